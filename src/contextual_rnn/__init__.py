@@ -1,0 +1,35 @@
+"""Initial states for recurrent networks: constant, free, contextual, normal; fast weights; generation."""
+
+from contextual_rnn._tree import Leaf as Leaf
+from contextual_rnn.fast_weights import FastWeightsCell as FastWeightsCell
+from contextual_rnn.fast_weights import FastWeightsRNN as FastWeightsRNN
+from contextual_rnn.fast_weights import fast_weights_spec as fast_weights_spec
+from contextual_rnn.generation import generate as generate
+from contextual_rnn.initial_state import ConstantState as ConstantState
+from contextual_rnn.initial_state import ContextState as ContextState
+from contextual_rnn.initial_state import FreeState as FreeState
+from contextual_rnn.initial_state import InitialState as InitialState
+from contextual_rnn.initial_state import LeafwiseState as LeafwiseState
+from contextual_rnn.initial_state import NormalState as NormalState
+from contextual_rnn.ops import LowRank as LowRank
+from contextual_rnn.rnn import ContextualRNN as ContextualRNN
+from contextual_rnn.state_spec import StateSpec as StateSpec
+from contextual_rnn.state_spec import state_spec as state_spec
+
+__all__ = [
+    "ConstantState",
+    "ContextState",
+    "ContextualRNN",
+    "FastWeightsCell",
+    "FastWeightsRNN",
+    "FreeState",
+    "InitialState",
+    "Leaf",
+    "LeafwiseState",
+    "LowRank",
+    "NormalState",
+    "StateSpec",
+    "fast_weights_spec",
+    "generate",
+    "state_spec",
+]

@@ -1,0 +1,146 @@
+"""From a context to the leaves of a state: batch size, features, heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contextual_rnn.state_spec import StateSpec
+
+# Layers that hand on as many features as they get; GLU and MultiheadAttention are the module's exceptions.
+_WIDTH_KEEPING = (
+    nn.modules.dropout._DropoutNd,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.BatchNorm1d,
+    nn.Identity,
+    *(
+        kind
+        for name in nn.modules.activation.__all__
+        if (kind := getattr(nn, name)) not in (nn.GLU, nn.MultiheadAttention)
+    ),
+)
+
+
+def check_size(name: str, size: int | None) -> None:
+    """Refuse a batch size or number of samples that is not a positive int."""
+    if size is None:
+        return
+    if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
+        raise TypeError(f"{name}: expected a positive int, got {size!r}")
+    if size < 1:
+        raise ValueError(f"{name}: expected a positive int, got {size}")
+
+
+def batch_of(context: Any, batch_size: int | None, batched: bool | None) -> int | None:
+    """The batch size of a state that does not depend on the context; None for one unbatched example."""
+    if batched is False:
+        return None
+    if batch_size is not None:
+        return batch_size
+    tensor = next(_tensors(context), None)
+    return None if tensor is None or tensor.ndim == 0 else tensor.shape[0]
+
+
+def feature_count(net: nn.Module, features: int | None) -> int:
+    """The width of what `net` returns: `features` where given, else read off its last layer."""
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net: expected a context network (nn.Module), got {type(net).__name__}")
+    if features is not None:
+        check_size("features", features)
+        return features
+    width = _output_width(net)
+    if width is None:
+        raise ValueError(f"features: expected the width of what net returns, as {type(net).__name__} does not tell it")
+    return width
+
+
+def _output_width(module: nn.Module) -> int | None:
+    if isinstance(module, nn.Sequential):
+        for child in reversed(module):
+            if not isinstance(child, _WIDTH_KEEPING):
+                return _output_width(child)
+        return None
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return module.embedding_dim
+    width = getattr(module, "out_features", None)
+    return width if isinstance(width, int) else None
+
+
+def features_of(net: nn.Module, context: Any, width: int, batch_size: int | None, batched: bool | None) -> Tensor:
+    """net(context), (B, width) or (width,), or a ValueError that says what is wrong with the context."""
+    if context is None:
+        raise ValueError("context: expected what the context network takes, got None")
+    try:
+        features = net(context)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"context: the context network refuses {_describe(context)}: {error}") from error
+    if not isinstance(features, Tensor) or features.ndim not in (1, 2):
+        raise ValueError(
+            f"context: expected features of shape (batch, {width}) or ({width},), got {_describe(features)}"
+        )
+    if features.shape[-1] != width:
+        raise ValueError(f"features: expected a context network of width {width}, got {features.shape[-1]}")
+    if features.ndim == 2 and batched is False:
+        raise ValueError(f"context: expected one unbatched example, as the input is, got a batch of {len(features)}")
+    if features.ndim == 2 and batch_size is not None and features.shape[0] != batch_size:
+        raise ValueError(f"context: expected a batch of {batch_size}, as the input has, got {features.shape[0]}")
+    return features
+
+
+class Heads(nn.Module):
+    """One linear layer for every leaf, from features (B, F) or (F,) to (B, *shape) or `shape`."""
+
+    def __init__(self, spec: StateSpec, features: int, *, zero: bool, bias: float = 0.0):
+        super().__init__()
+        self.shapes = {leaf.name: leaf.shape for leaf in spec}
+        self.layers = nn.ModuleDict()
+        for leaf in spec:
+            layer = nn.Linear(features, leaf.numel, dtype=spec.dtype, device=spec.device)
+            if zero:
+                nn.init.zeros_(layer.weight)
+                nn.init.constant_(layer.bias, bias)
+                if leaf.factor:
+                    nn.init.normal_(layer.bias, std=leaf.shape[-1] ** -0.5)
+            self.layers[leaf.name] = layer
+
+    def forward(self, features: Tensor, batch_size: int | None) -> dict[str, Tensor]:
+        """Features of one example are tiled to `batch_size`, where that is given."""
+        weight = next(self.parameters())
+        if features.device != weight.device or (
+            features.dtype != weight.dtype and not torch.is_autocast_enabled(weight.device.type)
+        ):
+            raise ValueError(
+                f"context: expected features of {weight.dtype} on {weight.device}, "
+                f"got {features.dtype} on {features.device}"
+            )
+        leaves = {name: layer(features).unflatten(-1, self.shapes[name]) for name, layer in self.layers.items()}
+        return leaves if features.ndim == 2 else {name: tile(leaf, batch_size) for name, leaf in leaves.items()}
+
+
+def tile(value: Tensor, batch_size: int | None) -> Tensor:
+    """`value` for every row of a batch, without copies."""
+    return value if batch_size is None else value.expand(batch_size, *value.shape)
+
+
+def _tensors(context: Any) -> Iterator[Tensor]:
+    if isinstance(context, Tensor):
+        yield context
+    elif isinstance(context, Mapping):
+        for value in context.values():
+            yield from _tensors(value)
+    elif isinstance(context, tuple | list):
+        for value in context:
+            yield from _tensors(value)
+
+
+def _describe(context: Any) -> str:
+    if isinstance(context, Tensor):
+        return f"a tensor of shape {tuple(context.shape)}, {context.dtype}, on {context.device}"
+    parts = [_describe(tensor) for tensor in _tensors(context)]
+    return f"{type(context).__name__}" + (f" of {', '.join(parts)}" if parts else "")

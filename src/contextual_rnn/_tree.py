@@ -1,0 +1,152 @@
+"""The parts of a state and how they hang together: leaves in nested tuples, lists and dicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+# A state is whatever the network takes: a tensor, or tensors (and None) in tuples, lists and dicts.
+State = Any
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor of a state.
+
+    `shape` is that of one example, without the batch axis; `batch_dim` is where the network wants the batch axis.
+    `repeat` > 1 says that the first axis is of size 1 here and repeated that often for the network (one state shared
+    by all layers and directions). `factor` marks one of two tensors that are multiplied together: were both zero,
+    neither would get a gradient, so a factor never starts at zero. `tiled_in_place` says that the network reads a
+    state tiled over the batch without copies, so none are made.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    batch_dim: int = 0
+    repeat: int = 1
+    factor: bool = False
+    tiled_in_place: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"name: expected an identifier, such as h, got {self.name!r}")
+        if not self.shape:
+            raise ValueError("shape: expected at least one axis, got ()")
+        if not 0 <= self.batch_dim <= len(self.shape):
+            raise ValueError(f"batch_dim: expected 0 to {len(self.shape)}, got {self.batch_dim}")
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def to_network(self, tensor: Tensor, batched: bool) -> Tensor:
+        """(B, *shape), or `shape` where not batched, to the network's layout."""
+        if self.repeat > 1:
+            axis = int(batched)
+            tensor = tensor.expand(*tensor.shape[:axis], self.repeat, *tensor.shape[axis + 1 :])
+        if batched:
+            tensor = tensor.movedim(0, self.batch_dim)
+        return tensor if self.tiled_in_place else tensor.contiguous()
+
+    def from_network(self, tensor: Tensor, batched: bool) -> Tensor:
+        """The network's layout to (B, *shape), or to `shape` where not batched."""
+        if batched:
+            tensor = tensor.movedim(self.batch_dim, 0)
+        return tensor.narrow(int(batched), 0, 1) if self.repeat > 1 else tensor
+
+    @property
+    def network_shape(self) -> tuple[int, ...]:
+        """The shape of one example as the network takes it."""
+        return (self.repeat, *self.shape[1:]) if self.repeat > 1 else self.shape
+
+    @property
+    def shape_text(self) -> str:
+        one = self.network_shape
+        batched = (*map(str, one[: self.batch_dim]), "batch", *map(str, one[self.batch_dim :]))
+        return f"({', '.join(batched)}) or {one} without a batch"
+
+
+def leaves_of(tree: State) -> Iterator[Leaf]:
+    """The leaves of a tree in order; TypeError for anything else in it."""
+    if isinstance(tree, Leaf):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for child in tree.values():
+            yield from leaves_of(child)
+    elif isinstance(tree, tuple | list):
+        for child in tree:
+            yield from leaves_of(child)
+    elif tree is not None:
+        raise TypeError(f"tree: expected Leaf, None, tuple, list or dict, got {type(tree).__name__}")
+
+
+def map_leaves(function: Callable[[Leaf], Any], tree: State) -> State:
+    """The tree with every leaf replaced by `function(leaf)`."""
+    if isinstance(tree, Leaf):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        return {name: map_leaves(function, child) for name, child in tree.items()}
+    if isinstance(tree, tuple | list):
+        children = [map_leaves(function, child) for child in tree]
+        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    return None
+
+
+def zip_leaves(tree: State, state: State, whole: State) -> Iterator[tuple[Leaf, Tensor]]:
+    """Each leaf with its tensor of `state`; TypeError, showing the `whole` tree, where the structures differ."""
+    if isinstance(tree, Leaf):
+        if not isinstance(state, Tensor):
+            raise TypeError(f"state: expected {describe(whole)}, got {describe_state(state)} for leaf {tree.name!r}")
+        yield tree, state
+    elif isinstance(tree, Mapping):
+        if not isinstance(state, Mapping) or set(state) != set(tree):
+            raise TypeError(f"state: expected {describe(whole)}, got {describe_state(state)}")
+        for name, child in tree.items():
+            yield from zip_leaves(child, state[name], whole)
+    elif isinstance(tree, tuple | list):
+        if not isinstance(state, tuple | list) or len(state) != len(tree):
+            raise TypeError(f"state: expected {describe(whole)}, got {describe_state(state)}")
+        for child, value in zip(tree, state, strict=True):
+            yield from zip_leaves(child, value, whole)
+
+
+def fits(tree: State, other: State) -> bool:
+    """Whether a state of the tree `other` can stand for one of `tree`; where `tree` has None, anything can."""
+    if tree is None:
+        return True
+    if isinstance(tree, Leaf):
+        return isinstance(other, Leaf) and (tree.network_shape, tree.batch_dim) == (
+            other.network_shape,
+            other.batch_dim,
+        )
+    if isinstance(tree, Mapping):
+        return isinstance(other, Mapping) and set(tree) == set(other) and all(fits(tree[k], other[k]) for k in tree)
+    if not isinstance(other, tuple | list) or len(tree) != len(other):
+        return False
+    return all(fits(child, value) for child, value in zip(tree, other, strict=True))
+
+
+def describe(tree: State) -> str:
+    """A tree in words, for error messages."""
+    if isinstance(tree, Leaf):
+        return f"{tree.name} of shape {tree.shape_text}"
+    if isinstance(tree, Mapping):
+        return "{" + ", ".join(f"{name}: {describe(child)}" for name, child in tree.items()) + "}"
+    if isinstance(tree, tuple | list):
+        return "(" + ", ".join(describe(child) for child in tree) + ")"
+    return "None"
+
+
+def describe_state(state: State) -> str:
+    """What came as a state, in words, for error messages."""
+    if isinstance(state, Tensor):
+        return f"a tensor of shape {tuple(state.shape)}"
+    if isinstance(state, Mapping):
+        return "{" + ", ".join(f"{name}: {describe_state(child)}" for name, child in state.items()) + "}"
+    if isinstance(state, tuple | list):
+        return "(" + ", ".join(map(describe_state, state)) + ")"
+    return "None" if state is None else type(state).__name__

@@ -1,0 +1,148 @@
+"""What a run is: one frozen dataclass per task. Field texts become the command line's help."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from contextual_rnn.ops import TIMINGS, Timing
+
+StateName = Literal["zero", "free", "context", "normal"]
+Start = Literal["sound", "wenke2019"]
+Leaves = Literal["h", "h+a"]
+
+STATES: tuple[StateName, ...] = get_args(StateName)
+STARTS: tuple[Start, ...] = get_args(Start)
+LEAVES: tuple[Leaves, ...] = get_args(Leaves)
+
+
+def _choose(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not (isinstance(value, int | float) and math.isfinite(value) and value >= least):
+        raise ValueError(f"{name}: expected a number of at least {least}, got {value!r}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}: expected a positive, finite number, got {value!r}")
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What both tasks share; defaults here are the paper's for associative retrieval."""
+
+    epochs: int = 200
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Sequences in a training step; the last, smaller batch of an epoch is used too."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    seed: int = 0
+    """Seeds the weights, the order of the batches and the sampled states."""
+    data_seed: int = 0
+    """Seeds the data set, apart from `seed` so that runs can differ in one and not the other."""
+    threads: int = 1
+    """CPU threads; part of the run because sums in another order give other last bits."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "threads"):
+            value = getattr(self, name)
+            _at_least(name, value, 1)
+            if not isinstance(value, int):
+                raise TypeError(f"{name}: expected an int, got {value!r}")
+        _positive("learning_rate", self.learning_rate)
+
+
+@dataclass(frozen=True)
+class RetrievalConfig(_Training):
+    """Associative retrieval with fast weights: c9k8j3f1??k -> 8."""
+
+    state: StateName = "context"
+    """Initial state: zero (Eq. 2a), free (Eq. 2b), context (Eq. 2c) or normal (Eq. 4)."""
+    leaves: Leaves = "h"
+    """What the initial state sets: h alone, or h and the fast weights A, as in the authors' code."""
+    start: Start = "sound"
+    """Initial weights: sound (torch's defaults, W = 0.05 I) or wenke2019 (the authors' own, with letters a to y)."""
+    timing: Timing = "wenke2019"
+    """When the fast weights are written: ba2016 (the finished h, after the read) or wenke2019 (before it)."""
+    pairs: int = 4
+    """K, the number of letter-digit pairs in a sequence."""
+    modified: bool = False
+    """mART: all letters first, then all digits."""
+    alphabet_size: int | None = None
+    """Letters to draw from, at most 26; by default 26, and 25 (a to y) with the authors' start."""
+    units: int = 50
+    """Size of the hidden state."""
+    inner_steps: int = 1
+    """S, reads of the fast weights in a step."""
+    layer_norm: bool = True
+    """Layer norm inside the fast-weights step."""
+    train_samples: int = 100_000
+    """Training sequences."""
+    validation_samples: int = 20_000
+    """Validation sequences."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _choose("state", self.state, STATES)
+        _choose("leaves", self.leaves, LEAVES)
+        _choose("start", self.start, STARTS)
+        _choose("timing", self.timing, TIMINGS)
+        for name in ("pairs", "units", "inner_steps", "train_samples", "validation_samples"):
+            _at_least(name, getattr(self, name), 1)
+        if self.alphabet_size is not None and not 1 <= self.alphabet_size <= 26:
+            raise ValueError(f"alphabet_size: expected 1 to 26 letters, got {self.alphabet_size!r}")
+        if self.pairs > self.letters:
+            raise ValueError(f"pairs: expected at most the {self.letters} letters of the alphabet, got {self.pairs}")
+
+    @property
+    def letters(self) -> int:
+        """Letters really drawn from."""
+        if self.alphabet_size is not None:
+            return self.alphabet_size
+        return 25 if self.start == "wenke2019" else 26
+
+
+@dataclass(frozen=True)
+class DecayConfig(_Training):
+    """Linear cosine decay with an LSTM: sequences from an initial value and a period."""
+
+    state: StateName = "normal"
+    """Initial state: zero (Eq. 2a, the period is appended to every step), free, context or normal (Eq. 4)."""
+    units: int = 128
+    """Size of the LSTM."""
+    context_units: int = 50
+    """Hidden units of the context network g."""
+    scale: float = 0.25
+    """Where sigma starts, for the normal state."""
+    min_scale: float = 0.0
+    """Floor under sigma; nothing else keeps it above zero, since the loss has no KL term."""
+    samples_per_period: int = 1000
+    """Training sequences for each of the periods 0.5, 1.5, 2.5, 3.5, 4.5; validation has half, for 1, 2, 3, 4."""
+    clip_norm: float = 10.0
+    """Largest norm of the gradient."""
+    epochs: int = 65
+    """Passes over the training set."""
+    learning_rate: float = 2e-4
+    """Adam's step size."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _choose("state", self.state, STATES)
+        for name in ("units", "context_units", "samples_per_period"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("samples_per_period", self.samples_per_period, 2)
+        _positive("scale", self.scale)
+        _at_least("min_scale", self.min_scale, 0)
+        if self.scale <= self.min_scale:
+            raise ValueError(f"scale: expected more than min_scale={self.min_scale}, got {self.scale}")
+        _positive("clip_norm", self.clip_norm)
+
+
+Config = RetrievalConfig | DecayConfig
+CONFIGS: dict[str, type[RetrievalConfig] | type[DecayConfig]] = {"retrieval": RetrievalConfig, "decay": DecayConfig}

@@ -1,0 +1,81 @@
+"""A run's folder: what is written there, and how it is read back.
+
+config.json          the task and every option
+metrics.jsonl        one JSON object per finished epoch
+weights.safetensors  the weights after the last good epoch, the config in its metadata
+result.json          final metrics, seconds, versions, command; exists only when the run has finished
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contextual_rnn.experiments.config import CONFIGS, Config
+
+CONFIG, METRICS, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "weights.safetensors", "result.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as read from its folder; `result` is None while it is unfinished."""
+
+    folder: Path
+    task: str
+    config: Config
+    metrics: list[dict[str, float]]
+    result: dict[str, Any] | None
+
+
+def task_name(config: Config) -> str:
+    return next(name for name, kind in CONFIGS.items() if isinstance(config, kind))
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    return {"task": task_name(config), **dataclasses.asdict(config)}
+
+
+def config_from_dict(options: dict[str, Any]) -> Config:
+    """The configuration written as `options`.
+
+    Raises ValueError for an unknown task or option, listing those there are.
+    """
+    options = dict(options)
+    task = options.pop("task", None)
+    if task not in CONFIGS:
+        raise ValueError(f"task: expected one of {', '.join(CONFIGS)}, got {task!r}")
+    known = {field.name for field in dataclasses.fields(CONFIGS[task])}
+    if unknown := sorted(set(options) - known):
+        raise ValueError(f"options of {task}: expected some of {', '.join(sorted(known))}, got {', '.join(unknown)}")
+    return CONFIGS[task](**options)
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run; raises ValueError where `folder` holds none."""
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"folder: expected a run (a folder with {CONFIG}), got {folder}")
+    config = config_from_dict(json.loads((folder / CONFIG).read_text()))
+    metrics_file, result_file = folder / METRICS, folder / RESULT
+    metrics = [json.loads(line) for line in metrics_file.read_text().splitlines()] if metrics_file.is_file() else []
+    result = json.loads(result_file.read_text()) if result_file.is_file() else None
+    return Run(folder, task_name(config), config, metrics, result)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Every run in `folder` or below it, sorted by path; raises ValueError where there is none."""
+    runs = [read_run(path.parent) for path in sorted(Path(folder).rglob(CONFIG))]
+    if not runs:
+        raise ValueError(f"folder: expected runs (folders with {CONFIG}), got none in {folder}")
+    return runs
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write beside and rename, so that a reader never sees half a file."""
+    beside = path.with_name(path.name + ".writing")
+    beside.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(beside, path)

@@ -1,0 +1,261 @@
+"""Recurrent networks with fast weights (Ba et al. 2016): parameters, layouts and sequences; the sums are in `ops`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from contextual_rnn import ops
+from contextual_rnn._context import check_size
+from contextual_rnn._tree import Leaf, State
+from contextual_rnn.ops.fast_weights import check_options
+from contextual_rnn.ops.options import FastWeightsOptions, LowRank, Timing
+from contextual_rnn.state_spec import StateSpec, state_spec
+
+
+class _FastWeights(nn.Module):
+    """Parameters and options that the cell and the sequence network share; see `FastWeightsRNN`."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        inner_steps: int = 1,
+        decay: float = 0.95,
+        rate: float = 0.5,
+        bias: bool = True,
+        layer_norm: bool = True,
+        elementwise_affine: bool = True,
+        eps: float = 1e-5,
+        timing: Timing = "ba2016",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        check_size("input_size", input_size)
+        check_size("hidden_size", hidden_size)
+        check_options(FastWeightsOptions(inner_steps, decay, rate, layer_norm, timing, eps, False))
+        if backend != "auto" and backend not in ops.BACKENDS:
+            raise ValueError(f"backend: expected one of auto, {', '.join(ops.BACKENDS)}, got {backend!r}")
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.inner_steps, self.decay, self.rate = inner_steps, decay, rate
+        self.timing: Timing = timing
+        self.backend, self.layer_norm, self.eps = backend, layer_norm, eps
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size, **made))
+        self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size, **made))
+        self.bias = nn.Parameter(torch.empty(hidden_size, **made)) if bias else None
+        affine = layer_norm and elementwise_affine
+        self.norm_weight = nn.Parameter(torch.empty(hidden_size, **made)) if affine else None
+        self.norm_bias = nn.Parameter(torch.empty(hidden_size, **made)) if affine else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """W = 0.05 I (Ba et al. 2016); C and b uniform within 1 / sqrt(input_size), as torch's linear layers."""
+        bound = 1 / math.sqrt(self.input_size)
+        with torch.no_grad():
+            nn.init.eye_(self.weight_hh).mul_(0.05)
+        nn.init.uniform_(self.weight_ih, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+        if self.norm_weight is not None and self.norm_bias is not None:
+            nn.init.ones_(self.norm_weight)
+            nn.init.zeros_(self.norm_bias)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.input_size}, {self.hidden_size}, inner_steps={self.inner_steps}, decay={self.decay}, "
+            f"rate={self.rate}, layer_norm={self.layer_norm}, timing={self.timing!r}"
+        )
+
+    def _run(
+        self, inputs: Tensor, hx: State | None, lengths: Tensor | None, return_fast_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T, input_size) to (B, T, H) and the final A."""
+        _check_input(inputs, self.weight_ih)
+        h0, a0 = _split_state(hx)
+        if h0 is None:
+            h0 = inputs.new_zeros(inputs.shape[0], self.hidden_size)
+        return ops.fast_weights(
+            functional.linear(inputs, self.weight_ih, self.bias),
+            self.weight_hh,
+            h0,
+            a0,
+            norm_weight=self.norm_weight,
+            norm_bias=self.norm_bias,
+            layer_norm=self.layer_norm,
+            inner_steps=self.inner_steps,
+            decay=self.decay,
+            rate=self.rate,
+            timing=self.timing,
+            eps=self.eps,
+            lengths=lengths,
+            return_fast_weights=return_fast_weights,
+            backend=self.backend,
+        )
+
+
+class FastWeightsRNN(_FastWeights):
+    """A recurrent network with fast weights over a sequence (Ba et al. 2016, Eqs. 1 and 2; see `ops.fast_weights`).
+
+    `inner_steps` is S, `decay` and `rate` are lambda and eta, `timing` says when A is written: "ba2016", the finished
+    h(t) after the read, or "wenke2019", the preliminary h_0 before it. `elementwise_affine` gives layer norm its gain
+    and bias, shared by all inner steps. Parameters: weight_ih C (H, input_size), weight_hh W (H, H), bias (H,).
+
+    Raises ValueError or TypeError for sizes and options out of range.
+    Deviation from Ba et al.: a bias in the bracket, as in torch's networks; `bias=False` leaves it out.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        batch_first: bool = False,
+        return_fast_weights: bool = False,
+        **options: Any,
+    ):
+        super().__init__(input_size, hidden_size, **options)
+        self.batch_first = batch_first
+        self.return_fast_weights = return_fast_weights
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        return_fast_weights: bool | None = None,
+    ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor | None]]:
+        """Return all h(t) and the final (h_n, a_n).
+
+        input (T, B, input_size), (B, T, input_size) with `batch_first`, (T, input_size) for one example, or packed.
+        hx None (zeros), h0, or (h0, a0) with h0 (B, H) and a0 None (zero), (B, H, H) or `LowRank`; without B for one
+        example. a_n is None unless asked for here or at construction: it costs more than all the rest at small sizes.
+        """
+        wanted = self.return_fast_weights if return_fast_weights is None else return_fast_weights
+        if isinstance(input, PackedSequence):
+            if lengths is not None:
+                raise ValueError("lengths: expected none with a packed input, which carries its own")
+            padded, lengths = pad_packed_sequence(input, batch_first=True)
+            output, state = self._forward(padded, hx, lengths, wanted)
+            packed = pack_padded_sequence(output, lengths, batch_first=True, enforce_sorted=False)
+            if input.sorted_indices is None:
+                packed = pack_padded_sequence(output, lengths, batch_first=True)
+            return packed, state
+        if not isinstance(input, Tensor) or input.ndim not in (2, 3):
+            raise ValueError(f"input: expected 3 axes, or 2 for one example, got {_shape_of(input)}")
+        if input.ndim == 2:
+            if lengths is not None:
+                raise ValueError("lengths: expected none with an unbatched input")
+            output, (h_n, a_n) = self._forward(input[None], _unsqueeze(hx), None, wanted)
+            return output[0], (h_n[0], None if a_n is None else a_n[0])
+        output, state = self._forward(input if self.batch_first else input.transpose(0, 1), hx, lengths, wanted)
+        return output if self.batch_first else output.transpose(0, 1), state
+
+    def _forward(
+        self, inputs: Tensor, hx: State | None, lengths: Tensor | None, wanted: bool
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        output, a_n = self._run(inputs, hx, lengths, wanted)
+        if lengths is None:
+            return output, (output[:, -1], a_n)
+        last = (lengths.to(output.device) - 1).long()
+        return output, (output[torch.arange(len(output), device=output.device), last], a_n)
+
+
+class FastWeightsCell(_FastWeights):
+    """One step of `FastWeightsRNN`: (input (B, input_size), (h, A)) to the next (h, A); without B for one example."""
+
+    def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, Tensor]:
+        """Return (h, A), (B, H) and (B, H, H). hx is None (zeros), h, or (h, A), A None, dense or `LowRank`."""
+        if not isinstance(input, Tensor) or input.ndim not in (1, 2):
+            raise ValueError(f"input: expected 2 axes, or 1 for one example, got {_shape_of(input)}")
+        single = input.ndim == 1
+        output, a = self._run(
+            input[None, None] if single else input[:, None], _unsqueeze(hx) if single else hx, None, True
+        )
+        assert a is not None
+        return (output[0, 0], a[0]) if single else (output[:, 0], a)
+
+
+def fast_weights_spec(
+    network: FastWeightsRNN | FastWeightsCell, a0: Literal["zero", "dense", "low_rank"] = "zero", rank: int = 4
+) -> StateSpec:
+    """The state (h, A) of a fast-weights network, with A(0) zero, a full matrix, or of rank `rank` (`LowRank`).
+
+    `state_spec(network)` is the first. Raises ValueError for another `a0`, TypeError for another network.
+    """
+    if not isinstance(network, _FastWeights):
+        raise TypeError(f"network: expected FastWeightsRNN or FastWeightsCell, got {type(network).__name__}")
+    check_size("rank", rank)
+    width = network.hidden_size
+    a: dict[str, State] = {
+        "zero": None,
+        "dense": Leaf("a", (width, width), tiled_in_place=True),
+        # One factor may start at zero; `factor` keeps the other from it, or neither would ever move.
+        "low_rank": LowRank(Leaf("a_left", (rank, width)), Leaf("a_right", (rank, width), factor=True)),  # pyright: ignore[reportArgumentType]
+    }
+    if a0 not in a:
+        raise ValueError(f"a0: expected one of {', '.join(a)}, got {a0!r}")
+    tree = (Leaf("h", (width,)), a[a0])
+    if isinstance(network, FastWeightsCell):
+        return StateSpec(tree, input_ndim=2, step=_cell_step).like(network.weight_hh)
+    batch_dim = 0 if network.batch_first else 1
+    return StateSpec(tree, input_batch_dim=batch_dim, input_ndim=3, step=_sequence_step).like(network.weight_hh)
+
+
+@state_spec.register
+def _(network: _FastWeights) -> StateSpec:
+    return fast_weights_spec(network)  # pyright: ignore[reportArgumentType]
+
+
+def _cell_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+    state = network(inputs, state)
+    return state[0], state
+
+
+def _sequence_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+    assert isinstance(network, FastWeightsRNN)
+    time = 1 if network.batch_first else 0
+    output, state = network(inputs.unsqueeze(time), state, return_fast_weights=True)
+    assert isinstance(output, Tensor)
+    return output.squeeze(time), state
+
+
+def _split_state(hx: State | None) -> tuple[Tensor | None, Tensor | LowRank | None]:
+    if hx is None or isinstance(hx, Tensor):
+        return hx, None
+    if not isinstance(hx, tuple | list) or len(hx) != 2:
+        raise TypeError(
+            f"hx: expected h0 or (h0, a0), got {type(hx).__name__} of {len(hx) if hasattr(hx, '__len__') else 1}"
+        )
+    return hx[0], hx[1]
+
+
+def _unsqueeze(hx: State | None) -> State | None:
+    """The state of one example as that of a batch of one."""
+    h0, a0 = _split_state(hx)
+    if isinstance(a0, LowRank):
+        a0 = LowRank(a0.left[None], a0.right[None])
+    elif a0 is not None:
+        a0 = a0[None]
+    return None if h0 is None else (h0[None], a0)
+
+
+def _check_input(inputs: Tensor, weight: Tensor) -> None:
+    if inputs.shape[-1] != weight.shape[1]:
+        raise ValueError(f"input: expected width {weight.shape[1]}, got {inputs.shape[-1]}")
+    autocast = torch.is_autocast_enabled(weight.device.type)
+    if inputs.device != weight.device or (inputs.dtype != weight.dtype and not autocast):
+        raise ValueError(f"input: expected {weight.dtype} on {weight.device}, got {inputs.dtype} on {inputs.device}")
+
+
+def _shape_of(value: object) -> object:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,76 @@
+"""Roll a model out from its initial states: many trajectories a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contextual_rnn._context import check_size
+from contextual_rnn.rnn import ContextualRNN
+from contextual_rnn.state_spec import state_spec
+
+
+@torch.no_grad()
+def generate(
+    model: ContextualRNN,
+    step: Callable[[Tensor, Tensor], Tensor],
+    first: Tensor,
+    *,
+    num_steps: int,
+    context: Any = None,
+    num_samples: int = 1,
+    sample: bool = True,
+    embed: Callable[[Tensor], Tensor] | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Generate `num_samples` sequences for each of B conditions, feeding back what is generated.
+
+        v(0) = first        h(0) ~ initial state given the context (or its mean)
+        o(t+1), h(t+1) = network(embed(v(t)), h(t))        v(t+1) = step(o(t+1), v(t))
+
+    `first` is (B, *value), `context` what the context network takes, of batch size B. `step` maps the network's
+    output (B * num_samples, H) and the last value (B * num_samples, *value) to the next value: add a predicted
+    change, or draw a token. `embed` makes a value the network's input, (rows, input_size); by default the value
+    itself. Row b * num_samples + s is sample s of condition b. With `sample=False` every trajectory starts at the
+    mean state. `generator` makes the draw of the states repeatable. Runs without gradients and in evaluation mode.
+
+    Returns v(1 .. num_steps), (B, num_samples, num_steps, *value).
+    Raises ValueError for sizes that do not fit, a missing context, or a bidirectional network.
+    """
+    if not isinstance(model, ContextualRNN):
+        raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
+    check_size("num_steps", num_steps)
+    check_size("num_samples", num_samples)
+    if not isinstance(first, Tensor) or first.ndim < 1:
+        raise ValueError("first: expected a tensor of shape (batch, *value)")
+    batch = first.shape[0]
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        state = _start(model, context, batch, num_samples, sample, generator)
+        value, values = first.repeat_interleave(num_samples, 0), []
+        run = state_spec(model).step
+        for _ in range(num_steps):
+            output, state = run(model.network, value if embed is None else embed(value), state)
+            value = step(output, value)
+            if value.shape[0] != batch * num_samples:
+                raise ValueError(f"step: expected values of {batch * num_samples} rows, got {tuple(value.shape)}")
+            values.append(value)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return torch.stack(values, 1).unflatten(0, (batch, num_samples))
+
+
+def _start(
+    model: ContextualRNN, context: Any, batch: int, num_samples: int, sample: bool, generator: torch.Generator | None
+) -> Any:
+    initial_state = model.initial_state
+    if sample:
+        return initial_state.sample(context, num_samples, batch_size=batch, generator=generator)
+    spec = initial_state.spec
+    leaves = spec.unpack(initial_state(context, batch))
+    return spec.pack({name: leaf.repeat_interleave(num_samples, 0) for name, leaf in leaves.items()})

@@ -1,0 +1,303 @@
+"""The initial states: constant (Eq. 2a), free (Eq. 2b), contextual (Eq. 2c), normal (Eq. 4), and one a leaf.
+
+Every state is described by its `moments`: for each leaf a mean and, where the state is random, a scale. The rest
+(drawing, tiling over the batch, the network's layout) is the same for all and stands in `InitialState`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional
+
+from contextual_rnn._context import Heads, batch_of, check_size, feature_count, features_of, tile
+from contextual_rnn._tree import State
+from contextual_rnn.state_spec import StateSpec, state_spec
+
+
+class Moments(NamedTuple):
+    """Of one leaf: the mean, (B, *shape) or `shape`, and the scale, which broadcasts against it; None: no noise."""
+
+    mean: Tensor
+    scale: Tensor | float | None
+
+
+class InitialState(nn.Module, ABC):
+    """An initial state for `network` (or a `StateSpec`): a module that returns what the network takes as state.
+
+    `spec` describes the state. Raises TypeError for a network without a registered spec.
+    """
+
+    def __init__(self, network: nn.Module | StateSpec):
+        super().__init__()
+        self.spec = state_spec(network)
+
+    @abstractmethod
+    def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        """Mean and scale of every leaf; arguments as for `forward`."""
+
+    def forward(
+        self,
+        context: Any = None,
+        batch_size: int | None = None,
+        *,
+        batched: bool | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """The state as the network takes it: random in training where the state is random, its mean in evaluation.
+
+        `context` is what the context network takes; a context of one example is tiled where `batch_size` is given.
+        Without `batch_size` the context's first axis says it; with neither, or `batched=False`, the state is that of
+        one unbatched example. `generator` makes draws repeatable.
+
+        Raises ValueError for a missing context, or one of the wrong batch size, width, dtype or device.
+        """
+        check_size("batch_size", batch_size)
+        moments = self.moments(context, batch_size, batched)
+        if self.training:
+            return self.spec.pack({name: _draw(leaf, generator) for name, leaf in moments.items()})
+        return self.spec.pack({name: leaf.mean for name, leaf in moments.items()})
+
+    def sample(
+        self,
+        context: Any = None,
+        num_samples: int = 1,
+        *,
+        batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Draw `num_samples` states a context, in training and evaluation alike, as one batch of B * num_samples rows.
+
+        Row b * num_samples + s is draw s for context b. A state without noise is repeated.
+        """
+        check_size("batch_size", batch_size)
+        check_size("num_samples", num_samples)
+        moments, leaves = self.moments(context, batch_size, None), {}
+        for leaf in self.spec:
+            mean, scale = moments[leaf.name]
+            batched = mean.ndim > len(leaf.shape)
+            if isinstance(scale, Tensor) and scale.ndim > len(leaf.shape):
+                scale = scale.repeat_interleave(num_samples, 0)
+            mean = mean.repeat_interleave(num_samples, 0) if batched else mean.expand(num_samples, *mean.shape)
+            leaves[leaf.name] = _draw(Moments(mean, scale), generator)
+        return self.spec.pack(leaves)
+
+
+class ConstantState(InitialState):
+    """h0 = constant (paper, Eq. 2a): zero, any number, or any state of one example.
+
+    `value` is a number, or a state of one unbatched example in the network's own structure and layout. Kept as
+    buffers, so saved and moved with the module. Raises ValueError or TypeError for a value of another shape or
+    structure.
+    """
+
+    def __init__(self, network: nn.Module | StateSpec, value: float | State = 0.0):
+        super().__init__(network)
+        for leaf, tensor in _values(self.spec, value).items():
+            self.register_buffer(f"value_{leaf}", tensor)
+
+    def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        size = batch_of(context, batch_size, batched)
+        return {leaf.name: Moments(tile(getattr(self, f"value_{leaf.name}"), size), None) for leaf in self.spec}
+
+
+class FreeState(InitialState):
+    """h0 = variable (paper, Eq. 2b): learned, the same for every example, with optional noise on the copies.
+
+    In training h0 = variable + noise * epsilon, epsilon ~ N(0, 1) drawn anew for every row and unit; in evaluation
+    h0 = variable. `value` is where it starts, as for `ConstantState`; a low-rank factor that would start at zero
+    starts at N(0, 1 / width). Raises ValueError for a negative or non-finite `noise`.
+    """
+
+    def __init__(self, network: nn.Module | StateSpec, noise: float = 0.0, value: float | State = 0.0):
+        super().__init__(network)
+        if not 0 <= noise < float("inf"):
+            raise ValueError(f"noise: expected a finite number of at least 0, got {noise!r}")
+        self.noise = noise
+        self.values = nn.ParameterDict(_values(self.spec, value))
+        for leaf in self.spec:
+            if leaf.factor and not self.values[leaf.name].any():
+                nn.init.normal_(self.values[leaf.name], std=leaf.shape[-1] ** -0.5)
+
+    def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        size = batch_of(context, batch_size, batched)
+        scale = self.noise or None
+        return {leaf.name: Moments(tile(self.values[leaf.name], size), scale) for leaf in self.spec}
+
+
+class ContextState(InitialState):
+    """h0 = g(context) (paper, Eq. 2c): a context network and one linear head for every leaf.
+
+    leaf = activation(W_leaf net(context) + b_leaf). `net` maps a context to features (B, F), or (F,) for one example;
+    F is read off its last layer, or given as `features` where that cannot be done. With `zero_init` the heads start at
+    zero, so that a trained network's output does not change by a bit until training moves them; a low-rank factor
+    keeps a random bias, for two zero factors would never move.
+
+    Raises TypeError for a `net` that is no module, ValueError where F is neither given nor to be read off.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | StateSpec,
+        net: nn.Module,
+        *,
+        features: int | None = None,
+        zero_init: bool = False,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ):
+        super().__init__(network)
+        self.net = net
+        self.features = feature_count(net, features)
+        self.activation = activation
+        self.heads = Heads(self.spec, self.features, zero=zero_init)
+
+    def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        features = features_of(self.net, context, self.features, batch_size, batched)
+        return {name: Moments(mean, None) for name, mean in self.from_features(features, batch_size).items()}
+
+    def from_features(self, features: Tensor, batch_size: int | None) -> dict[str, Tensor]:
+        """The leaves for features (B, F) or (F,)."""
+        leaves = self.heads(features, batch_size)
+        return leaves if self.activation is None else {name: self.activation(leaf) for name, leaf in leaves.items()}
+
+
+class NormalState(InitialState):
+    """h0 ~ N(g(context), sigma^2) with sigma = min_scale + softplus(s), reparameterised (paper, Eq. 4).
+
+    Training draws h0 = mean + sigma * epsilon; evaluation takes the mean. `net` is the context network, with options
+    as for `ContextState`, or another initial state that serves as the mean. s is a free vector for each leaf, or with
+    `scale_from_context` the output of a second head. Sigma starts at `scale`. `min_scale` is a floor: without a KL
+    term (the paper has none) nothing but early stopping keeps sigma above zero.
+
+    Raises ValueError for a scale that is not finite and above min_scale, or a negative min_scale.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | StateSpec,
+        net: nn.Module,
+        scale: float = 0.25,
+        *,
+        min_scale: float = 0.0,
+        scale_from_context: bool = False,
+        features: int | None = None,
+        zero_init: bool = False,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ):
+        super().__init__(network)
+        if not 0 <= min_scale < float("inf"):
+            raise ValueError(f"min_scale: expected a finite number of at least 0, got {min_scale!r}")
+        if not min_scale < scale < float("inf"):
+            raise ValueError(f"scale: expected a finite number above min_scale ({min_scale}), got {scale!r}")
+        self.min_scale = min_scale
+        if isinstance(net, InitialState):
+            self.mean = net
+        else:
+            self.mean = ContextState(self.spec, net, features=features, zero_init=zero_init, activation=activation)
+        excess = torch.tensor(scale - min_scale, dtype=torch.float64)
+        start = float(excess + torch.log(-torch.expm1(-excess)))  # softplus^-1, sound for large and small excess
+        self.scale_heads = self.raw_scale = None
+        if not scale_from_context:
+            self.raw_scale = nn.ParameterDict(_values(self.spec, start))
+        elif isinstance(self.mean, ContextState):
+            self.scale_heads = Heads(self.spec, self.mean.features, zero=True, bias=start)
+        else:
+            raise ValueError(f"scale_from_context: expected a context network as net, got {type(net).__name__}")
+
+    def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        if self.scale_heads is not None and isinstance(self.mean, ContextState):
+            features = features_of(self.mean.net, context, self.mean.features, batch_size, batched)
+            means = self.mean.from_features(features, batch_size)
+            raw: Mapping[str, Tensor] = self.scale_heads(features, batch_size)
+        else:
+            means = {name: leaf.mean for name, leaf in self.mean.moments(context, batch_size, batched).items()}
+            raw = self.raw_scale  # pyright: ignore[reportAssignmentType]
+        return {name: Moments(mean, self.min_scale + functional.softplus(raw[name])) for name, mean in means.items()}
+
+    def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
+        """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape)."""
+        check_size("batch_size", batch_size)
+        moments = self.moments(context, batch_size, None)
+        return {name: Normal(mean, torch.as_tensor(scale).expand_as(mean)) for name, (mean, scale) in moments.items()}
+
+    def log_prob(self, state: State, context: Any = None) -> Tensor:
+        """log N(state; g(context), sigma^2) summed over leaves and units, (B,) in nats, or () without a batch.
+
+        Raises TypeError or ValueError for a state of another structure or shape than the network's.
+        """
+        values = self.spec.unpack(state)
+        first = next(iter(self.spec))
+        value = values[first.name]
+        distribution = self.distribution(context, value.shape[0] if value.ndim > len(first.shape) else None)
+        return self._sum({name: distribution[name].log_prob(value) for name, value in values.items()})
+
+    def kl(
+        self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0
+    ) -> Tensor:
+        """KL(N(g(context), sigma^2) || N(prior_mean, prior_scale^2)) summed over leaves and units, (B,) in nats.
+
+        Raises ValueError for a prior_scale that is not positive.
+        """
+        if not 0 < prior_scale < float("inf"):
+            raise ValueError(f"prior_scale: expected a positive, finite number, got {prior_scale!r}")
+        distribution = self.distribution(context, batch_size)
+        prior = {name: Normal(torch.full_like(d.loc, prior_mean), prior_scale) for name, d in distribution.items()}
+        return self._sum({name: kl_divergence(d, prior[name]) for name, d in distribution.items()})
+
+    def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
+        sums = [terms[leaf.name].sum(dim=tuple(range(-len(leaf.shape), 0))) for leaf in self.spec]
+        return torch.stack(torch.broadcast_tensors(*sums)).sum(0)
+
+
+class LeafwiseState(InitialState):
+    """Another initial state for every leaf, such as h from a context and c constant.
+
+        spec = state_spec(lstm)
+        LeafwiseState(spec, h=ContextState(spec["h"], net), c=ConstantState(spec["c"]))
+
+    Raises ValueError unless there is exactly one state for each leaf, made for that leaf's spec.
+    """
+
+    def __init__(self, network: nn.Module | StateSpec, **states: InitialState):
+        super().__init__(network)
+        leaves = {leaf.name: leaf for leaf in self.spec}
+        if set(states) != set(leaves):
+            raise ValueError(f"states: expected one for each of {', '.join(leaves)}, got {', '.join(states) or 'none'}")
+        for name, state in states.items():
+            if list(state.spec) != [leaves[name]]:
+                raise ValueError(
+                    f"{name}: expected a state made for spec[{name!r}], {leaves[name]}, got one for {list(state.spec)}"
+                )
+        self.states = nn.ModuleDict(states)
+
+    def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        moments: dict[str, Moments] = {}
+        for state in self.states.values():
+            assert isinstance(state, InitialState)
+            moments |= state.moments(context, batch_size, batched)
+        return moments
+
+
+def _draw(moments: Moments, generator: torch.Generator | None) -> Tensor:
+    mean, scale = moments
+    if scale is None:
+        return mean
+    return mean + scale * torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+
+
+def _values(spec: StateSpec, value: float | State) -> dict[str, Tensor]:
+    """One tensor a leaf, from a number or from a state of one example."""
+    if isinstance(value, int | float):
+        return {leaf.name: torch.full(leaf.shape, float(value), dtype=spec.dtype, device=spec.device) for leaf in spec}
+    leaves = spec.unpack(value)
+    for leaf in spec:
+        if leaves[leaf.name].shape != leaf.shape:
+            raise ValueError(
+                f"value: expected leaf {leaf.name!r} of one example, {leaf.shape}, got {tuple(leaves[leaf.name].shape)}"
+            )
+    return {name: tensor.detach().to(spec.device, spec.dtype, copy=True) for name, tensor in leaves.items()}

@@ -1,0 +1,9 @@
+"""Shapes of the inner functions are checked at run time during the tests; the public doors check for themselves.
+
+The hook must be in place before the package is imported. It covers no public function, where a check of its own
+could hide that ours is missing.
+"""
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["contextual_rnn.ops.reference", "contextual_rnn.ops.attention"], "beartype.beartype")
