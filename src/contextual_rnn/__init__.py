@@ -1,5 +1,7 @@
 """Initial states for recurrent networks: constant, free, contextual, normal; fast weights; generation."""
 
+from importlib.metadata import version
+
 from contextual_rnn._tree import Leaf as Leaf
 from contextual_rnn.fast_weights import FastWeightsCell as FastWeightsCell
 from contextual_rnn.fast_weights import FastWeightsRNN as FastWeightsRNN
@@ -15,6 +17,8 @@ from contextual_rnn.ops import LowRank as LowRank
 from contextual_rnn.rnn import ContextualRNN as ContextualRNN
 from contextual_rnn.state_spec import StateSpec as StateSpec
 from contextual_rnn.state_spec import state_spec as state_spec
+
+__version__ = version("contextual-rnn")
 
 __all__ = [
     "ConstantState",

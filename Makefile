@@ -1,0 +1,34 @@
+.PHONY: install reproduce test lint bench clean
+
+PYTHON ?= python3
+PRESET ?= quick
+BIN := .venv/bin
+INSTALLED := .venv/installed
+KERNEL := CMakeLists.txt $(wildcard src/contextual_rnn/ops/csrc/*)
+
+install: $(INSTALLED)
+
+# torch first and pinned: asked for by another package it could be the newest build with gigabytes of CUDA.
+$(INSTALLED): pyproject.toml constraints.txt $(KERNEL)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[experiments,test,lint]"
+	touch $(INSTALLED)
+
+reproduce: install
+	$(BIN)/contextual-rnn reproduce --preset $(PRESET)
+
+# One thread a process: the tests run on all cores already.
+test: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --quiet
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+bench: install
+	$(BIN)/python benchmarks/fast_weights.py
+
+clean:
+	rm -rf .venv build dist

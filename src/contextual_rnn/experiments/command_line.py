@@ -1,0 +1,180 @@
+"""The console command `contextual-rnn`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from contextual_rnn.experiments import figures
+from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
+from contextual_rnn.experiments.information import information
+from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
+from contextual_rnn.experiments.report import write_report
+from contextual_rnn.experiments.reproduce import Preset, reproduce
+from contextual_rnn.experiments.results import read_run, task_name
+from contextual_rnn.experiments.training import NonFiniteLossError, train
+from contextual_rnn.experiments.trajectories import sample_trajectories, to_csv
+
+
+@dataclass(frozen=True)
+class TrainRetrieval:
+    """Associative retrieval with fast weights: c9k8j3f1??k -> 8."""
+
+    config: Annotated[RetrievalConfig, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Folder of the run; by default runs/retrieval-STATE-seedSEED. One that holds another run is refused."""
+
+
+@dataclass(frozen=True)
+class TrainDecay:
+    """Linear cosine decay with an LSTM: sequences from an initial value and a period."""
+
+    config: Annotated[DecayConfig, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Folder of the run; by default runs/decay-STATE-seedSEED. One that holds another run is refused."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one model and write its configuration, metrics, weights and result into a folder."""
+
+    task: Annotated[
+        Annotated[TrainRetrieval, tyro.conf.subcommand("retrieval")]
+        | Annotated[TrainDecay, tyro.conf.subcommand("decay")],
+        tyro.conf.arg(name=""),
+    ]
+
+    def run(self) -> None:
+        config = self.task.config
+        folder = self.task.out or Path("runs") / f"{task_name(config)}-{config.state}-seed{config.seed}"
+        run = _train_with_bar(config, folder)
+        assert run.result is not None
+        print(json.dumps(run.result["final"]))
+        print(f"run: {folder}")
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Train the paper's two experiments for all its states, then write the report."""
+
+    preset: Preset = "quick"
+    """quick: minutes. paper: the paper's own sizes and epochs, hours."""
+    out: Path | None = None
+    """Folder of the runs; by default runs/reproduce-PRESET. Finished runs in it are kept and not trained again."""
+    workers: int | None = None
+    """Runs that train side by side; by default one a core."""
+    open: bool = False
+    """Open the report in a browser."""
+
+    def run(self) -> None:
+        report = reproduce(self.preset, self.out or Path("runs") / f"reproduce-{self.preset}", workers=self.workers)
+        print(f"report: {report.resolve()}")
+        if self.open:
+            webbrowser.open(report.resolve().as_uri())
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one self-contained HTML report of every run below a folder."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder with runs."""
+
+    def run(self) -> None:
+        print(f"report: {write_report(self.folder).resolve()}")
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Generate trajectories from a trained decay run, as a picture (SVG) and as numbers (CSV)."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    x0: float = 3.0
+    """Initial value x(0); the model was trained on 2 to 4."""
+    period: tuple[float, ...] = (2.0, 3.0)
+    """Periods T, one or several; the model was trained on 0.5 to 4.5."""
+    samples: int = 10
+    """Trajectories for each period."""
+    mean: bool = False
+    """Start every trajectory at the mean state instead of a draw."""
+    seed: int = 0
+    """Seeds the draws."""
+    out: Path | None = None
+    """Where to write, without ending; by default trajectories in the folder of the run."""
+
+    def run(self) -> None:
+        import torch
+
+        run = read_run(self.folder)
+        paths = sample_trajectories(
+            run, initial=self.x0, periods=self.period, num_samples=self.samples, seed=self.seed, mean=self.mean
+        )
+        period = torch.tensor(self.period)
+        truths = linear_cosine_decay(torch.full_like(period, self.x0), period)
+        by_period = dict(zip(self.period, paths, strict=True))
+        figure = figures.trajectory_fans(by_period, dict(zip(self.period, truths, strict=True)), self.x0)
+        out = self.out or self.folder / "trajectories"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for path, text in (
+            (out.with_suffix(".svg"), figures.to_svg(figure)),
+            (out.with_suffix(".csv"), to_csv(paths, self.period)),
+        ):
+            path.write_text(text)
+            print(path)
+
+
+@dataclass(frozen=True)
+class Info:
+    """Show versions, devices and which backends are available."""
+
+    def run(self) -> None:
+        found = information()
+        width = max(map(len, found))
+        for name, value in found.items():
+            print(f"{name:{width}}  {value}")
+
+
+Command = (
+    Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status, 1 with one line on standard error where a command is refused."""
+    command = tyro.cli(
+        Command,  # pyright: ignore[reportArgumentType]
+        prog="contextual-rnn",
+        description="Recurrent networks that start from something better than zeros: train, reproduce, generate.",
+        args=arguments,
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+    )
+    try:
+        command.run()
+    except (ValueError, TypeError, NonFiniteLossError, RuntimeError, OSError) as error:
+        print(f"contextual-rnn: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train_with_bar(config: Config, folder: Path):
+    with tqdm(unit="step", desc=f"{task_name(config)} {config.state}", disable=None) as bar:
+
+        def progress(step: int, total: int, metrics: dict[str, float]) -> None:
+            bar.total = total
+            bar.update(step - bar.n)
+            shown = {name.removeprefix("validation_"): value for name, value in metrics.items() if "validation" in name}
+            bar.set_postfix(epoch=int(metrics["epoch"]), **shown, refresh=False)
+
+        return train(config, folder, progress=progress)

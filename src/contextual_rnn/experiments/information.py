@@ -1,0 +1,31 @@
+"""What is installed here, and which backends can run."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from contextual_rnn import ops
+
+PACKAGES = ("contextual-rnn", "torch", "numpy", "matplotlib", "safetensors", "tyro", "tensorboard")
+
+
+def information() -> dict[str, str]:
+    """Versions, devices and backends, by name."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found |= {name: _version(name) for name in PACKAGES}
+    found["cpu"] = (
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    )
+    found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return found | {f"fast weights: {name}": "available" for name in ops.BACKENDS}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,170 @@
+"""Linear cosine decay (paper, section 2.2.2): data, model, task. Sequences from an initial value and a period."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from contextual_rnn import ConstantState, ContextState, ContextualRNN, FreeState, NormalState, generate
+from contextual_rnn.experiments.batches import generator_for
+from contextual_rnn.experiments.config import DecayConfig
+from contextual_rnn.experiments.task import Task
+from contextual_rnn.initial_state import InitialState
+
+ALPHA, BETA, TOTAL_TIME = 0.0, 0.001, 25.0
+STEPS = 25
+INITIAL_RANGE = (2.0, 4.0)
+TRAINING_PERIODS = (0.5, 1.5, 2.5, 3.5, 4.5)
+VALIDATION_PERIODS = (1.0, 2.0, 3.0, 4.0)
+LARGEST_VALUE = INITIAL_RANGE[1] * (1 + ALPHA + BETA)
+LARGEST_PERIOD = 5.0
+
+
+def linear_cosine_decay(
+    initial: Tensor,
+    period: Tensor,
+    *,
+    points: int = STEPS + 1,
+    total_time: float = TOTAL_TIME,
+    alpha: float = ALPHA,
+    beta: float = BETA,
+) -> Tensor:
+    """x(t) = x(0) [(alpha + (t_f - t) / t_f) (1 + cos(2 T pi t / t_f)) / 2 + beta], t = 0 .. points - 1 (Eq. 3).
+
+    initial x(0) and period T are (N,), the result (N, points). Raises ValueError where they are not finite.
+    """
+    for name, value in (("initial", initial), ("period", period)):
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name}: expected finite numbers, got {value.tolist()}")
+    t = torch.arange(points, dtype=initial.dtype, device=initial.device)
+    decay = alpha + (total_time - t) / total_time
+    wave = (1 + torch.cos(2 * math.pi * period[:, None] * t / total_time)) / 2
+    return initial[:, None] * (decay * wave + beta)
+
+
+def scaled_value(x: Tensor) -> Tensor:
+    """x in [0, 4.004] to [-1, 1]."""
+    return 2 * x / LARGEST_VALUE - 1
+
+
+def scaled_period(period: Tensor) -> Tensor:
+    """Periods in [0, 5] to [-1, 1]."""
+    return 2 * period / LARGEST_PERIOD - 1
+
+
+class DecayModel(nn.Module):
+    """An LSTM and one linear unit that predicts the next change of x, scaled to [-1, 1] by `largest_step`.
+
+    The context is (x(0), T), both scaled, g 50 ReLU units and a linear layer for h and c. States without a context
+    (zero, free) get the period appended to every step instead, as in the paper's baseline.
+    """
+
+    largest_step: Tensor
+
+    def __init__(self, config: DecayConfig, largest_step: float = 1.0):
+        super().__init__()
+        self.period_in_input = config.state in ("zero", "free")
+        lstm = nn.LSTM(2 if self.period_in_input else 1, config.units, batch_first=True)
+        self.rnn = ContextualRNN(lstm, _initial_state(config, lstm))
+        self.readout = nn.Linear(config.units, 1)
+        self.register_buffer("largest_step", torch.tensor(largest_step))
+
+    def forward(self, x: Tensor, period: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Scaled changes x(t+1) - x(t), (B, T), for x (B, T) and period (B,), both in their own units."""
+        context = self._context(x[:, 0], period)
+        output, _ = self.rnn(self._input(x, period), context=context, generator=generator)
+        return self.readout(output)[..., 0]
+
+    def free_run(
+        self,
+        initial: Tensor,
+        period: Tensor,
+        *,
+        num_samples: int = 1,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+        steps: int = STEPS,
+    ) -> Tensor:
+        """Trajectories from x(0) alone, each prediction fed back: (B, num_samples, steps + 1), in the units of x."""
+        periods = period.repeat_interleave(num_samples)
+
+        def step(output: Tensor, x: Tensor) -> Tensor:
+            return x + self.readout(output)[..., 0] * self.largest_step
+
+        paths = generate(
+            self.rnn,
+            step,
+            initial,
+            num_steps=steps,
+            context=self._context(initial, period),
+            num_samples=num_samples,
+            sample=sample,
+            embed=lambda x: self._input(x[:, None], periods)[:, 0],
+            generator=generator,
+        )
+        return torch.cat([initial[:, None, None].expand(-1, num_samples, 1), paths], dim=2)
+
+    def _context(self, initial: Tensor, period: Tensor) -> Tensor:
+        return torch.stack([scaled_value(initial), scaled_period(period)], dim=1)
+
+    def _input(self, x: Tensor, period: Tensor) -> Tensor:
+        features = [scaled_value(x)]
+        if self.period_in_input:
+            features.append(scaled_period(period)[:, None].expand_as(x))
+        return torch.stack(features, dim=2)
+
+
+def _initial_state(config: DecayConfig, lstm: nn.LSTM) -> InitialState:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, config.context_units), nn.ReLU())
+
+    return {
+        "zero": lambda: ConstantState(lstm),
+        "free": lambda: FreeState(lstm),
+        "context": lambda: ContextState(lstm, net()),
+        "normal": lambda: NormalState(lstm, net(), scale=config.scale, min_scale=config.min_scale),
+    }[config.state]()
+
+
+class DecayTask(Task):
+    """Mean squared error of the scaled change, each value of x given; free-running error in the units of x squared."""
+
+    def __init__(self, config: DecayConfig):
+        def data(split: str, periods: tuple[float, ...], samples: int) -> tuple[Tensor, Tensor]:
+            period = torch.tensor(periods).repeat_interleave(samples)
+            low, high = INITIAL_RANGE
+            draws = torch.rand(len(period), generator=generator_for("decay", split, config.data_seed))
+            return linear_cosine_decay(low + (high - low) * draws, period), period
+
+        self.training = data("training", TRAINING_PERIODS, config.samples_per_period)
+        self.validation = data("validation", VALIDATION_PERIODS, config.samples_per_period // 2)
+        self.num_samples = len(self.training[1])
+        self.clip_norm = config.clip_norm
+        self.model = DecayModel(config, largest_step=self.training[0].diff().abs().max().item())
+
+    def loss(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        x, period = self.training
+        return self._squared_error(x[indices], period[indices], generator)
+
+    @torch.inference_mode()
+    def evaluate(self, final: bool) -> dict[str, float]:
+        x, period = self.validation
+        self.model.eval()
+        metrics = {"validation_squared_error": self._squared_error(x, period, None).item()}
+        if final:
+            paths = self.model.free_run(x[:, 0], period)[:, 0]
+            metrics["free_running_squared_error"] = functional.mse_loss(paths[:, 1:], x[:, 1:]).item()
+        state = self.model.rnn.initial_state
+        if isinstance(state, NormalState):
+            scales = [
+                d.scale.mean(0).flatten() for d in state.distribution(self.model._context(x[:, 0], period)).values()
+            ]
+            metrics["mean_scale"] = torch.cat(scales).mean().item()
+        self.model.train()
+        return metrics
+
+    def _squared_error(self, x: Tensor, period: Tensor, generator: torch.Generator | None) -> Tensor:
+        return functional.mse_loss(self.model(x[:, :-1], period, generator), x.diff() / self.model.largest_step)
