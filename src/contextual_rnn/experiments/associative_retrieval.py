@@ -99,7 +99,7 @@ def _start_as_the_authors(model: RetrievalModel) -> None:
             nn.init.zeros_(layer.bias)
 
 
-class RetrievalTask(Task):
+class RetrievalTask(Task[RetrievalModel]):
     """Cross entropy on the last step; validation log-likelihood in nats a sequence, and accuracy."""
 
     def __init__(self, config: RetrievalConfig):

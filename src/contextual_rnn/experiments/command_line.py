@@ -175,6 +175,6 @@ def _train_with_bar(config: Config, folder: Path):
             bar.total = total
             bar.update(step - bar.n)
             shown = {name.removeprefix("validation_"): value for name, value in metrics.items() if "validation" in name}
-            bar.set_postfix(epoch=int(metrics["epoch"]), **shown, refresh=False)
+            bar.set_postfix({"epoch": int(metrics["epoch"]), **shown}, refresh=False)
 
         return train(config, folder, progress=progress)

@@ -74,8 +74,8 @@ class DecayModel(nn.Module):
 
     def forward(self, x: Tensor, period: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Scaled changes x(t+1) - x(t), (B, T), for x (B, T) and period (B,), both in their own units."""
-        context = self._context(x[:, 0], period)
-        output, _ = self.rnn(self._input(x, period), context=context, generator=generator)
+        context = self.context_of(x[:, 0], period)
+        output, _ = self.rnn(self.input_of(x, period), context=context, generator=generator)
         return self.readout(output)[..., 0]
 
     def free_run(
@@ -99,18 +99,18 @@ class DecayModel(nn.Module):
             step,
             initial,
             num_steps=steps,
-            context=self._context(initial, period),
+            context=self.context_of(initial, period),
             num_samples=num_samples,
             sample=sample,
-            embed=lambda x: self._input(x[:, None], periods)[:, 0],
+            embed=lambda x: self.input_of(x[:, None], periods)[:, 0],
             generator=generator,
         )
         return torch.cat([initial[:, None, None].expand(-1, num_samples, 1), paths], dim=2)
 
-    def _context(self, initial: Tensor, period: Tensor) -> Tensor:
+    def context_of(self, initial: Tensor, period: Tensor) -> Tensor:
         return torch.stack([scaled_value(initial), scaled_period(period)], dim=1)
 
-    def _input(self, x: Tensor, period: Tensor) -> Tensor:
+    def input_of(self, x: Tensor, period: Tensor) -> Tensor:
         features = [scaled_value(x)]
         if self.period_in_input:
             features.append(scaled_period(period)[:, None].expand_as(x))
@@ -129,7 +129,7 @@ def _initial_state(config: DecayConfig, lstm: nn.LSTM) -> InitialState:
     }[config.state]()
 
 
-class DecayTask(Task):
+class DecayTask(Task[DecayModel]):
     """Mean squared error of the scaled change, each value of x given; free-running error in the units of x squared."""
 
     def __init__(self, config: DecayConfig):
@@ -160,7 +160,7 @@ class DecayTask(Task):
         state = self.model.rnn.initial_state
         if isinstance(state, NormalState):
             scales = [
-                d.scale.mean(0).flatten() for d in state.distribution(self.model._context(x[:, 0], period)).values()
+                d.scale.mean(0).flatten() for d in state.distribution(self.model.context_of(x[:, 0], period)).values()
             ]
             metrics["mean_scale"] = torch.cat(scales).mean().item()
         self.model.train()

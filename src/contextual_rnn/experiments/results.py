@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,28 @@ def write_json(path: Path, value: object) -> None:
     beside = path.with_name(path.name + ".writing")
     beside.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(beside, path)
+
+
+def summary(runs: list[Run]) -> list[dict[str, Any]]:
+    """Finished runs, those that differ in the seed alone together: options, seeds, final metrics of each, medians."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.result is not None:
+            options = {name: value for name, value in config_to_dict(run.config).items() if name != "seed"}
+            groups.setdefault(json.dumps(options), []).append(run)
+    rows = []
+    for options, group in groups.items():
+        group.sort(key=lambda run: run.config.seed)
+        finals = [run.result["final"] for run in group if run.result is not None]
+        metrics = [name for name in finals[0] if name not in ("epoch", "step")]
+        rows.append(
+            {
+                "options": json.loads(options),
+                "seeds": [run.config.seed for run in group],
+                "final": {name: [final[name] for final in finals] for name in metrics},
+                "median": {name: statistics.median(final[name] for final in finals) for name in metrics},
+                "commands": [run.result["command"] for run in group if run.result is not None],
+                "versions": group[0].result["versions"] if group[0].result else {},
+            }
+        )
+    return rows

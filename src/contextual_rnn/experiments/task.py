@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 
-class Task(ABC):
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class Task(ABC, Generic[Model]):
     """A data set, a model and a loss. `num_samples` is the size of the training set."""
 
-    model: nn.Module
+    model: Model
     num_samples: int
     clip_norm: float | None = None
 

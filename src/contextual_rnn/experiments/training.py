@@ -180,8 +180,9 @@ class _TensorBoard:
             self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, metrics: dict[str, float]) -> None:
-        for name in () if self.writer is None else metrics.keys() - {"epoch", "step"}:
-            self.writer.add_scalar(name, metrics[name], int(metrics["step"]))
+        if self.writer is not None:
+            for name in metrics.keys() - {"epoch", "step"}:
+                self.writer.add_scalar(name, metrics[name], int(metrics["step"]))
 
     def close(self) -> None:
         if self.writer is not None:

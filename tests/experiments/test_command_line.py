@@ -1,0 +1,139 @@
+"""The console command, end to end on tiny runs."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contextual_rnn.experiments.command_line import main
+from contextual_rnn.experiments.results import read_run
+
+TINY_DECAY = ["--samples-per-period", "8", "--units", "8", "--epochs", "1"]
+TINY_RETRIEVAL = ["--train-samples", "64", "--validation-samples", "32", "--pairs", "2", "--epochs", "1"]
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder", "state"),
+    [
+        (["retrieval", "--state", "free", "--leaves", "h+a", *TINY_RETRIEVAL], "retrieval-free-seed0", "free"),
+        (["decay", *TINY_DECAY], "decay-normal-seed0", "normal"),
+    ],
+)
+def test_train_writes_a_run(in_tmp_path, capsys, arguments, folder, state):
+    assert main(["train", *arguments]) == 0
+    run = read_run(Path("runs") / folder)
+    assert run.config.state == state
+    printed = capsys.readouterr().out.splitlines()
+    assert json.loads(printed[0]) == run.result["final"]
+    assert printed[1] == f"run: {Path('runs') / folder}"
+    # The command that the result names trains the same run elsewhere.
+    again = run.result["command"].split()[1:-1]
+    assert main([*again, "again"]) == 0
+    assert (Path("again") / "weights.safetensors").read_bytes() == (run.folder / "weights.safetensors").read_bytes()
+
+
+def test_a_folder_with_another_run_is_refused(in_tmp_path, capsys):
+    assert main(["train", "decay", *TINY_DECAY, "--out", "run"]) == 0
+    assert main(["train", "decay", *TINY_DECAY, "--out", "run", "--seed", "5"]) == 1
+    assert "differs in seed" in capsys.readouterr().err
+
+
+def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
+    main(["train", "decay", *TINY_DECAY, "--out", "run"])
+    assert main(["generate", "run", "--x0", "2.5", "--period", "1.25", "3", "--samples", "4"]) == 0
+    assert (Path("run") / "trajectories.svg").read_text().lstrip().startswith("<?xml")
+    with open("run/trajectories.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4 * 26
+    assert {row["period"] for row in rows} == {"1.25", "3.0"}
+    assert {float(row["x"]) for row in rows if row["t"] == "0"} == {2.5}
+    ends = {row["x"] for row in rows if row["t"] == "25" and row["period"] == "3.0"}
+    assert len(ends) == 4, "samples differ"
+
+    assert main(["generate", "run", "--samples", "4", "--mean", "--out", "elsewhere/mean"]) == 0
+    with open("elsewhere/mean.csv") as file:
+        ends = {row["x"] for row in csv.DictReader(file) if row["t"] == "25" and row["period"] == "3.0"}
+    assert len(ends) == 1, "with the mean state all trajectories coincide"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "nowhere"], "folder: expected a run"),
+        (["generate", "run", "--x0", "nan"], "initial: expected finite"),
+        (["generate", "run", "--period", "inf"], "periods: expected finite"),
+        (["generate", "run", "--samples", "0"], "num_samples: expected a positive int"),
+        (["generate", "retrieval"], "run: expected a run of the decay task"),
+        (["report", "nowhere"], "folder: expected runs"),
+        (["train", "retrieval", "--pairs", "27"], "pairs: expected at most"),
+    ],
+)
+def test_refusals_are_one_line_and_a_status(in_tmp_path, capsys, arguments, message):
+    main(["train", "decay", *TINY_DECAY, "--out", "run"])
+    main(["train", "retrieval", *TINY_RETRIEVAL, "--out", "retrieval"])
+    capsys.readouterr()
+    try:
+        status = main(arguments)
+    except SystemExit as exit:  # options that no dataclass accepts are refused while they are read
+        status = exit.code
+    assert status not in (0, None)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choices"),
+    [
+        (["train", "decay", "--state", "warm"], ["zero", "free", "context", "normal"]),
+        (["train", "chess"], ["retrieval", "decay"]),
+        (["reproduce", "--preset", "slow"], ["quick", "paper"]),
+    ],
+)
+def test_unknown_choices_are_answered_with_those_there_are(capsys, arguments, choices):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code != 0
+    shown = "".join(capsys.readouterr())
+    assert all(choice in shown for choice in choices)
+
+
+def test_report_command(in_tmp_path, capsys):
+    main(["train", "decay", *TINY_DECAY, "--out", "runs/one"])
+    assert main(["report", "runs"]) == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("report: "))
+    assert path.is_absolute()
+    assert "</html>" in path.read_text()
+
+
+def test_info_names_versions_and_backends(capsys):
+    assert main(["info"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("python", "torch", "gpu", "fast weights: reference", "fast weights: attention"):
+        assert word in shown
+
+
+@pytest.mark.parametrize("command", ["reproduce", "train retrieval", "train decay", "report", "generate", "info"])
+def test_help_says_what_every_option_does(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([*command.split(), "--help"])
+    assert exit.value.code == 0
+    shown = capsys.readouterr().out
+    assert "usage: contextual-rnn" in shown
+    if command == "train retrieval":
+        for option in ("--state", "--start", "--timing", "--leaves", "--pairs", "--modified", "--seed", "--out"):
+            assert option in shown
+        assert "c9k8j3f1??k" in shown
+
+
+def test_the_installed_command_runs():
+    script = Path(sys.executable).with_name("contextual-rnn")
+    shown = subprocess.run([script, "info"], capture_output=True, text=True, check=True).stdout
+    assert "contextual-rnn" in shown

@@ -1,0 +1,78 @@
+"""Reproducing the paper: the right runs, all of them, and a report at the end."""
+
+import dataclasses
+
+import pytest
+
+from contextual_rnn.experiments import reproduce as module
+from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
+from contextual_rnn.experiments.reproduce import reproduce, runs_of
+from contextual_rnn.experiments.results import read_run, read_runs
+
+
+def tiny_runs(preset):
+    return {
+        name: dataclasses.replace(config, epochs=1, **TINY[type(config)]) for name, config in runs_of(preset).items()
+    }
+
+
+TINY = {
+    RetrievalConfig: {"train_samples": 64, "validation_samples": 32, "units": 8},
+    DecayConfig: {"samples_per_period": 8, "units": 8},
+}
+
+
+def test_paper_preset_has_the_papers_settings():
+    runs = runs_of("paper").values()
+    retrieval = [config for config in runs if isinstance(config, RetrievalConfig) and config.start == "wenke2019"]
+    assert {config.state for config in retrieval} == {"zero", "free", "context"}
+    for config in retrieval:
+        assert (config.epochs, config.batch_size, config.learning_rate) == (200, 128, 0.001)
+        assert (config.train_samples, config.validation_samples) == (100_000, 20_000)
+        assert (config.units, config.pairs, config.leaves, config.timing) == (50, 4, "h+a", "wenke2019")
+    decay = [config for config in runs if isinstance(config, DecayConfig)]
+    assert {(config.state, config.seed) for config in decay} == {
+        ("zero", 0),
+        ("normal", 0),
+        ("normal", 1),
+        ("normal", 2),
+    }
+    for config in decay:
+        assert (config.epochs, config.batch_size, config.learning_rate) == (65, 128, 0.0002)
+        assert (config.units, config.context_units, config.samples_per_period) == (128, 50, 1000)
+
+
+def test_quick_preset_shows_the_papers_figure_and_the_sound_start_beside_it():
+    runs = [config for config in runs_of("quick").values() if isinstance(config, RetrievalConfig)]
+    authors = [config for config in runs if config.start == "wenke2019"]
+    assert {config.state for config in authors} == {"zero", "free", "context"}
+    assert all((config.epochs, config.train_samples, config.leaves) == (30, 100_000, "h+a") for config in authors)
+    assert {config.state for config in runs if config.start == "sound"} >= {"zero", "context"}
+
+
+def test_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="preset: expected one of quick, paper"):
+        runs_of("slow")
+
+
+def test_reproduce_trains_everything_and_writes_the_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "runs_of", tiny_runs)
+    report = reproduce("quick", tmp_path, workers=2)
+    assert report == tmp_path / "report.html"
+    finished = {run.folder for run in read_runs(tmp_path) if run.result is not None}
+    assert finished == {tmp_path / name for name in runs_of("quick")}
+    results = {folder: (folder / "result.json").read_bytes() for folder in finished}
+    reproduce("quick", tmp_path, workers=1)
+    assert results == {folder: (folder / "result.json").read_bytes() for folder in finished}, "finished runs are kept"
+
+
+def test_a_failing_run_does_not_take_the_others_along(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "runs_of", tiny_runs)
+    first, *others = tiny_runs("quick")
+    (tmp_path / first).mkdir(parents=True)
+    (tmp_path / first / "thesis.tex").write_text("years of work")
+    with pytest.raises(RuntimeError, match=f"1 of {1 + len(others)} runs failed, the report is in .*{first}"):
+        reproduce("quick", tmp_path, workers=2)
+    assert all(read_run(tmp_path / name).result is not None for name in others)
+    assert (tmp_path / "report.html").is_file()
+    assert (tmp_path / first / "thesis.tex").read_text() == "years of work"
