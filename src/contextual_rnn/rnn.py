@@ -30,6 +30,7 @@ class ContextualRNN(nn.Module):
             raise ValueError(
                 f"initial_state: expected one for {spec.describe()}, got one for {initial_state.spec.describe()}"
             )
+        self._spec = spec
         self.network = network
         self.initial_state = initial_state
 
@@ -51,13 +52,12 @@ class ContextualRNN(nn.Module):
 
         Raises ValueError or TypeError for a context or state that does not fit the input, and for bad lengths.
         """
-        spec = state_spec(self.network)
         packed = isinstance(input, PackedSequence)
-        batch_size = int(input.batch_sizes[0]) if packed else spec.input_batch_size(input)
+        batch_size = int(input.batch_sizes[0]) if packed else self._spec.input_batch_size(input)
         if hx is None:
             hx = self.initial_state(context, batch_size, batched=batch_size is not None, generator=generator)
         else:
-            _check_state(spec, hx, batch_size)
+            self._check_state(hx, batch_size)
         if lengths is None:
             return self.network(input, hx)
         if packed or batch_size is None:
@@ -74,22 +74,21 @@ class ContextualRNN(nn.Module):
         output, state = self.network(packed, hx)
         return pad_packed_sequence(output, batch_first=batch_first, total_length=input.shape[time])[0], state
 
+    def _check_state(self, state: State, batch_size: int | None) -> None:
+        like = next(self.network.parameters(), None)
+        leaves = self._spec.unpack(state)
+        for leaf in self._spec:
+            tensor = leaves[leaf.name]
+            size = tensor.shape[0] if tensor.ndim > len(leaf.shape) else None
+            if size != batch_size:
+                raise ValueError(f"hx: expected {leaf.name!r} of batch size {batch_size}, as the input, got {size}")
+            if like is None or (tensor.device == like.device and tensor.dtype == like.dtype):
+                continue
+            if tensor.device != like.device or not torch.is_autocast_enabled(like.device.type):
+                came = f"{tensor.dtype} on {tensor.device}"
+                raise ValueError(f"hx: expected {leaf.name!r} of {like.dtype} on {like.device}, got {came}")
+
 
 @state_spec.register
 def _(network: ContextualRNN) -> StateSpec:
     return state_spec(network.network)
-
-
-def _check_state(spec: StateSpec, state: State, batch_size: int | None) -> None:
-    leaves = spec.unpack(state)
-    for leaf in spec:
-        tensor = leaves[leaf.name]
-        size = tensor.shape[0] if tensor.ndim > len(leaf.shape) else None
-        if size != batch_size:
-            raise ValueError(
-                f"hx: expected leaf {leaf.name!r} of batch size {batch_size}, as the input has, got {size}"
-            )
-        if spec.device is not None and tensor.device != spec.device:
-            raise ValueError(f"hx: expected leaf {leaf.name!r} on {spec.device}, got {tensor.device}")
-        if spec.dtype is not None and tensor.dtype != spec.dtype and not torch.is_autocast_enabled(tensor.device.type):
-            raise ValueError(f"hx: expected leaf {leaf.name!r} of {spec.dtype}, got {tensor.dtype}")
