@@ -49,7 +49,7 @@ def test_a_folder_with_another_run_is_refused(in_tmp_path, capsys):
 
 def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
     main(["train", "decay", *TINY_DECAY, "--out", "run"])
-    assert main(["generate", "run", "--x0", "2.5", "--period", "1.25", "3", "--samples", "4"]) == 0
+    assert main(["generate", "run", "--initial", "2.5", "--period", "1.25", "3", "--samples", "4"]) == 0
     assert (Path("run") / "trajectories.svg").read_text().lstrip().startswith("<?xml")
     with open("run/trajectories.csv") as file:
         rows = list(csv.DictReader(file))
@@ -69,8 +69,8 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
     ("arguments", "message"),
     [
         (["generate", "nowhere"], "folder: expected a run"),
-        (["generate", "run", "--x0", "nan"], "initial: expected finite"),
-        (["generate", "run", "--period", "inf"], "periods: expected finite"),
+        (["generate", "run", "--initial", "nan"], "initial: expected finite"),
+        (["generate", "run", "--period", "inf"], "period: expected finite"),
         (["generate", "run", "--samples", "0"], "num_samples: expected a positive int"),
         (["generate", "retrieval"], "run: expected a run of the decay task"),
         (["report", "nowhere"], "folder: expected runs"),

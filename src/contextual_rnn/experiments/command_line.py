@@ -97,7 +97,7 @@ class Generate:
 
     folder: tyro.conf.Positional[Path]
     """Folder of the run."""
-    x0: float = 3.0
+    initial: float = 3.0
     """Initial value x(0); the model was trained on 2 to 4."""
     period: tuple[float, ...] = (2.0, 3.0)
     """Periods T, one or several; the model was trained on 0.5 to 4.5."""
@@ -115,12 +115,12 @@ class Generate:
 
         run = read_run(self.folder)
         paths = sample_trajectories(
-            run, initial=self.x0, periods=self.period, num_samples=self.samples, seed=self.seed, mean=self.mean
+            run, initial=self.initial, periods=self.period, num_samples=self.samples, seed=self.seed, mean=self.mean
         )
         period = torch.tensor(self.period)
-        truths = linear_cosine_decay(torch.full_like(period, self.x0), period)
+        truths = linear_cosine_decay(torch.full_like(period, self.initial), period)
         by_period = dict(zip(self.period, paths, strict=True))
-        figure = figures.trajectory_fans(by_period, dict(zip(self.period, truths, strict=True)), self.x0)
+        figure = figures.trajectory_fans(by_period, dict(zip(self.period, truths, strict=True)), self.initial)
         out = self.out or self.folder / "trajectories"
         out.parent.mkdir(parents=True, exist_ok=True)
         for path, text in (

@@ -27,7 +27,7 @@ def sample_trajectories(
     """
     if run.task != "decay":
         raise ValueError(f"run: expected a run of the decay task, got one of {run.task} in {run.folder}")
-    for name, values in (("initial", [initial]), ("periods", periods)):
+    for name, values in (("initial", [initial]), ("period", list(periods))):
         if not values or not all(math.isfinite(value) for value in values):
             raise ValueError(f"{name}: expected finite numbers, got {values}")
     model = load_model(run)
