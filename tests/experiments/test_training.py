@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+import types
 
 import pytest
 import safetensors
@@ -176,3 +178,25 @@ def test_summary_groups_seeds_and_leaves_unfinished_runs_out(tmp_path):
     for name in ("validation_squared_error", "free_running_squared_error"):
         assert row["final"][name] == [final[name] for final in finals]
         assert row["median"][name] == sorted(row["final"][name])[1]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_tensorboard_gets_the_metrics_where_it_is_installed(tmp_path, monkeypatch, installed):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            assert folder == str(tmp_path / "run" / "tensorboard")
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step))
+
+        def close(self):
+            written.append("closed")
+
+    module = types.SimpleNamespace(SummaryWriter=SummaryWriter) if installed else None
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    run = train(tiny("decay"), tmp_path / "run")
+    steps = [line["step"] for line in run.metrics]
+    assert [item[1] for item in written if item[0] == "validation_squared_error"] == (steps if installed else [])
+    assert written[-1:] == (["closed"] if installed else [])
