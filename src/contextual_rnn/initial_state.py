@@ -36,6 +36,9 @@ class InitialState(nn.Module, ABC):
     def __init__(self, network: nn.Module | StateSpec):
         super().__init__()
         self.spec = state_spec(network)
+        parameter = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+        if self.spec.dtype is None and parameter is not None:
+            self.spec = self.spec.like(parameter)
 
     @abstractmethod
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
