@@ -101,7 +101,7 @@ class ConstantState(InitialState):
 
     def __init__(self, network: nn.Module | StateSpec, value: float | State = 0.0):
         super().__init__(network)
-        for leaf, tensor in _values(self.spec, value).items():
+        for leaf, tensor in self.spec.fill(value).items():
             self.register_buffer(f"value_{leaf}", tensor)
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
@@ -122,7 +122,7 @@ class FreeState(InitialState):
         if not 0 <= noise < float("inf"):
             raise ValueError(f"noise: expected a finite number of at least 0, got {noise!r}")
         self.noise = noise
-        self.values = nn.ParameterDict(_values(self.spec, value))
+        self.values = nn.ParameterDict(self.spec.fill(value))
         for leaf in self.spec:
             if leaf.factor and not self.values[leaf.name].any():
                 nn.init.normal_(self.values[leaf.name], std=leaf.shape[-1] ** -0.5)
@@ -206,7 +206,7 @@ class NormalState(InitialState):
         start = float(excess + torch.log(-torch.expm1(-excess)))  # softplus^-1, sound for large and small excess
         self.scale_heads = self.raw_scale = None
         if not scale_from_context:
-            self.raw_scale = nn.ParameterDict(_values(self.spec, start))
+            self.raw_scale = nn.ParameterDict(self.spec.fill(start))
         elif isinstance(self.mean, ContextState):
             self.scale_heads = Heads(self.spec, self.mean.features, zero=True, bias=start)
         else:
@@ -291,16 +291,3 @@ def _draw(moments: Moments, generator: torch.Generator | None) -> Tensor:
     if scale is None:
         return mean
     return mean + scale * torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-
-
-def _values(spec: StateSpec, value: float | State) -> dict[str, Tensor]:
-    """One tensor a leaf, from a number or from a state of one example."""
-    if isinstance(value, int | float):
-        return {leaf.name: torch.full(leaf.shape, float(value), dtype=spec.dtype, device=spec.device) for leaf in spec}
-    leaves = spec.unpack(value)
-    for leaf in spec:
-        if leaves[leaf.name].shape != leaf.shape:
-            raise ValueError(
-                f"value: expected leaf {leaf.name!r} of one example, {leaf.shape}, got {tuple(leaves[leaf.name].shape)}"
-            )
-    return {name: tensor.detach().to(spec.device, spec.dtype, copy=True) for name, tensor in leaves.items()}

@@ -98,6 +98,20 @@ class StateSpec:
             leaves[leaf.name] = leaf.from_network(tensor, batched)
         return leaves
 
+    def fill(self, value: float | State) -> dict[str, Tensor]:
+        """New leaves of one example, each `shape`, filled with a number or copied from a state of one example.
+
+        Raises TypeError or ValueError for a state of another structure or shape.
+        """
+        if isinstance(value, int | float):
+            made = {"dtype": self.dtype, "device": self.device}
+            return {leaf.name: torch.full(leaf.shape, float(value), **made) for leaf in self}
+        leaves = self.unpack(value)
+        for leaf in self:
+            if (came := tuple(leaves[leaf.name].shape)) != leaf.shape:
+                raise ValueError(f"value: expected leaf {leaf.name!r} of one example, {leaf.shape}, got {came}")
+        return {name: tensor.detach().to(self.device, self.dtype, copy=True) for name, tensor in leaves.items()}
+
     def input_batch_size(self, inputs: Tensor) -> int | None:
         """Batch size of an input of the network, None for one unbatched example."""
         if self.input_ndim is not None and inputs.ndim == self.input_ndim - 1:
