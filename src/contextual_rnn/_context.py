@@ -25,10 +25,8 @@ _WIDTH_KEEPING = (
 )
 
 
-def check_size(name: str, size: int | None) -> None:
-    """Refuse a batch size or number of samples that is not a positive int."""
-    if size is None:
-        return
+def check_size(name: str, size: int) -> None:
+    """Refuse a size that is not a positive int."""
     if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
         raise TypeError(f"{name}: expected a positive int, got {size!r}")
     if size < 1:

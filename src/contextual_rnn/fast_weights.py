@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from contextual_rnn import ops
 from contextual_rnn._context import check_size
-from contextual_rnn._tree import Leaf, State
+from contextual_rnn._tree import Leaf, State, describe_state
 from contextual_rnn.ops.fast_weights import check_options
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank, Timing
 from contextual_rnn.state_spec import StateSpec, state_spec
@@ -80,11 +80,28 @@ class _FastWeights(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """(B, T, input_size) to (B, T, H) and the final A."""
         _check_input(inputs, self.weight_ih)
+        projected = functional.linear(inputs, self.weight_ih, self.bias)
         h0, a0 = _split_state(hx)
         if h0 is None:
-            h0 = inputs.new_zeros(inputs.shape[0], self.hidden_size)
+            h0 = projected.new_zeros(projected.shape[0], self.hidden_size)
+        device = self.weight_hh.device.type
+        if torch.is_autocast_enabled(device):
+            # The recurrence runs in the parameters' own precision; the projection and the state's heads need not.
+            with torch.autocast(device, enabled=False):
+                h0, a0 = h0.to(self.weight_hh.dtype), _cast(a0, self.weight_hh.dtype)
+                return self._recur(projected.to(self.weight_hh.dtype), h0, a0, lengths, return_fast_weights)
+        return self._recur(projected, h0, a0, lengths, return_fast_weights)
+
+    def _recur(
+        self,
+        projected: Tensor,
+        h0: Tensor,
+        a0: Tensor | LowRank | None,
+        lengths: Tensor | None,
+        return_fast_weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
         return ops.fast_weights(
-            functional.linear(inputs, self.weight_ih, self.bias),
+            projected,
             self.weight_hh,
             h0,
             a0,
@@ -233,10 +250,12 @@ def _split_state(hx: State | None) -> tuple[Tensor | None, Tensor | LowRank | No
     if hx is None or isinstance(hx, Tensor):
         return hx, None
     if not isinstance(hx, tuple | list) or len(hx) != 2:
-        raise TypeError(
-            f"hx: expected h0 or (h0, a0), got {type(hx).__name__} of {len(hx) if hasattr(hx, '__len__') else 1}"
-        )
-    return hx[0], hx[1]
+        raise TypeError(f"hx: expected h0 or (h0, a0), got {describe_state(hx)}")
+    h0, a0 = hx
+    tensors = [h0, *(a0 if isinstance(a0, LowRank) else [a0])]
+    if not all(tensor is None or isinstance(tensor, Tensor) for tensor in tensors):
+        raise TypeError(f"hx: expected tensors, LowRank or None as (h0, a0), got {describe_state(hx)}")
+    return h0, a0
 
 
 def _unsqueeze(hx: State | None) -> State | None:
@@ -246,7 +265,13 @@ def _unsqueeze(hx: State | None) -> State | None:
         a0 = LowRank(a0.left[None], a0.right[None])
     elif a0 is not None:
         a0 = a0[None]
-    return None if h0 is None else (h0[None], a0)
+    return None if h0 is None else h0[None], a0
+
+
+def _cast(a0: Tensor | LowRank | None, dtype: torch.dtype) -> Tensor | LowRank | None:
+    if isinstance(a0, LowRank):
+        return LowRank(a0.left.to(dtype), a0.right.to(dtype))
+    return None if a0 is None else a0.to(dtype)
 
 
 def _check_input(inputs: Tensor, weight: Tensor) -> None:

@@ -60,7 +60,8 @@ class InitialState(nn.Module, ABC):
 
         Raises ValueError for a missing context, or one of the wrong batch size, width, dtype or device.
         """
-        check_size("batch_size", batch_size)
+        if batch_size is not None:
+            check_size("batch_size", batch_size)
         moments = self.moments(context, batch_size, batched)
         if self.training:
             return self.spec.pack({name: _draw(leaf, generator) for name, leaf in moments.items()})
@@ -78,7 +79,8 @@ class InitialState(nn.Module, ABC):
 
         Row b * num_samples + s is draw s for context b. A state without noise is repeated.
         """
-        check_size("batch_size", batch_size)
+        if batch_size is not None:
+            check_size("batch_size", batch_size)
         check_size("num_samples", num_samples)
         moments, leaves = self.moments(context, batch_size, None), {}
         for leaf in self.spec:
@@ -224,7 +226,8 @@ class NormalState(InitialState):
 
     def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
         """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape)."""
-        check_size("batch_size", batch_size)
+        if batch_size is not None:
+            check_size("batch_size", batch_size)
         moments = self.moments(context, batch_size, None)
         return {name: Normal(mean, torch.as_tensor(scale).expand_as(mean)) for name, (mean, scale) in moments.items()}
 

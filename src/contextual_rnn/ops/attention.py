@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from contextual_rnn._shapes import Float, Int
+from contextual_rnn.ops.once import differentiable_once
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank
 
 _layer_norm = torch.ops.aten.native_layer_norm
@@ -40,9 +40,10 @@ def attention(
     """
     left, right = a0 if isinstance(a0, LowRank) else (None, None)
     dense = a0 if isinstance(a0, Tensor) else None
-    if dense is not None and dense.shape[0] > 1 and dense.stride(0) == 0:
-        dense = dense[0]  # one matrix tiled over the batch (a free or constant state): read it as one
-    output, written = _Recurrence.apply(inputs, weight_hh, h0, dense, left, right, norm_weight, norm_bias, options)
+    beyond = None if lengths is None else torch.arange(inputs.shape[1], device=inputs.device) >= lengths[:, None]
+    output, written = _Recurrence.apply(
+        inputs, weight_hh, h0, dense, left, right, norm_weight, norm_bias, beyond, options
+    )
     if not options.return_fast_weights:
         return output, None
     return output, _final_fast_weights(output if written is None else written, a0, lengths, options)
@@ -65,6 +66,7 @@ class _Recurrence(torch.autograd.Function):
         right: Tensor | None,
         norm_weight: Tensor | None,
         norm_bias: Tensor | None,
+        beyond: Tensor | None,
         options: FastWeightsOptions,
     ) -> tuple[Tensor, Tensor | None]:
         steps, width = inputs.shape[1:]
@@ -77,7 +79,7 @@ class _Recurrence(torch.autograd.Function):
         h = h0
         for t, projected in enumerate(inputs.unbind(1)):
             z = torch.addmm(projected, h, weight_t)
-            h = torch.relu(z)
+            h = _held(torch.relu(z), beyond, t)
             if options.timing == "wenke2019":
                 written[:, t] = h
             count = _writes_before_read(t, options)
@@ -94,6 +96,7 @@ class _Recurrence(torch.autograd.Function):
                     norms += (bracket, mean, deviation)
                     bracket = normed
                 h = torch.relu(bracket)
+            h = _held(h, beyond, t)
             if options.timing == "ba2016":
                 written[:, t] = h
             outputs.append(h)
@@ -104,107 +107,118 @@ class _Recurrence(torch.autograd.Function):
         ctx.counts = (len(queries), len(scores))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
-            weight_hh, h0, dense, left, right, norm_weight, norm_bias, output, written, *queries, *scores, *norms
-        )
+            inputs, weight_hh, h0, dense, left, right, norm_weight, norm_bias, beyond, output, written,
+            *queries, *scores, *norms,
+        )  # fmt: skip
         return output, None if lagged else written
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        options = ctx.options
-        weight_hh, h0, dense, left, right, norm_weight, norm_bias, output, written, *saved = ctx.saved_tensors
-        reads, scored = ctx.counts
-        queries, scores, norms = saved[:reads], saved[reads : reads + scored], saved[reads + scored :]
-        steps, width = output.shape[1:]
-        initial = _InitialFastWeights(dense, left, right)
-        discounts = _discounts(steps, output, options)
+        inputs = ctx.saved_tensors[:8]
+        with torch.no_grad():
+            grads = _backward(ctx, grad_output, grad_written)
+        return (*differentiable_once(grads, inputs), None, None)
 
-        # Gradients of what was written gather here as reads are undone; under ba2016 the outputs are what was written.
-        from_outside = grad_output if options.timing == "ba2016" else grad_written
-        grad_written = torch.zeros_like(written) if from_outside is None else from_outside.clone()
-        grad_normed: list[Any] = [None] * reads
-        grad_brackets: list[Any] = [None] * reads
-        grad_z: list[Any] = [None] * steps
-        grad_h = torch.zeros_like(h0)
-        for t in reversed(range(steps)):
-            if options.timing == "ba2016":
-                grad_h = grad_h + grad_written[:, t]
-            elif grad_output is not None:
-                grad_h = grad_h + grad_output[:, t]
-            count = _writes_before_read(t, options)
-            seen, grad_seen, discount = written[:, :count], grad_written[:, :count], discounts[steps - count :]
-            grad_sum = None
-            for s in reversed(range(options.inner_steps)):
-                read = t * options.inner_steps + s
-                result = output[:, t] if s == options.inner_steps - 1 else queries[read + 1]
-                grad = _relu_backward(grad_h, result, 0)
-                if options.layer_norm:
-                    grad_normed[read] = grad
-                    bracket, mean, deviation = norms[3 * read : 3 * read + 3]
-                    grad, _, _ = _layer_norm_backward(
-                        grad, bracket, [width], mean, deviation, norm_weight, norm_bias, [True, False, False]
-                    )
-                grad_brackets[read] = grad
-                grad_sum = grad if grad_sum is None else grad_sum + grad
-                grad_h = initial.read_transposed(grad, options.decay**count)
-                if count:
-                    score = scores[read - (reads - scored)]
-                    grad_score = torch.bmm(grad[:, None], seen.mT) * discount
-                    grad_h = torch.baddbmm(grad_h[:, None], grad_score, seen)[:, 0]
-                    grad_seen.addcmul_(score.mT, grad[:, None])
-                    grad_seen.addcmul_(grad_score.mT, queries[read][:, None])
-            if options.timing == "wenke2019":
-                grad_h = grad_h + grad_written[:, t]
-            grad_z[t] = _relu_backward(grad_h, queries[t * options.inner_steps], 0) + grad_sum
-            grad_h = grad_z[t] @ weight_hh
 
-        grad_inputs = torch.stack(grad_z, dim=1)
-        previous = torch.cat([h0[:, None], output[:, :-1]], dim=1)
-        grad_weight = grad_inputs.reshape(-1, width).t() @ previous.reshape(-1, width)
-        grad_norm: tuple[Tensor | None, ...] = (None, None)
-        if norm_weight is not None or norm_bias is not None:
-            grad_norm = _layer_norm_backward(
-                torch.stack(grad_normed), torch.stack(norms[::3]), [width],
-                torch.stack(norms[1::3]), torch.stack(norms[2::3]), norm_weight, norm_bias,
-                [False, norm_weight is not None, norm_bias is not None],
-            )[1:]  # fmt: skip
-        grad_initial: tuple[Tensor | None, ...] = (None, None, None)
-        if initial.present:
-            counts = [_writes_before_read(t, options) for t in range(steps) for _ in range(options.inner_steps)]
-            scales = output.new_tensor([options.decay**count for count in counts])[:, None]
-            grad_initial = initial.backward(torch.stack(queries, 1), torch.stack(grad_brackets, 1) * scales)
-        return grad_inputs, grad_weight, grad_h, *grad_initial, *grad_norm, None
+def _backward(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None) -> tuple[Tensor | None, ...]:
+    options = ctx.options
+    _, weight_hh, h0, dense, left, right, norm_weight, norm_bias, beyond, output, written, *saved = ctx.saved_tensors
+    reads, scored = ctx.counts
+    queries, scores, norms = saved[:reads], saved[reads : reads + scored], saved[reads + scored :]
+    steps, width = output.shape[1:]
+    initial = _InitialFastWeights(dense, left, right)
+    discounts = _discounts(steps, output, options)
+
+    # Gradients of what was written gather here as reads are undone; under ba2016 the outputs are what was written.
+    from_outside = grad_output if options.timing == "ba2016" else grad_written
+    grad_written = torch.zeros_like(written) if from_outside is None else from_outside.clone()
+    grad_normed: list[Any] = [None] * reads
+    grad_brackets: list[Any] = [None] * reads
+    grad_z: list[Any] = [None] * steps
+    grad_h = torch.zeros_like(h0)
+    for t in reversed(range(steps)):
+        if options.timing == "ba2016":
+            grad_h = grad_h + grad_written[:, t]
+        elif grad_output is not None:
+            grad_h = grad_h + grad_output[:, t]
+        grad_h = _held(grad_h, beyond, t)
+        count = _writes_before_read(t, options)
+        seen, grad_seen, discount = written[:, :count], grad_written[:, :count], discounts[steps - count :]
+        grad_sum = None
+        for s in reversed(range(options.inner_steps)):
+            read = t * options.inner_steps + s
+            result = output[:, t] if s == options.inner_steps - 1 else queries[read + 1]
+            grad = _relu_backward(grad_h, result, 0)
+            if options.layer_norm:
+                grad_normed[read] = grad
+                bracket, mean, deviation = norms[3 * read : 3 * read + 3]
+                grad, _, _ = _layer_norm_backward(
+                    grad, bracket, [width], mean, deviation, norm_weight, norm_bias, [True, False, False]
+                )
+            grad_brackets[read] = grad
+            grad_sum = grad if grad_sum is None else grad_sum + grad
+            grad_h = initial.read_transposed(grad, options.decay**count)
+            if count:
+                score = scores[read - (reads - scored)]
+                grad_score = torch.bmm(grad[:, None], seen.mT) * discount
+                grad_h = torch.baddbmm(grad_h[:, None], grad_score, seen)[:, 0]
+                grad_seen.addcmul_(score.mT, grad[:, None])
+                grad_seen.addcmul_(grad_score.mT, queries[read][:, None])
+        if options.timing == "wenke2019":
+            grad_h = grad_h + grad_written[:, t]
+        grad_z[t] = _relu_backward(grad_h, queries[t * options.inner_steps], 0) + grad_sum
+        grad_h = grad_z[t] @ weight_hh
+
+    grad_inputs = torch.stack(grad_z, dim=1)
+    previous = torch.cat([h0[:, None], output[:, :-1]], dim=1)
+    grad_weight = grad_inputs.reshape(-1, width).t() @ previous.reshape(-1, width)
+    grad_norm: tuple[Tensor | None, ...] = (None, None)
+    if norm_weight is not None or norm_bias is not None:
+        grad_norm = _layer_norm_backward(
+            torch.stack(grad_normed), torch.stack(norms[::3]), [width],
+            torch.stack(norms[1::3]), torch.stack(norms[2::3]), norm_weight, norm_bias,
+            [False, norm_weight is not None, norm_bias is not None],
+        )[1:]  # fmt: skip
+    grad_initial: tuple[Tensor | None, ...] = (None, None, None)
+    if initial.present:
+        counts = [_writes_before_read(t, options) for t in range(steps) for _ in range(options.inner_steps)]
+        scales = output.new_tensor([options.decay**count for count in counts])[:, None]
+        grad_initial = initial.backward(torch.stack(queries, 1), torch.stack(grad_brackets, 1) * scales)
+    return grad_inputs, grad_weight, grad_h, *grad_initial, *grad_norm
 
 
 class _InitialFastWeights:
-    """A(0) as given: one matrix for all (H, H), one a sample (B, H, H), low rank (B, r, H) twice, or absent."""
+    """A(0) as given: one matrix a sample (B, H, H), low rank (B, r, H) twice, or absent."""
 
     def __init__(self, dense: Tensor | None, left: Tensor | None, right: Tensor | None):
         self.dense, self.left, self.right = dense, left, right
         self.present = dense is not None or left is not None
+        # One matrix tiled over the batch without copies (a free or constant state) is read as one.
+        tiled = dense is not None and dense.stride(0) == 0
+        self.matrix = dense[0] if dense is not None and tiled else None
 
     def add_read(self, bracket: Tensor, query: Tensor, scale: float) -> Tensor:
         """bracket + scale * A(0) query."""
         if self.left is not None and self.right is not None:
             scores = torch.bmm(query[:, None], self.right.mT)
             return torch.baddbmm(bracket[:, None], scores, self.left, alpha=scale)[:, 0]
-        if self.dense is None:
-            return bracket
-        if self.dense.ndim == 2:
-            return torch.addmm(bracket, query, self.dense.t(), alpha=scale)
-        return torch.baddbmm(bracket[:, None], query[:, None], self.dense.mT, alpha=scale)[:, 0]
+        if self.matrix is not None:
+            return torch.addmm(bracket, query, self.matrix.t(), alpha=scale)
+        if self.dense is not None:
+            return torch.baddbmm(bracket[:, None], query[:, None], self.dense.mT, alpha=scale)[:, 0]
+        return bracket
 
     def read_transposed(self, grad: Tensor, scale: float) -> Tensor:
         """scale * A(0)^T grad."""
         if self.left is not None and self.right is not None:
             return torch.bmm(torch.bmm(grad[:, None], self.left.mT), self.right)[:, 0] * scale
-        if self.dense is None:
-            return torch.zeros_like(grad)
-        if self.dense.ndim == 2:
-            return (grad @ self.dense) * scale
-        return torch.bmm(grad[:, None], self.dense)[:, 0] * scale
+        if self.matrix is not None:
+            return (grad @ self.matrix) * scale
+        if self.dense is not None:
+            return torch.bmm(grad[:, None], self.dense)[:, 0] * scale
+        return torch.zeros_like(grad)
 
     def backward(self, queries: Tensor, grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of A(0), left and right from all N reads at once; queries and scaled grads are (B, N, H)."""
@@ -212,9 +226,12 @@ class _InitialFastWeights:
             grad_left = torch.bmm(torch.bmm(self.right, queries.mT), grads)
             grad_right = torch.bmm(torch.bmm(self.left, grads.mT), queries)
             return None, grad_left, grad_right
-        if self.dense is not None and self.dense.ndim == 2:
-            return grads.flatten(0, 1).t() @ queries.flatten(0, 1), None, None
         return torch.bmm(grads.mT, queries), None, None
+
+
+def _held(h: Tensor, beyond: Tensor | None, t: int) -> Tensor:
+    """h, zero in the rows whose sequence has ended before step t: what stands there must not matter or overflow."""
+    return h if beyond is None else h.masked_fill(beyond[:, t, None], 0)
 
 
 def _writes_before_read(t: int, options: FastWeightsOptions) -> int:

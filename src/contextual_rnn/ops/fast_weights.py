@@ -52,20 +52,18 @@ def fast_weights(
     """
     options = FastWeightsOptions(inner_steps, decay, rate, layer_norm, timing, eps, return_fast_weights)
     check_options(options)
-    _check_tensors(inputs, weight_hh, h0, a0, norm_weight, norm_bias)
+    _check_tensors(inputs, weight_hh, h0, a0, norm_weight, norm_bias, layer_norm)
     batch, steps, width = inputs.shape
     if lengths is not None:
         check_lengths(lengths, batch, steps)
         lengths = lengths.to(inputs.device)
+        beyond = torch.arange(steps, device=inputs.device) >= lengths[:, None]
+        inputs = inputs.masked_fill(beyond[:, :, None], 0)  # padding may be anything, NaN included
     if backend == "auto":
         backend = "attention" if steps < 2 * width else "reference"
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
-    output, final = BACKENDS[backend](inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options)
-    if lengths is not None:
-        beyond = torch.arange(steps, device=inputs.device) >= lengths[:, None]
-        output = output.masked_fill(beyond[:, :, None], 0)
-    return output, final
+    return BACKENDS[backend](inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options)
 
 
 def check_options(options: FastWeightsOptions) -> None:
@@ -74,6 +72,10 @@ def check_options(options: FastWeightsOptions) -> None:
         raise TypeError(f"inner_steps: expected an int of at least 1, got {options.inner_steps!r}")
     if options.inner_steps < 1:
         raise ValueError(f"inner_steps: expected an int of at least 1, got {options.inner_steps}")
+    for name in ("decay", "rate", "eps"):
+        value = getattr(options, name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name}: expected a number, got {value!r}")
     if options.timing not in TIMINGS:
         raise ValueError(f"timing: expected one of {', '.join(TIMINGS)}, got {options.timing!r}")
     if not 0 <= options.decay <= 1:
@@ -91,6 +93,7 @@ def _check_tensors(
     a0: Tensor | LowRank | None,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
+    layer_norm: bool,
 ) -> None:
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         came = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
@@ -98,6 +101,10 @@ def _check_tensors(
     if inputs.ndim != 3 or 0 in inputs.shape:
         raise ValueError(f"inputs: expected shape (batch, time, hidden), none of them 0, got {tuple(inputs.shape)}")
     batch, _, width = inputs.shape
+    if not layer_norm:
+        for name, tensor in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
+            if tensor is not None:
+                raise ValueError(f"{name}: expected None without layer norm, got {type(tensor).__name__}")
     expected: dict[str, tuple[object, tuple[int, ...]]] = {
         "weight_hh": (weight_hh, (width, width)),
         "h0": (h0, (batch, width)),

@@ -45,6 +45,9 @@ def reference(
             h = torch.relu(bracket)
         if options.timing == "ba2016":
             written = write(a, h)
-        a = written if lengths is None else torch.where((t < lengths)[:, None, None], written, a)
+        if lengths is not None:
+            written = torch.where((t < lengths)[:, None, None], written, a)
+            h = torch.where((t < lengths)[:, None], h, 0.0)
+        a = written
         outputs.append(h)
     return torch.stack(outputs, dim=1), a if options.return_fast_weights else None

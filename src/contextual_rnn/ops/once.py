@@ -1,0 +1,34 @@
+"""Hand-written derivatives have no derivative of their own, and must say so rather than miss terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def differentiable_once(
+    grads: tuple[Tensor | None, ...], inputs: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of `inputs` that raise RuntimeError where they are differentiated again.
+
+    torch's own `once_differentiable` does so only where the incoming gradient needs one; with that of a plain sum the
+    second derivative would silently be without its terms.
+    """
+    if not torch.is_grad_enabled():
+        return grads
+    anchors = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+    return tuple(None if grad is None else _Once.apply(grad, *anchors) for grad in grads)
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, *anchors: Tensor) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "this backend of fast_weights can be differentiated once, not twice; pass backend='reference' for that"
+        )

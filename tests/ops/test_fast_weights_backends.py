@@ -1,0 +1,125 @@
+"""What every backend owes besides the right numbers: any memory layout, no leaks between samples, the right choice."""
+
+import pytest
+import torch
+
+from contextual_rnn.ops import BACKENDS, fast_weights
+
+
+def scattered(leaf: torch.Tensor) -> torch.Tensor:
+    """The same numbers with axes reversed in memory and NaN between them, for whoever reads past its own."""
+    storage = leaf.new_full((*reversed(leaf.shape), 2), torch.nan)
+    view = storage[..., 0].permute(*reversed(range(leaf.ndim)))
+    with torch.no_grad():
+        return view.copy_(leaf).detach().requires_grad_()
+
+
+@pytest.mark.parametrize("norm", ["none", "affine"])
+def test_any_memory_layout(make_problem, assert_all_close, backend, timing, a0, norm):
+    problem = make_problem(timing=timing, a0=a0, norm=norm)
+    leaves = {name: scattered(leaf) for name, leaf in problem.leaves().items()}
+    assert not any(leaf.is_contiguous() for leaf in leaves.values())
+    # Products of strided matrices may be summed in another order: rounding alone.
+    assert_all_close(problem.evaluate(backend, leaves), problem.evaluate(backend), 1e-12)
+
+
+def test_not_a_number_stays_in_its_sample(make_problem, assert_all_close, backend, timing, a0):
+    """Rows of the others are as without it, gradients included; in its own it is seen from its step on."""
+    problem = make_problem(timing=timing, a0=a0)
+    leaves = problem.leaves()
+    with torch.no_grad():
+        leaves["inputs"][1, 3, 0] = torch.nan
+    poisoned, healthy = problem.evaluate(backend, leaves), problem.evaluate(backend)
+    assert_all_close({"before": poisoned["output"][1, :3]}, {"before": healthy["output"][1, :3]}, 1e-12)
+    assert poisoned["output"][1, 4:].isnan().all()
+    assert poisoned["final"][1].isnan().all()
+    per_sample = {name for name, value in healthy.items() if value.ndim > 1 and len(value) == problem.batch}
+    assert {"output", "final", "gradient of inputs", "gradient of h0"} <= per_sample
+    rows = [{name: values[name][[0, 2]] for name in per_sample} for values in (poisoned, healthy)]
+    assert_all_close(*rows, 1e-12)
+
+
+def test_padding_may_be_anything(make_problem, assert_all_close, backend, timing, a0):
+    """Values and gradients are those of padding with zeros, the weights' gradients included."""
+    problem = make_problem(timing=timing, a0=a0, with_lengths=True, seed=1)
+    beyond = torch.arange(problem.steps) >= problem.lengths[:, None]
+    assert beyond.any()
+    padded = []
+    for padding in (0.0, torch.nan):
+        leaves = problem.leaves()
+        with torch.no_grad():
+            leaves["inputs"][beyond] = padding
+        padded.append(problem.evaluate(backend, leaves))
+    assert_all_close(padded[1], padded[0], 1e-12)
+
+
+def test_nothing_explodes_beyond_the_end_of_a_sequence(make_problem, backend, timing):
+    """Sample 0 would overflow soon after its end, sample 1 is all zeros: both are as if each had been alone."""
+    inputs, weight = torch.zeros(2, 30, 2, dtype=torch.float64), 3 * torch.eye(2, dtype=torch.float64)
+    h0 = torch.tensor([[1.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
+    results = []
+    for batch, length in ((2, 30), (1, 2)):
+        leaves = [tensor.clone().requires_grad_() for tensor in (inputs[:batch, :length], weight, h0[:batch])]
+        output, final = fast_weights(
+            *leaves, layer_norm=False, rate=0.1, timing=timing, lengths=torch.tensor([2, 30][:batch]),
+            return_fast_weights=True, backend=backend,
+        )  # fmt: skip
+        grads = torch.autograd.grad(output.sum() + final.sum(), leaves)
+        results.append((output[:1, :2], final[:1], grads[0][:1, :2], grads[1], grads[2][:1]))
+    for together, alone in zip(*results, strict=True):
+        torch.testing.assert_close(together, alone)
+
+
+def test_lengths_may_be_of_any_integer_type(make_problem, backend):
+    problem = make_problem(with_lengths=True, seed=1)
+    expected = problem.run(problem.leaves(), backend)
+    actual = problem.run(problem.leaves(), backend, lengths=problem.lengths.to(torch.int32))
+    assert all(map(torch.equal, actual, expected))
+
+
+def test_outputs_beyond_the_end_are_zero(make_problem, backend, timing):
+    problem = make_problem(timing=timing, with_lengths=True, seed=1)
+    output, _ = problem.run(problem.leaves(), backend)
+    beyond = torch.arange(problem.steps) >= problem.lengths[:, None]
+    assert beyond.any()
+    assert (output[beyond] == 0).all()
+    assert (output[~beyond] != 0).any(-1).all()
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The names of the backends called, in order."""
+    names = []
+
+    def recorder(name, function):
+        return lambda *arguments: names.append(name) or function(*arguments)
+
+    for name, function in list(BACKENDS.items()):
+        monkeypatch.setitem(BACKENDS, name, recorder(name, function))
+    return names
+
+
+@pytest.mark.parametrize(
+    ("steps", "chosen"), [(1, "attention"), (9, "attention"), (10, "reference"), (30, "reference")]
+)
+def test_auto_reads_what_is_cheaper(make_problem, calls, steps, chosen):
+    """Sums over what was written cost about 4 t H a step, a stored A 4 H^2 and more: equal at T = 2 H."""
+    problem = make_problem(steps=steps, width=5)
+    fast_weights(*(problem.leaves()[name] for name in ("inputs", "weight_hh", "h0")))
+    assert calls == [chosen]
+
+
+def test_a_named_backend_is_the_one_that_runs(make_problem, calls, backend):
+    for steps in (1, 30):
+        make_problem(steps=steps).evaluate(backend)
+    assert calls == [backend, backend]
+
+
+def test_defaults_are_those_of_the_paper(make_problem):
+    """decay 0.95, rate 0.5, one inner step, layer norm on, eps as torch's, A(0) zero, Ba et al.'s timing."""
+    problem = make_problem(inner_steps=1, decay=0.95, rate=0.5, eps=1e-5, norm="plain", a0="zero", timing="ba2016")
+    leaves = problem.leaves()
+    output, final = fast_weights(*leaves.values())
+    expected, _ = problem.run(leaves, "reference")
+    torch.testing.assert_close(output, expected)
+    assert final is None

@@ -1,0 +1,157 @@
+"""FastWeightsRNN, FastWeightsCell and fast_weights_spec refuse bad arguments, naming them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+
+from contextual_rnn import FastWeightsCell, FastWeightsRNN, LowRank, fast_weights_spec
+
+B, T, I, H, R = 2, 4, 3, 5, 2  # noqa: E741
+NETWORKS = {"rnn": FastWeightsRNN(I, H, batch_first=True), "cell": FastWeightsCell(I, H)}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    return NETWORKS[request.param]
+
+
+@pytest.fixture(params=[True, False], ids=["batched", "unbatched"])
+def batched(request):
+    return request.param
+
+
+@pytest.fixture
+def x(network, batched):
+    x = torch.zeros(B, T, I) if isinstance(network, FastWeightsRNN) else torch.zeros(B, I)
+    return x if batched else x[0]
+
+
+@pytest.mark.parametrize("kind", [FastWeightsRNN, FastWeightsCell])
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        *((name, value, ValueError) for name in ("input_size", "hidden_size") for value in (0, -1)),
+        *((name, value, TypeError) for name in ("input_size", "hidden_size") for value in (1.5, True, "3", None)),
+        ("inner_steps", 0, ValueError),
+        ("inner_steps", 1.0, TypeError),
+        ("decay", 1.5, ValueError),
+        ("rate", -1.0, ValueError),
+        ("eps", 0.0, ValueError),
+        ("timing", "2016", ValueError),
+        ("backend", "fast", ValueError),
+        ("layers", 2, TypeError),
+    ],
+)
+def test_construction(kind, name, value, error):
+    with pytest.raises(error, match=name):
+        kind(**{"input_size": I, "hidden_size": H} | {name: value})
+
+
+@pytest.mark.parametrize("shape", [(I,), (1, B, T, I), ()])
+def test_axes_of_a_sequence(shape):
+    with pytest.raises(ValueError, match=r"^input: expected 3 axes, or 2 for one example, got \("):
+        NETWORKS["rnn"](torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(B, T, I), ()])
+def test_axes_of_a_step(shape):
+    with pytest.raises(ValueError, match=r"^input: expected 2 axes, or 1 for one example, got \("):
+        NETWORKS["cell"](torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.tolist(),
+        lambda x: None,
+        lambda x: x[..., 1:],
+        lambda x: x.double(),
+        lambda x: x.long(),
+        lambda x: x.to("meta"),
+        lambda x: x[:0],
+    ],
+    ids=["list", "none", "width", "double", "integers", "meta", "empty"],
+)
+def test_input(network, x, change):
+    with pytest.raises((TypeError, ValueError), match=r"^inputs?: expected .*got"):
+        network(change(x))
+
+
+def test_packed_input_of_another_width():
+    with pytest.raises(ValueError, match=f"^input: expected width {I}, got {I + 1}"):
+        NETWORKS["rnn"](pack_sequence([torch.zeros(T, I + 1)]))
+
+
+def zeros(batched, *shape):
+    return torch.zeros(B, *shape) if batched else torch.zeros(shape)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda batched: "zero", "hx"),
+        (lambda batched: 0.0, "hx"),
+        (lambda batched: {"h": zeros(batched, H)}, "hx"),
+        (lambda batched: (), "hx"),
+        (lambda batched: (zeros(batched, H),), "hx"),
+        (lambda batched: (zeros(batched, H),) * 3, "hx"),
+        (lambda batched: zeros(batched, H + 1), "h0"),
+        (lambda batched: zeros(batched, 1, H), "h0"),
+        (lambda batched: zeros(batched, H).double(), "h0"),
+        (lambda batched: zeros(batched, H).to("meta"), "h0"),
+        (lambda batched: (0.0, None), "h0|hx"),
+        (lambda batched: (zeros(batched, H), 0.0), "a0|hx"),
+        (lambda batched: (zeros(batched, H), zeros(batched, H)), "a0"),
+        (lambda batched: (zeros(batched, H), zeros(batched, H, H + 1)), "a0"),
+        (lambda batched: (zeros(batched, H), zeros(batched, H, H).double()), "a0"),
+        (lambda batched: (zeros(batched, H), LowRank(zeros(batched, R, H), zeros(batched, R + 1, H))), "a0.right"),
+        (lambda batched: (zeros(batched, H), LowRank(zeros(batched, R, H + 1), zeros(batched, R, H))), "a0.left"),
+        (lambda batched: (zeros(batched, H), LowRank(zeros(batched, R, H), 0.0)), "a0.right|hx"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_state(network, x, batched, make, name):
+    with pytest.raises((TypeError, ValueError), match=rf"^({name})\b.*: expected .*got"):
+        network(x, make(batched))
+
+
+def test_state_of_another_batch_size():
+    for hx, name in [(torch.zeros(1, H), "h0"), ((torch.zeros(B, H), torch.zeros(1, H, H)), "a0")]:
+        with pytest.raises(ValueError, match=rf"^{name}: expected shape \({B}, .*, got \(1, "):
+            NETWORKS["rnn"](torch.zeros(B, T, I), hx)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "lengths", "error"),
+    [
+        (torch.zeros(B, T, I), [1, 2], TypeError),
+        (torch.zeros(B, T, I), torch.ones(B), TypeError),
+        (torch.zeros(B, T, I), torch.ones(B + 1, dtype=torch.int64), ValueError),
+        (torch.zeros(B, T, I), torch.tensor([0, 1]), ValueError),
+        (torch.zeros(B, T, I), torch.tensor([1, T + 1]), ValueError),
+        (torch.zeros(T, I), torch.tensor([1]), ValueError),
+        (pack_sequence([torch.zeros(T, I)]), torch.tensor([T]), ValueError),
+    ],
+    ids=["list", "floats", "too many", "zero", "too long", "unbatched", "packed"],
+)
+def test_lengths(inputs, lengths, error):
+    with pytest.raises(error, match=r"^lengths: expected"):
+        NETWORKS["rnn"](inputs, lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "name"),
+    [
+        ((nn.RNN(I, H),), TypeError, "network"),
+        ((None,), TypeError, "network"),
+        ((NETWORKS["rnn"], "full"), ValueError, "a0"),
+        ((NETWORKS["rnn"], None), ValueError, "a0"),
+        ((NETWORKS["rnn"], "low_rank", 0), ValueError, "rank"),
+        ((NETWORKS["rnn"], "low_rank", 2.0), TypeError, "rank"),
+        ((NETWORKS["cell"], "low_rank", None), TypeError, "rank"),
+    ],
+)
+def test_spec(arguments, error, name):
+    with pytest.raises(error, match=f"^{name}: expected .*got"):
+        fast_weights_spec(*arguments)
