@@ -44,7 +44,8 @@ def fast_weights(
     length, and A after each sequence's last step, (B, H, H), or None where it is not asked for.
 
     `backend` is "reference" (A stored; differentiable any number of times), "attention" (A never stored;
-    differentiable once) or "auto": attention while T < 2 H, where its sums cost less than a stored A.
+    differentiable once) or "auto": attention while T < 2 H, where its sums cost less than a stored A, and
+    reference beyond and under torch.compile.
 
     Raises TypeError or ValueError for arguments of another type, shape, dtype, device or range.
     Deviations: Ba et al. give no bias in the bracket; the contextual-RNN authors multiply from the other side, h A,
@@ -60,7 +61,9 @@ def fast_weights(
         beyond = torch.arange(steps, device=inputs.device) >= lengths[:, None]
         inputs = inputs.masked_fill(beyond[:, :, None], 0)  # padding may be anything, NaN included
     if backend == "auto":
-        backend = "attention" if steps < 2 * width else "reference"
+        # torch.compile cannot trace the hand-written derivative of attention.
+        sums = steps < 2 * width and not torch.compiler.is_compiling()
+        backend = "attention" if sums else "reference"
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
     return BACKENDS[backend](inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options)
