@@ -4,7 +4,7 @@ PYTHON ?= python3
 PRESET ?= quick
 BIN := .venv/bin
 INSTALLED := .venv/installed
-KERNEL := CMakeLists.txt $(wildcard src/contextual_rnn/ops/csrc/*)
+KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/*)
 
 install: $(INSTALLED)
 

@@ -153,14 +153,14 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status, 1 with one line on standard error where a command is refused."""
-    command = tyro.cli(
-        Command,  # pyright: ignore[reportArgumentType]
-        prog="contextual-rnn",
-        description="Recurrent networks that start from something better than zeros: train, reproduce, generate.",
-        args=arguments,
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-    )
     try:
+        command = tyro.cli(
+            Command,  # pyright: ignore[reportArgumentType]
+            prog="contextual-rnn",
+            description="Recurrent networks that start from something better than zeros: train, reproduce, generate.",
+            args=arguments,
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+        )
         command.run()
     except (ValueError, TypeError, NonFiniteLossError, RuntimeError, OSError) as error:
         print(f"contextual-rnn: {error}", file=sys.stderr)
