@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from contextual_rnn import ops
+from contextual_rnn.ops import cpu
 
 PACKAGES = ("contextual-rnn", "torch", "numpy", "matplotlib", "safetensors", "tyro", "tensorboard")
 
@@ -21,7 +22,8 @@ def information() -> dict[str, str]:
         f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     )
     found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return found | {f"fast weights: {name}": "available" for name in ops.BACKENDS}
+    backends = dict.fromkeys(ops.BACKENDS, "available") | {"cpu": cpu.availability()}
+    return found | {f"fast weights: {name}": text for name, text in backends.items()}
 
 
 def _version(name: str) -> str:

@@ -46,7 +46,7 @@ def attention(
     )
     if not options.return_fast_weights:
         return output, None
-    return output, _final_fast_weights(output if written is None else written, a0, lengths, options)
+    return output, final_fast_weights(output if written is None else written, a0, lengths, options)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -244,9 +244,10 @@ def _discounts(steps: int, like: Tensor, options: FastWeightsOptions) -> Tensor:
     return options.rate * options.decay**ages
 
 
-def _final_fast_weights(
+def final_fast_weights(
     written: Tensor, a0: Tensor | LowRank | None, lengths: Tensor | None, options: FastWeightsOptions
 ) -> Tensor:
+    """A after each sequence's last step from what was written, (B, H, H)."""
     batch, steps, _ = written.shape
     if lengths is None:
         lengths = torch.full((batch,), steps, device=written.device)
