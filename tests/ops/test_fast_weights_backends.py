@@ -1,5 +1,7 @@
 """What every backend owes besides the right numbers: any memory layout, no leaks between samples, the right choice."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -100,13 +102,35 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("steps", "chosen"), [(1, "attention"), (9, "attention"), (10, "reference"), (30, "reference")]
+    ("built", "steps", "chosen"),
+    [
+        (True, 1, "cpu"),
+        (True, 79, "cpu"),
+        (True, 80, "reference"),
+        (False, 1, "attention"),
+        (False, 39, "attention"),
+        (False, 40, "reference"),
+    ],
 )
-def test_auto_reads_what_is_cheaper(make_problem, calls, steps, chosen):
-    """Sums over what was written cost about 4 t H a step, a stored A 4 H^2 and more: equal at T = 2 H."""
+def test_auto_reads_what_is_cheaper(make_problem, calls, monkeypatch, built, steps, chosen):
+    """Sums over what was written grow with T^2: up to 16 H steps natively, 8 H in PyTorch, here of 5 units."""
+    monkeypatch.setattr(importlib.import_module("contextual_rnn.ops.fast_weights"), "supports", lambda _: built)
     problem = make_problem(steps=steps, width=5)
     fast_weights(*(problem.leaves()[name] for name in ("inputs", "weight_hh", "h0")))
     assert calls == [chosen]
+
+
+def test_the_environment_names_the_backend(make_problem, calls, monkeypatch, backend):
+    monkeypatch.setenv("CONTEXTUAL_RNN_BACKEND", backend)
+    problem = make_problem(steps=3, width=5)
+    tensors = [problem.leaves()[name] for name in ("inputs", "weight_hh", "h0")]
+    fast_weights(*tensors)
+    assert calls == [backend]
+    fast_weights(*tensors, backend="reference")
+    assert calls == [backend, "reference"], "an argument wins over the environment"
+    monkeypatch.setenv("CONTEXTUAL_RNN_BACKEND", "warp")
+    with pytest.raises(ValueError, match="CONTEXTUAL_RNN_BACKEND: expected one of auto, reference"):
+        fast_weights(*tensors)
 
 
 def test_a_named_backend_is_the_one_that_runs(make_problem, calls, backend):
