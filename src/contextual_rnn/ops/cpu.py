@@ -203,11 +203,16 @@ def _run(
         batch, steps, width, options.inner_steps, 0 if left is None else left.shape[1],
         options.timing == "wenke2019", options.layer_norm, stride, keep, options.decay, options.rate, options.eps,
     )  # fmt: skip
+    _point(problem, tensors)
     sizes = ctypes.c_int64(), ctypes.c_int64()
     getattr(library, f"fast_weights_sizes_{suffix}")(ctypes.byref(problem), *map(ctypes.byref, sizes))
     saved = torch.empty(sizes[0].value, dtype=torch.uint8) if saved is None else saved
     scratch = torch.empty(sizes[1].value, dtype=torch.uint8)
-    for name, tensor in (tensors | {"saved": saved, "scratch": scratch}).items():
-        setattr(problem, name, None if tensor is None else tensor.data_ptr())
+    _point(problem, {"saved": saved, "scratch": scratch})
     getattr(library, f"fast_weights_{direction}_{suffix}")(ctypes.byref(problem))
     return saved
+
+
+def _point(problem: _Problem, tensors: dict[str, Tensor | None]) -> None:
+    for name, tensor in tensors.items():
+        setattr(problem, name, None if tensor is None else tensor.data_ptr())

@@ -50,13 +50,17 @@ struct Kernel {
 
     // What a block keeps for its backward pass, in registers of L samples.
     int64_t saved_size() const {
-        return (T_ + 1) * H + T_ * S * H * (p.layer_norm ? 2 : 1) + T_ * S + T_ * S * T_ + R * H * 2 + T_ * S * R;
+        return (T_ + 1) * H + T_ * S * H * (p.layer_norm ? 2 : 1) + T_ * S + T_ * S * T_ + R * H * 2 + T_ * S * R +
+               (own_matrix() ? H * H : 0);
     }
     int64_t scratch_size() const {
-        return T_ * H + 3 * H + 2 * R * H + 2 * H + T_ * S * H + (H * H + 2 * T_ * S * H + 2 * H) / L + 4;
+        return T_ * H + 5 * H + 2 * R * H + (p.a0 ? T_ * S * H + H * H : 0) + 2 * (H * H / L + 1);
     }
 
-    vec *hs, *queries, *normed, *deviations, *scores, *left, *right, *low_scores;
+    // An A(0) of every sample's own is turned into the block's layout; one that all share is read like W.
+    bool own_matrix() const { return p.a0 && p.a0_stride; }
+
+    vec *hs, *queries, *normed, *deviations, *scores, *left, *right, *low_scores, *matrices;
 
     void place(int64_t block) {
         vec* at = static_cast<vec*>(p.saved) + (p.keep ? block * saved_size() : 0);
@@ -69,6 +73,7 @@ struct Kernel {
         left = take(R * H);
         right = take(R * H);
         low_scores = take(T_ * S * R);
+        matrices = take(own_matrix() ? H * H : 0);
     }
 
     vec* query(int64_t t, int64_t s) const { return queries + (t * S + s) * H; }
@@ -76,18 +81,21 @@ struct Kernel {
     vec* result(int64_t t, int64_t s) const { return s == S - 1 ? hs + (t + 1) * H : query(t, s + 1); }
     int64_t writes(int64_t t) const { return early ? t + 1 : t; }
 
-    // Rows of `width` elements, one a sample and `stride` apart, to and from the block's layout.
+    // Rows of `width` elements, one a sample and `stride` apart, to and from the block's layout; in tiles of columns,
+    // which stay in the first-level cache while every sample passes over them.
+    static constexpr int64_t tile = 16;
     static void load(vec* to, const T* from, int64_t samples, int64_t stride, int64_t width) {
-        for (int64_t j = 0; j < width; ++j) {
-            vec value = {};
-            for (int64_t l = 0; l < samples; ++l) value[l] = from[l * stride + j];
-            to[j] = value;
-        }
+        T* values = reinterpret_cast<T*>(to);
+        if (samples < L) std::memset(values, 0, width * sizeof(vec));
+        for (int64_t j = 0; j < width; j += tile)
+            for (int64_t l = 0; l < samples; ++l)
+                for (int64_t k = j; k < width && k < j + tile; ++k) values[k * L + l] = from[l * stride + k];
     }
     static void store(T* to, const vec* from, int64_t samples, int64_t stride, int64_t width) {
         const T* values = reinterpret_cast<const T*>(from);
-        for (int64_t l = 0; l < samples; ++l)
-            for (int64_t j = 0; j < width; ++j) to[l * stride + j] = values[j * L + l];
+        for (int64_t j = 0; j < width; j += tile)
+            for (int64_t l = 0; l < samples; ++l)
+                for (int64_t k = j; k < width && k < j + tile; ++k) to[l * stride + k] = values[k * L + l];
     }
 
     static vec relu(vec x) { return x < 0 ? vec{} : x; }
@@ -99,23 +107,48 @@ struct Kernel {
         for (int64_t j = 0; j < H; ++j) h[j] = now < lengths ? h[j] : vec{};
     }
 
-    // to += matrix from, the matrix row-major and the same for all samples.
-    void multiply_add(vec* to, const T* matrix, const vec* from) const {
-        constexpr int64_t rows = 8;
+    // to += scale matrix from, the matrix row-major and the same for all samples.
+    void multiply_add(vec* to, T scale, const T* matrix, const vec* from) const {
         int64_t j = 0;
-        for (; j + rows <= H; j += rows) {
-            vec sum[rows];
-            for (int64_t k = 0; k < rows; ++k) sum[k] = to[j + k];
-            const T* row = matrix + j * H;
-            for (int64_t i = 0; i < H; ++i)
-                for (int64_t k = 0; k < rows; ++k) sum[k] += row[k * H + i] * from[i];
-            for (int64_t k = 0; k < rows; ++k) to[j + k] = sum[k];
-        }
-        for (; j < H; ++j) {
-            vec sum = to[j];
-            for (int64_t i = 0; i < H; ++i) sum += matrix[j * H + i] * from[i];
-            to[j] = sum;
-        }
+        for (; j + 8 <= H; j += 8) multiply_rows<8>(to + j, scale, matrix + j * H, from);
+        for (; j < H; ++j) multiply_rows<1>(to + j, scale, matrix + j * H, from);
+    }
+
+    template <int rows>
+    void multiply_rows(vec* to, T scale, const T* matrix, const vec* from) const {
+        vec sum[rows] = {};
+        for (int64_t i = 0; i < H; ++i)
+            for (int k = 0; k < rows; ++k) sum[k] += matrix[k * H + i] * from[i];
+        for (int k = 0; k < rows; ++k) to[k] += scale * sum[k];
+    }
+
+    // The same with a matrix of every sample's own, in the block's layout, and with its transpose.
+    void multiply_own(vec* to, T scale, const vec* from) const {
+        int64_t j = 0;
+        for (; j + 4 <= H; j += 4) multiply_own_rows<4>(to + j, scale, matrices + j * H, from);
+        for (; j < H; ++j) multiply_own_rows<1>(to + j, scale, matrices + j * H, from);
+    }
+
+    template <int rows>
+    void multiply_own_rows(vec* to, T scale, const vec* matrix, const vec* from) const {
+        vec sum[rows] = {};
+        for (int64_t i = 0; i < H; ++i)
+            for (int k = 0; k < rows; ++k) sum[k] += matrix[k * H + i] * from[i];
+        for (int k = 0; k < rows; ++k) to[k] += scale * sum[k];
+    }
+
+    void multiply_own_transposed(vec* to, T scale, const vec* from) const {
+        int64_t i = 0;
+        for (; i + 8 <= H; i += 8) multiply_own_columns<8>(to + i, scale, matrices + i, from);
+        for (; i < H; ++i) multiply_own_columns<1>(to + i, scale, matrices + i, from);
+    }
+
+    template <int columns>
+    void multiply_own_columns(vec* to, T scale, const vec* matrix, const vec* from) const {
+        vec sum[columns] = {};
+        for (int64_t j = 0; j < H; ++j)
+            for (int k = 0; k < columns; ++k) sum[k] += matrix[j * H + k] * from[j];
+        for (int k = 0; k < columns; ++k) to[k] += scale * sum[k];
     }
 
     vec dot(const vec* a, const vec* b) const {
@@ -129,41 +162,6 @@ struct Kernel {
 
     void add(vec* to, vec scale, const vec* from) const {
         for (int64_t j = 0; j < H; ++j) to[j] += scale * from[j];
-    }
-
-    // One sample of a block as a row, for an A(0) that every sample has of its own.
-    void row_of(T* row, const vec* block, int64_t l) const {
-        const T* values = reinterpret_cast<const T*>(block);
-        for (int64_t j = 0; j < H; ++j) row[j] = values[j * L + l];
-    }
-
-    void add_dense_read(vec* bracket, const vec* q, T scale, int64_t first, int64_t samples, T* row) const {
-        T* values = reinterpret_cast<T*>(bracket);
-        for (int64_t l = 0; l < samples; ++l) {
-            const T* a = static_cast<const T*>(p.a0) + (first + l) * p.a0_stride;
-            row_of(row, q, l);
-            for (int64_t j = 0; j < H; ++j) {
-                T sum = 0;
-#pragma omp simd reduction(+ : sum)
-                for (int64_t i = 0; i < H; ++i) sum += a[j * H + i] * row[i];
-                values[j * L + l] += scale * sum;
-            }
-        }
-    }
-
-    void add_dense_read_transposed(vec* to, const vec* g, T scale, int64_t first, int64_t samples, T* row) const {
-        const T* grads = reinterpret_cast<const T*>(g);
-        T* values = reinterpret_cast<T*>(to);
-        for (int64_t l = 0; l < samples; ++l) {
-            const T* a = static_cast<const T*>(p.a0) + (first + l) * p.a0_stride;
-            std::memset(row, 0, H * sizeof(T));
-            for (int64_t j = 0; j < H; ++j) {
-                const T weight = scale * grads[j * L + l];
-#pragma omp simd
-                for (int64_t i = 0; i < H; ++i) row[i] += weight * a[j * H + i];
-            }
-            for (int64_t i = 0; i < H; ++i) values[i * L + l] += row[i];
-        }
     }
 
     void normalise(vec* to, const vec* bracket, vec* kept, vec* deviation) const {
@@ -196,7 +194,6 @@ struct Kernel {
         const T* inputs = static_cast<const T*>(p.inputs);
         vec* z = static_cast<vec*>(p.scratch);
         vec* bracket = z + H;
-        T* row = reinterpret_cast<T*>(bracket + H);
         for (int64_t block = 0, first, samples; block * L < B; ++block) {
             start(block, first, samples);
             load(hs, static_cast<const T*>(p.h0) + first * H, samples, H, H);
@@ -204,9 +201,11 @@ struct Kernel {
                 load(left + k * H, static_cast<const T*>(p.left) + (first * R + k) * H, samples, R * H, H);
                 load(right + k * H, static_cast<const T*>(p.right) + (first * R + k) * H, samples, R * H, H);
             }
+            const T* a0 = static_cast<const T*>(p.a0);
+            if (own_matrix()) load(matrices, a0 + first * p.a0_stride, samples, p.a0_stride, H * H);
             for (int64_t t = 0; t < T_; ++t) {
                 load(z, inputs + (first * T_ + t) * H, samples, T_ * H, H);
-                multiply_add(z, static_cast<const T*>(p.weight), hs + t * H);
+                multiply_add(z, 1, static_cast<const T*>(p.weight), hs + t * H);
                 for (int64_t j = 0; j < H; ++j) query(t, 0)[j] = relu(z[j]);
                 hold(query(t, 0), t);
                 const T scale = static_cast<T>(std::pow(p.decay, static_cast<double>(writes(t))));
@@ -222,7 +221,10 @@ struct Kernel {
                         const vec score = low_scores[(t * S + s) * R + k] = dot(right + k * H, q) * scale;
                         add(bracket, score, left + k * H);
                     }
-                    if (p.a0) add_dense_read(bracket, q, scale, first, samples, row);
+                    if (own_matrix())
+                        multiply_own(bracket, scale, q);
+                    else if (a0)
+                        multiply_add(bracket, scale, a0, q);
                     vec* to = result(t, s);
                     if (p.layer_norm)
                         normalise(to, bracket, normed + (t * S + s) * H, deviations + t * S + s);
@@ -238,16 +240,14 @@ struct Kernel {
     }
 
     void backward() {
-        const T* weight = static_cast<const T*>(p.weight);
         vec* at = static_cast<vec*>(p.scratch);
         auto take = [&at](int64_t size) { vec* from = at; at += size; return from; };
         vec *d_memory = take(T_ * H), *d_h = take(H), *d_z = take(H), *g = take(H);
         vec *d_left = take(R * H), *d_right = take(R * H), *d_gain = take(H), *d_shift = take(H);
-        vec* d_brackets = take(T_ * S * H);
-        T* transposed = reinterpret_cast<T*>(at);
-        T *rows = transposed + H * H, *row = rows + 2 * T_ * S * H;
-        for (int64_t j = 0; j < H; ++j)
-            for (int64_t i = 0; i < H; ++i) transposed[i * H + j] = weight[j * H + i];
+        vec *d_brackets = take(p.a0 ? T_ * S * H : 0), *d_matrices = take(p.a0 ? H * H : 0);
+        T *weight_t = reinterpret_cast<T*>(take(H * H / L + 1)), *a0_t = reinterpret_cast<T*>(at);
+        transpose(weight_t, static_cast<const T*>(p.weight));
+        if (p.a0 && !own_matrix()) transpose(a0_t, static_cast<const T*>(p.a0));
         std::memset(d_gain, 0, 2 * H * sizeof(vec));
 
         // Under ba2016 the outputs are what was written, so their gradients are gathered in one place.
@@ -294,7 +294,10 @@ struct Kernel {
                         add(d_right + k * H, d_score, q);
                     }
                     if (p.a0) {
-                        add_dense_read_transposed(d_h, g, scale, first, samples, row);
+                        if (own_matrix())
+                            multiply_own_transposed(d_h, scale, g);
+                        else
+                            multiply_add(d_h, scale, a0_t, g);
                         for (int64_t j = 0; j < H; ++j) d_brackets[(t * S + s) * H + j] = g[j] * scale;
                     }
                 }
@@ -302,15 +305,19 @@ struct Kernel {
                 for (int64_t j = 0; j < H; ++j) d_z[j] += relu_gradient(d_h[j], query(t, 0)[j]);
                 store(static_cast<T*>(p.grad_inputs) + (first * T_ + t) * H, d_z, samples, T_ * H, H);
                 std::memset(d_h, 0, H * sizeof(vec));
-                multiply_add(d_h, transposed, d_z);
+                multiply_add(d_h, 1, weight_t, d_z);
             }
             store(static_cast<T*>(p.grad_h0) + first * H, d_h, samples, H, H);
             for (int64_t k = 0; k < R; ++k) {
                 store(static_cast<T*>(p.grad_left) + (first * R + k) * H, d_left + k * H, samples, R * H, H);
                 store(static_cast<T*>(p.grad_right) + (first * R + k) * H, d_right + k * H, samples, R * H, H);
             }
-            if (p.a0)
-                for (int64_t l = 0; l < samples; ++l) dense_gradient(d_brackets, first, l, rows);
+            if (p.a0) {
+                int64_t j = 0;
+                for (; j + 4 <= H; j += 4) matrix_gradient<4>(d_matrices, d_brackets, j);
+                for (; j < H; ++j) matrix_gradient<1>(d_matrices, d_brackets, j);
+                store(static_cast<T*>(p.grad_a0) + first * H * H, d_matrices, samples, H * H, H * H);
+            }
         }
         sum_lanes(static_cast<T*>(p.grad_gain), d_gain);
         sum_lanes(static_cast<T*>(p.grad_shift), d_shift);
@@ -331,23 +338,27 @@ struct Kernel {
         for (int64_t j = 0; j < H; ++j) g[j] = (g[j] - mean - normed[j] * product) * deviation;
     }
 
-    // dA(0) of one sample, sum over reads of (scaled) g q^T.
-    void dense_gradient(const vec* d_brackets, int64_t first, int64_t l, T* rows) const {
-        const int64_t reads = T_ * S;
-        T *g = rows, *q = rows + reads * H, *to = static_cast<T*>(p.grad_a0) + (first + l) * H * H;
-        for (int64_t r = 0; r < reads; ++r) {
-            row_of(g + r * H, d_brackets + r * H, l);
-            row_of(q + r * H, queries + r * H, l);
-        }
-        for (int64_t j = 0; j < H; ++j) {
-            T* row = to + j * H;
-            std::memset(row, 0, H * sizeof(T));
-            for (int64_t r = 0; r < reads; ++r) {
-                const T weight = g[r * H + j];
-#pragma omp simd
-                for (int64_t i = 0; i < H; ++i) row[i] += weight * q[r * H + i];
-            }
-        }
+    // Rows of dA(0): the sum over reads of (scaled) g q^T.
+    template <int rows>
+    void matrix_gradient(vec* to, const vec* d_brackets, int64_t j) const {
+        int64_t i = 0;
+        for (; i + 4 <= H; i += 4) matrix_gradient_tile<rows, 4>(to, d_brackets, j, i);
+        for (; i < H; ++i) matrix_gradient_tile<rows, 1>(to, d_brackets, j, i);
+    }
+
+    template <int rows, int columns>
+    void matrix_gradient_tile(vec* to, const vec* d_brackets, int64_t j, int64_t i) const {
+        vec sum[rows][columns] = {};
+        for (int64_t r = 0; r < T_ * S; ++r)
+            for (int k = 0; k < rows; ++k)
+                for (int c = 0; c < columns; ++c) sum[k][c] += d_brackets[r * H + j + k] * queries[r * H + i + c];
+        for (int k = 0; k < rows; ++k)
+            for (int c = 0; c < columns; ++c) to[(j + k) * H + i + c] = sum[k][c];
+    }
+
+    void transpose(T* to, const T* from) const {
+        for (int64_t j = 0; j < H; ++j)
+            for (int64_t i = 0; i < H; ++i) to[i * H + j] = from[j * H + i];
     }
 
     void sum_lanes(T* to, const vec* from) const {
