@@ -115,13 +115,16 @@ def test_retrieval_model_is_the_papers(state, leaves):
     assert model(tokens).shape == (3, 37)
 
 
-def test_retrieval_context_is_the_first_character():
-    model = RetrievalModel(RetrievalConfig(state="context"))
-    contexts = []
-    model.rnn.initial_state.register_forward_pre_hook(lambda _, inputs: contexts.append(inputs[0]))
-    tokens = torch.randint(26, (3, 11))
-    model(tokens)
-    assert torch.equal(contexts[0], model.embedding.weight[tokens[:, 0]])
+@pytest.mark.parametrize("leaves", ["h", "h+a"])
+def test_retrieval_context_is_the_first_character(leaves):
+    torch.manual_seed(0)
+    model = RetrievalModel(RetrievalConfig(state="context", leaves=leaves)).double()
+    tokens = torch.randint(5, (12, 11))  # few characters, so that several rows share one
+    embedded = model.embedding(tokens)
+    output, _ = model.rnn(embedded, context=embedded[:, 0])
+    expected = model.readout(torch.relu(model.hidden(output[:, -1])))
+    torch.testing.assert_close(model(tokens), expected, rtol=1e-12, atol=1e-12)
+    assert model.rnn.initial_state(embedded[:, 0])[0].std(dim=0).min() > 0
 
 
 def test_authors_start():
