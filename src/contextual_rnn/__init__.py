@@ -11,8 +11,8 @@ from contextual_rnn.initial_state import ConstantState as ConstantState
 from contextual_rnn.initial_state import ContextState as ContextState
 from contextual_rnn.initial_state import FreeState as FreeState
 from contextual_rnn.initial_state import InitialState as InitialState
-from contextual_rnn.initial_state import LeafwiseState as LeafwiseState
 from contextual_rnn.initial_state import NormalState as NormalState
+from contextual_rnn.leafwise_state import LeafwiseState as LeafwiseState
 from contextual_rnn.ops import LowRank as LowRank
 from contextual_rnn.rnn import ContextualRNN as ContextualRNN
 from contextual_rnn.state_spec import StateSpec as StateSpec

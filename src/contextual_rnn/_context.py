@@ -92,18 +92,21 @@ def features_of(net: nn.Module, context: Any, width: int, batch_size: int | None
 
 
 class Heads(nn.Module):
-    """One linear layer for every leaf, from features (B, F) or (F,) to (B, *shape) or `shape`."""
+    """One linear layer for every leaf, from features (B, F) or (F,) to (B, *shape) or `shape`.
 
-    def __init__(self, spec: StateSpec, features: int, *, zero: bool, bias: float = 0.0):
+    With `constant` the layers start as that number, whatever the features; a factor that would start at zero does not.
+    """
+
+    def __init__(self, spec: StateSpec, features: int, *, constant: float | None):
         super().__init__()
         self.shapes = {leaf.name: leaf.shape for leaf in spec}
         self.layers = nn.ModuleDict()
         for leaf in spec:
             layer = nn.Linear(features, leaf.numel, dtype=spec.dtype, device=spec.device)
-            if zero:
+            if constant is not None:
                 nn.init.zeros_(layer.weight)
-                nn.init.constant_(layer.bias, bias)
-                if leaf.factor:
+                nn.init.constant_(layer.bias, constant)
+                if leaf.factor and constant == 0:
                     nn.init.normal_(layer.bias, std=leaf.shape[-1] ** -0.5)
             self.layers[leaf.name] = layer
 

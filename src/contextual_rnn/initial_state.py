@@ -1,4 +1,4 @@
-"""The initial states: constant (Eq. 2a), free (Eq. 2b), contextual (Eq. 2c), normal (Eq. 4), and one a leaf.
+"""The initial states: constant (Eq. 2a), free (Eq. 2b), contextual (Eq. 2c), normal (Eq. 4).
 
 Every state is described by its `moments`: for each leaf a mean and, where the state is random, a scale. The rest
 (drawing, tiling over the batch, the network's layout) is the same for all and stands in `InitialState`.
@@ -39,6 +39,11 @@ class InitialState(nn.Module, ABC):
         parameter = next(network.parameters(), None) if isinstance(network, nn.Module) else None
         if self.spec.dtype is None and parameter is not None:
             self.spec = self.spec.like(parameter)
+
+    @property
+    def reads_context(self) -> bool:
+        """Whether the state depends on the context."""
+        return False
 
     @abstractmethod
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
@@ -159,7 +164,11 @@ class ContextState(InitialState):
         self.net = net
         self.features = feature_count(net, features)
         self.activation = activation
-        self.heads = Heads(self.spec, self.features, zero=zero_init)
+        self.heads = Heads(self.spec, self.features, constant=0.0 if zero_init else None)
+
+    @property
+    def reads_context(self) -> bool:
+        return True
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         features = features_of(self.net, context, self.features, batch_size, batched)
@@ -210,9 +219,13 @@ class NormalState(InitialState):
         if not scale_from_context:
             self.raw_scale = nn.ParameterDict(self.spec.fill(start))
         elif isinstance(self.mean, ContextState):
-            self.scale_heads = Heads(self.spec, self.mean.features, zero=True, bias=start)
+            self.scale_heads = Heads(self.spec, self.mean.features, constant=start)
         else:
             raise ValueError(f"scale_from_context: expected a context network as net, got {type(net).__name__}")
+
+    @property
+    def reads_context(self) -> bool:
+        return self.mean.reads_context
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         if self.scale_heads is not None and isinstance(self.mean, ContextState):
@@ -258,35 +271,6 @@ class NormalState(InitialState):
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
         sums = [terms[leaf.name].sum(dim=tuple(range(-len(leaf.shape), 0))) for leaf in self.spec]
         return torch.stack(torch.broadcast_tensors(*sums)).sum(0)
-
-
-class LeafwiseState(InitialState):
-    """Another initial state for every leaf, such as h from a context and c constant.
-
-        spec = state_spec(lstm)
-        LeafwiseState(spec, h=ContextState(spec["h"], net), c=ConstantState(spec["c"]))
-
-    Raises ValueError unless there is exactly one state for each leaf, made for that leaf's spec.
-    """
-
-    def __init__(self, network: nn.Module | StateSpec, **states: InitialState):
-        super().__init__(network)
-        leaves = {leaf.name: leaf for leaf in self.spec}
-        if set(states) != set(leaves):
-            raise ValueError(f"states: expected one for each of {', '.join(leaves)}, got {', '.join(states) or 'none'}")
-        for name, state in states.items():
-            if list(state.spec) != [leaves[name]]:
-                raise ValueError(
-                    f"{name}: expected a state made for spec[{name!r}], {leaves[name]}, got one for {list(state.spec)}"
-                )
-        self.states = nn.ModuleDict(states)
-
-    def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        moments: dict[str, Moments] = {}
-        for state in self.states.values():
-            assert isinstance(state, InitialState)
-            moments |= state.moments(context, batch_size, batched)
-        return moments
 
 
 def _draw(moments: Moments, generator: torch.Generator | None) -> Tensor:

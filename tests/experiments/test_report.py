@@ -13,155 +13,254 @@ from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
 from contextual_rnn.experiments.report import write_report
 from contextual_rnn.experiments.results import config_to_dict, write_json
 
-VERSIONS = {"contextual_rnn": "0", "torch": "0", "python": "0"}
+VERSIONS = {"contextual_rnn": "0.0", "torch": "1.1", "python": "2.2"}
+HOSTILE = "<script>alert('&amp;')</script>"
 
 
 @pytest.fixture(autouse=True)
-def _no_models(monkeypatch):
-    """Figure 6 from made-up trajectories, each sample its own."""
+def asked(monkeypatch):
+    """Figure 6 from made-up trajectories, each sample its own; what the report asked for is collected."""
+    calls = []
 
     def sample_trajectories(run, *, initial, periods, num_samples, **_):
+        calls.append((run, initial, tuple(periods), num_samples))
         curves = linear_cosine_decay(torch.full((len(periods),), initial), torch.tensor(periods))
         return curves[:, None] + 0.01 * torch.arange(num_samples)[:, None]
 
     monkeypatch.setattr(module, "sample_trajectories", sample_trajectories)
+    return calls
 
 
-def make_run(folder, config, final, finished=True):
+def make_run(folder, config, final, *, epochs=3, finished=True, command=None):
     folder.mkdir(parents=True)
     write_json(folder / "config.json", config_to_dict(config))
-    lines = [{"epoch": epoch, "step": epoch, **final} for epoch in range(config.epochs + 1)]
+    lines = [{"epoch": epoch, "step": epoch, **final, "seconds": 60.0 * epoch} for epoch in range(epochs + 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if finished:
-        result = {"final": lines[-1], "seconds": 90.0, "command": "x", "versions": VERSIONS, "parameters": 1}
+        final = {name: value for name, value in lines[-1].items() if name != "seconds"}
+        command = command or f"contextual-rnn train {folder.name}"
+        result = {"final": final, "seconds": 450.0, "command": command, "versions": VERSIONS, "parameters": 12345}
         write_json(folder / "result.json", result)
 
 
-def retrieval(folder, start, state, accuracy, **options):
+def retrieval(folder, start, state, accuracy=0.5, *, epochs=3, finished=True, **options):
     config = RetrievalConfig(state=state, start=start, epochs=3, **options)
-    make_run(folder, config, {"validation_accuracy": accuracy, "validation_log_likelihood": -1.5})
+    final = {"validation_accuracy": accuracy, "validation_log_likelihood": accuracy - 2}
+    make_run(folder, config, final, epochs=epochs, finished=finished)
 
 
-def decay(folder, state, error=0.0625, finished=True, **options):
+def decay(folder, state, error=0.0625, *, finished=True, command=None, **options):
     config = DecayConfig(state=state, epochs=3, **options)
-    make_run(folder, config, {"validation_squared_error": error, "free_running_squared_error": 0.03125}, finished)
+    final = {"validation_squared_error": error, "free_running_squared_error": 0.03125}
+    make_run(folder, config, final, finished=finished, command=command)
 
 
 @pytest.fixture
 def whole(tmp_path):
     for start, accuracies in (("wenke2019", (0.7125, 0.9125, 0.9875)), ("sound", (0.9905, 0.9915, 0.9925))):
         for state, accuracy in zip(("zero", "free", "context"), accuracies, strict=True):
-            retrieval(tmp_path / start / state, start, state, accuracy)
+            retrieval(tmp_path / "retrieval" / f"{start}-{state}", start, state, accuracy)
     decay(tmp_path / "decay" / "zero", "zero")
     decay(tmp_path / "decay" / "normal", "normal")
     return tmp_path
 
 
 class Page(HTMLParser):
-    """What a page refers to, its ids, and its text."""
+    """What a page refers to, its ids, its table rows, and its text."""
 
     def __init__(self, html):
         super().__init__()
-        self.references, self.ids, self.tags, self.text = [], [], [], ""
+        self.references, self.ids, self.tags, self.rows, self.text = [], [], [], [], ""
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        if tag == "tr":
+            self.rows.append([])
         for name, value in attrs:
-            if name in ("src", "href", "xlink:href", "data", "srcset", "action"):
+            if name in ("src", "href", "xlink:href", "data", "srcset", "action", "poster"):
                 self.references.append(value)
             if name == "id":
                 self.ids.append(value)
 
     def handle_data(self, data):
         self.text += data
+        if self.lasttag in ("td", "th") and self.rows and data.strip():
+            self.rows[-1].append(data)
 
 
 def page_of(folder):
-    return Page(write_report(folder).read_text())
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    page.text = " ".join(page.text.split())
+    return page
 
 
 def test_page_opens_offline(whole):
-    html = write_report(whole).read_text()
+    html = write_report(whole).read_text(encoding="utf-8")
     page = Page(html)
+    assert page.references
     assert all(reference.startswith("#") for reference in page.references)
-    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not {"script", "link", "img", "iframe", "object", "image"} & set(page.tags)
     assert "@import" not in html
+    assert len(html.split("url(")) > 1
     assert all(part.startswith("#") for part in html.split("url(")[1:])
+    assert html.startswith("<!doctype html>")
+    assert html.lower().count("<!doctype") == 1, "one document, not figures with headers of their own"
     assert html.rstrip().endswith("</html>")
 
 
 def test_ids_are_unique_and_resolve(whole):
-    page = page_of(whole)
+    html = write_report(whole).read_text(encoding="utf-8")
+    page = Page(html)
     assert len(set(page.ids)) == len(page.ids) > 100
-    assert {reference[1:] for reference in page.references} <= set(page.ids)
+    clips = {part.split(")")[0] for part in html.split("url(")[1:]}
+    assert {reference[1:] for reference in {*page.references, *clips}} <= set(page.ids)
 
 
-def test_page_has_every_figure_number_and_command(whole):
+def test_page_has_every_figure(whole, asked):
     page = page_of(whole)
-    for figure in ("Figure 1:", "Figure 2:", "Figure 3:", "Figure 4:", "Figure 5:", "Figure 6:"):
-        assert figure in page.text
+    for number in range(1, 7):
+        assert f"Figure {number}: " in page.text
     assert page.tags.count("svg") == 7, "Figure 2 once for each start"
-    for shown in ("71.25%", "98.75%", "0.0625", "0.03125", "-1.5", "3 of 3"):
-        assert shown in page.text
-    assert page.text.count("contextual-rnn train retrieval") == 6
-    assert page.text.count("contextual-rnn train decay") == 2
+    assert page.text.index("The authors' own start") < page.text.index("A sound start")
+    ((run, *request),) = asked
+    assert run.folder == whole / "decay" / "normal"
+    assert request == [3.0, (2.0, 3.0), 10]
     assert "T = 2, x(0) = 3" in page.text
-    assert "10 samples" in page.text
-    assert page.text.index("The authors' own start,") < page.text.index("A sound start,")
-    summary = json.loads((whole / "summary.json").read_text())
-    assert len(summary) == 8
+    assert "Run normal, seed 0." in page.text
 
 
-@pytest.mark.parametrize(
-    ("authors", "sound", "sentence"),
-    [
-        ((0.71, 0.99), (0.992, 0.994), "The gap between the states is a matter of the start"),
-        ((0.71, 0.99), (0.71, 0.99), "The contextual state is ahead under both starts"),
-        ((0.99, 0.99), (0.99, 0.99), "These runs do not show the paper's gap"),
-        ((0.99, 0.71), (0.99, 0.99), "These runs do not show the paper's gap"),
-    ],
-)
-def test_the_sentence_says_what_the_runs_say(tmp_path, authors, sound, sentence):
-    for start, accuracies in (("wenke2019", authors), ("sound", sound)):
-        for state, accuracy in zip(("zero", "context"), accuracies, strict=True):
-            retrieval(tmp_path / start / state, start, state, accuracy)
-    text = page_of(tmp_path).text
-    assert sentence in text
-    assert f"under the authors' own start context {authors[1]:.1%}, zero {authors[0]:.1%}" in text
+def test_table_has_the_numbers_of_the_runs(whole):
+    rows = [row for row in page_of(whole).rows if "state" not in row]
+    assert len(rows) == 8
+    first, *_, last = rows
+    assert first == ["zero", "wenke2019", "wenke2019", "h", "-", "0", "3 of 3", "12,345", "71.25%", "-1.288", "7.5"]
+    assert last == ["normal", "-", "0", "3 of 3", "12,345", "0.0625", "0.03125", "-", "7.5"]
 
 
-def test_no_sentence_without_both_starts(tmp_path):
-    retrieval(tmp_path / "a", "sound", "zero", 0.9)
-    retrieval(tmp_path / "b", "sound", "context", 0.9)
-    assert "matter of the start" not in page_of(tmp_path).text
+def test_options_beyond_the_columns_are_named(tmp_path):
+    retrieval(tmp_path / "run", "sound", "zero", pairs=2, layer_norm=False)
+    assert "pairs 2, layer norm no" in page_of(tmp_path).rows[1]
+
+
+def test_commands_and_versions_are_those_of_the_results(whole):
+    decay(whole / "half", "context", finished=False)
+    html = write_report(whole).read_text(encoding="utf-8")
+    commands = html.split("<pre>")[1].split("</pre>")[0].split("\n")
+    recorded = {json.loads(path.read_text())["command"] for path in whole.rglob("result.json")}
+    assert recorded < set(commands)
+    assert f"contextual-rnn train decay --epochs 3 --state context --out {whole / 'half'}" in commands
+    assert "Trained with contextual_rnn 0.0, torch 1.1, python 2.2 (8 runs)." in html
+
+
+def test_summary_is_written_beside(whole):
+    write_report(whole)
+    assert len(json.loads((whole / "summary.json").read_text())) == 8
+
+
+def test_the_finding_is_printed_with_both_starts_and_only_then(whole, tmp_path_factory):
+    seen = "zero 71.2%, free 91.2%, context 98.8% after 3 epochs; under a sound start zero 99.1%"
+    assert seen in page_of(whole).text
+    one_start = tmp_path_factory.mktemp("one-start")
+    for state in ("zero", "context"):
+        retrieval(one_start / state, "sound", state)
+    page = page_of(one_start)
+    assert "start zero" not in page.text
+    assert "The authors' own start" not in page.text
 
 
 def test_runs_that_differ_otherwise_get_pictures_of_their_own(tmp_path):
     for index, options in enumerate([{}, {"timing": "ba2016"}, {"pairs": 2}, {"leaves": "h+a"}]):
-        retrieval(tmp_path / str(index), "sound", "zero", 0.9, **options)
-        retrieval(tmp_path / f"{index} again", "sound", "zero", 0.8, **options, seed=1)
+        retrieval(tmp_path / f"{index}", "sound", "zero", **options)
+        retrieval(tmp_path / f"{index} again", "sound", "zero", seed=1, **options)
     page = page_of(tmp_path)
-    assert page.text.count("Figure 2:") == 4
-    assert "2 seeds, each a thin line" in page.text
-    assert "zero (2a), median of 2 seeds" in page.text
+    assert page.text.count("Figure 2:") == page.tags.count("svg") - 3 == 4
+    assert "A sound start: leaves h, timing ba2016, pairs 4" in page.text
+    assert "pairs 2, modified no" in page.text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ({"zero": 1, "context": 1}, "One seed: no interval, read as an illustration."),
+        ({"zero": 1, "context": 3}, "Seeds: context 3; a thin line each, in bold the median of the finished ones. One "
+         "seed of zero: no interval, read as an illustration."),
+        ({"zero": 2}, "Seeds: zero 2; a thin line each, in bold the median of the finished ones. Shared"),
+    ],
+)  # fmt: skip
+def test_caption_says_how_many_seeds(tmp_path, seeds, said):
+    for state, count in seeds.items():
+        for seed in range(count):
+            retrieval(tmp_path / f"{state}{seed}", "sound", state, seed=seed)
+    assert said in page_of(tmp_path).text
 
 
 def test_what_is_missing_or_unfinished_is_said(tmp_path):
-    decay(tmp_path / "half", "normal", finished=False)
+    retrieval(tmp_path / "half", "sound", "free", epochs=2, finished=False)
+    page = page_of(tmp_path)
+    assert "There are no decay runs in this folder" in page.text
+    assert "Unfinished: free seed 0 (2 of 3)." in page.text
+    assert page.rows[1] == [
+        "free",
+        "sound",
+        "wenke2019",
+        "h",
+        "-",
+        "0",
+        "2 of 3, unfinished",
+        "-",
+        "50.00%",
+        "-1.5",
+        "2.0",
+    ]
+    assert "Figure 6:" not in page.text
+    assert "Trained with" not in page.text
+
+
+def test_a_run_that_has_only_begun_is_no_picture(tmp_path):
+    decay(tmp_path / "begun", "zero", finished=False)
+    (tmp_path / "begun" / "metrics.jsonl").unlink()
     page = page_of(tmp_path)
     assert "There are no retrieval runs in this folder" in page.text
-    assert "Unfinished: half" in page.text
-    assert "3 of 3, unfinished" in page.text
-    assert "Figure 6:" not in page.text
+    assert "no decay run with the normal state in this folder" in page.text
+    assert "No epoch has finished yet." in page.text
+    assert page.tags.count("svg") == 3
 
 
-def test_non_finite_numbers_and_hostile_names_are_harmless(tmp_path):
-    decay(tmp_path / "<script>alert(1)</script>", "zero", error=math.nan, finished=False)
+def test_figure_6_takes_the_finished_run_of_the_lowest_seed(tmp_path, asked):
+    decay(tmp_path / "seed0", "normal", finished=False)
+    assert "Run seed0, seed 0, unfinished." in page_of(tmp_path).text
+    for seed in (2, 1):
+        decay(tmp_path / f"seed{seed}", "normal", seed=seed)
+    assert "Run seed1, seed 1." in page_of(tmp_path).text
+    assert [call[0].config.seed for call in asked] == [0, 1]
+
+
+def test_a_model_without_trajectories_costs_figure_6_alone(tmp_path, monkeypatch):
+    def refuse(run, **_):
+        raise ValueError("run: expected trained weights, got none")
+
+    monkeypatch.setattr(module, "sample_trajectories", refuse)
+    decay(tmp_path / "normal", "normal")
     page = page_of(tmp_path)
-    assert "non-finite" in page.text
+    assert "There are no trajectories to show: run: expected trained weights, got none" in page.text
+    assert "Figure 5:" in page.text
+
+
+def test_non_finite_numbers_are_called_so(tmp_path):
+    decay(tmp_path / "a", "zero", error=math.nan, finished=False)
+    decay(tmp_path / "b", "context", error=math.inf)
+    assert [row[5] for row in page_of(tmp_path).rows[1:]] == ["non-finite", "non-finite"]
+
+
+def test_hostile_strings_are_text(tmp_path, monkeypatch):
+    monkeypatch.setitem(VERSIONS, "torch", HOSTILE)
+    decay(tmp_path / HOSTILE.replace("/", ""), "normal", command=HOSTILE)
+    decay(tmp_path / "half" / HOSTILE.replace("/", ""), "zero", finished=False)
+    page = page_of(tmp_path)
     assert "script" not in page.tags
-    assert "<script>alert(1)</script>" in page.text
+    assert page.text.count(HOSTILE) == 2
+    assert page.text.count(HOSTILE.replace("/", "").replace("'", "'\"'\"'")) == 1, "the command of the unfinished run"
 
 
 def test_report_is_the_same_bytes_for_the_same_runs(whole):

@@ -200,3 +200,13 @@ def test_tensorboard_gets_the_metrics_where_it_is_installed(tmp_path, monkeypatc
     steps = [line["step"] for line in run.metrics]
     assert [item[1] for item in written if item[0] == "validation_squared_error"] == (steps if installed else [])
     assert written[-1:] == (["closed"] if installed else [])
+
+
+def test_half_a_line_and_broken_weights_are_survived(tmp_path):
+    run = train(tiny("decay"), tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 3, "st')
+    assert read_run(tmp_path).metrics == run.metrics
+    (tmp_path / "weights.safetensors").write_bytes(b"not weights at all")
+    with pytest.raises(ValueError, match="run: expected the weights of its configuration"):
+        load_model(run)

@@ -1,7 +1,7 @@
 """Random problems of the fast-weights recurrence, for every test of its backends.
 
 A backend added to `BACKENDS` is held to all of them: the fixtures below are the only place that lists backends. The
-native kernel is left out where it was not built; that it was is a test of its own.
+native kernel is left out where it was not built.
 """
 
 from dataclasses import dataclass

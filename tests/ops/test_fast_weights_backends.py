@@ -90,14 +90,14 @@ def test_outputs_beyond_the_end_are_zero(make_problem, backend, timing):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The names of the backends called, in order."""
-    names = []
+    """The names of the backends called; the reference does the work, as the kernel may not have been built."""
+    names, reference = [], BACKENDS["reference"]
 
-    def recorder(name, function):
-        return lambda *arguments: names.append(name) or function(*arguments)
+    def recorder(name):
+        return lambda *arguments: names.append(name) or reference(*arguments)
 
-    for name, function in list(BACKENDS.items()):
-        monkeypatch.setitem(BACKENDS, name, recorder(name, function))
+    for name in list(BACKENDS):
+        monkeypatch.setitem(BACKENDS, name, recorder(name))
     return names
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
@@ -19,98 +22,186 @@ from contextual_rnn.experiments.results import Run
 # Okabe and Ito's palette, told apart by colour-blind readers; a state has its colour everywhere.
 COLOURS = {"zero": "#0072B2", "free": "#E69F00", "context": "#D55E00", "normal": "#009E73"}
 LABELS = {"zero": "zero (2a)", "free": "free (2b)", "context": "context (2c)", "normal": "normal (Eq. 4)"}
-TRUTH = "#555555"
+INK = "#333333"
+BAND = (0.1, 0.9)
+
+
+class End(NamedTuple):
+    """Where a line ends, and its name."""
+
+    epoch: float
+    value: float
+    label: str
+    colour: str
 
 
 def to_svg(figure: Figure, name: str = "figure") -> str:
-    """The figure as SVG with text kept as text: the same bytes for the same figure.
+    """The figure as an SVG document with text kept as text: the same bytes for the same figure.
 
     Every id begins with `name`, so that figures of different names can stand in one page.
     """
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "contextual-rnn"}):
+        figure.savefig(text, format="svg", metadata=nothing, transparent=True)
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text.getvalue())
 
 
 def retrieval_curves(runs: Sequence[Run]) -> Figure:
-    """Figure 2: validation log-likelihood (nats a sequence) and accuracy over epochs; runs differ in state and seed."""
-    figure, (left, right) = _axes(2, width=9.0, height=3.4)
-    _curves(left, runs, "validation_log_likelihood")
-    _curves(right, runs, "validation_accuracy")
+    """Figure 2: validation log-likelihood (nats a sequence) and accuracy over epochs, a colour a state.
+
+    `runs` should differ in state and seed alone. Raises ValueError where they are none, or of another task.
+    """
+    _check(runs, "retrieval")
+    figure, (left, right) = _panels(2, width=9.6, height=3.4)
+    left_ends = _curves(left, runs, "validation_log_likelihood")
     left.set_ylabel("validation log-likelihood (nats)")
+    # Before training it is so low that the rest would be squeezed into the top of the panel.
+    trained = [value for run in runs for epoch, value in _curve(run, "validation_log_likelihood").items() if epoch]
+    left.set_ylim(bottom=1.08 * min(trained, default=-1.0), top=0.03 * -min(trained, default=-1.0))
+    right_ends = _curves(right, runs, "validation_accuracy")
     right.set_ylabel("validation accuracy")
     right.set_ylim(0, 1.02)
-    right.legend(frameon=False, loc="lower right")
+    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _label_ends(left, left_ends)
+    _label_ends(right, right_ends)
     return figure
 
 
 def decay_sequence() -> Figure:
     """Figure 4: the decay task's function for T = 4, t_f = 100, x(0) = 4, alpha = 0, beta = 0.001."""
-    figure, (axes,) = _axes(1, width=4.4, height=3.0)
+    figure, (axes,) = _panels(1, width=4.8, height=3.0)
     curve = linear_cosine_decay(torch.tensor([4.0]), torch.tensor([4.0]), points=101, total_time=100.0)[0]
-    axes.plot(curve.tolist(), color=TRUTH)
-    axes.set_xlabel("t")
-    axes.set_ylabel("x(t)")
-    axes.set_title("linear cosine decay, T = 4", fontsize=10)
+    axes.plot(curve.tolist(), color=INK)
+    axes.set(xlabel="t", ylabel="x(t)")
     return figure
 
 
 def decay_curves(runs: Sequence[Run]) -> Figure:
-    """Figure 5: validation squared error of the scaled step over epochs, on a logarithmic axis."""
-    figure, (axes,) = _axes(1, width=4.4, height=3.0)
-    _curves(axes, runs, "validation_squared_error")
+    """Figure 5: validation squared error of the scaled step over epochs, on a logarithmic axis.
+
+    `runs` should differ in state and seed alone. Raises ValueError where they are none, or of another task.
+    """
+    _check(runs, "decay")
+    figure, (axes,) = _panels(1, width=5.6, height=3.2)
+    ends = _curves(axes, runs, "validation_squared_error")
     axes.set_yscale("log")
     axes.set_ylabel("validation squared error")
-    axes.legend(frameon=False)
+    _label_ends(axes, ends)
     return figure
 
 
 def trajectory_fans(paths: Mapping[float, Tensor], truths: Mapping[float, Tensor], initial: float) -> Figure:
-    """Figure 6: for each period the sampled trajectories (samples, points), their band, and the true curve (points,).
+    """Figure 6: for each period the trajectories (samples, points), their band, and the true curve (points,).
 
-    The band reaches from the 10th to the 90th percentile of the samples at every t.
+    The band reaches from the 10th to the 90th percentile of the samples at every t; all values are in the units of x.
+    Raises ValueError where `paths` is empty or `truths` lacks one of its periods.
     """
-    figure, panels = _axes(len(paths), width=4.4 * min(len(paths), 2), height=3.2 * ((len(paths) + 1) // 2))
+    if not paths:
+        raise ValueError("paths: expected trajectories of one period or more, got none")
+    if missing := sorted(set(paths) - set(truths)):
+        raise ValueError(f"truths: expected a true curve for each period, got none for {missing}")
+    columns = min(len(paths), 2 if len(paths) <= 4 else 3)
+    figure, panels = _panels(len(paths), width=4.4 * columns, height=3.2, columns=columns)
     for axes, (period, samples) in zip(panels, paths.items(), strict=True):
-        t = range(samples.shape[1])
-        low, high = torch.quantile(samples, torch.tensor([0.1, 0.9]), dim=0)
-        axes.fill_between(t, low.tolist(), high.tolist(), color=COLOURS["normal"], alpha=0.25, lw=0, label="10 to 90 %")
-        for index, sample in enumerate(samples.tolist()):
-            label = f"{len(samples)} samples" if index == 0 else None
-            axes.plot(t, sample, color=COLOURS["normal"], lw=0.7, label=label)
-        axes.plot(t, truths[period].tolist(), color=TRUTH, ls="--", lw=1.6, label="truth")
+        _fan(axes, samples, truths[period])
         axes.set_title(f"T = {period:g}, x(0) = {initial:g}", fontsize=10)
-        axes.set_xlabel("t")
-        axes.set_ylabel("x(t)")
-    panels[0].legend(frameon=False, fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
-def _axes(count: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    rows = (count + 1) // 2
-    axes = [figure.add_subplot(rows, min(count, 2), index + 1) for index in range(count)]
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-        one.grid(alpha=0.25)
-    return figure, axes
+def _fan(axes: Axes, samples: Tensor, truth: Tensor) -> None:
+    t, colour = range(samples.shape[1]), COLOURS["normal"]
+    low, high = torch.quantile(samples, torch.tensor(BAND, dtype=samples.dtype), dim=0).tolist()
+    axes.fill_between(t, low, high, color=colour, alpha=0.25, lw=0, label="10th to 90th percentile")
+    lines = axes.plot(t, samples.T.tolist(), color=colour, lw=0.8)
+    lines[0].set_label(f"{len(samples)} sample{'s' * (len(samples) > 1)}")
+    axes.plot(t, truth.tolist(), color=INK, ls="--", lw=1.6, label="true curve")
+    axes.set(xlabel="t", ylabel="x(t)")
 
 
-def _curves(axes: Axes, runs: Sequence[Run], metric: str) -> None:
-    """A line a run and, of several seeds, the median in bold; epochs that a run lacks are left out."""
+def _check(runs: Sequence[Run], task: str) -> None:
+    if not runs:
+        raise ValueError("runs: expected one run or more, got none")
+    if others := sorted({run.task for run in runs} - {task}):
+        raise ValueError(f"runs: expected runs of {task}, got some of {', '.join(others)}")
+
+
+def _panels(count: int, *, width: float, height: float, columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """`count` axes in rows of `columns`; the figure's width and the height of one row are in inches."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    panels = [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#DDDDDD", lw=0.6)
+    return figure, panels
+
+
+def _curves(axes: Axes, runs: Sequence[Run], metric: str) -> list[End]:
+    """A line for each run, thin where a state has several, and then in bold the median; the ends of the bold lines.
+
+    The median is over the finished runs where there are any, so that one that has just begun does not cut it short.
+    """
+    ends = []
     for state, colour in COLOURS.items():
-        curves = [
-            {line["epoch"]: line[metric] for line in run.metrics if metric in line}
+        found = [
+            (run.result is not None, curve)
             for run in runs
             if run.config.state == state
+            if (curve := _curve(run, metric))
         ]
-        if not any(curves):
+        if not found:
             continue
-        for curve in curves:
-            axes.plot(list(curve), list(curve.values()), color=colour, lw=0.8 if len(curves) > 1 else 1.8, alpha=0.7)
-        common = sorted(set.intersection(*map(set, curves)))
-        label = LABELS[state] if len(curves) == 1 else f"{LABELS[state]}, median of {len(curves)} seeds"
-        medians = [statistics.median(curve[epoch] for curve in curves) for epoch in common]
-        axes.plot(common, medians, color=colour, lw=1.8, label=label)
+        if len(found) > 1:
+            for _, curve in found:
+                axes.plot(list(curve), list(curve.values()), color=colour, lw=0.7, alpha=0.6)
+        curves = [curve for finished, curve in found if finished] or [curve for _, curve in found]
+        epochs = sorted(set.intersection(*map(set, curves)))
+        medians = [statistics.median(curve[epoch] for curve in curves) for epoch in epochs]
+        axes.plot(epochs, medians, color=colour, lw=1.8)
+        ends.append(End(epochs[-1], medians[-1], LABELS[state], colour))
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    return ends
+
+
+def _curve(run: Run, metric: str) -> dict[float, float]:
+    """Epoch to value; epochs without the metric, or where it is not finite, are left out."""
+    return {line["epoch"]: line[metric] for line in run.metrics if math.isfinite(line.get(metric, math.nan))}
+
+
+def _label_ends(axes: Axes, ends: Sequence[End]) -> None:
+    """Name every line beside its end; names that would touch are spread, and a dotted line leads to each.
+
+    Must come last: it reads the final limits of the axes.
+    """
+    to_axes = axes.transData + axes.transAxes.inverted()
+    limits = axes.get_xlim(), axes.get_ylim()
+    heights = {end: float(to_axes.transform((end.epoch, end.value))[1]) for end in ends}
+    upwards = sorted(ends, key=heights.__getitem__)
+    for end, height in zip(upwards, _spread([heights[end] for end in upwards]), strict=True):
+        axes.annotate(
+            end.label,
+            xy=(end.epoch, end.value),
+            xytext=(1.04, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=9,
+            color=INK,
+            arrowprops={"arrowstyle": "-", "color": end.colour, "ls": ":", "lw": 1.2, "shrinkA": 0, "shrinkB": 0},
+        )
+    axes.set(xlim=limits[0], ylim=limits[1])
+
+
+def _spread(heights: Sequence[float], gap: float = 0.09) -> list[float]:
+    """Ascending heights, in parts of the axes, moved up to be at least `gap` apart, and down to end at 1."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap) if placed else height)
+    top = 1 + gap
+    for index in reversed(range(len(placed))):
+        placed[index] = top = min(placed[index], top - gap)
+    return placed

@@ -1,14 +1,15 @@
-"""One self-contained HTML file of every run below a folder: the paper's figures, a table, the commands."""
+"""One self-contained HTML file of every run below a folder: the paper's figures, the final figures, the commands."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
 import os
-import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,31 +17,36 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from contextual_rnn.experiments import drawings, figures
-from contextual_rnn.experiments.config import RetrievalConfig
+from contextual_rnn.experiments.comparison import STARTS, Group, differing, finding, groups_of, shown, words
+from contextual_rnn.experiments.config import STATES
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
-from contextual_rnn.experiments.results import Run, config_to_dict, read_runs, summary, write_json
+from contextual_rnn.experiments.results import Run, read_runs, summary, write_json
 from contextual_rnn.experiments.training import command
 from contextual_rnn.experiments.trajectories import sample_trajectories
 
 REPORT, SUMMARY = "report.html", "summary.json"
 FIGURE_6_PERIODS, FIGURE_6_INITIAL, FIGURE_6_SAMPLES = (2.0, 3.0), 3.0, 10
+
+TASKS = {"retrieval": "Associative retrieval", "decay": "Linear cosine decay"}
+# Options with a column of their own in the table of final figures, and the metrics there.
+OPTIONS = {"retrieval": ("state", "start", "timing", "leaves"), "decay": ("state",)}
 METRICS = {
-    "validation_accuracy": "accuracy",
-    "validation_log_likelihood": "log-likelihood (nats)",
-    "validation_squared_error": "squared error of the scaled step",
-    "free_running_squared_error": "free-running squared error (x²)",
+    "retrieval": {"validation_accuracy": "accuracy", "validation_log_likelihood": "log-likelihood"},
+    "decay": {
+        "validation_squared_error": "squared error",
+        "free_running_squared_error": "free-running error",
+        "mean_scale": "mean sigma",
+    },
 }
-# Two states differ where their accuracies do by more than this; seeds alone move a converged accuracy by less.
-GAP = 0.05
 
 
 @dataclass(frozen=True)
-class Section:
-    """Runs that differ in state and seed alone, and their picture."""
+class Picture:
+    """A figure with its texts; without `svg` there is nothing to draw, and the caption says why."""
 
     title: str
     caption: str
-    svg: Markup
+    svg: Markup | None
 
 
 def write_report(folder: Path) -> Path:
@@ -49,24 +55,26 @@ def write_report(folder: Path) -> Path:
     Unfinished runs are shown with the epochs they have. Raises ValueError where there is no run below `folder`.
     """
     folder = Path(folder)
-    runs = read_runs(folder)
-    retrieval = [run for run in runs if run.task == "retrieval"]
-    decay = [run for run in runs if run.task == "decay"]
+    runs = sorted(read_runs(folder), key=_place)
+    by_task = {task: [run for run in runs if run.task == task] for task in TASKS}
+    retrieval, decay = groups_of(by_task["retrieval"]), groups_of(by_task["decay"])
     environment = Environment(
-        loader=PackageLoader("contextual_rnn.experiments", "."), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("contextual_rnn.experiments", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     html = environment.get_template("report.html.jinja").render(
-        retrieval_drawing=_inline(drawings.retrieval_model(), "drawing1"),
-        decay_drawing=_inline(drawings.decay_model(), "drawing3"),
-        retrieval=[_retrieval_section(group, index) for index, group in enumerate(_groups(retrieval))],
+        retrieval_model=_inline(drawings.retrieval_model(), "figure1"),
+        retrieval=_pictures(retrieval, figures.retrieval_curves, "figure2"),
         finding=finding(retrieval),
+        decay_model=_inline(drawings.decay_model(), "figure3"),
         decay_sequence=_inline(figures.decay_sequence(), "figure4"),
-        decay=[_decay_section(group, index) for index, group in enumerate(_groups(decay))],
-        samples=_figure_6(decay),
-        metrics=METRICS,
-        rows=[_row(run) for run in runs],
-        commands=[command(run.config, run.folder) for run in runs],
-        versions=sorted({json.dumps(run.result["versions"]) for run in runs if run.result is not None}),
+        decay=_pictures(decay, figures.decay_curves, "figure5"),
+        samples=_samples(by_task["decay"]),
+        tables=[_table(task, found) for task, found in by_task.items() if found],
+        commands=[run.result["command"] if run.result is not None else command(run.config, run.folder) for run in runs],
+        versions=_versions(runs),
     )
     write_json(folder / SUMMARY, summary(runs))
     beside = folder / (REPORT + ".writing")
@@ -75,110 +83,107 @@ def write_report(folder: Path) -> Path:
     return folder / REPORT
 
 
-def finding(runs: Sequence[Run]) -> str | None:
-    """One sentence on whether the gap between states is a matter of the start; None without both starts."""
-    gaps: dict[str, tuple[float, str]] = {}
-    for start in ("wenke2019", "sound"):
-        finals = {
-            state: [run.metrics[-1]["validation_accuracy"] for run in runs if _is_finished(run, start, state)]
-            for state in ("zero", "context")
-        }
-        if not all(finals.values()):
-            return None
-        zero, context = (statistics.median(values) for values in finals.values())
-        gaps[start] = (context - zero, f"context {context:.1%}, zero {zero:.1%}")
-    (authors, authors_text), (sound, sound_text) = gaps["wenke2019"], gaps["sound"]
-    seen = f"under the authors' own start {authors_text}; under a sound start {sound_text}"
-    if authors > GAP and abs(sound) < GAP:
-        return f"The gap between the states is a matter of the start: {seen}."
-    if authors > GAP and sound > GAP:
-        return f"The contextual state is ahead under both starts: {seen}."
-    return f"These runs do not show the paper's gap under the authors' start: {seen}."
+def _pictures(groups: Sequence[Group], draw: Callable[[Sequence[Run]], Figure], name: str) -> list[Picture]:
+    pictures = []
+    for index, group in enumerate(groups):
+        apart = [f"{words(option)} {shown(group.settings[option])}" for option in differing(groups)]
+        title = ": ".join(filter(None, [STARTS.get(group.settings.get("start", "")), ", ".join(apart)]))
+        shared = ", ".join(f"{words(option)} {shown(value)}" for option, value in group.settings.items())
+        caption = f"{_seeds(group)} {_unfinished(group)} Shared settings: {shared}."
+        drawn = any(run.metrics for run in group.runs)
+        svg = _inline(draw(group.runs), f"{name}-{index}") if drawn else None
+        pictures.append(Picture(title, caption if drawn else f"No epoch has finished yet. {caption}", svg))
+    return pictures
 
 
-def _is_finished(run: Run, start: str, state: str) -> bool:
-    config = run.config
-    if run.result is None or not isinstance(config, RetrievalConfig):
-        return False
-    return (config.start, config.state) == (start, state)
+def _seeds(group: Group) -> str:
+    seeds = Counter(run.config.state for run in group.runs)
+    single = [state for state in STATES if seeds[state] == 1]
+    several = ", ".join(f"{state} {seeds[state]}" for state in STATES if seeds[state] > 1)
+    which = f" of {' and '.join(single)}" if several else ""
+    texts = [f"Seeds: {several}; a thin line each, in bold the median of the finished ones."] if several else []
+    return " ".join(texts + ([f"One seed{which}: no interval, read as an illustration."] if single else []))
 
 
-def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that share everything but state, seed and epochs, the authors' start first."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        shared = {k: v for k, v in config_to_dict(run.config).items() if k not in ("state", "seed", "epochs")}
-        groups.setdefault(json.dumps(shared), []).append(run)
-    return sorted(groups.values(), key=lambda group: getattr(group[0].config, "start", "") != "wenke2019")
+def _unfinished(group: Group) -> str:
+    runs = [f"{run.config.state} seed {run.config.seed} ({_epochs(run)})" for run in group.runs if run.result is None]
+    return f"Unfinished: {', '.join(runs)}." if runs else ""
 
 
-def _seeds(runs: Sequence[Run]) -> str:
-    seeds = len({run.config.seed for run in runs})
-    return "One seed: no interval, read it as an illustration." if seeds == 1 else f"{seeds} seeds, each a thin line."
-
-
-def _unfinished(runs: Sequence[Run]) -> str:
-    names = ", ".join(run.folder.name for run in runs if run.result is None)
-    return f" Unfinished: {names}." if names else ""
-
-
-def _retrieval_section(runs: Sequence[Run], index: int) -> Section:
-    config = runs[0].config
-    assert isinstance(config, RetrievalConfig)
-    start = "The authors' own start" if config.start == "wenke2019" else "A sound start"
-    leaves = "state (h, A)" if config.leaves == "h+a" else "state h"
-    caption = (
-        f"Figure 2: {config.pairs} pairs, {config.units} units, {config.train_samples:,} sequences, {leaves}, "
-        f"timing {config.timing}, {'mART, ' if config.modified else ''}S = {config.inner_steps}. "
-    )
-    svg = _inline(figures.retrieval_curves(runs), f"figure2-{index}")
-    return Section(f"{start}, {leaves}, {config.timing}", caption + _seeds(runs) + _unfinished(runs), svg)
-
-
-def _decay_section(runs: Sequence[Run], index: int) -> Section:
-    caption = "Figure 5: squared error of the predicted, scaled step on the held-out periods 1, 2, 3 and 4. "
-    svg = _inline(figures.decay_curves(runs), f"figure5-{index}")
-    return Section("Validation", caption + _seeds(runs) + _unfinished(runs), svg)
-
-
-def _figure_6(runs: Sequence[Run]) -> Markup | None:
-    finished = [run for run in runs if run.config.state == "normal" and run.result is not None]
-    if not finished:
+def _samples(runs: Sequence[Run]) -> Picture | None:
+    """Figure 6, from the normal run of the lowest seed, a finished one where there is one."""
+    normal = [run for run in runs if run.config.state == "normal"]
+    if not normal:
         return None
-    run = min(finished, key=lambda run: run.config.seed)
-    periods = torch.tensor(FIGURE_6_PERIODS)
-    paths = sample_trajectories(run, initial=FIGURE_6_INITIAL, periods=FIGURE_6_PERIODS, num_samples=FIGURE_6_SAMPLES)
-    truths = linear_cosine_decay(torch.full_like(periods, FIGURE_6_INITIAL), periods)
-    fans = figures.trajectory_fans(
-        dict(zip(FIGURE_6_PERIODS, paths, strict=True)),
-        dict(zip(FIGURE_6_PERIODS, truths, strict=True)),
-        FIGURE_6_INITIAL,
-    )
-    return _inline(fans, "figure6")
+    run = min(normal, key=lambda run: (run.result is None, run.config.seed))
+    source = f"Run {run.folder.name}, seed {run.config.seed}{', unfinished' if run.result is None else ''}."
+    initial, periods = FIGURE_6_INITIAL, FIGURE_6_PERIODS
+    try:
+        paths = sample_trajectories(run, initial=initial, periods=periods, num_samples=FIGURE_6_SAMPLES)
+    except (ValueError, RuntimeError) as error:
+        return Picture("", f"{source} There are no trajectories to show: {error}", None)
+    truths = linear_cosine_decay(torch.full((len(periods),), initial), torch.tensor(periods))
+    sampled, true = (dict(zip(periods, curves, strict=True)) for curves in (paths, truths))
+    return Picture("", source, _inline(figures.trajectory_fans(sampled, true, initial), "figure6"))
 
 
-def _row(run: Run) -> dict[str, object]:
-    last = run.result["final"] if run.result is not None else (run.metrics[-1] if run.metrics else {})
+def _table(task: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """Final figures of one task; `texts` columns of words, then columns of numbers."""
+    texts = [*map(words, OPTIONS[task]), "other options"]
+    numbers = ["seed", "epochs", "parameters", *METRICS[task].values(), "minutes"]
+    rows = [_row(task, run) for run in runs]
+    return {"title": TASKS[task], "header": [*texts, *numbers], "texts": len(texts), "rows": rows}
+
+
+def _row(task: str, run: Run) -> list[str]:
+    options = {field.name: (getattr(run.config, field.name), field.default) for field in dataclasses.fields(run.config)}
+    others = [
+        f"{words(name)} {shown(value)}"
+        for name, (value, default) in options.items()
+        if value != default and name not in (*OPTIONS[task], "seed", "epochs")
+    ]
+    final, seconds = _final(run), (run.result or (run.metrics or [{}])[-1]).get("seconds")
+    return [
+        *(str(options[name][0]) for name in OPTIONS[task]),
+        ", ".join(others) or "-",
+        str(run.config.seed),
+        _epochs(run) if run.result is not None else f"{_epochs(run)}, unfinished",
+        _number((run.result or {}).get("parameters"), ","),
+        *(_number(final.get(name), ".2%" if name == "validation_accuracy" else ".4g") for name in METRICS[task]),
+        _number(None if seconds is None else seconds / 60, ".1f"),
+    ]
+
+
+def _place(run: Run) -> tuple[object, ...]:
+    """Sorts runs: by task, the authors' start first, then by what the tables show first."""
     config = run.config
-    return {
-        "task": run.task,
-        "state": config.state,
-        "start": getattr(config, "start", "-"),
-        "timing": getattr(config, "timing", "-"),
-        "leaves": getattr(config, "leaves", "-"),
-        "seed": config.seed,
-        "epochs": f"{last.get('epoch', 0)} of {config.epochs}" + ("" if run.result is not None else ", unfinished"),
-        "metrics": [_number(name, last.get(name)) for name in METRICS],
-        "minutes": f"{run.result['seconds'] / 60:.1f}" if run.result is not None else "",
-    }
+    options = [str(getattr(config, name, "")) for name in ("timing", "leaves")]
+    start = getattr(config, "start", "")
+    return list(TASKS).index(run.task), start == "sound", *options, STATES.index(config.state), config.seed, run.folder
 
 
-def _number(metric: str, value: float | None) -> str:
+def _final(run: Run) -> dict[str, float]:
+    """The last metrics of a run, finished or not."""
+    return run.result["final"] if run.result is not None else (run.metrics or [{}])[-1]
+
+
+def _epochs(run: Run) -> str:
+    return f"{int(_final(run).get('epoch', 0))} of {run.config.epochs}"
+
+
+def _versions(runs: Sequence[Run]) -> list[str]:
+    found = Counter(
+        ", ".join(f"{name} {version}" for name, version in run.result["versions"].items())
+        for run in runs
+        if run.result is not None
+    )
+    return [f"{versions} ({count} run{'s' * (count > 1)})" for versions, count in sorted(found.items())]
+
+
+def _number(value: float | None, form: str) -> str:
     if value is None:
-        return ""
-    if not math.isfinite(value):
-        return "non-finite"
-    return f"{value:.2%}" if metric == "validation_accuracy" else f"{value:.4g}"
+        return "-"
+    return format(value, form) if math.isfinite(value) else "non-finite"
 
 
 def _inline(figure: Figure, name: str) -> Markup:

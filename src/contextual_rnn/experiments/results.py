@@ -62,9 +62,14 @@ def read_run(folder: Path) -> Run:
         raise ValueError(f"folder: expected a run (a folder with {CONFIG}), got {folder}")
     config = config_from_dict(json.loads((folder / CONFIG).read_text()))
     metrics_file, result_file = folder / METRICS, folder / RESULT
-    metrics = [json.loads(line) for line in metrics_file.read_text().splitlines()] if metrics_file.is_file() else []
+    metrics = _read_lines(metrics_file) if metrics_file.is_file() else []
     result = json.loads(result_file.read_text()) if result_file.is_file() else None
     return Run(folder, task_name(config), config, metrics, result)
+
+
+def _read_lines(path: Path) -> list[dict[str, float]]:
+    """Whole lines alone: a run that is being written, or was killed, may end in half of one."""
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -93,7 +98,7 @@ def summary(runs: list[Run]) -> list[dict[str, Any]]:
     for options, group in groups.items():
         group.sort(key=lambda run: run.config.seed)
         finals = [run.result["final"] for run in group if run.result is not None]
-        metrics = [name for name in finals[0] if name not in ("epoch", "step")]
+        metrics = [name for name in finals[0] if name not in ("epoch", "step") and all(name in f for f in finals)]
         rows.append(
             {
                 "options": json.loads(options),

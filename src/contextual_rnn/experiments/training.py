@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -65,12 +66,15 @@ def build_task(config: Config) -> Task:
 
 
 def load_model(run: Run) -> nn.Module:
-    """The trained model of a run, in evaluation mode; raises ValueError where it has no weights yet."""
+    """The trained model of a run, in evaluation mode; raises ValueError where it has no weights, or not those."""
     weights = run.folder / results.WEIGHTS
     if not weights.is_file():
         raise ValueError(f"run: expected trained weights, got none in {run.folder}")
     model = build_task(run.config).model
-    model.load_state_dict(safetensors.torch.load_file(weights))
+    try:
+        model.load_state_dict(safetensors.torch.load_file(weights))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise ValueError(f"run: expected the weights of its configuration in {weights}, got others: {error}") from error
     return model.eval()
 
 

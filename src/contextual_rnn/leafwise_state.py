@@ -1,0 +1,51 @@
+"""Another initial state for every leaf of a network's state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from contextual_rnn.initial_state import InitialState, Moments
+from contextual_rnn.state_spec import StateSpec
+
+
+class LeafwiseState(InitialState):
+    """Another initial state for every leaf, such as h from a context and c constant.
+
+        spec = state_spec(lstm)
+        LeafwiseState(spec, h=ContextState(spec["h"], net), c=ConstantState(spec["c"]))
+
+    Raises ValueError unless there is exactly one state for each leaf, made for that leaf's spec.
+    """
+
+    def __init__(self, network: nn.Module | StateSpec, **states: InitialState):
+        super().__init__(network)
+        leaves = {leaf.name: leaf for leaf in self.spec}
+        if set(states) != set(leaves):
+            raise ValueError(f"states: expected one for each of {', '.join(leaves)}, got {', '.join(states) or 'none'}")
+        for name, state in states.items():
+            if list(state.spec) != [leaves[name]]:
+                raise ValueError(
+                    f"{name}: expected a state made for spec[{name!r}], {leaves[name]}, got one for {list(state.spec)}"
+                )
+        self.states = nn.ModuleDict(states)
+
+    def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        moments: dict[str, Moments] = {}
+        # States of a context go first: they know whether it is a batch, the others follow them.
+        for state in sorted(self._states(), key=lambda state: not state.reads_context):
+            moments |= state.moments(context, batch_size, batched)
+            if state.reads_context:
+                (leaf,) = state.spec
+                mean = moments[leaf.name].mean
+                batched = mean.ndim > len(leaf.shape)
+                batch_size = mean.shape[0] if batched else None
+        return moments
+
+    @property
+    def reads_context(self) -> bool:
+        return any(state.reads_context for state in self._states())
+
+    def _states(self) -> list[InitialState]:
+        return [state for state in self.states.values() if isinstance(state, InitialState)]
