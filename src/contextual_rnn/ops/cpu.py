@@ -63,11 +63,10 @@ def availability() -> str:
 def supports(inputs: Tensor) -> bool:
     """Whether the kernel can run on tensors like `inputs`."""
     return (
-        instruction_set() is not None
-        and inputs.device.type == "cpu"
+        inputs.device.type == "cpu"
         and inputs.dtype in _DTYPES
         and type(inputs) in (Tensor, torch.nn.Parameter)
-        and not torch.compiler.is_compiling()
+        and instruction_set() is not None
         and torch._C._functorch.maybe_current_level() is None  # pyright: ignore[reportAttributeAccessIssue]
     )
 

@@ -81,11 +81,11 @@ def _choose(inputs: Tensor) -> str:
         if named != "auto":
             return named
     steps, width = inputs.shape[1:]
+    if torch.compiler.is_compiling():
+        return "reference"  # the others' hand-written derivatives cannot be traced
     if supports(inputs) and steps < LONGEST["cpu"] * width:
         return "cpu"
-    # torch.compile cannot trace the hand-written derivative of attention.
-    sums = steps < LONGEST["attention"] * width and not torch.compiler.is_compiling()
-    return "attention" if sums else "reference"
+    return "attention" if steps < LONGEST["attention"] * width else "reference"
 
 
 def check_options(options: FastWeightsOptions) -> None:
