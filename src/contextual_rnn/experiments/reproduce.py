@@ -29,7 +29,8 @@ PAPER_DECAY_SEEDS = {"zero": 1, "normal": 3}
 def runs_of(preset: Preset) -> dict[str, Config]:
     """Folder and configuration of every run of a preset, longest first so that cores finish together.
 
-    Retrieval runs under the authors' own start, with the state (h, A), and beside it under a sound start: h alone.
+    Retrieval runs under the authors' own start and beside it under a sound one, both with the state (h, A), so that
+    nothing but the start differs.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
@@ -39,11 +40,11 @@ def runs_of(preset: Preset) -> dict[str, Config]:
         authors = RetrievalConfig(state=state, leaves="h+a", start="wenke2019", epochs=200 if paper else 30)
         runs[f"retrieval-authors-start/{state}-seed0"] = authors
     for state in reversed(RETRIEVAL_STATES if paper else ("zero", "context")):
-        sound = RetrievalConfig(state=state, epochs=200 if paper else 10)
+        sound = RetrievalConfig(state=state, leaves="h+a", epochs=200 if paper else 8)
         runs[f"retrieval-sound-start/{state}-seed0"] = sound
     for state in DECAY_STATES:
         for seed in range(PAPER_DECAY_SEEDS[state] if paper else 1):
-            runs[f"decay/{state}-seed{seed}"] = DecayConfig(state=state, seed=seed, epochs=65 if paper else 40)
+            runs[f"decay/{state}-seed{seed}"] = DecayConfig(state=state, seed=seed, epochs=65 if paper else 30)
     return runs
 
 
