@@ -131,7 +131,7 @@ class FreeState(InitialState):
         self.noise = noise
         self.values = nn.ParameterDict(self.spec.fill(value))
         for leaf in self.spec:
-            if leaf.factor and not self.values[leaf.name].any():
+            if leaf.factor and isinstance(value, int | float) and value == 0:
                 nn.init.normal_(self.values[leaf.name], std=leaf.shape[-1] ** -0.5)
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
@@ -210,6 +210,8 @@ class NormalState(InitialState):
             raise ValueError(f"scale: expected a finite number above min_scale ({min_scale}), got {scale!r}")
         self.min_scale = min_scale
         if isinstance(net, InitialState):
+            if net.spec.tree != self.spec.tree:
+                raise ValueError(f"net: expected a state for {self.spec.describe()}, got one for {net.spec.describe()}")
             self.mean = net
         else:
             self.mean = ContextState(self.spec, net, features=features, zero_init=zero_init, activation=activation)
