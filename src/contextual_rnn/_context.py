@@ -125,8 +125,13 @@ class Heads(nn.Module):
 
 
 def tile(value: Tensor, batch_size: int | None) -> Tensor:
-    """`value` for every row of a batch, without copies."""
-    return value if batch_size is None else value.expand(batch_size, *value.shape)
+    """`value` for every row of a batch, without copies for several rows.
+
+    For one row it is copied: a network that overwrites its state must not overwrite what the state was made from.
+    """
+    if batch_size is None:
+        return value.clone()
+    return value.clone()[None] if batch_size == 1 else value.expand(batch_size, *value.shape)
 
 
 def _tensors(context: Any) -> Iterator[Tensor]:
