@@ -20,7 +20,7 @@ TOKENS = string.ascii_lowercase + string.digits + "?"
 DIGIT_0 = TOKENS.index("0")
 EMBEDDING_SIZE = 100
 READOUT_UNITS = 100
-EVALUATION_BATCH = 2000
+EVALUATION_BATCH = 500
 
 
 def retrieval_data(
