@@ -40,11 +40,11 @@ def runs_of(preset: Preset) -> dict[str, Config]:
         authors = RetrievalConfig(state=state, leaves="h+a", start="wenke2019", epochs=200 if paper else 30)
         runs[f"retrieval-authors-start/{state}-seed0"] = authors
     for state in reversed(RETRIEVAL_STATES if paper else ("zero", "context")):
-        sound = RetrievalConfig(state=state, leaves="h+a", epochs=200 if paper else 8)
+        sound = RetrievalConfig(state=state, leaves="h+a", epochs=200 if paper else 6)
         runs[f"retrieval-sound-start/{state}-seed0"] = sound
     for state in DECAY_STATES:
         for seed in range(PAPER_DECAY_SEEDS[state] if paper else 1):
-            runs[f"decay/{state}-seed{seed}"] = DecayConfig(state=state, seed=seed, epochs=65 if paper else 30)
+            runs[f"decay/{state}-seed{seed}"] = DecayConfig(state=state, seed=seed, epochs=65 if paper else 25)
     return runs
 
 
