@@ -27,8 +27,8 @@ class _FastWeights(nn.Module):
         hidden_size: int,
         *,
         inner_steps: int = 1,
-        decay: float = 0.95,
-        rate: float = 0.5,
+        decay: float | Tensor = 0.95,
+        rate: float | Tensor = 0.5,
         bias: bool = True,
         layer_norm: bool = True,
         elementwise_affine: bool = True,
@@ -84,22 +84,6 @@ class _FastWeights(nn.Module):
         h0, a0 = _split_state(hx)
         if h0 is None:
             h0 = projected.new_zeros(projected.shape[0], self.hidden_size)
-        device = self.weight_hh.device.type
-        if torch.is_autocast_enabled(device):
-            # The recurrence runs in the parameters' own precision; the projection and the state's heads need not.
-            with torch.autocast(device, enabled=False):
-                h0, a0 = h0.to(self.weight_hh.dtype), _cast(a0, self.weight_hh.dtype)
-                return self._recur(projected.to(self.weight_hh.dtype), h0, a0, lengths, return_fast_weights)
-        return self._recur(projected, h0, a0, lengths, return_fast_weights)
-
-    def _recur(
-        self,
-        projected: Tensor,
-        h0: Tensor,
-        a0: Tensor | LowRank | None,
-        lengths: Tensor | None,
-        return_fast_weights: bool,
-    ) -> tuple[Tensor, Tensor | None]:
         return ops.fast_weights(
             projected,
             self.weight_hh,
@@ -266,12 +250,6 @@ def _unsqueeze(hx: State | None) -> State | None:
     elif a0 is not None:
         a0 = a0[None]
     return None if h0 is None else h0[None], a0
-
-
-def _cast(a0: Tensor | LowRank | None, dtype: torch.dtype) -> Tensor | LowRank | None:
-    if isinstance(a0, LowRank):
-        return LowRank(a0.left.to(dtype), a0.right.to(dtype))
-    return None if a0 is None else a0.to(dtype)
 
 
 def _check_input(inputs: Tensor, weight: Tensor) -> None:

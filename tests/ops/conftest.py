@@ -1,7 +1,7 @@
 """Random problems of the fast-weights recurrence, for every test of its backends.
 
-A backend added to `BACKENDS` is held to all of them: the fixtures below are the only place that lists backends. The
-native kernel is left out where it was not built.
+A backend added to `BACKENDS` is held to all of them: the fixtures below are the only place that lists backends. A
+kernel is left out where it cannot run.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from contextual_rnn.ops import BACKENDS, TIMINGS, LowRank, cpu, fast_weights
+from contextual_rnn.ops import BACKENDS, KERNELS, TIMINGS, LowRank, fast_weights
 
-AVAILABLE = [name for name in BACKENDS if name != "cpu" or cpu.instruction_set() is not None]
+AVAILABLE = [name for name in BACKENDS if name not in KERNELS or KERNELS[name].supports(torch.empty(1))]
 A0_KINDS = ("zero", "shared", "dense", "low_rank")
 NORMS = ("none", "plain", "gain", "bias", "affine")
 
@@ -39,6 +39,7 @@ class Problem:
     rate: float = 0.5
     eps: float = 1e-5
     with_lengths: bool = False
+    learned: bool = False  # decay and rate are tensors and have gradients
     seed: int = 0
     dtype: torch.dtype = torch.float64
 
@@ -66,6 +67,8 @@ class Problem:
             leaves["norm_weight"] = 1 + self.draw(7, width, scale=0.5)
         if self.norm in ("bias", "affine"):
             leaves["norm_bias"] = self.draw(8, width, scale=0.5)
+        if self.learned:
+            leaves |= {name: torch.tensor(getattr(self, name), dtype=self.dtype) for name in ("decay", "rate")}
         return {name: leaf.requires_grad_() for name, leaf in leaves.items()}
 
     @property
@@ -83,8 +86,10 @@ class Problem:
 
     def run(self, leaves: dict[str, Tensor], backend: str, **options) -> tuple[Tensor, Tensor]:
         """Outputs and final A."""
-        given: dict = {name: leaf for name, leaf in leaves.items() if name not in ("left", "right")}
-        given |= {name: getattr(self, name) for name in ("inner_steps", "timing", "decay", "rate", "eps", "lengths")}
+        given: dict = {
+            name: getattr(self, name) for name in ("inner_steps", "timing", "decay", "rate", "eps", "lengths")
+        }
+        given |= {name: leaf for name, leaf in leaves.items() if name not in ("left", "right")}
         given |= {"a0": self.a0_of(leaves), "layer_norm": self.norm != "none", "return_fast_weights": True}
         return fast_weights(**given | options, backend=backend)
 
@@ -118,6 +123,7 @@ PROBLEMS = st.builds(
     rate=st.sampled_from([0.0, 0.1, 0.5]),
     eps=st.sampled_from([1e-5, 0.1]),
     with_lengths=st.booleans(),
+    learned=st.booleans(),
     seed=st.integers(0, 10**6),
 )
 
@@ -156,6 +162,12 @@ def backend(request):
 @pytest.fixture(scope="session", params=[name for name in AVAILABLE if name != "reference"])
 def fast_backend(request):
     """Every backend but the reference, with which they are compared."""
+    return request.param
+
+
+@pytest.fixture(scope="session", params=[name for name in AVAILABLE if name in KERNELS])
+def kernel(request):
+    """Every backend that is an operator of its own."""
     return request.param
 
 

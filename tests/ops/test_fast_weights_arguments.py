@@ -77,7 +77,6 @@ def test_bad_values_and_types(name, value, error):
     ("name", "shape"),
     [
         ("inputs", (T, H)),
-        ("inputs", (0, T, H)),
         ("inputs", (B, 0, H)),
         ("inputs", (B, T, 0)),
         ("inputs", (1, B, T, H)),

@@ -1,11 +1,9 @@
 """What every backend owes besides the right numbers: any memory layout, no leaks between samples, the right choice."""
 
-import importlib
-
 import pytest
 import torch
 
-from contextual_rnn.ops import BACKENDS, fast_weights
+from contextual_rnn.ops import BACKENDS, cpu, fast_weights
 
 
 def scattered(leaf: torch.Tensor) -> torch.Tensor:
@@ -114,7 +112,7 @@ def calls(monkeypatch):
 )
 def test_auto_reads_what_is_cheaper(make_problem, calls, monkeypatch, built, steps, chosen):
     """Sums over what was written grow with T^2: up to 16 H steps natively, 8 H in PyTorch, here of 5 units."""
-    monkeypatch.setattr(importlib.import_module("contextual_rnn.ops.fast_weights"), "supports", lambda _: built)
+    monkeypatch.setattr(cpu, "supports", lambda _: built)
     problem = make_problem(steps=steps, width=5)
     fast_weights(*(problem.leaves()[name] for name in ("inputs", "weight_hh", "h0")))
     assert calls == [chosen]

@@ -19,8 +19,9 @@ def as_function(problem, backend):
 @pytest.mark.parametrize("with_lengths", [False, True])
 def test_equals_finite_differences(make_problem, backend, timing, a0, norm, with_lengths):
     problem = make_problem(
-        batch=2, steps=3, width=3, timing=timing, a0=a0, norm=norm, eps=0.01, with_lengths=with_lengths, seed=1
-    )
+        batch=2, steps=3, width=3, timing=timing, a0=a0, norm=norm, eps=0.01, with_lengths=with_lengths, learned=True,
+        seed=1,
+    )  # fmt: skip
     function, leaves = as_function(problem, backend)
     assert gradcheck(function, leaves, fast_mode=with_lengths)
 
@@ -53,7 +54,8 @@ def test_single_precision(make_problem, assert_all_close, backend, timing, a0, n
     T (S + 1) = 27 dependent sums, each rounded to 6e-8 of its value and passed on with a gain of up to 10 where layer
     norm divides by the deviation of its bracket: 2e-5. The numbers themselves are rounded first.
     """
-    options = {"timing": timing, "a0": a0, "norm": norm, "steps": 9, "width": 8, "with_lengths": True, "seed": 3}
+    options = {"timing": timing, "a0": a0, "norm": norm, "steps": 9, "width": 8, "with_lengths": True}
+    options |= {"learned": True, "seed": 3}
     single, double = make_problem(**options, dtype=torch.float32), make_problem(**options)
     rounded = {name: leaf.detach().double().requires_grad_() for name, leaf in single.leaves().items()}
     actual = single.evaluate(backend)
@@ -62,7 +64,7 @@ def test_single_precision(make_problem, assert_all_close, backend, timing, a0, n
 
 
 def test_each_leaf_alone_may_want_a_gradient(make_problem, backend, timing, a0):
-    problem = make_problem(timing=timing, a0=a0)
+    problem = make_problem(timing=timing, a0=a0, learned=True)
     everything = problem.evaluate(backend)
     for wanted in problem.leaves():
         leaves = {name: leaf.requires_grad_(name == wanted) for name, leaf in problem.leaves().items()}
@@ -144,6 +146,16 @@ def test_without_gradients(make_problem, backend, timing, a0, mode):
         actual = problem.run(problem.leaves(), backend)
     assert not any(tensor.requires_grad for tensor in actual)
     assert all(map(torch.equal, actual, expected))
+
+
+@pytest.mark.parametrize("norm", ["none", "affine"])
+def test_an_empty_batch(make_problem, backend, timing, a0, norm):
+    """Gives empty results, and gradients of nothing."""
+    problem = make_problem(batch=0, timing=timing, a0=a0, norm=norm)
+    values = problem.evaluate(backend)
+    assert values["output"].shape == (0, problem.steps, problem.width)
+    assert values["final"].shape == (0, problem.width, problem.width)
+    assert not any(value.any() for value in values.values())
 
 
 def test_gradient_stops_at_a_sequences_end(make_problem, backend, timing):

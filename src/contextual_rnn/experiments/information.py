@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from contextual_rnn import ops
-from contextual_rnn.ops import cpu
 
 PACKAGES = ("contextual-rnn", "torch", "numpy", "matplotlib", "safetensors", "tyro", "tensorboard")
 
@@ -22,7 +21,9 @@ def information() -> dict[str, str]:
         f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     )
     found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    backends = dict.fromkeys(ops.BACKENDS, "available") | {"cpu": cpu.availability()}
+    backends = dict.fromkeys(ops.BACKENDS, "available") | {
+        n: kernel.availability() for n, kernel in ops.KERNELS.items()
+    }
     return found | {f"fast weights: {name}": text for name, text in backends.items()}
 
 

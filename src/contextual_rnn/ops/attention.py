@@ -17,7 +17,7 @@ from torch import Tensor
 
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn.ops.once import differentiable_once
-from contextual_rnn.ops.options import FastWeightsOptions, LowRank
+from contextual_rnn.ops.options import FastWeightsOptions, LowRank, decay_tables
 
 _layer_norm = torch.ops.aten.native_layer_norm
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward
@@ -41,12 +41,13 @@ def attention(
     left, right = a0 if isinstance(a0, LowRank) else (None, None)
     dense = a0 if isinstance(a0, Tensor) else None
     beyond = None if lengths is None else torch.arange(inputs.shape[1], device=inputs.device) >= lengths[:, None]
+    tables = decay_tables(options, inputs.shape[1], inputs)
     output, written = _Recurrence.apply(
-        inputs, weight_hh, h0, dense, left, right, norm_weight, norm_bias, beyond, options
+        inputs, weight_hh, h0, dense, left, right, norm_weight, norm_bias, *tables, beyond, options
     )
     if not options.return_fast_weights:
         return output, None
-    return output, final_fast_weights(output if written is None else written, a0, lengths, options)
+    return output, final_fast_weights(output if written is None else written, a0, lengths, tables)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -66,12 +67,14 @@ class _Recurrence(torch.autograd.Function):
         right: Tensor | None,
         norm_weight: Tensor | None,
         norm_bias: Tensor | None,
+        discounts: Tensor,
+        retained: Tensor,
         beyond: Tensor | None,
         options: FastWeightsOptions,
     ) -> tuple[Tensor, Tensor | None]:
         steps, width = inputs.shape[1:]
         initial = _InitialFastWeights(dense, left, right)
-        discounts = _discounts(steps, inputs, options)
+        by_writing = discounts.flip(0)  # the tail of length n serves a read of n writes
         written = torch.empty_like(inputs, memory_format=torch.contiguous_format)
         outputs, queries, scores, norms = [], [], [], []
         weight_t = weight_hh.t()
@@ -83,14 +86,15 @@ class _Recurrence(torch.autograd.Function):
             if options.timing == "wenke2019":
                 written[:, t] = h
             count = _writes_before_read(t, options)
-            seen, discount = written[:, :count], discounts[steps - count :]
+            seen, discount = written[:, :count], by_writing[steps - count :]
             for _ in range(options.inner_steps):
                 queries.append(h)
                 bracket = z
                 if count:
-                    scores.append(torch.bmm(h[:, None], seen.mT) * discount)
-                    bracket = torch.baddbmm(bracket[:, None], scores[-1], seen)[:, 0]
-                bracket = initial.add_read(bracket, h, options.decay**count)
+                    scores.append(torch.bmm(h[:, None], seen.mT))
+                    bracket = torch.baddbmm(bracket[:, None], scores[-1] * discount, seen)[:, 0]
+                if initial.present:
+                    bracket = initial.add_read(bracket, h * retained[count])
                 if options.layer_norm:
                     normed, mean, deviation = _layer_norm(bracket, [width], norm_weight, norm_bias, options.eps)
                     norms += (bracket, mean, deviation)
@@ -107,8 +111,8 @@ class _Recurrence(torch.autograd.Function):
         ctx.counts = (len(queries), len(scores))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
-            inputs, weight_hh, h0, dense, left, right, norm_weight, norm_bias, beyond, output, written,
-            *queries, *scores, *norms,
+            inputs, weight_hh, h0, dense, left, right, norm_weight, norm_bias, discounts, retained, beyond,
+            output, written, *queries, *scores, *norms,
         )  # fmt: skip
         return output, None if lagged else written
 
@@ -116,7 +120,7 @@ class _Recurrence(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors[:8]
+        inputs = ctx.saved_tensors[:10]
         with torch.no_grad():
             grads = _backward(ctx, grad_output, grad_written)
         return (*differentiable_once(grads, inputs), None, None)
@@ -124,12 +128,14 @@ class _Recurrence(torch.autograd.Function):
 
 def _backward(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None) -> tuple[Tensor | None, ...]:
     options = ctx.options
-    _, weight_hh, h0, dense, left, right, norm_weight, norm_bias, beyond, output, written, *saved = ctx.saved_tensors
+    given, (beyond, output, written, *saved) = ctx.saved_tensors[:10], ctx.saved_tensors[10:]
+    _, weight_hh, h0, dense, left, right, norm_weight, norm_bias, discounts, retained = given
     reads, scored = ctx.counts
     queries, scores, norms = saved[:reads], saved[reads : reads + scored], saved[reads + scored :]
     steps, width = output.shape[1:]
     initial = _InitialFastWeights(dense, left, right)
-    discounts = _discounts(steps, output, options)
+    by_writing = discounts.flip(0)
+    grad_by_writing, grad_retained = torch.zeros_like(discounts), torch.zeros_like(retained)
 
     # Gradients of what was written gather here as reads are undone; under ba2016 the outputs are what was written.
     from_outside = grad_output if options.timing == "ba2016" else grad_written
@@ -145,7 +151,7 @@ def _backward(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None)
             grad_h = grad_h + grad_output[:, t]
         grad_h = _held(grad_h, beyond, t)
         count = _writes_before_read(t, options)
-        seen, grad_seen, discount = written[:, :count], grad_written[:, :count], discounts[steps - count :]
+        seen, grad_seen, discount = written[:, :count], grad_written[:, :count], by_writing[steps - count :]
         grad_sum = None
         for s in reversed(range(options.inner_steps)):
             read = t * options.inner_steps + s
@@ -159,12 +165,18 @@ def _backward(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None)
                 )
             grad_brackets[read] = grad
             grad_sum = grad if grad_sum is None else grad_sum + grad
-            grad_h = initial.read_transposed(grad, options.decay**count)
+            grad_h = initial.read_transposed(grad) if initial.present else torch.zeros_like(grad)
+            if initial.present and ctx.needs_input_grad[9]:
+                grad_retained[count] += (grad_h * queries[read]).sum()
+            grad_h *= retained[count]
             if count:
                 score = scores[read - (reads - scored)]
-                grad_score = torch.bmm(grad[:, None], seen.mT) * discount
+                grad_score = torch.bmm(grad[:, None], seen.mT)
+                if ctx.needs_input_grad[8]:
+                    grad_by_writing[steps - count :] += (score * grad_score).sum((0, 1))
+                grad_score *= discount
                 grad_h = torch.baddbmm(grad_h[:, None], grad_score, seen)[:, 0]
-                grad_seen.addcmul_(score.mT, grad[:, None])
+                grad_seen.addcmul_((score * discount).mT, grad[:, None])
                 grad_seen.addcmul_(grad_score.mT, queries[read][:, None])
         if options.timing == "wenke2019":
             grad_h = grad_h + grad_written[:, t]
@@ -184,9 +196,10 @@ def _backward(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None)
     grad_initial: tuple[Tensor | None, ...] = (None, None, None)
     if initial.present:
         counts = [_writes_before_read(t, options) for t in range(steps) for _ in range(options.inner_steps)]
-        scales = output.new_tensor([options.decay**count for count in counts])[:, None]
-        grad_initial = initial.backward(torch.stack(queries, 1), torch.stack(grad_brackets, 1) * scales)
-    return grad_inputs, grad_weight, grad_h, *grad_initial, *grad_norm
+        grad_initial = initial.backward(
+            torch.stack(queries, 1), torch.stack(grad_brackets, 1) * retained[counts][:, None]
+        )
+    return grad_inputs, grad_weight, grad_h, *grad_initial, *grad_norm, grad_by_writing.flip(0), grad_retained
 
 
 class _InitialFastWeights:
@@ -196,28 +209,28 @@ class _InitialFastWeights:
         self.dense, self.left, self.right = dense, left, right
         self.present = dense is not None or left is not None
         # One matrix tiled over the batch without copies (a free or constant state) is read as one.
-        tiled = dense is not None and dense.stride(0) == 0
+        tiled = dense is not None and dense.stride(0) == 0 and len(dense) > 0
         self.matrix = dense[0] if dense is not None and tiled else None
 
-    def add_read(self, bracket: Tensor, query: Tensor, scale: float) -> Tensor:
-        """bracket + scale * A(0) query."""
+    def add_read(self, bracket: Tensor, query: Tensor) -> Tensor:
+        """bracket + A(0) query."""
         if self.left is not None and self.right is not None:
             scores = torch.bmm(query[:, None], self.right.mT)
-            return torch.baddbmm(bracket[:, None], scores, self.left, alpha=scale)[:, 0]
+            return torch.baddbmm(bracket[:, None], scores, self.left)[:, 0]
         if self.matrix is not None:
-            return torch.addmm(bracket, query, self.matrix.t(), alpha=scale)
+            return torch.addmm(bracket, query, self.matrix.t())
         if self.dense is not None:
-            return torch.baddbmm(bracket[:, None], query[:, None], self.dense.mT, alpha=scale)[:, 0]
+            return torch.baddbmm(bracket[:, None], query[:, None], self.dense.mT)[:, 0]
         return bracket
 
-    def read_transposed(self, grad: Tensor, scale: float) -> Tensor:
-        """scale * A(0)^T grad."""
+    def read_transposed(self, grad: Tensor) -> Tensor:
+        """A(0)^T grad."""
         if self.left is not None and self.right is not None:
-            return torch.bmm(torch.bmm(grad[:, None], self.left.mT), self.right)[:, 0] * scale
+            return torch.bmm(torch.bmm(grad[:, None], self.left.mT), self.right)[:, 0]
         if self.matrix is not None:
-            return (grad @ self.matrix) * scale
+            return grad @ self.matrix
         if self.dense is not None:
-            return torch.bmm(grad[:, None], self.dense)[:, 0] * scale
+            return torch.bmm(grad[:, None], self.dense)[:, 0]
         return torch.zeros_like(grad)
 
     def backward(self, queries: Tensor, grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -238,23 +251,18 @@ def _writes_before_read(t: int, options: FastWeightsOptions) -> int:
     return t + 1 if options.timing == "wenke2019" else t
 
 
-def _discounts(steps: int, like: Tensor, options: FastWeightsOptions) -> Tensor:
-    """rate * decay^age for the ages steps-1 .. 0, (T,); the tail of length n serves a read of n writes."""
-    ages = torch.arange(steps - 1, -1, -1, dtype=like.dtype, device=like.device)
-    return options.rate * options.decay**ages
-
-
 def final_fast_weights(
-    written: Tensor, a0: Tensor | LowRank | None, lengths: Tensor | None, options: FastWeightsOptions
+    written: Tensor, a0: Tensor | LowRank | None, lengths: Tensor | None, tables: tuple[Tensor, Tensor]
 ) -> Tensor:
     """A after each sequence's last step from what was written, (B, H, H)."""
-    batch, steps, _ = written.shape
+    discounts, retained = tables
+    steps = written.shape[1]
     if lengths is None:
-        lengths = torch.full((batch,), steps, device=written.device)
-    ages = lengths[:, None] - 1 - torch.arange(steps, device=written.device)
-    discounts = torch.where(ages >= 0, options.rate * options.decay ** ages.clamp(min=0).to(written.dtype), 0.0)
-    final = torch.bmm((written * discounts[:, :, None]).mT, written)
+        weights, left = discounts.flip(0), retained[steps]
+    else:
+        ages = lengths[:, None] - 1 - torch.arange(steps, device=written.device)
+        weights, left = torch.where(ages >= 0, discounts[ages.clamp(min=0)], 0.0), retained[lengths][:, None, None]
+    final = torch.bmm((written * weights[..., None]).mT, written)
     if a0 is None:
         return final
-    dense = a0.dense() if isinstance(a0, LowRank) else a0
-    return final + (options.decay ** lengths.to(written.dtype))[:, None, None] * dense
+    return final + left * (a0.dense() if isinstance(a0, LowRank) else a0)

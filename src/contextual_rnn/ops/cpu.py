@@ -6,22 +6,18 @@ import ctypes
 import functools
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from contextual_rnn._shapes import Float, Int
-from contextual_rnn.ops.attention import final_fast_weights
-from contextual_rnn.ops.once import differentiable_once
-from contextual_rnn.ops.options import FastWeightsOptions, LowRank
+from contextual_rnn.ops.kernel import Given, Settings
 
 _SIZES = ("batch", "steps", "width", "inner_steps", "rank", "write_before_read", "layer_norm", "a0_stride", "keep")
-_NUMBERS = ("decay", "rate", "eps")
 _POINTERS = (
-    *("inputs", "weight", "h0", "a0", "left", "right", "gain", "shift", "lengths"),
+    *("inputs", "weight", "h0", "a0", "left", "right", "gain", "shift", "discounts", "retained", "lengths"),
     *("output", "written", "saved", "scratch", "grad_output", "grad_written"),
     *("grad_inputs", "grad_h0", "grad_a0", "grad_left", "grad_right", "grad_gain", "grad_shift"),
+    *("grad_discounts", "grad_retained"),
 )
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -31,7 +27,7 @@ class _Problem(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in _SIZES),
-        *((name, ctypes.c_double) for name in _NUMBERS),
+        ("eps", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in _POINTERS),
     )
 
@@ -56,156 +52,111 @@ def instruction_set() -> str | None:
 
 def availability() -> str:
     """Whether the kernel can run, and why not."""
-    found = instruction_set()
-    return f"available ({found})" if found else "not available: not built at install, for want of a C++ compiler"
+    if found := instruction_set():
+        return f"available ({found}, float32 and float64)"
+    return "not available: not built at install, for want of a C++ compiler"
+
+
+@torch.compiler.assume_constant_result
+def supports_dtype(dtype: torch.dtype) -> bool:
+    """Whether the kernel was built and calculates in `dtype`."""
+    return dtype in _DTYPES and instruction_set() is not None
 
 
 def supports(inputs: Tensor) -> bool:
     """Whether the kernel can run on tensors like `inputs`."""
-    return (
-        inputs.device.type == "cpu"
-        and inputs.dtype in _DTYPES
-        and type(inputs) in (Tensor, torch.nn.Parameter)
-        and instruction_set() is not None
-        and torch._C._functorch.maybe_current_level() is None  # pyright: ignore[reportAttributeAccessIssue]
-    )
+    return inputs.device.type == "cpu" and supports_dtype(inputs.dtype)
 
 
-def cpu(
-    inputs: Float[Tensor, "B T H"],
-    weight_hh: Float[Tensor, "H H"],
-    h0: Float[Tensor, "B H"],
-    a0: Float[Tensor, "B H H"] | LowRank | None,
-    norm_weight: Float[Tensor, " H"] | None,
-    norm_bias: Float[Tensor, " H"] | None,
-    lengths: Int[Tensor, " B"] | None,
-    options: FastWeightsOptions,
-) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B H H"] | None]:
-    """The attention form on one thread; O(B T (T + H) H) time, O(B T (T + H)) memory to go back.
-
-    Differentiable once. Raises ValueError where the kernel was not built or the tensors are not for it.
-    """
-    if not supports(inputs):
-        raise ValueError(
-            f"backend: expected plain float32 or float64 tensors on the CPU for the cpu kernel ({availability()}), "
-            f"got {inputs.dtype} on {inputs.device}"
-        )
-    left, right = a0 if isinstance(a0, LowRank) else (None, None)
-    dense = a0 if isinstance(a0, Tensor) else None
-    output, written = _Recurrence.apply(
-        inputs, weight_hh, h0, dense, left, right, norm_weight, norm_bias, lengths, options
-    )
-    if not options.return_fast_weights:
-        return output, None
-    return output, final_fast_weights(output if written is None else written, a0, lengths, options)
+name = "cpu"
 
 
-class _Recurrence(torch.autograd.Function):
-    """The outputs h(t) and, where the final A needs them and they are others, the written m(t), each (B, T, H)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor,
-        dense: Tensor | None,
-        left: Tensor | None,
-        right: Tensor | None,
-        norm_weight: Tensor | None,
-        norm_bias: Tensor | None,
-        lengths: Tensor | None,
-        options: FastWeightsOptions,
-    ) -> tuple[Tensor, Tensor | None]:
-        given = (inputs, weight_hh, h0, dense, left, right, norm_weight, norm_bias)
-        keep = any(ctx.needs_input_grad)
-        early = options.timing == "wenke2019"
-        output = torch.empty_like(inputs, memory_format=torch.contiguous_format)
-        written = torch.empty_like(output) if early and options.return_fast_weights else None
-        saved = _run("forward", options, given, lengths, keep=keep, output=output, written=written)
-        ctx.options = options
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*given, lengths, output, saved)
-        return output, written
-
-    @staticmethod
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        *given, lengths, output, saved = ctx.saved_tensors
-        with torch.no_grad():
-            grads = _backward(tuple(given), lengths, output, saved, grad_output, grad_written, ctx.options)
-        return (*differentiable_once(grads, tuple(given)), None, None)
+def saved_size(given: Given, settings: Settings) -> int:
+    """Elements kept for the backward pass; `Kernel::saved_size` of csrc/fast_weights.cpp for all blocks."""
+    inputs, rank = given.inputs, 0 if given.left is None else given.left.shape[1]
+    batch, steps, width = inputs.shape
+    reads, lanes = steps * settings.inner_steps, 64 // inputs.dtype.itemsize
+    own_matrix = given.a0 is not None and not settings.shared_a0
+    block = (steps + 1) * width + reads * width * (2 if settings.layer_norm else 1) + reads + reads * steps
+    block += 2 * rank * width + reads * rank + (width * width if own_matrix else 0)
+    return (batch + lanes - 1) // lanes * block * lanes
 
 
-def _backward(
-    given: tuple[Tensor | None, ...],
-    lengths: Tensor | None,
+def forward(given: Given, settings: Settings, keep: bool, keep_written: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """As `Kernel.forward` of kernel.py; on one thread, O(B T (T + H) H) time, O(B T (T + H)) memory to go back."""
+    inputs = given.inputs
+    output = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+    written = torch.empty_like(output) if keep_written else None
+    saved = _run("forward", given, settings, keep=keep, output=output, written=written)
+    return output, output.new_empty(0) if written is None else written, saved if keep else output.new_empty(0)
+
+
+def backward(
+    given: Given,
+    settings: Settings,
     output: Tensor,
     saved: Tensor,
     grad_output: Tensor | None,
     grad_written: Tensor | None,
-    options: FastWeightsOptions,
-) -> tuple[Tensor | None, ...]:
-    _, _, h0, dense, left, right, norm_weight, norm_bias = given
-    assert h0 is not None
+    wanted: list[bool],
+) -> list[Tensor]:
+    """As `Kernel.backward` of kernel.py."""
 
     def like(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
     made = {
         "grad_inputs": torch.empty_like(output),
-        "grad_h0": like(h0),
-        "grad_a0": like(dense),
-        "grad_left": like(left),
-        "grad_right": like(right),
-        "grad_gain": like(norm_weight),
-        "grad_shift": like(norm_bias),
+        "grad_h0": like(given.h0),
+        "grad_a0": like(given.a0),
+        "grad_left": like(given.left),
+        "grad_right": like(given.right),
+        "grad_gain": like(given.norm_weight),
+        "grad_shift": like(given.norm_bias),
+        "grad_discounts": torch.zeros_like(given.discounts) if wanted[-2] else None,
+        "grad_retained": torch.zeros_like(given.retained) if wanted[-1] else None,
     }
     came = {
         "grad_output": None if grad_output is None else grad_output.contiguous(),
         "grad_written": None if grad_written is None else grad_written.contiguous(),
     }
-    _run("backward", options, given, lengths, keep=True, saved=saved, **came, **made)
+    _run("backward", given, settings, keep=True, saved=saved, **came, **made)
     width = output.shape[-1]
-    previous = torch.cat([h0[:, None], output[:, :-1]], dim=1)
+    previous = torch.cat([given.h0[:, None], output[:, :-1]], dim=1)
     grad_weight = made["grad_inputs"].reshape(-1, width).t() @ previous.reshape(-1, width)
     grad_inputs, *others = made.values()
-    return grad_inputs, grad_weight, *others
+    return [grad for grad, want in zip((grad_inputs, grad_weight, *others), wanted, strict=True) if want]
 
 
 def _run(
     direction: str,
-    options: FastWeightsOptions,
-    given: tuple[Tensor | None, ...],
-    lengths: Tensor | None,
+    given: Given,
+    settings: Settings,
     *,
     keep: bool,
     saved: Tensor | None = None,
     **others: Tensor | None,
 ) -> Tensor:
     """Fill in the problem and call the kernel; returns what it keeps for the backward pass."""
-    inputs, weight, h0, dense, left, right, gain, shift = given
-    assert inputs is not None
+    inputs, dense, left = given.inputs, given.a0, given.left
     library, suffix = _library(), f"{_DTYPES[inputs.dtype]}_{instruction_set()}"
     batch, steps, width = inputs.shape
-    stride = 0 if dense is None or dense.stride(0) == 0 else width * width
+    stride = 0 if dense is None or settings.shared_a0 else width * width
     if dense is not None:
-        dense = dense[:1].contiguous() if stride == 0 else dense.contiguous()
+        dense = dense[:1].contiguous() if settings.shared_a0 else dense.contiguous()
     tensors = {
         name: None if tensor is None else tensor.contiguous()
-        for name, tensor in zip(_POINTERS, (inputs, weight, h0, dense, left, right, gain, shift), strict=False)
-    }
-    tensors["lengths"] = None if lengths is None else lengths.long().contiguous()
-    tensors |= others
+        for name, tensor in zip(_POINTERS, given._replace(a0=dense), strict=False)
+    } | others
     problem = _Problem(
-        batch, steps, width, options.inner_steps, 0 if left is None else left.shape[1],
-        options.timing == "wenke2019", options.layer_norm, stride, keep, options.decay, options.rate, options.eps,
+        batch, steps, width, settings.inner_steps, 0 if left is None else left.shape[1],
+        settings.write_before_read, settings.layer_norm, stride, keep, settings.eps,
     )  # fmt: skip
     _point(problem, tensors)
     sizes = ctypes.c_int64(), ctypes.c_int64()
     getattr(library, f"fast_weights_sizes_{suffix}")(ctypes.byref(problem), *map(ctypes.byref, sizes))
-    saved = torch.empty(sizes[0].value, dtype=torch.uint8) if saved is None else saved
+    if saved is None:
+        saved = inputs.new_empty(sizes[0].value // inputs.element_size())
     scratch = torch.empty(sizes[1].value, dtype=torch.uint8)
     _point(problem, {"saved": saved, "scratch": scratch})
     getattr(library, f"fast_weights_{direction}_{suffix}")(ctypes.byref(problem))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from contextual_rnn._lengths import check_lengths
+from contextual_rnn.ops import cpu
 from contextual_rnn.ops.attention import attention
-from contextual_rnn.ops.cpu import cpu, supports
+from contextual_rnn.ops.kernel import Kernel, backend_of
 from contextual_rnn.ops.options import TIMINGS, FastWeightsOptions, LowRank, Timing
 from contextual_rnn.ops.reference import reference
 
-BACKENDS = {"reference": reference, "attention": attention, "cpu": cpu}
+KERNELS: dict[str, Kernel] = {"cpu": cpu}
+BACKENDS = {"reference": reference, "attention": attention} | {n: backend_of(kernel) for n, kernel in KERNELS.items()}
 ENVIRONMENT = "CONTEXTUAL_RNN_BACKEND"
 # Steps, in units of H, up to which sums over what was written win over a stored A. Measured at H = 50: at T = 8 H
 # attention takes 0.6 and cpu 0.13 of the time of reference. The scores that cpu keeps grow with T^2 and limit it.
@@ -31,8 +35,8 @@ def fast_weights(
     norm_bias: Tensor | None = None,
     layer_norm: bool = True,
     inner_steps: int = 1,
-    decay: float = 0.95,
-    rate: float = 0.5,
+    decay: float | Tensor = 0.95,
+    rate: float | Tensor = 0.5,
     timing: Timing = "ba2016",
     eps: float = 1e-5,
     lengths: Tensor | None = None,
@@ -49,10 +53,14 @@ def fast_weights(
     norm_weight and norm_bias (H,), lengths (B,). Returns the outputs h(1..T), (B, T, H), zero beyond a sequence's
     length, and A after each sequence's last step, (B, H, H), or None where it is not asked for.
 
+    decay and rate are numbers, or tensors of no axes which may require gradients (their range is then checked on
+    the CPU alone). The batch may be empty. Under autocast everything runs in the dtype of weight_hh.
+
     `backend` is "reference" (A stored; differentiable any number of times), "attention" (A never stored;
-    differentiable once), "cpu" (the same natively, on one thread) or "auto": what the environment variable
-    CONTEXTUAL_RNN_BACKEND names; without it cpu where it was built and the tensors are for it, else attention, both
-    while T is short enough for their sums to cost less than a stored A, and reference beyond and under torch.compile.
+    differentiable once), "cpu" (the same natively) or "auto": what the environment variable CONTEXTUAL_RNN_BACKEND
+    names; without it cpu where it was built and the tensors are for it, else attention, both while T is short enough
+    for their sums to cost less than a stored A, and reference beyond, for torch.export, and under torch.compile where
+    no kernel serves.
 
     Raises TypeError or ValueError for arguments of another type, shape, dtype, device or range.
     Deviations: Ba et al. give no bias in the bracket; the contextual-RNN authors multiply from the other side, h A,
@@ -60,7 +68,36 @@ def fast_weights(
     """
     options = FastWeightsOptions(inner_steps, decay, rate, layer_norm, timing, eps, return_fast_weights)
     check_options(options)
-    _check_tensors(inputs, weight_hh, h0, a0, norm_weight, norm_bias, layer_norm)
+    if isinstance(weight_hh, Tensor) and _in_autocast(weight_hh.device.type):
+        given = (inputs, h0, a0, norm_weight, norm_bias)
+        inputs, h0, a0, norm_weight, norm_bias = (_cast(tensor, weight_hh.dtype) for tensor in given)
+        with torch.autocast(weight_hh.device.type, enabled=False):
+            return _run(inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, backend)
+    return _run(inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, backend)
+
+
+def _in_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, LowRank):
+        return LowRank(*(_cast(factor, dtype) for factor in value))
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _run(
+    inputs: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    a0: Tensor | LowRank | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    lengths: Tensor | None,
+    options: FastWeightsOptions,
+    backend: str,
+) -> tuple[Tensor, Tensor | None]:
+    _check_tensors(inputs, weight_hh, h0, a0, norm_weight, norm_bias, options)
     batch, steps, _ = inputs.shape
     if lengths is not None:
         check_lengths(lengths, batch, steps)
@@ -80,11 +117,13 @@ def _choose(inputs: Tensor) -> str:
             raise ValueError(f"{ENVIRONMENT}: expected one of auto, {', '.join(BACKENDS)}, got {named!r}")
         if named != "auto":
             return named
+    if torch.compiler.is_exporting():
+        return "reference"  # of PyTorch's own operators alone, so that what is exported runs anywhere
     steps, width = inputs.shape[1:]
-    if torch.compiler.is_compiling():
-        return "reference"  # the others' hand-written derivatives cannot be traced
-    if supports(inputs) and steps < LONGEST["cpu"] * width:
+    if cpu.supports(inputs) and steps < LONGEST["cpu"] * width:
         return "cpu"
+    if torch.compiler.is_compiling():
+        return "reference"  # attention's hand-written derivative cannot be traced
     return "attention" if steps < LONGEST["attention"] * width else "reference"
 
 
@@ -94,18 +133,28 @@ def check_options(options: FastWeightsOptions) -> None:
         raise TypeError(f"inner_steps: expected an int of at least 1, got {options.inner_steps!r}")
     if options.inner_steps < 1:
         raise ValueError(f"inner_steps: expected an int of at least 1, got {options.inner_steps}")
-    for name in ("decay", "rate", "eps"):
-        value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name}: expected a number, got {value!r}")
     if options.timing not in TIMINGS:
         raise ValueError(f"timing: expected one of {', '.join(TIMINGS)}, got {options.timing!r}")
-    if not 0 <= options.decay <= 1:
-        raise ValueError(f"decay: expected a number from 0 to 1, got {options.decay!r}")
-    if not 0 <= options.rate < math.inf:
-        raise ValueError(f"rate: expected a finite number of at least 0, got {options.rate!r}")
-    if not 0 < options.eps < math.inf:
-        raise ValueError(f"eps: expected a positive, finite number, got {options.eps!r}")
+    _check_number("decay", options.decay, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+    _check_number("rate", options.rate, "a finite number of at least 0", lambda value: 0 <= value < math.inf)
+    if isinstance(options.eps, Tensor):
+        raise TypeError("eps: expected a number, got a tensor")
+    _check_number("eps", options.eps, "a positive, finite number", lambda value: 0 < value < math.inf)
+
+
+def _check_number(name: str, value: float | Tensor, expected: str, fits: Callable[[float], bool]) -> None:
+    if isinstance(value, Tensor):
+        # Elsewhere than on the CPU, or traced, the value cannot be read, or not without waiting for it.
+        if not (value.is_floating_point() and value.ndim == 0):
+            raise ValueError(f"{name}: expected {expected}, got {value.dtype} of shape {tuple(value.shape)}")
+        traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(value)  # pyright: ignore[reportAttributeAccessIssue]
+        if traced or value.device.type != "cpu":
+            return
+        value = float(value.detach())
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    if not fits(value):
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
 def _check_tensors(
@@ -115,15 +164,17 @@ def _check_tensors(
     a0: Tensor | LowRank | None,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
-    layer_norm: bool,
+    options: FastWeightsOptions,
 ) -> None:
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         came = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
         raise TypeError(f"inputs: expected a floating-point tensor, got {came}")
-    if inputs.ndim != 3 or 0 in inputs.shape:
-        raise ValueError(f"inputs: expected shape (batch, time, hidden), none of them 0, got {tuple(inputs.shape)}")
+    if inputs.ndim != 3 or 0 in inputs.shape[1:]:
+        raise ValueError(
+            f"inputs: expected shape (batch, time, hidden), time and hidden not 0, got {tuple(inputs.shape)}"
+        )
     batch, _, width = inputs.shape
-    if not layer_norm:
+    if not options.layer_norm:
         for name, tensor in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
             if tensor is not None:
                 raise ValueError(f"{name}: expected None without layer norm, got {type(tensor).__name__}")
@@ -133,6 +184,7 @@ def _check_tensors(
         "norm_weight": (norm_weight, (width,)),
         "norm_bias": (norm_bias, (width,)),
     }
+    expected |= {name: (value, ()) for name in ("decay", "rate") if isinstance(value := getattr(options, name), Tensor)}
     if isinstance(a0, LowRank):
         rank = a0.left.shape[1] if isinstance(a0.left, Tensor) and a0.left.ndim == 3 else 1
         expected |= {"a0.left": (a0.left, (batch, rank, width)), "a0.right": (a0.right, (batch, rank, width))}

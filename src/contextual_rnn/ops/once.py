@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+
+
+def refuse_second_derivative(*_: Any) -> NoReturn:
+    """What stands where a second derivative would be."""
+    raise RuntimeError(
+        "this backend of fast_weights can be differentiated once, not twice; pass backend='reference' for that"
+    )
 
 
 def differentiable_once(
@@ -28,7 +35,5 @@ class _Once(torch.autograd.Function):
         return grad.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "this backend of fast_weights can be differentiated once, not twice; pass backend='reference' for that"
-        )
+    def backward(ctx: Any, *grad_outputs: Tensor) -> NoReturn:
+        refuse_second_derivative()

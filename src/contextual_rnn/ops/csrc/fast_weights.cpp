@@ -7,7 +7,7 @@
 //   z               W h(t-1) + inputs(t); a bracket is z plus what a read adds
 //   q(t, s)         query of read s in step t; q(t, 0) = relu(z) is the preliminary state
 //   m(t)            the vector written in step t: q(t, 0) under wenke2019, h(t) under ba2016
-//   c(t, s, i)      discounted score of m(i) for q(t, s); d... is a gradient
+//   c(t, s, i)      score of m(i) for q(t, s), before its discount; d... is a gradient
 //
 // Tensors of the caller are sample-major and contiguous. Inside, everything is unit-major with the L samples of a
 // block innermost, so that no sum ever crosses a register: sums over units are sums of registers.
@@ -25,12 +25,14 @@ extern "C" struct FastWeightsProblem {
     int64_t layer_norm;
     int64_t a0_stride;  // elements from one sample's A(0) to the next; 0 where all share one
     int64_t keep;       // keep activations for the backward pass
-    double decay, rate, eps;
+    double eps;
     const void *inputs, *weight, *h0, *a0, *left, *right, *gain, *shift;
+    const void *discounts, *retained;  // rate decay^age and decay^count
     const int64_t* lengths;
     void *output, *written, *saved, *scratch;
     const void *grad_output, *grad_written;
     void *grad_inputs, *grad_h0, *grad_a0, *grad_left, *grad_right, *grad_gain, *grad_shift;
+    void *grad_discounts, *grad_retained;  // absent unless wanted
 };
 
 namespace {
@@ -54,7 +56,7 @@ struct Kernel {
                (own_matrix() ? H * H : 0);
     }
     int64_t scratch_size() const {
-        return T_ * H + 5 * H + 2 * R * H + (p.a0 ? T_ * S * H + H * H : 0) + 2 * (H * H / L + 1);
+        return T_ * H + 6 * H + 2 * R * H + (p.a0 ? T_ * S * H + H * H : 0) + 2 * (H * H / L + 1);
     }
 
     // An A(0) of every sample's own is turned into the block's layout; one that all share is read like W.
@@ -192,6 +194,7 @@ struct Kernel {
 
     void forward() {
         const T* inputs = static_cast<const T*>(p.inputs);
+        const T *discounts = static_cast<const T*>(p.discounts), *retained = static_cast<const T*>(p.retained);
         vec* z = static_cast<vec*>(p.scratch);
         vec* bracket = z + H;
         for (int64_t block = 0, first, samples; block * L < B; ++block) {
@@ -208,18 +211,17 @@ struct Kernel {
                 multiply_add(z, 1, static_cast<const T*>(p.weight), hs + t * H);
                 for (int64_t j = 0; j < H; ++j) query(t, 0)[j] = relu(z[j]);
                 hold(query(t, 0), t);
-                const T scale = static_cast<T>(std::pow(p.decay, static_cast<double>(writes(t))));
+                const T scale = retained[writes(t)];
                 for (int64_t s = 0; s < S; ++s) {
                     const vec* q = query(t, s);
                     std::memcpy(bracket, z, H * sizeof(vec));
-                    T discount = static_cast<T>(p.rate);
-                    for (int64_t i = writes(t) - 1; i >= 0; --i, discount *= static_cast<T>(p.decay)) {
-                        const vec score = scores[(t * S + s) * T_ + i] = dot(memory(i), q) * discount;
-                        add(bracket, score, memory(i));
+                    for (int64_t i = writes(t) - 1; i >= 0; --i) {
+                        const vec score = scores[(t * S + s) * T_ + i] = dot(memory(i), q);
+                        add(bracket, score * discounts[writes(t) - 1 - i], memory(i));
                     }
                     for (int64_t k = 0; k < R; ++k) {
-                        const vec score = low_scores[(t * S + s) * R + k] = dot(right + k * H, q) * scale;
-                        add(bracket, score, left + k * H);
+                        const vec score = low_scores[(t * S + s) * R + k] = dot(right + k * H, q);
+                        add(bracket, score * scale, left + k * H);
                     }
                     if (own_matrix())
                         multiply_own(bracket, scale, q);
@@ -242,13 +244,15 @@ struct Kernel {
     void backward() {
         vec* at = static_cast<vec*>(p.scratch);
         auto take = [&at](int64_t size) { vec* from = at; at += size; return from; };
-        vec *d_memory = take(T_ * H), *d_h = take(H), *d_z = take(H), *g = take(H);
+        vec *d_memory = take(T_ * H), *d_h = take(H), *d_z = take(H), *g = take(H), *d_read = take(H);
         vec *d_left = take(R * H), *d_right = take(R * H), *d_gain = take(H), *d_shift = take(H);
         vec *d_brackets = take(p.a0 ? T_ * S * H : 0), *d_matrices = take(p.a0 ? H * H : 0);
         T *weight_t = reinterpret_cast<T*>(take(H * H / L + 1)), *a0_t = reinterpret_cast<T*>(at);
         transpose(weight_t, static_cast<const T*>(p.weight));
         if (p.a0 && !own_matrix()) transpose(a0_t, static_cast<const T*>(p.a0));
         std::memset(d_gain, 0, 2 * H * sizeof(vec));
+        const T *discounts = static_cast<const T*>(p.discounts), *retained = static_cast<const T*>(p.retained);
+        T *grad_discounts = static_cast<T*>(p.grad_discounts), *grad_retained = static_cast<T*>(p.grad_retained);
 
         // Under ba2016 the outputs are what was written, so their gradients are gathered in one place.
         const T* outer = static_cast<const T*>(early ? p.grad_written : p.grad_output);
@@ -270,7 +274,7 @@ struct Kernel {
                     add(d_h, vec{} + T(1), g);
                 }
                 hold(d_h, t);
-                const T scale = static_cast<T>(std::pow(p.decay, static_cast<double>(writes(t))));
+                const T scale = retained[writes(t)];
                 std::memset(d_z, 0, H * sizeof(vec));
                 for (int64_t s = S - 1; s >= 0; --s) {
                     const vec *q = query(t, s), *h = result(t, s);
@@ -278,9 +282,11 @@ struct Kernel {
                     if (p.layer_norm) normalise_backward(g, normed + (t * S + s) * H, deviations[t * S + s], d_gain, d_shift);
                     for (int64_t j = 0; j < H; ++j) d_z[j] += g[j];
                     std::memset(d_h, 0, H * sizeof(vec));
-                    T discount = static_cast<T>(p.rate);
-                    for (int64_t i = writes(t) - 1; i >= 0; --i, discount *= static_cast<T>(p.decay)) {
-                        const vec *m = memory(i), score = scores[(t * S + s) * T_ + i], d_score = dot(m, g) * discount;
+                    for (int64_t i = writes(t) - 1; i >= 0; --i) {
+                        const int64_t age = writes(t) - 1 - i;
+                        const vec *m = memory(i), raw = scores[(t * S + s) * T_ + i], d_discounted = dot(m, g);
+                        const vec score = raw * discounts[age], d_score = d_discounted * discounts[age];
+                        if (grad_discounts) grad_discounts[age] += sum(raw * d_discounted);
                         vec* d_m = d_memory + i * H;
                         for (int64_t j = 0; j < H; ++j) {
                             d_h[j] += d_score * m[j];
@@ -288,16 +294,21 @@ struct Kernel {
                         }
                     }
                     for (int64_t k = 0; k < R; ++k) {
-                        const vec d_score = dot(left + k * H, g) * scale;
+                        const vec raw = low_scores[(t * S + s) * R + k], d_scaled = dot(left + k * H, g);
+                        const vec d_score = d_scaled * scale;
+                        if (grad_retained) grad_retained[writes(t)] += sum(raw * d_scaled);
                         add(d_h, d_score, right + k * H);
-                        add(d_left + k * H, low_scores[(t * S + s) * R + k], g);
+                        add(d_left + k * H, raw * scale, g);
                         add(d_right + k * H, d_score, q);
                     }
                     if (p.a0) {
+                        std::memset(d_read, 0, H * sizeof(vec));
                         if (own_matrix())
-                            multiply_own_transposed(d_h, scale, g);
+                            multiply_own_transposed(d_read, 1, g);
                         else
-                            multiply_add(d_h, scale, a0_t, g);
+                            multiply_add(d_read, 1, a0_t, g);
+                        add(d_h, vec{} + scale, d_read);
+                        if (grad_retained) grad_retained[writes(t)] += sum(dot(d_read, q));
                         for (int64_t j = 0; j < H; ++j) d_brackets[(t * S + s) * H + j] = g[j] * scale;
                     }
                 }
@@ -361,13 +372,15 @@ struct Kernel {
             for (int64_t i = 0; i < H; ++i) to[i * H + j] = from[j * H + i];
     }
 
+    static T sum(vec x) {
+        T total = 0;
+        for (int64_t l = 0; l < L; ++l) total += x[l];
+        return total;
+    }
+
     void sum_lanes(T* to, const vec* from) const {
         if (!to) return;
-        for (int64_t j = 0; j < H; ++j) {
-            T sum = 0;
-            for (int64_t l = 0; l < L; ++l) sum += from[j][l];
-            to[j] = sum;
-        }
+        for (int64_t j = 0; j < H; ++j) to[j] = sum(from[j]);
     }
 };
 

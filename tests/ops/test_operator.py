@@ -1,0 +1,172 @@
+"""Every kernel as a PyTorch operator: what looks inside, torch.compile, torch.func, autocast, gets the same numbers."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.library import opcheck
+
+
+def operator_of(kernel):
+    return getattr(torch.ops.contextual_rnn, f"fast_weights_{kernel}").default
+
+
+def arguments_of(problem):
+    """What the operator takes: the leaves in its order, and the settings, with everything kept."""
+    leaves = problem.leaves()
+    tables = [problem.draw(30 + i, problem.steps + i).requires_grad_() for i in range(2)]
+    names = ("inputs", "weight_hh", "h0", "a0", "left", "right", "norm_weight", "norm_bias")
+    settings = (problem.inner_steps, problem.timing == "wenke2019", problem.norm != "none", False, problem.eps)
+    return (*(leaves.get(name) for name in names), *tables, problem.lengths, *settings, True, True)
+
+
+@pytest.mark.parametrize("a0", ["zero", "dense", "low_rank"])
+@pytest.mark.parametrize("with_lengths", [False, True])
+def test_registration(make_problem, kernel, timing, a0, with_lengths):
+    """By torch's own checks; the one that is left out compares all outputs, of which what is saved has gaps."""
+    arguments = arguments_of(make_problem(timing=timing, a0=a0, with_lengths=with_lengths))
+    opcheck(operator_of(kernel), arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+
+
+def test_vmap_over_stacked_parameters(make_problem, assert_all_close, kernel, timing, a0):
+    """Values and gradients of each are those it has alone; lengths are the same for all."""
+    problems = [make_problem(timing=timing, a0=a0, seed=seed) for seed in (1, 2, 3)]
+    leaves = {
+        name: torch.stack([problem.leaves()[name].detach() for problem in problems]) for name in problems[0].leaves()
+    }
+    batch, steps, width = leaves["inputs"].shape[1:]
+    cotangents = problems[0].draw(11, batch, steps, width), problems[0].draw(12, batch, width, width)
+
+    def loss(leaves):
+        output, final = problems[0].run(leaves, kernel)
+        return (output * cotangents[0]).sum() + (final * cotangents[1]).sum(), (output, final)
+
+    grads, values = torch.func.vmap(torch.func.grad(loss, has_aux=True))(leaves)
+    outside = torch.func.grad(lambda leaves: torch.func.vmap(loss)(leaves)[0].sum())(leaves)
+    assert_all_close(outside, grads, 1e-12)
+    for i in range(len(problems)):
+        alone = {name: leaf[i].clone().requires_grad_() for name, leaf in leaves.items()}
+        expected, (output, final) = loss(alone)
+        expected = torch.autograd.grad(expected, list(alone.values()))
+        assert_all_close(
+            {"output": values[0][i], "final": values[1][i], **{name: grad[i] for name, grad in grads.items()}},
+            {"output": output, "final": final, **dict(zip(leaves, expected, strict=True))},
+            1e-12,
+        )
+
+
+def test_vmap_over_the_inputs_alone(make_problem, kernel):
+    problem = make_problem(a0="zero", norm="plain")
+    leaves = problem.leaves()
+    inputs = problem.draw(40, 4, *leaves["inputs"].shape)
+    mapped = torch.func.vmap(lambda x: problem.run(leaves | {"inputs": x}, kernel)[0])(inputs)
+    expected = [problem.run(leaves | {"inputs": x}, kernel)[0] for x in inputs]
+    torch.testing.assert_close(mapped, torch.stack(expected))
+
+
+def test_functional_gradients(make_problem, assert_all_close, kernel, timing, a0):
+    problem = make_problem(timing=timing, a0=a0, with_lengths=True, learned=True)
+
+    def loss(leaves):
+        output, final = problem.run(leaves, kernel)
+        return (output * problem.draw(11, *output.shape)).sum() + (final * problem.draw(12, *final.shape)).sum()
+
+    grads = torch.func.grad(loss)({name: leaf.detach() for name, leaf in problem.leaves().items()})
+    expected = problem.evaluate(kernel)
+    assert_all_close(grads, {name: expected[f"gradient of {name}"] for name in grads}, 1e-12)
+
+
+def test_the_operator_refuses_to_differentiate_twice(make_problem, kernel):
+    problem = make_problem()
+    leaves = {name: leaf.detach() for name, leaf in problem.leaves().items()}
+
+    def slope(inputs):
+        return torch.func.grad(lambda x: problem.run(leaves | {"inputs": x}, kernel)[0].sum())(inputs).sum()
+
+    with pytest.raises(RuntimeError, match="twice"):
+        torch.func.grad(slope)(leaves["inputs"])
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_autocast_runs_in_the_dtype_of_the_weights(make_problem, backend, low_rank):
+    problem = make_problem(a0="low_rank" if low_rank else "dense", norm="affine", dtype=torch.float32)
+    leaves = problem.leaves()
+    halved = {
+        name: leaf.bfloat16() if name not in ("weight_hh", "norm_weight") else leaf for name, leaf in leaves.items()
+    }
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, final = problem.run(halved, backend)
+    expected, expected_final = problem.run({name: leaf.float() for name, leaf in halved.items()}, backend)
+    assert output.dtype == final.dtype == torch.float32
+    assert torch.equal(output, expected)
+    assert torch.equal(final, expected_final)
+
+
+COMPILED = """
+import sys
+import torch
+from contextual_rnn.ops import LowRank, fast_weights
+
+kernel, tracer = sys.argv[1:]
+torch.manual_seed(0)
+
+def run(inputs, weight, h0, left, right, gain, decay, lengths):
+    # What precedes and follows must not disturb: views, a changed layout, lengths.
+    output, final = fast_weights(
+        inputs.transpose(0, 1), weight, h0.sin(), LowRank(left, right), norm_weight=gain, decay=decay,
+        timing="wenke2019", return_fast_weights=True, backend=kernel,
+    )
+    return output.cos().sum() + final.square().sum()
+
+compiled = torch.compile(run, fullgraph=True, backend=tracer, dynamic=True)
+for batch, steps in ((3, 5), (18, 7), (33, 4)):
+    shapes = [(steps, batch, 6), (6, 6), (batch, 6), (batch, 2, 6), (batch, 2, 6), (6,)]
+    leaves = [torch.randn(*shape, requires_grad=True) for shape in shapes]
+    leaves.append(torch.tensor(0.9, requires_grad=True))
+    results = []
+    for function in (run, compiled):
+        loss = function(*leaves, None)
+        results.append([loss, *torch.autograd.grad(loss, leaves)])
+    for plain, traced in zip(*results):
+        torch.testing.assert_close(plain, traced)
+    with torch.no_grad():
+        torch.testing.assert_close(run(*leaves, None), compiled(*leaves, None))
+
+graphs = []
+def look(graph, inputs):
+    graphs.append(graph.code)
+    return graph
+torch.compile(run, fullgraph=True, backend=look)(*leaves, None)
+assert f"fast_weights_{kernel}" in graphs[0], graphs[0]
+"""
+
+
+@pytest.mark.parametrize("tracer", ["aot_eager"])
+def test_compiles_whole_with_dynamic_shapes(kernel, tracer):
+    """In a process of its own: the shape checks of the test run cannot be traced."""
+    subprocess.run([sys.executable, "-c", COMPILED, kernel, tracer], check=True)
+
+
+def test_export_has_operators_of_pytorch_alone():
+    """What is exported runs where this library is not installed."""
+    code = """
+import torch
+from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, fast_weights_spec
+network = FastWeightsRNN(3, 5, batch_first=True)
+model = ContextualRNN(network, ContextState(fast_weights_spec(network, "low_rank"), torch.nn.Linear(2, 4)))
+
+class Outputs(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x, context):
+        return self.model(x, context=context)[0]
+
+inputs = torch.randn(6, 4, 3), torch.randn(6, 2)
+program = torch.export.export(Outputs().eval(), inputs)
+assert "contextual_rnn" not in {str(node.target).split(".")[0] for node in program.graph.nodes}
+torch.testing.assert_close(program.module()(*inputs), Outputs().eval()(*inputs))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
