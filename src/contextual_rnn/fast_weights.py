@@ -75,12 +75,27 @@ class _FastWeights(nn.Module):
             f"rate={self.rate}, layer_norm={self.layer_norm}, timing={self.timing!r}"
         )
 
-    def _run(
-        self, inputs: Tensor, hx: State | None, lengths: Tensor | None, return_fast_weights: bool
+    def project(self, input: Tensor) -> Tensor:
+        """What the inputs add to the bracket, C x + b: (..., input_size) to (..., H).
+
+        Raises ValueError for inputs of another width, dtype or device than the weights.
+        """
+        _check_input(input, self.weight_ih)
+        return functional.linear(input, self.weight_ih, self.bias)
+
+    def recur(
+        self,
+        projected: Tensor,
+        hx: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        return_fast_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, T, input_size) to (B, T, H) and the final A."""
-        _check_input(inputs, self.weight_ih)
-        projected = functional.linear(inputs, self.weight_ih, self.bias)
+        """The recurrence alone, over inputs that were projected before: (B, T, H) to all h(t) and the final A.
+
+        For who can project more cheaply than step by step: of tokens, a table of their few projections is enough. hx
+        is as `FastWeightsRNN` takes it; the shapes and errors are those of `ops.fast_weights`.
+        """
         h0, a0 = _split_state(hx)
         if h0 is None:
             h0 = projected.new_zeros(projected.shape[0], self.hidden_size)
@@ -164,7 +179,7 @@ class FastWeightsRNN(_FastWeights):
     def _forward(
         self, inputs: Tensor, hx: State | None, lengths: Tensor | None, wanted: bool
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-        output, a_n = self._run(inputs, hx, lengths, wanted)
+        output, a_n = self.recur(self.project(inputs), hx, lengths=lengths, return_fast_weights=wanted)
         if lengths is None:
             return output, (output[:, -1], a_n)
         last = (lengths.to(output.device) - 1).long()
@@ -179,9 +194,8 @@ class FastWeightsCell(_FastWeights):
         if not isinstance(input, Tensor) or input.ndim not in (1, 2):
             raise ValueError(f"input: expected 2 axes, or 1 for one example, got {_shape_of(input)}")
         single = input.ndim == 1
-        output, a = self._run(
-            input[None, None] if single else input[:, None], _unsqueeze(hx) if single else hx, None, True
-        )
+        projected = self.project(input[None, None] if single else input[:, None])
+        output, a = self.recur(projected, _unsqueeze(hx) if single else hx, return_fast_weights=True)
         assert a is not None
         return (output[0, 0], a[0]) if single else (output[:, 0], a)
 

@@ -62,8 +62,8 @@ def test_training_moves_every_parameter(tmp_path):
 
 def test_seed_and_data_seed_are_apart(tmp_path):
     base, seed, data = (build_task(tiny("retrieval", **o)) for o in ({}, {"seed": 1}, {"data_seed": 1}))
-    assert torch.equal(base.sequences, seed.sequences)
-    assert not torch.equal(base.sequences, data.sequences)
+    assert torch.equal(base.training[0], seed.training[0])
+    assert not torch.equal(base.training[0], data.training[0])
     assert not torch.equal(base.model.hidden.weight, seed.model.hidden.weight)
     assert torch.equal(base.model.hidden.weight, data.model.hidden.weight)
 

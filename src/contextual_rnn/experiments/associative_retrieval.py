@@ -67,23 +67,26 @@ class RetrievalModel(nn.Module):
             _start_as_the_authors(self)
 
     def forward(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Logits over tokens, (B, 37), for sequences (B, T)."""
-        embedded = self.embedding(tokens)
-        state = self._state_of_distinct_contexts(tokens[:, 0])
-        output, _ = self.rnn(embedded, state, context=embedded[:, 0], generator=generator)
+        """Logits over tokens, (B, 37), for sequences (B, T) that start with a letter.
+
+        The numbers of `self.rnn(embedded, context=embedded[:, 0])`, with what depends on a token alone computed once
+        a token: there are 37 of them, and 1,408 in a batch.
+        """
+        network = self.rnn.network
+        assert isinstance(network, FastWeightsRNN)
+        table = network.project(self.embedding.weight)
+        projected = table.index_select(0, tokens.flatten()).view(*tokens.shape, -1)
+        output, _ = network.recur(projected, self._state(tokens[:, 0], generator))
         return self.readout(torch.relu(self.hidden(output[:, -1])))
 
-    def _state_of_distinct_contexts(self, first: Tensor) -> State | None:
-        """The contextual state, computed once for each of the few characters there are; None for the other states.
-
-        With A(0) among the leaves the heads are most of the model, and a batch has five times as many rows as letters.
-        """
+    def _state(self, first: Tensor, generator: torch.Generator | None) -> State:
         initial_state = self.rnn.initial_state
-        if not isinstance(initial_state, ContextState):
-            return None
-        characters, rows = first.unique(return_inverse=True)
-        leaves = initial_state.spec.unpack(initial_state(self.embedding(characters)))
-        return initial_state.spec.pack({name: leaf.index_select(0, rows) for name, leaf in leaves.items()})
+        if not initial_state.reads_context:
+            return initial_state(batch_size=len(first), generator=generator)
+        if isinstance(initial_state, NormalState):  # drawn anew for every row
+            return initial_state(self.embedding(first), generator=generator)
+        leaves = initial_state.spec.unpack(initial_state(self.embedding.weight[: len(string.ascii_lowercase)]))
+        return initial_state.spec.pack({name: leaf.index_select(0, first) for name, leaf in leaves.items()})
 
 
 def _initial_state(config: RetrievalConfig, network: FastWeightsRNN) -> InitialState:
@@ -123,13 +126,13 @@ class RetrievalTask(Task[RetrievalModel]):
                 num_samples, config.pairs, letters=config.letters, modified=config.modified, generator=generator
             )
 
-        self.sequences, self.targets = data("training", config.train_samples)
+        self.training = data("training", config.train_samples)
         self.validation = data("validation", config.validation_samples)
-        self.num_samples = config.train_samples
         self.model = RetrievalModel(config)
 
-    def loss(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        return functional.cross_entropy(self.model(self.sequences[indices], generator), self.targets[indices])
+    def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        sequences, targets = batch
+        return functional.cross_entropy(self.model(sequences, generator), targets)
 
     @torch.inference_mode()
     def evaluate(self, final: bool) -> dict[str, float]:

@@ -16,18 +16,20 @@ def generator_for(*key: str | int) -> torch.Generator:
 
 
 class Batches:
-    """The order in which a run sees its `num_samples` training examples; every epoch is a fresh permutation."""
+    """The batches of a run in the order in which it sees them; every epoch is a fresh permutation of `data`."""
 
-    def __init__(self, seed: int, num_samples: int, batch_size: int):
-        self.seed, self.num_samples, self.batch_size = seed, num_samples, batch_size
-        self.per_epoch = math.ceil(num_samples / batch_size)
+    def __init__(self, seed: int, data: tuple[Tensor, ...], batch_size: int):
+        self.seed, self.data, self.batch_size = seed, data, batch_size
+        self.per_epoch = math.ceil(len(data[0]) / batch_size)
         self._epoch: int | None = None
-        self._order = torch.empty(0, dtype=torch.int64)
+        self._in_order = data
 
-    def __getitem__(self, k: int) -> Tensor:
-        """Indices of batch k, counted from 0 over all epochs; a pure function of (seed, k)."""
+    def __getitem__(self, k: int) -> tuple[Tensor, ...]:
+        """Batch k, counted from 0 over all epochs; a pure function of (seed, k)."""
         epoch, position = divmod(k, self.per_epoch)
         if epoch != self._epoch:
-            self._order = torch.randperm(self.num_samples, generator=generator_for("batches", self.seed, epoch))
-            self._epoch = epoch
-        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+            order = torch.randperm(len(self.data[0]), generator=generator_for("batches", self.seed, epoch))
+            # Once an epoch: a batch is then a slice, which copies nothing.
+            self._in_order, self._epoch = tuple(tensor[order] for tensor in self.data), epoch
+        rows = slice(position * self.batch_size, (position + 1) * self.batch_size)
+        return tuple(tensor[rows] for tensor in self._in_order)

@@ -141,13 +141,12 @@ class DecayTask(Task[DecayModel]):
 
         self.training = data("training", TRAINING_PERIODS, config.samples_per_period)
         self.validation = data("validation", VALIDATION_PERIODS, config.samples_per_period // 2)
-        self.num_samples = len(self.training[1])
         self.clip_norm = config.clip_norm
         self.model = DecayModel(config, largest_step=self.training[0].diff().abs().max().item())
 
-    def loss(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        x, period = self.training
-        return self._squared_error(x[indices], period[indices], generator)
+    def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        x, period = batch
+        return self._squared_error(x, period, generator)
 
     @torch.inference_mode()
     def evaluate(self, final: bool) -> dict[str, float]:

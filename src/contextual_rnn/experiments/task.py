@@ -12,15 +12,15 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Task(ABC, Generic[Model]):
-    """A data set, a model and a loss. `num_samples` is the size of the training set."""
+    """A data set, a model and a loss. `training` is the training set, tensors of one row an example."""
 
     model: Model
-    num_samples: int
+    training: tuple[Tensor, ...]
     clip_norm: float | None = None
 
     @abstractmethod
-    def loss(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean loss of the training examples `indices`; `generator` draws random initial states."""
+    def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        """Mean loss of `batch`, rows of the training set; `generator` draws random initial states."""
 
     @abstractmethod
     def evaluate(self, final: bool) -> dict[str, float]:

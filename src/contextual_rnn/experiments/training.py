@@ -23,6 +23,7 @@ from contextual_rnn.experiments import results
 from contextual_rnn.experiments.associative_retrieval import RetrievalTask
 from contextual_rnn.experiments.batches import Batches, generator_for
 from contextual_rnn.experiments.config import Config
+from contextual_rnn.experiments.flat_adam import FlatAdam
 from contextual_rnn.experiments.linear_cosine_decay import DecayTask
 from contextual_rnn.experiments.results import Run, config_to_dict, task_name, write_json
 from contextual_rnn.experiments.task import Task
@@ -56,6 +57,23 @@ def train(config: Config, folder: Path, *, progress: Progress | None = None) -> 
     finally:
         torch.set_num_threads(threads)
     return results.read_run(folder)
+
+
+class Training:
+    """A run in memory: its task, the order of its batches, and its optimizer."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.task = build_task(config)
+        self.batches = Batches(config.seed, self.task.training, config.batch_size)
+        self.optimizer = FlatAdam(self.task.model, config.learning_rate, self.task.clip_norm)
+
+    def step(self, k: int) -> float:
+        """Train on batch k and return its loss; a loss that is not finite changes nothing."""
+        loss = self.task.loss(self.batches[k], generator_for("states", self.config.seed, k))
+        if math.isfinite(value := loss.item()):
+            self.optimizer.step(loss)
+        return value
 
 
 def build_task(config: Config) -> Task:
@@ -94,10 +112,9 @@ def _finished(config: Config, folder: Path) -> bool:
 
 def _train(config: Config, folder: Path, progress: Progress | None) -> None:
     started = time.perf_counter()
-    task = build_task(config)
-    model, batches = task.model, Batches(config.seed, task.num_samples, config.batch_size)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    total = config.epochs * batches.per_epoch
+    training = Training(config)
+    task, model, per_epoch = training.task, training.task.model, training.batches.per_epoch
+    total = config.epochs * per_epoch
     log = _TensorBoard(folder)
     with open(folder / results.METRICS, "w") as lines:
 
@@ -116,20 +133,15 @@ def _train(config: Config, folder: Path, progress: Progress | None) -> None:
         metrics, step = record(0, 0, {}), 0
         for epoch in range(1, config.epochs + 1):
             losses = 0.0
-            for _ in range(batches.per_epoch):
-                loss = task.loss(batches[step], generator_for("states", config.seed, step))
+            for _ in range(per_epoch):
+                value = training.step(step)
                 step += 1
-                if not math.isfinite(value := loss.item()):
+                if not math.isfinite(value):
                     raise _diverged(f"loss of step {step}", epoch, folder)
                 losses += value
-                optimizer.zero_grad()
-                loss.backward()
-                if task.clip_norm is not None:
-                    nn.utils.clip_grad_norm_(model.parameters(), task.clip_norm)
-                optimizer.step()
                 if progress is not None:
                     progress(step, total, metrics)
-            metrics = record(epoch, step, {"train_loss": losses / batches.per_epoch})
+            metrics = record(epoch, step, {"train_loss": losses / per_epoch})
             if progress is not None:
                 progress(step, total, metrics)
     log.close()
