@@ -57,15 +57,13 @@ def availability() -> str:
     return "not available: not built at install, for want of a C++ compiler"
 
 
-@torch.compiler.assume_constant_result
-def supports_dtype(dtype: torch.dtype) -> bool:
-    """Whether the kernel was built and calculates in `dtype`."""
-    return dtype in _DTYPES and instruction_set() is not None
+# Known from the start, since torch.compile cannot trace the loading of a library.
+_BUILT = instruction_set() is not None
 
 
 def supports(inputs: Tensor) -> bool:
     """Whether the kernel can run on tensors like `inputs`."""
-    return inputs.device.type == "cpu" and supports_dtype(inputs.dtype)
+    return _BUILT and inputs.device.type == "cpu" and inputs.dtype in _DTYPES
 
 
 name = "cpu"
