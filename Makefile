@@ -1,4 +1,4 @@
-.PHONY: install reproduce test lint bench clean
+.PHONY: install reproduce test lint bench wheel clean
 
 PYTHON ?= python3
 PRESET ?= quick
@@ -29,6 +29,10 @@ lint: install
 
 bench: install
 	$(BIN)/python benchmarks/fast_weights.py
+
+# With the kernel inside: installs where there is no compiler.
+wheel: install
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf .venv build dist

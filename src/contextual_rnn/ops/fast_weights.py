@@ -13,7 +13,8 @@ from torch import Tensor
 from contextual_rnn._lengths import check_lengths
 from contextual_rnn.ops import cpu
 from contextual_rnn.ops.attention import attention
-from contextual_rnn.ops.kernel import Kernel, backend_of
+from contextual_rnn.ops.kernel import Kernel
+from contextual_rnn.ops.operator import backend_of
 from contextual_rnn.ops.options import TIMINGS, FastWeightsOptions, LowRank, Timing
 from contextual_rnn.ops.reference import reference
 

@@ -1,0 +1,226 @@
+"""What turns a kernel, forward and backward on plain tensors, into a backend and into a PyTorch operator.
+
+A kernel is called as an `autograd.Function` in eager mode and under torch.func, and through its operator,
+`torch.ops.contextual_rnn.fast_weights_<name>`, where torch.compile traces. The operator alone would not do: its way
+through the dispatcher and back costs 110 microseconds more a training step than all the work of a small kernel, and
+torch.func.grad cannot see through the derivative that `register_autograd` makes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from contextual_rnn._shapes import Float, Int
+from contextual_rnn.ops.attention import final_fast_weights
+from contextual_rnn.ops.kernel import Given, Kernel, Settings
+from contextual_rnn.ops.once import refuse_second_derivative
+from contextual_rnn.ops.options import FastWeightsOptions, LowRank, decay_tables
+
+_GIVEN = (
+    "Tensor inputs, Tensor weight_hh, Tensor h0, Tensor? a0, Tensor? left, Tensor? right, Tensor? norm_weight, "
+    "Tensor? norm_bias, Tensor discounts, Tensor retained, Tensor? lengths"
+)
+_SETTINGS = "int inner_steps, bool write_before_read, bool layer_norm, bool shared_a0, float eps"
+_N, _M = len(Given._fields), len(Settings._fields)
+_DIFFERENTIABLE = _N - 1
+
+Backend = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+def backend_of(kernel: Kernel) -> Backend:
+    """The backend that runs `kernel`, whose operator is registered on the way."""
+    operator = _register(kernel)
+
+    def backend(
+        inputs: Float[Tensor, "B T H"],
+        weight_hh: Float[Tensor, "H H"],
+        h0: Float[Tensor, "B H"],
+        a0: Float[Tensor, "B H H"] | LowRank | None,
+        norm_weight: Float[Tensor, " H"] | None,
+        norm_bias: Float[Tensor, " H"] | None,
+        lengths: Int[Tensor, " B"] | None,
+        options: FastWeightsOptions,
+    ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B H H"] | None]:
+        if not kernel.supports(inputs):
+            raise ValueError(
+                f"backend: expected tensors for the {kernel.name} kernel, {kernel.availability()}, "
+                f"got {inputs.dtype} on {inputs.device}"
+            )
+        left, right = a0 if isinstance(a0, LowRank) else (None, None)
+        tables = decay_tables(options, inputs.shape[1], inputs)
+        given = Given(
+            inputs, weight_hh, h0, a0 if isinstance(a0, Tensor) else None, left, right, norm_weight, norm_bias,
+            *tables, None if lengths is None else lengths.long(),
+        )  # fmt: skip
+        early = options.timing == "wenke2019"
+        shared = isinstance(a0, Tensor) and a0.stride(0) == 0
+        settings = Settings(options.inner_steps, early, options.layer_norm, shared, options.eps)
+        keep_written = early and options.return_fast_weights
+        tensors = [tensor for tensor in given if tensor is not None]
+        keep = torch.is_grad_enabled() and any(tensor.requires_grad or _wrapped(tensor) for tensor in tensors)
+        if torch.compiler.is_compiling() or type(inputs) not in (Tensor, torch.nn.Parameter):
+            output, written, _ = operator(*given, *settings, keep, keep_written)
+        else:
+            output, written, _ = _Recurrence.apply(kernel, *given, *settings, keep, keep_written)
+        if not options.return_fast_weights:
+            return output, None
+        return output, final_fast_weights(written if keep_written else output, a0, lengths, tables)
+
+    return backend
+
+
+def _wrapped(tensor: Tensor) -> bool:
+    """Whether a transform of torch.func holds the tensor, which then need not know that its gradient is wanted."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _one_by_one(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule by which torch.func.vmap maps over `call`: each in turn, as each may have weights of its own."""
+
+    def mapped(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        def at(i: int) -> list[Any]:
+            return [
+                argument if dim is None else argument.select(dim, i)
+                for argument, dim in zip(arguments, in_dims, strict=True)
+            ]
+
+        results = [call(*at(i)) for i in range(info.batch_size)]
+        stacked = [torch.stack(each) for each in zip(*results, strict=True)]
+        kind = type(results[0])
+        return kind(stacked), kind([0] * len(stacked))
+
+    return mapped
+
+
+class _Recurrence(torch.autograd.Function):
+    """A kernel under autograd and the transforms of torch.func."""
+
+    @staticmethod
+    def forward(kernel: Kernel, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        given, settings = Given(*arguments[:_N]), Settings(*arguments[_N : _N + _M])
+        return kernel.forward(given, settings, *arguments[_N + _M :])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        outputs, written, saved = output
+        ctx.kernel, ctx.settings = inputs[0], inputs[_N + 1 : _N + 1 + _M]
+        ctx.mark_non_differentiable(saved) if written.numel() else ctx.mark_non_differentiable(saved, written)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[1 : _N + 1], outputs, saved)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None, _: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        *given, output, saved = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[1 : _DIFFERENTIABLE + 1]
+        grads = _Derivative.apply(ctx.kernel, *given, *ctx.settings, output, saved, grad_output, grad_written, *wanted)
+        return (None, *_spread(grads, wanted), *(None,) * (1 + _M + 2))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _one_by_one(_Recurrence.apply)(info, in_dims, *arguments)
+
+
+class _Derivative(torch.autograd.Function):
+    """The backward pass of `_Recurrence`, which has no derivative of its own."""
+
+    @staticmethod
+    def forward(kernel: Kernel, *arguments: Any) -> tuple[Tensor, ...]:
+        given, settings = Given(*arguments[:_N]), Settings(*arguments[_N : _N + _M])
+        others = arguments[_N + _M : -_DIFFERENTIABLE]
+        return tuple(_differentiate(kernel, given, settings, *others, wanted=list(arguments[-_DIFFERENTIABLE:])))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> NoReturn:
+        refuse_second_derivative()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _one_by_one(_Derivative.apply)(info, in_dims, *arguments)
+
+
+def _differentiate(
+    kernel: Kernel,
+    given: Given,
+    settings: Settings,
+    output: Tensor,
+    saved: Tensor,
+    grad_output: Tensor | None,
+    grad_written: Tensor | None,
+    wanted: list[bool],
+) -> list[Tensor]:
+    if saved.numel() != kernel.saved_size(given, settings):
+        raise RuntimeError(f"saved: expected {kernel.saved_size(given, settings)} elements, got {saved.numel()}")
+    return kernel.backward(given, settings, output, saved, grad_output, grad_written, wanted)
+
+
+def _spread(grads: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    """The gradients in the places of what they are wanted for, None elsewhere."""
+    left = iter(grads)
+    return tuple(next(left) if want else None for want in wanted)
+
+
+def _register(kernel: Kernel) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    name = f"contextual_rnn::fast_weights_{kernel.name}"
+    torch.library.define(
+        name, f"({_GIVEN}, {_SETTINGS}, bool keep, bool keep_written) -> (Tensor output, Tensor written, Tensor saved)"
+    )
+    torch.library.define(
+        f"{name}_backward",
+        f"({_GIVEN}, {_SETTINGS}, Tensor output, Tensor saved, Tensor? grad_output, Tensor? grad_written, "
+        "bool[] wanted) -> Tensor[]",
+    )
+
+    @torch.library.impl(name, "default")
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return kernel.forward(Given(*arguments[:_N]), Settings(*arguments[_N : _N + _M]), *arguments[_N + _M :])
+
+    @torch.library.impl(f"{name}_backward", "default")
+    def backward(*arguments: Any) -> list[Tensor]:
+        return _differentiate(kernel, Given(*arguments[:_N]), Settings(*arguments[_N : _N + _M]), *arguments[_N + _M :])
+
+    @torch.library.register_fake(name)
+    def fake_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        given, settings = Given(*arguments[:_N]), Settings(*arguments[_N : _N + _M])
+        keep, keep_written = arguments[_N + _M :]
+        output = torch.empty_like(given.inputs, memory_format=torch.contiguous_format)
+        written = torch.empty_like(output) if keep_written else output.new_empty(0)
+        return output, written, output.new_empty(kernel.saved_size(given, settings) if keep else 0)
+
+    @torch.library.register_fake(f"{name}_backward")
+    def fake_backward(*arguments: Any) -> list[Tensor]:
+        given, wanted = arguments[:_DIFFERENTIABLE], arguments[-1]
+        return [
+            torch.empty_like(tensor, memory_format=torch.contiguous_format)
+            for tensor, want in zip(given, wanted, strict=True)
+            if want
+        ]
+
+    operator = getattr(torch.ops.contextual_rnn, f"fast_weights_{kernel.name}").default
+    backward_operator = getattr(torch.ops.contextual_rnn, f"fast_weights_{kernel.name}_backward").default
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.settings = inputs[_N : _N + _M]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:_N], output[0], output[2])
+
+    def differentiate(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None, _: Any) -> tuple[Any, ...]:
+        *given, output, saved = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[:_DIFFERENTIABLE])
+        grads = backward_operator(*given, *ctx.settings, output, saved, grad_output, grad_written, wanted)
+        return (*_spread(grads, wanted), *(None,) * (1 + _M + 2))
+
+    torch.library.register_autograd(name, differentiate, setup_context=setup_context)
+    torch.library.register_autograd(f"{name}_backward", refuse_second_derivative)
+    torch.library.register_vmap(name, _one_by_one(operator))
+    torch.library.register_vmap(f"{name}_backward", _one_by_one(backward_operator))
+    return operator
