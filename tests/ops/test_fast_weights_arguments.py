@@ -127,6 +127,14 @@ def test_another_dtype_or_device_than_the_inputs(name, shape, made):
         fast_weights(**arguments(**{name: torch.zeros(shape, **made)}))
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"), [("inputs", (B, T, H)), ("weight_hh", (H, H)), ("h0", (B, H)), ("a0", (B, H, H))]
+)
+def test_sparse_tensors(name, shape):
+    with pytest.raises(ValueError, match=f"^{name}: expected a strided tensor, got one of layout torch.sparse"):
+        fast_weights(**arguments(**{name: torch.ones(shape).to_sparse()}))
+
+
 @pytest.mark.parametrize("name", ["norm_weight", "norm_bias"])
 def test_gain_and_bias_without_layer_norm(name):
     """They would do nothing."""

@@ -23,6 +23,16 @@ def test_any_memory_layout(make_problem, assert_all_close, backend, timing, a0, 
     assert_all_close(problem.evaluate(backend, leaves), problem.evaluate(backend), 1e-12)
 
 
+def test_a_tensor_that_is_negated_on_reading(make_problem, assert_all_close, backend):
+    """The imaginary part of a conjugate holds the numbers of the original, and a mark to negate them."""
+    problem = make_problem(a0="dense")
+    expected = problem.run(problem.leaves(), backend)
+    leaves = {name: torch.complex(leaf, -leaf).conj().imag for name, leaf in problem.leaves().items()}
+    assert all(leaf.is_neg() for leaf in leaves.values())
+    actual = problem.run(leaves, backend)
+    assert_all_close(dict(zip("ab", actual, strict=True)), dict(zip("ab", expected, strict=True)), 1e-12)
+
+
 def test_not_a_number_stays_in_its_sample(make_problem, assert_all_close, backend, timing, a0):
     """Rows of the others are as without it, gradients included; in its own it is seen from its step on."""
     problem = make_problem(timing=timing, a0=a0)

@@ -174,6 +174,8 @@ def _check_tensors(
         raise ValueError(
             f"inputs: expected shape (batch, time, hidden), time and hidden not 0, got {tuple(inputs.shape)}"
         )
+    if inputs.layout != torch.strided:
+        raise ValueError(f"inputs: expected a strided tensor, got one of layout {inputs.layout}")
     batch, _, width = inputs.shape
     if not options.layer_norm:
         for name, tensor in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
@@ -198,6 +200,8 @@ def _check_tensors(
             raise TypeError(f"{name}: expected a tensor of shape {shape}, got {type(tensor).__name__}")
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{name}: expected a strided tensor, got one of layout {tensor.layout}")
         if tensor.dtype != inputs.dtype or tensor.device != inputs.device:
             raise ValueError(
                 f"{name}: expected {inputs.dtype} on {inputs.device}, as inputs, got {tensor.dtype} on {tensor.device}"

@@ -56,6 +56,7 @@ def backend_of(kernel: Kernel) -> Backend:
             inputs, weight_hh, h0, a0 if isinstance(a0, Tensor) else None, left, right, norm_weight, norm_bias,
             *tables, None if lengths is None else lengths.long(),
         )  # fmt: skip
+        given = given._make(None if tensor is None else tensor.resolve_neg() for tensor in given)
         early = options.timing == "wenke2019"
         shared = isinstance(a0, Tensor) and a0.stride(0) == 0
         settings = Settings(options.inner_steps, early, options.layer_norm, shared, options.eps)
