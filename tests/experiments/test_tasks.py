@@ -9,7 +9,7 @@ from torch import nn
 from contextual_rnn import ConstantState, ContextState, FastWeightsRNN, FreeState, NormalState
 from contextual_rnn.experiments.associative_retrieval import TOKENS, RetrievalModel, retrieval_data
 from contextual_rnn.experiments.batches import Batches, generator_for
-from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
+from contextual_rnn.experiments.config import INGREDIENTS, DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.linear_cosine_decay import DecayModel, DecayTask, linear_cosine_decay
 from contextual_rnn.experiments.training import build_task
 
@@ -143,6 +143,69 @@ def test_authors_start():
     # With a zero embedding the contextual state starts at exactly zero.
     state = model.rnn.initial_state(model.embedding(torch.arange(3)))
     assert not any(leaf.any() for leaf in state)
+
+
+def start_of(model, config):
+    """Which ingredients of the authors' start a model has."""
+    network = model.rnn.network
+    found = {
+        "embedding": not model.embedding.weight.any(),
+        "weights": torch.equal(network.weight_ih, 0.05 * torch.eye(50, 100)),
+        "bias": bool(network.bias.abs().max() > 0.1),  # the sound bound, 1 / sqrt(100)
+        "norm": network.norm_weight is None,
+        "readout": not model.hidden.bias.any(),
+        "letters": config.letters == 25,
+    }
+    return {name for name, has in found.items() if has}
+
+
+@pytest.mark.parametrize("switched", INGREDIENTS)
+def test_one_ingredient_of_the_start_is_switched_alone(switched):
+    everything = set(INGREDIENTS) - {"none"}
+    for start, expected in (("sound", {switched} - {"none"}), ("wenke2019", everything - {switched})):
+        config = RetrievalConfig(state="context", leaves="h+a", start=start, switched=switched)
+        assert start_of(RetrievalModel(config), config) == expected
+
+
+def test_lstm_as_a_control():
+    model = RetrievalModel(RetrievalConfig(state="context", network="lstm", units=7)).double()
+    assert isinstance(model.rnn.network, nn.LSTM)
+    tokens = torch.randint(26, (4, 11))
+    embedded = model.embedding(tokens)
+    output, _ = model.rnn(embedded, context=embedded[:, 0])
+    torch.testing.assert_close(model(tokens), model.readout(torch.relu(model.hidden(output[:, -1]))))
+
+
+@pytest.mark.parametrize("context_input", [False, True])
+@pytest.mark.parametrize("state", ["zero", "context", "normal"])
+def test_a_shuffled_context_is_the_one_of_another_sequence(state, context_input):
+    """Row i reads the first character of row i - 1 as its context, and its own sequence otherwise."""
+    torch.manual_seed(0)
+    options = {"state": state, "context_input": context_input}
+    shuffled = RetrievalModel(RetrievalConfig(**options, shuffled_context=True)).double().eval()
+    tokens = torch.randint(26, (5, 11))
+    inputs, context = shuffled.embedding(tokens), shuffled.embedding(tokens[[4, 0, 1, 2, 3], 0])
+    if context_input:
+        inputs = torch.cat([inputs, context[:, None].expand(5, 11, 100)], dim=2)
+    output, _ = shuffled.rnn(inputs, context=context)
+    expected = shuffled.readout(torch.relu(shuffled.hidden(output[:, -1])))
+    torch.testing.assert_close(shuffled(tokens), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_more_readout_units_can_match_the_parameters_of_a_context():
+    def parameters(**options):
+        return sum(p.numel() for p in RetrievalModel(RetrievalConfig(**options)).parameters())
+
+    spent = parameters(state="context") - parameters(state="zero")
+    assert spent == 50 * 100 + 50
+    assert abs(parameters(state="zero", readout_units=157) - parameters(state="context")) < 88
+
+
+def test_without_writing_nothing_is_remembered():
+    """rate 0 leaves layer norm and the inner step, and an A that stays zero."""
+    network = RetrievalModel(RetrievalConfig(state="zero", rate=0.0)).rnn.network
+    _, (_, a_n) = network(torch.randn(3, 5, 100), torch.randn(3, 50), return_fast_weights=True)
+    assert not a_n.any()
 
 
 @pytest.mark.parametrize("state", STATES)

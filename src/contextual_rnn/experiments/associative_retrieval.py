@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn import ConstantState, ContextState, ContextualRNN, FastWeightsRNN, FreeState, NormalState
+from contextual_rnn import (
+    ConstantState,
+    ContextState,
+    ContextualRNN,
+    FastWeightsRNN,
+    FreeState,
+    NormalState,
+    StateSpec,
+    state_spec,
+)
 from contextual_rnn._tree import State
 from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.config import RetrievalConfig
@@ -19,7 +28,6 @@ from contextual_rnn.initial_state import InitialState
 TOKENS = string.ascii_lowercase + string.digits + "?"
 DIGIT_0 = TOKENS.index("0")
 EMBEDDING_SIZE = 100
-READOUT_UNITS = 100
 EVALUATION_BATCH = 500
 
 
@@ -44,27 +52,18 @@ def retrieval_data(
 class RetrievalModel(nn.Module):
     """Embedding, fast-weights network, 100 ReLU units and a softmax over all tokens on the last step.
 
-    The context is the embedding of the first character, the context network one linear layer a leaf.
+    The context is the embedding of the first character, the context network one linear layer a leaf. The controls of
+    the configuration (another network, a shuffled context, the context at every step) are ours, not the paper's.
     """
 
     def __init__(self, config: RetrievalConfig):
         super().__init__()
-        authors = config.start == "wenke2019"
+        self.shuffled_context, self.context_input = config.shuffled_context, config.context_input
         self.embedding = nn.Embedding(len(TOKENS), EMBEDDING_SIZE)
-        network = FastWeightsRNN(
-            EMBEDDING_SIZE,
-            config.units,
-            inner_steps=config.inner_steps,
-            layer_norm=config.layer_norm,
-            elementwise_affine=not authors,
-            timing=config.timing,
-            batch_first=True,
-        )
-        self.rnn = ContextualRNN(network, _initial_state(config, network))
-        self.hidden = nn.Linear(config.units, READOUT_UNITS)
-        self.readout = nn.Linear(READOUT_UNITS, len(TOKENS))
-        if authors:
-            _start_as_the_authors(self)
+        self.rnn = _network_and_state(config)
+        self.hidden = nn.Linear(config.units, config.readout_units)
+        self.readout = nn.Linear(config.readout_units, len(TOKENS))
+        _start_as_the_authors(self, config)
 
     def forward(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Logits over tokens, (B, 37), for sequences (B, T) that start with a letter.
@@ -72,12 +71,21 @@ class RetrievalModel(nn.Module):
         The numbers of `self.rnn(embedded, context=embedded[:, 0])`, with what depends on a token alone computed once
         a token: there are 37 of them, and 1,408 in a batch.
         """
+        first = tokens[:, 0].roll(1) if self.shuffled_context else tokens[:, 0]
         network = self.rnn.network
-        assert isinstance(network, FastWeightsRNN)
+        if isinstance(network, FastWeightsRNN) and not self.context_input:
+            output = self._run_by_token(network, tokens, self._state(first, generator))
+        else:
+            inputs, context = self.embedding(tokens), self.embedding(first)
+            if self.context_input:
+                inputs = torch.cat([inputs, context[:, None].expand_as(inputs)], dim=2)
+            output, _ = self.rnn(inputs, context=context, generator=generator)
+        return self.readout(torch.relu(self.hidden(output[:, -1])))
+
+    def _run_by_token(self, network: FastWeightsRNN, tokens: Tensor, state: State) -> Tensor:
         table = network.project(self.embedding.weight)
         projected = table.index_select(0, tokens.flatten()).view(*tokens.shape, -1)
-        output, _ = network.recur(projected, self._state(tokens[:, 0], generator))
-        return self.readout(torch.relu(self.hidden(output[:, -1])))
+        return network.recur(projected, state)[0]
 
     def _state(self, first: Tensor, generator: torch.Generator | None) -> State:
         initial_state = self.rnn.initial_state
@@ -89,8 +97,27 @@ class RetrievalModel(nn.Module):
         return initial_state.spec.pack({name: leaf.index_select(0, first) for name, leaf in leaves.items()})
 
 
-def _initial_state(config: RetrievalConfig, network: FastWeightsRNN) -> InitialState:
+def _network_and_state(config: RetrievalConfig) -> ContextualRNN:
+    input_size = EMBEDDING_SIZE * (2 if config.context_input else 1)
+    if config.network == "lstm":
+        network = nn.LSTM(input_size, config.units, batch_first=True)
+        return ContextualRNN(network, _initial_state(config, state_spec(network)))
+    network = FastWeightsRNN(
+        input_size,
+        config.units,
+        inner_steps=config.inner_steps,
+        decay=config.decay,
+        rate=config.rate,
+        layer_norm=config.layer_norm,
+        elementwise_affine=not config.has_of_authors("norm"),
+        timing=config.timing,
+        batch_first=True,
+    )
     spec = fast_weights_spec(network, "dense" if config.leaves == "h+a" else "zero")
+    return ContextualRNN(network, _initial_state(config, spec))
+
+
+def _initial_state(config: RetrievalConfig, spec: StateSpec) -> InitialState:
     return {
         "zero": lambda: ConstantState(spec),
         "free": lambda: FreeState(spec),
@@ -100,20 +127,27 @@ def _initial_state(config: RetrievalConfig, network: FastWeightsRNN) -> InitialS
 
 
 @torch.no_grad()
-def _start_as_the_authors(model: RetrievalModel) -> None:
-    """The start of the authors' published code, as facts about it: see the README on what it does to the result."""
+def _start_as_the_authors(model: RetrievalModel, config: RetrievalConfig) -> None:
+    """The start of the authors' published code, as facts about it: see the README on what it does to the result.
+
+    `switched` turns a single ingredient to the other start's.
+    """
     network = model.rnn.network
-    assert isinstance(network, FastWeightsRNN)
-    nn.init.zeros_(model.embedding.weight)
-    for weight in (network.weight_hh, network.weight_ih):
-        nn.init.eye_(weight).mul_(0.05)
-    if network.bias is not None:
+    if not isinstance(network, FastWeightsRNN):
+        return
+    if config.has_of_authors("embedding"):
+        nn.init.zeros_(model.embedding.weight)
+    if config.has_of_authors("weights"):
+        for weight in (network.weight_hh, network.weight_ih):
+            nn.init.eye_(weight).mul_(0.05)
+    if config.has_of_authors("bias") and network.bias is not None:
         bound = (3 / network.hidden_size) ** 0.5  # Glorot's bound for a vector: 0.245 at 50 units
         nn.init.uniform_(network.bias, -bound, bound)
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+    if config.has_of_authors("readout"):
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
 
 
 class RetrievalTask(Task[RetrievalModel]):

@@ -11,10 +11,14 @@ from contextual_rnn.ops import TIMINGS, Timing
 StateName = Literal["zero", "free", "context", "normal"]
 Start = Literal["sound", "wenke2019"]
 Leaves = Literal["h", "h+a"]
+Network = Literal["fast_weights", "lstm"]
+Ingredient = Literal["none", "embedding", "weights", "bias", "norm", "readout", "letters"]
 
 STATES: tuple[StateName, ...] = get_args(StateName)
 STARTS: tuple[Start, ...] = get_args(Start)
 LEAVES: tuple[Leaves, ...] = get_args(Leaves)
+NETWORKS: tuple[Network, ...] = get_args(Network)
+INGREDIENTS: tuple[Ingredient, ...] = get_args(Ingredient)
 
 
 def _choose(name: str, value: object, choices: tuple[object, ...]) -> None:
@@ -68,6 +72,8 @@ class RetrievalConfig(_Training):
     """What the initial state sets: h alone, or h and the fast weights A, as in the authors' code."""
     start: Start = "sound"
     """Initial weights: sound (torch's defaults, W = 0.05 I) or wenke2019 (the authors' own, with letters a to y)."""
+    switched: Ingredient = "none"
+    """One ingredient of the start that is taken from the other start, to see what it does."""
     timing: Timing = "wenke2019"
     """When the fast weights are written: ba2016 (the finished h, after the read) or wenke2019 (before it)."""
     pairs: int = 4
@@ -75,13 +81,25 @@ class RetrievalConfig(_Training):
     modified: bool = False
     """mART: all letters first, then all digits."""
     alphabet_size: int | None = None
-    """Letters to draw from, at most 26; by default 26, and 25 (a to y) with the authors' start."""
+    """Letters to draw from, at most 26; by default 26, and 25 (a to y) with the authors' letters."""
+    network: Network = "fast_weights"
+    """fast_weights, or an lstm as a control."""
     units: int = 50
     """Size of the hidden state."""
+    readout_units: int = 100
+    """ReLU units between the last hidden state and the softmax."""
     inner_steps: int = 1
     """S, reads of the fast weights in a step."""
+    decay: float = 0.95
+    """lambda, what the fast weights keep in a step."""
+    rate: float = 0.5
+    """eta, what is written into the fast weights; with 0 layer norm and inner step are left, without fast weights."""
     layer_norm: bool = True
     """Layer norm inside the fast-weights step."""
+    shuffled_context: bool = False
+    """Control: every sequence gets the context of another one in its batch."""
+    context_input: bool = False
+    """Control: the context is also an input at every step."""
     train_samples: int = 100_000
     """Training sequences."""
     validation_samples: int = 20_000
@@ -93,7 +111,13 @@ class RetrievalConfig(_Training):
         _choose("leaves", self.leaves, LEAVES)
         _choose("start", self.start, STARTS)
         _choose("timing", self.timing, TIMINGS)
-        for name in ("pairs", "units", "inner_steps", "train_samples", "validation_samples"):
+        _choose("switched", self.switched, INGREDIENTS)
+        _choose("network", self.network, NETWORKS)
+        if self.network == "lstm" and (self.start, self.switched, self.leaves) != ("sound", "none", "h"):
+            raise ValueError("network: expected fast_weights for leaves h+a or the authors' start, got lstm")
+        for name in ("decay", "rate"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("pairs", "units", "readout_units", "inner_steps", "train_samples", "validation_samples"):
             _at_least(name, getattr(self, name), 1)
         if self.alphabet_size is not None and not 1 <= self.alphabet_size <= 26:
             raise ValueError(f"alphabet_size: expected 1 to 26 letters, got {self.alphabet_size!r}")
@@ -105,7 +129,11 @@ class RetrievalConfig(_Training):
         """Letters really drawn from."""
         if self.alphabet_size is not None:
             return self.alphabet_size
-        return 25 if self.start == "wenke2019" else 26
+        return 25 if self.has_of_authors("letters") else 26
+
+    def has_of_authors(self, ingredient: Ingredient) -> bool:
+        """Whether this ingredient of the start is the authors' own."""
+        return (self.start == "wenke2019") != (self.switched == ingredient)
 
 
 @dataclass(frozen=True)
