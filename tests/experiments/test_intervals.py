@@ -1,0 +1,75 @@
+"""Intervals cover what they claim to, and pairing is by seed."""
+
+import math
+from pathlib import Path
+
+import numpy
+import pytest
+
+from contextual_rnn.experiments.config import RetrievalConfig
+from contextual_rnn.experiments.intervals import (
+    epochs_to,
+    median_interval,
+    paired_gain,
+    probability_of_improvement,
+)
+from contextual_rnn.experiments.results import Run
+
+
+def test_the_median_lies_in_its_interval_and_single_seeds_have_none():
+    estimate, low, high = median_interval([3.0, 1.0, 2.0, 10.0, 4.0])
+    assert (estimate, low, high) == (3.0, 1.0, 10.0)
+    single = median_interval([2.5])
+    assert single.estimate == 2.5
+    assert math.isnan(single.low)
+    assert math.isnan(single.high)
+
+
+def test_the_interval_covers_the_true_median_about_as_often_as_it_says():
+    """The percentile bootstrap of a median over 15 values covers a little less than 95 %."""
+    generator = numpy.random.default_rng(1)
+    intervals = [median_interval(sample) for sample in generator.exponential(size=(60, 15))]
+    assert 0.85 <= numpy.mean([low <= math.log(2) <= high for _, low, high in intervals]) <= 1
+    assert numpy.mean([high - low for _, low, high in intervals]) < 1.5, (
+        "an interval that covers everything says nothing"
+    )
+
+
+def test_gains_are_paired_by_seed():
+    """Seeds differ by far more than the two states: unpaired, nothing could be seen."""
+    baseline = {seed: 100.0 * seed for seed in range(8)}
+    values = {seed: 100.0 * seed + 1 + 0.1 * (seed % 3) for seed in reversed(range(8))} | {99: -1e9}
+    estimate, low, high = paired_gain(values, baseline)
+    assert 1 <= low <= estimate <= high <= 1.21
+    assert paired_gain({3: 5.0}, {3: 2.0, 4: 1.0}).estimate == 3
+
+
+def test_probability_of_improvement():
+    lower, higher = {0: 1.0, 1: 2.0, 2: 3.0}, {0: 4.0, 1: 5.0, 2: 6.0}
+    assert probability_of_improvement(higher, lower) == (1, 1, 1)
+    assert probability_of_improvement(lower, higher) == (0, 0, 0)
+    assert probability_of_improvement(lower, lower).estimate == 0.5
+    mixed = probability_of_improvement({0: 1.0, 1: 4.0}, {0: 2.0, 1: 3.0})
+    assert mixed.estimate == 0.5
+    assert mixed.low < 0.5 < mixed.high
+
+
+def test_a_run_that_never_arrives_takes_for_ever():
+    metrics = [{"epoch": e, "validation_accuracy": a} for e, a in enumerate([0.1, 0.4, 0.96, 0.9, 0.97])]
+    run = Run(Path(), "retrieval", RetrievalConfig(), metrics, None)
+    assert epochs_to(run, 0.95) == 2
+    assert epochs_to(run, 0.965) == 4
+    assert epochs_to(run, 0.99) == math.inf
+    assert median_interval([2.0, 4.0, math.inf, 3.0]) == (3.0, 2.0, math.inf)
+    assert median_interval([math.inf] * 3) == (math.inf,) * 3
+
+
+@pytest.mark.parametrize("call", [lambda: median_interval([]), lambda: median_interval([1.0, math.nan])])
+def test_no_numbers(call):
+    with pytest.raises(ValueError, match="values: expected at least one number and no nan"):
+        call()
+
+
+def test_no_seed_in_common():
+    with pytest.raises(ValueError, match=r"baseline: expected a seed of \[1\], got \[2\]"):
+        paired_gain({1: 0.0}, {2: 0.0})
