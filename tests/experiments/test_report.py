@@ -195,6 +195,19 @@ def test_caption_says_how_many_seeds(tmp_path, seeds, said):
     assert said in page_of(tmp_path).text
 
 
+def test_several_seeds_are_summed_up_with_intervals(tmp_path, whole):
+    assert "Over seeds" not in page_of(whole).text, "single seeds have no intervals"
+    for seed in range(3):
+        retrieval(tmp_path / f"zero{seed}", "sound", "zero", 0.5 + 0.1 * seed, seed=seed, units=20)
+        retrieval(tmp_path / f"context{seed}", "sound", "context", 0.75 + 0.1 * seed, seed=seed, units=20)
+    page = page_of(tmp_path)
+    assert "Associative retrieval, A sound start, units 20" in page.text
+    assert ["zero", "validation accuracy", "3", "60.00% (50.00% to 70.00%)", "-", "-"] in page.rows
+    gained = ["context", "validation accuracy", "3", "85.00% (75.00% to 95.00%)", "25.00% (25.00% to 25.00%)"]
+    assert [*gained, "1 (1 to 1)"] in page.rows
+    assert ["zero", "epochs to 99", "3", "never (never to never)", "-", "-"] in page.rows
+
+
 def test_what_is_missing_or_unfinished_is_said(tmp_path):
     retrieval(tmp_path / "half", "sound", "free", epochs=2, finished=False)
     page = page_of(tmp_path)

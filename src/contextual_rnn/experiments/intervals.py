@@ -44,7 +44,7 @@ def probability_of_improvement(values: Mapping[int, float], baseline: Mapping[in
 
 def epochs_to(run: Run, threshold: float, metric: str = "validation_accuracy") -> float:
     """The first epoch after which `metric` is at least `threshold`; infinite where it never is."""
-    return next((line["epoch"] for line in run.metrics if line[metric] >= threshold), math.inf)
+    return next((line["epoch"] for line in run.metrics if line.get(metric, -math.inf) >= threshold), math.inf)
 
 
 def _median(values: numpy.ndarray, axis: int) -> numpy.ndarray:
@@ -54,8 +54,8 @@ def _median(values: numpy.ndarray, axis: int) -> numpy.ndarray:
 
 def _probability(values: numpy.ndarray, baseline: numpy.ndarray, axis: int) -> numpy.ndarray:
     assert axis == -1
-    differences = values[..., :, None] - baseline[..., None, :]
-    return ((differences > 0) + 0.5 * (differences == 0)).mean(axis=(-2, -1))
+    values, baseline = values[..., :, None], baseline[..., None, :]
+    return ((values > baseline) + 0.5 * (values == baseline)).mean(axis=(-2, -1))
 
 
 def _bootstrap(samples: tuple[numpy.ndarray, ...], statistic: Callable[..., Any]) -> Interval:

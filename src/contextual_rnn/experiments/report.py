@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from contextual_rnn.experiments import drawings, figures
 from contextual_rnn.experiments.comparison import STARTS, Group, differing, finding, groups_of, shown, words
 from contextual_rnn.experiments.config import STATES
+from contextual_rnn.experiments.evidence import evidence
+from contextual_rnn.experiments.intervals import Interval
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
 from contextual_rnn.experiments.results import Run, read_runs, summary, write_json
 from contextual_rnn.experiments.training import command
@@ -73,6 +75,7 @@ def write_report(folder: Path) -> Path:
         decay=_pictures(decay, figures.decay_curves, "figure5"),
         samples=_samples(by_task["decay"]),
         tables=[_table(task, found) for task, found in by_task.items() if found],
+        over_seeds=[table for group in (*retrieval, *decay) if (table := _over_seeds(group, retrieval)) is not None],
         commands=[run.result["command"] if run.result is not None else command(run.config, run.folder) for run in runs],
         versions=_versions(runs),
     )
@@ -152,6 +155,36 @@ def _row(task: str, run: Run) -> list[str]:
         *(_number(final.get(name), ".2%" if name == "validation_accuracy" else ".4g") for name in METRICS[task]),
         _number(None if seconds is None else seconds / 60, ".1f"),
     ]
+
+
+def _over_seeds(group: Group, retrieval: Sequence[Group]) -> dict[str, Any] | None:
+    """What the seeds of one group say, with intervals; None for single seeds."""
+    rows = [
+        [
+            row.state,
+            words(row.measure),
+            str(len(row.seeds)),
+            *(_interval(interval, row.measure) for interval in (row.value, row.gain)),
+            _interval(row.improvement, ""),
+        ]
+        for row in evidence([group])
+    ]
+    if not rows:
+        return None
+    task = group.runs[0].task
+    apart = differing(retrieval) if task == "retrieval" else []
+    title = [TASKS[task], STARTS.get(group.settings.get("start", ""), "")]
+    title += [f"{words(name)} {shown(group.settings[name])}" for name in apart]
+    header = ["state", "measure", "seeds", "median", "gain over zero", "probability of improvement"]
+    return {"title": ", ".join(filter(None, title)), "header": header, "texts": 2, "rows": rows}
+
+
+def _interval(interval: Interval | None, measure: str) -> str:
+    if interval is None:
+        return "-"
+    form = ".2%" if measure == "validation_accuracy" else ".4g"
+    estimate, low, high = ("never" if math.isinf(value) else _number(value, form) for value in interval)
+    return f"{estimate} ({low} to {high})" if not math.isnan(interval.low) else f"{estimate} (one seed)"
 
 
 def _place(run: Run) -> tuple[object, ...]:
