@@ -1,9 +1,9 @@
 """What turns a kernel, forward and backward on plain tensors, into a backend and into a PyTorch operator.
 
-A kernel is called as an `autograd.Function` in eager mode and under torch.func, and through its operator,
-`torch.ops.contextual_rnn.fast_weights_<name>`, where torch.compile traces. The operator alone would not do: its way
-through the dispatcher and back costs 110 microseconds more a training step than all the work of a small kernel, and
-torch.func.grad cannot see through the derivative that `register_autograd` makes of it.
+There are three ways in. Eager mode calls the kernel from a plain `autograd.Function`. torch.func needs one whose
+context is set up apart, for which PyTorch inspects a signature at every call: 45 microseconds. torch.compile needs the
+operator, `torch.ops.contextual_rnn.fast_weights_<name>`: its way through the dispatcher and back costs a training step
+110 microseconds, about the work of a small kernel, and torch.func cannot see through its derivative.
 """
 
 from __future__ import annotations
@@ -62,11 +62,14 @@ def backend_of(kernel: Kernel) -> Backend:
         settings = Settings(options.inner_steps, early, options.layer_norm, shared, options.eps)
         keep_written = early and options.return_fast_weights
         tensors = [tensor for tensor in given if tensor is not None]
-        keep = torch.is_grad_enabled() and any(tensor.requires_grad or _wrapped(tensor) for tensor in tensors)
         if torch.compiler.is_compiling() or type(inputs) not in (Tensor, torch.nn.Parameter):
+            keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
             output, written, _ = operator(*given, *settings, keep, keep_written)
+        elif any(map(_is_transformed, tensors)):
+            # What torch.func holds need not know that its gradient is wanted.
+            output, written, _ = _Transformed.apply(kernel, *given, *settings, torch.is_grad_enabled(), keep_written)
         else:
-            output, written, _ = _Recurrence.apply(kernel, *given, *settings, keep, keep_written)
+            output, written = _Recurrence.apply(kernel, given, settings, keep_written, *given)
         if not options.return_fast_weights:
             return output, None
         return output, final_fast_weights(written if keep_written else output, a0, lengths, tables)
@@ -74,9 +77,7 @@ def backend_of(kernel: Kernel) -> Backend:
     return backend
 
 
-def _wrapped(tensor: Tensor) -> bool:
-    """Whether a transform of torch.func holds the tensor, which then need not know that its gradient is wanted."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
+_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _one_by_one(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,7 +99,33 @@ def _one_by_one(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Recurrence(torch.autograd.Function):
-    """A kernel under autograd and the transforms of torch.func."""
+    """A kernel under autograd alone; `tensors` are those of `given` once more, for autograd to see."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, kernel: Kernel, given: Given, settings: Settings, keep_written: bool, *tensors: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        output, written, saved = kernel.forward(given, settings, any(ctx.needs_input_grad), keep_written)
+        ctx.kernel, ctx.settings = kernel, settings
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, output, saved)
+        if not keep_written:
+            ctx.mark_non_differentiable(written)
+        return output, written
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        *tensors, output, saved = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[4 : _DIFFERENTIABLE + 4])
+        if torch.is_grad_enabled():  # somebody means to differentiate this once more
+            grads = _Derivative.apply(ctx.kernel, *tensors, *ctx.settings, output, saved, *grad_outputs, *wanted)
+        else:
+            grads = _differentiate(ctx.kernel, Given(*tensors), ctx.settings, output, saved, *grad_outputs, wanted)
+        return (None, None, None, None, *_spread(grads, wanted), None)
+
+
+class _Transformed(torch.autograd.Function):
+    """A kernel under the transforms of torch.func."""
 
     @staticmethod
     def forward(kernel: Kernel, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,17 +151,17 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-        return _one_by_one(_Recurrence.apply)(info, in_dims, *arguments)
+        return _one_by_one(_Transformed.apply)(info, in_dims, *arguments)
 
 
 class _Derivative(torch.autograd.Function):
-    """The backward pass of `_Recurrence`, which has no derivative of its own."""
+    """The backward pass, which has no derivative of its own."""
 
     @staticmethod
     def forward(kernel: Kernel, *arguments: Any) -> tuple[Tensor, ...]:
         given, settings = Given(*arguments[:_N]), Settings(*arguments[_N : _N + _M])
         others = arguments[_N + _M : -_DIFFERENTIABLE]
-        return tuple(_differentiate(kernel, given, settings, *others, wanted=list(arguments[-_DIFFERENTIABLE:])))
+        return tuple(_differentiate(kernel, given, settings, *others, list(arguments[-_DIFFERENTIABLE:])))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -149,19 +176,12 @@ class _Derivative(torch.autograd.Function):
         return _one_by_one(_Derivative.apply)(info, in_dims, *arguments)
 
 
-def _differentiate(
-    kernel: Kernel,
-    given: Given,
-    settings: Settings,
-    output: Tensor,
-    saved: Tensor,
-    grad_output: Tensor | None,
-    grad_written: Tensor | None,
-    wanted: list[bool],
-) -> list[Tensor]:
-    if saved.numel() != kernel.saved_size(given, settings):
-        raise RuntimeError(f"saved: expected {kernel.saved_size(given, settings)} elements, got {saved.numel()}")
-    return kernel.backward(given, settings, output, saved, grad_output, grad_written, wanted)
+def _differentiate(kernel: Kernel, given: Given, settings: Settings, output: Tensor, *others: Any) -> list[Tensor]:
+    """`Kernel.backward`, which must not be entered with less than it saved."""
+    saved, expected = others[0], kernel.saved_size(given, settings)
+    if saved.numel() != expected:
+        raise RuntimeError(f"saved: expected {expected} elements, got {saved.numel()}")
+    return kernel.backward(given, settings, output, *others)
 
 
 def _spread(grads: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
