@@ -84,6 +84,24 @@ def test_is_the_recurrence_over_projected_inputs(x, state, options):
     assert torch.equal(h_n, output[:, -1])
 
 
+def test_decay_and_rate_may_be_learned(x, state, timing):
+    decay, rate = (nn.Parameter(torch.tensor(value, **DOUBLE)) for value in (0.8, 0.3))
+    learned = FastWeightsRNN(I, H, decay=decay, rate=rate, timing=timing, batch_first=True, **DOUBLE)
+    assert {"decay", "rate"} < set(dict(learned.named_parameters()))
+    assert "decay=tensor" in repr(learned)
+    fixed = FastWeightsRNN(I, H, decay=0.8, rate=0.3, timing=timing, batch_first=True, **DOUBLE)
+    fixed.load_state_dict(learned.state_dict(), strict=False)
+    output, _ = learned(x, state)
+    torch.testing.assert_close(output, fixed(x, state)[0])
+    output.square().sum().backward()
+    assert decay.grad
+    assert rate.grad
+    with torch.no_grad():
+        decay.fill_(1.2)
+    with pytest.raises(ValueError, match=r"^decay: expected a number from 0 to 1, got 1.2"):
+        learned(x, state)
+
+
 @pytest.mark.parametrize("backend", ["reference", "attention"])
 def test_backend_is_passed_on(x, state, backend, monkeypatch):
     called = []

@@ -70,9 +70,10 @@ class _FastWeights(nn.Module):
             nn.init.zeros_(self.norm_bias)
 
     def extra_repr(self) -> str:
+        decay, rate = ("tensor" if isinstance(value, Tensor) else value for value in (self.decay, self.rate))
         return (
-            f"{self.input_size}, {self.hidden_size}, inner_steps={self.inner_steps}, decay={self.decay}, "
-            f"rate={self.rate}, layer_norm={self.layer_norm}, timing={self.timing!r}"
+            f"{self.input_size}, {self.hidden_size}, inner_steps={self.inner_steps}, decay={decay}, "
+            f"rate={rate}, layer_norm={self.layer_norm}, timing={self.timing!r}"
         )
 
     def project(self, input: Tensor) -> Tensor:
@@ -122,8 +123,9 @@ class FastWeightsRNN(_FastWeights):
     """A recurrent network with fast weights over a sequence (Ba et al. 2016, Eqs. 1 and 2; see `ops.fast_weights`).
 
     `inner_steps` is S, `decay` and `rate` are lambda and eta, `timing` says when A is written: "ba2016", the finished
-    h(t) after the read, or "wenke2019", the preliminary h_0 before it. `elementwise_affine` gives layer norm its gain
-    and bias, shared by all inner steps. Parameters: weight_ih C (H, input_size), weight_hh W (H, H), bias (H,).
+    h(t) after the read, or "wenke2019", the preliminary h_0 before it. `decay` and `rate` are numbers, or tensors of
+    no axes; a parameter is learned, and is to be kept within its range (`torch.nn.utils.parametrize`).
+    `elementwise_affine` gives layer norm its gain and bias, shared by all inner steps. Parameters: weight_ih C (H, input_size), weight_hh W (H, H), bias (H,).
 
     Raises ValueError or TypeError for sizes and options out of range.
     Deviation from Ba et al.: a bias in the bracket, as in torch's networks; `bias=False` leaves it out.
