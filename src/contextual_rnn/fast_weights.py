@@ -125,7 +125,8 @@ class FastWeightsRNN(_FastWeights):
     `inner_steps` is S, `decay` and `rate` are lambda and eta, `timing` says when A is written: "ba2016", the finished
     h(t) after the read, or "wenke2019", the preliminary h_0 before it. `decay` and `rate` are numbers, or tensors of
     no axes; a parameter is learned, and is to be kept within its range (`torch.nn.utils.parametrize`).
-    `elementwise_affine` gives layer norm its gain and bias, shared by all inner steps. Parameters: weight_ih C (H, input_size), weight_hh W (H, H), bias (H,).
+    `elementwise_affine` gives layer norm its gain and bias, shared by all inner steps. Parameters: weight_ih C
+    (H, input_size), weight_hh W (H, H), bias (H,).
 
     Raises ValueError or TypeError for sizes and options out of range.
     Deviation from Ba et al.: a bias in the bracket, as in torch's networks; `bias=False` leaves it out.
