@@ -29,6 +29,42 @@ def test_registration(make_problem, kernel, timing, a0, with_lengths):
     opcheck(operator_of(kernel), arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
 
 
+@pytest.mark.parametrize(
+    ("position", "change"),
+    [
+        (0, lambda x: x[0]), (0, lambda x: x.half()), (0, lambda x: x[:, :0]), (1, lambda w: w[:, 1:]),
+        (2, lambda h: h[:1]), (2, lambda h: h.float()), (3, lambda a: a[:, 1:]), (3, lambda a: a.to_sparse()),
+        (4, lambda _: torch.ones(3, 2, 5).double()), (6, lambda g: g[1:]), (8, lambda d: d[1:]), (9, lambda d: d[1:]),
+        (10, lambda n: n.int()), (10, lambda n: n[1:]), (11, lambda _: 0), (15, lambda _: float("nan")),
+    ],
+)  # fmt: skip
+def test_an_operator_may_be_called_by_anybody(make_problem, kernel, position, change):
+    """What would read or write beyond a tensor's end is refused, not tried."""
+    arguments = list(arguments_of(make_problem(a0="dense", with_lengths=True)))
+    arguments[position] = change(arguments[position])
+    with pytest.raises(ValueError, match="expected"):
+        operator_of(kernel)(*arguments)
+
+
+def test_the_derivatives_operator_is_as_careful(make_problem, kernel):
+    *arguments, keep, keep_written = arguments_of(make_problem(a0="dense", with_lengths=True))
+    output, written, saved = operator_of(kernel)(*arguments, keep, keep_written)
+    backward = getattr(torch.ops.contextual_rnn, f"fast_weights_{kernel}_backward").default
+    wanted = [tensor is not None for tensor in arguments[:10]]
+    assert len(backward(*arguments, output, saved, output, written, wanted)) == sum(wanted)
+    for bad in (
+        (output[1:], saved, output, written, wanted),
+        (output, saved, output[:, 1:], written, wanted),
+        (output, saved, output, written.float(), wanted),
+        (output, saved, output, written, wanted[1:]),
+        (output, saved, output, written, [True] * 10),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            backward(*arguments, *bad)
+    with pytest.raises(RuntimeError, match="saved: expected"):
+        backward(*arguments, output, saved[1:], output, written, wanted)
+
+
 def test_vmap_over_stacked_parameters(make_problem, assert_all_close, kernel, timing, a0):
     """Values and gradients of each are those it has alone; lengths are the same for all."""
     problems = [make_problem(timing=timing, a0=a0, seed=seed) for seed in (1, 2, 3)]

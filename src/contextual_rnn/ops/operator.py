@@ -184,6 +184,35 @@ def _differentiate(kernel: Kernel, given: Given, settings: Settings, output: Ten
     return kernel.backward(given, settings, output, *others)
 
 
+def _check(kernel: Kernel, given: Given, settings: Settings, **others: Tensor | None) -> None:
+    """Refuse what the public door never lets through, since anybody may call an operator."""
+    inputs = given.inputs
+    if inputs.ndim != 3 or 0 in inputs.shape[1:] or not kernel.supports(inputs):
+        raise ValueError(f"inputs: expected (B, T, H) for the {kernel.name} kernel, got {_described(inputs)}")
+    batch, steps, width = inputs.shape
+    rank = given.left.shape[1] if given.left is not None and given.left.ndim == 3 else 1
+    shapes = {
+        "inputs": inputs.shape, "weight_hh": (width, width), "h0": (batch, width), "a0": (batch, width, width),
+        "left": (batch, rank, width), "right": (batch, rank, width), "norm_weight": (width,), "norm_bias": (width,),
+        "discounts": (steps,), "retained": (steps + 1,),
+    } | dict.fromkeys(others, inputs.shape)  # fmt: skip
+    for name, tensor in {**given._asdict(), **others}.items():
+        shape, dtype = ((batch,), torch.int64) if name == "lengths" else (shapes[name], inputs.dtype)
+        if tensor is None:
+            continue
+        fits = tensor.shape == shape and tensor.dtype == dtype and tensor.device == inputs.device
+        if not fits or tensor.layout != torch.strided:
+            raise ValueError(f"{name}: expected {dtype} of shape {tuple(shape)}, got {_described(tensor)}")
+    if (given.left is None) != (given.right is None) or (given.left is not None and given.a0 is not None):
+        raise ValueError("a0: expected left and right together and no a0 beside them")
+    if settings.inner_steps < 1 or not 0 < settings.eps < float("inf"):
+        raise ValueError(f"inner_steps, eps: expected at least 1 and a positive number, got {settings}")
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
+
+
 def _spread(grads: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """The gradients in the places of what they are wanted for, None elsewhere."""
     left = iter(grads)
@@ -203,11 +232,22 @@ def _register(kernel: Kernel) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
 
     @torch.library.impl(name, "default")
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return kernel.forward(Given(*arguments[:_N]), Settings(*arguments[_N : _N + _M]), *arguments[_N + _M :])
+        given, settings = Given(*arguments[:_N]), Settings(*arguments[_N : _N + _M])
+        _check(kernel, given, settings)
+        return kernel.forward(given, settings, *arguments[_N + _M :])
 
     @torch.library.impl(f"{name}_backward", "default")
     def backward(*arguments: Any) -> list[Tensor]:
-        return _differentiate(kernel, Given(*arguments[:_N]), Settings(*arguments[_N : _N + _M]), *arguments[_N + _M :])
+        given, settings = Given(*arguments[:_N]), Settings(*arguments[_N : _N + _M])
+        output, saved, grad_output, grad_written, wanted = arguments[_N + _M :]
+        _check(kernel, given, settings, output=output, grad_output=grad_output, grad_written=grad_written)
+        if len(wanted) != _DIFFERENTIABLE or any(
+            want and tensor is None for tensor, want in zip(given, wanted, strict=False)
+        ):
+            raise ValueError(
+                f"wanted: expected {_DIFFERENTIABLE} bools, true for tensors that were given, got {wanted}"
+            )
+        return _differentiate(kernel, given, settings, output, saved, grad_output, grad_written, wanted)
 
     @torch.library.register_fake(name)
     def fake_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
