@@ -179,8 +179,8 @@ class _Derivative(torch.autograd.Function):
 def _differentiate(kernel: Kernel, given: Given, settings: Settings, output: Tensor, *others: Any) -> list[Tensor]:
     """`Kernel.backward`, which must not be entered with less than it saved."""
     saved, expected = others[0], kernel.saved_size(given, settings)
-    if saved.numel() != expected:
-        raise RuntimeError(f"saved: expected {expected} elements, got {saved.numel()}")
+    if saved.shape != (expected,) or saved.dtype != output.dtype or not saved.is_contiguous():
+        raise RuntimeError(f"saved: expected {expected} elements of {output.dtype}, got {_described(saved)}")
     return kernel.backward(given, settings, output, *others)
 
 
@@ -241,12 +241,9 @@ def _register(kernel: Kernel) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
         given, settings = Given(*arguments[:_N]), Settings(*arguments[_N : _N + _M])
         output, saved, grad_output, grad_written, wanted = arguments[_N + _M :]
         _check(kernel, given, settings, output=output, grad_output=grad_output, grad_written=grad_written)
-        if len(wanted) != _DIFFERENTIABLE or any(
-            want and tensor is None for tensor, want in zip(given, wanted, strict=False)
-        ):
-            raise ValueError(
-                f"wanted: expected {_DIFFERENTIABLE} bools, true for tensors that were given, got {wanted}"
-            )
+        absent = [want and tensor is None for tensor, want in zip(given, wanted, strict=False)]
+        if len(wanted) != _DIFFERENTIABLE or any(absent):
+            raise ValueError(f"wanted: expected {_DIFFERENTIABLE} bools, none true for an absent tensor, got {wanted}")
         return _differentiate(kernel, given, settings, output, saved, grad_output, grad_written, wanted)
 
     @torch.library.register_fake(name)
