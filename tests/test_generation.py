@@ -173,7 +173,7 @@ BAD_CALLS = [
     (lambda: generate(MODEL, STEP, 0.0, **GOOD), TypeError, "first: expected a tensor .*, got float"),
     (lambda: generate(MODEL, "step", FIRST, **GOOD), TypeError, "step: expected a function, got str"),
     (lambda: generate(MODEL, None, FIRST, **GOOD), TypeError, "step: expected a function, got NoneType"),
-    (lambda: generate(MODEL, STEP, FIRST, **GOOD, embed=3), TypeError, "embed: expected a function, got int"),
+    (lambda: generate(MODEL, STEP, FIRST, **GOOD, embed=3), TypeError, "embed: expected a function or None, got int"),
     (lambda: generate(MODEL, STEP, FIRST, **GOOD, generator=3), TypeError, "generator: expected a torch.Generator"),
     (lambda: generate(MODEL, lambda o, v: None, FIRST, **GOOD), TypeError, "step: expected a function that returns a"),
     (lambda: generate(MODEL, lambda o, v: v.sum(), FIRST, **GOOD), ValueError, "step: expected values of 3 rows"),

@@ -196,7 +196,11 @@ def test_zero_initialised_states_change_no_bit(case, wrapped):
 def test_constant_and_free_take_a_whole_state_as_value():
     lstm = nn.LSTM(3, 5, num_layers=2)
     value = (torch.randn(2, 5), torch.randn(2, 5))
-    for state in (ConstantState(lstm, value), FreeState(lstm, value=value)):
+    given = tuple(leaf.clone() for leaf in value)
+    states = ConstantState(lstm, given), FreeState(lstm, value=given)
+    for leaf in given:
+        leaf.zero_()  # what was given is the caller's, and copied
+    for state in states:
         h, c = state(batch_size=3)
         for row in range(3):
             assert torch.equal(h[:, row], value[0])

@@ -249,14 +249,17 @@ def test_training_draws_evaluation_does_not_and_copies_agree():
         assert torch.equal(run(model.eval(), 1), run(models[0].eval(), 2))
 
 
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("name", ["rnn cell", "gru cell", "lstm cell", "own cell"])
-def test_compiles_whole(name):
+def test_compiles_whole(name, autocast):
     torch._dynamo.reset()
     network, spec = make(name)
     model = ContextualRNN(network, ContextState(spec, nn.Linear(2, 6)))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     x, context = make_input(network, B), torch.randn(B, 2)
-    assert all(map(torch.equal, tensors_of(compiled(x, context=context)), tensors_of(model(x, context=context))))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found, expected = compiled(x, context=context), model(x, context=context)
+    assert all(map(torch.equal, tensors_of(found), tensors_of(expected)))
 
 
 def test_fast_weights_compile_whole():

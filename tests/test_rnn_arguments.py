@@ -1,13 +1,11 @@
 """What ContextualRNN refuses, and that it says which argument it was."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from contextual_rnn import ContextState, ContextualRNN, FreeState, LeafwiseState, state_spec
+from contextual_rnn import ContextState, ContextualRNN, FreeState, Leaf, LeafwiseState, StateSpec, state_spec
 
 B = 4
 LENGTHS = torch.tensor([2, 5, 1, 4])
@@ -17,9 +15,8 @@ X, CONTEXT = torch.randn(5, B, 3), torch.randn(B, 2)
 H = torch.zeros(1, B, 5)
 PACKED = pack_padded_sequence(X, LENGTHS, enforce_sorted=False)
 CELL = ContextualRNN(gru_cell := nn.GRUCell(3, 5), FreeState(gru_cell))
-OWN = ContextualRNN(nn.RNN(3, 5), FreeState(nn.RNN(3, 5)))
-OWN._spec = replace(OWN._spec, input_ndim=None)
 SPEC = state_spec(LSTM)
+THREE = StateSpec((*SPEC.tree, Leaf("d", (1, 5), batch_dim=1)))
 DOUBLE = nn.LSTM(3, 5, dtype=torch.float64)
 BAD_CALLS = [
     (lambda: MODEL(X), ValueError, "context: expected .* got None"),
@@ -32,7 +29,6 @@ BAD_CALLS = [
     (lambda: CELL(X), ValueError, r"input: expected 2 axes, or 1 without a batch, got 3: \(5, 4, 3\)"),
     (lambda: CELL(X[0, 0, 0]), ValueError, r"input: expected 2 axes, or 1 without a batch, got 0: \(\)"),
     (lambda: CELL(PACKED), TypeError, "input: expected a tensor of one step, .* got PackedSequence"),
-    (lambda: OWN(X[0, 0]), ValueError, r"input: expected at least 2 axes, got 1: \(3,\)"),
     (lambda: MODEL(X.tolist(), context=CONTEXT), TypeError, "input: expected a tensor, got list"),
     (lambda: MODEL(None, context=CONTEXT), TypeError, "input: expected a tensor, got NoneType"),
     (lambda: MODEL(X, context=CONTEXT[:, :1]), ValueError, r"context: .* \(4, 1\)"),
@@ -63,6 +59,8 @@ BAD_CALLS = [
     (lambda: ContextualRNN(LSTM, nn.Linear(2, 2)), TypeError, "initial_state: expected an InitialState"),
     (lambda: ContextualRNN(LSTM, FreeState(nn.LSTM(3, 6))), ValueError, "initial_state: expected one for"),
     (lambda: ContextualRNN(LSTM, FreeState(nn.GRU(3, 5))), ValueError, "initial_state: expected one for"),
+    (lambda: ContextualRNN(gru_cell, FreeState(StateSpec(Leaf("h", (5,), batch_dim=1)))), ValueError,
+     r"initial_state: expected one for h of shape \(batch, 5\) .*, got one for h of shape \(5, batch\)"),
     (lambda: ContextualRNN(LSTM, FreeState(nn.LSTM(3, 5, 2))), ValueError, "initial_state: expected one for"),
     (lambda: ContextualRNN(DOUBLE, FreeState(LSTM))(X.double()), ValueError,
      "initial_state: expected 'h' of torch.float64 on cpu, as the network, got torch.float32 on cpu"),
@@ -71,6 +69,9 @@ BAD_CALLS = [
     (lambda: ContextualRNN(LSTM, LeafwiseState(LSTM, h=FreeState(SPEC["h"]), c=FreeState(SPEC["c"]).double()))(X),
      ValueError, "initial_state: expected 'c' of torch.float32 on cpu, as the network, got torch.float64 on cpu"),
     (lambda: ContextualRNN(nn.GRU(3, 5), FreeState(LSTM)), ValueError, "initial_state: expected one for"),
+    (lambda: ContextualRNN(LSTM, FreeState(THREE)), ValueError, "initial_state: expected .*, got one for .*d of"),
+    (lambda: ContextualRNN(LSTM, FreeState(StateSpec(dict(zip("hc", SPEC.tree, strict=True))))), ValueError,
+     "initial_state: expected one for .*, got one for {h: "),
 ]  # fmt: skip
 
 

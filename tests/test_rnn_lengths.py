@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from contextual_rnn import ContextState, ContextualRNN, state_spec
 
-B, T = 4, 5
+B, T = 4, 6  # the longest sequence is shorter than the batch
 LENGTHS = torch.tensor([2, 5, 1, 4])
 SEQUENCES = [name for name in SPECS if "cell" not in name]
 
@@ -33,6 +33,7 @@ def test_every_sequence_is_as_if_alone(case, how):
     order = torch.arange(B)
     if how == "lengths":
         output, state = model(x, context=context, lengths=LENGTHS)
+        assert output.shape[:2] == x.shape[:2]
     else:
         if how == "packed sorted":
             order = LENGTHS.argsort(descending=True)

@@ -235,6 +235,15 @@ def test_bad_specs_are_refused(call, error, words):
         call()
 
 
+def test_input_says_the_batch_size():
+    spec = StateSpec(Leaf("h", (2,)), input_batch_dim=1, input_ndim=3)
+    assert [spec.input_batch_size(torch.zeros(shape)) for shape in ((5, 4, 3), (5, 3), (5, 0, 3))] == [4, None, 0]
+    any_axes = replace(spec, input_ndim=None)
+    assert [any_axes.input_batch_size(torch.zeros(shape)) for shape in ((5, 4), (5, 4, 3, 2))] == [4, 4]
+    with pytest.raises(ValueError, match=r"^input: expected at least 2 axes, got 1: \(3,\)"):
+        any_axes.input_batch_size(torch.zeros(3))
+
+
 def test_an_unknown_leaf_is_refused():
     with pytest.raises(KeyError, match="leaf: expected one of h, c, got 'x'"):
         state_spec(nn.LSTM(3, 5))["x"]

@@ -45,9 +45,10 @@ def generate(
         raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
     check_size("num_steps", num_steps)
     check_size("num_samples", num_samples)
-    for name, function in {"step": step, "embed": embed}.items():
-        if not callable(function) and not (name == "embed" and embed is None):
-            raise TypeError(f"{name}: expected a function, got {type(function).__name__}")
+    if not callable(step):
+        raise TypeError(f"step: expected a function, got {type(step).__name__}")
+    if not (embed is None or callable(embed)):
+        raise TypeError(f"embed: expected a function or None, got {type(embed).__name__}")
     if not isinstance(first, Tensor):
         raise TypeError(f"first: expected a tensor of shape (batch, *value), got {type(first).__name__}")
     if first.ndim < 1:

@@ -254,7 +254,7 @@ class NormalState(InitialState):
         """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape)."""
         check_call(batch_size)
         moments = self.moments(context, batch_size, None)
-        return {name: Normal(mean, torch.as_tensor(scale).expand_as(mean)) for name, (mean, scale) in moments.items()}
+        return {name: Normal(mean, torch.as_tensor(scale)) for name, (mean, scale) in moments.items()}
 
     def log_prob(self, state: State, context: Any = None) -> Tensor:
         """log N(state; g(context), sigma^2) summed over leaves and units, (B,) in nats, or () without a batch.

@@ -101,13 +101,17 @@ def _check_like(name: str, network: nn.Module, tree: State, state: State) -> Non
     if like is None:
         return
     for leaf, tensor in zip_leaves(tree, state, name):
-        if tensor.dtype == like.dtype and tensor.device == like.device:
+        if _is_like(tensor, like.dtype, like.device):
             continue
         spec = state_spec(network)  # a network's own spec may ask for something else than its first parameter
         dtype, device = spec.dtype or like.dtype, spec.device or like.device
-        if tensor.device != device or (tensor.dtype != dtype and not in_autocast(device)):
+        if not _is_like(tensor, dtype, device):
             came = f"{tensor.dtype} on {tensor.device}"
             raise ValueError(f"{name}: expected {leaf.name!r} of {dtype} on {device}, as the network, got {came}")
+
+
+def _is_like(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> bool:
+    return tensor.device == device and (tensor.dtype == dtype or in_autocast(device))
 
 
 @state_spec.register
