@@ -26,6 +26,21 @@ def test_each_leaf_has_the_state_given_for_it():
         state.train()
 
 
+class Last(nn.Module):
+    """Features of the last step of a sequence (T, B, 2) or (T, 2)."""
+
+    out_features = 2
+
+    def forward(self, sequence):
+        return sequence[-1]
+
+
+def test_the_features_say_the_batch_size_to_states_without_context():
+    state = LeafwiseState(LSTM, c=FreeState(SPEC["c"], value=0.5), h=ContextState(SPEC["h"], Last()))
+    assert [tensor.shape for tensor in state(torch.randn(7, B, 2))] == [(1, B, 5), (1, B, 5)]
+    assert [tensor.shape for tensor in state(torch.randn(7, 2))] == [(1, 5), (1, 5)]
+
+
 BAD_STATES = [
     ({"h": FreeState(SPEC["h"])}, ValueError, "states: expected one for each of h, c, got h"),
     ({}, ValueError, "states: expected one for each of h, c, got none"),
