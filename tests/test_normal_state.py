@@ -131,10 +131,11 @@ def test_samples_of_each_context_have_its_mean_and_sigma(case, from_context):
 
 
 def test_evaluation_takes_the_mean_and_tiles_it():
-    state = normal_state()
-    context = torch.randn(2)
+    state = normal_state().double()
+    context = torch.randn(2, dtype=torch.float64, requires_grad=True)
     expected = by_hand(state, context[None])[0].expand(B, -1)
-    torch.testing.assert_close(flat(state.spec.unpack(state(context, B)).values()), expected)
+    found = flat(state.spec.unpack(state(context, B)).values())
+    assert_same_value_and_gradients(found, expected, [context, *state.mean.parameters()])
 
 
 def test_sigma_has_a_floor(from_context):
