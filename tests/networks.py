@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn import FastWeightsCell, FastWeightsRNN, StateSpec, fast_weights_spec, state_spec
+from contextual_rnn import FastWeightsCell, FastWeightsRNN, Leaf, StateSpec, fast_weights_spec, state_spec
 
 INPUT_SIZE = 3
+
+
+class Motion(NamedTuple):
+    position: Any
+    rest: Any
+
+
+class Springs(nn.Module):
+    """A network of a user's own, a step a call: its state is a named tuple with a dict in it, in two layouts."""
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.weight = nn.Parameter(torch.randn(hidden_size, input_size))
+
+    def forward(self, x: Tensor, state: Motion | None = None) -> tuple[Tensor, Motion]:
+        if state is None:
+            zeros = x.new_zeros(*x.shape[:-1], self.hidden_size)
+            state = Motion(zeros, {"v": zeros.movedim(-1, 0)})
+        velocity = 0.9 * state.rest["v"].movedim(0, -1) + x @ self.weight.T - 0.1 * state.position
+        position = state.position + velocity
+        return position, Motion(position, {"v": velocity.movedim(-1, 0)})
+
+
+@state_spec.register
+def _(network: Springs) -> StateSpec:
+    position, v = Leaf("position", (network.hidden_size,)), Leaf("v", (network.hidden_size,), batch_dim=1)
+    return StateSpec(Motion(position, {"v": v}), input_ndim=2)
+
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "rnn": lambda: nn.RNN(INPUT_SIZE, 5),
@@ -23,10 +53,12 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "lstm cell": lambda: nn.LSTMCell(INPUT_SIZE, 5),
     "fast weights": lambda: FastWeightsRNN(INPUT_SIZE, 5, batch_first=True),
     "fast weights cell": lambda: FastWeightsCell(INPUT_SIZE, 5, timing="wenke2019"),
+    "own cell": lambda: Springs(INPUT_SIZE, 5),
 }
 # Networks whose state has variants: the spec to make an initial state for.
 SPECS: dict[str, tuple[str, Callable[[nn.Module], StateSpec]]] = {
-    **{name: (name, state_spec) for name in NETWORKS},
+    **{name: (name, state_spec) for name in NETWORKS if name != "own cell"},
+    "own cell": ("own cell", lambda network: state_spec(network).like(network.weight)),
     "fast weights, dense A": ("fast weights", lambda network: fast_weights_spec(network, "dense")),
     "fast weights, low-rank A": ("fast weights", lambda network: fast_weights_spec(network, "low_rank", rank=2)),
     "fast weights cell, dense A": ("fast weights cell", lambda network: fast_weights_spec(network, "dense")),
@@ -44,7 +76,7 @@ def make(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Stat
 
 
 def is_cell(network: nn.Module) -> bool:
-    return isinstance(network, nn.RNNCellBase | FastWeightsCell)
+    return isinstance(network, nn.RNNCellBase | FastWeightsCell | Springs)
 
 
 def make_input(network: nn.Module, batch: int | None, steps: int = 4, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -1,5 +1,6 @@
-"""ContextualRNN is the bare network, bit for bit, given the state; and every sequence of a batch is as if alone."""
+"""ContextualRNN is the bare network, bit for bit, given the state."""
 
+import copy
 import itertools
 import subprocess
 import sys
@@ -8,9 +9,20 @@ import pytest
 import torch
 from tests.networks import SPECS, is_cell, make, make_input, tensors_of
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from contextual_rnn import ConstantState, ContextState, ContextualRNN, FreeState, NormalState, state_spec
+from contextual_rnn import (
+    ConstantState,
+    ContextState,
+    ContextualRNN,
+    FreeState,
+    Leaf,
+    LeafwiseState,
+    NormalState,
+    StateSpec,
+    state_spec,
+)
 
 B, T = 4, 5
 LENGTHS = torch.tensor([2, 5, 1, 4])
@@ -55,7 +67,7 @@ def inputs(network):
             yield pack_padded_sequence(x, lengths, batch_first=network.batch_first, enforce_sorted=enforce_sorted)
 
 
-@pytest.mark.parametrize(("kind", "options"), variants(), ids=str)
+@pytest.mark.parametrize(("kind", "options"), list(variants()), ids=str)
 @pytest.mark.parametrize("explicit", [False, True])
 def test_with_zeros_or_an_explicit_state_it_is_the_bare_network_bit_for_bit(kind, options, explicit):
     torch.manual_seed(0)
@@ -99,102 +111,155 @@ def test_it_is_the_bare_network_given_the_state(case, kind, batch):
     assert not torch.equal(found[0], tensors_of(network(x))[0]), "the state matters"
 
 
-SEQUENCES = [name for name in SPECS if "cell" not in name]
+def by_hand(state, context):
+    """The state of a two-way LSTM of two layers, written out from the parameters of an initial state."""
+    for name, width in (("h", 2), ("c", 5)):
+        if isinstance(state, ContextState):
+            head = state.heads.layers[name]
+            rows = functional.linear(
+                torch.tanh(functional.linear(context, *state.net[0].parameters())), *head.parameters()
+            )
+            yield torch.stack([rows[:, width * layer : width * (layer + 1)] for layer in range(4)])
+        else:
+            value = state.values[name] if isinstance(state, FreeState) else getattr(state, f"value_{name}")
+            yield torch.stack([value] * B, 1)
 
 
-def alone(model, x, context, row):
-    """What the model makes of one sequence, cut to its length, run by itself."""
-    batch_first = model.network.batch_first
-    one = x[row : row + 1, : LENGTHS[row]] if batch_first else x[: LENGTHS[row], row : row + 1]
-    output, state = model(one, context=context[row : row + 1])
-    return output.squeeze(0 if batch_first else 1), state_spec(model).unpack(state)
+@pytest.mark.parametrize("kind", ["constant", "free", "context"])
+def test_it_is_the_bare_network_given_the_state_by_hand(kind):
+    torch.manual_seed(0)
+    network = nn.LSTM(3, 5, num_layers=2, bidirectional=True, proj_size=2, batch_first=True).double()
+    value = torch.randn(4, 2), torch.randn(4, 5)
+    state = {
+        "constant": lambda: ConstantState(network, value),
+        "free": lambda: FreeState(network, value=value),
+        "context": lambda: ContextState(network, nn.Sequential(nn.Linear(2, 6), nn.Tanh()).double()),
+    }[kind]()
+    model = ContextualRNN(network, state)
+    x, context = torch.randn(B, T, 3).double().requires_grad_(), torch.randn(B, 2).double().requires_grad_()
+    leaves = [x, *model.parameters(), *([context] if kind == "context" else [])]
+    outcomes = []
+    for result in (model(x, context=context), network(x, tuple(by_hand(state, context)))):
+        torch.manual_seed(7)
+        loss = sum((tensor * torch.randn_like(tensor)).sum() for tensor in tensors_of(result))
+        outcomes.append([*tensors_of(result), *torch.autograd.grad(loss, leaves)])
+    # Sums of at most 100 terms of size 1 in float64, in another order.
+    torch.testing.assert_close(*outcomes, rtol=1e-12, atol=1e-12)
+    assert all(gradient.any() for gradient in outcomes[0][3:])
 
 
-@pytest.mark.parametrize("case", SEQUENCES)
-@pytest.mark.parametrize("how", ["lengths", "packed", "packed sorted"])
-def test_every_sequence_is_as_if_alone(case, how):
-    network, spec = make(case, torch.float64)
-    model = ContextualRNN(network, ContextState(spec, nn.Linear(2, 6).double()))
-    x, context = make_input(network, B, T, torch.float64), torch.randn(B, 2, dtype=torch.float64)
-    batch_dim = 0 if network.batch_first else 1
-    order = torch.arange(B)
-    if how == "lengths":
-        output, state = model(x, context=context, lengths=LENGTHS)
-    else:
-        if how == "packed sorted":
-            order = LENGTHS.argsort(descending=True)
-        ordered = x.index_select(batch_dim, order)
-        packed = pack_padded_sequence(
-            ordered, LENGTHS[order], batch_first=network.batch_first, enforce_sorted=how == "packed sorted"
-        )
-        output, state = model(packed, context=context[order])
-        assert isinstance(output, PackedSequence)
-        output, lengths = pad_packed_sequence(output, batch_first=network.batch_first, total_length=T)
-        assert torch.equal(lengths, LENGTHS[order])
-    leaves = state_spec(network).unpack(state)
-    for place, row in enumerate(order.tolist()):
-        expected, expected_state = alone(model, x, context, row)
-        found = output.select(batch_dim, place)
-        torch.testing.assert_close(found[: LENGTHS[row]], expected, rtol=1e-12, atol=1e-12)
-        assert not found[LENGTHS[row] :].any()
-        for name, leaf in expected_state.items():
-            torch.testing.assert_close(leaves[name][place], leaf[0], rtol=1e-12, atol=1e-12)
+def test_an_explicit_state_wins_and_needs_no_context():
+    lstm = nn.LSTM(3, 5)
+    model = ContextualRNN(lstm, NormalState(lstm, nn.Linear(2, 6)))
+    x, hx = make_input(lstm, B, T), (torch.randn(1, B, 5), torch.randn(1, B, 5))
+    expected = tensors_of(lstm(x, hx))
+    for options in ({}, {"context": torch.randn(B, 2)}, {"lengths": torch.full((B,), T)}):
+        found = tensors_of(model(x, hx, **options))
+        assert all(map(torch.equal, found, expected))
+    sum(tensor.sum() for tensor in found).backward()
+    assert all(parameter.grad is None for parameter in model.initial_state.parameters())
 
 
-def test_contexts_follow_their_sequences_through_sorting():
-    lstm = nn.LSTM(3, 4)
-    model = ContextualRNN(lstm, ContextState(lstm, nn.Identity(), features=2))
-    packed = pack_padded_sequence(make_input(lstm, B, T), LENGTHS, enforce_sorted=False)
-    context = torch.randn(B, 2, requires_grad=True)
-    _, (h, _) = model(packed, context=context)
-    for row in range(B):
-        (grad,) = torch.autograd.grad(h[0, row].sum(), context, retain_graph=True)
-        assert grad[row].any()
-        assert not grad[torch.arange(B) != row].any()
+@pytest.mark.parametrize("case", ["lstm", "gru", "rnn cell", "lstm cell", "fast weights, low-rank A"])
+@pytest.mark.parametrize("kind", [ContextState, NormalState, lambda spec, _: FreeState(spec, noise=0.1)])
+@pytest.mark.parametrize("explicit", [None, torch.float32, torch.bfloat16])
+def test_autocast_may_change_dtypes(case, kind, explicit):
+    network, spec = make(case)
+    model = ContextualRNN(network, kind(spec, nn.Linear(2, 6)))
+    x, context = make_input(network, B, T), torch.randn(B, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        hx = model.initial_state(context, B, generator=torch.Generator().manual_seed(0))
+        if explicit is not None:
+            hx = spec.pack({name: leaf.to(explicit) for name, leaf in spec.unpack(hx).items()})
+        options = {"context": context, "generator": torch.Generator().manual_seed(0)}
+        found = model(x, **options) if explicit is None else model(x, hx)
+        assert all(map(torch.equal, tensors_of(found), tensors_of(network(x, hx))))
 
 
-LSTM = nn.LSTM(3, 5)
-MODEL = ContextualRNN(LSTM, ContextState(LSTM, nn.Linear(2, 6)))
-X, CONTEXT = torch.randn(T, B, 3), torch.randn(B, 2)
-H = torch.zeros(1, B, 5)
-BAD_CALLS = [
-    (lambda: MODEL(X), ValueError, "context: expected .* got None"),
-    (lambda: MODEL(X, context=CONTEXT[:3]), ValueError, "context: expected a batch of 4, as the input has, got 3"),
-    (lambda: MODEL(X[:, 0], context=CONTEXT), ValueError, "context: expected one unbatched example"),
-    (lambda: MODEL(X[0, 0], context=CONTEXT), ValueError, "input: expected 3 axes"),
-    (lambda: MODEL(X, H, context=CONTEXT), TypeError, "state: expected"),
-    (lambda: MODEL(X, (H, H[:, :3])), ValueError, "state: expected leaves of one batch size"),
-    (lambda: MODEL(X, (H[:, :3], H[:, :3])), ValueError, "hx: expected 'h' of batch size 4, as the input, got 3"),
-    (lambda: MODEL(X, (H.double(), H)), ValueError, "hx: expected 'h' of torch.float32"),
-    (lambda: MODEL(X, (H.to("meta"), H)), ValueError, "hx: expected 'h' of torch.float32 on cpu, got .* on meta"),
-    (lambda: MODEL(X, context=CONTEXT, lengths=[2, 5, 1, 4]), TypeError, "lengths: expected a tensor"),
-    (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS.float()), TypeError, "lengths: expected a tensor of int64"),
-    (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS[:3]), ValueError, r"lengths: expected shape \(4,\)"),
-    (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS - 1), ValueError, "lengths: expected 1 to 5, got 0 to 4"),
-    (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS + 1), ValueError, "lengths: expected 1 to 5, got 2 to 6"),
-    (lambda: MODEL(X[:, 0], context=CONTEXT[0], lengths=LENGTHS), ValueError, "lengths: expected only with a padded"),
-    (lambda: ContextualRNN(nn.Linear(2, 2), FreeState(LSTM)), TypeError, "network: expected one with a registered"),
-    (lambda: ContextualRNN(LSTM, nn.Linear(2, 2)), TypeError, "initial_state: expected an InitialState"),
-    (lambda: ContextualRNN(LSTM, FreeState(nn.LSTM(3, 6))), ValueError, "initial_state: expected one for"),
-    (lambda: ContextualRNN(LSTM, FreeState(nn.GRU(3, 5))), ValueError, "initial_state: expected one for"),
-    (lambda: ContextualRNN(nn.GRU(3, 5), FreeState(LSTM)), ValueError, "initial_state: expected one for"),
-]  # fmt: skip
+@pytest.mark.parametrize("move", [lambda module: module.double(), lambda module: module.to("meta")])
+@pytest.mark.parametrize("order", [("network", "initial_state"), ("initial_state", "network"), ("",)], ids=str)
+def test_network_and_initial_state_may_be_moved_together_or_one_after_the_other(move, order):
+    lstm, spec = make("lstm")
+    states = {"h": ContextState(spec["h"], nn.Linear(2, 6)), "c": FreeState(spec["c"])}
+    model = ContextualRNN(lstm, LeafwiseState(spec, **states))
+
+    def run(module):
+        like = next(module.parameters())
+        model(torch.randn(B, T, 3).to(like), context=torch.randn(B, 2).to(like))
+
+    for name in order:
+        move(model.get_submodule(name))
+        if name == order[0] and name:
+            with pytest.raises(ValueError, match=r"^initial_state: expected 'h' of torch.float\d\d on \w+, .* got"):
+                run(model.initial_state)
+    run(model)
 
 
-@pytest.mark.parametrize(("call", "error", "words"), BAD_CALLS, ids=[words for _, _, words in BAD_CALLS])
-def test_bad_calls_are_refused(call, error, words):
-    with pytest.raises(error, match=words):
-        call()
+class Quantised(nn.Module):
+    """Its first parameter has another dtype than its state; the spec says which."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+
+    def forward(self, x, state):
+        return x, state + (x @ self.table.to(x.dtype))[:, None]
 
 
-@pytest.mark.parametrize("name", ["rnn cell", "gru cell", "lstm cell"])
-def test_compiles_whole(name):
+@state_spec.register
+def _(network: Quantised) -> StateSpec:
+    return StateSpec(Leaf("h", (2,)), dtype=torch.float64, device=network.table.device)
+
+
+def test_the_spec_of_a_network_may_ask_for_another_dtype_than_its_first_parameter():
+    model = ContextualRNN(network := Quantised(), FreeState(network, value=1.5))
+    x = torch.randn(B, 3, dtype=torch.float64)
+    _, state = model(x)
+    assert torch.equal(state, network(x, torch.full((B, 2), 1.5).double())[1])
+    with pytest.raises(ValueError, match=r"^initial_state: expected 'h' of torch.float64 on cpu, .* got torch.float32"):
+        ContextualRNN(network, model.initial_state.float())(x)
+
+
+@pytest.mark.parametrize("case", SPECS)
+def test_an_empty_batch_is_the_bare_networks(case):
+    network, spec = make(case)
+    model = ContextualRNN(network, NormalState(spec, nn.Linear(2, 6)))
+    x, context = make_input(network, 0), torch.randn(0, 2)
+    options = [{}] if is_cell(network) else [{}, {"lengths": torch.zeros(0, dtype=torch.int64)}]
+    for found in (model(x, context=context, **more) for more in options):
+        for tensor, expected in zip(tensors_of(found), tensors_of(network(x)), strict=True):
+            assert tensor.shape == expected.shape
+
+
+def test_training_draws_evaluation_does_not_and_copies_agree():
+    lstm = nn.LSTM(3, 5)
+    model = ContextualRNN(lstm, NormalState(lstm, nn.Linear(2, 6)))
+    x, context = make_input(lstm, B, T).double(), torch.randn(B, 2).double()
+    fresh = ContextualRNN(other := nn.LSTM(3, 5), NormalState(other, nn.Linear(2, 6)))
+    fresh.load_state_dict(model.state_dict())
+    models = [model.double(), copy.deepcopy(model), fresh.double()]
+
+    def run(model, seed):
+        return model(x, context=context, generator=torch.Generator().manual_seed(seed))[0]
+
+    for model in models:
+        assert torch.equal(run(model, 1), run(models[0], 1))
+        assert not torch.equal(run(model, 1), run(model, 2))
+    for model in models:
+        assert torch.equal(run(model.eval(), 1), run(models[0].eval(), 2))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("name", ["rnn cell", "gru cell", "lstm cell", "own cell"])
+def test_compiles_whole(name, autocast):
     torch._dynamo.reset()
     network, spec = make(name)
     model = ContextualRNN(network, ContextState(spec, nn.Linear(2, 6)))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     x, context = make_input(network, B), torch.randn(B, 2)
-    assert all(map(torch.equal, tensors_of(compiled(x, context=context)), tensors_of(model(x, context=context))))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found, expected = compiled(x, context=context), model(x, context=context)
+    assert all(map(torch.equal, tensors_of(found), tensors_of(expected)))
 
 
 def test_fast_weights_compile_whole():
@@ -218,4 +283,5 @@ for plain, traced in zip(*results):
 
 
 def test_model_has_a_spec_of_its_own():
-    assert list(state_spec(MODEL)) == list(state_spec(LSTM))
+    lstm = nn.LSTM(3, 5)
+    assert state_spec(ContextualRNN(lstm, FreeState(lstm))) == state_spec(lstm)

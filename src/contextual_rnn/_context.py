@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contextual_rnn._numbers import check_size
 from contextual_rnn.state_spec import StateSpec
 
 # Layers that hand on as many features as they get; GLU and MultiheadAttention are the module's exceptions.
@@ -25,12 +26,19 @@ _WIDTH_KEEPING = (
 )
 
 
-def check_size(name: str, size: int) -> None:
-    """Refuse a size that is not a positive int."""
-    if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
-        raise TypeError(f"{name}: expected a positive int, got {size!r}")
-    if size < 1:
-        raise ValueError(f"{name}: expected a positive int, got {size}")
+def in_autocast(device: torch.device) -> bool:
+    """Whether dtypes are autocast's to choose there; False on devices without autocast, such as meta."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def check_call(batch_size: int | None, batched: bool | None = None, generator: torch.Generator | None = None) -> None:
+    """Refuse what no initial state can be called with."""
+    if batch_size is not None:
+        check_size("batch_size", batch_size, 0)
+        if batched is False:
+            raise ValueError(f"batch_size: expected None with batched=False, got {batch_size}")
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
 
 
 def batch_of(context: Any, batch_size: int | None, batched: bool | None) -> int | None:
@@ -113,9 +121,7 @@ class Heads(nn.Module):
     def forward(self, features: Tensor, batch_size: int | None) -> dict[str, Tensor]:
         """Features of one example are tiled to `batch_size`, where that is given."""
         weight = next(self.parameters())
-        if features.device != weight.device or (
-            features.dtype != weight.dtype and not torch.is_autocast_enabled(weight.device.type)
-        ):
+        if features.device != weight.device or (features.dtype != weight.dtype and not in_autocast(weight.device)):
             raise ValueError(
                 f"context: expected features of {weight.dtype} on {weight.device}, "
                 f"got {features.dtype} on {features.device}"

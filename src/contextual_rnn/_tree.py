@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from contextual_rnn._numbers import check_size
 
 # A state is whatever the network takes: a tensor, or tensors (and None) in tuples, lists and dicts.
 State = Any
+# Names that a leaf's own parameter, buffer or submodule could not have.
+_TAKEN = {"self", "network", *dir(nn.ModuleDict()), *dir(nn.ParameterDict())}
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,9 @@ class Leaf:
     by all layers and directions). `factor` marks one of two tensors that are multiplied together: were both zero,
     neither would get a gradient, so a factor never starts at zero. `tiled_in_place` says that the network reads a
     state tiled over the batch without copies, so none are made.
+
+    Raises TypeError or ValueError for a name that no attribute of a module can have, a shape that is not a tuple of
+    positive ints, or a batch_dim outside it.
     """
 
     name: str
@@ -32,11 +39,18 @@ class Leaf:
     tiled_in_place: bool = False
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise ValueError(f"name: expected an identifier, such as h, got {self.name!r}")
+        if not isinstance(self.name, str):
+            raise TypeError(f"name: expected an identifier, such as h, got {self.name!r}")
+        if not self.name.isidentifier() or self.name in _TAKEN:
+            raise ValueError(f"name: expected an identifier that modules do not use, such as h, got {self.name!r}")
+        if not isinstance(self.shape, tuple):
+            raise TypeError(f"shape: expected a tuple of positive ints, got {self.shape!r}")
         if not self.shape:
             raise ValueError("shape: expected at least one axis, got ()")
-        if not 0 <= self.batch_dim <= len(self.shape):
+        for size in self.shape:
+            check_size("shape", size)
+        check_size("batch_dim", self.batch_dim, 0)
+        if self.batch_dim > len(self.shape):
             raise ValueError(f"batch_dim: expected 0 to {len(self.shape)}, got {self.batch_dim}")
 
     @property
@@ -96,22 +110,23 @@ def map_leaves(function: Callable[[Leaf], Any], tree: State) -> State:
     return None
 
 
-def zip_leaves(tree: State, state: State, whole: State) -> Iterator[tuple[Leaf, Tensor]]:
-    """Each leaf with its tensor of `state`; TypeError, showing the `whole` tree, where the structures differ."""
+def zip_leaves(tree: State, state: State, name: str, whole: State = None) -> Iterator[tuple[Leaf, Tensor]]:
+    """Each leaf with its tensor of `state`; TypeError for argument `name` where the structures differ."""
+    whole = tree if whole is None else whole  # what the error shows
     if isinstance(tree, Leaf):
         if not isinstance(state, Tensor):
-            raise TypeError(f"state: expected {describe(whole)}, got {describe_state(state)} for leaf {tree.name!r}")
+            raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)} for leaf {tree.name!r}")
         yield tree, state
     elif isinstance(tree, Mapping):
         if not isinstance(state, Mapping) or set(state) != set(tree):
-            raise TypeError(f"state: expected {describe(whole)}, got {describe_state(state)}")
-        for name, child in tree.items():
-            yield from zip_leaves(child, state[name], whole)
+            raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
+        for key, child in tree.items():
+            yield from zip_leaves(child, state[key], name, whole)
     elif isinstance(tree, tuple | list):
         if not isinstance(state, tuple | list) or len(state) != len(tree):
-            raise TypeError(f"state: expected {describe(whole)}, got {describe_state(state)}")
+            raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
         for child, value in zip(tree, state, strict=True):
-            yield from zip_leaves(child, value, whole)
+            yield from zip_leaves(child, value, name, whole)
 
 
 def fits(tree: State, other: State) -> bool:

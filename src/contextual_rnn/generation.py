@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._context import check_size
-from contextual_rnn.rnn import ContextualRNN
+from contextual_rnn._numbers import check_size
+from contextual_rnn.rnn import ContextualRNN, check_made
 from contextual_rnn.state_spec import state_spec
 
 
@@ -38,25 +38,35 @@ def generate(
     mean state. `generator` makes the draw of the states repeatable. Runs without gradients and in evaluation mode.
 
     Returns v(1 .. num_steps), (B, num_samples, num_steps, *value).
-    Raises ValueError for sizes that do not fit, a missing context, or a bidirectional network.
+    Raises ValueError for sizes that do not fit, a missing context, an initial state of another dtype or device than
+    the network's or a bidirectional network, TypeError for arguments of another type.
     """
     if not isinstance(model, ContextualRNN):
         raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
     check_size("num_steps", num_steps)
     check_size("num_samples", num_samples)
-    if not isinstance(first, Tensor) or first.ndim < 1:
-        raise ValueError("first: expected a tensor of shape (batch, *value)")
+    if not callable(step):
+        raise TypeError(f"step: expected a function, got {type(step).__name__}")
+    if not (embed is None or callable(embed)):
+        raise TypeError(f"embed: expected a function or None, got {type(embed).__name__}")
+    if not isinstance(first, Tensor):
+        raise TypeError(f"first: expected a tensor of shape (batch, *value), got {type(first).__name__}")
+    if first.ndim < 1:
+        raise ValueError("first: expected a tensor of shape (batch, *value), got one without axes")
     batch = first.shape[0]
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         state = _start(model, context, batch, num_samples, sample, generator)
+        check_made(model.network, model.initial_state, state)
         value, values = first.repeat_interleave(num_samples, 0), []
         run = state_spec(model).step
         for _ in range(num_steps):
             output, state = run(model.network, value if embed is None else embed(value), state)
             value = step(output, value)
-            if value.shape[0] != batch * num_samples:
+            if not isinstance(value, Tensor):
+                raise TypeError(f"step: expected a function that returns a tensor, got {type(value).__name__}")
+            if value.shape[:1] != (batch * num_samples,):
                 raise ValueError(f"step: expected values of {batch * num_samples} rows, got {tuple(value.shape)}")
             values.append(value)
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
-from contextual_rnn._context import Heads, batch_of, check_size, feature_count, features_of, tile
+from contextual_rnn._context import Heads, batch_of, check_call, feature_count, features_of, tile
+from contextual_rnn._numbers import check_number, check_size
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec, state_spec
 
@@ -63,10 +65,10 @@ class InitialState(nn.Module, ABC):
         Without `batch_size` the context's first axis says it; with neither, or `batched=False`, the state is that of
         one unbatched example. `generator` makes draws repeatable.
 
-        Raises ValueError for a missing context, or one of the wrong batch size, width, dtype or device.
+        Raises ValueError for a missing context, or one of the wrong batch size, width, dtype or device, and TypeError
+        or ValueError for other bad arguments.
         """
-        if batch_size is not None:
-            check_size("batch_size", batch_size)
+        check_call(batch_size, batched, generator)
         moments = self.moments(context, batch_size, batched)
         if self.training:
             return self.spec.pack({name: _draw(leaf, generator) for name, leaf in moments.items()})
@@ -84,8 +86,7 @@ class InitialState(nn.Module, ABC):
 
         Row b * num_samples + s is draw s for context b. A state without noise is repeated.
         """
-        if batch_size is not None:
-            check_size("batch_size", batch_size)
+        check_call(batch_size, generator=generator)
         check_size("num_samples", num_samples)
         moments, leaves = self.moments(context, batch_size, None), {}
         for leaf in self.spec:
@@ -121,17 +122,15 @@ class FreeState(InitialState):
 
     In training h0 = variable + noise * epsilon, epsilon ~ N(0, 1) drawn anew for every row and unit; in evaluation
     h0 = variable. `value` is where it starts, as for `ConstantState`; a low-rank factor that would start at zero
-    starts at N(0, 1 / width). Raises ValueError for a negative or non-finite `noise`.
+    starts at N(0, 1 / width). Raises TypeError or ValueError for a `noise` that is no number, negative or not finite.
     """
 
     def __init__(self, network: nn.Module | StateSpec, noise: float = 0.0, value: float | State = 0.0):
         super().__init__(network)
-        if not 0 <= noise < float("inf"):
-            raise ValueError(f"noise: expected a finite number of at least 0, got {noise!r}")
-        self.noise = noise
+        self.noise = check_number("noise", noise, "a finite number of at least 0", lambda noise: noise >= 0)
         self.values = nn.ParameterDict(self.spec.fill(value))
         for leaf in self.spec:
-            if leaf.factor and isinstance(value, int | float) and value == 0:
+            if leaf.factor and isinstance(value, Real) and value == 0:
                 nn.init.normal_(self.values[leaf.name], std=leaf.shape[-1] ** -0.5)
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
@@ -148,7 +147,8 @@ class ContextState(InitialState):
     zero, so that a trained network's output does not change by a bit until training moves them; a low-rank factor
     keeps a random bias, for two zero factors would never move.
 
-    Raises TypeError for a `net` that is no module, ValueError where F is neither given nor to be read off.
+    Raises TypeError for a `net` that is no module or an `activation` that is no function, ValueError where F is
+    neither given nor to be read off, and in the forward pass for an `activation` that changes the shape.
     """
 
     def __init__(
@@ -161,6 +161,8 @@ class ContextState(InitialState):
         activation: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__(network)
+        if activation is not None and not callable(activation):
+            raise TypeError(f"activation: expected a function or None, got {type(activation).__name__}")
         self.net = net
         self.features = feature_count(net, features)
         self.activation = activation
@@ -177,7 +179,13 @@ class ContextState(InitialState):
     def from_features(self, features: Tensor, batch_size: int | None) -> dict[str, Tensor]:
         """The leaves for features (B, F) or (F,)."""
         leaves = self.heads(features, batch_size)
-        return leaves if self.activation is None else {name: self.activation(leaf) for name, leaf in leaves.items()}
+        if self.activation is None:
+            return leaves
+        activated = {name: self.activation(leaf) for name, leaf in leaves.items()}
+        for name, leaf in activated.items():
+            if leaf.shape != (expected := leaves[name].shape):
+                raise ValueError(f"activation: expected shape {tuple(expected)} kept, got {tuple(leaf.shape)}")
+        return activated
 
 
 class NormalState(InitialState):
@@ -188,7 +196,8 @@ class NormalState(InitialState):
     `scale_from_context` the output of a second head. Sigma starts at `scale`. `min_scale` is a floor: without a KL
     term (the paper has none) nothing but early stopping keeps sigma above zero.
 
-    Raises ValueError for a scale that is not finite and above min_scale, or a negative min_scale.
+    Raises TypeError or ValueError for a scale that is not a finite number above min_scale, a min_scale that is no
+    finite number of at least 0, and options of a context network where `net` is an initial state.
     """
 
     def __init__(
@@ -204,14 +213,16 @@ class NormalState(InitialState):
         activation: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__(network)
-        if not 0 <= min_scale < float("inf"):
-            raise ValueError(f"min_scale: expected a finite number of at least 0, got {min_scale!r}")
-        if not min_scale < scale < float("inf"):
-            raise ValueError(f"scale: expected a finite number above min_scale ({min_scale}), got {scale!r}")
-        self.min_scale = min_scale
+        self.min_scale = check_number("min_scale", min_scale, "a finite number of at least 0", lambda least: least >= 0)
+        above = f"a finite number above min_scale ({min_scale})"
+        scale = check_number("scale", scale, above, lambda scale: scale > self.min_scale)
         if isinstance(net, InitialState):
             if net.spec.tree != self.spec.tree:
                 raise ValueError(f"net: expected a state for {self.spec.describe()}, got one for {net.spec.describe()}")
+            options = {"features": features, "zero_init": zero_init or None, "activation": activation}
+            for name, option in options.items():
+                if option is not None:
+                    raise ValueError(f"{name}: expected only with a context network as net, got {type(net).__name__}")
             self.mean = net
         else:
             self.mean = ContextState(self.spec, net, features=features, zero_init=zero_init, activation=activation)
@@ -241,10 +252,9 @@ class NormalState(InitialState):
 
     def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
         """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape)."""
-        if batch_size is not None:
-            check_size("batch_size", batch_size)
+        check_call(batch_size)
         moments = self.moments(context, batch_size, None)
-        return {name: Normal(mean, torch.as_tensor(scale).expand_as(mean)) for name, (mean, scale) in moments.items()}
+        return {name: Normal(mean, torch.as_tensor(scale)) for name, (mean, scale) in moments.items()}
 
     def log_prob(self, state: State, context: Any = None) -> Tensor:
         """log N(state; g(context), sigma^2) summed over leaves and units, (B,) in nats, or () without a batch.
@@ -262,10 +272,10 @@ class NormalState(InitialState):
     ) -> Tensor:
         """KL(N(g(context), sigma^2) || N(prior_mean, prior_scale^2)) summed over leaves and units, (B,) in nats.
 
-        Raises ValueError for a prior_scale that is not positive.
+        Raises TypeError or ValueError for a prior_mean that is not a finite number, a prior_scale not a positive one.
         """
-        if not 0 < prior_scale < float("inf"):
-            raise ValueError(f"prior_scale: expected a positive, finite number, got {prior_scale!r}")
+        check_number("prior_mean", prior_mean)
+        check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
         distribution = self.distribution(context, batch_size)
         prior = {name: Normal(torch.full_like(d.loc, prior_mean), prior_scale) for name, d in distribution.items()}
         return self._sum({name: kl_divergence(d, prior[name]) for name, d in distribution.items()})
@@ -279,4 +289,6 @@ def _draw(moments: Moments, generator: torch.Generator | None) -> Tensor:
     mean, scale = moments
     if scale is None:
         return mean
+    if generator is not None and generator.device.type != mean.device.type and not mean.is_meta:
+        raise ValueError(f"generator: expected one on {mean.device}, as the state, got one on {generator.device}")
     return mean + scale * torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)

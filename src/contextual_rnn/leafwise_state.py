@@ -16,7 +16,8 @@ class LeafwiseState(InitialState):
         spec = state_spec(lstm)
         LeafwiseState(spec, h=ContextState(spec["h"], net), c=ConstantState(spec["c"]))
 
-    Raises ValueError unless there is exactly one state for each leaf, made for that leaf's spec.
+    Raises ValueError unless there is exactly one state for each leaf, made for that leaf's spec, and TypeError for
+    what is no initial state.
     """
 
     def __init__(self, network: nn.Module | StateSpec, **states: InitialState):
@@ -25,6 +26,8 @@ class LeafwiseState(InitialState):
         if set(states) != set(leaves):
             raise ValueError(f"states: expected one for each of {', '.join(leaves)}, got {', '.join(states) or 'none'}")
         for name, state in states.items():
+            if not isinstance(state, InitialState):
+                raise TypeError(f"{name}: expected an InitialState, got {type(state).__name__}")
             if list(state.spec) != [leaves[name]]:
                 raise ValueError(
                     f"{name}: expected a state made for spec[{name!r}], {leaves[name]}, got one for {list(state.spec)}"

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from contextual_rnn._context import in_autocast
 from contextual_rnn._lengths import check_lengths
-from contextual_rnn._tree import State, fits
+from contextual_rnn._tree import State, fits, zip_leaves
 from contextual_rnn.initial_state import InitialState
 from contextual_rnn.state_spec import StateSpec, state_spec
 
@@ -50,18 +51,22 @@ class ContextualRNN(nn.Module):
         of a padded batch is: outputs beyond are zero and the final state is that of the last real step. `generator`
         makes a random initial state repeatable.
 
-        Raises ValueError or TypeError for a context or state that does not fit the input, and for bad lengths.
+        Raises ValueError or TypeError for an input of other axes, a context or state that does not fit it, bad lengths,
+        and an initial state whose dtype or device is not the network's: with every call, as modules may be moved.
         """
         packed = isinstance(input, PackedSequence)
+        if packed and self._spec.input_ndim == 2:
+            raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
         batch_size = int(input.batch_sizes[0]) if packed else self._spec.input_batch_size(input)
         if hx is None:
             hx = self.initial_state(context, batch_size, batched=batch_size is not None, generator=generator)
+            check_made(self.network, self.initial_state, hx)
         else:
             self._check_state(hx, batch_size)
         if lengths is None:
             return self.network(input, hx)
-        if packed or batch_size is None:
-            raise ValueError("lengths: expected only with a padded batch, got a packed or unbatched input")
+        if packed or batch_size is None or self._spec.input_ndim == 2:
+            raise ValueError("lengths: expected only with a padded batch of sequences, got a packed or unbatched input")
         return self._run_padded(input, hx, lengths)
 
     def _run_padded(self, input: Tensor, hx: State, lengths: Tensor) -> Any:
@@ -70,23 +75,43 @@ class ContextualRNN(nn.Module):
         batch_first = self.network.batch_first
         time = 1 if batch_first else 0
         check_lengths(lengths, input.shape[1 - time], input.shape[time])
+        if not lengths.numel():  # torch packs no empty batch
+            return self.network(input, hx)
         packed = pack_padded_sequence(input, lengths.cpu(), batch_first=batch_first, enforce_sorted=False)
         output, state = self.network(packed, hx)
         return pad_packed_sequence(output, batch_first=batch_first, total_length=input.shape[time])[0], state
 
     def _check_state(self, state: State, batch_size: int | None) -> None:
-        like = next(self.network.parameters(), None)
-        leaves = self._spec.unpack(state)
+        leaves = self._spec.unpack(state, "hx")
         for leaf in self._spec:
             tensor = leaves[leaf.name]
             size = tensor.shape[0] if tensor.ndim > len(leaf.shape) else None
             if size != batch_size:
                 raise ValueError(f"hx: expected {leaf.name!r} of batch size {batch_size}, as the input, got {size}")
-            if like is None or (tensor.device == like.device and tensor.dtype == like.dtype):
-                continue
-            if tensor.device != like.device or not torch.is_autocast_enabled(like.device.type):
-                came = f"{tensor.dtype} on {tensor.device}"
-                raise ValueError(f"hx: expected {leaf.name!r} of {like.dtype} on {like.device}, got {came}")
+        _check_like("hx", self.network, self._spec.tree, state)
+
+
+def check_made(network: nn.Module, initial_state: InitialState, state: State) -> None:
+    """Refuse what an initial state made if its dtype or device is not the network's."""
+    _check_like("initial_state", network, initial_state.spec.tree, state)
+
+
+def _check_like(name: str, network: nn.Module, tree: State, state: State) -> None:
+    like = next(network.parameters(), None)
+    if like is None:
+        return
+    for leaf, tensor in zip_leaves(tree, state, name):
+        if _is_like(tensor, like.dtype, like.device):
+            continue
+        spec = state_spec(network)  # a network's own spec may ask for something else than its first parameter
+        dtype, device = spec.dtype or like.dtype, spec.device or like.device
+        if not _is_like(tensor, dtype, device):
+            came = f"{tensor.dtype} on {tensor.device}"
+            raise ValueError(f"{name}: expected {leaf.name!r} of {dtype} on {device}, as the network, got {came}")
+
+
+def _is_like(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> bool:
+    return tensor.device == device and (tensor.dtype == dtype or in_autocast(device))
 
 
 @state_spec.register

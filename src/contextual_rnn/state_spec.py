@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import singledispatch
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
+from contextual_rnn._numbers import check_number
 from contextual_rnn._tree import Leaf, State, describe, leaves_of, map_leaves, zip_leaves
 
 
@@ -71,27 +73,27 @@ class StateSpec:
             lambda leaf: leaf.to_network(leaves[leaf.name], leaves[leaf.name].ndim > len(leaf.shape)), self.tree
         )
 
-    def unpack(self, state: State) -> dict[str, Tensor]:
+    def unpack(self, state: State, name: str = "state") -> dict[str, Tensor]:
         """The leaves of `state`, each (B, *shape), or `shape` where the state is of one unbatched example.
 
         Where the spec has None anything may stand. Raises TypeError for another structure, ValueError for a leaf of
-        another shape or batch size.
+        another shape or batch size; `name` is the argument that they name.
         """
         leaves: dict[str, Tensor] = {}
         seen: tuple[str, int | None] | None = None
-        for leaf, tensor in zip_leaves(self.tree, state, self.tree):
+        for leaf, tensor in zip_leaves(self.tree, state, name):
             batched = tensor.ndim > len(leaf.shape)
             expected = list(leaf.network_shape)
             if batched:
                 expected.insert(leaf.batch_dim, tensor.shape[min(leaf.batch_dim, tensor.ndim - 1)])
             if list(tensor.shape) != expected:
                 raise ValueError(
-                    f"state: expected leaf {leaf.name!r} of shape {leaf.shape_text}, got {tuple(tensor.shape)}"
+                    f"{name}: expected leaf {leaf.name!r} of shape {leaf.shape_text}, got {tuple(tensor.shape)}"
                 )
             batch = tensor.shape[leaf.batch_dim] if batched else None
             if seen is not None and seen[1] != batch:
                 raise ValueError(
-                    f"state: expected leaves of one batch size, got {seen[1]} for {seen[0]!r}, "
+                    f"{name}: expected leaves of one batch size, got {seen[1]} for {seen[0]!r}, "
                     f"{batch} for {leaf.name!r}"
                 )
             seen = (leaf.name, batch)
@@ -101,23 +103,36 @@ class StateSpec:
     def fill(self, value: float | State) -> dict[str, Tensor]:
         """New leaves of one example, each `shape`, filled with a number or copied from a state of one example.
 
-        Raises TypeError or ValueError for a state of another structure or shape.
+        Raises TypeError or ValueError for a number that is not finite, or a state of another structure or shape or of
+        integers.
         """
-        if isinstance(value, int | float):
-            made = {"dtype": self.dtype, "device": self.device}
-            return {leaf.name: torch.full(leaf.shape, float(value), **made) for leaf in self}
-        leaves = self.unpack(value)
+        if isinstance(value, Real):
+            number, made = check_number("value", value), {"dtype": self.dtype, "device": self.device}
+            return {leaf.name: torch.full(leaf.shape, number, **made) for leaf in self}
+        leaves = self.unpack(value, "value")
         for leaf in self:
+            if not (leaves[leaf.name].is_floating_point() or leaves[leaf.name].is_complex()):
+                raise TypeError(f"value: expected leaf {leaf.name!r} of floats, got {leaves[leaf.name].dtype}")
             if (came := tuple(leaves[leaf.name].shape)) != leaf.shape:
                 raise ValueError(f"value: expected leaf {leaf.name!r} of one example, {leaf.shape}, got {came}")
         return {name: tensor.detach().to(self.device, self.dtype, copy=True) for name, tensor in leaves.items()}
 
     def input_batch_size(self, inputs: Tensor) -> int | None:
-        """Batch size of an input of the network, None for one unbatched example."""
-        if self.input_ndim is not None and inputs.ndim == self.input_ndim - 1:
+        """Batch size of an input of the network, None for one unbatched example.
+
+        Raises TypeError for an input that is no tensor, ValueError for one of more or fewer axes.
+        """
+        if not isinstance(inputs, Tensor):
+            raise TypeError(f"input: expected a tensor, got {type(inputs).__name__}")
+        if self.input_ndim is None:
+            expected, fits = f"at least {self.input_batch_dim + 1} axes", inputs.ndim > self.input_batch_dim
+        elif inputs.ndim == self.input_ndim - 1:
             return None
-        if inputs.ndim <= self.input_batch_dim or (self.input_ndim is not None and inputs.ndim != self.input_ndim):
-            raise ValueError(f"input: expected {self.input_ndim} axes, or one less without a batch, got {inputs.ndim}")
+        else:
+            expected = f"{self.input_ndim} axes, or {self.input_ndim - 1} without a batch"
+            fits = inputs.ndim == self.input_ndim
+        if not fits:
+            raise ValueError(f"input: expected {expected}, got {inputs.ndim}: {tuple(inputs.shape)}")
         return inputs.shape[self.input_batch_dim]
 
     def describe(self) -> str:

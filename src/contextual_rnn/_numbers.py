@@ -1,0 +1,31 @@
+"""Numbers that come as arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import torch
+
+
+def check_size(name: str, size: int, least: int = 1) -> None:
+    """Refuse a size that is not an int of at least `least`."""
+    expected = "a positive int" if least == 1 else f"an int of at least {least}"
+    if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
+        raise TypeError(f"{name}: expected {expected}, got {size!r}")
+    if size < least:
+        raise ValueError(f"{name}: expected {expected}, got {size}")
+
+
+def check_number(
+    name: str, value: Any, expected: str = "a finite number", fits: Callable[[float], bool] = lambda value: True
+) -> float:
+    """`value` as a float; TypeError for what is no number (a bool, a tensor), ValueError outside the range."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    number = float(value)
+    if not (math.isfinite(number) and fits(number)):
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    return number

@@ -1,0 +1,81 @@
+"""What ContextualRNN refuses, and that it says which argument it was."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from contextual_rnn import ContextState, ContextualRNN, FreeState, Leaf, LeafwiseState, StateSpec, state_spec
+
+B = 4
+LENGTHS = torch.tensor([2, 5, 1, 4])
+LSTM = nn.LSTM(3, 5)
+MODEL = ContextualRNN(LSTM, ContextState(LSTM, nn.Linear(2, 6)))
+X, CONTEXT = torch.randn(5, B, 3), torch.randn(B, 2)
+H = torch.zeros(1, B, 5)
+PACKED = pack_padded_sequence(X, LENGTHS, enforce_sorted=False)
+CELL = ContextualRNN(gru_cell := nn.GRUCell(3, 5), FreeState(gru_cell))
+SPEC = state_spec(LSTM)
+THREE = StateSpec((*SPEC.tree, Leaf("d", (1, 5), batch_dim=1)))
+DOUBLE = nn.LSTM(3, 5, dtype=torch.float64)
+BAD_CALLS = [
+    (lambda: MODEL(X), ValueError, "context: expected .* got None"),
+    (lambda: MODEL(X, context=CONTEXT[:3]), ValueError, "context: expected a batch of 4, as the input has, got 3"),
+    (lambda: MODEL(X[:, 0], context=CONTEXT), ValueError, "context: expected one unbatched example"),
+    (lambda: MODEL(X[0, 0], context=CONTEXT), ValueError,
+     r"input: expected 3 axes, or 2 without a batch, got 1: \(3,\)"),
+    (lambda: MODEL(X[None], context=CONTEXT), ValueError,
+     r"input: expected 3 axes, or 2 without a batch, got 4: \(1, 5, 4, 3\)"),
+    (lambda: CELL(X), ValueError, r"input: expected 2 axes, or 1 without a batch, got 3: \(5, 4, 3\)"),
+    (lambda: CELL(X[0, 0, 0]), ValueError, r"input: expected 2 axes, or 1 without a batch, got 0: \(\)"),
+    (lambda: CELL(PACKED), TypeError, "input: expected a tensor of one step, .* got PackedSequence"),
+    (lambda: MODEL(X.tolist(), context=CONTEXT), TypeError, "input: expected a tensor, got list"),
+    (lambda: MODEL(None, context=CONTEXT), TypeError, "input: expected a tensor, got NoneType"),
+    (lambda: MODEL(X, context=CONTEXT[:, :1]), ValueError, r"context: .* \(4, 1\)"),
+    (lambda: MODEL(X, context=CONTEXT.double()), ValueError, "context: .*float64"),
+    (lambda: MODEL(X, context=CONTEXT.to("meta")), ValueError, "context: .* on meta"),
+    (lambda: MODEL(PACKED, context=CONTEXT[:3]), ValueError, "context: expected a batch of 4, as the input has, got 3"),
+    (lambda: MODEL(PACKED, context=CONTEXT, lengths=LENGTHS), ValueError, "lengths: expected only with a padded"),
+    (lambda: MODEL(X, H, context=CONTEXT), TypeError, r"hx: expected .*, got a tensor of shape \(1, 4, 5\)"),
+    (lambda: MODEL(X, (H, H[:, :3])), ValueError, "hx: expected leaves of one batch size"),
+    (lambda: MODEL(X, (H, torch.zeros(1, B, 6))), ValueError, "hx: expected leaf 'c' of shape"),
+    (lambda: MODEL(X, (H, None)), TypeError, "hx: expected"),
+    (lambda: MODEL(X, (H[:, 0], H[:, 0])), ValueError, "hx: expected 'h' of batch size 4, as the input"),
+    (lambda: MODEL(X[:, 0], (H, H)), ValueError, "hx: expected 'h'"),
+    (lambda: MODEL(X, (H[:, :3], H[:, :3])), ValueError, "hx: expected 'h' of batch size 4, as the input, got 3"),
+    (lambda: MODEL(X, (H, H.double())), ValueError, "hx: expected 'c' of torch.float32 on cpu, .* got torch.float64"),
+    (lambda: MODEL(X, (H.to("meta"), H)), ValueError, "hx: expected 'h' of torch.float32 on cpu, .* got .* on meta"),
+    (lambda: MODEL(X, context=CONTEXT, generator=1), TypeError, "generator: expected a torch.Generator or None"),
+    (lambda: MODEL(X, context=CONTEXT, lengths=[2, 5, 1, 4]), TypeError, "lengths: expected a tensor"),
+    (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS.float()), TypeError, "lengths: expected a tensor of int64"),
+    (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS > 0), TypeError, "lengths: expected a tensor of int64"),
+    (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS[:, None]), ValueError, r"lengths: expected shape \(4,\)"),
+    (lambda: CELL(X[0], lengths=LENGTHS), ValueError, "lengths: expected only with a padded batch of sequences"),
+    (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS[:3]), ValueError, r"lengths: expected shape \(4,\)"),
+    (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS - 1), ValueError, "lengths: expected 1 to 5, got 0 to 4"),
+    (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS + 1), ValueError, "lengths: expected 1 to 5, got 2 to 6"),
+    (lambda: MODEL(X[:, 0], context=CONTEXT[0], lengths=LENGTHS), ValueError, "lengths: expected only with a padded"),
+    (lambda: ContextualRNN(nn.Linear(2, 2), FreeState(LSTM)), TypeError, "network: expected one with a registered"),
+    (lambda: ContextualRNN(LSTM, nn.Linear(2, 2)), TypeError, "initial_state: expected an InitialState"),
+    (lambda: ContextualRNN(LSTM, FreeState(nn.LSTM(3, 6))), ValueError, "initial_state: expected one for"),
+    (lambda: ContextualRNN(LSTM, FreeState(nn.GRU(3, 5))), ValueError, "initial_state: expected one for"),
+    (lambda: ContextualRNN(gru_cell, FreeState(StateSpec(Leaf("h", (5,), batch_dim=1)))), ValueError,
+     r"initial_state: expected one for h of shape \(batch, 5\) .*, got one for h of shape \(5, batch\)"),
+    (lambda: ContextualRNN(LSTM, FreeState(nn.LSTM(3, 5, 2))), ValueError, "initial_state: expected one for"),
+    (lambda: ContextualRNN(DOUBLE, FreeState(LSTM))(X.double()), ValueError,
+     "initial_state: expected 'h' of torch.float64 on cpu, as the network, got torch.float32 on cpu"),
+    (lambda: ContextualRNN(LSTM, FreeState(nn.LSTM(3, 5, device="meta")))(X), ValueError,
+     "initial_state: expected 'h' of torch.float32 on cpu, as the network, got torch.float32 on meta"),
+    (lambda: ContextualRNN(LSTM, LeafwiseState(LSTM, h=FreeState(SPEC["h"]), c=FreeState(SPEC["c"]).double()))(X),
+     ValueError, "initial_state: expected 'c' of torch.float32 on cpu, as the network, got torch.float64 on cpu"),
+    (lambda: ContextualRNN(nn.GRU(3, 5), FreeState(LSTM)), ValueError, "initial_state: expected one for"),
+    (lambda: ContextualRNN(LSTM, FreeState(THREE)), ValueError, "initial_state: expected .*, got one for .*d of"),
+    (lambda: ContextualRNN(LSTM, FreeState(StateSpec(dict(zip("hc", SPEC.tree, strict=True))))), ValueError,
+     "initial_state: expected one for .*, got one for {h: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "words"), BAD_CALLS, ids=[words for _, _, words in BAD_CALLS])
+def test_bad_calls_are_refused(call, error, words):
+    with pytest.raises(error, match=f"^{words}"):
+        call()
