@@ -55,12 +55,8 @@ def test_every_sequence_is_as_if_alone(case, how):
             torch.testing.assert_close(leaves[name][place], leaf[0], rtol=1e-12, atol=1e-12)
 
 
-# The gradient of FastWeightsRNN.weight_ih is 0 * NaN: inputs are projected before their padding is set to zero.
-NAN_IS_READ = pytest.mark.xfail(
-    reason="FastWeightsRNN reads padding in the gradient of weight_ih", raises=AssertionError
-)
 PADDED = [
-    pytest.param(case, padding, marks=NAN_IS_READ if "fast" in case and padding != 1e6 else ())
+    (case, padding)
     for case in ("rnn deep both ways", "lstm projected", "gru", "fast weights", "fast weights, low-rank A")
     for padding in (1e6, torch.nan, torch.inf)
 ]

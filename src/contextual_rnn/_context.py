@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contextual_rnn._autocast import in_autocast
 from contextual_rnn._numbers import check_size
 from contextual_rnn.state_spec import StateSpec
 
@@ -24,11 +25,6 @@ _WIDTH_KEEPING = (
         if (kind := getattr(nn, name)) not in (nn.GLU, nn.MultiheadAttention)
     ),
 )
-
-
-def in_autocast(device: torch.device) -> bool:
-    """Whether dtypes are autocast's to choose there; False on devices without autocast, such as meta."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def check_call(batch_size: int | None, batched: bool | None = None, generator: torch.Generator | None = None) -> None:

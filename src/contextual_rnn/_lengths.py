@@ -13,5 +13,13 @@ def check_lengths(lengths: Tensor, batch_size: int, steps: int) -> None:
         raise TypeError(f"lengths: expected a tensor of int64 or int32, got {came}")
     if lengths.shape != (batch_size,):
         raise ValueError(f"lengths: expected shape ({batch_size},), got {tuple(lengths.shape)}")
+    if torch.compiler.is_compiling():
+        return  # values cannot be read there
     if lengths.numel() and not (int(lengths.min()) >= 1 and int(lengths.max()) <= steps):
         raise ValueError(f"lengths: expected 1 to {steps}, got {int(lengths.min())} to {int(lengths.max())}")
+
+
+def without_padding(inputs: Tensor, lengths: Tensor) -> Tensor:
+    """(B, T, ...) with zeros beyond each sequence's end: padding may be anything, and 0 times NaN is NaN."""
+    beyond = torch.arange(inputs.shape[1], device=inputs.device) >= lengths.to(inputs.device)[:, None]
+    return inputs.masked_fill(beyond.view(*beyond.shape, *(1,) * (inputs.ndim - 2)), 0)

@@ -26,6 +26,8 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     number = float(value)
+    if torch.compiler.is_compiling():
+        return number  # which may be symbolic there
     if not (math.isfinite(number) and fits(number)):
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
     return number

@@ -11,7 +11,9 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from contextual_rnn import ops
-from contextual_rnn._context import check_size
+from contextual_rnn._autocast import in_autocast
+from contextual_rnn._lengths import check_lengths, without_padding
+from contextual_rnn._numbers import check_size
 from contextual_rnn._tree import Leaf, State, describe_state
 from contextual_rnn.ops.fast_weights import check_options
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank, Timing
@@ -182,6 +184,9 @@ class FastWeightsRNN(_FastWeights):
     def _forward(
         self, inputs: Tensor, hx: State | None, lengths: Tensor | None, wanted: bool
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        if lengths is not None:
+            check_lengths(lengths, *inputs.shape[:2])
+            inputs = without_padding(inputs, lengths)
         output, a_n = self.recur(self.project(inputs), hx, lengths=lengths, return_fast_weights=wanted)
         if lengths is None:
             return output, (output[:, -1], a_n)
@@ -272,7 +277,7 @@ def _unsqueeze(hx: State | None) -> State | None:
 def _check_input(inputs: Tensor, weight: Tensor) -> None:
     if inputs.shape[-1] != weight.shape[1]:
         raise ValueError(f"input: expected width {weight.shape[1]}, got {inputs.shape[-1]}")
-    autocast = torch.is_autocast_enabled(weight.device.type)
+    autocast = in_autocast(weight.device)
     if inputs.device != weight.device or (inputs.dtype != weight.dtype and not autocast):
         raise ValueError(f"input: expected {weight.dtype} on {weight.device}, got {inputs.dtype} on {inputs.device}")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from contextual_rnn._context import in_autocast
+from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths
 from contextual_rnn._tree import State, fits, zip_leaves
 from contextual_rnn.initial_state import InitialState

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._lengths import check_lengths
+from contextual_rnn._autocast import in_autocast
+from contextual_rnn._lengths import check_lengths, without_padding
+from contextual_rnn._numbers import check_number, check_size
 from contextual_rnn.ops import cpu
 from contextual_rnn.ops.attention import attention
 from contextual_rnn.ops.kernel import Kernel
@@ -69,16 +70,12 @@ def fast_weights(
     """
     options = FastWeightsOptions(inner_steps, decay, rate, layer_norm, timing, eps, return_fast_weights)
     check_options(options)
-    if isinstance(weight_hh, Tensor) and _in_autocast(weight_hh.device.type):
+    if isinstance(weight_hh, Tensor) and in_autocast(weight_hh.device):
         given = (inputs, h0, a0, norm_weight, norm_bias)
         inputs, h0, a0, norm_weight, norm_bias = (_cast(tensor, weight_hh.dtype) for tensor in given)
         with torch.autocast(weight_hh.device.type, enabled=False):
             return _run(inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, backend)
     return _run(inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, backend)
-
-
-def _in_autocast(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
@@ -103,8 +100,7 @@ def _run(
     if lengths is not None:
         check_lengths(lengths, batch, steps)
         lengths = lengths.to(inputs.device)
-        beyond = torch.arange(steps, device=inputs.device) >= lengths[:, None]
-        inputs = inputs.masked_fill(beyond[:, :, None], 0)  # padding may be anything, NaN included
+        inputs = without_padding(inputs, lengths)
     if backend == "auto":
         backend = _choose(inputs)
     if backend not in BACKENDS:
@@ -130,32 +126,24 @@ def _choose(inputs: Tensor) -> str:
 
 def check_options(options: FastWeightsOptions) -> None:
     """Refuse options outside their range."""
-    if isinstance(options.inner_steps, bool) or not isinstance(options.inner_steps, int):
-        raise TypeError(f"inner_steps: expected an int of at least 1, got {options.inner_steps!r}")
-    if options.inner_steps < 1:
-        raise ValueError(f"inner_steps: expected an int of at least 1, got {options.inner_steps}")
+    check_size("inner_steps", options.inner_steps)
     if options.timing not in TIMINGS:
         raise ValueError(f"timing: expected one of {', '.join(TIMINGS)}, got {options.timing!r}")
     _check_number("decay", options.decay, "a number from 0 to 1", lambda value: 0 <= value <= 1)
-    _check_number("rate", options.rate, "a finite number of at least 0", lambda value: 0 <= value < math.inf)
-    if isinstance(options.eps, Tensor):
-        raise TypeError("eps: expected a number, got a tensor")
-    _check_number("eps", options.eps, "a positive, finite number", lambda value: 0 < value < math.inf)
+    _check_number("rate", options.rate, "a finite number of at least 0", lambda value: value >= 0)
+    check_number("eps", options.eps, "a positive, finite number", lambda value: value > 0)
 
 
 def _check_number(name: str, value: float | Tensor, expected: str, fits: Callable[[float], bool]) -> None:
+    """`check_number` for what may also be a tensor of no axes."""
     if isinstance(value, Tensor):
-        # Elsewhere than on the CPU, or traced, the value cannot be read, or not without waiting for it.
         if not (value.is_floating_point() and value.ndim == 0):
             raise ValueError(f"{name}: expected {expected}, got {value.dtype} of shape {tuple(value.shape)}")
         traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(value)  # pyright: ignore[reportAttributeAccessIssue]
         if traced or value.device.type != "cpu":
-            return
+            return  # it cannot be read, or not without waiting for it
         value = float(value.detach())
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected {expected}, got {value!r}")
-    if not fits(value):
-        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    check_number(name, value, expected, fits)
 
 
 def _check_tensors(
