@@ -49,13 +49,26 @@ constexpr int bytes = 32, sums = 10, tile = 3, panel_rows = 5, panel_columns = 2
 constexpr int bytes = 16, sums = 8, tile = 3, panel_rows = 4, panel_columns = 2;
 #endif
 
+#define INLINE __attribute__((always_inline))
+
 template <int n>
 struct Count {
     static constexpr int value = n;
+    constexpr operator int() const { return n; }
 };
 
+// body(0) .. body(n - 1), written out: a loop that the compiler unrolls late leaves its registers in memory.
+template <typename Body, int... k>
+inline INLINE void each(std::integer_sequence<int, k...>, const Body& body) {
+    (body(Count<k>()), ...);
+}
+template <int n, typename Body>
+inline INLINE void each(const Body& body) {
+    each(std::make_integer_sequence<int, n>(), body);
+}
+
 template <int most, typename Body>
-inline __attribute__((always_inline)) void with_count(int64_t count, int64_t at, const Body& body) {
+inline INLINE void with_count(int64_t count, int64_t at, const Body& body) {
     if constexpr (most == 1)
         body(Count<1>(), at);
     else if (count == most)
@@ -66,7 +79,7 @@ inline __attribute__((always_inline)) void with_count(int64_t count, int64_t at,
 
 // Covers 0 .. n with blocks of about equal size, at most `most`, known to the compiler; body(Count, start).
 template <int most, typename Body>
-inline __attribute__((always_inline)) void in_blocks(int64_t n, const Body& body) {
+inline INLINE void in_blocks(int64_t n, const Body& body) {
     int64_t blocks = (n + most - 1) / most;
     for (int64_t at = 0; blocks; --blocks) {
         const int64_t count = (n - at + blocks - 1) / blocks;
@@ -181,7 +194,7 @@ struct Kernel {
     }
 
     template <int64_t half, int... l>
-    static void exchange(vec& a, vec& b, std::integer_sequence<int, l...>) {
+    static inline INLINE void exchange(vec& a, vec& b, std::integer_sequence<int, l...>) {
 #if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
         const vec low = __builtin_shufflevector(a, b, (l & half ? L + l - half : l)...);
         b = __builtin_shufflevector(a, b, (l & half ? L + l : l + half)...);
@@ -193,10 +206,11 @@ struct Kernel {
     }
 
     template <int64_t half = L / 2>
-    static inline __attribute__((always_inline)) void transpose(vec* rows) {
-#pragma GCC unroll 16
-        for (int64_t k = 0; k < L; ++k)
-            if (!(k & half)) exchange<half>(rows[k], rows[k + half], std::make_integer_sequence<int, L>());
+    static inline INLINE void transpose(vec* rows) {
+        each<L>([&](auto k) INLINE {
+            if constexpr (!(k.value & half))
+                exchange<half>(rows[k], rows[k + half], std::make_integer_sequence<int, L>());
+        });
         if constexpr (half > 1) transpose<half / 2>(rows);
     }
 
@@ -211,15 +225,11 @@ struct Kernel {
         for (int64_t at = 0; at < width; at += L) {
             const int64_t j = at + L <= width ? at : width - L;
             vec rows[L];
-            if (samples == L)
-#pragma GCC unroll 16
-                for (int64_t l = 0; l < L; ++l) rows[l] = *reinterpret_cast<const vec*>(from + l * stride + j);
-            else
-                for (int64_t l = 0; l < L; ++l)
-                    rows[l] = l < samples ? *reinterpret_cast<const vec*>(from + l * stride + j) : vec{};
+            each<L>([&](auto l) INLINE {
+                rows[l] = l < samples ? *reinterpret_cast<const vec*>(from + l * stride + j) : vec{};
+            });
             transpose(rows);
-#pragma GCC unroll 16
-            for (int64_t l = 0; l < L; ++l) to[j + l] = rows[l];
+            each<L>([&](auto l) INLINE { to[j + l] = rows[l]; });
         }
     }
 
@@ -235,17 +245,14 @@ struct Kernel {
         }
     }
 
-    static inline __attribute__((always_inline)) void store_tile(T* to, const vec* from, int64_t samples,
+    static inline INLINE void store_tile(T* to, const vec* from, int64_t samples,
                                                                  int64_t stride) {
         vec rows[L];
-#pragma GCC unroll 16
-        for (int64_t l = 0; l < L; ++l) rows[l] = from[l];
+        each<L>([&](auto l) INLINE { rows[l] = from[l]; });
         transpose(rows);
-        if (samples == L)
-#pragma GCC unroll 16
-            for (int64_t l = 0; l < L; ++l) *reinterpret_cast<vec*>(to + l * stride) = rows[l];
-        else
-            for (int64_t l = 0; l < samples; ++l) *reinterpret_cast<vec*>(to + l * stride) = rows[l];
+        each<L>([&](auto l) INLINE {
+            if (l < samples) *reinterpret_cast<vec*>(to + l * stride) = rows[l];
+        });
     }
 
     // to = from + scale matrix x, the matrix packed and the same for all samples; `from` may be `to`.
@@ -254,10 +261,8 @@ struct Kernel {
             constexpr int rows = decltype(count)::value;
             vec sum[rows] = {};
             const T* w = matrix + j * H;
-            for (int64_t i = 0; i < H; ++i, w += rows)
-#pragma GCC unroll 16
-                for (int k = 0; k < rows; ++k) sum[k] += w[k] * x[i];
-            for (int k = 0; k < rows; ++k) to[j + k] = from[j + k] + scale * sum[k];
+            for (int64_t i = 0; i < H; ++i, w += rows) each<rows>([&](auto k) INLINE { sum[k] += w[k] * x[i]; });
+            each<rows>([&](auto k) INLINE { to[j + k] = from[j + k] + scale * sum[k]; });
         });
     }
 
@@ -269,17 +274,17 @@ struct Kernel {
             const vec* row = rows + i * stride;
             int64_t j = 0;
             for (; j + parts <= H; j += parts)
-#pragma GCC unroll 4
-                for (int part = 0; part < parts; ++part)
-#pragma GCC unroll 8
-                    for (int k = 0; k < block; ++k) sum[k][part] += row[k * stride + j + part] * x[j + part];
+                each<parts>([&](auto part) INLINE {
+                    const vec value = x[j + part];
+                    each<block>([&](auto k) INLINE { sum[k][part] += row[k * stride + j + part] * value; });
+                });
             if constexpr (parts > 1)
-                for (; j < H; ++j)
-                    for (int k = 0; k < block; ++k) sum[k][0] += row[k * stride + j] * x[j];
-            for (int k = 0; k < block; ++k) {
-                for (int part = 1; part < parts; ++part) sum[k][0] += sum[k][part];
-                to[i + k] = sum[k][0];
-            }
+                for (; j < H; ++j) each<block>([&](auto k) INLINE { sum[k][0] += row[k * stride + j] * x[j]; });
+            each<block>([&](auto k) INLINE {
+                vec total = sum[k][0];
+                each<parts - 1>([&](auto part) INLINE { total += sum[k][part + 1]; });
+                to[i + k] = total;
+            });
         });
     }
 
@@ -289,13 +294,13 @@ struct Kernel {
         in_blocks<sums>(H, [&](auto count, int64_t j) {
             constexpr int block = decltype(count)::value;
             vec sum[block] = {};
-            if (from)
-                for (int k = 0; k < block; ++k) sum[k] = from[j + k];
+            if (from) each<block>([&](auto k) INLINE { sum[k] = from[j + k]; });
             const vec *row = rows + j, *coefficient = coefficients;
-            for (int64_t i = 0; i < n; ++i, row += stride, coefficient += step)
-#pragma GCC unroll 16
-                for (int k = 0; k < block; ++k) sum[k] += *coefficient * row[k];
-            for (int k = 0; k < block; ++k) to[j + k] = sum[k];
+            for (int64_t i = 0; i < n; ++i, row += stride, coefficient += step) {
+                const vec value = *coefficient;
+                each<block>([&](auto k) INLINE { sum[k] += value * row[k]; });
+            }
+            each<block>([&](auto k) INLINE { to[j + k] = sum[k]; });
         });
     }
 
@@ -312,12 +317,12 @@ struct Kernel {
                 vec sum[rows][columns] = {};
                 const vec *a = x + j, *b = y + i;
                 for (int64_t r = 0; r < n; ++r, a += H, b += H)
-#pragma GCC unroll 8
-                    for (int k = 0; k < rows; ++k)
-#pragma GCC unroll 8
-                        for (int c = 0; c < columns; ++c) sum[k][c] += a[k] * b[c];
-                for (int k = 0; k < rows; ++k)
-                    for (int c = 0; c < columns; ++c) to[(j + k) * H + i + c] = sum[k][c];
+                    each<rows>([&](auto k) INLINE {
+                        each<columns>([&](auto c) INLINE { sum[k][c] += a[k] * b[c]; });
+                    });
+                each<rows>([&](auto k) INLINE {
+                    each<columns>([&](auto c) INLINE { to[(j + k) * H + i + c] = sum[k][c]; });
+                });
             });
         });
     }
@@ -356,12 +361,25 @@ struct Kernel {
 
     const T* given(const void* tensor) const { return static_cast<const T*>(tensor); }
 
+    // body(part, j) for all units; sums of several parts do not wait for each other.
+    static constexpr int parts = 4;
+    template <typename Body>
+    inline INLINE void in_parts(const Body& body) const {
+        int64_t j = 0;
+        for (; j + parts <= H; j += parts) each<parts>([&](auto part) INLINE { body(part, j + part); });
+        for (; j < H; ++j) body(Count<0>(), j);
+    }
+    static vec total(const vec* sums) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
+
     void normalise(vec* to, const vec* bracket, vec* kept, vec* deviation) const {
-        vec mean[2] = {}, variance[2] = {};
-        for (int64_t j = 0; j < H; ++j) mean[j & 1] += bracket[j];
-        const vec centre = (mean[0] + mean[1]) / static_cast<T>(H);
-        for (int64_t j = 0; j < H; ++j) variance[j & 1] += (bracket[j] - centre) * (bracket[j] - centre);
-        const vec spread = (variance[0] + variance[1]) / static_cast<T>(H) + static_cast<T>(p.eps);
+        vec sums[parts] = {}, squares[parts] = {};
+        in_parts([&](auto part, int64_t j) INLINE { sums[part] += bracket[j]; });
+        const vec centre = total(sums) / static_cast<T>(H);
+        in_parts([&](auto part, int64_t j) INLINE {
+            const vec difference = bracket[j] - centre;
+            squares[part] += difference * difference;
+        });
+        const vec spread = total(squares) / static_cast<T>(H) + static_cast<T>(p.eps);
         T inverse[L];
         for (int64_t l = 0; l < L; ++l)
             inverse[l] = 1 / (sizeof(T) == 4 ? __builtin_sqrtf(static_cast<float>(spread[l])) : static_cast<T>(__builtin_sqrt(spread[l])));
@@ -379,16 +397,17 @@ struct Kernel {
     // In place, for what `gradient` was before relu; adds to the gradients of gain and shift.
     void normalise_backward(vec* g, const vec* normed, vec deviation, vec* d_gain, vec* d_shift) const {
         const T* gain = given(p.gain);
-        vec mean = {}, product = {};
-        for (int64_t j = 0; j < H; ++j) {
-            d_gain[j] += g[j] * normed[j];
-            d_shift[j] += g[j];
-            if (gain) g[j] *= gain[j];
-            mean += g[j];
-            product += g[j] * normed[j];
-        }
-        mean /= static_cast<T>(H);
-        product /= static_cast<T>(H);
+        vec sums[parts] = {}, products[parts] = {};
+        in_parts([&](auto part, int64_t j) INLINE {
+            vec value = g[j];
+            const vec product = value * normed[j];
+            d_gain[j] += product;
+            d_shift[j] += value;
+            if (gain) g[j] = value *= gain[j];
+            sums[part] += value;
+            products[part] += value * normed[j];
+        });
+        const vec mean = total(sums) / static_cast<T>(H), product = total(products) / static_cast<T>(H);
         for (int64_t j = 0; j < H; ++j) g[j] = (g[j] - mean - normed[j] * product) * deviation;
     }
 
@@ -643,13 +662,14 @@ struct Kernel {
                 vec sum[down][across] = {};
                 const T *x = d_z + j, *y = previous + i * L;
                 for (int64_t r = 0; r < rows; ++r, x += H, y += columns)
-#pragma GCC unroll 8
-                    for (int k = 0; k < down; ++k)
-#pragma GCC unroll 8
-                        for (int c = 0; c < across; ++c) sum[k][c] += x[k] * reinterpret_cast<const vec*>(y)[c];
-                for (int k = 0; k < down; ++k)
-                    for (int c = 0; c < across; ++c)
+                    each<down>([&](auto k) INLINE {
+                        each<across>([&](auto c) INLINE { sum[k][c] += x[k] * reinterpret_cast<const vec*>(y)[c]; });
+                    });
+                each<down>([&](auto k) INLINE {
+                    each<across>([&](auto c) INLINE {
                         *reinterpret_cast<vec*>(to + (j + k) * columns + (i + c) * L) += sum[k][c];
+                    });
+                });
             });
         });
     }
