@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from contextual_rnn.ops.kernel import Given, Settings
 
-_SIZES = ("batch", "steps", "width", "inner_steps", "rank", "write_before_read", "layer_norm", "a0_stride", "keep")
-_POINTERS = (
-    *("inputs", "weight", "h0", "a0", "left", "right", "gain", "shift", "discounts", "retained", "lengths"),
-    *("output", "written", "saved", "scratch", "grad_output", "grad_written"),
-    *("grad_inputs", "grad_h0", "grad_a0", "grad_left", "grad_right", "grad_gain", "grad_shift"),
-    *("grad_discounts", "grad_retained"),
-)
+# `FastWeightsProblem` of csrc/fast_weights.cpp: twelve sizes, of which the last is eps, and 27 addresses.
+_PROBLEM = struct.Struct("=11qd27q")
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-
-
-class _Problem(ctypes.Structure):
-    """`FastWeightsProblem` of csrc/fast_weights.cpp, field by field."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in _SIZES),
-        ("eps", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in _POINTERS),
-    )
 
 
 @functools.cache
@@ -81,12 +68,14 @@ def saved_size(given: Given, settings: Settings) -> int:
 
 
 def forward(given: Given, settings: Settings, keep: bool, keep_written: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As `Kernel.forward` of kernel.py; on one thread, O(B T (T + H) H) time, O(B T (T + H)) memory to go back."""
-    inputs = given.inputs
-    output = torch.empty_like(inputs, memory_format=torch.contiguous_format)
-    written = torch.empty_like(output) if keep_written else None
-    saved = _run("forward", given, settings, keep=keep, output=output, written=written)
-    return output, output.new_empty(0) if written is None else written, saved if keep else output.new_empty(0)
+    """As `Kernel.forward` of kernel.py; O(B T (T + H) H) time, O(B T (T + H)) memory to go back."""
+    output = torch.empty_like(given.inputs, memory_format=torch.contiguous_format)
+    nothing = output.new_empty(0)
+    written = torch.empty_like(output) if keep_written else nothing
+    saved = output.new_empty(saved_size(given, settings)) if keep else nothing
+    addresses = output.data_ptr(), written.data_ptr() if keep_written else 0, saved.data_ptr()
+    _run(False, given, settings, keep, (*addresses, *(0,) * 13))
+    return output, written, saved
 
 
 def backward(
@@ -99,68 +88,51 @@ def backward(
     wanted: list[bool],
 ) -> list[Tensor]:
     """As `Kernel.backward` of kernel.py."""
-
-    def like(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
-    made = {
-        "grad_inputs": torch.empty_like(output),
-        "grad_h0": like(given.h0),
-        "grad_a0": like(given.a0),
-        "grad_left": like(given.left),
-        "grad_right": like(given.right),
-        "grad_gain": like(given.norm_weight),
-        "grad_shift": like(given.norm_bias),
-        "grad_discounts": torch.zeros_like(given.discounts) if wanted[-2] else None,
-        "grad_retained": torch.zeros_like(given.retained) if wanted[-1] else None,
-    }
-    came = {
-        "grad_output": None if grad_output is None else grad_output.contiguous(),
-        "grad_written": None if grad_written is None else grad_written.contiguous(),
-    }
-    _run("backward", given, settings, keep=True, saved=saved, **came, **made)
-    width = output.shape[-1]
-    previous = torch.cat([given.h0[:, None], output[:, :-1]], dim=1)
-    grad_weight = made["grad_inputs"].reshape(-1, width).t() @ previous.reshape(-1, width)
-    grad_inputs, *others = made.values()
-    return [grad for grad, want in zip((grad_inputs, grad_weight, *others), wanted, strict=True) if want]
+    if grad_output is not None:
+        grad_output = grad_output.contiguous()
+    if grad_written is not None:
+        grad_written = grad_written.contiguous()
+    # The gradient of inputs is made in any case: that of the weights comes from it.
+    grads = [
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) if want and tensor is not None else None
+        for tensor, want in zip(given, (True, *wanted[1:]), strict=False)
+    ]
+    came = output.data_ptr(), 0, saved.data_ptr(), 0, *map(_address, (grad_output, grad_written, *grads))
+    _run(True, given, settings, True, came)
+    return [grad for grad, want in zip(grads, wanted, strict=True) if want and grad is not None]
 
 
-def _run(
-    direction: str,
-    given: Given,
-    settings: Settings,
-    *,
-    keep: bool,
-    saved: Tensor | None = None,
-    **others: Tensor | None,
-) -> Tensor:
-    """Fill in the problem and call the kernel; returns what it keeps for the backward pass."""
-    inputs, dense, left = given.inputs, given.a0, given.left
-    library, suffix = _library(), f"{_DTYPES[inputs.dtype]}_{instruction_set()}"
-    batch, steps, width = inputs.shape
-    stride = 0 if dense is None or settings.shared_a0 else width * width
-    if dense is not None:
-        dense = dense[:1].contiguous() if settings.shared_a0 else dense.contiguous()
-    tensors = {
-        name: None if tensor is None else tensor.contiguous()
-        for name, tensor in zip(_POINTERS, given._replace(a0=dense), strict=False)
-    } | others
-    problem = _Problem(
-        batch, steps, width, settings.inner_steps, 0 if left is None else left.shape[1],
-        settings.write_before_read, settings.layer_norm, stride, keep, settings.eps,
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _run(backwards: bool, given: Given, settings: Settings, keep: bool, others: tuple[int, ...]) -> None:
+    """Call the kernel; `others` are the addresses of output, written, saved, scratch and gradients."""
+    dense, left = given.a0, given.left
+    batch, steps, width = given.inputs.shape
+    own_matrix = dense is not None and not settings.shared_a0
+    if dense is not None and settings.shared_a0:
+        given = given._replace(a0=dense[:1])
+    # Kept alive until the kernel is done.
+    tensors = [None if tensor is None else tensor.contiguous() for tensor in given]
+    sizes = (
+        batch, steps, width, settings.inner_steps, 0 if left is None else left.shape[1], steps, 1,
+        settings.write_before_read, settings.layer_norm, width * width if own_matrix else 0, keep, settings.eps,
     )  # fmt: skip
-    _point(problem, tensors)
-    sizes = ctypes.c_int64(), ctypes.c_int64()
-    getattr(library, f"fast_weights_sizes_{suffix}")(ctypes.byref(problem), *map(ctypes.byref, sizes))
-    if saved is None:
-        saved = inputs.new_empty(sizes[0].value // inputs.element_size())
-    scratch = torch.empty(sizes[1].value, dtype=torch.uint8)
-    _point(problem, {"saved": saved, "scratch": scratch})
-    getattr(library, f"fast_weights_{direction}_{suffix}")(ctypes.byref(problem))
-    return saved
+    scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]
+    addresses = [*map(_address, tensors), *others]
+    scratch = torch.empty(scratch_size(_PROBLEM.pack(*sizes, *addresses), backwards), dtype=torch.uint8)
+    addresses[14] = scratch.data_ptr()
+    run(_PROBLEM.pack(*sizes, *addresses))
 
 
-def _point(problem: _Problem, tensors: dict[str, Tensor | None]) -> None:
-    for name, tensor in tensors.items():
-        setattr(problem, name, None if tensor is None else tensor.data_ptr())
+@functools.cache
+def _functions(dtype: torch.dtype, variant: str) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """What says how much scratch memory is needed, and what runs; forward, then backward."""
+    library, suffix = _library(), f"{_DTYPES[dtype]}_{variant}"
+    scratch = getattr(library, f"fast_weights_scratch_{suffix}")
+    scratch.argtypes, scratch.restype = (ctypes.c_char_p, ctypes.c_int64), ctypes.c_int64
+    runs = [getattr(library, f"fast_weights_{direction}_{suffix}") for direction in ("forward", "backward")]
+    for run in runs:
+        run.argtypes, run.restype = (ctypes.c_char_p,), None
+    return (scratch, runs[0]), (scratch, runs[1])
