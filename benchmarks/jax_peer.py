@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.peers import DECAY, EPS, HEADS, RATE
+from benchmarks.peers import DECAY, EPS, HEADS, NETWORK, RATE
 
 Parameters = dict[str, Any]
 
@@ -24,8 +24,8 @@ def attention_form(
         written.append(query)
         seen = jnp.stack(written, axis=1)
         discounts = jnp.array([RATE * DECAY ** (t - n) for n in range(t + 1)], dtype=z.dtype)
-        scores = (seen * query[:, None]).sum(-1) * discounts
-        bracket = z + (scores[:, :, None] * seen).sum(1)
+        scores = jnp.einsum("bnh,bh->bn", seen, query) * discounts
+        bracket = z + jnp.einsum("bn,bnh->bh", scores, seen)
         if a0 is not None:
             bracket = bracket + DECAY ** (t + 1) * jnp.einsum("bij,bj->bi", a0, query)
         mean = bracket.mean(-1, keepdims=True)
@@ -42,9 +42,7 @@ def retrieval_loss(parameters: Parameters, tokens: Any, targets: Any) -> Any:
         return inputs @ parameters[f"{name}.weight"].T + parameters[f"{name}.bias"]
 
     embedded = parameters["embedding.weight"][tokens]
-    network = {
-        name.removeprefix("rnn.network."): value for name, value in parameters.items() if name.startswith("rnn.network.")
-    }
+    network = {name: parameters[f"rnn.network.{name}"] for name in NETWORK}
     width = len(network["weight_hh"])
     h0, a0 = jnp.zeros((len(tokens), width), embedded.dtype), None
     if f"{HEADS}.h.weight" in parameters:
@@ -61,7 +59,7 @@ loss_and_gradients = jax.jit(jax.value_and_grad(retrieval_loss))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def train(state: tuple[Parameters, Parameters, Parameters, Any], tokens: Any, targets: Any, learning_rate: float) -> Any:
+def train(state: Any, tokens: Any, targets: Any, learning_rate: float) -> Any:
     """Adam (torch's defaults) over batches (N, B, T) and (N, B) in one call; returns the new state and N losses.
 
     The state is parameters, first moments, second moments and the number of steps done.

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from contextual_rnn import ops
+from contextual_rnn.ops.fast_weights import ENVIRONMENT
 
 HERE = Path(__file__).parent
 PACKAGES = ("contextual-rnn", "torch", "jax", "jaxlib", "numpy")
@@ -35,6 +36,7 @@ def describe() -> dict[str, object]:
         "platform": platform.platform(),
         "torch instruction set": torch.backends.cpu.get_cpu_capability(),
         "backends": {name: kernel.availability() for name, kernel in ops.KERNELS.items()},
+        "backend asked for": os.environ.get(ENVIRONMENT, "auto"),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": _output("git", "-C", str(HERE), "rev-parse", "HEAD") or "unknown",
@@ -70,13 +72,13 @@ def peak() -> Peak:
     return Peak(lambda: library.peak_independent(ROUNDS, 1.0), 12 * lanes * ROUNDS, how)
 
 
-def check_peak(measured: Peak) -> dict[str, object]:
+def check_peak() -> dict[str, object]:
     """What speaks for the peak: multiply-adds a second of it, of a large torch.mm, and vectors a latency.
 
     A processor with n units and a latency of 4 cycles starts 4 n vectors in one latency, so that the peak is true
     where the last number is near 4 (one unit of this width) or 8 (two).
     """
-    a, b = torch.randn(MM_SIZE, MM_SIZE), torch.randn(MM_SIZE, MM_SIZE)
+    measured, a, b = peak(), torch.randn(MM_SIZE, MM_SIZE), torch.randn(MM_SIZE, MM_SIZE)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     rate = measured.multiply_adds / _fastest(measured.run, 200)
@@ -107,17 +109,21 @@ def _compiled() -> ctypes.CDLL | None:
     return _LIBRARY[0]
 
 
+def compiler() -> list[str]:
+    """The words that call the C++ compiler; none where there is none."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    return named or [found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))][:1]
+
+
 def _compile() -> ctypes.CDLL | None:
-    words = shlex.split(os.environ.get("CXX", ""))
-    compiler = words or [found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))][:1]
-    if not compiler:
+    if not (found := compiler()):
         return None
     native = ["-mcpu=native"] if platform.machine() in ("aarch64", "arm64") else ["-march=native"]
     if platform.machine() in ("x86_64", "AMD64"):
         native.append("-mprefer-vector-width=512")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "peak.so"
-        command = [*compiler, "-O3", "-ffp-contract=fast", *native, "-shared", "-fPIC"]
+        command = [*found, "-O3", "-ffp-contract=fast", *native, "-shared", "-fPIC"]
         made = subprocess.run([*command, str(HERE / "peak.cpp"), "-o", str(library)], capture_output=True, check=False)
         if made.returncode != 0:
             return None
