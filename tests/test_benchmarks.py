@@ -23,11 +23,19 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def never_timed(monkeypatch):
+    for module in (training_step, recurrence):
+        monkeypatch.setattr(module, "interleave", lambda *_: pytest.fail("timed what does not agree"))
+
+
 def test_a_quick_run_writes_every_figure_and_why_one_is_missing(tmp_path, capsys):
     options = fast_weights.Benchmark(only=("step", "floor"), quick=True, jax=False, compile=False, out=tmp_path)
     fast_weights.run(options)
     report = json.loads((tmp_path / "benchmarks.json").read_text())
-    assert report["quick"] and report["gate"] and report["machine"]["versions"]["torch"] == torch.__version__
+    assert report["quick"]
+    assert report["gate"]
+    assert report["machine"]["versions"]["torch"] == torch.__version__
     assert report["not timed"] == {JAX: "not asked for", COMPILED: "not asked for"}
     whole, alone = report["measured"]
     assert set(whole["microseconds"]) == {TRAIN, PLAIN, EAGER}
@@ -47,35 +55,35 @@ def test_all_parts_have_a_place_on_the_command_line():
     assert fast_weights.Benchmark().only == tuple(PARTS)
 
 
-def test_a_wrong_operation_is_never_timed(monkeypatch):
+def test_nothing_is_timed_or_written_where_an_operation_is_wrong(tmp_path, monkeypatch, never_timed):
     recurrence.check_operations(SMALL, jax=False)
     monkeypatch.setattr(peers, "RATE", 0.5001)
+    options = fast_weights.Benchmark(quick=True, jax=False, compile=False, out=tmp_path)
     with pytest.raises(AssertionError, match="attention form"):
-        recurrence.check_operations(SMALL, jax=False)
+        fast_weights.run(options)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("initial", ["zero", "dense"])
-def test_a_wrong_model_is_never_timed(initial, monkeypatch):
+def test_a_wrong_model_is_never_timed(initial, monkeypatch, never_timed):
     size = Size(SMALL.batch, SMALL.steps, SMALL.units, initial=initial)
-
-    def uncompiled():
-        parameters = dict(training_step._model(size).named_parameters())
-        return {
-            COMPILED: training_step._with_adam(
-                parameters, peers.retrieval_loss, training_step.batches(size), fused=True
-            )
-        }
-
-    training_step.check(size, uncompiled())
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # the peer's equations, not the compiler
+    training_step.check(size, {COMPILED: training_step.compiled(size)})
     monkeypatch.setattr(peers, "DECAY", 0.9)
     with pytest.raises(AssertionError, match=rf"{re.escape(COMPILED)}: (loss|gradient)"):
-        training_step.check(size, uncompiled())
+        training_step.training_step(size, [TRAIN, COMPILED], seconds=0.0)
 
 
-def test_training_that_goes_another_way_is_never_timed(monkeypatch):
+def test_a_wrong_recurrence_is_never_timed(monkeypatch, never_timed):
+    monkeypatch.setitem(recurrence.CALLS, JAX, lambda problem: lambda: problem.gradients(timing="ba2016"))
+    with pytest.raises(AssertionError, match="JAX, gradient"):
+        recurrence.recurrence(SMALL, [OURS, JAX], seconds=0.0)
+
+
+def test_training_that_goes_another_way_is_never_timed(monkeypatch, never_timed):
     monkeypatch.setattr(training_step.RetrievalConfig, "learning_rate", 2e-3)
     with pytest.raises(AssertionError, match="losses in training"):
-        training_step.check(SMALL, {TRAIN: training_step.as_train_runs_it(SMALL)})
+        training_step.training_step(SMALL, [TRAIN], seconds=0.0)
 
 
 @pytest.mark.parametrize("width", [8, 16])
