@@ -155,7 +155,7 @@ def floor(plan: Plan, peers: Peers, workers: Workers) -> Results:
 
 def long(plan: Plan, peers: Peers, workers: Workers) -> Results:
     """Long sequences, wide states, threads."""
-    workers.run(1, recurrence.check_operations, plan.long_gate, False)
+    workers.run(1, recurrence.check_long, plan.long_gate)
     yield _memory(plan.long)
 
     sizes = [replace(plan.long, steps=steps) for steps in plan.lengths]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -104,7 +105,7 @@ def check_operations(size: Size, jax: bool) -> list[str]:
     backends.remove("reference")
     compared = []
     for initial in INITIAL:
-        problem = Problem(Size(size.batch, size.steps, size.units, initial=initial), torch.float64)
+        problem = Problem(replace(size, initial=initial), torch.float64)
         for timing in get_args(Timing):
             expected = problem.gradients("reference", timing)
             for backend in (*backends, "auto"):
@@ -118,6 +119,13 @@ def check_operations(size: Size, jax: bool) -> list[str]:
                 _assert_close("JAX", _jax_call(problem, float64=True)(), expected, 1e-9)
                 compared.append(f"attention form in JAX, A(0) {initial}, wenke2019")
     return compared
+
+
+def check_long(size: Size) -> None:
+    """Raise AssertionError unless what is chosen at this size agrees with the explicit A in float64 to 1e-9."""
+    for initial in ("zero", "dense"):
+        problem = Problem(replace(size, initial=initial), torch.float64)
+        _assert_close(f"auto, A(0) {initial}", problem.gradients(), problem.gradients("reference"), 1e-9)
 
 
 def has_jax() -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def training_step(size: Size, names: Iterable[str], seconds: float) -> Cell:
 
 def low_rank_step(size: Size, seconds: float) -> Cell:
     """Ours with a low-rank A(0) from the context, beside ours with a zero state."""
-    low_rank = Size(size.batch, size.steps, size.units, size.threads, "low rank")
+    low_rank = replace(size, initial="low rank")
     trainers = {}
     for name in (TRAIN, PLAIN):
         check(size, zero := {name: TRAINERS[name](size)})

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_nothing_is_timed_or_written_where_an_operation_is_wrong(tmp_path, monke
 
 @pytest.mark.parametrize("initial", ["zero", "dense"])
 def test_a_wrong_model_is_never_timed(initial, monkeypatch, never_timed):
-    size = Size(SMALL.batch, SMALL.steps, SMALL.units, initial=initial)
+    size = replace(SMALL, initial=initial)
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # the peer's equations, not the compiler
     training_step.check(size, {COMPILED: training_step.compiled(size)})
     monkeypatch.setattr(peers, "DECAY", 0.9)
