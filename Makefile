@@ -4,6 +4,7 @@ PYTHON ?= python3
 PRESET ?= quick
 BIN := .venv/bin
 INSTALLED := .venv/installed
+BENCHED := .venv/benched
 KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/*)
 
 install: $(INSTALLED)
@@ -27,8 +28,12 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
-bench: install
-	$(BIN)/python benchmarks/fast_weights.py
+bench: install $(BENCHED)
+	$(BIN)/python -m benchmarks.fast_weights
+
+# Without JAX the benchmark says so and goes on.
+$(BENCHED): $(INSTALLED)
+	-$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]" && touch $(BENCHED)
 
 # With the kernel inside: installs where there is no compiler.
 wheel: install

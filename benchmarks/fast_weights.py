@@ -1,104 +1,130 @@
-"""Time the backends of the fast-weights recurrence beside the stored A, in one run, after they were seen to agree.
+"""Time fast weights beside their peers, in one run, after all were seen to compute the same.
 
-    make bench            the retrieval task's size: B=128, T=11, H=50, one thread, forward and backward
+    make bench                                          everything, about ten minutes on two idle cores
+    python -m benchmarks.fast_weights --only step       one part: step, initial, floor, long or grid
+    python -m benchmarks.fast_weights --quick           the smallest sizes, some seconds
 
-Prints medians of interleaved rounds in microseconds and their ratio to `reference`, which stores A as public
-implementations do. Only the ratios carry over to another machine.
+The peers are (i) the stored A in eager PyTorch, (ii) torch.compile and (iii) XLA of the attention form. Prints and
+writes medians and ratios; only the ratios carry over to another machine.
 """
 
 from __future__ import annotations
 
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import get_args
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-import torch
 import tyro
-from torch import Tensor
 
-from contextual_rnn.ops import BACKENDS, LowRank, Timing, fast_weights
+from benchmarks import machine, parts, plots
+from benchmarks.parts import Figure
+from benchmarks.recurrence import check_operations, has_jax
+from benchmarks.size import COMPILED, JAX, Cell, Size
+from benchmarks.training_step import CHECKED, TRAINERS, check
+from benchmarks.workers import Workers
 
-INITIAL = ("zero", "shared", "dense", "low rank")
+Part = Literal["step", "initial", "floor", "long", "grid"]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Time the backends of the fast-weights recurrence beside the stored A."""
+    """Time fast weights beside their peers, after all were seen to compute the same."""
 
-    batch: int = 128
-    steps: int = 11
-    units: int = 50
-    rank: int = 4
-    rounds: int = 60
-    """Timed calls of each backend, in turn."""
-    threads: int = 1
-
-
-def problem(size: Benchmark, initial: str, dtype: torch.dtype) -> tuple[list[Tensor], Callable[[str, Timing], Tensor]]:
-    """Random tensors, and a function that runs a backend on them and returns the sum of outputs times a cotangent."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int, scale: float = 1.0) -> Tensor:
-        return (scale * torch.randn(*shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
-
-    b, t, h = size.batch, size.steps, size.units
-    inputs, weight, h0, gain, shift = draw(b, t, h), draw(h, h, scale=h**-0.5), draw(b, h), draw(h), draw(h)
-    tensors, a0 = [inputs, weight, h0, gain, shift], None
-    if initial == "low rank":
-        a0 = LowRank(draw(b, size.rank, h, scale=h**-0.5), draw(b, size.rank, h, scale=h**-0.5))
-        tensors += a0
-    elif initial != "zero":
-        matrix = draw(*(() if initial == "shared" else (b,)), h, h, scale=h**-0.5)
-        a0 = matrix.expand(b, h, h)
-        tensors.append(matrix)
-    cotangent = draw(b, t, h).detach()
-
-    def run(backend: str, timing: Timing) -> Tensor:
-        output, _ = fast_weights(
-            inputs, weight, h0, a0, norm_weight=gain, norm_bias=shift, timing=timing, backend=backend
-        )
-        return (output * cotangent).sum()
-
-    return tensors, run
+    only: tuple[Part, ...] = get_args(Part)
+    """The parts to run: step and initial (a training step, from a zero and from another A(0)), floor (the recurrence
+    beside its multiply-adds), long (long sequences, wide states, threads), grid (over B, T, H and threads)."""
+    quick: bool = False
+    """The smallest sizes, a few rounds, in this process: to see that it works, not to quote."""
+    seconds: float = parts.FULL.seconds
+    """Time for the rounds of a named figure; a point of the grid gets a quarter."""
+    jax: bool = True
+    """Time JAX, where it is installed."""
+    compile: bool = True
+    """Time torch.compile, which takes most of a minute to compile a step."""
+    out: Path = Path("results/benchmarks")
+    """Folder for benchmarks.json and the plots."""
 
 
-def check(size: Benchmark, initial: str) -> None:
-    """No figure without this: values and every gradient in float64 agree to 1e-9."""
-    tensors, run = problem(size, initial, torch.float64)
-    for timing in get_args(Timing):
-        expected = torch.autograd.grad(run("reference", timing), tensors)
-        for backend in BACKENDS.keys() - {"reference"}:
-            for found, wanted in zip(torch.autograd.grad(run(backend, timing), tensors), expected, strict=True):
-                torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9 * float(wanted.abs().max()))
+def run(options: Benchmark) -> dict[str, Any]:
+    """Check, measure, print and write; returns what is written to benchmarks.json."""
+    peers = parts.Peers(_left_out(options))
+    plan = parts.QUICK if options.quick else replace(parts.FULL, seconds=options.seconds)
+    if options.quick:
+        print("quick: sizes far below those that the targets are for")
+    with Workers(here=options.quick) as workers:
+        report = {
+            "command": " ".join(["python -m benchmarks.fast_weights", *sys.argv[1:]]),
+            "machine": machine.describe(),
+            "quick": options.quick,
+            "not timed": peers.left_out,
+            "gate": workers.run(1, _gate, plan.gate, JAX not in peers.left_out),
+            "peak": workers.run(1, machine.check_peak),
+        }
+        print(json.dumps(report, indent=2))
+        cells: list[Cell] = []
+        figures: list[Figure] = []
+        for result in _run_parts(options.only, plan, peers, workers):
+            (cells if isinstance(result, Cell) else figures).append(result)
+            print(_row(result) if isinstance(result, Cell) else result.line(), flush=True)
+    print("\n" + "\n".join(figure.line() for figure in figures))
+    report |= {
+        "figures": [figure.summary() for figure in figures],
+        "measured": [cell.summary() for cell in cells],
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "benchmarks.json").write_text(json.dumps(report, indent=2) + "\n")
+    for name, figure in plots.draw(cells).items():
+        figure.savefig(options.out / f"{name}.svg")
+    return report
 
 
-def measure(size: Benchmark, initial: str) -> dict[str, float]:
-    """Median microseconds of forward and backward, by backend, rounds interleaved."""
-    tensors, run = problem(size, initial, torch.float32)
-    seconds: dict[str, list[float]] = {backend: [] for backend in BACKENDS}
-    for _ in range(size.rounds + 5):
-        for backend, taken in seconds.items():
-            start = time.perf_counter()
-            torch.autograd.grad(run(backend, "wenke2019"), tensors)
-            taken.append(time.perf_counter() - start)
-    return {backend: statistics.median(taken[5:]) * 1e6 for backend, taken in seconds.items()}
+def _left_out(options: Benchmark) -> dict[str, str]:
+    reasons = {}
+    if not options.jax:
+        reasons[JAX] = "not asked for"
+    elif not has_jax():
+        reasons[JAX] = "not installed: pip install 'contextual-rnn[bench]'"
+    if not options.compile:
+        reasons[COMPILED] = "not asked for"
+    elif not machine.compiler():
+        reasons[COMPILED] = "needs a C++ compiler"
+    return reasons
 
 
-def main() -> None:
-    size = tyro.cli(Benchmark)
-    torch.set_num_threads(size.threads)
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {size}")
-    for initial in INITIAL:
-        check(size, initial)
-    print(f"{'A(0)':>9}" + "".join(f"{backend:>22}" for backend in BACKENDS))
-    for initial in INITIAL:
-        medians = measure(size, initial)
-        cells = (f"{us:>10.0f} us {medians['reference'] / us:6.1f} x" for us in medians.values())
-        print(f"{initial:>9}" + "".join(f"{cell:>22}" for cell in cells))
+def _gate(size: Size, jax: bool) -> list[str]:
+    """What agrees, before any time is taken; every cell checks its own contenders at its own size besides."""
+    compared = check_operations(size, jax)
+    for initial in ("zero", "dense", "low rank"):
+        left_out = {COMPILED} if jax and initial != "low rank" else {COMPILED, JAX}
+        size = replace(size, initial=initial)
+        names = [name for name in TRAINERS if name not in left_out]
+        check(size, {name: TRAINERS[name](size) for name in names})
+        compared += [f"{name}: loss, gradients, {CHECKED} steps of training, A(0) {initial}" for name in names]
+    return compared
+
+
+def _run_parts(
+    names: tuple[Part, ...], plan: parts.Plan, peers: parts.Peers, workers: Workers
+) -> Iterator[Cell | Figure]:
+    for name in names:
+        print(f"\n{name}")
+        yield from parts.PARTS[name](plan, peers, workers)
+
+
+def _row(cell: Cell) -> str:
+    size, summary = cell.size, cell.summary()
+    head = f"{cell.what}, B={size.batch} T={size.steps} H={size.units}, A(0) {size.initial}, {size.threads} thread(s)"
+    first = next(iter(cell.seconds))
+    rows = [
+        f"    {name:<32}{spread['median']:>12.0f} us  [{spread['lower quartile']:.0f}, {spread['upper quartile']:.0f}]"
+        f"{cell.ratio(name, first):>10.2f} x"
+        for name, spread in summary["microseconds"].items()
+    ]
+    return "\n".join([head, *rows])
 
 
 if __name__ == "__main__":
-    main()
+    run(tyro.cli(Benchmark))

@@ -1,0 +1,227 @@
+"""The recurrence alone, forward and backward, over projected inputs: ours and three peers'."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import peers
+from benchmarks.machine import peak
+from benchmarks.size import COMPILED, EAGER, JAX, OURS, Cell, Size
+from benchmarks.timing import Contender, interleave
+from contextual_rnn.ops import BACKENDS, KERNELS, LowRank, Timing, fast_weights
+
+PEAK = "multiply-adds alone"
+INITIAL = ("zero", "shared", "dense", "low rank")
+RANK = 4
+
+Gradients = Callable[[], Any]
+
+
+class Problem:
+    """Random tensors of one size, and the gradients of the outputs times a cotangent, by backend.
+
+    W is near the 0.05 I of Ba et al.: gradients neither vanish into slow subnormal numbers nor explode over 4,096
+    steps.
+    """
+
+    def __init__(self, size: Size, dtype: torch.dtype):
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape: int, scale: float = 1.0, around: Tensor | float = 0.0) -> Tensor:
+            drawn = torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return (around + scale * drawn).to(dtype).requires_grad_()
+
+        b, t, h = size.batch, size.steps, size.units
+        weight = draw(h, h, scale=0.3 * h**-0.5, around=0.05 * torch.eye(h, dtype=torch.float64))
+        self.tensors = [draw(b, t, h), weight, draw(b, h), draw(h, scale=0.1, around=1.0), draw(h, scale=0.1)]
+        self._a0: Tensor | LowRank | None = None
+        if size.initial == "low rank":
+            self._a0 = LowRank(*(draw(b, RANK, h, scale=h**-0.5) for _ in range(2)))
+            self.tensors += self._a0
+        elif size.initial != "zero":
+            matrix = draw(*(() if size.initial == "shared" else (b,)), h, h, scale=h**-0.5)
+            self.tensors.append(matrix)
+            self._a0 = matrix.expand(b, h, h)
+        self.cotangent = draw(b, t, h).detach()
+
+    def gradients(self, backend: str = "auto", timing: Timing = "wenke2019") -> tuple[Tensor, ...]:
+        """Of every tensor, in the order of `tensors`."""
+        inputs, weight, h0, gain, shift, *_ = self.tensors
+        given = {"norm_weight": gain, "norm_bias": shift, "timing": timing, "backend": backend}
+        output, _ = fast_weights(inputs, weight, h0, self._a0, **given)
+        return torch.autograd.grad(output, self.tensors, self.cotangent)
+
+    def attention(self, form: Callable[..., Tensor] = peers.attention_form) -> tuple[Tensor, ...]:
+        """The same by the attention form; an A(0) is dense or none."""
+        return torch.autograd.grad(form(*self.tensors), self.tensors, self.cotangent)
+
+
+def recurrence(size: Size, names: Iterable[str], seconds: float, least: int = 5) -> Cell:
+    """Check that the contenders named agree, then time them; `PEAK` does a call's multiply-adds and nothing else."""
+    problem = Problem(size, torch.float32)
+    calls = {name: CALLS[name](problem) for name in names if name != PEAK}
+    expected = Problem(size, torch.float64).gradients("reference")
+    for name, call in calls.items():
+        # As `TOLERANCE` of training_step.py; the errors of float32 grow with the steps besides.
+        _assert_close(name, call(), expected, 1e-3)
+    contenders = {name: Contender(_repeat(call)) for name, call in calls.items()}
+    if PEAK in names:
+        top = peak()
+        contenders[PEAK] = Contender(_repeat(top.run))
+    taken = interleave(contenders, seconds, least)
+    if PEAK in names:
+        scale = multiply_adds(size) / top.multiply_adds
+        taken[PEAK] = [scale * second for second in taken[PEAK]]
+    return Cell("recurrence", size, taken)
+
+
+def multiply_adds(size: Size) -> int:
+    """Multiply-adds of forward and backward, ReLU, layer norm and an A(0) left out; S = 1, timing wenke2019.
+
+    Forward, a sample: W h is H^2 a step; the read of step t, after n = t writes, is 2 n H (products with what was
+    written, then their sum). Backward is twice that: W^T and dW, H^2 each; 4 n H for the read. In all
+    3 B (T H^2 + H T (T + 1)).
+    """
+    b, t, h = size.batch, size.steps, size.units
+    return 3 * b * (t * h**2 + h * t * (t + 1))
+
+
+def check_operations(size: Size, jax: bool) -> list[str]:
+    """Raise AssertionError unless every backend and peer agrees with the explicit A in float64 to 1e-9.
+
+    Returns what was compared.
+    """
+    like = torch.empty(0, dtype=torch.float64)
+    backends = [name for name in BACKENDS if name not in KERNELS or KERNELS[name].supports(like)]
+    backends.remove("reference")
+    compared = []
+    for initial in INITIAL:
+        problem = Problem(replace(size, initial=initial), torch.float64)
+        for timing in get_args(Timing):
+            expected = problem.gradients("reference", timing)
+            for backend in (*backends, "auto"):
+                _assert_close(f"{backend}, {timing}", problem.gradients(backend, timing), expected, 1e-9)
+                compared.append(f"{backend}, A(0) {initial}, {timing}")
+        if initial in ("zero", "dense"):
+            expected = problem.gradients("reference")
+            _assert_close("attention form", problem.attention(), expected, 1e-9)
+            compared.append(f"attention form in PyTorch, A(0) {initial}, wenke2019")
+            if jax:
+                _assert_close("JAX", _jax_call(problem, float64=True)(), expected, 1e-9)
+                compared.append(f"attention form in JAX, A(0) {initial}, wenke2019")
+    return compared
+
+
+def check_long(size: Size) -> None:
+    """Raise AssertionError unless what is chosen at this size agrees with the explicit A in float64 to 1e-9."""
+    for initial in ("zero", "dense"):
+        problem = Problem(replace(size, initial=initial), torch.float64)
+        _assert_close(f"auto, A(0) {initial}", problem.gradients(), problem.gradients("reference"), 1e-9)
+
+
+def has_jax() -> bool:
+    return importlib.util.find_spec("jax") is not None
+
+
+def thread_scaling(size: Size, threads: int, seconds: float) -> Cell:
+    """Ours on one thread and on `threads`, in turn."""
+    problem = Problem(size, torch.float32)
+
+    def on(count: int) -> Gradients:
+        def call() -> None:
+            torch.set_num_threads(count)
+            problem.gradients()
+
+        return call
+
+    contenders = {thread_name(count): Contender(_repeat(on(count))) for count in (1, threads)}
+    return Cell("recurrence", size, interleave(contenders, seconds))
+
+
+def thread_name(count: int) -> str:
+    return f"{OURS}, {count} thread{'s' * (count > 1)}"
+
+
+def lengths(sizes: list[Size], seconds: float, least: int) -> list[Cell]:
+    """Ours at several sizes, in turn, a cell each."""
+    problems = {str(size): Problem(size, torch.float32) for size in sizes}
+    contenders = {name: Contender(_repeat(problem.gradients)) for name, problem in problems.items()}
+    taken = interleave(contenders, seconds, least)
+    return [Cell("recurrence", size, {OURS: taken[str(size)]}) for size in sizes]
+
+
+def extra_memory(size: Size, backend: str) -> float:
+    """Bytes by which one call raises the process's peak of resident memory above what it holds before.
+
+    For a process that has done nothing else. Raises OSError where the system does not tell, which only Linux does.
+    """
+    Problem(Size(size.batch, 8, size.units), torch.float32).gradients(backend)
+    problem = Problem(size, torch.float32)
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    problem.gradients(backend)
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> float:
+    # Not getrusage: its peak is that of the parent too, if that was higher.
+    status = Path("/proc/self/status").read_text()
+    return next(float(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field))
+
+
+def _repeat(call: Callable[[], object]) -> Callable[[int], None]:
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            call()
+
+    return run
+
+
+def _compiled_call(problem: Problem) -> Gradients:
+    torch._dynamo.reset()
+    form = torch.compile(peers.attention_form, fullgraph=True, dynamic=False)
+    return lambda: problem.attention(form)
+
+
+def _jax_call(problem: Problem, float64: bool = False) -> Gradients:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks import jax_peer
+
+    with jax.enable_x64(float64):
+        tensors = tuple(jnp.array(tensor.detach().numpy()) for tensor in problem.tensors)
+        cotangent = jnp.array(problem.cotangent.numpy())
+
+    def call() -> Any:
+        with jax.enable_x64(float64):
+            return jax.block_until_ready(jax_peer.recurrence_gradients(tensors, cotangent))
+
+    return call
+
+
+CALLS: dict[str, Callable[[Problem], Gradients]] = {
+    OURS: lambda problem: problem.gradients,
+    EAGER: lambda problem: lambda: problem.gradients("reference"),
+    COMPILED: _compiled_call,
+    JAX: _jax_call,
+}
+
+
+def _assert_close(what: str, found: Iterable[Any], expected: Iterable[Tensor], tolerance: float) -> None:
+    for number, (one, wanted) in enumerate(zip(found, expected, strict=True)):
+        tensor = one if isinstance(one, Tensor) else torch.from_numpy(np.array(one))
+        atol = tolerance * float(wanted.abs().max())
+        torch.testing.assert_close(
+            tensor.to(wanted.dtype), wanted, rtol=0, atol=atol, msg=lambda m, n=number: f"{what}, gradient {n}: {m}"
+        )

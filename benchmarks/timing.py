@@ -1,0 +1,57 @@
+"""Time contenders in turn, so that what else the machine does meets all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+BLOCK = 0.02  # seconds of one contender at a stretch: beside it, threads that wake and caches that fill are nothing
+LEAST, MOST = 5, 200  # rounds
+
+Seconds = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`run(n)` does n steps, where n is a multiple of `multiple`."""
+
+    run: Callable[[int], object]
+    multiple: int = 1
+
+
+def interleave(contenders: Mapping[str, Contender], seconds: float, least: int = LEAST) -> Seconds:
+    """Seconds a step of every contender, one figure a round; rounds go on for about `seconds`, and are `least` or more.
+
+    Before the first round every contender runs once, which compiles and allocates.
+    """
+    blocks, round_seconds = {}, 0.0
+    for name, contender in contenders.items():
+        contender.run(contender.multiple)
+        each = _time(contender, contender.multiple)
+        blocks[name] = contender.multiple * max(1, round(BLOCK / (each * contender.multiple)))
+        round_seconds += each * blocks[name]
+    taken: Seconds = {name: [] for name in contenders}
+    for number in range(min(MOST, max(least, round(seconds / round_seconds)))):
+        for name in list(contenders)[:: -1 if number % 2 else 1]:
+            taken[name].append(_time(contenders[name], blocks[name]))
+    return taken
+
+
+def _time(contender: Contender, steps: int) -> float:
+    start = time.perf_counter()
+    contender.run(steps)
+    return (time.perf_counter() - start) / steps
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """How many times as long the first takes: median over the rounds, each of which saw the same machine."""
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Median, quartiles and minimum, in microseconds."""
+    lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive") if seconds[1:] else seconds * 3
+    figures = {"median": median, "lower quartile": lower, "upper quartile": upper, "minimum": min(seconds)}
+    return {name: figure * 1e6 for name, figure in figures.items()} | {"rounds": len(seconds)}

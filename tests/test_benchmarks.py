@@ -1,0 +1,131 @@
+"""The benchmark refuses to time what does not agree, and writes down what it timed. No time is asserted."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import fast_weights, peers, recurrence, training_step
+from benchmarks.parts import PARTS, Figure
+from benchmarks.plots import draw
+from benchmarks.recurrence import Problem, multiply_adds
+from benchmarks.size import COMPILED, EAGER, JAX, OURS, PLAIN, TRAIN, Cell, Size
+from benchmarks.timing import Contender, interleave, ratio, spread
+
+SMALL = Size(batch=8, steps=5, units=8)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def never_timed(monkeypatch):
+    for module in (training_step, recurrence):
+        monkeypatch.setattr(module, "interleave", lambda *_: pytest.fail("timed what does not agree"))
+
+
+def test_a_quick_run_writes_every_figure_and_why_one_is_missing(tmp_path, capsys):
+    options = fast_weights.Benchmark(only=("step", "floor"), quick=True, jax=False, compile=False, out=tmp_path)
+    fast_weights.run(options)
+    report = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert report["quick"]
+    assert report["gate"]
+    assert report["machine"]["versions"]["torch"] == torch.__version__
+    assert report["not timed"] == {JAX: "not asked for", COMPILED: "not asked for"}
+    whole, alone = report["measured"]
+    assert set(whole["microseconds"]) == {TRAIN, PLAIN, EAGER}
+    assert set(alone["microseconds"]) == {OURS, EAGER, recurrence.PEAK}
+    timed = [figure for figure in report["figures"] if figure["value"] is not None]
+    assert len(report["figures"]) == 7
+    assert {figure["target"] for figure in timed} == {20.0, 14.0, 2.5}
+    for figure in report["figures"]:
+        measured = figure["value"] is not None
+        assert (figure["note"] == "not asked for") is not measured
+        assert (figure["holds"] is not None) is measured
+    printed = capsys.readouterr().out
+    assert all(figure["name"] in printed for figure in report["figures"])
+
+
+def test_all_parts_have_a_place_on_the_command_line():
+    assert fast_weights.Benchmark().only == tuple(PARTS)
+
+
+def test_nothing_is_timed_or_written_where_an_operation_is_wrong(tmp_path, monkeypatch, never_timed):
+    recurrence.check_operations(SMALL, jax=False)
+    monkeypatch.setattr(peers, "RATE", 0.5001)
+    options = fast_weights.Benchmark(quick=True, jax=False, compile=False, out=tmp_path)
+    with pytest.raises(AssertionError, match="attention form"):
+        fast_weights.run(options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("initial", ["zero", "dense"])
+def test_a_wrong_model_is_never_timed(initial, monkeypatch, never_timed):
+    size = replace(SMALL, initial=initial)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # the peer's equations, not the compiler
+    training_step.check(size, {COMPILED: training_step.compiled(size)})
+    monkeypatch.setattr(peers, "DECAY", 0.9)
+    with pytest.raises(AssertionError, match=rf"{re.escape(COMPILED)}: (loss|gradient)"):
+        training_step.training_step(size, [TRAIN, COMPILED], seconds=0.0)
+
+
+def test_a_wrong_recurrence_is_never_timed(monkeypatch, never_timed):
+    monkeypatch.setitem(recurrence.CALLS, JAX, lambda problem: lambda: problem.gradients(timing="ba2016"))
+    with pytest.raises(AssertionError, match="JAX, gradient"):
+        recurrence.recurrence(SMALL, [OURS, JAX], seconds=0.0)
+
+
+def test_training_that_goes_another_way_is_never_timed(monkeypatch, never_timed):
+    monkeypatch.setattr(training_step.RetrievalConfig, "learning_rate", 2e-3)
+    with pytest.raises(AssertionError, match="losses in training"):
+        training_step.training_step(SMALL, [TRAIN], seconds=0.0)
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_multiply_adds_are_those_of_the_equations(width):
+    steps = 4
+    forward = sum(width * width + 2 * (t * width) for t in range(1, steps + 1))
+    assert multiply_adds(Size(batch=2, steps=steps, units=width)) == 2 * 3 * forward
+
+
+def test_rounds_are_interleaved_and_compared_pair_by_pair():
+    calls = []
+    contenders = {name: Contender(lambda steps, name=name: calls.append((name, steps)), 3) for name in "ab"}
+    taken = interleave(contenders, seconds=0.0, least=4)
+    assert [len(seconds) for seconds in taken.values()] == [4, 4]
+    assert "".join(name for name, _ in calls[4:]) == "abbaabba"
+    assert all(steps % 3 == 0 for _, steps in calls)
+    assert ratio([2.0, 40.0, 6.0], [1.0, 10.0, 3.0]) == 2.0
+    assert spread([3e-6, 1e-6, 2e-6])["median"] == pytest.approx(2.0)
+    assert spread([1e-6])["lower quartile"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "holds"), [("at least", 2.0, True), ("at most", 2.1, False), ("at most", None, None)]
+)
+def test_a_figure_says_whether_it_holds(bound, value, holds):
+    figure = Figure("name", value, bound, 2.0, "why")
+    assert figure.holds is holds
+    assert figure.line().endswith("why")
+    assert ("not measured" in figure.line()) is (value is None)
+
+
+def test_a_plot_shows_each_axis_along_the_cells_that_differ_in_it_alone():
+    sizes = [SMALL, Size(8, 7, 8), Size(8, 5, 16), Size(16, 5, 8)]
+    cells = [Cell("recurrence", size, {OURS: [1e-6, 2e-6], EAGER: [3e-6, 4e-6]}) for size in sizes]
+    panels = draw(cells)["recurrence"].axes
+    seen = [[list(line.get_xdata()) for line in axes.get_lines()] for axes in panels]
+    assert seen == [[[5, 7]] * 2, [[8, 16]] * 2, [[8, 16]] * 2]
+    assert draw(cells[:1]) == {}
+
+
+def test_the_random_problem_is_the_same_in_both_precisions():
+    exact, single = (Problem(SMALL, dtype) for dtype in (torch.float64, torch.float32))
+    for one, other in zip(exact.tensors, single.tensors, strict=True):
+        torch.testing.assert_close(one.float(), other)
