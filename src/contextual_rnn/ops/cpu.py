@@ -56,14 +56,33 @@ def supports(inputs: Tensor) -> bool:
 name = "cpu"
 
 
+# A sequence of more steps than `_LONGEST` H is worked on in chunks, as attending to all that was written then costs
+# more than carrying A.
+_LONGEST = 2
+_EVERY = 8  # `every` of csrc/fast_weights.cpp
+
+
+def _chunk(steps: int, width: int) -> int:
+    """Steps of a chunk; all of them where the sequence is short."""
+    return steps if steps <= _LONGEST * width else 32
+
+
+# Multiply-adds below which waking a second thread costs more than it saves.
+_WORTH_THREADS = 2_000_000
+
+
 def saved_size(given: Given, settings: Settings) -> int:
-    """Elements kept for the backward pass; `Kernel::saved_size` of csrc/fast_weights.cpp for all blocks."""
+    """Elements kept for the backward pass; `Kernel::saved_size` of csrc/fast_weights.cpp."""
     inputs, rank = given.inputs, 0 if given.left is None else given.left.shape[1]
     batch, steps, width = inputs.shape
-    reads, lanes = steps * settings.inner_steps, 64 // inputs.dtype.itemsize
-    own_matrix = given.a0 is not None and not settings.shared_a0
-    block = (steps + 1) * width + reads * width * (2 if settings.layer_norm else 1) + reads + reads * steps
-    block += 2 * rank * width + reads * rank + (width * width if own_matrix else 0)
+    chunk, lanes = _chunk(steps, width), 64 // inputs.dtype.itemsize
+    if chunk < steps:
+        block = ((steps + chunk - 1) // chunk + _EVERY - 1) // _EVERY * width * width
+    else:
+        own_matrix = given.a0 is not None and not settings.shared_a0
+        reads = steps * settings.inner_steps
+        block = (steps + 1) * width + reads * width * (2 if settings.layer_norm else 1) + reads + reads * steps
+        block += 2 * rank * width + reads * rank + (width * width if own_matrix else 0)
     return (batch + lanes - 1) // lanes * block * lanes
 
 
@@ -115,8 +134,11 @@ def _run(backwards: bool, given: Given, settings: Settings, keep: bool, others: 
         given = given._replace(a0=dense[:1])
     # Kept alive until the kernel is done.
     tensors = [None if tensor is None else tensor.contiguous() for tensor in given]
+    work = batch * steps * (width + min(steps, width)) * width
+    threads = torch.get_num_threads() if work > _WORTH_THREADS else 1
+    rank, chunk = 0 if left is None else left.shape[1], _chunk(steps, width)
     sizes = (
-        batch, steps, width, settings.inner_steps, 0 if left is None else left.shape[1], steps, 1,
+        batch, steps, width, settings.inner_steps, rank, chunk, threads,
         settings.write_before_read, settings.layer_norm, width * width if own_matrix else 0, keep, settings.eps,
     )  # fmt: skip
     scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]

@@ -1,7 +1,6 @@
 // The fast-weights recurrence in attention form, forward and backward, for one instruction set.
 //
-// Compiled once for every instruction set, with VARIANT as the suffix of the exported names. Nothing of the standard
-// library is called from here: the linker would keep one variant's copy of an inline function for all.
+// Compiled once for every instruction set, with VARIANT as the suffix of the exported names.
 //
 //   B, T, H, S, R   samples, steps, units, inner steps (reads a step), rank of a low-rank A(0)
 //   C               steps of a chunk; within one, A at its start is read beside a sum over what was written in it
@@ -14,10 +13,12 @@
 // Tensors of the caller are sample-major and contiguous. Inside, everything is unit-major with the L samples of a
 // block innermost, so that no sum ever crosses a register: sums over units are sums of registers. Only the gradient of
 // W is summed over samples, in the caller's layout.
+//
+// A sequence of one chunk keeps what it computed for the way back, and reads A(0) in the form in which it came. One of
+// several keeps A at the start of every eighth chunk alone: on the way back those of the chunks between are built
+// again, each chunk is run again, and the gradient of A is carried from chunk to chunk as A was.
 
-#include <cstdint>
-#include <cstring>
-#include <utility>
+#include "registers.h"
 
 #define NAME_(name, variant) name##_##variant
 #define NAME(name, variant) NAME_(name, variant)
@@ -35,299 +36,198 @@ extern "C" struct FastWeightsProblem {
     const int64_t* lengths;
     void *output, *written, *saved, *scratch;
     const void *grad_output, *grad_written;
+    // Of these any but grad_inputs may be absent.
     void *grad_inputs, *grad_weight, *grad_h0, *grad_a0, *grad_left, *grad_right, *grad_gain, *grad_shift;
-    void *grad_discounts, *grad_retained;  // any may be absent, but for grad_inputs
+    void *grad_discounts, *grad_retained;
 };
+
+// Of threads.cpp: run(context, task, thread) for every task, on at most so many threads.
+extern "C" void fast_weights_parallel(int64_t tasks, int64_t threads, void (*run)(const void*, int64_t, int64_t),
+                                      const void* context);
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int bytes = 64, sums = 12, tile = 4, panel_rows = 6, panel_columns = 4;
-#elif defined(__AVX__)
-constexpr int bytes = 32, sums = 10, tile = 3, panel_rows = 5, panel_columns = 2;
-#else
-constexpr int bytes = 16, sums = 8, tile = 3, panel_rows = 4, panel_columns = 2;
-#endif
+constexpr int64_t every = 8;  // chunks from one A that is kept to the next
+constexpr int64_t most_groups = 64;
+constexpr int64_t panel_steps = 16;  // steps that go into the gradient of W at once: their states stay in cache
 
-#define INLINE __attribute__((always_inline))
-
-template <int n>
-struct Count {
-    static constexpr int value = n;
-    constexpr operator int() const { return n; }
-};
-
-// body(0) .. body(n - 1), written out: a loop that the compiler unrolls late leaves its registers in memory.
-template <typename Body, int... k>
-inline INLINE void each(std::integer_sequence<int, k...>, const Body& body) {
-    (body(Count<k>()), ...);
-}
-template <int n, typename Body>
-inline INLINE void each(const Body& body) {
-    each(std::make_integer_sequence<int, n>(), body);
-}
-
-template <int most, typename Body>
-inline INLINE void with_count(int64_t count, int64_t at, const Body& body) {
-    if constexpr (most == 1)
-        body(Count<1>(), at);
-    else if (count == most)
-        body(Count<most>(), at);
-    else
-        with_count<most - 1>(count, at, body);
-}
-
-// Covers 0 .. n with blocks of about equal size, at most `most`, known to the compiler; body(Count, start).
-template <int most, typename Body>
-inline INLINE void in_blocks(int64_t n, const Body& body) {
-    int64_t blocks = (n + most - 1) / most;
-    for (int64_t at = 0; blocks; --blocks) {
-        const int64_t count = (n - at + blocks - 1) / blocks;
-        with_count<most>(count, at, body);
-        at += count;
-    }
-}
-
-// Hands out memory; counts it where there is none.
-struct Arena {
-    uintptr_t base;
-    int64_t used = 0;
-
-    explicit Arena(const void* memory) : base(reinterpret_cast<uintptr_t>(memory)) {}
-    template <typename T>
-    T* take(int64_t size) {
-        const int64_t from = used;
-        used += (size * static_cast<int64_t>(sizeof(T)) + bytes - 1) / bytes * bytes;
-        return reinterpret_cast<T*>(base + from);
-    }
-};
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 
 template <typename T>
-struct Kernel {
-    static constexpr int64_t L = bytes / sizeof(T);
-    static constexpr int64_t lanes = 64 / sizeof(T);  // what is saved is laid out for any instruction set
-    typedef T vec __attribute__((vector_size(bytes), aligned(alignof(T))));
+struct Kernel : Registers<T> {
+    using Base = Registers<T>;
+    using typename Base::vec;
+    using Base::H, Base::L, Base::all, Base::sum, Base::relu, Base::relu_gradient, Base::load, Base::store;
+    using Base::multiply, Base::dots, Base::combine, Base::add, Base::outer, Base::times, Base::pack, Base::parts;
+    using Base::in_parts, Base::total;
+    static constexpr int64_t lanes = 64 / sizeof(T);  // what is saved has room for the blocks of any instruction set
 
     const FastWeightsProblem& p;
-    const int64_t B, T_, H, S, R;
-    const bool early;
+    const int64_t B, T_, S, C, chunks;
+    const bool early, chunked;
+    const int64_t R;  // 0 where A(0) is part of the carried A
 
     explicit Kernel(const FastWeightsProblem& problem)
-        : p(problem), B(p.batch), T_(p.steps), H(p.width), S(p.inner_steps), R(p.rank), early(p.write_before_read) {}
+        : Base{problem.width}, p(problem), B(p.batch), T_(p.steps), S(p.inner_steps), C(smaller(p.chunk, p.steps)),
+          chunks((T_ + C - 1) / C), early(p.write_before_read), chunked(chunks > 1), R(chunked ? 0 : p.rank) {}
 
     int64_t blocks() const { return (B + L - 1) / L; }
+    int64_t threads(int64_t tasks) const { return larger(1, smaller(p.threads, tasks)); }
 
-    // An A(0) of every sample's own is turned into the block's layout; one that all share is read like W.
-    bool own_matrix() const { return p.a0 && p.a0_stride; }
-    bool shared_matrix() const { return p.a0 && !p.a0_stride; }
+    // The A(0) of a single chunk: of every sample's own, turned into the block's layout, or one, read like W.
+    bool own_matrix() const { return !chunked && p.a0 && p.a0_stride; }
+    bool shared_matrix() const { return !chunked && p.a0 && !p.a0_stride; }
+    bool starts_with_matrix() const { return p.a0 || p.rank; }
 
-    // What a block of samples went through.
+    static const T* given(const void* tensor) { return static_cast<const T*>(tensor); }
+
+    // ---- memory ----
+
+    // What a block of samples went through in a chunk.
     struct Activations {
-        vec *hs, *queries, *normed, *deviations, *scores, *low_scores, *left, *right, *matrix;
+        vec *hs, *queries, *normed, *deviations, *scores, *low_scores, *left, *right;
+        const vec* matrix;  // A at the start of the chunk, unless zero, shared or of low rank
     };
 
     Activations place_activations(Arena& arena) const {
         Activations a;
-        a.hs = arena.take<vec>((T_ + 1) * H);
-        a.queries = arena.take<vec>(T_ * S * H);
-        a.normed = arena.take<vec>(p.layer_norm ? T_ * S * H : 0);
-        a.deviations = arena.take<vec>(T_ * S);
-        a.scores = arena.take<vec>(T_ * S * T_);
-        a.low_scores = arena.take<vec>(T_ * S * R);
+        a.hs = arena.take<vec>((C + 1) * H);
+        a.queries = arena.take<vec>(C * S * H);
+        a.normed = arena.take<vec>(p.layer_norm ? C * S * H : 0);
+        a.deviations = arena.take<vec>(C * S);
+        a.scores = arena.take<vec>(C * S * C);
+        a.low_scores = arena.take<vec>(C * S * R);
         a.left = arena.take<vec>(R * H);
         a.right = arena.take<vec>(R * H);
-        a.matrix = arena.take<vec>(own_matrix() ? H * H : 0);
+        a.matrix = own_matrix() ? arena.take<vec>(H * H) : nullptr;
         return a;
     }
 
-    // Elements that all blocks keep for the backward pass, `saved_size` of cpu.py. Smaller registers leave gaps.
-    int64_t saved_size() const {
-        int64_t block = (T_ + 1) * H + T_ * S * H * (p.layer_norm ? 2 : 1) + T_ * S + T_ * S * T_ + T_ * S * R +
-                        R * H * 2 + (own_matrix() ? H * H : 0);
-        return (B + lanes - 1) / lanes * block * lanes;
-    }
-
-    Activations activations_of(int64_t block, void* unkept) const {
+    // Vectors that a block keeps for the backward pass.
+    int64_t saved_of_block() const {
+        if (chunked) return (chunks + every - 1) / every * H * H;
         Arena size(nullptr);
         place_activations(size);
-        char* memory = p.keep ? static_cast<char*>(p.saved) + block * size.used : static_cast<char*>(unkept);
-        Arena arena(memory);
-        return place_activations(arena);
+        return size.used / static_cast<int64_t>(sizeof(vec));
     }
 
-    // The caller's matrices, in the order in which `multiply` reads them.
+    // Elements of all blocks, `saved_size` of cpu.py. Smaller registers leave a gap at the end.
+    int64_t saved_size() const { return (B + lanes - 1) / lanes * saved_of_block() * lanes; }
+
+    vec* saved_at(int64_t block) const { return static_cast<vec*>(p.saved) + block * saved_of_block(); }
+
+    // The caller's matrices, packed, the same for all threads.
     struct Shared {
-        T *weight, *a0;
+        T *weight, *back_weight, *a0, *back_a0;
     };
 
-    Shared place_shared(Arena& arena) const {
-        Shared shared;
-        shared.weight = arena.take<T>(H * H);
-        shared.a0 = arena.take<T>(shared_matrix() ? H * H : 0);
+    Shared place_shared(Arena& arena, bool backwards) const {
+        Shared shared = {};
+        if (!backwards || chunked) shared.weight = arena.take<T>(H * H);
+        if (backwards) shared.back_weight = arena.take<T>(H * H);
+        if (shared_matrix()) (backwards ? shared.back_a0 : shared.a0) = arena.take<T>(H * H);
         return shared;
     }
 
-    void pack_shared(const Shared& shared, bool transposed) const {
-        pack(shared.weight, static_cast<const T*>(p.weight), transposed);
-        if (shared_matrix()) pack(shared.a0, static_cast<const T*>(p.a0), transposed);
+    void pack_shared(const Shared& shared) const {
+        if (shared.weight) pack(shared.weight, given(p.weight), false);
+        if (shared.back_weight) pack(shared.back_weight, given(p.weight), true);
+        if (shared.a0) pack(shared.a0, given(p.a0), false);
+        if (shared.back_a0) pack(shared.back_a0, given(p.a0), true);
     }
 
-    void pack(T* to, const T* matrix, bool transposed) const {
-        const int64_t along = transposed ? H : 1, across = transposed ? 1 : H;
-        in_blocks<sums>(H, [&](auto count, int64_t j) {
-            constexpr int rows = decltype(count)::value;
-            for (int64_t i = 0; i < H; ++i)
-                for (int k = 0; k < rows; ++k) to[j * H + i * rows + k] = matrix[(j + k) * across + i * along];
-        });
+    // Sums over samples. Groups of blocks have their own, added up in order at the end: the result does not depend on
+    // which thread took which group.
+    struct Sums {
+        T* d_weight;
+        vec *d_gain, *d_shift, *d_discounts, *d_retained;
+    };
+
+    int64_t groups() const { return smaller(blocks(), most_groups); }
+    int64_t padded() const { return (H + L - 1) / L * L; }
+
+    Sums place_sums(Arena& arena) const {
+        Sums sums;
+        sums.d_weight = arena.take<T>(H * padded());
+        sums.d_gain = arena.take<vec>(H);
+        sums.d_shift = arena.take<vec>(H);
+        sums.d_discounts = arena.take<vec>(C);
+        sums.d_retained = arena.take<vec>(C + 1);
+        return sums;
     }
 
-    // ---- registers of L samples ----
-
-    static vec relu(vec x) { return x < 0 ? vec{} : x; }
-    static vec relu_gradient(vec grad, vec result) { return result <= 0 ? vec{} : grad; }
-    static vec all(T x) { return vec{} + x; }
-
-    static T sum(vec x) {
-        T total = 0;
-        for (int64_t l = 0; l < L; ++l) total += x[l];
-        return total;
+    void clear(const Sums& sums) const {
+        std::memset(sums.d_weight, 0, H * padded() * sizeof(T));
+        std::memset(sums.d_gain, 0, H * sizeof(vec));
+        std::memset(sums.d_shift, 0, H * sizeof(vec));
+        std::memset(sums.d_discounts, 0, C * sizeof(vec));
+        std::memset(sums.d_retained, 0, (C + 1) * sizeof(vec));
     }
 
-    template <int64_t half, int... l>
-    static inline INLINE void exchange(vec& a, vec& b, std::integer_sequence<int, l...>) {
-#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
-        const vec low = __builtin_shufflevector(a, b, (l & half ? L + l - half : l)...);
-        b = __builtin_shufflevector(a, b, (l & half ? L + l : l + half)...);
-        a = low;
-#else
-        for (int64_t k = 0; k < L; ++k)
-            if (!(k & half)) { const T x = a[k + half]; a[k + half] = b[k]; b[k] = x; }
-#endif
-    }
+    // What a thread works in.
+    struct Work {
+        vec *z, *bracket, *weights;
+        Activations activations;
+        vec *matrices[every], *scaled;
+        vec *d_brackets, *d_memory, *discounted, *d_scores, *low_discounted, *d_low_scores;
+        vec *d_h, *d_z, *d_read, *raw, *d_low, *d_matrix, *symmetric;
+        T* previous;
+    };
 
-    template <int64_t half = L / 2>
-    static inline INLINE void transpose(vec* rows) {
-        each<L>([&](auto k) INLINE {
-            if constexpr (!(k.value & half))
-                exchange<half>(rows[k], rows[k + half], std::make_integer_sequence<int, L>());
-        });
-        if constexpr (half > 1) transpose<half / 2>(rows);
-    }
-
-    // Rows of `width` elements, one a sample and `stride` apart, to and from the block's layout, in square tiles; the
-    // last tile goes over columns of the one before it once more.
-    static void load(vec* to, const T* from, int64_t samples, int64_t stride, int64_t width) {
-        if (width < L) {
-            for (int64_t k = 0; k < width; ++k)
-                for (int64_t l = 0; l < L; ++l) to[k][l] = l < samples ? from[l * stride + k] : 0;
-            return;
+    Work place_work(Arena& arena, bool backwards) const {
+        Work w = {};
+        w.z = arena.take<vec>(H);
+        w.bracket = arena.take<vec>(H);
+        w.weights = arena.take<vec>(larger(H, larger(C, R)));
+        if (chunked || !p.keep) w.activations = place_activations(arena);
+        if (chunked) {
+            for (int64_t k = 0; k < (backwards ? smaller(every, chunks) : 2); ++k) w.matrices[k] = arena.take<vec>(H * H);
+            w.scaled = arena.take<vec>(C * S * H);
         }
-        for (int64_t at = 0; at < width; at += L) {
-            const int64_t j = at + L <= width ? at : width - L;
-            vec rows[L];
-            each<L>([&](auto l) INLINE {
-                rows[l] = l < samples ? *reinterpret_cast<const vec*>(from + l * stride + j) : vec{};
-            });
-            transpose(rows);
-            each<L>([&](auto l) INLINE { to[j + l] = rows[l]; });
-        }
+        if (!backwards) return w;
+        w.d_brackets = arena.take<vec>(C * S * H);
+        w.d_memory = arena.take<vec>(C * H);
+        w.discounted = arena.take<vec>(C * S * C);
+        w.d_scores = arena.take<vec>(C * S * C);
+        w.low_discounted = arena.take<vec>(C * S * R);
+        w.d_low_scores = arena.take<vec>(C * S * R);
+        w.d_h = arena.take<vec>(H);
+        w.d_z = arena.take<vec>(H);
+        w.d_read = arena.take<vec>(H);
+        w.raw = arena.take<vec>(larger(C, R));
+        w.d_low = arena.take<vec>(H);
+        w.d_matrix = arena.take<vec>(chunked || p.a0 ? H * H : 0);
+        w.symmetric = arena.take<vec>(chunked ? H * H : 0);
+        w.previous = arena.take<T>(L * smaller(C, panel_steps) * padded());
+        return w;
     }
 
-    static void store(T* to, const vec* from, int64_t samples, int64_t stride, int64_t width) {
-        if (width < L) {
-            for (int64_t k = 0; k < width; ++k)
-                for (int64_t l = 0; l < samples; ++l) to[l * stride + k] = from[k][l];
-            return;
-        }
-        for (int64_t at = 0; at < width; at += L) {
-            const int64_t j = at + L <= width ? at : width - L;
-            store_tile(to + j, from + j, samples, stride);
-        }
+    struct Places {
+        Shared shared;
+        Sums sums[most_groups];
+        uintptr_t work;
+        int64_t work_size;
+    };
+
+    Places place(Arena& arena, bool backwards) const {
+        Places places;
+        places.shared = place_shared(arena, backwards);
+        const int64_t tasks = backwards ? groups() : blocks();
+        for (int64_t g = 0; backwards && g < tasks; ++g) places.sums[g] = place_sums(arena);
+        Arena size(nullptr);
+        place_work(size, backwards);
+        places.work_size = (size.used + 63) / 64 * 64;
+        places.work = reinterpret_cast<uintptr_t>(arena.take<char>(threads(tasks) * places.work_size));
+        return places;
     }
 
-    static inline INLINE void store_tile(T* to, const vec* from, int64_t samples,
-                                                                 int64_t stride) {
-        vec rows[L];
-        each<L>([&](auto l) INLINE { rows[l] = from[l]; });
-        transpose(rows);
-        each<L>([&](auto l) INLINE {
-            if (l < samples) *reinterpret_cast<vec*>(to + l * stride) = rows[l];
-        });
+    Work work_of(const Places& places, int64_t thread, bool backwards) const {
+        Arena arena(reinterpret_cast<void*>(places.work + thread * places.work_size));
+        return place_work(arena, backwards);
     }
 
-    // to = from + scale matrix x, the matrix packed and the same for all samples; `from` may be `to`.
-    void multiply(vec* to, const vec* from, T scale, const T* matrix, const vec* x) const {
-        in_blocks<sums>(H, [&](auto count, int64_t j) {
-            constexpr int rows = decltype(count)::value;
-            vec sum[rows] = {};
-            const T* w = matrix + j * H;
-            for (int64_t i = 0; i < H; ++i, w += rows) each<rows>([&](auto k) INLINE { sum[k] += w[k] * x[i]; });
-            each<rows>([&](auto k) INLINE { to[j + k] = from[j + k] + scale * sum[k]; });
-        });
-    }
-
-    // to[i] = rows[i] . x for n rows of H, `stride` apart.
-    void dots(vec* to, int64_t n, const vec* rows, int64_t stride, const vec* x) const {
-        in_blocks<8>(n, [&](auto count, int64_t i) {
-            constexpr int block = decltype(count)::value, parts = block < 2 ? 4 : block < 4 ? 2 : 1;
-            vec sum[block][parts] = {};
-            const vec* row = rows + i * stride;
-            int64_t j = 0;
-            for (; j + parts <= H; j += parts)
-                each<parts>([&](auto part) INLINE {
-                    const vec value = x[j + part];
-                    each<block>([&](auto k) INLINE { sum[k][part] += row[k * stride + j + part] * value; });
-                });
-            if constexpr (parts > 1)
-                for (; j < H; ++j) each<block>([&](auto k) INLINE { sum[k][0] += row[k * stride + j] * x[j]; });
-            each<block>([&](auto k) INLINE {
-                vec total = sum[k][0];
-                each<parts - 1>([&](auto part) INLINE { total += sum[k][part + 1]; });
-                to[i + k] = total;
-            });
-        });
-    }
-
-    // to = from + the sum of n rows of H, `stride` apart, each times its coefficient; `from` may be `to`, or absent.
-    void combine(vec* to, const vec* from, int64_t n, const vec* coefficients, int64_t step, const vec* rows,
-                 int64_t stride) const {
-        in_blocks<sums>(H, [&](auto count, int64_t j) {
-            constexpr int block = decltype(count)::value;
-            vec sum[block] = {};
-            if (from) each<block>([&](auto k) INLINE { sum[k] = from[j + k]; });
-            const vec *row = rows + j, *coefficient = coefficients;
-            for (int64_t i = 0; i < n; ++i, row += stride, coefficient += step) {
-                const vec value = *coefficient;
-                each<block>([&](auto k) INLINE { sum[k] += value * row[k]; });
-            }
-            each<block>([&](auto k) INLINE { to[j + k] = sum[k]; });
-        });
-    }
-
-    void add(vec* to, const vec* from, T scale = 1) const {
-        for (int64_t j = 0; j < H; ++j) to[j] += scale * from[j];
-    }
-
-    // to = the sum over n of x y^T, rows of H each.
-    void outer(vec* to, int64_t n, const vec* x, const vec* y) const {
-        in_blocks<tile>(H, [&](auto rows_, int64_t j) {
-            constexpr int rows = decltype(rows_)::value;
-            in_blocks<tile>(H, [&](auto columns_, int64_t i) {
-                constexpr int columns = decltype(columns_)::value;
-                vec sum[rows][columns] = {};
-                const vec *a = x + j, *b = y + i;
-                for (int64_t r = 0; r < n; ++r, a += H, b += H)
-                    each<rows>([&](auto k) INLINE {
-                        each<columns>([&](auto c) INLINE { sum[k][c] += a[k] * b[c]; });
-                    });
-                each<rows>([&](auto k) INLINE {
-                    each<columns>([&](auto c) INLINE { to[(j + k) * H + i + c] = sum[k][c]; });
-                });
-            });
-        });
-    }
-
-    // ---- one block of samples ----
+    // ---- a block of samples ----
 
     struct Block {
         int64_t first, samples;
@@ -337,7 +237,7 @@ struct Kernel {
     Block block_at(int64_t block) const {
         Block b;
         b.first = block * L;
-        b.samples = B - b.first < L ? B - b.first : L;
+        b.samples = smaller(B - b.first, L);
         b.lengths = vec{};
         if (p.lengths)
             for (int64_t l = 0; l < b.samples; ++l) b.lengths[l] = static_cast<T>(p.lengths[b.first + l]);
@@ -352,24 +252,28 @@ struct Kernel {
     int64_t memory_stride() const { return early ? S * H : H; }
     int64_t writes(int64_t t) const { return early ? t + 1 : t; }
 
+    // Where step t of the block is in a caller's tensor.
+    int64_t at(const Block& block, int64_t t) const { return (block.first * T_ + t) * H; }
+    void load_step(vec* to, const void* from, const Block& block, int64_t t) const {
+        load(to, given(from) + at(block, t), block.samples, T_ * H, H);
+    }
+    void store_step(void* to, const vec* from, const Block& block, int64_t t) const {
+        store(static_cast<T*>(to) + at(block, t), from, block.samples, T_ * H, H);
+    }
+    // h before step t, from what the caller was given.
+    void load_previous(vec* to, const Block& block, int64_t t) const {
+        if (t)
+            load_step(to, p.output, block, t - 1);
+        else
+            load(to, given(p.h0) + block.first * H, block.samples, H, H);
+    }
+
     // Zero where a sequence has ended: what stands there must not matter or overflow.
     void hold(vec* h, int64_t t, const Block& block) const {
         if (!p.lengths) return;
         const vec now = all(static_cast<T>(t));
         for (int64_t j = 0; j < H; ++j) h[j] = now < block.lengths ? h[j] : vec{};
     }
-
-    const T* given(const void* tensor) const { return static_cast<const T*>(tensor); }
-
-    // body(part, j) for all units; sums of several parts do not wait for each other.
-    static constexpr int parts = 4;
-    template <typename Body>
-    inline INLINE void in_parts(const Body& body) const {
-        int64_t j = 0;
-        for (; j + parts <= H; j += parts) each<parts>([&](auto part) INLINE { body(part, j + part); });
-        for (; j < H; ++j) body(Count<0>(), j);
-    }
-    static vec total(const vec* sums) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
 
     void normalise(vec* to, const vec* bracket, vec* kept, vec* deviation) const {
         vec sums[parts] = {}, squares[parts] = {};
@@ -394,6 +298,130 @@ struct Kernel {
         }
     }
 
+    // ---- forward ----
+
+    // Steps `start` .. `start + n`, whose h before the first is in place.
+    void forward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block, const Shared& shared,
+                       const Work& w) const {
+        for (int64_t t = 0; t < n; ++t) {
+            const T *discounts = given(p.discounts), scale = given(p.retained)[writes(t)];
+            const int64_t count = writes(t);
+            preliminary(w.z, query(a, t, 0), a.hs + t * H, start + t, block, shared);
+            for (int64_t s = 0; s < S; ++s) {
+                const int64_t read = t * S + s;
+                const vec *q = query(a, t, s), *from = w.z;
+                if (count) {
+                    vec* scores = a.scores + read * C;
+                    dots(scores, count, memories(a), memory_stride(), q);
+                    for (int64_t i = 0; i < count; ++i) w.weights[i] = scores[i] * discounts[count - 1 - i];
+                    combine(w.bracket, from, count, w.weights, 1, memories(a), memory_stride());
+                    from = w.bracket;
+                }
+                if (R) {
+                    vec* scores = a.low_scores + read * R;
+                    dots(scores, R, a.right, H, q);
+                    for (int64_t k = 0; k < R; ++k) w.weights[k] = scores[k] * scale;
+                    combine(w.bracket, from, R, w.weights, 1, a.left, H);
+                    from = w.bracket;
+                }
+                if (a.matrix) {
+                    dots(w.weights, H, a.matrix, H, q);
+                    for (int64_t j = 0; j < H; ++j) w.bracket[j] = from[j] + scale * w.weights[j];
+                    from = w.bracket;
+                } else if (shared_matrix()) {
+                    multiply(w.bracket, from, scale, shared.a0, q);
+                    from = w.bracket;
+                }
+                vec* to = result(a, t, s);
+                if (p.layer_norm)
+                    normalise(to, from, a.normed + read * H, a.deviations + read);
+                else
+                    for (int64_t j = 0; j < H; ++j) to[j] = relu(from[j]);
+            }
+            hold(a.hs + (t + 1) * H, start + t, block);
+        }
+    }
+
+    // z and q(t, 0), from h(t-1).
+    void preliminary(vec* z, vec* q, const vec* h, int64_t t, const Block& block, const Shared& shared) const {
+        load_step(z, p.inputs, block, t);
+        multiply(z, z, 1, shared.weight, h);
+        for (int64_t j = 0; j < H; ++j) q[j] = relu(z[j]);
+        hold(q, t, block);
+    }
+
+    void store_chunk(const Activations& a, int64_t start, int64_t n, const Block& block) const {
+        for (int64_t t = 0; t < n; ++t) {
+            store_step(p.output, a.hs + (t + 1) * H, block, start + t);
+            if (p.written) store_step(p.written, memories(a) + t * memory_stride(), block, start + t);
+        }
+    }
+
+    void forward_block(int64_t index, const Shared& shared, const Work& w) const {
+        const Block block = block_at(index);
+        Activations a = w.activations;
+        if (!chunked && p.keep) {
+            Arena arena(saved_at(index));
+            a = place_activations(arena);
+        }
+        load_previous(a.hs, block, 0);
+        if (chunked) {
+            forward_chunks(index, block, a, shared, w);
+            return;
+        }
+        for (int64_t k = 0; k < R; ++k) load_factors(a.left + k * H, a.right + k * H, block, k);
+        if (own_matrix()) load_a0(const_cast<vec*>(a.matrix), block);
+        forward_chunk(a, 0, T_, block, shared, w);
+        store_chunk(a, 0, T_, block);
+    }
+
+    void forward_chunks(int64_t index, const Block& block, Activations& a, const Shared& shared, const Work& w) const {
+        vec *now = w.matrices[0], *next = w.matrices[1];
+        if (starts_with_matrix()) build_a0(now, block, w);
+        for (int64_t c = 0; c < chunks; ++c) {
+            const int64_t start = c * C, n = smaller(C, T_ - start);
+            a.matrix = c || starts_with_matrix() ? now : nullptr;
+            if (p.keep && c % every == 0 && a.matrix)
+                std::memcpy(saved_at(index) + c / every * H * H, now, H * H * sizeof(vec));
+            forward_chunk(a, start, n, block, shared, w);
+            store_chunk(a, start, n, block);
+            if (c + 1 == chunks) break;
+            write_chunk(next, a.matrix, memories(a), memory_stride(), w);
+            std::memcpy(a.hs, a.hs + C * H, H * sizeof(vec));
+            vec* const last = now;
+            now = next;
+            next = last;
+        }
+    }
+
+    // A after a whole chunk, from A at its start and what was written in it.
+    void write_chunk(vec* to, const vec* from, const vec* written, int64_t stride, const Work& w) const {
+        for (int64_t i = 0; i < C; ++i)
+            for (int64_t j = 0; j < H; ++j) w.scaled[i * H + j] = written[i * stride + j] * given(p.discounts)[C - 1 - i];
+        outer(to, from, given(p.retained)[C], C, w.scaled, written, stride);
+    }
+
+    void load_factors(vec* left, vec* right, const Block& block, int64_t k) const {
+        const int64_t from = (block.first * p.rank + k) * H;
+        load(left, given(p.left) + from, block.samples, p.rank * H, H);
+        load(right, given(p.right) + from, block.samples, p.rank * H, H);
+    }
+
+    void load_a0(vec* to, const Block& block) const {
+        load(to, given(p.a0) + block.first * p.a0_stride, block.samples, p.a0_stride, H * H);
+    }
+
+    // A(0) in full, whatever its form.
+    void build_a0(vec* to, const Block& block, const Work& w) const {
+        if (p.a0) load_a0(to, block);
+        for (int64_t k = 0; k < p.rank; ++k) {
+            load_factors(w.bracket, w.weights, block, k);
+            outer(to, k ? to : nullptr, 1, 1, w.bracket, w.weights, H);
+        }
+    }
+
+    // ---- backward ----
+
     // In place, for what `gradient` was before relu; adds to the gradients of gain and shift.
     void normalise_backward(vec* g, const vec* normed, vec deviation, vec* d_gain, vec* d_shift) const {
         const T* gain = given(p.gain);
@@ -411,247 +439,220 @@ struct Kernel {
         for (int64_t j = 0; j < H; ++j) g[j] = (g[j] - mean - normed[j] * product) * deviation;
     }
 
-    struct ForwardScratch {
-        vec *z, *bracket, *weights;
-        void* unkept;
-    };
-
-    ForwardScratch place_forward(Arena& arena) const {
-        ForwardScratch f;
-        f.z = arena.take<vec>(H);
-        f.bracket = arena.take<vec>(H);
-        f.weights = arena.take<vec>((T_ > R ? T_ : R) > H ? (T_ > R ? T_ : R) : H);
-        Arena size(nullptr);
-        place_activations(size);
-        f.unkept = arena.take<char>(p.keep ? 0 : size.used);
-        return f;
-    }
-
-    void forward_block(int64_t index, const Shared& shared, const ForwardScratch& f) const {
+    void backward_block(int64_t index, const Shared& shared, const Work& w, const Sums& sums) const {
         const Block block = block_at(index);
-        const Activations a = activations_of(index, f.unkept);
-        const int64_t first = block.first, samples = block.samples;
-        load(a.hs, given(p.h0) + first * H, samples, H, H);
-        for (int64_t k = 0; k < R; ++k) {
-            load(a.left + k * H, given(p.left) + (first * R + k) * H, samples, R * H, H);
-            load(a.right + k * H, given(p.right) + (first * R + k) * H, samples, R * H, H);
+        std::memset(w.d_h, 0, H * sizeof(vec));
+        if (chunked)
+            backward_chunks(index, block, shared, w, sums);
+        else {
+            Arena arena(saved_at(index));
+            const Activations a = place_activations(arena);
+            load_d_memory(0, T_, block, w);
+            backward_chunk(a, 0, T_, block, shared, w, sums);
+            low_rank_gradients(a, block, w);
+            if (p.grad_a0) {
+                scale_d_brackets(w.d_brackets, T_, w);
+                outer(w.d_matrix, nullptr, 1, T_ * S, w.d_brackets, a.queries, H);
+            }
         }
-        if (own_matrix()) load(a.matrix, given(p.a0) + first * p.a0_stride, samples, p.a0_stride, H * H);
-        for (int64_t t = 0; t < T_; ++t) forward_step(a, t, block, shared, f);
+        if (p.grad_a0)
+            store(static_cast<T*>(p.grad_a0) + block.first * H * H, w.d_matrix, block.samples, H * H, H * H);
+        if (p.grad_h0) store(static_cast<T*>(p.grad_h0) + block.first * H, w.d_h, block.samples, H, H);
     }
 
-    void forward_step(const Activations& a, int64_t t, const Block& block, const Shared& shared,
-                      const ForwardScratch& f) const {
-        const T *discounts = given(p.discounts), scale = given(p.retained)[writes(t)];
-        const int64_t at = (block.first * T_ + t) * H, count = writes(t);
-        load(f.z, given(p.inputs) + at, block.samples, T_ * H, H);
-        multiply(f.z, f.z, 1, shared.weight, a.hs + t * H);
-        for (int64_t j = 0; j < H; ++j) query(a, t, 0)[j] = relu(f.z[j]);
-        hold(query(a, t, 0), t, block);
-        for (int64_t s = 0; s < S; ++s) {
-            const int64_t read = t * S + s;
-            const vec *q = query(a, t, s), *from = f.z;
-            if (count) {
-                vec* scores = a.scores + read * T_;
-                dots(scores, count, memories(a), memory_stride(), q);
-                for (int64_t i = 0; i < count; ++i) f.weights[i] = scores[i] * discounts[count - 1 - i];
-                combine(f.bracket, from, count, f.weights, 1, memories(a), memory_stride());
-                from = f.bracket;
+    // Under ba2016 the outputs are what was written, so their gradients are gathered in one place.
+    void load_d_memory(int64_t start, int64_t n, const Block& block, const Work& w) const {
+        const void* from = early ? p.grad_written : p.grad_output;
+        if (!from) std::memset(w.d_memory, 0, n * H * sizeof(vec));
+        for (int64_t t = 0; from && t < n; ++t) load_step(w.d_memory + t * H, from, block, start + t);
+    }
+
+    // Back through a chunk; d_h is that of h after it, then of h before it.
+    void backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block, const Shared& shared,
+                        const Work& w, const Sums& sums) const {
+        for (int64_t t = n - 1; t >= 0; --t) {
+            if (!early) {
+                pull(a, t, t + 1, n, w);
+                add(w.d_h, w.d_memory + t * H);
+            } else if (p.grad_output) {
+                load_step(w.d_read, p.grad_output, block, start + t);
+                add(w.d_h, w.d_read);
             }
-            if (R) {
-                vec* scores = a.low_scores + read * R;
-                dots(scores, R, a.right, H, q);
-                for (int64_t k = 0; k < R; ++k) f.weights[k] = scores[k] * scale;
-                combine(f.bracket, from, R, f.weights, 1, a.left, H);
-                from = f.bracket;
+            hold(w.d_h, start + t, block);
+            for (int64_t s = S - 1; s >= 0; --s) read_backward(a, t, s, shared, w, sums);
+            if (early) {
+                pull(a, t, t, n, w);
+                add(w.d_h, w.d_memory + t * H);
             }
-            if (own_matrix()) {
-                dots(f.weights, H, a.matrix, H, q);
-                for (int64_t j = 0; j < H; ++j) f.bracket[j] = from[j] + scale * f.weights[j];
-                from = f.bracket;
-            } else if (shared_matrix()) {
-                multiply(f.bracket, from, scale, shared.a0, q);
-                from = f.bracket;
-            }
-            vec* to = result(a, t, s);
-            if (p.layer_norm)
-                normalise(to, from, a.normed + read * H, a.deviations + read);
-            else
-                for (int64_t j = 0; j < H; ++j) to[j] = relu(from[j]);
+            for (int64_t j = 0; j < H; ++j) w.d_z[j] += relu_gradient(w.d_h[j], query(a, t, 0)[j]);
+            store_step(p.grad_inputs, w.d_z, block, start + t);
+            std::memset(w.d_h, 0, H * sizeof(vec));
+            multiply(w.d_h, w.d_h, 1, shared.back_weight, w.d_z);
         }
-        hold(a.hs + (t + 1) * H, t, block);
-        store(static_cast<T*>(p.output) + at, a.hs + (t + 1) * H, block.samples, T_ * H, H);
-        if (p.written) store(static_cast<T*>(p.written) + at, memories(a) + t * memory_stride(), block.samples, T_ * H, H);
+        if (p.grad_weight)
+            for (int64_t t = 0; t < n; t += panel_steps)
+                weight_gradient(sums.d_weight, block, start + t, smaller(panel_steps, n - t), w.previous);
     }
 
-    struct BackwardScratch {
-        vec *d_brackets, *d_memory, *weights, *d_scores, *low_weights, *d_low_scores;
-        vec *d_h, *d_z, *d_read, *raw, *d_low, *d_matrix;
-        T* previous;
-    };
-
-    BackwardScratch place_backward(Arena& arena) const {
-        BackwardScratch f;
-        f.d_brackets = arena.take<vec>(T_ * S * H);
-        f.d_memory = arena.take<vec>(T_ * H);
-        f.weights = arena.take<vec>(T_ * S * T_);
-        f.d_scores = arena.take<vec>(T_ * S * T_);
-        f.low_weights = arena.take<vec>(T_ * S * R);
-        f.d_low_scores = arena.take<vec>(T_ * S * R);
-        f.d_h = arena.take<vec>(H);
-        f.d_z = arena.take<vec>(H);
-        f.d_read = arena.take<vec>(H);
-        f.raw = arena.take<vec>(T_ > R ? T_ : R);
-        f.d_low = arena.take<vec>(H);
-        f.d_matrix = arena.take<vec>(p.a0 ? H * H : 0);
-        f.previous = arena.take<T>(L * T_ * padded());
-        return f;
+    // Adds to d_memory(i) what reads of steps from `first` on give back.
+    void pull(const Activations& a, int64_t i, int64_t first, int64_t n, const Work& w) const {
+        const int64_t read = first * S, reads = n * S - read;
+        vec* to = w.d_memory + i * H;
+        combine(to, to, reads, w.discounted + read * C + i, C, w.d_brackets + read * H, H);
+        combine(to, to, reads, w.d_scores + read * C + i, C, a.queries + read * H, H);
     }
 
-    // Sums over samples. Groups of blocks have their own, added up in order at the end: the result does not depend on
-    // which thread took which group.
-    struct Sums {
-        T* d_weight;
-        vec *d_gain, *d_shift, *d_discounts, *d_retained;
-    };
-    static constexpr int64_t most_groups = 64;
-
-    int64_t groups() const { return blocks() < most_groups ? blocks() : most_groups; }
-    int64_t padded() const { return (H + L - 1) / L * L; }
-
-    Sums place_sums(Arena& arena) const {
-        Sums sums;
-        sums.d_weight = arena.take<T>(H * padded());
-        sums.d_gain = arena.take<vec>(H);
-        sums.d_shift = arena.take<vec>(H);
-        sums.d_discounts = arena.take<vec>(T_);
-        sums.d_retained = arena.take<vec>(T_ + 1);
-        return sums;
-    }
-
-    void clear(const Sums& sums) const {
-        std::memset(sums.d_weight, 0, H * padded() * sizeof(T));
-        std::memset(sums.d_gain, 0, H * sizeof(vec));
-        std::memset(sums.d_shift, 0, H * sizeof(vec));
-        std::memset(sums.d_discounts, 0, T_ * sizeof(vec));
-        std::memset(sums.d_retained, 0, (T_ + 1) * sizeof(vec));
-    }
-
-    void backward_block(int64_t index, const Shared& shared, const BackwardScratch& f, const Sums& sums) const {
-        const Block block = block_at(index);
-        const Activations a = activations_of(index, nullptr);
-        const int64_t first = block.first, samples = block.samples;
-        // Under ba2016 the outputs are what was written, so their gradients are gathered in one place.
-        if (const T* outer = given(early ? p.grad_written : p.grad_output))
-            for (int64_t t = 0; t < T_; ++t) load(f.d_memory + t * H, outer + (first * T_ + t) * H, samples, T_ * H, H);
+    // d_h is that of the read's result, then of its query.
+    void read_backward(const Activations& a, int64_t t, int64_t s, const Shared& shared, const Work& w,
+                       const Sums& sums) const {
+        const int64_t read = t * S + s, count = writes(t);
+        const T *discounts = given(p.discounts), scale = given(p.retained)[count];
+        const vec *q = query(a, t, s), *h = result(a, t, s), *scores = a.scores + read * C;
+        vec *g = w.d_brackets + read * H, *discounted = w.discounted + read * C, *d_scores = w.d_scores + read * C;
+        for (int64_t j = 0; j < H; ++j) g[j] = relu_gradient(w.d_h[j], h[j]);
+        if (p.layer_norm) normalise_backward(g, a.normed + read * H, a.deviations[read], sums.d_gain, sums.d_shift);
+        if (s == S - 1)
+            std::memcpy(w.d_z, g, H * sizeof(vec));
         else
-            std::memset(f.d_memory, 0, T_ * H * sizeof(vec));
-        std::memset(f.d_h, 0, H * sizeof(vec));
-        for (int64_t t = T_ - 1; t >= 0; --t) backward_step(a, t, block, shared, f, sums);
-        if (p.grad_h0) store(static_cast<T*>(p.grad_h0) + first * H, f.d_h, samples, H, H);
-        if (p.grad_weight) weight_gradient(sums.d_weight, block, f.previous);
+            add(w.d_z, g);
+        dots(w.raw, count, memories(a), memory_stride(), g);
+        for (int64_t i = 0; i < count; ++i) {
+            const T discount = discounts[count - 1 - i];
+            discounted[i] = scores[i] * discount;
+            d_scores[i] = w.raw[i] * discount;
+            if (p.grad_discounts) sums.d_discounts[count - 1 - i] += scores[i] * w.raw[i];
+        }
+        combine(w.d_h, nullptr, count, d_scores, 1, memories(a), memory_stride());
+        if (R) {
+            dots(w.raw, R, a.left, H, g);
+            for (int64_t k = 0; k < R; ++k) {
+                const vec score = a.low_scores[read * R + k];
+                w.low_discounted[read * R + k] = score * scale;
+                w.d_low_scores[read * R + k] = w.raw[k] * scale;
+                if (p.grad_retained) sums.d_retained[count] += score * w.raw[k];
+            }
+            combine(w.d_h, w.d_h, R, w.d_low_scores + read * R, 1, a.right, H);
+        }
+        if (a.matrix || shared_matrix()) {
+            if (a.matrix)
+                combine(w.d_read, nullptr, H, g, 1, a.matrix, H);
+            else {
+                std::memset(w.d_read, 0, H * sizeof(vec));
+                multiply(w.d_read, w.d_read, 1, shared.back_a0, g);
+            }
+            add(w.d_h, w.d_read, scale);
+            if (p.grad_retained) sums.d_retained[count] += dot(w.d_read, q, H);
+        }
+    }
+
+    static vec dot(const vec* a, const vec* b, int64_t n) {
+        vec sums[parts] = {};
+        int64_t j = 0;
+        for (; j + parts <= n; j += parts) each<parts>([&](auto part) INLINE { sums[part] += a[j + part] * b[j + part]; });
+        for (; j < n; ++j) sums[0] += a[j] * b[j];
+        return total(sums);
+    }
+
+    void low_rank_gradients(const Activations& a, const Block& block, const Work& w) const {
         for (int64_t k = 0; k < R; ++k) {
-            T *left = static_cast<T*>(p.grad_left), *right = static_cast<T*>(p.grad_right);
-            if (left) {
-                combine(f.d_low, nullptr, T_ * S, f.low_weights + k, R, f.d_brackets, H);
-                store(left + (first * R + k) * H, f.d_low, samples, R * H, H);
+            if (p.grad_left) {
+                combine(w.d_low, nullptr, T_ * S, w.low_discounted + k, R, w.d_brackets, H);
+                store_factor(p.grad_left, w.d_low, block, k);
             }
-            if (right) {
-                combine(f.d_low, nullptr, T_ * S, f.d_low_scores + k, R, a.queries, H);
-                store(right + (first * R + k) * H, f.d_low, samples, R * H, H);
+            if (p.grad_right) {
+                combine(w.d_low, nullptr, T_ * S, w.d_low_scores + k, R, a.queries, H);
+                store_factor(p.grad_right, w.d_low, block, k);
             }
-        }
-        if (p.grad_a0) {
-            for (int64_t t = 0; t < T_; ++t)
-                for (int64_t j = 0; j < S * H; ++j) f.d_brackets[t * S * H + j] *= given(p.retained)[writes(t)];
-            outer(f.d_matrix, T_ * S, f.d_brackets, a.queries);
-            store(static_cast<T*>(p.grad_a0) + first * H * H, f.d_matrix, samples, H * H, H * H);
         }
     }
 
-    // Adds to d_memory(i) what reads from `first` on give back.
-    void pull(const Activations& a, int64_t i, int64_t first, const BackwardScratch& f) const {
-        const int64_t read = first * S, reads = T_ * S - read;
-        vec* to = f.d_memory + i * H;
-        combine(to, to, reads, f.weights + read * T_ + i, T_, f.d_brackets + read * H, H);
-        combine(to, to, reads, f.d_scores + read * T_ + i, T_, a.queries + read * H, H);
+    void store_factor(void* to, const vec* from, const Block& block, int64_t k) const {
+        store(static_cast<T*>(to) + (block.first * p.rank + k) * H, from, block.samples, p.rank * H, H);
     }
 
-    void backward_step(const Activations& a, int64_t t, const Block& block, const Shared& shared,
-                       const BackwardScratch& f, const Sums& sums) const {
-        const T *discounts = given(p.discounts), scale = given(p.retained)[writes(t)];
-        const int64_t at = (block.first * T_ + t) * H, count = writes(t);
-        if (!early) {
-            pull(a, t, t + 1, f);
-            add(f.d_h, f.d_memory + t * H);
-        } else if (const T* outer = given(p.grad_output)) {
-            load(f.d_read, outer + at, block.samples, T_ * H, H);
-            add(f.d_h, f.d_read);
+    // The gradient of each bracket times what is left of A at the start of the chunk when it is read.
+    void scale_d_brackets(vec* to, int64_t n, const Work& w) const {
+        for (int64_t t = 0; t < n; ++t)
+            for (int64_t j = 0; j < S * H; ++j)
+                to[t * S * H + j] = w.d_brackets[t * S * H + j] * given(p.retained)[writes(t)];
+    }
+
+    void backward_chunks(int64_t index, const Block& block, const Shared& shared, const Work& w,
+                         const Sums& sums) const {
+        bool later = false;  // whether d_matrix holds the gradient of A after the chunk
+        for (int64_t c = chunks - 1; c >= 0; --c) {
+            const int64_t start = c * C, n = smaller(C, T_ - start), group = c / every * every;
+            if (c == chunks - 1 || c == group + every - 1) build_matrices(index, group, c, block, shared, w);
+            Activations a = w.activations;
+            a.matrix = c == group ? first_matrix(index, c) : w.matrices[c - group];
+            load_previous(a.hs, block, start);
+            forward_chunk(a, start, n, block, shared, w);
+            load_d_memory(start, n, block, w);
+            if (later) write_chunk_backward(a, w, sums);
+            backward_chunk(a, start, n, block, shared, w, sums);
+            if (!a.matrix) break;
+            scale_d_brackets(w.scaled, n, w);
+            outer(w.d_matrix, later ? w.d_matrix : nullptr, given(p.retained)[n], n * S, w.scaled, a.queries, H);
+            later = true;
         }
-        hold(f.d_h, t, block);
-        for (int64_t s = S - 1; s >= 0; --s) {
-            const int64_t read = t * S + s;
-            const vec *q = query(a, t, s), *h = result(a, t, s);
-            vec *g = f.d_brackets + read * H, *weights = f.weights + read * T_, *d_scores = f.d_scores + read * T_;
-            for (int64_t j = 0; j < H; ++j) g[j] = relu_gradient(f.d_h[j], h[j]);
-            if (p.layer_norm) normalise_backward(g, a.normed + read * H, a.deviations[read], sums.d_gain, sums.d_shift);
-            if (s == S - 1)
-                std::memcpy(f.d_z, g, H * sizeof(vec));
-            else
-                add(f.d_z, g);
-            dots(f.raw, count, memories(a), memory_stride(), g);
-            for (int64_t i = 0; i < count; ++i) {
-                const vec score = a.scores[read * T_ + i];
-                const T discount = discounts[count - 1 - i];
-                weights[i] = score * discount;
-                d_scores[i] = f.raw[i] * discount;
-                if (p.grad_discounts) sums.d_discounts[count - 1 - i] += score * f.raw[i];
+        for (int64_t k = 0; k < p.rank; ++k) {
+            load_factors(w.bracket, w.weights, block, k);
+            if (p.grad_left) {
+                dots(w.d_low, H, w.d_matrix, H, w.weights);
+                store_factor(p.grad_left, w.d_low, block, k);
             }
-            combine(f.d_h, nullptr, count, d_scores, 1, memories(a), memory_stride());
-            if (R) {
-                dots(f.raw, R, a.left, H, g);
-                for (int64_t k = 0; k < R; ++k) {
-                    const vec score = a.low_scores[read * R + k];
-                    f.low_weights[read * R + k] = score * scale;
-                    f.d_low_scores[read * R + k] = f.raw[k] * scale;
-                    if (p.grad_retained) sums.d_retained[count] += score * f.raw[k];
-                }
-                combine(f.d_h, f.d_h, R, f.d_low_scores + read * R, 1, a.right, H);
-            }
-            if (p.a0) {
-                if (own_matrix())
-                    combine(f.d_read, nullptr, H, g, 1, a.matrix, H);
-                else {
-                    std::memset(f.d_read, 0, H * sizeof(vec));
-                    multiply(f.d_read, f.d_read, 1, shared.a0, g);
-                }
-                add(f.d_h, f.d_read, scale);
-                if (p.grad_retained) {
-                    vec product;
-                    dots(&product, 1, f.d_read, H, q);
-                    sums.d_retained[count] += product;
-                }
+            if (p.grad_right) {
+                combine(w.d_low, nullptr, H, w.bracket, 1, w.d_matrix, H);
+                store_factor(p.grad_right, w.d_low, block, k);
             }
         }
-        if (early) {
-            pull(a, t, t, f);
-            add(f.d_h, f.d_memory + t * H);
+    }
+
+    // A at the start of the first chunk of a group, as it was kept.
+    const vec* first_matrix(int64_t index, int64_t c) const {
+        return c || starts_with_matrix() ? saved_at(index) + c / every * H * H : nullptr;
+    }
+
+    // A at the start of the chunks after `from`, up to `to`, once more.
+    void build_matrices(int64_t index, int64_t from, int64_t to, const Block& block, const Shared& shared,
+                        const Work& w) const {
+        const vec* before = first_matrix(index, from);
+        for (int64_t c = from; c < to; ++c) {
+            vec *written = w.activations.queries, *next = w.matrices[c + 1 - from];
+            for (int64_t t = 0; t < C; ++t)
+                if (early) {
+                    load_previous(w.bracket, block, c * C + t);
+                    preliminary(w.z, written + t * H, w.bracket, c * C + t, block, shared);
+                } else
+                    load_step(written + t * H, p.output, block, c * C + t);
+            write_chunk(next, before, written, H, w);
+            before = next;
         }
-        for (int64_t j = 0; j < H; ++j) f.d_z[j] += relu_gradient(f.d_h[j], query(a, t, 0)[j]);
-        store(static_cast<T*>(p.grad_inputs) + at, f.d_z, block.samples, T_ * H, H);
-        std::memset(f.d_h, 0, H * sizeof(vec));
-        multiply(f.d_h, f.d_h, 1, shared.weight, f.d_z);
+    }
+
+    // Back through what a whole chunk wrote into A.
+    void write_chunk_backward(const Activations& a, const Work& w, const Sums& sums) const {
+        const T* discounts = given(p.discounts);
+        for (int64_t j = 0; j < H; ++j)
+            for (int64_t i = 0; i < H; ++i) w.symmetric[j * H + i] = w.d_matrix[j * H + i] + w.d_matrix[i * H + j];
+        times(w.scaled, C, w.symmetric, memories(a), memory_stride());
+        for (int64_t i = 0; i < C; ++i) {
+            add(w.d_memory + i * H, w.scaled + i * H, discounts[C - 1 - i]);
+            if (p.grad_discounts)
+                sums.d_discounts[C - 1 - i] += static_cast<T>(0.5) * dot(memories(a) + i * memory_stride(), w.scaled + i * H, H);
+        }
+        if (p.grad_retained && a.matrix) sums.d_retained[C] += dot(a.matrix, w.d_matrix, H * H);
     }
 
     // d_weight += the sum over samples and steps of d_z h(t-1)^T, in the caller's layout; columns are padded.
-    void weight_gradient(T* to, const Block& block, T* previous) const {
-        const int64_t columns = padded(), rows = block.samples * T_;
-        const T* d_z = static_cast<const T*>(p.grad_inputs) + block.first * T_ * H;
+    void weight_gradient(T* to, const Block& block, int64_t start, int64_t n, T* previous) const {
+        const int64_t columns = padded();
+        const T* d_z = given(p.grad_inputs) + at(block, start);
         for (int64_t l = 0; l < block.samples; ++l)
-            for (int64_t t = 0; t < T_; ++t) {
-                const T* h = t ? static_cast<const T*>(p.output) + ((block.first + l) * T_ + t - 1) * H
-                               : given(p.h0) + (block.first + l) * H;
-                T* row = previous + (l * T_ + t) * columns;
+            for (int64_t t = 0; t < n; ++t) {
+                const T* h = start + t ? given(p.output) + at(block, start + t - 1) + l * T_ * H
+                                       : given(p.h0) + (block.first + l) * H;
+                T* row = previous + (l * n + t) * columns;
                 std::memcpy(row, h, H * sizeof(T));
                 for (int64_t i = H; i < columns; ++i) row[i] = 0;
             }
@@ -660,11 +661,14 @@ struct Kernel {
             in_blocks<panel_rows>(H, [&](auto rows_, int64_t j) {
                 constexpr int down = decltype(rows_)::value;
                 vec sum[down][across] = {};
-                const T *x = d_z + j, *y = previous + i * L;
-                for (int64_t r = 0; r < rows; ++r, x += H, y += columns)
-                    each<down>([&](auto k) INLINE {
-                        each<across>([&](auto c) INLINE { sum[k][c] += x[k] * reinterpret_cast<const vec*>(y)[c]; });
-                    });
+                const T* y = previous + i * L;
+                for (int64_t l = 0; l < block.samples; ++l) {
+                    const T* x = d_z + l * T_ * H + j;
+                    for (int64_t t = 0; t < n; ++t, x += H, y += columns)
+                        each<down>([&](auto k) INLINE {
+                            each<across>([&](auto c) INLINE { sum[k][c] += x[k] * reinterpret_cast<const vec*>(y)[c]; });
+                        });
+                }
                 each<down>([&](auto k) INLINE {
                     each<across>([&](auto c) INLINE {
                         *reinterpret_cast<vec*>(to + (j + k) * columns + (i + c) * L) += sum[k][c];
@@ -675,64 +679,62 @@ struct Kernel {
     }
 
     void finish(const Sums* sums) const {
-        T *weight = static_cast<T*>(p.grad_weight), *gain = static_cast<T*>(p.grad_gain);
-        T *shift = static_cast<T*>(p.grad_shift), *discounts = static_cast<T*>(p.grad_discounts);
-        T* retained = static_cast<T*>(p.grad_retained);
+        T* weight = static_cast<T*>(p.grad_weight);
         for (int64_t j = 0; weight && j < H; ++j)
             for (int64_t i = 0; i < H; ++i) {
                 T total = 0;
                 for (int64_t g = 0; g < groups(); ++g) total += sums[g].d_weight[j * padded() + i];
                 weight[j * H + i] = total;
             }
-        const auto total = [&](T* to, int64_t size, vec* Sums::*field) {
+        const auto add_up = [&](void* to, int64_t from, int64_t size, vec* Sums::*field) {
             for (int64_t j = 0; to && j < size; ++j) {
-                vec all = {};
-                for (int64_t g = 0; g < groups(); ++g) all += (sums[g].*field)[j];
-                to[j] = sum(all);
+                vec total = {};
+                for (int64_t g = 0; j < from && g < groups(); ++g) total += (sums[g].*field)[j];
+                static_cast<T*>(to)[j] = sum(total);
             }
         };
-        total(gain, H, &Sums::d_gain);
-        total(shift, H, &Sums::d_shift);
-        total(discounts, T_, &Sums::d_discounts);
-        total(retained, T_ + 1, &Sums::d_retained);
+        add_up(p.grad_gain, H, H, &Sums::d_gain);
+        add_up(p.grad_shift, H, H, &Sums::d_shift);
+        add_up(p.grad_discounts, C, T_, &Sums::d_discounts);
+        add_up(p.grad_retained, C + 1, T_ + 1, &Sums::d_retained);
     }
 
     // ---- all blocks ----
 
-    struct Places {
-        Shared shared;
-        ForwardScratch forward;
-        BackwardScratch backward;
-        Sums sums[most_groups];
+    struct Call {
+        const Kernel& kernel;
+        const Places& places;
     };
-
-    Places place(Arena& arena, bool backwards) const {
-        Places places;
-        places.shared = place_shared(arena);
-        if (backwards) {
-            places.backward = place_backward(arena);
-            for (int64_t g = 0; g < groups(); ++g) places.sums[g] = place_sums(arena);
-        } else
-            places.forward = place_forward(arena);
-        return places;
-    }
 
     void forward() const {
         Arena arena(p.scratch);
         const Places places = place(arena, false);
-        pack_shared(places.shared, false);
-        for (int64_t block = 0; block < blocks(); ++block) forward_block(block, places.shared, places.forward);
+        pack_shared(places.shared);
+        const Call call = {*this, places};
+        fast_weights_parallel(
+            blocks(), threads(blocks()),
+            [](const void* context, int64_t block, int64_t thread) {
+                const auto& [kernel, places] = *static_cast<const Call*>(context);
+                kernel.forward_block(block, places.shared, kernel.work_of(places, thread, false));
+            },
+            &call);
     }
 
     void backward() const {
         Arena arena(p.scratch);
         const Places places = place(arena, true);
-        pack_shared(places.shared, true);
-        for (int64_t g = 0; g < groups(); ++g) {
-            clear(places.sums[g]);
-            for (int64_t block = blocks() * g / groups(); block < blocks() * (g + 1) / groups(); ++block)
-                backward_block(block, places.shared, places.backward, places.sums[g]);
-        }
+        pack_shared(places.shared);
+        const Call call = {*this, places};
+        fast_weights_parallel(
+            groups(), threads(groups()),
+            [](const void* context, int64_t group, int64_t thread) {
+                const auto& [kernel, places] = *static_cast<const Call*>(context);
+                const int64_t blocks = kernel.blocks(), groups = kernel.groups();
+                kernel.clear(places.sums[group]);
+                for (int64_t block = blocks * group / groups; block < blocks * (group + 1) / groups; ++block)
+                    kernel.backward_block(block, places.shared, kernel.work_of(places, thread, true), places.sums[group]);
+            },
+            &call);
         finish(places.sums);
     }
 };

@@ -1,0 +1,270 @@
+// Vectors of units, each a register of L samples, and what the recurrence does with them, for one instruction set.
+//
+// Nothing of the standard library is called from here: the linker would keep one instruction set's copy of an inline
+// function for all.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#define INLINE __attribute__((always_inline))
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int bytes = 64, sums = 12, tile = 4, panel_rows = 6, panel_columns = 4;
+#elif defined(__AVX__)
+constexpr int bytes = 32, sums = 10, tile = 3, panel_rows = 5, panel_columns = 2;
+#else
+constexpr int bytes = 16, sums = 8, tile = 3, panel_rows = 4, panel_columns = 2;
+#endif
+
+template <int n>
+struct Count {
+    static constexpr int value = n;
+    constexpr operator int() const { return n; }
+};
+
+// body(0) .. body(n - 1), written out: a loop that the compiler unrolls late leaves its registers in memory.
+template <typename Body, int... k>
+inline INLINE void each(std::integer_sequence<int, k...>, const Body& body) {
+    (body(Count<k>()), ...);
+}
+template <int n, typename Body>
+inline INLINE void each(const Body& body) {
+    each(std::make_integer_sequence<int, n>(), body);
+}
+
+template <int most, typename Body>
+inline INLINE void with_count(int64_t count, int64_t at, const Body& body) {
+    if constexpr (most == 1)
+        body(Count<1>(), at);
+    else if (count == most)
+        body(Count<most>(), at);
+    else
+        with_count<most - 1>(count, at, body);
+}
+
+// Covers 0 .. n with blocks of about equal size, at most `most`, known to the compiler; body(Count, start).
+template <int most, typename Body>
+inline INLINE void in_blocks(int64_t n, const Body& body) {
+    int64_t blocks = (n + most - 1) / most;
+    for (int64_t at = 0; blocks; --blocks) {
+        const int64_t count = (n - at + blocks - 1) / blocks;
+        with_count<most>(count, at, body);
+        at += count;
+    }
+}
+
+// Hands out memory; counts it where there is none.
+struct Arena {
+    uintptr_t base;
+    int64_t used = 0;
+
+    explicit Arena(const void* memory) : base(reinterpret_cast<uintptr_t>(memory)) {}
+    template <typename T>
+    T* take(int64_t size) {
+        const int64_t from = used;
+        used += (size * static_cast<int64_t>(sizeof(T)) + bytes - 1) / bytes * bytes;
+        return reinterpret_cast<T*>(base + from);
+    }
+};
+
+template <typename T>
+struct Registers {
+    static constexpr int64_t L = bytes / sizeof(T);
+    typedef T vec __attribute__((vector_size(bytes), aligned(alignof(T))));
+
+    const int64_t H;
+
+    static vec relu(vec x) { return x < 0 ? vec{} : x; }
+    static vec relu_gradient(vec grad, vec result) { return result <= 0 ? vec{} : grad; }
+    static vec all(T x) { return vec{} + x; }
+
+    static T sum(vec x) {
+        T total = 0;
+        for (int64_t l = 0; l < L; ++l) total += x[l];
+        return total;
+    }
+
+    template <int64_t half, int... l>
+    static inline INLINE void exchange(vec& a, vec& b, std::integer_sequence<int, l...>) {
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+        const vec low = __builtin_shufflevector(a, b, (l & half ? L + l - half : l)...);
+        b = __builtin_shufflevector(a, b, (l & half ? L + l : l + half)...);
+        a = low;
+#else
+        for (int64_t k = 0; k < L; ++k)
+            if (!(k & half)) { const T x = a[k + half]; a[k + half] = b[k]; b[k] = x; }
+#endif
+    }
+
+    template <int64_t half = L / 2>
+    static inline INLINE void transpose(vec* rows) {
+        each<L>([&](auto k) INLINE {
+            if constexpr (!(k.value & half))
+                exchange<half>(rows[k], rows[k + half], std::make_integer_sequence<int, L>());
+        });
+        if constexpr (half > 1) transpose<half / 2>(rows);
+    }
+
+    // Rows of `width` elements, one a sample and `stride` apart, to and from the block's layout, in square tiles; the
+    // last tile goes over columns of the one before it once more.
+    static void load(vec* to, const T* from, int64_t samples, int64_t stride, int64_t width) {
+        if (width < L) {
+            for (int64_t k = 0; k < width; ++k)
+                for (int64_t l = 0; l < L; ++l) to[k][l] = l < samples ? from[l * stride + k] : 0;
+            return;
+        }
+        for (int64_t at = 0; at < width; at += L) {
+            const int64_t j = at + L <= width ? at : width - L;
+            vec rows[L];
+            each<L>([&](auto l) INLINE {
+                rows[l] = l < samples ? *reinterpret_cast<const vec*>(from + l * stride + j) : vec{};
+            });
+            transpose(rows);
+            each<L>([&](auto l) INLINE { to[j + l] = rows[l]; });
+        }
+    }
+
+    static void store(T* to, const vec* from, int64_t samples, int64_t stride, int64_t width) {
+        if (width < L) {
+            for (int64_t k = 0; k < width; ++k)
+                for (int64_t l = 0; l < samples; ++l) to[l * stride + k] = from[k][l];
+            return;
+        }
+        for (int64_t at = 0; at < width; at += L) {
+            const int64_t j = at + L <= width ? at : width - L;
+            store_tile(to + j, from + j, samples, stride);
+        }
+    }
+
+    static inline INLINE void store_tile(T* to, const vec* from, int64_t samples,
+                                                                 int64_t stride) {
+        vec rows[L];
+        each<L>([&](auto l) INLINE { rows[l] = from[l]; });
+        transpose(rows);
+        each<L>([&](auto l) INLINE {
+            if (l < samples) *reinterpret_cast<vec*>(to + l * stride) = rows[l];
+        });
+    }
+
+    // to = from + scale matrix x, the matrix packed and the same for all samples; `from` may be `to`.
+    void multiply(vec* to, const vec* from, T scale, const T* matrix, const vec* x) const {
+        in_blocks<sums>(H, [&](auto count, int64_t j) {
+            constexpr int rows = decltype(count)::value;
+            vec sum[rows] = {};
+            const T* w = matrix + j * H;
+            for (int64_t i = 0; i < H; ++i, w += rows) each<rows>([&](auto k) INLINE { sum[k] += w[k] * x[i]; });
+            each<rows>([&](auto k) INLINE { to[j + k] = from[j + k] + scale * sum[k]; });
+        });
+    }
+
+    // to[i] = rows[i] . x for n rows of H, `stride` apart.
+    void dots(vec* to, int64_t n, const vec* rows, int64_t stride, const vec* x) const {
+        in_blocks<8>(n, [&](auto count, int64_t i) {
+            constexpr int block = decltype(count)::value, parts = block < 2 ? 4 : block < 4 ? 2 : 1;
+            vec sum[block][parts] = {};
+            const vec* row = rows + i * stride;
+            int64_t j = 0;
+            for (; j + parts <= H; j += parts)
+                each<parts>([&](auto part) INLINE {
+                    const vec value = x[j + part];
+                    each<block>([&](auto k) INLINE { sum[k][part] += row[k * stride + j + part] * value; });
+                });
+            if constexpr (parts > 1)
+                for (; j < H; ++j) each<block>([&](auto k) INLINE { sum[k][0] += row[k * stride + j] * x[j]; });
+            each<block>([&](auto k) INLINE {
+                vec total = sum[k][0];
+                each<parts - 1>([&](auto part) INLINE { total += sum[k][part + 1]; });
+                to[i + k] = total;
+            });
+        });
+    }
+
+    // to = from + the sum of n rows of H, `stride` apart, each times its coefficient; `from` may be `to`, or absent.
+    void combine(vec* to, const vec* from, int64_t n, const vec* coefficients, int64_t step, const vec* rows,
+                 int64_t stride) const {
+        in_blocks<sums>(H, [&](auto count, int64_t j) {
+            constexpr int block = decltype(count)::value;
+            vec sum[block] = {};
+            if (from) each<block>([&](auto k) INLINE { sum[k] = from[j + k]; });
+            const vec *row = rows + j, *coefficient = coefficients;
+            for (int64_t i = 0; i < n; ++i, row += stride, coefficient += step) {
+                const vec value = *coefficient;
+                each<block>([&](auto k) INLINE { sum[k] += value * row[k]; });
+            }
+            each<block>([&](auto k) INLINE { to[j + k] = sum[k]; });
+        });
+    }
+
+    void add(vec* to, const vec* from, T scale = 1) const {
+        for (int64_t j = 0; j < H; ++j) to[j] += scale * from[j];
+    }
+
+    // to = scale from + the sum over n of x y^T, rows of H each, those of y `stride` apart; `from` may be absent.
+    void outer(vec* to, const vec* from, T scale, int64_t n, const vec* x, const vec* y, int64_t stride) const {
+        in_blocks<tile>(H, [&](auto rows_, int64_t j) {
+            constexpr int rows = decltype(rows_)::value;
+            in_blocks<tile>(H, [&](auto columns_, int64_t i) {
+                constexpr int columns = decltype(columns_)::value;
+                vec sum[rows][columns] = {};
+                if (from)
+                    each<rows>([&](auto k) INLINE {
+                        each<columns>([&](auto c) INLINE { sum[k][c] = scale * from[(j + k) * H + i + c]; });
+                    });
+                const vec *a = x + j, *b = y + i;
+                for (int64_t r = 0; r < n; ++r, a += H, b += stride)
+                    each<rows>([&](auto k) INLINE {
+                        each<columns>([&](auto c) INLINE { sum[k][c] += a[k] * b[c]; });
+                    });
+                each<rows>([&](auto k) INLINE {
+                    each<columns>([&](auto c) INLINE { to[(j + k) * H + i + c] = sum[k][c]; });
+                });
+            });
+        });
+    }
+
+    // to = matrix x for n vectors at once, those of x `stride` apart.
+    void times(vec* to, int64_t n, const vec* matrix, const vec* x, int64_t stride) const {
+        in_blocks<tile>(H, [&](auto rows_, int64_t j) {
+            constexpr int rows = decltype(rows_)::value;
+            in_blocks<tile>(n, [&](auto columns_, int64_t r) {
+                constexpr int columns = decltype(columns_)::value;
+                vec sum[rows][columns] = {};
+                const vec *a = matrix + j * H, *b = x + r * stride;
+                for (int64_t i = 0; i < H; ++i, ++a, ++b)
+                    each<rows>([&](auto k) INLINE {
+                        each<columns>([&](auto c) INLINE { sum[k][c] += a[k * H] * b[c * stride]; });
+                    });
+                each<rows>([&](auto k) INLINE {
+                    each<columns>([&](auto c) INLINE { to[(r + c) * H + j + k] = sum[k][c]; });
+                });
+            });
+        });
+    }
+
+    // body(part, j) for all units; sums of several parts do not wait for each other.
+    static constexpr int parts = 4;
+    template <typename Body>
+    inline INLINE void in_parts(const Body& body) const {
+        int64_t j = 0;
+        for (; j + parts <= H; j += parts) each<parts>([&](auto part) INLINE { body(part, j + part); });
+        for (; j < H; ++j) body(Count<0>(), j);
+    }
+    static vec total(const vec* sums) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
+
+    // A matrix in the order in which `multiply` reads it.
+    void pack(T* to, const T* matrix, bool transposed) const {
+        const int64_t along = transposed ? H : 1, across = transposed ? 1 : H;
+        in_blocks<sums>(H, [&](auto count, int64_t j) {
+            constexpr int rows = decltype(count)::value;
+            for (int64_t i = 0; i < H; ++i)
+                for (int k = 0; k < rows; ++k) to[j * H + i * rows + k] = matrix[(j + k) * across + i * along];
+        });
+    }
+};
+
+}  // namespace
