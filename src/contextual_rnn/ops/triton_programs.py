@@ -14,8 +14,8 @@ Vectors and tiles live in registers, spread over the threads. A thread sees what
 
 # Constants in capitals, as Triton's own programs have them; its compiler wants plain branches, and leaves out those
 # that a constant rules out, which type checkers cannot know.
-# ruff: noqa: N803, SIM108
-# pyright: reportArgumentType=false, reportPossiblyUnboundVariable=false
+# ruff: noqa: N803, N806, SIM108
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 
@@ -39,20 +39,12 @@ def _relu_gradient(grad, result):
 
 
 @triton.jit
-def _hold(
-    matrix,
-    ROW: tl.constexpr,
-    COLUMN: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    RESIDENT: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """The matrix (H, H) in registers for all steps, where it fits: element (j, k) lies at j ROW + k COLUMN."""
+def _hold(matrix, WIDTH: tl.constexpr, BLOCK_H: tl.constexpr, RESIDENT: tl.constexpr, ACC: tl.constexpr):
+    """The matrix (H, H) in registers for all steps, where it fits."""
     if RESIDENT:
         units = tl.arange(0, BLOCK_H)
         inside = (units[:, None] < WIDTH) & (units[None, :] < WIDTH)
-        held = _load(matrix + units[:, None] * ROW + units[None, :] * COLUMN, inside, ACC)
+        held = _load(matrix + units[:, None] * WIDTH + units[None, :], inside, ACC)
     else:
         held = tl.zeros((1, 1), ACC)
     return held
@@ -62,20 +54,24 @@ def _hold(
 def _multiply(
     held,
     matrix,
-    ROW: tl.constexpr,
-    COLUMN: tl.constexpr,
     vector,
     vector_at,
+    TRANSPOSED: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr,
     RESIDENT: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The matrix times a vector, (H,): both in registers, or else from memory in tiles of BLOCK_K columns."""
+    """The matrix or its transpose times a vector, (H,): both in registers, or else both from memory, in tiles."""
     if RESIDENT:
-        product = tl.sum(held * vector[None, :], 1)
+        if TRANSPOSED:
+            product = tl.sum(held * vector[:, None], 0)
+        else:
+            product = tl.sum(held * vector[None, :], 1)
     else:
+        ROW: tl.constexpr = 1 if TRANSPOSED else WIDTH
+        COLUMN: tl.constexpr = WIDTH if TRANSPOSED else 1
         units = tl.arange(0, BLOCK_H)
         total = tl.zeros((BLOCK_H, BLOCK_K), ACC)
         for first in range(0, WIDTH, BLOCK_K):
@@ -140,16 +136,16 @@ def forward(
     else:
         length = steps
 
-    held_weight = _hold(weight, WIDTH, 1, WIDTH, BLOCK_H, RESIDENT, ACC)
+    held_weight = _hold(weight, WIDTH, BLOCK_H, RESIDENT, ACC)
     if a0 is not None:
         if not SHARED_A0:
             a0 += sample * WIDTH * WIDTH
-        held_a0 = _hold(a0, WIDTH, 1, WIDTH, BLOCK_H, RESIDENT, ACC)
+        held_a0 = _hold(a0, WIDTH, BLOCK_H, RESIDENT, ACC)
     previous = h0 + sample * WIDTH
     h = _load(previous + units, inside, ACC)
     for t in range(length):
         z = _load(inputs + t * WIDTH + units, inside, ACC)
-        z += _multiply(held_weight, weight, WIDTH, 1, h, previous, WIDTH, BLOCK_H, BLOCK_K, RESIDENT, ACC)
+        z += _multiply(held_weight, weight, h, previous, False, WIDTH, BLOCK_H, BLOCK_K, RESIDENT, ACC)
         h = _relu(z)
         count = t
         if EARLY:
@@ -179,7 +175,7 @@ def forward(
             bracket = z + tl.sum(total, 0)
             if a0 is not None:
                 query_at = h0 if RESIDENT else query
-                bracket += scale * _multiply(held_a0, a0, WIDTH, 1, h, query_at, WIDTH, BLOCK_H, BLOCK_K, RESIDENT, ACC)
+                bracket += scale * _multiply(held_a0, a0, h, query_at, False, WIDTH, BLOCK_H, BLOCK_K, RESIDENT, ACC)
             if LAYER_NORM:
                 centred = tl.where(inside, bracket - tl.sum(bracket, 0) / WIDTH, 0.0)
                 deviation = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / WIDTH + EPS)
@@ -261,12 +257,11 @@ def backward(
     else:
         length = steps
 
-    # Transposed: the strides of rows and columns change places.
-    held_weight = _hold(weight, 1, WIDTH, WIDTH, BLOCK_H, RESIDENT, ACC)
+    held_weight = _hold(weight, WIDTH, BLOCK_H, RESIDENT, ACC)
     if a0 is not None:
         if not SHARED_A0:
             a0 += sample * WIDTH * WIDTH
-        held_a0 = _hold(a0, 1, WIDTH, WIDTH, BLOCK_H, RESIDENT, ACC)
+        held_a0 = _hold(a0, WIDTH, BLOCK_H, RESIDENT, ACC)
     d_gain = tl.zeros((BLOCK_H,), ACC)
     d_shift = tl.zeros((BLOCK_H,), ACC)
     d_h = tl.zeros((BLOCK_H,), ACC)
@@ -339,7 +334,7 @@ def backward(
                 d_scale += d_read * q
                 d_h += scale * d_read
             if a0 is not None:
-                d_read = _multiply(held_a0, a0, 1, WIDTH, g, grad_bracket, WIDTH, BLOCK_H, BLOCK_K, RESIDENT, ACC)
+                d_read = _multiply(held_a0, a0, g, grad_bracket, True, WIDTH, BLOCK_H, BLOCK_K, RESIDENT, ACC)
                 d_scale += d_read * q
                 d_h += scale * d_read
             tl.debug_barrier()
@@ -350,9 +345,7 @@ def backward(
         if grad_retained is not None:
             tl.store(grad_retained + count, tl.sum(d_scale, 0))
         tl.debug_barrier()
-        d_h = _multiply(
-            held_weight, weight, 1, WIDTH, d_z, grad_inputs + t * WIDTH, WIDTH, BLOCK_H, BLOCK_K, RESIDENT, ACC
-        )
+        d_h = _multiply(held_weight, weight, d_z, grad_inputs + t * WIDTH, True, WIDTH, BLOCK_H, BLOCK_K, RESIDENT, ACC)
     tl.store(grad_h0 + sample * WIDTH + units, d_h, mask=inside)
     if grad_gain is not None:
         tl.store(grad_gain + sample * WIDTH + units, d_gain, mask=inside)
