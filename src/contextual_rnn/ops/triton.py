@@ -201,6 +201,7 @@ def _launch(program: str, given: Given, *tensors: Tensor | None, **options: Any)
         return
     programs = _programs()
     acc = programs.tl.float64 if given.inputs.dtype == torch.float64 else programs.tl.float32
+    # One stage: loads that the compiler moves ahead of a barrier, to hide their latency, would miss what is stored.
+    options |= {"ACC": acc, "num_stages": 1, "enable_fp_fusion": True}
     with torch.cuda.device_of(given.inputs):
-        # One stage: loads that the compiler hoists ahead of the barriers, to hide their latency, would miss stores.
-        getattr(programs, program)[(batch,)](*tensors, steps, ACC=acc, num_stages=1, **options)
+        getattr(programs, program)[(batch,)](*tensors, steps, **options)
