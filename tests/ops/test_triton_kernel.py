@@ -338,9 +338,17 @@ class Threads:
 
 
 @threads
-@pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("timing", TIMINGS)
-def test_threads_wait_for_one_another(make_problem, small_tiles, monkeypatch, timing, keep):
+@pytest.mark.parametrize(
+    ("timing", "a0", "keep"),
+    [
+        ("ba2016", "dense", True),
+        ("ba2016", "dense", False),
+        ("ba2016", "low_rank", True),
+        ("wenke2019", "dense", True),
+        ("wenke2019", "dense", False),
+    ],
+)
+def test_threads_wait_for_one_another(make_problem, small_tiles, monkeypatch, timing, a0, keep):
     from triton.runtime.interpreter import interpreter_builder as builder
 
     watched = []
@@ -357,7 +365,7 @@ def test_threads_wait_for_one_another(make_problem, small_tiles, monkeypatch, ti
     watch("create_masked_load", lambda pointers, mask, *_: watched[-1].load(pointers, mask))
     watch("create_masked_store", lambda pointers, _, mask, *__: watched[-1].store(pointers, mask))
     watch("create_barrier", lambda *_: watched[-1].barrier())
-    problem = make_problem(timing=timing, a0="dense", batch=2, steps=3, width=9, learned=keep)
+    problem = make_problem(timing=timing, a0=a0, batch=2, steps=3, width=9, learned=keep)
     if keep:
         evaluate(problem, "triton", "cpu")
     else:
