@@ -1,9 +1,7 @@
 """The Triton kernel against the reference: on a GPU where there is one, else under Triton's interpreter.
 
-    pytest tests/ops/test_triton_kernel.py                     runs on the GPU, sizes of every kind of program included;
-                                                               without one, all but those in the interpreter
-    CONTEXTUAL_RNN_BACKEND=triton pytest tests/ops             every contract test, where tensors are on the CPU:
-    TRITON_INTERPRET=1 pytest tests/ops -k triton              the same under the interpreter, in an hour
+    pytest tests/ops/test_triton_kernel.py            on the GPU where there is one, with larger sizes
+    TRITON_INTERPRET=1 pytest tests/ops -k triton     every test that all backends have, under the interpreter: slow
 
 The interpreter must be asked for before triton is imported, so without a GPU a test here runs the others in processes
 of their own. It computes with NumPy, one program after another, and has no threads: that nobody reads what another
@@ -416,9 +414,7 @@ def test_compiles_for_a_gpu(monkeypatch, tmp_path, problem):
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
-    from contextual_rnn.ops import triton_programs
-
-    compiled = []
+    programs, compiled = triton._programs(), []
 
     def launcher(program):
         def launch(*arguments, **options):
@@ -433,8 +429,8 @@ def test_compiles_for_a_gpu(monkeypatch, tmp_path, problem):
     )
     monkeypatch.setattr(driver, "_active", h100)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    programs = {name: launcher(getattr(triton_programs, name)) for name in ("forward", "backward")}
-    monkeypatch.setattr(triton, "_programs", lambda: SimpleNamespace(tl=triton_programs.tl, **programs))
+    launchers = {name: launcher(programs[name]) for name in ("forward", "backward")}
+    monkeypatch.setattr(triton, "_programs", lambda: programs | launchers)
     call = problem_of(*problem)
     output, written, saved = triton.forward(*call, True, True)
     grads = triton.backward(*call, output, saved, output, written, [tensor is not None for tensor in call[0][:10]])
@@ -443,7 +439,8 @@ def test_compiles_for_a_gpu(monkeypatch, tmp_path, problem):
     for program in compiled:
         assert program.asm["cubin"]
         assert program.metadata.shared <= 48 * 1024
-        # Loads ahead of a barrier would miss what is stored before it: see the number of stages.
+        # Loads that are moved ahead of a barrier would miss what is stored before it.
+        assert program.metadata.num_stages == 1
         assert "cp.async" not in program.asm["ptx"]
         assert program.asm["ttgir"].count("barrier") >= 2
 
@@ -506,7 +503,8 @@ def test_availability_says_why(monkeypatch, installed, interpreted, gpu, expecte
 
 
 WITHOUT = """
-import sys
+import os, sys
+os.environ.pop("CONTEXTUAL_RNN_BACKEND", None)
 sys.modules["triton"] = None
 import torch
 from contextual_rnn.ops import fast_weights

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -187,11 +186,14 @@ def _power_of_two(least: int) -> int:
 
 
 @functools.cache
-def _programs() -> ModuleType:
-    """The module of the programs, the first to import triton: this one is imported with the library."""
-    from contextual_rnn.ops import triton_programs
+def _programs() -> dict[str, Any]:
+    """The programs and the types that they sum in; their modules import triton, so they are not imported with this."""
+    import triton.language as tl
 
-    return triton_programs
+    from contextual_rnn.ops import triton_backward, triton_forward
+
+    programs = {"forward": triton_forward.forward, "backward": triton_backward.backward}
+    return programs | {"float32": tl.float32, "float64": tl.float64}
 
 
 def _launch(program: str, given: Given, *tensors: Tensor | None, **options: Any) -> None:
@@ -200,8 +202,8 @@ def _launch(program: str, given: Given, *tensors: Tensor | None, **options: Any)
     if batch == 0:
         return
     programs = _programs()
-    acc = programs.tl.float64 if given.inputs.dtype == torch.float64 else programs.tl.float32
+    acc = programs["float64" if given.inputs.dtype == torch.float64 else "float32"]
     # One stage: loads that the compiler moves ahead of a barrier, to hide their latency, would miss what is stored.
     options |= {"ACC": acc, "num_stages": 1, "enable_fp_fusion": True}
     with torch.cuda.device_of(given.inputs):
-        getattr(programs, program)[(batch,)](*tensors, steps, **options)
+        programs[program][(batch,)](*tensors, steps, **options)
