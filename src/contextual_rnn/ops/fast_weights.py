@@ -12,19 +12,20 @@ from torch import Tensor
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths, without_padding
 from contextual_rnn._numbers import check_number, check_size
-from contextual_rnn.ops import cpu
+from contextual_rnn.ops import cpu, triton
 from contextual_rnn.ops.attention import attention
 from contextual_rnn.ops.kernel import Kernel
 from contextual_rnn.ops.operator import backend_of
 from contextual_rnn.ops.options import TIMINGS, FastWeightsOptions, LowRank, Timing
 from contextual_rnn.ops.reference import reference
 
-KERNELS: dict[str, Kernel] = {"cpu": cpu}
+KERNELS: dict[str, Kernel] = {"cpu": cpu, "triton": triton}
 BACKENDS = {"reference": reference, "attention": attention} | {n: backend_of(kernel) for n, kernel in KERNELS.items()}
 ENVIRONMENT = "CONTEXTUAL_RNN_BACKEND"
 # Steps, in units of H, up to which sums over what was written win over a stored A. Measured at H = 50: at T = 8 H
 # attention takes 0.6 and cpu 0.13 of the time of reference. The scores that cpu keeps grow with T^2 and limit it.
-LONGEST = {"attention": 8, "cpu": 16}
+# triton has not been timed; it keeps no scores, and takes one launch where reference takes a dozen a step.
+LONGEST = {"attention": 8, "cpu": 16, "triton": 16}
 
 
 def fast_weights(
@@ -59,10 +60,10 @@ def fast_weights(
     the CPU alone). The batch may be empty. Under autocast everything runs in the dtype of weight_hh.
 
     `backend` is "reference" (A stored; differentiable any number of times), "attention" (A never stored;
-    differentiable once), "cpu" (the same natively) or "auto": what the environment variable CONTEXTUAL_RNN_BACKEND
-    names; without it cpu where it was built and the tensors are for it, else attention, both while T is short enough
-    for their sums to cost less than a stored A, and reference beyond, for torch.export, and under torch.compile where
-    no kernel serves.
+    differentiable once), "cpu" (the same natively), "triton" (the same on a GPU) or "auto": what the environment
+    variable CONTEXTUAL_RNN_BACKEND names; without it cpu or triton where there is the one for these tensors, else
+    attention, all while T is short enough for their sums to cost less than a stored A, and reference beyond, for
+    torch.export, and under torch.compile where no kernel serves.
 
     Raises TypeError or ValueError for arguments of another type, shape, dtype, device or range.
     Deviations: Ba et al. give no bias in the bracket; the contextual-RNN authors multiply from the other side, h A,
@@ -119,6 +120,9 @@ def _choose(inputs: Tensor) -> str:
     steps, width = inputs.shape[1:]
     if cpu.supports(inputs) and steps < LONGEST["cpu"] * width:
         return "cpu"
+    # Not on a CPU, where it runs in an interpreter.
+    if inputs.is_cuda and triton.supports(inputs) and steps < LONGEST["triton"] * width:
+        return "triton"
     if torch.compiler.is_compiling():
         return "reference"  # attention's hand-written derivative cannot be traced
     return "attention" if steps < LONGEST["attention"] * width else "reference"
