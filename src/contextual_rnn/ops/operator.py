@@ -136,7 +136,8 @@ class _Transformed(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         outputs, written, saved = output
         ctx.kernel, ctx.settings = inputs[0], inputs[_N + 1 : _N + 1 + _M]
-        ctx.mark_non_differentiable(saved) if written.numel() else ctx.mark_non_differentiable(saved, written)
+        keep_written = inputs[-1]
+        ctx.mark_non_differentiable(saved) if keep_written else ctx.mark_non_differentiable(saved, written)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[1 : _N + 1], outputs, saved)
 
