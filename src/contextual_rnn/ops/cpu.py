@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import struct
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
+    if named := os.environ.get("CONTEXTUAL_RNN_KERNEL"):  # another build, as of `make sanitize`
+        return ctypes.CDLL(named)
     # An editable install keeps the library in a folder of its own, which the package's path names beside the source.
     folders = sys.modules[__name__.rpartition(".")[0]].__path__
     found = [file for folder in folders for file in sorted(Path(folder).glob("*fast_weights_cpu.*"))]
@@ -87,7 +90,10 @@ def saved_size(given: Given, settings: Settings) -> int:
 
 
 def forward(given: Given, settings: Settings, keep: bool, keep_written: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As `Kernel.forward` of kernel.py; O(B T (T + H) H) time, O(B T (T + H)) memory to go back."""
+    """As `Kernel.forward` of kernel.py.
+
+    O(B T (T + H) H) time and O(B T (T + H)) memory to go back for short sequences, O(B T H^2) and O(B T H) for long.
+    """
     output = torch.empty_like(given.inputs, memory_format=torch.contiguous_format)
     nothing = output.new_empty(0)
     written = torch.empty_like(output) if keep_written else nothing
@@ -107,6 +113,7 @@ def backward(
     wanted: list[bool],
 ) -> list[Tensor]:
     """As `Kernel.backward` of kernel.py."""
+    output = output.contiguous()
     if grad_output is not None:
         grad_output = grad_output.contiguous()
     if grad_written is not None:
@@ -127,20 +134,12 @@ def _address(tensor: Tensor | None) -> int:
 
 def _run(backwards: bool, given: Given, settings: Settings, keep: bool, others: tuple[int, ...]) -> None:
     """Call the kernel; `others` are the addresses of output, written, saved, scratch and gradients."""
-    dense, left = given.a0, given.left
-    batch, steps, width = given.inputs.shape
-    own_matrix = dense is not None and not settings.shared_a0
+    dense = given.a0
     if dense is not None and settings.shared_a0:
         given = given._replace(a0=dense[:1])
     # Kept alive until the kernel is done.
     tensors = [None if tensor is None else tensor.contiguous() for tensor in given]
-    work = batch * steps * (width + min(steps, width)) * width
-    threads = torch.get_num_threads() if work > _WORTH_THREADS else 1
-    rank, chunk = 0 if left is None else left.shape[1], _chunk(steps, width)
-    sizes = (
-        batch, steps, width, settings.inner_steps, rank, chunk, threads,
-        settings.write_before_read, settings.layer_norm, width * width if own_matrix else 0, keep, settings.eps,
-    )  # fmt: skip
+    sizes = _sizes(given, settings, keep)
     scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]
     addresses = [*map(_address, tensors), *others]
     scratch = torch.empty(scratch_size(_PROBLEM.pack(*sizes, *addresses), backwards), dtype=torch.uint8)
@@ -148,8 +147,19 @@ def _run(backwards: bool, given: Given, settings: Settings, keep: bool, others: 
     run(_PROBLEM.pack(*sizes, *addresses))
 
 
+def _sizes(given: Given, settings: Settings, keep: bool) -> tuple[float, ...]:
+    batch, steps, width = given.inputs.shape
+    rank, chunk = 0 if given.left is None else given.left.shape[1], _chunk(steps, width)
+    work = batch * steps * (width + min(chunk, width)) * width
+    threads = torch.get_num_threads() if work > _WORTH_THREADS else 1
+    return (
+        batch, steps, width, settings.inner_steps, rank, chunk, threads, settings.write_before_read,
+        settings.layer_norm, 0 if given.a0 is None or settings.shared_a0 else width * width, keep, settings.eps,
+    )  # fmt: skip
+
+
 @functools.cache
-def _functions(dtype: torch.dtype, variant: str) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+def _functions(dtype: torch.dtype, variant: str | None) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     """What says how much scratch memory is needed, and what runs; forward, then backward."""
     library, suffix = _library(), f"{_DTYPES[dtype]}_{variant}"
     scratch = getattr(library, f"fast_weights_scratch_{suffix}")
