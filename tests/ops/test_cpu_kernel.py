@@ -158,7 +158,7 @@ def test_threads_are_those_of_pytorch(threads):
     run("cpu")
     assert cpu._library().fast_weights_has_threads()
     maps = Path("/proc/self/maps").read_text().splitlines()
-    loaded = {line.split()[-1] for line in maps if "omp" in line.rpartition("/")[2]}
+    loaded = {line.split()[-1] for line in maps if "libgomp" in line.rpartition("/")[2]}
     assert len(loaded) == 1
 
 
