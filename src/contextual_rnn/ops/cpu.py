@@ -86,10 +86,9 @@ def saved_size(given: Given, settings: Settings) -> int:
     if chunk < steps:
         block = ((steps + chunk - 1) // chunk + _EVERY - 1) // _EVERY * width * width
     else:
-        own_matrix = given.a0 is not None and not settings.shared_a0
         reads = steps * settings.inner_steps
         block = (steps + 1) * width + reads * width * (2 if settings.layer_norm else 1) + reads + reads * steps
-        block += 2 * rank * width + reads * rank + (width * width if own_matrix else 0)
+        block += 2 * rank * width + reads * rank
     return (batch + lanes - 1) // lanes * block * lanes
 
 

@@ -100,7 +100,7 @@ struct Kernel : Registers<T> {
         a.low_scores = arena.take<vec>(C * S * R);
         a.left = arena.take<vec>(R * H);
         a.right = arena.take<vec>(R * H);
-        a.matrix = own_matrix() ? arena.take<vec>(H * H) : nullptr;
+        a.matrix = nullptr;
         return a;
     }
 
@@ -169,7 +169,7 @@ struct Kernel : Registers<T> {
     struct Work {
         vec *z, *bracket, *weights;
         Activations activations;
-        vec *matrices[every], *scaled;
+        vec *own, *matrices[every], *scaled;
         vec *d_brackets, *d_memory, *discounted, *d_scores, *low_discounted, *d_low_scores;
         vec *d_h, *d_z, *d_read, *raw, *d_low, *d_matrix, *symmetric;
         T* previous;
@@ -181,6 +181,7 @@ struct Kernel : Registers<T> {
         w.bracket = arena.take<vec>(H);
         w.weights = arena.take<vec>(larger(H, larger(C, R)));
         if (chunked || !p.keep) w.activations = place_activations(arena);
+        w.own = arena.take<vec>(own_matrix() ? H * H : 0);
         if (chunked) {
             for (int64_t k = 0; k < (backwards ? smaller(every, chunks) : 2); ++k) w.matrices[k] = arena.take<vec>(H * H);
             w.scaled = arena.take<vec>(C * S * H);
@@ -370,7 +371,8 @@ struct Kernel : Registers<T> {
             return;
         }
         for (int64_t k = 0; k < R; ++k) load_factors(a.left + k * H, a.right + k * H, block, k);
-        if (own_matrix()) load_a0(const_cast<vec*>(a.matrix), block);
+        if (own_matrix()) load_a0(w.own, block);
+        if (own_matrix()) a.matrix = w.own;
         forward_chunk(a, 0, T_, block, shared, w);
         store_chunk(a, 0, T_, block);
     }
@@ -446,7 +448,9 @@ struct Kernel : Registers<T> {
             backward_chunks(index, block, shared, w, sums);
         else {
             Arena arena(saved_at(index));
-            const Activations a = place_activations(arena);
+            Activations a = place_activations(arena);
+            if (own_matrix()) load_a0(w.own, block);
+            if (own_matrix()) a.matrix = w.own;
             load_d_memory(0, T_, block, w);
             backward_chunk(a, 0, T_, block, shared, w, sums);
             low_rank_gradients(a, block, w);
