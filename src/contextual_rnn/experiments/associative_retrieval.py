@@ -18,9 +18,10 @@ from contextual_rnn import (
     StateSpec,
     state_spec,
 )
-from contextual_rnn._tree import State
 from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.config import RetrievalConfig
+from contextual_rnn.experiments.flat_adam import FlatAdam
+from contextual_rnn.experiments.retrieval_step import RetrievalStep
 from contextual_rnn.experiments.task import Task
 from contextual_rnn.fast_weights import fast_weights_spec
 from contextual_rnn.initial_state import InitialState
@@ -66,35 +67,16 @@ class RetrievalModel(nn.Module):
         _start_as_the_authors(self, config)
 
     def forward(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Logits over tokens, (B, 37), for sequences (B, T) that start with a letter.
-
-        The numbers of `self.rnn(embedded, context=embedded[:, 0])`, with what depends on a token alone computed once
-        a token: there are 37 of them, and 1,408 in a batch.
-        """
-        first = tokens[:, 0].roll(1) if self.shuffled_context else tokens[:, 0]
-        network = self.rnn.network
-        if isinstance(network, FastWeightsRNN) and not self.context_input:
-            output = self._run_by_token(network, tokens, self._state(first, generator))
-        else:
-            inputs, context = self.embedding(tokens), self.embedding(first)
-            if self.context_input:
-                inputs = torch.cat([inputs, context[:, None].expand_as(inputs)], dim=2)
-            output, _ = self.rnn(inputs, context=context, generator=generator)
+        """Logits over tokens, (B, 37), for sequences (B, T) that start with a letter."""
+        inputs, context = self.embedding(tokens), self.embedding(self.context_token(tokens))
+        if self.context_input:
+            inputs = torch.cat([inputs, context[:, None].expand_as(inputs)], dim=2)
+        output, _ = self.rnn(inputs, context=context, generator=generator)
         return self.readout(torch.relu(self.hidden(output[:, -1])))
 
-    def _run_by_token(self, network: FastWeightsRNN, tokens: Tensor, state: State) -> Tensor:
-        table = network.project(self.embedding.weight)
-        projected = table.index_select(0, tokens.flatten()).view(*tokens.shape, -1)
-        return network.recur(projected, state)[0]
-
-    def _state(self, first: Tensor, generator: torch.Generator | None) -> State:
-        initial_state = self.rnn.initial_state
-        if not initial_state.reads_context:
-            return initial_state(batch_size=len(first), generator=generator)
-        if isinstance(initial_state, NormalState):  # drawn anew for every row
-            return initial_state(self.embedding(first), generator=generator)
-        leaves = initial_state.spec.unpack(initial_state(self.embedding.weight[: len(string.ascii_lowercase)]))
-        return initial_state.spec.pack({name: leaf.index_select(0, first) for name, leaf in leaves.items()})
+    def context_token(self, tokens: Tensor) -> Tensor:
+        """The token of each sequence (B, T) whose embedding is its context."""
+        return tokens[:, 0].roll(1) if self.shuffled_context else tokens[:, 0]
 
 
 def _network_and_state(config: RetrievalConfig) -> ContextualRNN:
@@ -163,10 +145,19 @@ class RetrievalTask(Task[RetrievalModel]):
         self.training = data("training", config.train_samples)
         self.validation = data("validation", config.validation_samples)
         self.model = RetrievalModel(config)
+        self._step: RetrievalStep | None = None
 
     def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         sequences, targets = batch
         return functional.cross_entropy(self.model(sequences, generator), targets)
+
+    def differentiate(self, batch: tuple[Tensor, ...], generator: torch.Generator, optimizer: FlatAdam) -> float:
+        if self._step is None or self._step.optimizer is not optimizer:
+            self._step = RetrievalStep(self.model, optimizer) if RetrievalStep.serves(self.model, batch) else None
+        if self._step is None:
+            return super().differentiate(batch, generator, optimizer)
+        tokens, targets = batch
+        return self._step(tokens, targets, generator)
 
     @torch.inference_mode()
     def evaluate(self, final: bool) -> dict[str, float]:
