@@ -136,16 +136,17 @@ class RetrievalTask(Task[RetrievalModel]):
     """Cross entropy on the last step; validation log-likelihood in nats a sequence, and accuracy."""
 
     def __init__(self, config: RetrievalConfig):
-        def data(split: str, num_samples: int) -> tuple[Tensor, Tensor]:
-            generator = generator_for("retrieval", split, config.data_seed)
-            return retrieval_data(
-                num_samples, config.pairs, letters=config.letters, modified=config.modified, generator=generator
-            )
-
-        self.training = data("training", config.train_samples)
-        self.validation = data("validation", config.validation_samples)
+        self._config = config
+        self.training = self._data("training", config.train_samples)
+        self.validation = self._data("validation", config.validation_samples)
         self.model = RetrievalModel(config)
         self._step: RetrievalStep | None = None
+
+    def _data(self, split: str, num_samples: int) -> tuple[Tensor, Tensor]:
+        config, generator = self._config, generator_for("retrieval", split, self._config.data_seed)
+        return retrieval_data(
+            num_samples, config.pairs, letters=config.letters, modified=config.modified, generator=generator
+        )
 
     def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         sequences, targets = batch
@@ -161,15 +162,19 @@ class RetrievalTask(Task[RetrievalModel]):
 
     @torch.inference_mode()
     def evaluate(self, final: bool) -> dict[str, float]:
+        """On the validation set; in the end also on as many test sequences, which no choice was ever made by."""
         self.model.eval()
+        metrics = self._metrics("validation", self.validation)
+        if final:
+            metrics |= self._metrics("test", self._data("test", self._config.validation_samples))
+        self.model.train()
+        return metrics
+
+    def _metrics(self, split: str, data: tuple[Tensor, Tensor]) -> dict[str, float]:
         log_likelihood = correct = 0.0
-        sequences, targets = self.validation
+        sequences, targets = data
         for tokens, target in zip(sequences.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True):
             logits = self.model(tokens)
             log_likelihood -= functional.cross_entropy(logits, target, reduction="sum").item()
             correct += (logits.argmax(dim=1) == target).sum().item()
-        self.model.train()
-        return {
-            "validation_log_likelihood": log_likelihood / len(targets),
-            "validation_accuracy": correct / len(targets),
-        }
+        return {f"{split}_log_likelihood": log_likelihood / len(targets), f"{split}_accuracy": correct / len(targets)}
