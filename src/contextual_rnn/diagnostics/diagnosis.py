@@ -57,7 +57,7 @@ class Diagnosis:
             values = (f"{curve[step - 1].item():12.4g}" for curve in self.losses.values())
             lines.append("".join([str(step).ljust(8), *values]))
         lines.append("".join(["all".ljust(8), *(f"{value:12.4g}" for value in self.overall.values())]))
-        return "\n".join([*lines, "", *self._findings()])
+        return "\n".join([*lines, "", *self.findings()])
 
     def plot(self) -> Figure:
         """The losses step by step and the influence of h(0), as a matplotlib Figure (matplotlib must be installed)."""
@@ -80,11 +80,11 @@ class Diagnosis:
             "sigma": {name: sigma.as_dict() for name, sigma in self.sigma.items()},
         }
 
-    def _findings(self) -> list[str]:
+    def findings(self) -> list[str]:
+        """What is under the table: the p-value, the influence of h(0), sigma, a line each."""
         if self.p_value is not None:
-            lines = [
-                f"p = {self.p_value:.3g} that other sequences' states do as well ({self.permutations} permutations)"
-            ]
+            hypothesis = f"that another sequence's state does as well ({self.permutations} permutations)"
+            lines = [f"p = {self.p_value:.3g} for the hypothesis {hypothesis}"]
         elif self.permutations:
             lines = ["no p-value: every sequence has the same initial state"]
         else:

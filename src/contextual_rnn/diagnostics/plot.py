@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from contextual_rnn.diagnostics.influence import FADED
 
@@ -32,14 +36,7 @@ def draw(diagnosis: Diagnosis) -> Figure:
         axes.grid(color="#DDDDDD", lw=0.6)
         axes.set_xlabel("step t")
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    for name, curve in diagnosis.losses.items():
-        colour, dashes = LINES[name]
-        marker = "o" if len(curve) == 1 else ""
-        panels[0].plot(range(1, len(curve) + 1), curve.tolist(), color=colour, ls=dashes, marker=marker, label=name)
-    if all((curve > 0).all() for curve in diagnosis.losses.values()):
-        panels[0].set_yscale("log")
-    panels[0].set_ylabel("loss")
-    panels[0].legend(title="initial state", frameon=False, fontsize=9, title_fontsize=9)
+    _losses(panels[0], diagnosis.losses)
     influence = diagnosis.influence
     if influence is not None:
         axes, total = panels[1], influence.total
@@ -54,3 +51,21 @@ def draw(diagnosis: Diagnosis) -> Figure:
             axes.axhline(FADED * total.max().item(), color="#888888", lw=0.8)
         axes.set_ylabel("influence, size of dh(t)/dh(0)")
     return figure
+
+
+def _losses(axes: Axes, losses: Mapping[str, Tensor]) -> None:
+    """A line for each state, or a point where there is one loss for the whole sequence."""
+    whole = len(losses["true"]) == 1
+    for place, (name, curve) in enumerate(losses.items()):
+        colour, dashes = LINES[name]
+        steps = [place] if whole else range(1, len(curve) + 1)
+        axes.plot(steps, curve.tolist(), color=colour, ls=dashes, marker="o" if whole else "", label=name)
+    if whole:
+        axes.set_xticks(range(len(losses)), list(losses))
+        axes.set(xlabel="initial state", xlim=(-0.5, len(losses) - 0.5))
+    else:
+        axes.legend(title="initial state", frameon=False, fontsize=9, title_fontsize=9)
+    values = torch.cat(list(losses.values()))
+    if values.min() > 0 and values.max() > 10 * values.min():
+        axes.set_yscale("log")
+    axes.set_ylabel("loss")
