@@ -294,6 +294,13 @@ def test_everything_is_left_as_it_was():
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_what_else_is_random_is_the_same_under_every_state():
+    model, x = model_of(keeping("gru", 0.0)), torch.randn(BATCH, STEPS, INPUTS)
+    found = diagnose(model, lambda: model(x, context=torch.randn(BATCH, 5))[0].mean(2) + torch.randn(BATCH, STEPS))
+    assert found.p_value == 1
+    assert torch.equal(found.losses["zeroed"], found.losses["true"])
+
+
 def test_table_plot_and_json():
     found = diagnosis_of(keeping("lstm", 0.8))
     lines = found.table().splitlines()

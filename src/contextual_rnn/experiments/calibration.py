@@ -23,7 +23,7 @@ from contextual_rnn.experiments.results import WEIGHTS, Run, config_to_dict
 from contextual_rnn.experiments.training import load_model
 
 CLOSE = 0.03  # a coverage that is off by less is called right
-SEQUENCES, SAMPLES = 40, 100  # of each period; of each sequence
+SEQUENCES, SAMPLES = 20, 100  # of each period; of each sequence
 PAPER = "the paper's loss"
 NAMES = {"min_scale": "sigma at least", "kl_weight": "KL weight"}
 WATCHED = ("mean_scale", "smallest_scale", "trajectory_spread", "coverage_two_deviations")
