@@ -118,7 +118,7 @@ def _samples(runs: Sequence[Run]) -> Picture | None:
     normal = [run for run in runs if run.config.state == "normal"]
     if not normal:
         return None
-    run = min(normal, key=lambda run: (run.result is None, run.config.seed))
+    run = min(normal, key=lambda run: (not run.converged, run.config.seed))
     source = f"Run {run.folder.name}, seed {run.config.seed}{', unfinished' if run.result is None else ''}."
     initial, periods = FIGURE_6_INITIAL, FIGURE_6_PERIODS
     try:
@@ -150,7 +150,7 @@ def _row(task: str, run: Run) -> list[str]:
         *(str(options[name][0]) for name in OPTIONS[task]),
         ", ".join(others) or "-",
         str(run.config.seed),
-        _epochs(run) if run.result is not None else f"{_epochs(run)}, unfinished",
+        _epochs(run) + ("" if run.converged else ", diverged" if run.result is not None else ", unfinished"),
         _number((run.result or {}).get("parameters"), ","),
         *(_number(final.get(name), ".2%" if name == "validation_accuracy" else ".4g") for name in METRICS[task]),
         _number(None if seconds is None else seconds / 60, ".1f"),
