@@ -157,7 +157,7 @@ class DecayTask(Task[DecayModel]):
             paths = self.model.free_run(x[:, 0], period)[:, 0]
             metrics["free_running_squared_error"] = functional.mse_loss(paths[:, 1:], x[:, 1:]).item()
         state = self.model.rnn.initial_state
-        if isinstance(state, NormalState):
+        if isinstance(state, NormalState) and math.isfinite(metrics["validation_squared_error"]):  # has a distribution
             scales = [
                 d.scale.mean(0).flatten() for d in state.distribution(self.model.context_of(x[:, 0], period)).values()
             ]
