@@ -17,6 +17,8 @@ import torch
 
 import contextual_rnn
 
+CONNECT_SECONDS = 10
+
 
 def cores() -> int:
     """The cores that this process may use."""
@@ -101,7 +103,7 @@ def dask_workers(address: str) -> Iterator[Executor]:
         from distributed import Client
     except ImportError as error:
         raise ImportError('Dask is not installed: pip install "contextual-rnn[sweeps]"') from error
-    with Client(address, timeout="10s", set_as_default=False) as client:
+    with Client(address, timeout=CONNECT_SECONDS, set_as_default=False) as client:
         _check_environments(cast("dict[str, Any]", client.run(versions, on_error="return")))
         yield client.get_executor(pure=False)
 
