@@ -142,6 +142,8 @@ def test_config_round_trip_and_refusals():
         (DecayConfig, {"scale": -1.0}, "scale"),
         (DecayConfig, {"min_scale": -0.1}, "min_scale"),
         (DecayConfig, {"clip_norm": 0}, "clip_norm"),
+        (DecayConfig, {"kl_weight": -1e-5}, "kl_weight"),
+        (DecayConfig, {"kl_weight": 1e-5, "state": "context"}, "kl_weight: expected 0 but for the normal state"),
     ],
 )
 def test_bad_options_are_refused(kind, options, named):

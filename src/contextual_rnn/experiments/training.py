@@ -85,10 +85,11 @@ class Training:
 
     def step(self, k: int) -> float:
         """Train on batch k and return its loss; a loss that is not finite changes nothing."""
-        loss = self.task.loss(self.batches[k], generator_for("states", self.config.seed, k))
-        if math.isfinite(value := loss.item()):
-            self.optimizer.step(loss)
-        return value
+        generator = generator_for("states", self.config.seed, k)
+        loss = self.task.differentiate(self.batches[k], generator, self.optimizer)
+        if math.isfinite(loss):
+            self.optimizer.step()
+        return loss
 
     def tensors(self) -> dict[str, Tensor]:
         """All that training goes on from, by name: the model's and the optimizer's."""

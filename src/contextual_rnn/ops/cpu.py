@@ -15,8 +15,10 @@ from torch import Tensor
 
 from contextual_rnn.ops.kernel import Given, Settings
 
-# `FastWeightsProblem` of csrc/fast_weights.cpp: twelve sizes, of which the last is eps, and 27 addresses.
+# `FastWeightsProblem` of csrc/recurrence.h: twelve sizes, of which the last is eps, and 27 addresses.
 _PROBLEM = struct.Struct("=11qd27q")
+# `FastWeightsClassification` of csrc/classification.h: five more sizes and eighteen more addresses.
+_CLASSIFICATION = struct.Struct(_PROBLEM.format + "23q")
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -66,7 +68,7 @@ name = "cpu"
 # Chunks of 16 are as good and take twice the memory, of 64 are slower by a tenth.
 _LONGEST = 2
 _CHUNK = 32
-_EVERY = 8  # `every` of csrc/fast_weights.cpp
+_EVERY = 8  # `every` of csrc/recurrence.h
 
 
 def _chunk(steps: int, width: int) -> int:
@@ -79,7 +81,7 @@ _WORTH_THREADS = 2_000_000
 
 
 def saved_size(given: Given, settings: Settings) -> int:
-    """Elements kept for the backward pass; `Kernel::saved_size` of csrc/fast_weights.cpp."""
+    """Elements kept for the backward pass; `Kernel::saved_size` of csrc/recurrence.h."""
     inputs, rank = given.inputs, 0 if given.left is None else given.left.shape[1]
     batch, steps, width = inputs.shape
     chunk, lanes = _chunk(steps, width), 64 // inputs.dtype.itemsize
@@ -137,12 +139,8 @@ def _address(tensor: Tensor | None) -> int:
 
 def _run(backwards: bool, given: Given, settings: Settings, keep: bool, others: tuple[int, ...]) -> None:
     """Call the kernel; `others` are the addresses of output, written, saved, scratch and gradients."""
-    dense = given.a0
-    if dense is not None and settings.shared_a0:
-        given = given._replace(a0=dense[:1])
-    # Kept alive until the kernel is done.
-    tensors = [None if tensor is None else tensor.contiguous() for tensor in given]
-    sizes = _sizes(given, settings, keep)
+    tensors = _contiguous(given, settings)  # kept alive until the kernel is done
+    sizes = _sizes(given.inputs.shape, given, settings, keep)
     scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]
     addresses = [*map(_address, tensors), *others]
     scratch = torch.empty(scratch_size(_PROBLEM.pack(*sizes, *addresses), backwards), dtype=torch.uint8)
@@ -150,8 +148,14 @@ def _run(backwards: bool, given: Given, settings: Settings, keep: bool, others: 
     run(_PROBLEM.pack(*sizes, *addresses))
 
 
-def _sizes(given: Given, settings: Settings, keep: bool) -> tuple[float, ...]:
-    batch, steps, width = given.inputs.shape
+def _contiguous(given: Given, settings: Settings) -> list[Tensor | None]:
+    if given.a0 is not None and settings.shared_a0:
+        given = given._replace(a0=given.a0[:1])
+    return [None if tensor is None else tensor.contiguous() for tensor in given]
+
+
+def _sizes(shape: tuple[int, ...], given: Given, settings: Settings, keep: bool) -> tuple[float, ...]:
+    batch, steps, width = shape
     rank, chunk = 0 if given.left is None else given.left.shape[1], _chunk(steps, width)
     work = batch * steps * (width + min(chunk, width)) * width
     threads = torch.get_num_threads() if work > _WORTH_THREADS else 1
@@ -159,6 +163,28 @@ def _sizes(given: Given, settings: Settings, keep: bool) -> tuple[float, ...]:
         batch, steps, width, settings.inner_steps, rank, chunk, threads, settings.write_before_read,
         settings.layer_norm, 0 if given.a0 is None or settings.shared_a0 else width * width, keep, settings.eps,
     )  # fmt: skip
+
+
+def classification_fits(steps: int, width: int) -> bool:
+    """Whether `classification` serves sequences of so many steps."""
+    return _chunk(steps, width) == steps
+
+
+def classification(
+    shape: tuple[int, int, int], given: Given, settings: Settings, grads: list[Tensor | None], others: list[int]
+) -> int:
+    """Run `Classifier` of csrc/classification.h for (B, T, H) and return what it finds out of range, 0 for nothing.
+
+    `given` is without inputs, `grads` are those of its other nine tensors before lengths; those of h0 and A(0) are of
+    every sample. `others` are the fields of `FastWeightsClassification` after the first.
+    """
+    tensors = _contiguous(given, settings)
+    addresses = [0, *map(_address, tensors[1:]), *(0,) * 7, *map(_address, grads)]
+    sizes = _sizes(shape, given, settings, False)
+    scratch_size, run = _classification_functions(given.weight_hh.dtype, instruction_set())
+    scratch = torch.empty(scratch_size(_CLASSIFICATION.pack(*sizes, *addresses, *others)), dtype=torch.uint8)
+    addresses[14] = scratch.data_ptr()
+    return run(_CLASSIFICATION.pack(*sizes, *addresses, *others))
 
 
 @functools.cache
@@ -171,3 +197,16 @@ def _functions(dtype: torch.dtype, variant: str | None) -> tuple[tuple[Any, Any]
     for run in runs:
         run.argtypes, run.restype = (ctypes.c_char_p,), None
     return (scratch, runs[0]), (scratch, runs[1])
+
+
+@functools.cache
+def _classification_functions(dtype: torch.dtype, variant: str | None) -> tuple[Any, Any]:
+    """What says how much scratch memory `classification` needs, and what runs."""
+    library, suffix = _library(), f"{_DTYPES[dtype]}_{variant}"
+    functions = (
+        getattr(library, f"fast_weights_classification_scratch_{suffix}"),
+        getattr(library, f"fast_weights_classification_{suffix}"),
+    )
+    for function in functions:
+        function.argtypes, function.restype = (ctypes.c_char_p,), ctypes.c_int64
+    return functions
