@@ -59,10 +59,20 @@ def calibration_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "{:.1%} ({:.1%} to {:.1%})".format(*inside) if inside else one,
                 *(f"{share:.0%}" for share in row["by_period"].values()),
                 *(f"{last[name]:.3f}" if name in last else "-" for name in WATCHED[:3]),
+                f"{statistics.median(row['free_running_squared_error']):.3f}",
             ]
         )
     periods = [f"T = {period:g}" for period in VALIDATION_PERIODS]
-    header = ["loss", "seeds", "within two deviations", *periods, "mean sigma", "smallest sigma", "deviation of x"]
+    header = [
+        "loss",
+        "seeds",
+        "within two deviations",
+        *periods,
+        "mean sigma",
+        "smallest sigma",
+        "deviation of x",
+        "error",
+    ]
     return {"title": "Truth inside the band (nominal 95.4%)", "header": header, "texts": 1, "rows": table}
 
 
@@ -102,6 +112,9 @@ def _row(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
             f"{period:g}": statistics.median(share["by_period"][index] for share in shares)
             for index, period in enumerate(VALIDATION_PERIODS)
         },
+        "free_running_squared_error": [
+            run.result["final"]["free_running_squared_error"] for run in runs if run.result is not None
+        ],
         "epochs": {
             name: [round(statistics.median(line[name] for line in lines), 5) for lines in zip(*whole, strict=True)]
             for name in WATCHED
