@@ -109,7 +109,8 @@ def made_up(label, *shares):
         "two_deviations": list(shares),
         "two_deviations_median": [0.5, 0.25, 0.75] if len(shares) > 1 else None,
         "by_period": {"1": 0.5, "2": 0.6, "3": 0.7, "4": 0.8},
-        "free_running_squared_error": [0.03125] * len(shares),
+        "final": dict.fromkeys([*epochs], [0.2] * len(shares))
+        | {"free_running_squared_error": [0.03125] * len(shares)},
         "epochs": {**epochs, "coverage_two_deviations": [0.1, 0.6]},
     }
 
@@ -117,9 +118,9 @@ def made_up(label, *shares):
 def test_calibration_in_words_and_pictures():
     rows = [made_up("one", 0.5, 0.7, 0.6), made_up("two", 0.95), made_up("three", 0.999)]
     assert calibration_finding(rows) == (
-        "Two standard deviations should hold 95.4% of the truth: the samples are too alike with one (60.0%); the "
-        "samples are about as far apart as they should be with two (95.0%); the samples are too far apart with three "
-        "(99.9%)."
+        "Two standard deviations should hold 95.4% of the truth: the samples are too alike with one (60.0%, 25.0% to "
+        "75.0%); the samples are about as far apart as they should be with two (95.0%, one seed); the samples are too "
+        "far apart with three (99.9%, one seed)."
     )
     table = calibration_table(rows)["rows"]
     assert table[0] == ["one", "3", "50.0% (25.0% to 75.0%)", "50%", "60%", "70%", "80%", *["0.200"] * 3, "0.031"]
