@@ -135,7 +135,7 @@ def _unfinished(group: Group) -> str:
 def _normal_run(runs: Sequence[Run]) -> Run | None:
     """The normal run of the lowest seed, a finished one where there is one; of several kinds the paper's."""
     normal = [run for run in runs if run.config.state == "normal"]
-    return min(normal, key=lambda run: (run.result is None, _changed(run), run.config.seed), default=None)
+    return min(normal, key=lambda run: (not run.converged, _changed(run), run.config.seed), default=None)
 
 
 def _changed(run: Run) -> int:
@@ -219,7 +219,7 @@ def _row(task: str, run: Run) -> list[str]:
         *(str(options[name][0]) for name in OPTIONS[task]),
         ", ".join(others) or "-",
         str(run.config.seed),
-        _epochs(run) if run.result is not None else f"{_epochs(run)}, unfinished",
+        _epochs(run) + ("" if run.converged else ", diverged" if run.result is not None else ", unfinished"),
         _number((run.result or {}).get("parameters"), ","),
         *(_number(final.get(name), ".2%" if name == "validation_accuracy" else ".4g") for name in METRICS[task]),
         _number(None if seconds is None else seconds / 60, ".1f"),
