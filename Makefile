@@ -1,4 +1,4 @@
-.PHONY: install reproduce test lint bench wheel clean
+.PHONY: install reproduce test sanitize lint bench wheel clean
 
 PYTHON ?= python3
 PRESET ?= quick
@@ -22,6 +22,20 @@ reproduce: install
 # One thread a process: the tests run on all cores already.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --quiet
+
+# The kernel built to stop at whatever is out of bounds or undefined, for each instruction set of this processor.
+# Python and PyTorch never free some of what they take, so that leaks are not looked for.
+SANITIZED := build/sanitize
+SETS := baseline $(shell grep -qw avx2 /proc/cpuinfo && echo avx2) $(shell grep -qw avx512bw /proc/cpuinfo && echo avx512)
+sanitize: install
+	cmake -S . -B $(SANITIZED) -DSANITIZE=ON
+	cmake --build $(SANITIZED) --parallel
+	for set in $(SETS); do \
+	    CONTEXTUAL_RNN_KERNEL=$(CURDIR)/$(SANITIZED)/libfast_weights_cpu.so CONTEXTUAL_RNN_INSTRUCTION_SET=$$set \
+	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
+	    $(BIN)/pytest --numprocesses auto --quiet tests/ops -k "cpu or kernel or classification" || exit 1; \
+	done
 
 lint: install
 	$(BIN)/ruff check .

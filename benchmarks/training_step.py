@@ -94,7 +94,8 @@ def as_train_runs_it(size: Size) -> Trainer:
     counter, generator = itertools.count(), torch.Generator()
 
     def gradients(batch: Batch) -> tuple[float, Gradients]:
-        return _gradients(training.task.loss(batch, generator), dict(model.named_parameters()))
+        loss = training.task.differentiate(batch, generator, training.optimizer)
+        return loss, {name: training.optimizer.grad(p).clone().numpy() for name, p in model.named_parameters()}
 
     return Trainer(gradients, lambda steps: [training.step(next(counter)) for _ in range(steps)])
 

@@ -78,6 +78,13 @@ class _FastWeights(nn.Module):
             f"rate={rate}, layer_norm={self.layer_norm}, timing={self.timing!r}"
         )
 
+    @property
+    def options(self) -> FastWeightsOptions:
+        """What the recurrence is told besides its tensors."""
+        return FastWeightsOptions(
+            self.inner_steps, self.decay, self.rate, self.layer_norm, self.timing, self.eps, False
+        )
+
     def project(self, input: Tensor) -> Tensor:
         """What the inputs add to the bracket, C x + b: (..., input_size) to (..., H).
 

@@ -1,18 +1,27 @@
 """What the contract suite of all backends does not cover: the build, instruction sets, and bits."""
 
+import ctypes
+import functools
+import itertools
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from contextual_rnn import LowRank
 from contextual_rnn.experiments.information import information
 from contextual_rnn.ops import cpu, fast_weights
+from contextual_rnn.ops.kernel import Given, Settings
 
 pytestmark = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
 VARIANTS = ["baseline", "avx2", "avx512"]
 BEST = cpu.instruction_set() or "baseline"
+AVAILABLE = VARIANTS[: VARIANTS.index(BEST) + 1]
 
 
 def run(backend, batch=37, steps=7, width=19, dtype=torch.float32, kind="dense", timing="wenke2019"):
@@ -36,7 +45,7 @@ def run(backend, batch=37, steps=7, width=19, dtype=torch.float32, kind="dense",
 @pytest.mark.parametrize("kind", ["dense", "low rank"])
 @pytest.mark.parametrize("timing", ["ba2016", "wenke2019"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("variant", VARIANTS[: VARIANTS.index(BEST) + 1])
+@pytest.mark.parametrize("variant", AVAILABLE)
 def test_every_instruction_set_agrees_with_the_reference(monkeypatch, variant, dtype, timing, kind):
     monkeypatch.setattr(cpu, "instruction_set", lambda: variant)
     found = run("cpu", dtype=dtype, kind=kind, timing=timing)
@@ -45,6 +54,140 @@ def test_every_instruction_set_agrees_with_the_reference(monkeypatch, variant, d
     tolerance = 500 * torch.finfo(dtype).eps
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
+
+
+# Around what registers of 4, 8 and 16 samples and blocks of up to 12 units hold.
+SIZES = st.fixed_dictionaries(
+    {
+        "batch": st.sampled_from([1, 15, 16, 17, 33]),
+        "width": st.sampled_from([1, 3, 4, 5, 17, 50, 67]),
+        "steps": st.sampled_from([1, 2, 7, 20]),
+    }
+)
+
+
+@pytest.mark.parametrize("variant", AVAILABLE)
+@pytest.mark.parametrize("chunk", [1, 2, 7, 20])
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_every_size_on_every_instruction_set(problems, assert_all_close, variant, chunk, data):
+    """In one chunk or up to twenty; A is kept at the start of every eighth. Tolerance: as for all backends."""
+    problem = replace(data.draw(problems), **data.draw(SIZES))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "instruction_set", lambda: variant)
+        patch.setattr(cpu, "_chunk", lambda steps, width: chunk)
+        actual = problem.evaluate("cpu")
+    assert_all_close(actual, problem.evaluate("reference"), 1e-10)
+
+
+@pytest.mark.parametrize("kind", ["zero", "shared", "dense", "low_rank"])
+def test_a_long_sequence(make_problem, assert_all_close, timing, kind):
+    """As it comes: ten chunks, the last of them short, and sequences that end in every one of them."""
+    problem = make_problem(batch=18, steps=310, width=3, inner_steps=1, timing=timing, a0=kind, norm="affine",
+                           with_lengths=True, learned=True, eps=0.1)  # fmt: skip
+    assert cpu._chunk(310, 3) == 32
+    # Rounding grows over 310 steps; the worst seen was 6e-13.
+    assert_all_close(problem.evaluate("cpu"), problem.evaluate("reference"), 1e-10)
+
+
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_strides_and_padding_in_chunks(make_problem, assert_all_close, monkeypatch, timing, a0, chunk):
+    monkeypatch.setattr(cpu, "_chunk", lambda steps, width: chunk)
+    problem = make_problem(batch=17, steps=30, width=18, timing=timing, a0=a0, with_lengths=True)
+    leaves = {
+        name: leaf.detach().mT.contiguous().mT if leaf.ndim > 1 else leaf.detach()
+        for name, leaf in problem.leaves().items()
+    }
+    beyond = torch.arange(problem.steps) >= problem.lengths[:, None]
+    leaves["inputs"][beyond] = torch.nan
+    assert not leaves["inputs"].is_contiguous()
+    actual = problem.evaluate("cpu", {name: leaf.requires_grad_() for name, leaf in leaves.items()})
+    expected = problem.evaluate("reference")
+    assert_all_close(actual, expected, 1e-11)
+
+
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_what_memory_held_before_does_not_matter(make_problem, monkeypatch, timing, a0, chunk):
+    """The same bits with NaN in everything that is allocated; PyTorch fills bytes with 255, which is NaN too."""
+    monkeypatch.setattr(cpu, "_chunk", lambda steps, width: chunk)
+    problem = make_problem(batch=17, steps=30, width=18, timing=timing, a0=a0, with_lengths=True, learned=True)
+    expected = problem.evaluate("cpu")
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(3).isnan().all()
+        actual = problem.evaluate("cpu")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for name, value in expected.items():
+        assert torch.equal(actual[name], value), name
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Sets the number of threads, however small the work."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(cpu, "_WORTH_THREADS", 0)
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_any_number_of_threads_gives_the_same_bits(make_problem, monkeypatch, threads, timing, chunk):
+    """80 blocks of 16 samples: more than there are groups for sums over samples.
+
+    Of the outputs: the final A is a product of PyTorch's, whose sums are other ones with every number of threads.
+    """
+    monkeypatch.setattr(cpu, "_chunk", lambda steps, width: chunk)
+    problem = make_problem(batch=1270, steps=5, width=7, timing=timing, learned=True, dtype=torch.float32)
+    results = []
+    for number in (1, 2, 3):
+        threads(number)
+        results.append(problem.evaluate("cpu", loss_of=("output",)))
+    for name, value in results[0].items():
+        if name == "final":
+            continue
+        assert torch.equal(results[1][name], value), name
+        assert torch.equal(results[2][name], value), name
+
+
+@pytest.mark.skipif(not (sys.platform == "linux" and torch.backends.openmp.is_available()), reason="no libgomp")
+def test_threads_are_those_of_pytorch(threads):
+    """No second copy of libgomp is loaded: it would bring a second pool of threads."""
+    threads(2)
+    run("cpu")
+    assert cpu._library().fast_weights_has_threads()
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    loaded = {line.split()[-1] for line in maps if "libgomp" in line.rpartition("/")[2]}
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("variant", AVAILABLE)
+@pytest.mark.parametrize("rank", [None, 3])
+def test_what_is_saved_fits(monkeypatch, variant, rank):
+    """The formula in Python is that of the kernel, for any instruction set."""
+    monkeypatch.setattr(cpu, "instruction_set", lambda: variant)
+    for batch, steps, width, reads, norm, dtype in itertools.product(
+        (1, 16, 17), (1, 4, 99, 300), (2, 50), (1, 2), (True, False), (torch.float32, torch.float64)
+    ):
+        empty = functools.partial(torch.empty, dtype=dtype)
+        a0 = empty(batch, width, width) if rank is None else None
+        factor = None if rank is None else empty(batch, rank, width)
+        tensors = Given(
+            empty(batch, steps, width), *[empty(1)] * 2, a0, factor, factor, *[None] * 2, *[empty(1)] * 2, None
+        )
+        options = Settings(reads, True, norm, False, 1e-5)
+        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        packed = cpu._PROBLEM.pack(*cpu._sizes(tensors.inputs.shape, tensors, options, True), *addresses, *[0] * 16)
+        size = getattr(cpu._library(), f"fast_weights_saved_{cpu._DTYPES[dtype]}_{variant}")
+        size.restype = ctypes.c_int64
+        assert size(packed) == cpu.saved_size(tensors, options)
+
+
+def test_a_long_sequence_keeps_little():
+    """Less than its outputs take, where A at every step would be 64 times as much."""
+    tensors = Given(torch.empty(32, 2048, 64), *[torch.empty(1)] * 9, None)._replace(a0=None, left=None)
+    assert cpu.saved_size(tensors, Settings(1, True, True, False, 1e-5)) < tensors.inputs.numel()
 
 
 def test_results_are_the_same_bits_every_time():
@@ -87,6 +230,7 @@ def test_without_the_library_pytorch_serves():
     code = """
 import torch
 from contextual_rnn.ops import cpu, fast_weights
+from contextual_rnn.ops.kernel import Given, Settings
 cpu.instruction_set, cpu._BUILT = lambda: None, False
 assert cpu.availability().startswith("not available: not built at install")
 output, _ = fast_weights(torch.randn(2, 3, 4), torch.eye(4), torch.randn(2, 4))

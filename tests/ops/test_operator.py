@@ -5,7 +5,10 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
+
+from contextual_rnn.ops import fast_weights
 
 
 def operator_of(kernel):
@@ -183,6 +186,16 @@ assert f"fast_weights_{kernel}" in graphs[0], graphs[0]
 def test_compiles_whole_with_dynamic_shapes(kernel, tracer):
     """In a process of its own: the shape checks of the test run cannot be traced."""
     subprocess.run([sys.executable, "-c", COMPILED, kernel, tracer], check=True)
+
+
+def test_fake_tensors_leave_nothing_behind(make_problem, kernel):
+    """A call under a mode that only pretends must not reach the real one after it through anything that is kept."""
+    problem = make_problem(steps=13, a0="zero", norm="plain", dtype=torch.float32)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        leaves = {name: torch.empty(leaf.shape) for name, leaf in problem.leaves().items()}
+        assert fast_weights(**leaves, backend=kernel)[0].shape == (problem.batch, 13, problem.width)
+    output, _ = fast_weights(**problem.leaves(), backend=kernel)
+    torch.testing.assert_close(output, fast_weights(**problem.leaves(), backend="reference")[0])
 
 
 def test_export_has_operators_of_pytorch_alone():

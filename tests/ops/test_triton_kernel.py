@@ -339,7 +339,7 @@ class Threads:
     [
         ("ba2016", "dense", True),
         ("ba2016", "dense", False),
-        ("ba2016", "low_rank", True),
+        ("ba2016", "zero", True),
         ("wenke2019", "dense", True),
         ("wenke2019", "dense", False),
     ],

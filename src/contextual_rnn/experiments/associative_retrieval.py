@@ -18,9 +18,10 @@ from contextual_rnn import (
     StateSpec,
     state_spec,
 )
-from contextual_rnn._tree import State
 from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.config import RetrievalConfig
+from contextual_rnn.experiments.flat_adam import FlatAdam
+from contextual_rnn.experiments.retrieval_step import RetrievalStep
 from contextual_rnn.experiments.task import Task
 from contextual_rnn.fast_weights import fast_weights_spec
 from contextual_rnn.initial_state import InitialState
@@ -66,35 +67,16 @@ class RetrievalModel(nn.Module):
         _start_as_the_authors(self, config)
 
     def forward(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Logits over tokens, (B, 37), for sequences (B, T) that start with a letter.
-
-        The numbers of `self.rnn(embedded, context=embedded[:, 0])`, with what depends on a token alone computed once
-        a token: there are 37 of them, and 1,408 in a batch.
-        """
-        first = tokens[:, 0].roll(1) if self.shuffled_context else tokens[:, 0]
-        network = self.rnn.network
-        if isinstance(network, FastWeightsRNN) and not self.context_input:
-            output = self._run_by_token(network, tokens, self._state(first, generator))
-        else:
-            inputs, context = self.embedding(tokens), self.embedding(first)
-            if self.context_input:
-                inputs = torch.cat([inputs, context[:, None].expand_as(inputs)], dim=2)
-            output, _ = self.rnn(inputs, context=context, generator=generator)
+        """Logits over tokens, (B, 37), for sequences (B, T) that start with a letter."""
+        inputs, context = self.embedding(tokens), self.embedding(self.context_token(tokens))
+        if self.context_input:
+            inputs = torch.cat([inputs, context[:, None].expand_as(inputs)], dim=2)
+        output, _ = self.rnn(inputs, context=context, generator=generator)
         return self.readout(torch.relu(self.hidden(output[:, -1])))
 
-    def _run_by_token(self, network: FastWeightsRNN, tokens: Tensor, state: State) -> Tensor:
-        table = network.project(self.embedding.weight)
-        projected = table.index_select(0, tokens.flatten()).view(*tokens.shape, -1)
-        return network.recur(projected, state)[0]
-
-    def _state(self, first: Tensor, generator: torch.Generator | None) -> State:
-        initial_state = self.rnn.initial_state
-        if not initial_state.reads_context:
-            return initial_state(batch_size=len(first), generator=generator)
-        if isinstance(initial_state, NormalState):  # drawn anew for every row
-            return initial_state(self.embedding(first), generator=generator)
-        leaves = initial_state.spec.unpack(initial_state(self.embedding.weight[: len(string.ascii_lowercase)]))
-        return initial_state.spec.pack({name: leaf.index_select(0, first) for name, leaf in leaves.items()})
+    def context_token(self, tokens: Tensor) -> Tensor:
+        """The token of each sequence (B, T) whose embedding is its context."""
+        return tokens[:, 0].roll(1) if self.shuffled_context else tokens[:, 0]
 
 
 def _network_and_state(config: RetrievalConfig) -> ContextualRNN:
@@ -154,31 +136,45 @@ class RetrievalTask(Task[RetrievalModel]):
     """Cross entropy on the last step; validation log-likelihood in nats a sequence, and accuracy."""
 
     def __init__(self, config: RetrievalConfig):
-        def data(split: str, num_samples: int) -> tuple[Tensor, Tensor]:
-            generator = generator_for("retrieval", split, config.data_seed)
-            return retrieval_data(
-                num_samples, config.pairs, letters=config.letters, modified=config.modified, generator=generator
-            )
-
-        self.training = data("training", config.train_samples)
-        self.validation = data("validation", config.validation_samples)
+        self._config = config
+        self.training = self._data("training", config.train_samples)
+        self.validation = self._data("validation", config.validation_samples)
         self.model = RetrievalModel(config)
+        self._step: RetrievalStep | None = None
+
+    def _data(self, split: str, num_samples: int) -> tuple[Tensor, Tensor]:
+        config, generator = self._config, generator_for("retrieval", split, self._config.data_seed)
+        return retrieval_data(
+            num_samples, config.pairs, letters=config.letters, modified=config.modified, generator=generator
+        )
 
     def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         sequences, targets = batch
         return functional.cross_entropy(self.model(sequences, generator), targets)
 
+    def differentiate(self, batch: tuple[Tensor, ...], generator: torch.Generator, optimizer: FlatAdam) -> float:
+        if self._step is None or self._step.optimizer is not optimizer:
+            self._step = RetrievalStep(self.model, optimizer) if RetrievalStep.serves(self.model, batch) else None
+        if self._step is None:
+            return super().differentiate(batch, generator, optimizer)
+        tokens, targets = batch
+        return self._step(tokens, targets, generator)
+
     @torch.inference_mode()
     def evaluate(self, final: bool) -> dict[str, float]:
+        """On the validation set; in the end also on as many test sequences, which no choice was ever made by."""
         self.model.eval()
+        metrics = self._metrics("validation", self.validation)
+        if final:
+            metrics |= self._metrics("test", self._data("test", self._config.validation_samples))
+        self.model.train()
+        return metrics
+
+    def _metrics(self, split: str, data: tuple[Tensor, Tensor]) -> dict[str, float]:
         log_likelihood = correct = 0.0
-        sequences, targets = self.validation
+        sequences, targets = data
         for tokens, target in zip(sequences.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True):
             logits = self.model(tokens)
             log_likelihood -= functional.cross_entropy(logits, target, reduction="sum").item()
             correct += (logits.argmax(dim=1) == target).sum().item()
-        self.model.train()
-        return {
-            "validation_log_likelihood": log_likelihood / len(targets),
-            "validation_accuracy": correct / len(targets),
-        }
+        return {f"{split}_log_likelihood": log_likelihood / len(targets), f"{split}_accuracy": correct / len(targets)}

@@ -18,8 +18,8 @@ from contextual_rnn.experiments.information import information
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
 from contextual_rnn.experiments.report import write_report
 from contextual_rnn.experiments.reproduce import Preset, reproduce
-from contextual_rnn.experiments.results import read_run, task_name
-from contextual_rnn.experiments.training import NonFiniteLossError, train
+from contextual_rnn.experiments.results import Run, read_run, task_name
+from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, NonFiniteLossError, train
 from contextual_rnn.experiments.trajectories import sample_trajectories, to_csv
 
 
@@ -30,6 +30,8 @@ class TrainRetrieval:
     config: Annotated[RetrievalConfig, tyro.conf.arg(name="")]
     out: Path | None = None
     """Folder of the run; by default runs/retrieval-STATE-seedSEED. One that holds another run is refused."""
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    """Seconds between checkpoints, from which the same command goes on after a kill."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class TrainDecay:
     config: Annotated[DecayConfig, tyro.conf.arg(name="")]
     out: Path | None = None
     """Folder of the run; by default runs/decay-STATE-seedSEED. One that holds another run is refused."""
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    """Seconds between checkpoints, from which the same command goes on after a kill."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,10 @@ class Train:
     def run(self) -> None:
         config = self.task.config
         folder = self.task.out or Path("runs") / f"{task_name(config)}-{config.state}-seed{config.seed}"
-        run = _train_with_bar(config, folder)
+        run = _train_with_bar(config, folder, self.task.checkpoint_seconds)
         assert run.result is not None
+        if "diverged" in run.result:
+            raise NonFiniteLossError(f"{folder}: {run.result['diverged']}")
         print(json.dumps(run.result["final"]))
         print(f"run: {folder}")
 
@@ -168,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _train_with_bar(config: Config, folder: Path):
+def _train_with_bar(config: Config, folder: Path, checkpoint_seconds: float) -> Run:
     with tqdm(unit="step", desc=f"{task_name(config)} {config.state}", disable=None) as bar:
 
         def progress(step: int, total: int, metrics: dict[str, float]) -> None:
@@ -177,4 +183,4 @@ def _train_with_bar(config: Config, folder: Path):
             shown = {name.removeprefix("validation_"): value for name, value in metrics.items() if "validation" in name}
             bar.set_postfix({"epoch": int(metrics["epoch"]), **shown}, refresh=False)
 
-        return train(config, folder, progress=progress)
+        return train(config, folder, checkpoint_seconds=checkpoint_seconds, progress=progress)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from contextual_rnn.experiments.flat_adam import FlatAdam
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -21,6 +24,13 @@ class Task(ABC, Generic[Model]):
     @abstractmethod
     def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         """Mean loss of `batch`, rows of the training set; `generator` draws random initial states."""
+
+    def differentiate(self, batch: tuple[Tensor, ...], generator: torch.Generator, optimizer: FlatAdam) -> float:
+        """Return `loss`, whose gradients go to the optimizer where it is finite."""
+        loss = self.loss(batch, generator)
+        if math.isfinite(value := loss.item()):
+            optimizer.differentiate(loss)
+        return value
 
     @abstractmethod
     def evaluate(self, final: bool) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import struct
 import sys
 from pathlib import Path
@@ -14,13 +15,17 @@ from torch import Tensor
 
 from contextual_rnn.ops.kernel import Given, Settings
 
-# `FastWeightsProblem` of csrc/fast_weights.cpp: twelve sizes, of which the last is eps, and 27 addresses.
+# `FastWeightsProblem` of csrc/recurrence.h: twelve sizes, of which the last is eps, and 27 addresses.
 _PROBLEM = struct.Struct("=11qd27q")
+# `FastWeightsClassification` of csrc/classification.h: five more sizes and eighteen more addresses.
+_CLASSIFICATION = struct.Struct(_PROBLEM.format + "23q")
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
+    if named := os.environ.get("CONTEXTUAL_RNN_KERNEL"):  # another build, as of `make sanitize`
+        return ctypes.CDLL(named)
     # An editable install keeps the library in a folder of its own, which the package's path names beside the source.
     folders = sys.modules[__name__.rpartition(".")[0]].__path__
     found = [file for folder in folders for file in sorted(Path(folder).glob("*fast_weights_cpu.*"))]
@@ -56,15 +61,19 @@ def supports(inputs: Tensor) -> bool:
 name = "cpu"
 
 
-# A sequence of more steps than `_LONGEST` H is worked on in chunks, as attending to all that was written then costs
-# more than carrying A.
+# A sequence of more steps than `_LONGEST` H is worked on in chunks: attending to all that was written costs more there
+# than carrying A. Measured, forward and backward in one chunk | in chunks of 32, nanoseconds a token, one AVX-512 core:
+#   H = 32, T = 1.5 H 354 | 419, 2 H 403 | 469, 3 H 516 | 494     H = 128, T = 1.5 H 6480 | 7489, 2 H 6820 | 6156
+#   H = 64, T = 1.5 H 1322 | 1517, 2 H 1608 | 1585, 3 H 2431 | 1721
+# Chunks of 16 are as good and take twice the memory, of 64 are slower by a tenth.
 _LONGEST = 2
-_EVERY = 8  # `every` of csrc/fast_weights.cpp
+_CHUNK = 32
+_EVERY = 8  # `every` of csrc/recurrence.h
 
 
 def _chunk(steps: int, width: int) -> int:
     """Steps of a chunk; all of them where the sequence is short."""
-    return steps if steps <= _LONGEST * width else 32
+    return steps if steps <= _LONGEST * width else _CHUNK
 
 
 # Multiply-adds below which waking a second thread costs more than it saves.
@@ -72,22 +81,24 @@ _WORTH_THREADS = 2_000_000
 
 
 def saved_size(given: Given, settings: Settings) -> int:
-    """Elements kept for the backward pass; `Kernel::saved_size` of csrc/fast_weights.cpp."""
+    """Elements kept for the backward pass; `Kernel::saved_size` of csrc/recurrence.h."""
     inputs, rank = given.inputs, 0 if given.left is None else given.left.shape[1]
     batch, steps, width = inputs.shape
     chunk, lanes = _chunk(steps, width), 64 // inputs.dtype.itemsize
     if chunk < steps:
         block = ((steps + chunk - 1) // chunk + _EVERY - 1) // _EVERY * width * width
     else:
-        own_matrix = given.a0 is not None and not settings.shared_a0
         reads = steps * settings.inner_steps
         block = (steps + 1) * width + reads * width * (2 if settings.layer_norm else 1) + reads + reads * steps
-        block += 2 * rank * width + reads * rank + (width * width if own_matrix else 0)
+        block += 2 * rank * width + reads * rank
     return (batch + lanes - 1) // lanes * block * lanes
 
 
 def forward(given: Given, settings: Settings, keep: bool, keep_written: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As `Kernel.forward` of kernel.py; O(B T (T + H) H) time, O(B T (T + H)) memory to go back."""
+    """As `Kernel.forward` of kernel.py.
+
+    O(B T (T + H) H) time and O(B T (T + H)) memory to go back for short sequences, O(B T H^2) and O(B T H) for long.
+    """
     output = torch.empty_like(given.inputs, memory_format=torch.contiguous_format)
     nothing = output.new_empty(0)
     written = torch.empty_like(output) if keep_written else nothing
@@ -107,6 +118,7 @@ def backward(
     wanted: list[bool],
 ) -> list[Tensor]:
     """As `Kernel.backward` of kernel.py."""
+    output = output.contiguous()
     if grad_output is not None:
         grad_output = grad_output.contiguous()
     if grad_written is not None:
@@ -127,20 +139,8 @@ def _address(tensor: Tensor | None) -> int:
 
 def _run(backwards: bool, given: Given, settings: Settings, keep: bool, others: tuple[int, ...]) -> None:
     """Call the kernel; `others` are the addresses of output, written, saved, scratch and gradients."""
-    dense, left = given.a0, given.left
-    batch, steps, width = given.inputs.shape
-    own_matrix = dense is not None and not settings.shared_a0
-    if dense is not None and settings.shared_a0:
-        given = given._replace(a0=dense[:1])
-    # Kept alive until the kernel is done.
-    tensors = [None if tensor is None else tensor.contiguous() for tensor in given]
-    work = batch * steps * (width + min(steps, width)) * width
-    threads = torch.get_num_threads() if work > _WORTH_THREADS else 1
-    rank, chunk = 0 if left is None else left.shape[1], _chunk(steps, width)
-    sizes = (
-        batch, steps, width, settings.inner_steps, rank, chunk, threads,
-        settings.write_before_read, settings.layer_norm, width * width if own_matrix else 0, keep, settings.eps,
-    )  # fmt: skip
+    tensors = _contiguous(given, settings)  # kept alive until the kernel is done
+    sizes = _sizes(given.inputs.shape, given, settings, keep)
     scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]
     addresses = [*map(_address, tensors), *others]
     scratch = torch.empty(scratch_size(_PROBLEM.pack(*sizes, *addresses), backwards), dtype=torch.uint8)
@@ -148,8 +148,47 @@ def _run(backwards: bool, given: Given, settings: Settings, keep: bool, others: 
     run(_PROBLEM.pack(*sizes, *addresses))
 
 
+def _contiguous(given: Given, settings: Settings) -> list[Tensor | None]:
+    if given.a0 is not None and settings.shared_a0:
+        given = given._replace(a0=given.a0[:1])
+    return [None if tensor is None else tensor.contiguous() for tensor in given]
+
+
+def _sizes(shape: tuple[int, ...], given: Given, settings: Settings, keep: bool) -> tuple[float, ...]:
+    batch, steps, width = shape
+    rank, chunk = 0 if given.left is None else given.left.shape[1], _chunk(steps, width)
+    work = batch * steps * (width + min(chunk, width)) * width
+    threads = torch.get_num_threads() if work > _WORTH_THREADS else 1
+    return (
+        batch, steps, width, settings.inner_steps, rank, chunk, threads, settings.write_before_read,
+        settings.layer_norm, 0 if given.a0 is None or settings.shared_a0 else width * width, keep, settings.eps,
+    )  # fmt: skip
+
+
+def classification_fits(steps: int, width: int) -> bool:
+    """Whether `classification` serves sequences of so many steps."""
+    return _chunk(steps, width) == steps
+
+
+def classification(
+    shape: tuple[int, int, int], given: Given, settings: Settings, grads: list[Tensor | None], others: list[int]
+) -> int:
+    """Run `Classifier` of csrc/classification.h for (B, T, H) and return what it finds out of range, 0 for nothing.
+
+    `given` is without inputs, `grads` are those of its other nine tensors before lengths; those of h0 and A(0) are of
+    every sample. `others` are the fields of `FastWeightsClassification` after the first.
+    """
+    tensors = _contiguous(given, settings)
+    addresses = [0, *map(_address, tensors[1:]), *(0,) * 7, *map(_address, grads)]
+    sizes = _sizes(shape, given, settings, False)
+    scratch_size, run = _classification_functions(given.weight_hh.dtype, instruction_set())
+    scratch = torch.empty(scratch_size(_CLASSIFICATION.pack(*sizes, *addresses, *others)), dtype=torch.uint8)
+    addresses[14] = scratch.data_ptr()
+    return run(_CLASSIFICATION.pack(*sizes, *addresses, *others))
+
+
 @functools.cache
-def _functions(dtype: torch.dtype, variant: str) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+def _functions(dtype: torch.dtype, variant: str | None) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     """What says how much scratch memory is needed, and what runs; forward, then backward."""
     library, suffix = _library(), f"{_DTYPES[dtype]}_{variant}"
     scratch = getattr(library, f"fast_weights_scratch_{suffix}")
@@ -158,3 +197,16 @@ def _functions(dtype: torch.dtype, variant: str) -> tuple[tuple[Any, Any], tuple
     for run in runs:
         run.argtypes, run.restype = (ctypes.c_char_p,), None
     return (scratch, runs[0]), (scratch, runs[1])
+
+
+@functools.cache
+def _classification_functions(dtype: torch.dtype, variant: str | None) -> tuple[Any, Any]:
+    """What says how much scratch memory `classification` needs, and what runs."""
+    library, suffix = _library(), f"{_DTYPES[dtype]}_{variant}"
+    functions = (
+        getattr(library, f"fast_weights_classification_scratch_{suffix}"),
+        getattr(library, f"fast_weights_classification_{suffix}"),
+    )
+    for function in functions:
+        function.argtypes, function.restype = (ctypes.c_char_p,), ctypes.c_int64
+    return functions

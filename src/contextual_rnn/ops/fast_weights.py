@@ -23,9 +23,9 @@ KERNELS: dict[str, Kernel] = {"cpu": cpu, "triton": triton}
 BACKENDS = {"reference": reference, "attention": attention} | {n: backend_of(kernel) for n, kernel in KERNELS.items()}
 ENVIRONMENT = "CONTEXTUAL_RNN_BACKEND"
 # Steps, in units of H, up to which sums over what was written win over a stored A. Measured at H = 50: at T = 8 H
-# attention takes 0.6 and cpu 0.13 of the time of reference. The scores that cpu keeps grow with T^2 and limit it.
+# attention takes 0.6 of the time of reference. cpu carries A itself where that is cheaper, and serves any length.
 # triton has not been timed; it keeps no scores, and takes one launch where reference takes a dozen a step.
-LONGEST = {"attention": 8, "cpu": 16, "triton": 16}
+LONGEST = {"attention": 8, "triton": 16}
 
 
 def fast_weights(
@@ -96,20 +96,21 @@ def _run(
     options: FastWeightsOptions,
     backend: str,
 ) -> tuple[Tensor, Tensor | None]:
-    _check_tensors(inputs, weight_hh, h0, a0, norm_weight, norm_bias, options)
+    check_tensors(inputs, weight_hh, h0, a0, norm_weight, norm_bias, options)
     batch, steps, _ = inputs.shape
     if lengths is not None:
         check_lengths(lengths, batch, steps)
         lengths = lengths.to(inputs.device)
         inputs = without_padding(inputs, lengths)
-    if backend == "auto":
-        backend = _choose(inputs)
-    if backend not in BACKENDS:
-        raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
-    return BACKENDS[backend](inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options)
+    return BACKENDS[choose(backend, inputs, steps)](inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options)
 
 
-def _choose(inputs: Tensor) -> str:
+def choose(backend: str, inputs: Tensor, steps: int) -> str:
+    """The backend that serves inputs (..., H) over so many steps; ValueError for a `backend` that there is not."""
+    if backend != "auto":
+        if backend not in BACKENDS:
+            raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+        return backend
     if named := os.environ.get(ENVIRONMENT):
         if named not in BACKENDS and named != "auto":
             raise ValueError(f"{ENVIRONMENT}: expected one of auto, {', '.join(BACKENDS)}, got {named!r}")
@@ -117,8 +118,8 @@ def _choose(inputs: Tensor) -> str:
             return named
     if torch.compiler.is_exporting():
         return "reference"  # of PyTorch's own operators alone, so that what is exported runs anywhere
-    steps, width = inputs.shape[1:]
-    if cpu.supports(inputs) and steps < LONGEST["cpu"] * width:
+    width = inputs.shape[-1]
+    if cpu.supports(inputs):
         return "cpu"
     # Not on a CPU, where it runs in an interpreter.
     if inputs.is_cuda and triton.supports(inputs) and steps < LONGEST["triton"] * width:
@@ -150,7 +151,7 @@ def _check_number(name: str, value: float | Tensor, expected: str, fits: Callabl
     check_number(name, value, expected, fits)
 
 
-def _check_tensors(
+def check_tensors(
     inputs: Tensor,
     weight_hh: Tensor,
     h0: Tensor,
@@ -159,6 +160,7 @@ def _check_tensors(
     norm_bias: Tensor | None,
     options: FastWeightsOptions,
 ) -> None:
+    """Refuse tensors that do not fit inputs (B, T, H) or each other."""
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         came = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
         raise TypeError(f"inputs: expected a floating-point tensor, got {came}")

@@ -31,6 +31,29 @@ _DIFFERENTIABLE = _N - 1
 Backend = Callable[..., tuple[Tensor, Tensor | None]]
 
 
+def prepare(
+    inputs: Tensor,
+    steps: int,
+    weight_hh: Tensor,
+    h0: Tensor,
+    a0: Tensor | LowRank | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    lengths: Tensor | None,
+    options: FastWeightsOptions,
+) -> tuple[Given, Settings]:
+    """What a kernel is given, from what a backend is."""
+    left, right = a0 if isinstance(a0, LowRank) else (None, None)
+    given = Given(
+        inputs, weight_hh, h0, a0 if isinstance(a0, Tensor) else None, left, right, norm_weight, norm_bias,
+        *decay_tables(options, steps, inputs), None if lengths is None else lengths.long(),
+    )  # fmt: skip
+    shared = isinstance(a0, Tensor) and a0.stride(0) == 0
+    early = options.timing == "wenke2019"
+    settings = Settings(options.inner_steps, early, options.layer_norm, shared, options.eps)
+    return given._make(None if tensor is None else tensor.resolve_neg() for tensor in given), settings
+
+
 def backend_of(kernel: Kernel) -> Backend:
     """The backend that runs `kernel`, whose operator is registered on the way."""
     operator = _register(kernel)
@@ -50,17 +73,8 @@ def backend_of(kernel: Kernel) -> Backend:
                 f"backend: expected tensors for the {kernel.name} kernel, {kernel.availability()}, "
                 f"got {inputs.dtype} on {inputs.device}"
             )
-        left, right = a0 if isinstance(a0, LowRank) else (None, None)
-        tables = decay_tables(options, inputs.shape[1], inputs)
-        given = Given(
-            inputs, weight_hh, h0, a0 if isinstance(a0, Tensor) else None, left, right, norm_weight, norm_bias,
-            *tables, None if lengths is None else lengths.long(),
-        )  # fmt: skip
-        given = given._make(None if tensor is None else tensor.resolve_neg() for tensor in given)
-        early = options.timing == "wenke2019"
-        shared = isinstance(a0, Tensor) and a0.stride(0) == 0
-        settings = Settings(options.inner_steps, early, options.layer_norm, shared, options.eps)
-        keep_written = early and options.return_fast_weights
+        given, settings = prepare(inputs, inputs.shape[1], weight_hh, h0, a0, norm_weight, norm_bias, lengths, options)
+        keep_written = settings.write_before_read and options.return_fast_weights
         tensors = [tensor for tensor in given if tensor is not None]
         if torch.compiler.is_compiling() or type(inputs) not in (Tensor, torch.nn.Parameter):
             keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
@@ -72,6 +86,7 @@ def backend_of(kernel: Kernel) -> Backend:
             output, written = _Recurrence.apply(kernel, given, settings, keep_written, *given)
         if not options.return_fast_weights:
             return output, None
+        tables = given.discounts, given.retained
         return output, final_fast_weights(written if keep_written else output, a0, lengths, tables)
 
     return backend
@@ -136,7 +151,8 @@ class _Transformed(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         outputs, written, saved = output
         ctx.kernel, ctx.settings = inputs[0], inputs[_N + 1 : _N + 1 + _M]
-        ctx.mark_non_differentiable(saved) if written.numel() else ctx.mark_non_differentiable(saved, written)
+        keep_written = inputs[-1]
+        ctx.mark_non_differentiable(saved) if keep_written else ctx.mark_non_differentiable(saved, written)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[1 : _N + 1], outputs, saved)
 

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 Timing = Literal["ba2016", "wenke2019"]
 TIMINGS: tuple[Timing, ...] = get_args(Timing)
@@ -46,7 +47,9 @@ def decay_tables(options: FastWeightsOptions, steps: int, like: Tensor) -> tuple
     age. Gradients of decay and rate, where they are tensors, come through these tables.
     """
     decay, rate = options.decay, options.rate
-    if isinstance(decay, Tensor) or isinstance(rate, Tensor) or torch.compiler.is_compiling():
+    learned = isinstance(decay, Tensor) or isinstance(rate, Tensor)
+    # What a mode such as FakeTensorMode makes is good for that mode alone.
+    if learned or torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
         return _tables(decay, rate, steps, like.dtype, like.device)
     return _kept_tables(decay, rate, steps, like.dtype, like.device)
 

@@ -110,23 +110,28 @@ struct Registers {
         if constexpr (half > 1) transpose<half / 2>(rows);
     }
 
-    // Rows of `width` elements, one a sample and `stride` apart, to and from the block's layout, in square tiles; the
-    // last tile goes over columns of the one before it once more.
-    static void load(vec* to, const T* from, int64_t samples, int64_t stride, int64_t width) {
+    // Rows of `width` elements, that of sample l at row(l), to and from the block's layout, in square tiles; the last
+    // tile goes over columns of the one before it once more.
+    template <typename Row>
+    static inline INLINE void load_rows(vec* to, const Row& row, int64_t samples, int64_t width) {
         if (width < L) {
             for (int64_t k = 0; k < width; ++k)
-                for (int64_t l = 0; l < L; ++l) to[k][l] = l < samples ? from[l * stride + k] : 0;
+                for (int64_t l = 0; l < L; ++l) to[k][l] = l < samples ? row(l)[k] : 0;
             return;
         }
         for (int64_t at = 0; at < width; at += L) {
             const int64_t j = at + L <= width ? at : width - L;
             vec rows[L];
             each<L>([&](auto l) INLINE {
-                rows[l] = l < samples ? *reinterpret_cast<const vec*>(from + l * stride + j) : vec{};
+                rows[l] = l < samples ? *reinterpret_cast<const vec*>(row(l) + j) : vec{};
             });
             transpose(rows);
             each<L>([&](auto l) INLINE { to[j + l] = rows[l]; });
         }
+    }
+
+    static void load(vec* to, const T* from, int64_t samples, int64_t stride, int64_t width) {
+        load_rows(to, [&](int64_t l) INLINE { return from + l * stride; }, samples, width);
     }
 
     static void store(T* to, const vec* from, int64_t samples, int64_t stride, int64_t width) {
@@ -153,11 +158,15 @@ struct Registers {
 
     // to = from + scale matrix x, the matrix packed and the same for all samples; `from` may be `to`.
     void multiply(vec* to, const vec* from, T scale, const T* matrix, const vec* x) const {
-        in_blocks<sums>(H, [&](auto count, int64_t j) {
+        multiply(to, from, scale, matrix, x, H, H);
+    }
+    static void multiply(vec* to, const vec* from, T scale, const T* matrix, const vec* x, int64_t height,
+                         int64_t width) {
+        in_blocks<sums>(height, [&](auto count, int64_t j) {
             constexpr int rows = decltype(count)::value;
             vec sum[rows] = {};
-            const T* w = matrix + j * H;
-            for (int64_t i = 0; i < H; ++i, w += rows) each<rows>([&](auto k) INLINE { sum[k] += w[k] * x[i]; });
+            const T* w = matrix + j * width;
+            for (int64_t i = 0; i < width; ++i, w += rows) each<rows>([&](auto k) INLINE { sum[k] += w[k] * x[i]; });
             each<rows>([&](auto k) INLINE { to[j + k] = from[j + k] + scale * sum[k]; });
         });
     }
@@ -256,13 +265,42 @@ struct Registers {
     }
     static vec total(const vec* sums) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
 
-    // A matrix in the order in which `multiply` reads it.
-    void pack(T* to, const T* matrix, bool transposed) const {
-        const int64_t along = transposed ? H : 1, across = transposed ? 1 : H;
-        in_blocks<sums>(H, [&](auto count, int64_t j) {
+    // A matrix in the order in which `multiply` reads it; `height` and `width` are those of the result.
+    void pack(T* to, const T* matrix, bool transposed) const { pack(to, matrix, transposed, H, H); }
+    static void pack(T* to, const T* matrix, bool transposed, int64_t height, int64_t width) {
+        const int64_t along = transposed ? height : 1, across = transposed ? 1 : width;
+        in_blocks<sums>(height, [&](auto count, int64_t j) {
             constexpr int rows = decltype(count)::value;
-            for (int64_t i = 0; i < H; ++i)
-                for (int k = 0; k < rows; ++k) to[j * H + i * rows + k] = matrix[(j + k) * across + i * along];
+            for (int64_t i = 0; i < width; ++i)
+                for (int k = 0; k < rows; ++k) to[j * width + i * rows + k] = matrix[(j + k) * across + i * along];
+        });
+    }
+
+    static int64_t padded(int64_t width) { return (width + L - 1) / L * L; }
+
+    // to += the sum of x y^T over rows of x, `stride` apart, and those of y, padded, in the caller's layout. The rows of
+    // x come in `runs`, `far` apart, of `n` each.
+    static void add_outer(T* to, int64_t height, int64_t columns, const T* x, int64_t runs, int64_t far, int64_t n,
+                          int64_t stride, const T* rows) {
+        in_blocks<panel_columns>(columns / L, [&](auto columns_, int64_t i) {
+            constexpr int across = decltype(columns_)::value;
+            in_blocks<panel_rows>(height, [&](auto rows_, int64_t j) {
+                constexpr int down = decltype(rows_)::value;
+                vec sum[down][across] = {};
+                const T* y = rows + i * L;
+                for (int64_t l = 0; l < runs; ++l) {
+                    const T* from = x + l * far + j;
+                    for (int64_t t = 0; t < n; ++t, from += stride, y += columns)
+                        each<down>([&](auto k) INLINE {
+                            each<across>([&](auto c) INLINE { sum[k][c] += from[k] * reinterpret_cast<const vec*>(y)[c]; });
+                        });
+                }
+                each<down>([&](auto k) INLINE {
+                    each<across>([&](auto c) INLINE {
+                        *reinterpret_cast<vec*>(to + (j + k) * columns + (i + c) * L) += sum[k][c];
+                    });
+                });
+            });
         });
     }
 };

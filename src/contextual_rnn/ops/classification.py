@@ -1,0 +1,143 @@
+"""A network with fast weights that reads tokens and names a class: loss and gradients in one native call."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from contextual_rnn._shapes import Float, Int
+from contextual_rnn.ops import cpu
+from contextual_rnn.ops.fast_weights import check_options, check_tensors, choose
+from contextual_rnn.ops.operator import prepare
+from contextual_rnn.ops.options import FastWeightsOptions, LowRank
+
+
+class Parameters(NamedTuple):
+    """embedding (V, D), weight_ih (H, D), bias (H,), weight_hh (H, H), norm_weight and norm_bias (H,), and of the
+    readout hidden_weight (Q, H), hidden_bias (Q,), readout_weight (K, Q) and readout_bias (K,)."""
+
+    embedding: Tensor
+    weight_ih: Tensor
+    bias: Tensor | None
+    weight_hh: Tensor
+    norm_weight: Tensor | None
+    norm_bias: Tensor | None
+    hidden_weight: Tensor
+    hidden_bias: Tensor
+    readout_weight: Tensor
+    readout_bias: Tensor
+
+
+class Classification:
+    """Mean cross entropy of a readout on the last h of `fast_weights` over tokens; `grads` take the gradients.
+
+        inputs(t) = C embedding(token(t)) + b
+        loss      = - 1/B sum log softmax(W2 relu(W1 h(T) + b1) + b2)[target]
+
+    Tokens are projected once each, and every block of sequences goes forward and back before the next, so that what it
+    went through stays in the processor's cache. `parameters` and `grads` are contiguous, of one dtype and to stay where
+    they are; gradients are written, not added. Raises ValueError where they do not fit each other.
+    """
+
+    def __init__(self, parameters: Parameters, grads: Parameters, options: FastWeightsOptions):
+        check_options(options)
+        self._parameters, self._grads, self._options = parameters, grads, options
+        (tokens, inputs), width = parameters.embedding.shape, len(parameters.weight_hh)
+        (classes, hidden), dtype = parameters.readout_weight.shape, parameters.embedding.dtype
+        shapes = {
+            "embedding": (tokens, inputs), "weight_ih": (width, inputs), "bias": (width,),
+            "weight_hh": (width, width), "norm_weight": (width,), "norm_bias": (width,),
+            "hidden_weight": (hidden, width), "hidden_bias": (hidden,),
+            "readout_weight": (classes, hidden), "readout_bias": (classes,),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            pair = getattr(parameters, name), getattr(grads, name)
+            if pair == (None, None) and name in ("bias", "norm_weight", "norm_bias"):
+                continue
+            for tensor in pair:
+                fits = isinstance(tensor, Tensor) and tensor.shape == shape and tensor.is_contiguous()
+                if not fits or tensor.dtype != dtype or tensor.device.type != "cpu":
+                    raise ValueError(f"{name}: expected contiguous {dtype} of shape {shape}, got {_described(tensor)}")
+        self._sizes = [tokens, inputs, hidden, classes]
+        self._loss = parameters.embedding.new_empty(())
+        recurrent = ("weight_hh", "norm_weight", "norm_bias")
+        outside = [name for name in shapes if name not in recurrent]
+        self._addresses = [_address(getattr(parameters, name)) for name in outside]
+        self._addresses += [self._loss.data_ptr(), *(_address(getattr(grads, name)) for name in outside)]
+
+    @staticmethod
+    def serves(embedding: Tensor, steps: int, width: int, options: FastWeightsOptions, backend: str = "auto") -> bool:
+        """Whether it can stand for the separate functions: decay and rate are numbers and T is at most 2 H."""
+        numbers = not isinstance(options.decay, Tensor) and not isinstance(options.rate, Tensor)
+        native = cpu.supports(embedding) and cpu.classification_fits(steps, width)
+        return numbers and native and choose(backend, embedding.new_empty(0, width), steps) == "cpu"
+
+    def __call__(
+        self,
+        tokens: Int[Tensor, "B T"],
+        targets: Int[Tensor, " B"],
+        h0: Float[Tensor, "N H"],
+        a0: Float[Tensor, "N H H"] | LowRank | None = None,
+        states: Int[Tensor, " B"] | None = None,
+    ) -> tuple[float, list[Tensor | None]]:
+        """The loss, and gradients of h0, a0, left and right, None for those that do not require one.
+
+        `states` says which of N initial states each sequence starts from; without it N is B. Raises ValueError for
+        tensors that do not fit, and for a token, target or state out of range.
+        """
+        self._check(tokens, targets, h0, a0, states)
+        parameters, grads = self._parameters, self._grads
+        (batch, steps), width = tokens.shape, len(parameters.weight_hh)
+        given, settings = prepare(
+            parameters.embedding, steps, parameters.weight_hh, h0, a0, parameters.norm_weight, parameters.norm_bias,
+            None, self._options,
+        )  # fmt: skip
+        initial = given[2:6]
+        d_initial = [
+            tensor.new_empty((batch, *tensor.shape[1:])) if tensor is not None and tensor.requires_grad else None
+            for tensor in initial
+        ]
+        kept = [tensor if tensor is None else tensor.contiguous() for tensor in (tokens, targets, states)]
+        wrong = cpu.classification(
+            (batch, steps, width), given, settings,
+            [grads.weight_hh, *d_initial, grads.norm_weight, grads.norm_bias, None, None],
+            [*self._sizes, len(h0), *map(_address, kept), *self._addresses],
+        )  # fmt: skip
+        if wrong:
+            name, end = (("tokens", self._sizes[0]), ("targets", self._sizes[3]), ("states", len(h0)))[wrong - 1]
+            raise ValueError(f"{name}: expected 0 to {end - 1}, got one out of range")
+        if states is not None:
+            d_initial = [
+                None if grad is None or tensor is None else torch.zeros_like(tensor).index_add_(0, states, grad)
+                for tensor, grad in zip(initial, d_initial, strict=True)
+            ]
+        return self._loss.item(), d_initial
+
+    def _check(
+        self, tokens: Tensor, targets: Tensor, h0: Tensor, a0: Tensor | LowRank | None, states: Tensor | None
+    ) -> None:
+        parameters = self._parameters
+        width = len(parameters.weight_hh)
+        whole = {"tokens": (tokens, 2), "targets": (targets, 1)} | ({} if states is None else {"states": (states, 1)})
+        for name, (tensor, axes) in whole.items():
+            fits = isinstance(tensor, Tensor) and tensor.ndim == axes and tensor.dtype == torch.int64
+            if not fits or len(tensor) != len(tokens) or 0 in tensor.shape or tensor.device.type != "cpu":
+                shape = "(batch, time)" if axes == 2 else "(batch,)"
+                raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {_described(tensor)}")
+        if not cpu.classification_fits(tokens.shape[1], width):
+            raise ValueError(f"tokens: expected few enough steps for {width} units, got {tokens.shape[1]}")
+        rows = len(tokens) if states is None else len(h0)
+        inputs = parameters.embedding[:1, :1, None].expand(rows, 1, width)  # for the checks alone
+        check_tensors(inputs, parameters.weight_hh, h0, a0, parameters.norm_weight, parameters.norm_bias, self._options)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"

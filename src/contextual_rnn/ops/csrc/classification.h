@@ -1,0 +1,312 @@
+// A network with fast weights over tokens, and a readout of its last h: loss and every gradient in one pass.
+//
+//   V, D, Q, K   tokens, width of their embedding, hidden units of the readout, classes
+//
+//   inputs = C embedding(token) + b, once a token
+//   hidden = relu(W1 h(T) + b1), logits = W2 hidden + b2, loss = - the mean over samples of log softmax(logits)[target]
+//
+// A block goes forward, through the readout and back before the next one begins: what it went through stays in cache.
+
+#pragma once
+
+#include "recurrence.h"
+
+// All of eight bytes, in the order of `cpu.py`.
+extern "C" struct FastWeightsClassification {
+    FastWeightsProblem recurrence;  // without inputs, output, what is saved, and their gradients
+    int64_t vocabulary, input_size, hidden, classes, initial_states;
+    const int64_t *tokens, *targets;
+    const int64_t* states;  // which of the initial states each sample starts from; may be absent
+    const void *embedding, *weight_ih, *bias, *hidden_weight, *hidden_bias, *readout_weight, *readout_bias;
+    void* loss;
+    void *grad_embedding, *grad_weight_ih, *grad_bias;
+    void *grad_hidden_weight, *grad_hidden_bias, *grad_readout_weight, *grad_readout_bias;
+};
+
+namespace {
+
+inline float exponential(float x) { return __builtin_expf(x); }
+inline double exponential(double x) { return __builtin_exp(x); }
+inline double logarithm(double x) { return __builtin_log(x); }
+
+template <typename T>
+struct Classifier : Kernel<T> {
+    using Base = Kernel<T>;
+    using typename Base::vec, typename Base::Shared, typename Base::Sums, typename Base::Work, typename Base::Block;
+    using typename Base::Activations;
+    using Base::H, Base::L, Base::T_, Base::B, Base::p, Base::given, Base::padded, Base::pack, Base::all, Base::relu;
+    using Base::relu_gradient, Base::multiply, Base::store, Base::add_outer, Base::groups, Base::threads, Base::blocks;
+    using Base::tokens;
+
+    const FastWeightsClassification& c;
+    const int64_t V, D, Q, K;
+
+    explicit Classifier(const FastWeightsClassification& problem)
+        : Base(problem.recurrence), c(problem), V(c.vocabulary), D(c.input_size), Q(c.hidden), K(c.classes) {
+        Base::tokens = c.tokens;
+        Base::states = c.states;
+        Base::blocks_of_group = 2;  // to clear and add up a group's sums is work too
+    }
+
+    struct Packed {
+        Shared recurrence;
+        T *table, *left, *right, *sum;  // the last three for products with the table
+        T *hidden, *back_hidden, *readout, *back_readout;
+    };
+
+    // Sums over samples, of a group of blocks.
+    struct Totals {
+        Sums recurrence;
+        T *d_table, *d_hidden_weight, *d_readout_weight;
+        vec *d_hidden_bias, *d_readout_bias, *loss;
+    };
+
+    struct Room {
+        Work recurrence;
+        T *output, *grad_inputs, *left, *right;
+        vec *hidden, *d_hidden, *logits;
+    };
+
+    struct Places {
+        Packed packed;
+        Totals totals[most_groups];
+        uintptr_t rooms;
+        int64_t room_size;
+    };
+
+    Places place(Arena& arena) const {
+        Places places;
+        const Shared forward = Base::place_shared(arena, false);
+        Packed& packed = places.packed;
+        packed.recurrence = Base::place_shared(arena, true);
+        packed.recurrence.weight = forward.weight;
+        packed.recurrence.a0 = forward.a0;
+        packed.table = arena.take<T>(V * padded(H));
+        packed.left = arena.take<T>(larger(V, H) * larger(D, H));
+        packed.right = arena.take<T>(larger(larger(V, H), D) * padded(larger(D, H)));
+        packed.sum = arena.take<T>(larger(V, H) * padded(D));
+        packed.hidden = arena.take<T>(Q * H);
+        packed.back_hidden = arena.take<T>(Q * H);
+        packed.readout = arena.take<T>(K * Q);
+        packed.back_readout = arena.take<T>(K * Q);
+        for (int64_t g = 0; g < groups(); ++g) {
+            Totals& totals = places.totals[g];
+            totals.recurrence = Base::place_sums(arena);
+            totals.d_table = arena.take<T>(V * H);
+            totals.d_hidden_weight = arena.take<T>(Q * padded(H));
+            totals.d_readout_weight = arena.take<T>(K * padded(Q));
+            totals.d_hidden_bias = arena.take<vec>(Q);
+            totals.d_readout_bias = arena.take<vec>(K);
+            totals.loss = arena.take<vec>(1);
+        }
+        Arena size(nullptr);
+        place_room(size);
+        places.room_size = (size.used + 63) / 64 * 64;
+        places.rooms = reinterpret_cast<uintptr_t>(arena.take<char>(threads(groups()) * places.room_size));
+        return places;
+    }
+
+    Room place_room(Arena& arena) const {
+        Room room;
+        room.recurrence = Base::place_work(arena, true);
+        room.output = arena.take<T>(L * T_ * H);
+        room.grad_inputs = arena.take<T>(L * T_ * H);
+        room.left = arena.take<T>(L * larger(Q, K));
+        room.right = arena.take<T>(L * padded(larger(Q, H)));
+        room.hidden = arena.take<vec>(Q);
+        room.d_hidden = arena.take<vec>(Q);
+        room.logits = arena.take<vec>(K);
+        return room;
+    }
+
+    // The other way round.
+    static void transpose_rows(T* to, const T* from, int64_t height, int64_t width, int64_t columns) {
+        for (int64_t i = 0; i < width; ++i)
+            for (int64_t j = 0; j < height; ++j) to[i * columns + j] = from[j * width + i];
+    }
+    static void pad_rows(T* to, const T* from, int64_t height, int64_t width) {
+        for (int64_t j = 0; j < height; ++j) std::memcpy(to + j * padded(width), from + j * width, width * sizeof(T));
+    }
+    static void unpad_rows(void* to, const T* from, int64_t height, int64_t width) {
+        for (int64_t j = 0; to && j < height; ++j)
+            std::memcpy(static_cast<T*>(to) + j * width, from + j * padded(width), width * sizeof(T));
+    }
+
+    // Columns beyond the width hold anything.
+    void make_table(const Packed& packed) const {
+        transpose_rows(packed.left, given(c.embedding), V, D, V);
+        transpose_rows(packed.right, given(c.weight_ih), H, D, padded(H));
+        const T* bias = given(c.bias);
+        for (int64_t v = 0; v < V; ++v)
+            for (int64_t j = 0; j < H; ++j) packed.table[v * padded(H) + j] = bias ? bias[j] : 0;
+        add_outer(packed.table, V, padded(H), packed.left, 1, 0, D, V, packed.right);
+        for (int64_t v = 0; v < V; ++v) std::memmove(packed.table + v * H, packed.table + v * padded(H), H * sizeof(T));
+    }
+
+    void table_gradients(const T* d_table, const Packed& packed, T* padded_sum) const {
+        if (T* bias = static_cast<T*>(c.grad_bias)) {
+            for (int64_t j = 0; j < H; ++j) bias[j] = 0;
+            for (int64_t v = 0; v < V; ++v)
+                for (int64_t j = 0; j < H; ++j) bias[j] += d_table[v * H + j];
+        }
+        std::memset(padded_sum, 0, H * padded(D) * sizeof(T));
+        pad_rows(packed.right, given(c.embedding), V, D);
+        add_outer(padded_sum, H, padded(D), d_table, 1, 0, V, H, packed.right);
+        unpad_rows(c.grad_weight_ih, padded_sum, H, D);
+        std::memset(padded_sum, 0, V * padded(D) * sizeof(T));
+        transpose_rows(packed.left, d_table, V, H, V);
+        pad_rows(packed.right, given(c.weight_ih), H, D);
+        add_outer(padded_sum, V, padded(D), packed.left, 1, 0, H, V, packed.right);
+        unpad_rows(c.grad_embedding, padded_sum, V, D);
+    }
+
+    void pack_all(const Packed& packed) const {
+        Base::pack_shared(packed.recurrence);
+        pack(packed.hidden, given(c.hidden_weight), false, Q, H);
+        pack(packed.back_hidden, given(c.hidden_weight), true, H, Q);
+        pack(packed.readout, given(c.readout_weight), false, K, Q);
+        pack(packed.back_readout, given(c.readout_weight), true, Q, K);
+    }
+
+    void clear(const Totals& totals) const {
+        Base::clear(totals.recurrence);
+        std::memset(totals.d_table, 0, V * H * sizeof(T));
+        std::memset(totals.d_hidden_weight, 0, Q * padded(H) * sizeof(T));
+        std::memset(totals.d_readout_weight, 0, K * padded(Q) * sizeof(T));
+        std::memset(totals.d_hidden_bias, 0, Q * sizeof(vec));
+        std::memset(totals.d_readout_bias, 0, K * sizeof(vec));
+        std::memset(totals.loss, 0, sizeof(vec));
+    }
+
+    void run_block(int64_t index, const Packed& packed, const Room& room, const Totals& totals) const {
+        const Work& w = room.recurrence;
+        Block block = Base::block_at(index);
+        block.output = room.output;
+        block.grad_inputs = room.grad_inputs;
+        Activations a = w.activations;
+        Base::forward_whole(a, block, packed.recurrence, w);
+        readout(w.d_h, a.hs + T_ * H, block, packed, room, totals);
+        Base::backward_whole(a, block, packed.recurrence, w, totals.recurrence);
+        Base::store_state_gradients(block, w);
+        const int64_t* token = tokens + block.first * T_;
+        const T* from = room.grad_inputs;
+        for (int64_t i = 0; i < block.samples * T_; ++i, from += H) {
+            T* to = totals.d_table + token[i] * H;
+            for (int64_t j = 0; j < H; ++j) to[j] += from[j];
+        }
+    }
+
+    // Adds to loss and gradients of the readout; d_h is the gradient of h.
+    void readout(vec* d_h, const vec* h, const Block& block, const Packed& packed, const Room& room,
+                 const Totals& totals) const {
+        vec *hidden = room.hidden, *d_hidden = room.d_hidden, *logits = room.logits;
+        for (int64_t q = 0; q < Q; ++q) hidden[q] = all(given(c.hidden_bias)[q]);
+        multiply(hidden, hidden, 1, packed.hidden, h, Q, H);
+        for (int64_t q = 0; q < Q; ++q) hidden[q] = relu(hidden[q]);
+        for (int64_t k = 0; k < K; ++k) logits[k] = all(given(c.readout_bias)[k]);
+        multiply(logits, logits, 1, packed.readout, hidden, K, Q);
+        cross_entropy(logits, block, totals);
+        for (int64_t k = 0; k < K; ++k) totals.d_readout_bias[k] += logits[k];
+        weight_gradient(totals.d_readout_weight, logits, K, hidden, Q, block, room);
+
+        std::memset(d_hidden, 0, Q * sizeof(vec));
+        multiply(d_hidden, d_hidden, 1, packed.back_readout, logits, Q, K);
+        for (int64_t q = 0; q < Q; ++q) {
+            d_hidden[q] = relu_gradient(d_hidden[q], hidden[q]);
+            totals.d_hidden_bias[q] += d_hidden[q];
+        }
+        weight_gradient(totals.d_hidden_weight, d_hidden, Q, h, H, block, room);
+        std::memset(d_h, 0, H * sizeof(vec));
+        multiply(d_h, d_h, 1, packed.back_hidden, d_hidden, H, Q);
+    }
+
+    // Turns logits into their gradients.
+    void cross_entropy(vec* logits, const Block& block, const Totals& totals) const {
+        vec highest = logits[0], total = {}, chosen = {};
+        for (int64_t k = 1; k < K; ++k) highest = logits[k] > highest ? logits[k] : highest;
+        for (int64_t k = 0; k < K; ++k) logits[k] -= highest;
+        for (int64_t l = 0; l < block.samples; ++l) chosen[l] = logits[c.targets[block.first + l]][l];
+        T* each_one = reinterpret_cast<T*>(logits);
+        for (int64_t i = 0; i < K * L; ++i) each_one[i] = exponential(each_one[i]);
+        for (int64_t k = 0; k < K; ++k) total += logits[k];
+        vec share = {};
+        for (int64_t l = 0; l < block.samples; ++l) {
+            share[l] = 1 / (total[l] * static_cast<T>(B));
+            (*totals.loss)[l] += (static_cast<T>(logarithm(total[l])) - chosen[l]) / static_cast<T>(B);
+        }
+        for (int64_t k = 0; k < K; ++k) logits[k] *= share;
+        for (int64_t l = 0; l < block.samples; ++l) logits[c.targets[block.first + l]][l] -= 1 / static_cast<T>(B);
+    }
+
+    // to += the sum over samples of x y^T.
+    void weight_gradient(T* to, const vec* x, int64_t height, const vec* y, int64_t width, const Block& block,
+                         const Room& room) const {
+        const int64_t columns = padded(width);
+        store(room.left, x, block.samples, height, height);
+        store(room.right, y, block.samples, columns, width);
+        for (int64_t l = 0; l < block.samples; ++l)
+            for (int64_t i = width; i < columns; ++i) room.right[l * columns + i] = 0;
+        add_outer(to, height, columns, room.left, 1, 0, block.samples, height, room.right);
+    }
+
+    void finish(const Totals* totals, const Packed& packed) const {
+        Sums sums[most_groups];
+        for (int64_t g = 0; g < groups(); ++g) sums[g] = totals[g].recurrence;
+        Base::finish(sums);
+        const auto rows = [&](void* to, int64_t height, int64_t width, int64_t columns, T* Totals::*field) {
+            Base::add_up_rows(to, height, width, columns, [&](int64_t g) INLINE { return totals[g].*field; });
+        };
+        rows(packed.table, V, H, H, &Totals::d_table);
+        table_gradients(packed.table, packed, packed.sum);
+        rows(c.grad_hidden_weight, Q, H, padded(H), &Totals::d_hidden_weight);
+        rows(c.grad_readout_weight, K, Q, padded(Q), &Totals::d_readout_weight);
+        const auto vectors = [&](void* to, int64_t size, vec* Totals::*field) {
+            Base::add_up_vectors(to, size, size, [&](int64_t g) INLINE { return totals[g].*field; });
+        };
+        vectors(c.grad_hidden_bias, Q, &Totals::d_hidden_bias);
+        vectors(c.grad_readout_bias, K, &Totals::d_readout_bias);
+        vectors(c.loss, 1, &Totals::loss);
+    }
+
+    // What is out of range, if anything: 1 a token, 2 a target, 3 an initial state.
+    int64_t check() const {
+        const auto within = [](const int64_t* from, int64_t n, int64_t end) {
+            bool good = true;
+            for (int64_t i = 0; i < n; ++i) good &= from[i] >= 0 && from[i] < end;
+            return good;
+        };
+        if (!within(c.tokens, B * T_, V)) return 1;
+        if (!within(c.targets, B, K)) return 2;
+        return c.states && !within(c.states, B, c.initial_states) ? 3 : 0;
+    }
+
+    int64_t run() {
+        if (const int64_t wrong = check()) return wrong;
+        Arena arena(p.scratch);
+        const Places places = place(arena);
+        pack_all(places.packed);
+        make_table(places.packed);
+        Base::table = places.packed.table;
+        struct Call {
+            const Classifier& classifier;
+            const Places& places;
+        } const call = {*this, places};
+        fast_weights_parallel(
+            groups(), threads(groups()),
+            [](const void* context, int64_t group, int64_t thread) {
+                const auto& [classifier, places] = *static_cast<const Call*>(context);
+                const int64_t blocks = classifier.blocks(), groups = classifier.groups();
+                const Totals& totals = places.totals[group];
+                classifier.clear(totals);
+                Arena arena(reinterpret_cast<void*>(places.rooms + thread * places.room_size));
+                const Room room = classifier.place_room(arena);
+                for (int64_t block = blocks * group / groups; block < blocks * (group + 1) / groups; ++block)
+                    classifier.run_block(block, places.packed, room, totals);
+            },
+            &call);
+        finish(places.totals, places.packed);
+        return 0;
+    }
+};
+
+}  // namespace

@@ -1,0 +1,776 @@
+// The fast-weights recurrence in attention form, forward and backward, for one instruction set.
+//
+//   B, T, H, S, R   samples, steps, units, inner steps (reads a step), rank of a low-rank A(0)
+//   C               steps of a chunk; within one, A at its start is read beside a sum over what was written in it
+//   L               samples in a vector register; a block of L samples is worked on together
+//   z               W h(t-1) + inputs(t); a bracket is z plus what a read adds
+//   q(t, s)         query of read s in step t; q(t, 0) = relu(z) is the preliminary state
+//   m(t)            the vector written in step t: q(t, 0) under wenke2019, h(t) under ba2016
+//   c(t, s, i)      score of m(i) for q(t, s), before its discount; d... is a gradient
+//
+// Tensors of the caller are sample-major and contiguous. Inside, everything is unit-major with the L samples of a
+// block innermost, so that no sum ever crosses a register: sums over units are sums of registers. Only the gradient of
+// W is summed over samples, in the caller's layout.
+//
+// A sequence of one chunk keeps what it computed for the way back, and reads A(0) in the form in which it came. One of
+// several keeps A at the start of every eighth chunk alone: on the way back those of the chunks between are built
+// again, each chunk is run again, and the gradient of A is carried from chunk to chunk as A was.
+
+#pragma once
+
+#include "registers.h"
+
+// All of eight bytes, in the order of `cpu.py`.
+extern "C" struct FastWeightsProblem {
+    int64_t batch, steps, width, inner_steps, rank, chunk, threads;
+    int64_t write_before_read;  // wenke2019
+    int64_t layer_norm;
+    int64_t a0_stride;  // elements from one sample's A(0) to the next; 0 where all share one
+    int64_t keep;       // keep activations for the backward pass
+    double eps;
+    const void *inputs, *weight, *h0, *a0, *left, *right, *gain, *shift;
+    const void *discounts, *retained;  // rate decay^age and decay^count
+    const int64_t* lengths;
+    void *output, *written, *saved, *scratch;
+    const void *grad_output, *grad_written;
+    // Of these any but grad_inputs may be absent.
+    void *grad_inputs, *grad_weight, *grad_h0, *grad_a0, *grad_left, *grad_right, *grad_gain, *grad_shift;
+    void *grad_discounts, *grad_retained;
+};
+
+// Of threads.cpp: run(context, task, thread) for every task, on at most so many threads.
+extern "C" void fast_weights_parallel(int64_t tasks, int64_t threads, void (*run)(const void*, int64_t, int64_t),
+                                      const void* context);
+
+namespace {
+
+constexpr int64_t every = 8;  // chunks from one A that is kept to the next
+constexpr int64_t most_groups = 64;
+constexpr int64_t panel_steps = 16;  // steps that go into the gradient of W at once: their states stay in cache
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
+
+template <typename T>
+struct Kernel : Registers<T> {
+    using Base = Registers<T>;
+    using typename Base::vec;
+    using Base::H, Base::L, Base::all, Base::sum, Base::relu, Base::relu_gradient, Base::load, Base::store;
+    using Base::multiply, Base::dots, Base::combine, Base::add, Base::outer, Base::times, Base::pack, Base::parts;
+    using Base::in_parts, Base::total, Base::padded, Base::add_outer, Base::load_rows;
+    static constexpr int64_t lanes = 64 / sizeof(T);  // what is saved has room for the blocks of any instruction set
+
+    const FastWeightsProblem& p;
+    // Where they are given, the inputs are rows of a table, one a token, and h0 and A(0) are tables of initial states.
+    const int64_t *tokens = nullptr, *states = nullptr;
+    const T* table = nullptr;
+    int64_t blocks_of_group = 1;
+    const int64_t B, T_, S, C, chunks;
+    const bool early, chunked;
+    const int64_t R;  // 0 where A(0) is part of the carried A
+
+    explicit Kernel(const FastWeightsProblem& problem)
+        : Base{problem.width}, p(problem), B(p.batch), T_(p.steps), S(p.inner_steps), C(smaller(p.chunk, p.steps)),
+          chunks((T_ + C - 1) / C), early(p.write_before_read), chunked(chunks > 1), R(chunked ? 0 : p.rank) {}
+
+    int64_t blocks() const { return (B + L - 1) / L; }
+    int64_t threads(int64_t tasks) const { return larger(1, smaller(p.threads, tasks)); }
+
+    // The A(0) of a single chunk: of every sample's own, turned into the block's layout, or one, read like W.
+    bool own_matrix() const { return !chunked && p.a0 && p.a0_stride; }
+    bool shared_matrix() const { return !chunked && p.a0 && !p.a0_stride; }
+    bool starts_with_matrix() const { return p.a0 || p.rank; }
+
+    static const T* given(const void* tensor) { return static_cast<const T*>(tensor); }
+
+    // ---- memory ----
+
+    // What a block of samples went through in a chunk.
+    struct Activations {
+        vec *hs, *queries, *normed, *deviations, *scores, *low_scores, *left, *right;
+        const vec* matrix;  // A at the start of the chunk, unless zero, shared or of low rank
+    };
+
+    Activations place_activations(Arena& arena) const {
+        Activations a;
+        a.hs = arena.take<vec>((C + 1) * H);
+        a.queries = arena.take<vec>(C * S * H);
+        a.normed = arena.take<vec>(p.layer_norm ? C * S * H : 0);
+        a.deviations = arena.take<vec>(C * S);
+        a.scores = arena.take<vec>(C * S * C);
+        a.low_scores = arena.take<vec>(C * S * R);
+        a.left = arena.take<vec>(R * H);
+        a.right = arena.take<vec>(R * H);
+        a.matrix = nullptr;
+        return a;
+    }
+
+    // Vectors that a block keeps for the backward pass.
+    int64_t saved_of_block() const {
+        if (chunked) return (chunks + every - 1) / every * H * H;
+        Arena size(nullptr);
+        place_activations(size);
+        return size.used / static_cast<int64_t>(sizeof(vec));
+    }
+
+    // Elements of all blocks, `saved_size` of cpu.py. Smaller registers leave a gap at the end.
+    int64_t saved_size() const { return (B + lanes - 1) / lanes * saved_of_block() * lanes; }
+
+    vec* saved_at(int64_t block) const { return static_cast<vec*>(p.saved) + block * saved_of_block(); }
+
+    // The caller's matrices, packed, the same for all threads.
+    struct Shared {
+        T *weight, *back_weight, *a0, *back_a0;
+    };
+
+    Shared place_shared(Arena& arena, bool backwards) const {
+        Shared shared = {};
+        if (!backwards || chunked) shared.weight = arena.take<T>(H * H);
+        if (backwards) shared.back_weight = arena.take<T>(H * H);
+        if (shared_matrix()) (backwards ? shared.back_a0 : shared.a0) = arena.take<T>(H * H);
+        return shared;
+    }
+
+    void pack_shared(const Shared& shared) const {
+        if (shared.weight) pack(shared.weight, given(p.weight), false);
+        if (shared.back_weight) pack(shared.back_weight, given(p.weight), true);
+        if (shared.a0) pack(shared.a0, given(p.a0), false);
+        if (shared.back_a0) pack(shared.back_a0, given(p.a0), true);
+    }
+
+    // Sums over samples. Groups of blocks have their own, added up in order at the end: the result does not depend on
+    // which thread took which group.
+    struct Sums {
+        T* d_weight;
+        vec *d_gain, *d_shift, *d_discounts, *d_retained;
+    };
+
+    int64_t groups() const { return smaller((blocks() + blocks_of_group - 1) / blocks_of_group, most_groups); }
+
+    Sums place_sums(Arena& arena) const {
+        Sums sums;
+        sums.d_weight = arena.take<T>(H * padded(H));
+        sums.d_gain = arena.take<vec>(H);
+        sums.d_shift = arena.take<vec>(H);
+        sums.d_discounts = arena.take<vec>(C);
+        sums.d_retained = arena.take<vec>(C + 1);
+        return sums;
+    }
+
+    void clear(const Sums& sums) const {
+        std::memset(sums.d_weight, 0, H * padded(H) * sizeof(T));
+        std::memset(sums.d_gain, 0, H * sizeof(vec));
+        std::memset(sums.d_shift, 0, H * sizeof(vec));
+        std::memset(sums.d_discounts, 0, C * sizeof(vec));
+        std::memset(sums.d_retained, 0, (C + 1) * sizeof(vec));
+    }
+
+    // What a thread works in.
+    struct Work {
+        vec *z, *bracket, *weights;
+        Activations activations;
+        vec *own, *matrices[every], *scaled;
+        vec *d_brackets, *d_memory, *discounted, *d_scores, *low_discounted, *d_low_scores;
+        vec *d_h, *d_z, *d_read, *raw, *d_low, *d_matrix, *symmetric;
+        T* previous;
+    };
+
+    Work place_work(Arena& arena, bool backwards) const {
+        Work w = {};
+        w.z = arena.take<vec>(H);
+        w.bracket = arena.take<vec>(H);
+        w.weights = arena.take<vec>(larger(H, larger(C, R)));
+        if (chunked || !p.keep) w.activations = place_activations(arena);
+        w.own = arena.take<vec>(own_matrix() ? H * H : 0);
+        if (chunked) {
+            for (int64_t k = 0; k < (backwards ? smaller(every, chunks) : 2); ++k) w.matrices[k] = arena.take<vec>(H * H);
+            w.scaled = arena.take<vec>(C * S * H);
+        }
+        if (!backwards) return w;
+        w.d_brackets = arena.take<vec>(C * S * H);
+        w.d_memory = arena.take<vec>(C * H);
+        w.discounted = arena.take<vec>(C * S * C);
+        w.d_scores = arena.take<vec>(C * S * C);
+        w.low_discounted = arena.take<vec>(C * S * R);
+        w.d_low_scores = arena.take<vec>(C * S * R);
+        w.d_h = arena.take<vec>(H);
+        w.d_z = arena.take<vec>(H);
+        w.d_read = arena.take<vec>(H);
+        w.raw = arena.take<vec>(larger(C, R));
+        w.d_low = arena.take<vec>(H);
+        w.d_matrix = arena.take<vec>(chunked || p.a0 ? H * H : 0);
+        w.symmetric = arena.take<vec>(chunked ? H * H : 0);
+        w.previous = arena.take<T>(L * smaller(C, panel_steps) * padded(H));
+        return w;
+    }
+
+    struct Places {
+        Shared shared;
+        Sums sums[most_groups];
+        uintptr_t work;
+        int64_t work_size;
+    };
+
+    Places place(Arena& arena, bool backwards) const {
+        Places places;
+        places.shared = place_shared(arena, backwards);
+        const int64_t tasks = backwards ? groups() : blocks();
+        for (int64_t g = 0; backwards && g < tasks; ++g) places.sums[g] = place_sums(arena);
+        Arena size(nullptr);
+        place_work(size, backwards);
+        places.work_size = (size.used + 63) / 64 * 64;
+        places.work = reinterpret_cast<uintptr_t>(arena.take<char>(threads(tasks) * places.work_size));
+        return places;
+    }
+
+    Work work_of(const Places& places, int64_t thread, bool backwards) const {
+        Arena arena(reinterpret_cast<void*>(places.work + thread * places.work_size));
+        return place_work(arena, backwards);
+    }
+
+    // ---- a block of samples ----
+
+    struct Block {
+        int64_t first, samples;
+        vec lengths;
+        T *output, *grad_inputs;  // of its first sample
+    };
+
+    T* of_block(void* tensor, int64_t first) const {
+        return tensor ? static_cast<T*>(tensor) + first * T_ * H : nullptr;
+    }
+
+    Block block_at(int64_t block) const {
+        Block b;
+        b.first = block * L;
+        b.samples = smaller(B - b.first, L);
+        b.output = of_block(p.output, b.first);
+        b.grad_inputs = of_block(p.grad_inputs, b.first);
+        b.lengths = vec{};
+        if (p.lengths)
+            for (int64_t l = 0; l < b.samples; ++l) b.lengths[l] = static_cast<T>(p.lengths[b.first + l]);
+        return b;
+    }
+
+    vec* query(const Activations& a, int64_t t, int64_t s) const { return a.queries + (t * S + s) * H; }
+    vec* result(const Activations& a, int64_t t, int64_t s) const {
+        return s == S - 1 ? a.hs + (t + 1) * H : query(a, t, s + 1);
+    }
+    const vec* memories(const Activations& a) const { return early ? a.queries : a.hs + H; }
+    int64_t memory_stride() const { return early ? S * H : H; }
+    int64_t writes(int64_t t) const { return early ? t + 1 : t; }
+
+    // Step t of the block in a caller's tensor, which begins with the block's first sample or the batch's.
+    void load_step(vec* to, const T* from, const Block& block, int64_t t) const {
+        load(to, from + t * H, block.samples, T_ * H, H);
+    }
+    void load_step(vec* to, const void* from, const Block& block, int64_t t) const {
+        load_step(to, given(from) + block.first * T_ * H, block, t);
+    }
+    void store_step(T* to, const vec* from, const Block& block, int64_t t) const {
+        store(to + t * H, from, block.samples, T_ * H, H);
+    }
+    void load_inputs(vec* to, const Block& block, int64_t t) const {
+        if (!tokens) return load_step(to, p.inputs, block, t);
+        const int64_t* token = tokens + block.first * T_ + t;
+        load_rows(to, [&](int64_t l) INLINE { return table + token[l * T_] * H; }, block.samples, H);
+    }
+    // Of a sample's own row in a tensor of initial states, or the one that it names.
+    void load_initial(vec* to, const void* from, int64_t stride, int64_t width, const Block& block) const {
+        if (!states) return load(to, given(from) + block.first * stride, block.samples, stride, width);
+        const int64_t* row = states + block.first;
+        load_rows(to, [&](int64_t l) INLINE { return given(from) + row[l] * stride; }, block.samples, width);
+    }
+    // h before step t, from what the caller was given.
+    void load_previous(vec* to, const Block& block, int64_t t) const {
+        if (t)
+            load_step(to, block.output, block, t - 1);
+        else
+            load_initial(to, p.h0, H, H, block);
+    }
+
+    // Zero where a sequence has ended: what stands there must not matter or overflow.
+    void hold(vec* h, int64_t t, const Block& block) const {
+        if (!p.lengths) return;
+        const vec now = all(static_cast<T>(t));
+        for (int64_t j = 0; j < H; ++j) h[j] = now < block.lengths ? h[j] : vec{};
+    }
+
+    void normalise(vec* to, const vec* bracket, vec* kept, vec* deviation) const {
+        vec sums[parts] = {}, squares[parts] = {};
+        in_parts([&](auto part, int64_t j) INLINE { sums[part] += bracket[j]; });
+        const vec centre = total(sums) / static_cast<T>(H);
+        in_parts([&](auto part, int64_t j) INLINE {
+            const vec difference = bracket[j] - centre;
+            squares[part] += difference * difference;
+        });
+        const vec spread = total(squares) / static_cast<T>(H) + static_cast<T>(p.eps);
+        T inverse[L];
+        for (int64_t l = 0; l < L; ++l)
+            inverse[l] = 1 / (sizeof(T) == 4 ? __builtin_sqrtf(static_cast<float>(spread[l])) : static_cast<T>(__builtin_sqrt(spread[l])));
+        const vec scale = *reinterpret_cast<const vec*>(inverse);
+        *deviation = scale;
+        const T *gain = given(p.gain), *shift = given(p.shift);
+        for (int64_t j = 0; j < H; ++j) {
+            vec value = kept[j] = (bracket[j] - centre) * scale;
+            if (gain) value *= gain[j];
+            if (shift) value += shift[j];
+            to[j] = relu(value);
+        }
+    }
+
+    // ---- forward ----
+
+    // Steps `start` .. `start + n`, whose h before the first is in place.
+    void forward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block, const Shared& shared,
+                       const Work& w) const {
+        for (int64_t t = 0; t < n; ++t) {
+            const T *discounts = given(p.discounts), scale = given(p.retained)[writes(t)];
+            const int64_t count = writes(t);
+            preliminary(w.z, query(a, t, 0), a.hs + t * H, start + t, block, shared);
+            for (int64_t s = 0; s < S; ++s) {
+                const int64_t read = t * S + s;
+                const vec *q = query(a, t, s), *from = w.z;
+                if (count) {
+                    vec* scores = a.scores + read * C;
+                    dots(scores, count, memories(a), memory_stride(), q);
+                    for (int64_t i = 0; i < count; ++i) w.weights[i] = scores[i] * discounts[count - 1 - i];
+                    combine(w.bracket, from, count, w.weights, 1, memories(a), memory_stride());
+                    from = w.bracket;
+                }
+                if (R) {
+                    vec* scores = a.low_scores + read * R;
+                    dots(scores, R, a.right, H, q);
+                    for (int64_t k = 0; k < R; ++k) w.weights[k] = scores[k] * scale;
+                    combine(w.bracket, from, R, w.weights, 1, a.left, H);
+                    from = w.bracket;
+                }
+                if (a.matrix) {
+                    dots(w.weights, H, a.matrix, H, q);
+                    for (int64_t j = 0; j < H; ++j) w.bracket[j] = from[j] + scale * w.weights[j];
+                    from = w.bracket;
+                } else if (shared_matrix()) {
+                    multiply(w.bracket, from, scale, shared.a0, q);
+                    from = w.bracket;
+                }
+                vec* to = result(a, t, s);
+                if (p.layer_norm)
+                    normalise(to, from, a.normed + read * H, a.deviations + read);
+                else
+                    for (int64_t j = 0; j < H; ++j) to[j] = relu(from[j]);
+            }
+            hold(a.hs + (t + 1) * H, start + t, block);
+        }
+    }
+
+    // z and q(t, 0), from h(t-1).
+    void preliminary(vec* z, vec* q, const vec* h, int64_t t, const Block& block, const Shared& shared) const {
+        load_inputs(z, block, t);
+        multiply(z, z, 1, shared.weight, h);
+        for (int64_t j = 0; j < H; ++j) q[j] = relu(z[j]);
+        hold(q, t, block);
+    }
+
+    void store_chunk(const Activations& a, int64_t start, int64_t n, const Block& block) const {
+        for (int64_t t = 0; t < n; ++t) {
+            store_step(block.output, a.hs + (t + 1) * H, block, start + t);
+            if (p.written)
+                store_step(of_block(p.written, block.first), memories(a) + t * memory_stride(), block, start + t);
+        }
+    }
+
+    void forward_block(int64_t index, const Shared& shared, const Work& w) const {
+        const Block block = block_at(index);
+        Activations a = w.activations;
+        if (!chunked && p.keep) {
+            Arena arena(saved_at(index));
+            a = place_activations(arena);
+        }
+        if (chunked) {
+            load_previous(a.hs, block, 0);
+            forward_chunks(index, block, a, shared, w);
+        } else
+            forward_whole(a, block, shared, w);
+    }
+
+    // A sequence of one chunk.
+    void forward_whole(Activations& a, const Block& block, const Shared& shared, const Work& w) const {
+        load_previous(a.hs, block, 0);
+        for (int64_t k = 0; k < R; ++k) load_factors(a.left + k * H, a.right + k * H, block, k);
+        set_matrix(a, block, w);
+        forward_chunk(a, 0, T_, block, shared, w);
+        store_chunk(a, 0, T_, block);
+    }
+
+    void set_matrix(Activations& a, const Block& block, const Work& w) const {
+        if (!own_matrix()) return;
+        load_a0(w.own, block);
+        a.matrix = w.own;
+    }
+
+    void forward_chunks(int64_t index, const Block& block, Activations& a, const Shared& shared, const Work& w) const {
+        vec *now = w.matrices[0], *next = w.matrices[1];
+        if (starts_with_matrix()) build_a0(now, block, w);
+        for (int64_t c = 0; c < chunks; ++c) {
+            const int64_t start = c * C, n = smaller(C, T_ - start);
+            a.matrix = c || starts_with_matrix() ? now : nullptr;
+            if (p.keep && c % every == 0 && a.matrix)
+                std::memcpy(saved_at(index) + c / every * H * H, now, H * H * sizeof(vec));
+            forward_chunk(a, start, n, block, shared, w);
+            store_chunk(a, start, n, block);
+            if (c + 1 == chunks) break;
+            write_chunk(next, a.matrix, memories(a), memory_stride(), w);
+            std::memcpy(a.hs, a.hs + C * H, H * sizeof(vec));
+            vec* const last = now;
+            now = next;
+            next = last;
+        }
+    }
+
+    // A after a whole chunk, from A at its start and what was written in it.
+    void write_chunk(vec* to, const vec* from, const vec* written, int64_t stride, const Work& w) const {
+        for (int64_t i = 0; i < C; ++i)
+            for (int64_t j = 0; j < H; ++j) w.scaled[i * H + j] = written[i * stride + j] * given(p.discounts)[C - 1 - i];
+        outer(to, from, given(p.retained)[C], C, w.scaled, written, stride);
+    }
+
+    void load_factors(vec* left, vec* right, const Block& block, int64_t k) const {
+        load_initial(left, given(p.left) + k * H, p.rank * H, H, block);
+        load_initial(right, given(p.right) + k * H, p.rank * H, H, block);
+    }
+
+    void load_a0(vec* to, const Block& block) const {
+        load_initial(to, p.a0, p.a0_stride, H * H, block);
+    }
+
+    // A(0) in full, whatever its form.
+    void build_a0(vec* to, const Block& block, const Work& w) const {
+        if (p.a0) load_a0(to, block);
+        for (int64_t k = 0; k < p.rank; ++k) {
+            load_factors(w.bracket, w.weights, block, k);
+            outer(to, k ? to : nullptr, 1, 1, w.bracket, w.weights, H);
+        }
+    }
+
+    // ---- backward ----
+
+    // In place, for what `gradient` was before relu; adds to the gradients of gain and shift.
+    void normalise_backward(vec* g, const vec* normed, vec deviation, vec* d_gain, vec* d_shift) const {
+        const T* gain = given(p.gain);
+        vec sums[parts] = {}, products[parts] = {};
+        in_parts([&](auto part, int64_t j) INLINE {
+            vec value = g[j];
+            const vec product = value * normed[j];
+            d_gain[j] += product;
+            d_shift[j] += value;
+            if (gain) g[j] = value *= gain[j];
+            sums[part] += value;
+            products[part] += value * normed[j];
+        });
+        const vec mean = total(sums) / static_cast<T>(H), product = total(products) / static_cast<T>(H);
+        for (int64_t j = 0; j < H; ++j) g[j] = (g[j] - mean - normed[j] * product) * deviation;
+    }
+
+    void backward_block(int64_t index, const Shared& shared, const Work& w, const Sums& sums) const {
+        const Block block = block_at(index);
+        std::memset(w.d_h, 0, H * sizeof(vec));
+        if (chunked)
+            backward_chunks(index, block, shared, w, sums);
+        else {
+            Arena arena(saved_at(index));
+            Activations a = place_activations(arena);
+            set_matrix(a, block, w);
+            backward_whole(a, block, shared, w, sums);
+        }
+        store_state_gradients(block, w);
+    }
+
+    // A sequence of one chunk; d_h is that of the last h but for its own output.
+    void backward_whole(const Activations& a, const Block& block, const Shared& shared, const Work& w,
+                        const Sums& sums) const {
+        load_d_memory(0, T_, block, w);
+        backward_chunk(a, 0, T_, block, shared, w, sums);
+        low_rank_gradients(a, block, w);
+        if (!p.grad_a0) return;
+        scale_d_brackets(w.d_brackets, T_, w);
+        outer(w.d_matrix, nullptr, 1, T_ * S, w.d_brackets, a.queries, H);
+    }
+
+    void store_state_gradients(const Block& block, const Work& w) const {
+        if (p.grad_a0)
+            store(static_cast<T*>(p.grad_a0) + block.first * H * H, w.d_matrix, block.samples, H * H, H * H);
+        if (p.grad_h0) store(static_cast<T*>(p.grad_h0) + block.first * H, w.d_h, block.samples, H, H);
+    }
+
+    // Under ba2016 the outputs are what was written, so their gradients are gathered in one place.
+    void load_d_memory(int64_t start, int64_t n, const Block& block, const Work& w) const {
+        const void* from = early ? p.grad_written : p.grad_output;
+        if (!from) std::memset(w.d_memory, 0, n * H * sizeof(vec));
+        for (int64_t t = 0; from && t < n; ++t) load_step(w.d_memory + t * H, from, block, start + t);
+    }
+
+    // Back through a chunk; d_h is that of h after it, then of h before it.
+    void backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block, const Shared& shared,
+                        const Work& w, const Sums& sums) const {
+        for (int64_t t = n - 1; t >= 0; --t) {
+            if (!early) {
+                pull(a, t, t + 1, n, w);
+                add(w.d_h, w.d_memory + t * H);
+            } else if (p.grad_output) {
+                load_step(w.d_read, p.grad_output, block, start + t);
+                add(w.d_h, w.d_read);
+            }
+            hold(w.d_h, start + t, block);
+            for (int64_t s = S - 1; s >= 0; --s) read_backward(a, t, s, shared, w, sums);
+            if (early) {
+                pull(a, t, t, n, w);
+                add(w.d_h, w.d_memory + t * H);
+            }
+            for (int64_t j = 0; j < H; ++j) w.d_z[j] += relu_gradient(w.d_h[j], query(a, t, 0)[j]);
+            store_step(block.grad_inputs, w.d_z, block, start + t);
+            std::memset(w.d_h, 0, H * sizeof(vec));
+            multiply(w.d_h, w.d_h, 1, shared.back_weight, w.d_z);
+        }
+        if (p.grad_weight)
+            for (int64_t t = 0; t < n; t += panel_steps)
+                weight_gradient(sums.d_weight, block, start + t, smaller(panel_steps, n - t), w.previous);
+    }
+
+    // Adds to d_memory(i) what reads of steps from `first` on give back.
+    void pull(const Activations& a, int64_t i, int64_t first, int64_t n, const Work& w) const {
+        const int64_t read = first * S, reads = n * S - read;
+        vec* to = w.d_memory + i * H;
+        combine(to, to, reads, w.discounted + read * C + i, C, w.d_brackets + read * H, H);
+        combine(to, to, reads, w.d_scores + read * C + i, C, a.queries + read * H, H);
+    }
+
+    // d_h is that of the read's result, then of its query.
+    void read_backward(const Activations& a, int64_t t, int64_t s, const Shared& shared, const Work& w,
+                       const Sums& sums) const {
+        const int64_t read = t * S + s, count = writes(t);
+        const T *discounts = given(p.discounts), scale = given(p.retained)[count];
+        const vec *q = query(a, t, s), *h = result(a, t, s), *scores = a.scores + read * C;
+        vec *g = w.d_brackets + read * H, *discounted = w.discounted + read * C, *d_scores = w.d_scores + read * C;
+        for (int64_t j = 0; j < H; ++j) g[j] = relu_gradient(w.d_h[j], h[j]);
+        if (p.layer_norm) normalise_backward(g, a.normed + read * H, a.deviations[read], sums.d_gain, sums.d_shift);
+        if (s == S - 1)
+            std::memcpy(w.d_z, g, H * sizeof(vec));
+        else
+            add(w.d_z, g);
+        dots(w.raw, count, memories(a), memory_stride(), g);
+        for (int64_t i = 0; i < count; ++i) {
+            const T discount = discounts[count - 1 - i];
+            discounted[i] = scores[i] * discount;
+            d_scores[i] = w.raw[i] * discount;
+            if (p.grad_discounts) sums.d_discounts[count - 1 - i] += scores[i] * w.raw[i];
+        }
+        combine(w.d_h, nullptr, count, d_scores, 1, memories(a), memory_stride());
+        if (R) {
+            dots(w.raw, R, a.left, H, g);
+            for (int64_t k = 0; k < R; ++k) {
+                const vec score = a.low_scores[read * R + k];
+                w.low_discounted[read * R + k] = score * scale;
+                w.d_low_scores[read * R + k] = w.raw[k] * scale;
+                if (p.grad_retained) sums.d_retained[count] += score * w.raw[k];
+            }
+            combine(w.d_h, w.d_h, R, w.d_low_scores + read * R, 1, a.right, H);
+        }
+        if (a.matrix || shared_matrix()) {
+            if (a.matrix)
+                combine(w.d_read, nullptr, H, g, 1, a.matrix, H);
+            else {
+                std::memset(w.d_read, 0, H * sizeof(vec));
+                multiply(w.d_read, w.d_read, 1, shared.back_a0, g);
+            }
+            add(w.d_h, w.d_read, scale);
+            if (p.grad_retained) sums.d_retained[count] += dot(w.d_read, q, H);
+        }
+    }
+
+    static vec dot(const vec* a, const vec* b, int64_t n) {
+        vec sums[parts] = {};
+        int64_t j = 0;
+        for (; j + parts <= n; j += parts) each<parts>([&](auto part) INLINE { sums[part] += a[j + part] * b[j + part]; });
+        for (; j < n; ++j) sums[0] += a[j] * b[j];
+        return total(sums);
+    }
+
+    void low_rank_gradients(const Activations& a, const Block& block, const Work& w) const {
+        for (int64_t k = 0; k < R; ++k) {
+            if (p.grad_left) {
+                combine(w.d_low, nullptr, T_ * S, w.low_discounted + k, R, w.d_brackets, H);
+                store_factor(p.grad_left, w.d_low, block, k);
+            }
+            if (p.grad_right) {
+                combine(w.d_low, nullptr, T_ * S, w.d_low_scores + k, R, a.queries, H);
+                store_factor(p.grad_right, w.d_low, block, k);
+            }
+        }
+    }
+
+    void store_factor(void* to, const vec* from, const Block& block, int64_t k) const {
+        store(static_cast<T*>(to) + (block.first * p.rank + k) * H, from, block.samples, p.rank * H, H);
+    }
+
+    // The gradient of each bracket times what is left of A at the start of the chunk when it is read.
+    void scale_d_brackets(vec* to, int64_t n, const Work& w) const {
+        for (int64_t t = 0; t < n; ++t)
+            for (int64_t j = 0; j < S * H; ++j)
+                to[t * S * H + j] = w.d_brackets[t * S * H + j] * given(p.retained)[writes(t)];
+    }
+
+    void backward_chunks(int64_t index, const Block& block, const Shared& shared, const Work& w,
+                         const Sums& sums) const {
+        bool later = false;  // whether d_matrix holds the gradient of A after the chunk
+        for (int64_t c = chunks - 1; c >= 0; --c) {
+            const int64_t start = c * C, n = smaller(C, T_ - start), group = c / every * every;
+            if (c == chunks - 1 || c == group + every - 1) build_matrices(index, group, c, block, shared, w);
+            Activations a = w.activations;
+            a.matrix = c == group ? first_matrix(index, c) : w.matrices[c - group];
+            load_previous(a.hs, block, start);
+            forward_chunk(a, start, n, block, shared, w);
+            load_d_memory(start, n, block, w);
+            if (later) write_chunk_backward(a, w, sums);
+            backward_chunk(a, start, n, block, shared, w, sums);
+            if (!a.matrix) break;
+            scale_d_brackets(w.scaled, n, w);
+            outer(w.d_matrix, later ? w.d_matrix : nullptr, given(p.retained)[n], n * S, w.scaled, a.queries, H);
+            later = true;
+        }
+        for (int64_t k = 0; k < p.rank; ++k) {
+            load_factors(w.bracket, w.weights, block, k);
+            if (p.grad_left) {
+                dots(w.d_low, H, w.d_matrix, H, w.weights);
+                store_factor(p.grad_left, w.d_low, block, k);
+            }
+            if (p.grad_right) {
+                combine(w.d_low, nullptr, H, w.bracket, 1, w.d_matrix, H);
+                store_factor(p.grad_right, w.d_low, block, k);
+            }
+        }
+    }
+
+    // A at the start of the first chunk of a group, as it was kept.
+    const vec* first_matrix(int64_t index, int64_t c) const {
+        return c || starts_with_matrix() ? saved_at(index) + c / every * H * H : nullptr;
+    }
+
+    // A at the start of the chunks after `from`, up to `to`, once more.
+    void build_matrices(int64_t index, int64_t from, int64_t to, const Block& block, const Shared& shared,
+                        const Work& w) const {
+        const vec* before = first_matrix(index, from);
+        for (int64_t c = from; c < to; ++c) {
+            vec *written = w.activations.queries, *next = w.matrices[c + 1 - from];
+            for (int64_t t = 0; t < C; ++t)
+                if (early) {
+                    load_previous(w.bracket, block, c * C + t);
+                    preliminary(w.z, written + t * H, w.bracket, c * C + t, block, shared);
+                } else
+                    load_step(written + t * H, block.output, block, c * C + t);
+            write_chunk(next, before, written, H, w);
+            before = next;
+        }
+    }
+
+    // Back through what a whole chunk wrote into A.
+    void write_chunk_backward(const Activations& a, const Work& w, const Sums& sums) const {
+        const T* discounts = given(p.discounts);
+        for (int64_t j = 0; j < H; ++j)
+            for (int64_t i = 0; i < H; ++i) w.symmetric[j * H + i] = w.d_matrix[j * H + i] + w.d_matrix[i * H + j];
+        times(w.scaled, C, w.symmetric, memories(a), memory_stride());
+        for (int64_t i = 0; i < C; ++i) {
+            add(w.d_memory + i * H, w.scaled + i * H, discounts[C - 1 - i]);
+            if (p.grad_discounts)
+                sums.d_discounts[C - 1 - i] += static_cast<T>(0.5) * dot(memories(a) + i * memory_stride(), w.scaled + i * H, H);
+        }
+        if (p.grad_retained && a.matrix) sums.d_retained[C] += dot(a.matrix, w.d_matrix, H * H);
+    }
+
+    // d_weight += the sum over samples and steps of d_z h(t-1)^T, in the caller's layout; columns are padded.
+    void weight_gradient(T* to, const Block& block, int64_t start, int64_t n, T* previous) const {
+        const int64_t columns = padded(H);
+        for (int64_t l = 0; l < block.samples; ++l)
+            for (int64_t t = 0; t < n; ++t) {
+                T* row = previous + (l * n + t) * columns;
+                if (start + t)
+                    std::memcpy(row, block.output + (l * T_ + start + t - 1) * H, H * sizeof(T));
+                else
+                    std::memcpy(row, given(p.h0) + (states ? states[block.first + l] : block.first + l) * H, H * sizeof(T));
+                for (int64_t i = H; i < columns; ++i) row[i] = 0;
+            }
+        add_outer(to, H, columns, block.grad_inputs + start * H, block.samples, T_ * H, n, H, previous);
+    }
+
+    // The sum of the matrices of all groups, whose rows are padded.
+    template <typename Matrix>
+    void add_up_rows(void* to, int64_t height, int64_t width, int64_t columns, const Matrix& matrix) const {
+        for (int64_t g = 0; to && g < groups(); ++g)
+            for (int64_t j = 0; j < height; ++j) {
+                T* row = static_cast<T*>(to) + j * width;
+                const T* from = matrix(g) + j * columns;
+                for (int64_t i = 0; i < width; ++i) row[i] = (g ? row[i] : 0) + from[i];
+            }
+    }
+
+    // Likewise of vectors, over samples too; of `size` elements those from `used` on are zero.
+    template <typename Vector>
+    void add_up_vectors(void* to, int64_t used, int64_t size, const Vector& vector) const {
+        for (int64_t j = 0; to && j < size; ++j) {
+            vec total = {};
+            for (int64_t g = 0; j < used && g < groups(); ++g) total += vector(g)[j];
+            static_cast<T*>(to)[j] = sum(total);
+        }
+    }
+
+    void finish(const Sums* sums) const {
+        add_up_rows(p.grad_weight, H, H, padded(H), [&](int64_t g) INLINE { return sums[g].d_weight; });
+        const auto vectors = [&](void* to, int64_t used, int64_t size, vec* Sums::*field) {
+            add_up_vectors(to, used, size, [&](int64_t g) INLINE { return sums[g].*field; });
+        };
+        vectors(p.grad_gain, H, H, &Sums::d_gain);
+        vectors(p.grad_shift, H, H, &Sums::d_shift);
+        vectors(p.grad_discounts, C, T_, &Sums::d_discounts);
+        vectors(p.grad_retained, C + 1, T_ + 1, &Sums::d_retained);
+    }
+
+    // ---- all blocks ----
+
+    struct Call {
+        const Kernel& kernel;
+        const Places& places;
+    };
+
+    void forward() const {
+        Arena arena(p.scratch);
+        const Places places = place(arena, false);
+        pack_shared(places.shared);
+        const Call call = {*this, places};
+        fast_weights_parallel(
+            blocks(), threads(blocks()),
+            [](const void* context, int64_t block, int64_t thread) {
+                const auto& [kernel, places] = *static_cast<const Call*>(context);
+                kernel.forward_block(block, places.shared, kernel.work_of(places, thread, false));
+            },
+            &call);
+    }
+
+    void backward() const {
+        Arena arena(p.scratch);
+        const Places places = place(arena, true);
+        pack_shared(places.shared);
+        const Call call = {*this, places};
+        fast_weights_parallel(
+            groups(), threads(groups()),
+            [](const void* context, int64_t group, int64_t thread) {
+                const auto& [kernel, places] = *static_cast<const Call*>(context);
+                const int64_t blocks = kernel.blocks(), groups = kernel.groups();
+                kernel.clear(places.sums[group]);
+                for (int64_t block = blocks * group / groups; block < blocks * (group + 1) / groups; ++block)
+                    kernel.backward_block(block, places.shared, kernel.work_of(places, thread, true), places.sums[group]);
+            },
+            &call);
+        finish(places.sums);
+    }
+};
+
+}  // namespace

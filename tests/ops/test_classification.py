@@ -1,0 +1,154 @@
+"""Loss and gradients in one native call, against the reference and PyTorch's own functions in float64."""
+
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional
+
+from contextual_rnn import LowRank
+from contextual_rnn.ops import cpu, fast_weights
+from contextual_rnn.ops.classification import Classification, Parameters
+from contextual_rnn.ops.options import FastWeightsOptions
+
+pytestmark = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
+VARIANTS = ["baseline", "avx2", "avx512"]
+AVAILABLE = VARIANTS[: VARIANTS.index(cpu.instruction_set() or "baseline") + 1]
+OPTIONS = FastWeightsOptions(1, 0.9, 0.4, True, "wenke2019", 1e-5, False)
+SIZES = [  # batch, steps, units, tokens, embedding, hidden units, classes
+    (1, 1, 1, 1, 1, 1, 1),
+    (37, 9, 5, 7, 3, 4, 3),
+    (70, 6, 20, 11, 33, 18, 17),
+]
+
+
+class Problem:
+    """Random parameters and initial states, of another dtype than float64 where asked for."""
+
+    def __init__(self, size, kind="none", named=False, bias=True, norm=True, dtype=torch.float64):
+        self.generator = torch.Generator().manual_seed(0)
+        batch, steps, width, tokens, inputs, hidden, classes = size
+        rows = 4 if named else batch
+        scale = 0.4 if norm else 0.1  # without layer norm states grow fast
+
+        def draw(*shape):
+            values = scale * torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+            return values.to(dtype).requires_grad_()
+
+        def below(end, *shape):
+            return torch.randint(end, shape, generator=self.generator)
+
+        vectors = [draw(width) if norm else None for _ in range(2)]
+        self.parameters = Parameters(
+            draw(tokens, inputs), draw(width, inputs), draw(width) if bias else None, draw(width, width), *vectors,
+            draw(hidden, width), draw(hidden), draw(classes, hidden), draw(classes),
+        )  # fmt: skip
+        self.h0 = draw(rows, width)
+        self.a0 = {
+            "none": lambda: None,
+            "dense": lambda: draw(rows, width, width),
+            "shared": lambda: draw(1, width, width).expand(rows, -1, -1),
+            "low rank": lambda: LowRank(draw(rows, 3, width), draw(rows, 3, width)),
+        }[kind]()
+        self.tokens, self.targets = below(tokens, batch, steps), below(classes, batch)
+        self.states = below(rows, batch) if named else None
+
+    def leaves(self):
+        matrices = list(self.a0) if isinstance(self.a0, LowRank) else [self.a0]
+        return [leaf for leaf in (*self.parameters, self.h0, *matrices) if leaf is not None]
+
+    def natively(self, options):
+        grads = Parameters(*(None if p is None else torch.full_like(p, torch.nan) for p in self.parameters))
+        run = Classification(self.parameters, grads, options)
+        loss, initial = run(self.tokens, self.targets, self.h0, self.a0, self.states)
+        return [torch.tensor(loss, dtype=torch.float64), *(grad for grad in (*grads, *initial) if grad is not None)]
+
+    def by_autograd(self, options):
+        p, h0, a0 = self.parameters, self.h0, self.a0
+        if self.states is not None:
+            h0 = h0[self.states]
+            if a0 is not None:
+                a0 = LowRank(*(f[self.states] for f in a0)) if isinstance(a0, LowRank) else a0[self.states]
+        inputs = functional.linear(functional.embedding(self.tokens, p.embedding), p.weight_ih, p.bias)
+        output, _ = fast_weights(
+            inputs, p.weight_hh, h0, a0, norm_weight=p.norm_weight, norm_bias=p.norm_bias,
+            layer_norm=options.layer_norm, inner_steps=options.inner_steps, decay=options.decay, rate=options.rate,
+            timing=options.timing, eps=options.eps, backend="reference",
+        )  # fmt: skip
+        hidden = torch.relu(functional.linear(output[:, -1], p.hidden_weight, p.hidden_bias))
+        logits = functional.linear(hidden, p.readout_weight, p.readout_bias)
+        loss = functional.cross_entropy(logits, self.targets)
+        return [loss.detach(), *torch.autograd.grad(loss, self.leaves(), materialize_grads=True, allow_unused=True)]
+
+
+def assert_agree(found, expected, tolerance):
+    assert len(found) == len(expected)
+    assert all(theirs.isfinite().all() for theirs in expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max().clamp(min=1e-3)
+
+
+@pytest.mark.parametrize("variant", AVAILABLE)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_loss_and_every_gradient(monkeypatch, variant, size):
+    monkeypatch.setattr(cpu, "instruction_set", lambda: variant)
+    forms = itertools.product(["none", "dense", "shared", "low rank"], [False, True], ["ba2016", "wenke2019"], [1, 2])
+    for kind, named, timing, inner_steps in forms:
+        for plain in (False, True):
+            problem = Problem(size, kind, named, bias=not plain, norm=not plain)
+            options = FastWeightsOptions(inner_steps, 0.9, 0.4, not plain, timing, 1e-5, False)
+            assert_agree(problem.natively(options), problem.by_autograd(options), 1e-10)
+
+
+def test_float32():
+    """A few hundred roundings of the largest entry."""
+    size = SIZES[2]
+    expected = Problem(size, "dense", True).by_autograd(OPTIONS)
+    assert_agree(Problem(size, "dense", True, dtype=torch.float32).natively(OPTIONS), expected, 1e-4)
+
+
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
+    monkeypatch.setattr(cpu, "_WORTH_THREADS", 0)
+    problem, results, before = Problem(SIZES[2], "dense"), [], torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(problem.natively(OPTIONS))
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("name", ["tokens", "targets", "states"])
+@pytest.mark.parametrize("value", [-1, 11])
+def test_refuses_what_is_out_of_range(name, value):
+    problem = Problem((5, 3, 4, 11, 2, 3, 11), named=True)
+    getattr(problem, name)[..., -1] = value
+    with pytest.raises(ValueError, match=f"{name}: expected 0 to"):
+        problem.natively(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokens", lambda tensor: tensor[:, 0]),
+        ("tokens", lambda tensor: tensor.int()),
+        ("tokens", lambda tensor: tensor.repeat(1, 9)),
+        ("targets", lambda tensor: tensor[1:]),
+        ("h0", lambda tensor: tensor[1:]),
+        ("h0", lambda tensor: tensor.float()),
+        ("a0", lambda tensor: tensor[:, 1:]),
+    ],
+)
+def test_refuses_what_does_not_fit(name, change):
+    problem = Problem((5, 3, 4, 11, 2, 3, 11), "dense")
+    setattr(problem, name, change(getattr(problem, name)))
+    with pytest.raises(ValueError, match=f"{name}: expected"):
+        problem.natively(OPTIONS)
+
+
+@pytest.mark.parametrize("name", Parameters._fields)
+def test_refuses_parameters_that_do_not_fit(name):
+    problem = Problem((5, 3, 4, 11, 2, 3, 11))
+    for change in (lambda tensor: tensor[..., 1:], lambda tensor: tensor.float(), lambda tensor: None):
+        wrong = problem.parameters._replace(**{name: change(getattr(problem.parameters, name))})
+        with pytest.raises(ValueError, match=f"{name}: expected"):
+            Classification(problem.parameters, wrong, OPTIONS)
