@@ -241,7 +241,7 @@ class NormalState(InitialState):
             self.mean = net
         else:
             self.mean = ContextState(self.spec, net, features=features, zero_init=zero_init, activation=activation)
-        excess = torch.tensor(scale - min_scale, dtype=torch.float64)
+        excess = torch.tensor(scale - min_scale, dtype=torch.float64, device="cpu")
         start = float(excess + torch.log(-torch.expm1(-excess)))  # softplus^-1, sound for large and small excess
         self.scale_heads = self.raw_scale = None
         if not scale_from_context:
