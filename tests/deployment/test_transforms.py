@@ -86,9 +86,20 @@ def test_draws_under_vmap_differ_where_asked():
     assert torch.equal(*draws["same"])
 
 
-def test_torch_refuses_vmap_over_inputs_of_a_sequence_network_alone():
-    """torch.nn's sequence networks need their weights stacked too, as an ensemble has them; or a larger batch."""
-    model = build("context lstm").eval()
+@pytest.mark.parametrize("network", [*TORCH, "lstm cell"])
+def test_torch_refuses_vmap_over_inputs_alone(network):
+    """torch.nn's recurrent kernels need their weights stacked too, as an ensemble has them; or a larger batch."""
+    model = build(f"context {network}").eval()
     x, context = inputs_for(model, 3)
-    with pytest.raises(RuntimeError, match="Batching rule not implemented for aten::lstm"):
-        vmap(lambda x: model(x, context=context)[0])(torch.stack([x, x]))
+    with pytest.raises(RuntimeError, match="Batching rule not implemented"):
+        vmap(lambda x: tensors_of(model(x, context=context))[0])(torch.stack([x, x]))
+
+
+@pytest.mark.parametrize("network", ["rnn cell", "gru cell", "fast weights cell", *FAST_WEIGHTS])
+def test_vmap_over_inputs_alone(network):
+    model = build(f"context {network}").eval()
+    x, context = inputs_for(model, 3)
+    x = torch.stack([x, torch.randn_like(x)])
+    found = vmap(lambda x: tensors_of(model(x, context=context))[0])(x)
+    for one, wanted in zip(x, found, strict=True):
+        torch.testing.assert_close(tensors_of(model(one, context=context))[0], wanted)
