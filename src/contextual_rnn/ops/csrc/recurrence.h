@@ -705,6 +705,7 @@ struct Kernel : Registers<T> {
     // The sum of the matrices of all groups, whose rows are padded.
     template <typename Matrix>
     void add_up_rows(void* to, int64_t height, int64_t width, int64_t columns, const Matrix& matrix) const {
+        if (to && !groups()) std::memset(to, 0, height * width * sizeof(T));
         for (int64_t g = 0; to && g < groups(); ++g)
             for (int64_t j = 0; j < height; ++j) {
                 T* row = static_cast<T*>(to) + j * width;
