@@ -23,7 +23,7 @@ CONFIGS = combinations(DecayConfig(**OPTIONS, state="normal"), {}, seeds=6)
 WORDS = ["sweep", "decay", "--samples-per-period", "320", "--units", "16", "--epochs", "12", "--seeds", "6"]
 
 
-def until(condition, seconds=120):
+def until(condition, seconds=300):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end
