@@ -34,7 +34,7 @@ sanitize: install
 	    CONTEXTUAL_RNN_KERNEL=$(CURDIR)/$(SANITIZED)/libfast_weights_cpu.so CONTEXTUAL_RNN_INSTRUCTION_SET=$$set \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
-	    $(BIN)/pytest --numprocesses auto --quiet tests/ops -k "cpu or kernel" || exit 1; \
+	    $(BIN)/pytest --numprocesses auto --quiet tests/ops -k "cpu or kernel or classification" || exit 1; \
 	done
 
 lint: install

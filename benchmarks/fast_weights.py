@@ -66,19 +66,25 @@ def run(options: Benchmark) -> dict[str, Any]:
         print(json.dumps(report, indent=2))
         cells: list[Cell] = []
         figures: list[Figure] = []
-        for result in _run_parts(options.only, plan, peers, workers):
-            (cells if isinstance(result, Cell) else figures).append(result)
-            print(_row(result) if isinstance(result, Cell) else result.line(), flush=True)
-    print("\n" + "\n".join(figure.line() for figure in figures))
-    report |= {
-        "figures": [figure.summary() for figure in figures],
-        "measured": [cell.summary() for cell in cells],
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "benchmarks.json").write_text(json.dumps(report, indent=2) + "\n")
-    for name, figure in plots.draw(cells).items():
-        figure.savefig(options.out / f"{name}.svg")
+        try:
+            for result in _run_parts(options.only, plan, peers, workers):
+                (cells if isinstance(result, Cell) else figures).append(result)
+                print(_row(result) if isinstance(result, Cell) else result.line(), flush=True)
+        finally:  # what was measured before something went wrong is kept
+            print("\n" + "\n".join(figure.line() for figure in figures))
+            report |= {
+                "figures": [figure.summary() for figure in figures],
+                "measured": [cell.summary() for cell in cells],
+            }
+            _write(report, cells, options.out)
     return report
+
+
+def _write(report: dict[str, Any], cells: list[Cell], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "benchmarks.json").write_text(json.dumps(report, indent=2) + "\n")
+    for name, figure in plots.draw(cells).items():
+        figure.savefig(folder / f"{name}.svg")
 
 
 def _left_out(options: Benchmark) -> dict[str, str]:

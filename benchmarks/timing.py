@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-BLOCK = 0.02  # seconds of one contender at a stretch: beside it, threads that wake and caches that fill are nothing
+# Seconds of one contender at a stretch. In a virtual machine threads that slept can take 8 ms to wake: they must not be
+# put to sleep more often than in training.
+BLOCK = 0.2
 LEAST, MOST = 5, 200  # rounds
 
 Seconds = dict[str, list[float]]

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import contextual_rnn
+from contextual_rnn import diagnostics
 
 PACKAGE = Path(contextual_rnn.__file__).parent
 
@@ -17,6 +20,7 @@ def modules_after(statement: str) -> set[str]:
 
 def test_public_names():
     assert contextual_rnn.__all__ == [
+        "AdditiveAttention",
         "ConstantState",
         "ContextState",
         "ContextualRNN",
@@ -36,10 +40,16 @@ def test_public_names():
     assert all(hasattr(contextual_rnn, name) for name in contextual_rnn.__all__)
 
 
-def test_import_brings_torch_and_nothing_of_the_experiments():
+def test_public_names_of_the_diagnostics():
+    assert diagnostics.__all__ == ["Diagnosis", "Influence", "Sigma", "diagnose", "diagnose_state"]
+    assert all(hasattr(diagnostics, name) for name in diagnostics.__all__)
+
+
+@pytest.mark.parametrize("module", ["contextual_rnn", "contextual_rnn.diagnostics"])
+def test_import_brings_torch_and_nothing_of_the_experiments(module):
     # What torch imports by itself, a function of ours it would import later counted in.
     torch_alone = modules_after("import torch, torch.distributions, torch.nn.utils.rnn, importlib.metadata")
-    ours = modules_after("import contextual_rnn") - torch_alone
+    ours = modules_after(f"import {module}") - torch_alone
     outside = {name.partition(".")[0] for name in ours} - {"contextual_rnn"}
     assert outside <= set(sys.stdlib_module_names)
     assert not {name for name in ours if name.startswith("contextual_rnn.experiments")}

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from contextual_rnn._tree import Leaf as Leaf
+from contextual_rnn.attention import AdditiveAttention as AdditiveAttention
 from contextual_rnn.fast_weights import FastWeightsCell as FastWeightsCell
 from contextual_rnn.fast_weights import FastWeightsRNN as FastWeightsRNN
 from contextual_rnn.fast_weights import fast_weights_spec as fast_weights_spec
@@ -21,6 +22,7 @@ from contextual_rnn.state_spec import state_spec as state_spec
 __version__ = version("contextual-rnn")
 
 __all__ = [
+    "AdditiveAttention",
     "ConstantState",
     "ContextState",
     "ContextualRNN",

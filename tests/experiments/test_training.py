@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import types
 
@@ -11,8 +12,15 @@ import torch
 
 from contextual_rnn.experiments import training
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.results import config_from_dict, config_to_dict, read_run, read_runs, summary
-from contextual_rnn.experiments.training import NonFiniteLossError, build_task, command, load_model, train
+from contextual_rnn.experiments.results import (
+    config_from_dict,
+    config_to_dict,
+    read_run,
+    read_runs,
+    summary,
+    write_json,
+)
+from contextual_rnn.experiments.training import build_task, command, load_model, train
 
 RETRIEVAL = {"train_samples": 64, "validation_samples": 32, "batch_size": 16, "pairs": 2, "units": 8, "epochs": 2}
 DECAY = {"samples_per_period": 8, "units": 8, "epochs": 2, "batch_size": 16}
@@ -41,7 +49,8 @@ def test_every_run_is_complete_and_repeatable_to_the_byte(task, state, tmp_path)
     assert first.config == config
     with safetensors.safe_open(first.folder / "weights.safetensors", "pt") as file:
         assert config_from_dict(json.loads(file.metadata()["config"])) == config
-    assert not list(first.folder.glob("*.writing"))
+    names = {"config.json", "metrics.jsonl", "weights.safetensors", "result.json"}
+    assert {path.name for path in first.folder.iterdir()} - {"tensorboard"} == names
     loaded = load_model(first)
     assert not loaded.training
 
@@ -74,15 +83,6 @@ def test_a_finished_run_is_read_not_trained_again(tmp_path, monkeypatch):
     assert train(tiny("decay"), tmp_path) == first
 
 
-def test_an_unfinished_run_starts_again(tmp_path):
-    whole = train(tiny("decay"), tmp_path / "whole")
-    train(tiny("decay"), tmp_path / "cut")
-    (tmp_path / "cut" / "result.json").unlink()
-    (tmp_path / "cut" / "metrics.jsonl").write_text("")
-    again = train(tiny("decay"), tmp_path / "cut")
-    assert (again.folder / "weights.safetensors").read_bytes() == (whole.folder / "weights.safetensors").read_bytes()
-
-
 def test_another_run_is_never_overwritten(tmp_path):
     train(tiny("decay"), tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
@@ -103,11 +103,11 @@ def test_non_finite_loss_names_the_step_and_keeps_the_last_good_weights(tmp_path
     monkeypatch.setattr(
         training.DecayTask, "loss", lambda *a: loss(*a) * (bad if next(steps) == per_epoch + 2 else 1.0)
     )
-    with pytest.raises(NonFiniteLossError, match=f"loss of step {per_epoch + 2} .*weights of epoch 1"):
-        train(tiny("decay", epochs=3), tmp_path / "bad")
-    run = read_run(tmp_path / "bad")
-    assert run.result is None
+    run = train(tiny("decay", epochs=3), tmp_path / "bad")
+    assert re.search(f"loss of step {per_epoch + 2} is not finite.*weights of epoch 1", run.result["diverged"])
+    assert run.result["final"] == {"epoch": 1, "step": per_epoch}, "no metric that a mean over runs could take for good"
     assert [line["epoch"] for line in run.metrics] == [0, 1]
+    assert train(run.config, run.folder) == run, "an outcome, which is not tried again"
     kept, expected = load_model(run).state_dict(), load_model(good).state_dict()
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
 
@@ -142,6 +142,8 @@ def test_config_round_trip_and_refusals():
         (DecayConfig, {"scale": -1.0}, "scale"),
         (DecayConfig, {"min_scale": -0.1}, "min_scale"),
         (DecayConfig, {"clip_norm": 0}, "clip_norm"),
+        (DecayConfig, {"kl_weight": -1e-5}, "kl_weight"),
+        (DecayConfig, {"kl_weight": 1e-5, "state": "context"}, "kl_weight: expected 0 but for the normal state"),
     ],
 )
 def test_bad_options_are_refused(kind, options, named):
@@ -171,9 +173,11 @@ def test_summary_groups_seeds_and_leaves_unfinished_runs_out(tmp_path):
         train(tiny("decay", seed=seed), tmp_path / f"seed{seed}")
     train(tiny("decay", state="zero"), tmp_path / "zero")
     (tmp_path / "zero" / "result.json").unlink()
+    diverged = train(tiny("decay", seed=3), tmp_path / "diverged")
+    write_json(diverged.folder / "result.json", diverged.result | {"final": {"epoch": 1}, "diverged": "loss of step 9"})
     (row,) = summary(read_runs(tmp_path))
     finals = [read_run(tmp_path / f"seed{seed}").result["final"] for seed in range(3)]
-    assert row["seeds"] == [0, 1, 2]
+    assert (row["seeds"], row["diverged"]) == ([0, 1, 2], [3])
     assert "seed" not in row["options"]
     for name in ("validation_squared_error", "free_running_squared_error"):
         assert row["final"][name] == [final[name] for final in finals]
@@ -185,8 +189,8 @@ def test_tensorboard_gets_the_metrics_where_it_is_installed(tmp_path, monkeypatc
     written = []
 
     class SummaryWriter:
-        def __init__(self, folder):
-            assert folder == str(tmp_path / "run" / "tensorboard")
+        def __init__(self, folder, purge_step):
+            assert (folder, purge_step) == (str(tmp_path / "run" / "tensorboard"), 0)
 
         def add_scalar(self, name, value, step):
             written.append((name, step))

@@ -18,8 +18,10 @@ from contextual_rnn.experiments.information import information
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
 from contextual_rnn.experiments.report import write_report
 from contextual_rnn.experiments.reproduce import Preset, reproduce
-from contextual_rnn.experiments.results import read_run, task_name
-from contextual_rnn.experiments.training import NonFiniteLossError, train
+from contextual_rnn.experiments.results import Run, read_run, read_runs, task_name
+from contextual_rnn.experiments.results_table import table, write_parquet
+from contextual_rnn.experiments.sweep_command import Sweep
+from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, NonFiniteLossError, train
 from contextual_rnn.experiments.trajectories import sample_trajectories, to_csv
 
 
@@ -30,6 +32,8 @@ class TrainRetrieval:
     config: Annotated[RetrievalConfig, tyro.conf.arg(name="")]
     out: Path | None = None
     """Folder of the run; by default runs/retrieval-STATE-seedSEED. One that holds another run is refused."""
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    """Seconds between checkpoints, from which the same command goes on after a kill."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class TrainDecay:
     config: Annotated[DecayConfig, tyro.conf.arg(name="")]
     out: Path | None = None
     """Folder of the run; by default runs/decay-STATE-seedSEED. One that holds another run is refused."""
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    """Seconds between checkpoints, from which the same command goes on after a kill."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,10 @@ class Train:
     def run(self) -> None:
         config = self.task.config
         folder = self.task.out or Path("runs") / f"{task_name(config)}-{config.state}-seed{config.seed}"
-        run = _train_with_bar(config, folder)
+        run = _train_with_bar(config, folder, self.task.checkpoint_seconds)
         assert run.result is not None
+        if "diverged" in run.result:
+            raise NonFiniteLossError(f"{folder}: {run.result['diverged']}")
         print(json.dumps(run.result["final"]))
         print(f"run: {folder}")
 
@@ -89,6 +97,23 @@ class Report:
 
     def run(self) -> None:
         print(f"report: {write_report(self.folder).resolve()}")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Print medians over seeds of every finished run below a folder, and write Parquet, a row a run."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder with runs; more may be written there meanwhile."""
+    out: Path | None = None
+    """Where to write; by default results.parquet in the folder."""
+
+    def run(self) -> None:
+        runs = read_runs(self.folder)
+        print(table(runs))
+        out = self.out or self.folder / "results.parquet"
+        write_parquet(runs, out)
+        print(f"results: {out}")
 
 
 @dataclass(frozen=True)
@@ -145,6 +170,8 @@ class Info:
 Command = (
     Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Results, tyro.conf.subcommand("results")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Info, tyro.conf.subcommand("info")]
@@ -161,14 +188,13 @@ def main(arguments: list[str] | None = None) -> int:
             args=arguments,
             config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
         )
-        command.run()
-    except (ValueError, TypeError, NonFiniteLossError, RuntimeError, OSError) as error:
+        return command.run() or 0
+    except (ValueError, TypeError, NonFiniteLossError, RuntimeError, OSError, ImportError) as error:
         print(f"contextual-rnn: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
-def _train_with_bar(config: Config, folder: Path):
+def _train_with_bar(config: Config, folder: Path, checkpoint_seconds: float) -> Run:
     with tqdm(unit="step", desc=f"{task_name(config)} {config.state}", disable=None) as bar:
 
         def progress(step: int, total: int, metrics: dict[str, float]) -> None:
@@ -177,4 +203,4 @@ def _train_with_bar(config: Config, folder: Path):
             shown = {name.removeprefix("validation_"): value for name, value in metrics.items() if "validation" in name}
             bar.set_postfix({"epoch": int(metrics["epoch"]), **shown}, refresh=False)
 
-        return train(config, folder, progress=progress)
+        return train(config, folder, checkpoint_seconds=checkpoint_seconds, progress=progress)

@@ -149,7 +149,10 @@ class DecayConfig(_Training):
     scale: float = 0.25
     """Where sigma starts, for the normal state."""
     min_scale: float = 0.0
-    """Floor under sigma; nothing else keeps it above zero, since the loss has no KL term."""
+    """Floor under sigma; in the paper's loss nothing else keeps it above zero."""
+    kl_weight: float = 0.0
+    """Weight in the loss of KL(h(0) || N(0, 1)) in nats, for the normal state. The paper has none (0); 2 s^2 / 25 makes
+    the loss a variational bound for scaled steps known to within s."""
     samples_per_period: int = 1000
     """Training sequences for each of the periods 0.5, 1.5, 2.5, 3.5, 4.5; validation has half, for 1, 2, 3, 4."""
     clip_norm: float = 10.0
@@ -167,6 +170,9 @@ class DecayConfig(_Training):
         _at_least("samples_per_period", self.samples_per_period, 2)
         _positive("scale", self.scale)
         _at_least("min_scale", self.min_scale, 0)
+        _at_least("kl_weight", self.kl_weight, 0)
+        if self.kl_weight and self.state != "normal":
+            raise ValueError(f"kl_weight: expected 0 but for the normal state, got {self.kl_weight}")
         if self.scale <= self.min_scale:
             raise ValueError(f"scale: expected more than min_scale={self.min_scale}, got {self.scale}")
         _positive("clip_norm", self.clip_norm)

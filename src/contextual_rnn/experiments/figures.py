@@ -7,7 +7,8 @@ import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from itertools import cycle
+from typing import Any, NamedTuple
 
 import matplotlib
 import torch
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
+from contextual_rnn.experiments.coverage import TWO_DEVIATIONS
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
 from contextual_rnn.experiments.results import Run
 
@@ -24,6 +26,8 @@ COLOURS = {"zero": "#0072B2", "free": "#E69F00", "context": "#D55E00", "normal":
 LABELS = {"zero": "zero (2a)", "free": "free (2b)", "context": "context (2c)", "normal": "normal (Eq. 4)"}
 INK = "#333333"
 BAND = (0.1, 0.9)
+# Kinds of one state that share a picture.
+KINDS = (("#009E73", "-"), ("#D55E00", "--"), ("#0072B2", "-."), ("#E69F00", ":"), ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))))
 
 
 class End(NamedTuple):
@@ -108,6 +112,59 @@ def trajectory_fans(paths: Mapping[float, Tensor], truths: Mapping[float, Tensor
         axes.set_title(f"T = {period:g}, x(0) = {initial:g}", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def calibration_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Observed against nominal coverage, a colour a kind of loss: thin for each seed, bold for the median.
+
+    `rows` are those of `calibration`. Raises ValueError where there are none.
+    """
+    if not rows:
+        raise ValueError("rows: expected one calibration or more, got none")
+    figure, (axes,) = _panels(1, width=4.8, height=4.2)
+    axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":", label="as nominal")
+    for row, (colour, dashes) in zip(rows, cycle(KINDS), strict=False):
+        for observed in row["observed"]:
+            axes.plot(row["levels"], observed, color=colour, lw=0.5, alpha=0.4)
+        medians = [statistics.median(level) for level in zip(*row["observed"], strict=True)]
+        axes.plot(row["levels"], medians, color=colour, ls=dashes, lw=1.8, label=row["label"])
+    axes.set(xlabel="nominal coverage", ylabel="observed coverage", xlim=(0, 1), ylim=(0, 1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    return figure
+
+
+def spread_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Over epochs: mean sigma (solid to its smallest, faint), the samples' standard deviation in x, coverage.
+
+    `rows` are those of `calibration`, medians over seeds. Raises ValueError where there are none.
+    """
+    if not rows:
+        raise ValueError("rows: expected one calibration or more, got none")
+    figure, panels = _panels(3, width=10.2, height=3.4, columns=3)
+    titles = (
+        "sigma of h(0), mean and smallest",
+        "standard deviation of x(t) over samples",
+        "truth within two deviations",
+    )
+    names = ("mean_scale", "trajectory_spread", "coverage_two_deviations")
+    for axes, title, name in zip(panels, titles, names, strict=True):
+        for row, (colour, dashes) in zip(rows, cycle(KINDS), strict=False):
+            curve = row["epochs"].get(name, [])
+            axes.plot(range(len(curve)), curve, color=colour, ls=dashes, lw=1.6, label=row["label"])
+            if name == "mean_scale":
+                smallest = row["epochs"].get("smallest_scale", [])
+                axes.plot(range(len(smallest)), smallest, color=colour, ls=dashes, lw=0.7, alpha=0.6)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("epoch")
+        axes.set_ylim(bottom=0)
+    panels[2].axhline(TWO_DEVIATIONS, color=INK, lw=0.8, ls=":")
+    panels[2].set_ylim(0, 1)
+    panels[2].yaxis.set_major_formatter(PercentFormatter(1.0))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4), frameon=False, fontsize=9)
     return figure
 
 

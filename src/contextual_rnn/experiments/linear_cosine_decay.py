@@ -11,6 +11,7 @@ from torch.nn import functional
 from contextual_rnn import ConstantState, ContextState, ContextualRNN, FreeState, NormalState, generate
 from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.config import DecayConfig
+from contextual_rnn.experiments.coverage import coverage
 from contextual_rnn.experiments.task import Task
 from contextual_rnn.initial_state import InitialState
 
@@ -21,6 +22,8 @@ TRAINING_PERIODS = (0.5, 1.5, 2.5, 3.5, 4.5)
 VALIDATION_PERIODS = (1.0, 2.0, 3.0, 4.0)
 LARGEST_VALUE = INITIAL_RANGE[1] * (1 + ALPHA + BETA)
 LARGEST_PERIOD = 5.0
+# For the coverage that is watched every epoch: validation sequences of a period, and samples of each.
+WATCHED_SEQUENCES, WATCHED_SAMPLES = 20, 20
 
 
 def linear_cosine_decay(
@@ -130,7 +133,10 @@ def _initial_state(config: DecayConfig, lstm: nn.LSTM) -> InitialState:
 
 
 class DecayTask(Task[DecayModel]):
-    """Mean squared error of the scaled change, each value of x given; free-running error in the units of x squared."""
+    """Mean squared error of the scaled change, each value of x given; free-running error in the units of x squared.
+
+    The normal state adds `kl_weight` times KL(h(0) || N(0, 1)), a mean over sequences in nats.
+    """
 
     def __init__(self, config: DecayConfig):
         def data(split: str, periods: tuple[float, ...], samples: int) -> tuple[Tensor, Tensor]:
@@ -141,12 +147,17 @@ class DecayTask(Task[DecayModel]):
 
         self.training = data("training", TRAINING_PERIODS, config.samples_per_period)
         self.validation = data("validation", VALIDATION_PERIODS, config.samples_per_period // 2)
-        self.clip_norm = config.clip_norm
+        self.clip_norm, self.kl_weight = config.clip_norm, config.kl_weight
         self.model = DecayModel(config, largest_step=self.training[0].diff().abs().max().item())
 
     def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         x, period = batch
-        return self._squared_error(x, period, generator)
+        loss = self._squared_error(x, period, generator)
+        if not self.kl_weight:
+            return loss
+        state = self.model.rnn.initial_state
+        assert isinstance(state, NormalState)
+        return loss + self.kl_weight * state.kl(self.model.context_of(x[:, 0], period)).mean()
 
     @torch.inference_mode()
     def evaluate(self, final: bool) -> dict[str, float]:
@@ -157,13 +168,28 @@ class DecayTask(Task[DecayModel]):
             paths = self.model.free_run(x[:, 0], period)[:, 0]
             metrics["free_running_squared_error"] = functional.mse_loss(paths[:, 1:], x[:, 1:]).item()
         state = self.model.rnn.initial_state
-        if isinstance(state, NormalState):
-            scales = [
-                d.scale.mean(0).flatten() for d in state.distribution(self.model.context_of(x[:, 0], period)).values()
-            ]
-            metrics["mean_scale"] = torch.cat(scales).mean().item()
+        if isinstance(state, NormalState) and math.isfinite(metrics["validation_squared_error"]):  # has a distribution
+            metrics |= self._spread(state)
         self.model.train()
         return metrics
+
+    def _spread(self, state: NormalState) -> dict[str, float]:
+        """Sigma, and what it comes to in x: the samples' own spread, and the share of truth within two of it."""
+        every = max(len(self.validation[0]) // (len(VALIDATION_PERIODS) * WATCHED_SEQUENCES), 1)
+        x, period = (tensor[::every] for tensor in self.validation)
+        moments = state.moments(self.model.context_of(x[:, 0], period), None, None).values()
+        scales = torch.cat([torch.as_tensor(leaf.scale).expand_as(leaf.mean).flatten(1) for leaf in moments], 1)
+        means = torch.cat([leaf.mean.flatten(1) for leaf in moments], 1)
+        generator = generator_for("coverage", 0)  # the same draws after every epoch
+        paths = self.model.free_run(x[:, 0], period, num_samples=WATCHED_SAMPLES, sample=True, generator=generator)
+        return {
+            "mean_scale": scales.mean().item(),
+            "smallest_scale": scales.min().item(),
+            "largest_scale": scales.max().item(),
+            "mean_spread_over_contexts": means.std(0).mean().item(),
+            "trajectory_spread": paths[..., 1:].std(1).mean().item(),
+            "coverage_two_deviations": coverage(paths[..., 1:], x[:, 1:], [2.0]).mean().item(),
+        }
 
     def _squared_error(self, x: Tensor, period: Tensor, generator: torch.Generator | None) -> Tensor:
         return functional.mse_loss(self.model(x[:, :-1], period, generator), x.diff() / self.model.largest_step)

@@ -17,18 +17,22 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from contextual_rnn.experiments import drawings, figures
+from contextual_rnn.experiments.calibration import calibration, calibration_finding, calibration_table
 from contextual_rnn.experiments.comparison import STARTS, Group, differing, finding, groups_of, shown, words
 from contextual_rnn.experiments.config import STATES
 from contextual_rnn.experiments.evidence import evidence
 from contextual_rnn.experiments.intervals import Interval
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
-from contextual_rnn.experiments.results import Run, read_runs, summary, write_json
+from contextual_rnn.experiments.playground import playground
+from contextual_rnn.experiments.results import WEIGHTS, Run, config_to_dict, read_runs, summary, write_json
+from contextual_rnn.experiments.run_diagnostics import HEADER, diagnose_run, numbers_of
 from contextual_rnn.experiments.training import command
 from contextual_rnn.experiments.trajectories import sample_trajectories
 
-REPORT, SUMMARY = "report.html", "summary.json"
+REPORT, SUMMARY, CALIBRATION, DIAGNOSTICS = "report.html", "summary.json", "calibration.json", "diagnostics.json"
 FIGURE_6_PERIODS, FIGURE_6_INITIAL, FIGURE_6_SAMPLES = (2.0, 3.0), 3.0, 10
 
+BROAD = 6.0  # inches; on a phone such a figure keeps its size and scrolls inside its card
 TASKS = {"retrieval": "Associative retrieval", "decay": "Linear cosine decay"}
 # Options with a column of their own in the table of final figures, and the metrics there.
 OPTIONS = {"retrieval": ("state", "start", "timing", "leaves"), "decay": ("state",)}
@@ -52,14 +56,18 @@ class Picture:
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html and summary.json (medians and every seed's final metrics) into `folder`; returns the former.
+    """Write report.html and what it shows as JSON into `folder`; returns the path of the former.
 
-    Unfinished runs are shown with the epochs they have. Raises ValueError where there is no run below `folder`.
+    summary.json has medians and every seed's final metrics; where there are trained weights, calibration.json says how
+    often the truth lies within the samples, and diagnostics.json whether the initial state mattered. Unfinished runs
+    are shown with the epochs they have. Raises ValueError where there is no run below `folder`.
     """
     folder = Path(folder)
     runs = sorted(read_runs(folder), key=_place)
     by_task = {task: [run for run in runs if run.task == task] for task in TASKS}
     retrieval, decay = groups_of(by_task["retrieval"]), groups_of(by_task["decay"])
+    calibrated = calibration(decay)
+    diagnosed = [_diagnosed(run) for run in _first_of_each([*retrieval, *decay])]
     environment = Environment(
         loader=PackageLoader("contextual_rnn.experiments", "."),
         autoescape=True,
@@ -74,12 +82,23 @@ def write_report(folder: Path) -> Path:
         decay_sequence=_inline(figures.decay_sequence(), "figure4"),
         decay=_pictures(decay, figures.decay_curves, "figure5"),
         samples=_samples(by_task["decay"]),
+        calibration=_inline(figures.calibration_curves(calibrated), "calibration") if calibrated else None,
+        spread=_inline(figures.spread_curves(calibrated), "spread") if calibrated else None,
+        calibration_tables=[calibration_table(calibrated)] if calibrated else [],
+        calibration_finding=calibration_finding(calibrated) if calibrated else "",
+        **_playground(by_task["decay"]),
+        diagnosed=[picture for picture, _ in diagnosed],
+        diagnostics_tables=_diagnostics_tables([row for _, row in diagnosed]),
         tables=[_table(task, found) for task, found in by_task.items() if found],
         over_seeds=[table for group in (*retrieval, *decay) if (table := _over_seeds(group, retrieval)) is not None],
         commands=[run.result["command"] if run.result is not None else command(run.config, run.folder) for run in runs],
         versions=_versions(runs),
     )
     write_json(folder / SUMMARY, summary(runs))
+    if calibrated:
+        write_json(folder / CALIBRATION, calibrated)
+    if diagnosed:
+        write_json(folder / DIAGNOSTICS, [row for _, row in diagnosed])
     beside = folder / (REPORT + ".writing")
     beside.write_text(html, encoding="utf-8")
     os.replace(beside, folder / REPORT)
@@ -113,14 +132,27 @@ def _unfinished(group: Group) -> str:
     return f"Unfinished: {', '.join(runs)}." if runs else ""
 
 
-def _samples(runs: Sequence[Run]) -> Picture | None:
-    """Figure 6, from the normal run of the lowest seed, a finished one where there is one."""
+def _normal_run(runs: Sequence[Run]) -> Run | None:
+    """The normal run of the lowest seed, a finished one where there is one; of several kinds the paper's."""
     normal = [run for run in runs if run.config.state == "normal"]
-    if not normal:
+    return min(normal, key=lambda run: (not run.converged, _changed(run), run.config.seed), default=None)
+
+
+def _changed(run: Run) -> int:
+    """How many options but the seed are not at their defaults."""
+    return sum(
+        getattr(run.config, field.name) != field.default
+        for field in dataclasses.fields(run.config)
+        if field.name not in ("seed", "epochs")
+    )
+
+
+def _samples(runs: Sequence[Run]) -> Picture | None:
+    """Figure 6."""
+    run = _normal_run(runs)
+    if run is None:
         return None
-    run = min(normal, key=lambda run: (run.result is None, run.config.seed))
-    source = f"Run {run.folder.name}, seed {run.config.seed}{', unfinished' if run.result is None else ''}."
-    initial, periods = FIGURE_6_INITIAL, FIGURE_6_PERIODS
+    source, initial, periods = _source(run), FIGURE_6_INITIAL, FIGURE_6_PERIODS
     try:
         paths = sample_trajectories(run, initial=initial, periods=periods, num_samples=FIGURE_6_SAMPLES)
     except (ValueError, RuntimeError) as error:
@@ -128,6 +160,43 @@ def _samples(runs: Sequence[Run]) -> Picture | None:
     truths = linear_cosine_decay(torch.full((len(periods),), initial), torch.tensor(periods))
     sampled, true = (dict(zip(periods, curves, strict=True)) for curves in (paths, truths))
     return Picture("", source, _inline(figures.trajectory_fans(sampled, true, initial), "figure6"))
+
+
+def _source(run: Run) -> str:
+    return f"Run {run.folder.name}, seed {run.config.seed}{', unfinished' if run.result is None else ''}."
+
+
+def _playground(runs: Sequence[Run]) -> dict[str, Any]:
+    run = _normal_run([run for run in runs if (run.folder / WEIGHTS).is_file()])
+    if run is None:
+        return {"playground": None, "playground_source": ""}
+    return {"playground": playground(run), "playground_source": _source(run)}
+
+
+def _first_of_each(groups: Sequence[Group]) -> list[Run]:
+    """Of every task, start and state but zero, the finished run with weights of the lowest seed in the first group."""
+    found: dict[tuple[str, ...], Run] = {}
+    for group in groups:
+        for run in sorted(group.runs, key=lambda run: (_changed(run), run.config.seed)):
+            kind = (run.task, getattr(run.config, "start", ""), run.config.state)
+            if run.result is not None and run.config.state != "zero" and (run.folder / WEIGHTS).is_file():
+                found.setdefault(kind, run)
+    return list(found.values())
+
+
+def _diagnosed(run: Run) -> tuple[Picture, dict[str, Any]]:
+    diagnosis = diagnose_run(run)
+    start = STARTS.get(getattr(run.config, "start", ""))
+    words = [TASKS[run.task], start and start[0].lower() + start[1:], f"{run.config.state} state"]
+    title = ", ".join(filter(None, words))
+    svg = _inline(diagnosis.plot(), f"diagnosis-{run.task}-{getattr(run.config, 'start', '')}-{run.config.state}")
+    row = {"title": title, "run": config_to_dict(run.config), **diagnosis.as_dict(), "row": numbers_of(diagnosis)}
+    return Picture(title, f"{_source(run)} {'; '.join(diagnosis.findings())}.", svg), row
+
+
+def _diagnostics_tables(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    table = [[row["title"], *row["row"]] for row in rows]
+    return [{"title": "Losses under other states", "header": HEADER, "texts": 1, "rows": table}] if rows else []
 
 
 def _table(task: str, runs: Sequence[Run]) -> dict[str, Any]:
@@ -150,7 +219,7 @@ def _row(task: str, run: Run) -> list[str]:
         *(str(options[name][0]) for name in OPTIONS[task]),
         ", ".join(others) or "-",
         str(run.config.seed),
-        _epochs(run) if run.result is not None else f"{_epochs(run)}, unfinished",
+        _epochs(run) + ("" if run.converged else ", diverged" if run.result is not None else ", unfinished"),
         _number((run.result or {}).get("parameters"), ","),
         *(_number(final.get(name), ".2%" if name == "validation_accuracy" else ".4g") for name in METRICS[task]),
         _number(None if seconds is None else seconds / 60, ".1f"),
@@ -222,4 +291,5 @@ def _number(value: float | None, form: str) -> str:
 def _inline(figure: Figure, name: str) -> Markup:
     """The figure as an element of the page, its ids told apart from other figures' by `name`."""
     _, tag, rest = figures.to_svg(figure, name).partition("<svg")
-    return Markup(tag + rest)
+    broad = ' class="broad"' if figure.get_figwidth() > BROAD else ""
+    return Markup(tag + broad + rest)

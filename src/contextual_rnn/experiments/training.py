@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import platform
 import shlex
 import time
@@ -16,46 +15,62 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import contextual_rnn
-from contextual_rnn.experiments import results
+from contextual_rnn.experiments import checkpoint, results
 from contextual_rnn.experiments.associative_retrieval import RetrievalTask
+from contextual_rnn.experiments.atomic_file import BESIDE, remove_leftovers, write_atomically
 from contextual_rnn.experiments.batches import Batches, generator_for
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.flat_adam import FlatAdam
 from contextual_rnn.experiments.linear_cosine_decay import DecayTask
 from contextual_rnn.experiments.results import Run, config_to_dict, task_name, write_json
 from contextual_rnn.experiments.task import Task
+from contextual_rnn.experiments.tensorboard import TensorBoard
 
 TASKS: dict[str, Callable[[Any], Task]] = {"retrieval": RetrievalTask, "decay": DecayTask}
+
+# What is lost at most when a run is killed.
+CHECKPOINT_SECONDS = 30.0
 
 # Called after every step with the number of steps done, of all steps, and the last metrics.
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss of a step, or a validation metric, was not a finite number."""
+    """A run ended because the loss of a step, or a validation metric, was not a finite number."""
 
 
-def train(config: Config, folder: Path, *, progress: Progress | None = None) -> Run:
-    """Train `config` into `folder` and return the run; a finished run of the same configuration is only read.
+def train(
+    config: Config, folder: Path, *, checkpoint_seconds: float = CHECKPOINT_SECONDS, progress: Progress | None = None
+) -> Run:
+    """Train `config` into `folder` and return the run.
 
-    An unfinished run of the same configuration starts again from the beginning. Raises ValueError where the folder
-    holds another run or other files, NonFiniteLossError where training diverges: the message names the step, and the
-    folder keeps the weights after the last good epoch.
+    A finished run of the same configuration is only read. An unfinished one goes on from its checkpoint, written
+    every `checkpoint_seconds` (0: after every step) or less often where that would cost over 1 % of the time, to the
+    weights that it would have had undisturbed, byte for byte, on a processor of the same kind. A run that diverges has
+    finished too; its result says where under "diverged", and the folder keeps the weights after the last good epoch.
+
+    Raises ValueError where the folder holds another run or other files, or a checkpoint that is damaged or another
+    run's; OSError where the folder cannot be written. Both name the file and leave it as it is.
     """
     folder = Path(folder)
-    if _finished(config, folder):
+    if not checkpoint_seconds >= 0:
+        raise ValueError(f"checkpoint_seconds: expected a number of at least 0, got {checkpoint_seconds!r}")
+    if finished(config, folder):
         return results.read_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / results.CONFIG, config_to_dict(config))
+    if not (folder / results.CONFIG).is_file():
+        write_json(folder / results.CONFIG, config_to_dict(config))
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        _train(config, folder, progress)
+        _train(config, folder, checkpoint_seconds, progress)
     finally:
         torch.set_num_threads(threads)
+    (folder / results.CHECKPOINT).unlink(missing_ok=True)
+    remove_leftovers(folder)
     return results.read_run(folder)
 
 
@@ -75,6 +90,28 @@ class Training:
         if math.isfinite(loss):
             self.optimizer.step()
         return loss
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training goes on from, by name: the model's and the optimizer's."""
+        adam: dict[int, dict[str, Tensor]] = self.optimizer.adam.state_dict()["state"]
+        return {
+            **{f"model.{name}": tensor for name, tensor in self.task.model.state_dict().items()},
+            **{f"adam.{name}": tensor for name, tensor in adam.get(0, {}).items()},
+        }
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from `tensors` of the same configuration; raises ValueError where their names or shapes are others."""
+        model = self.task.model.state_dict()
+        count = self.optimizer.adam.param_groups[0]["params"][0].shape
+        expected = {f"model.{name}": tensor.shape for name, tensor in model.items()}
+        expected |= {"adam.step": torch.Size(), "adam.exp_avg": count, "adam.exp_avg_sq": count}
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        if differ := sorted(name for name in {**expected, **found} if found.get(name) != expected.get(name)):
+            raise ValueError(f"they differ in {', '.join(differ)}")
+        self.task.model.load_state_dict({name: tensors[f"model.{name}"] for name in model})
+        adam = {name.removeprefix("adam."): tensor for name, tensor in tensors.items() if name.startswith("adam.")}
+        groups = self.optimizer.adam.state_dict()["param_groups"]
+        self.optimizer.adam.load_state_dict({"state": {0: adam}, "param_groups": groups})
 
 
 def build_task(config: Config) -> Task:
@@ -97,58 +134,87 @@ def load_model(run: Run) -> nn.Module:
     return model.eval()
 
 
-def _finished(config: Config, folder: Path) -> bool:
-    if not folder.exists() or not any(folder.iterdir()):
+def finished(config: Config, folder: Path) -> bool:
+    """Whether `folder` holds the finished run of `config`; raises ValueError where it holds anything else."""
+    if not folder.exists() or all(path.name.endswith(BESIDE) for path in folder.iterdir()):
         return False
     if not (folder / results.CONFIG).is_file():
         raise ValueError(f"folder: expected a new, empty or matching run folder, got other files in {folder}")
-    found, wanted = json.loads((folder / results.CONFIG).read_text()), config_to_dict(config)
-    if found != wanted:
-        differ = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    found, wanted = config_to_dict(results.read_config(folder)), config_to_dict(config)
+    if differ := [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]:
         raise ValueError(
             f"folder: expected a run of this configuration, got one that differs in {', '.join(differ)}: {folder}"
         )
     return (folder / results.RESULT).is_file()
 
 
-def _train(config: Config, folder: Path, progress: Progress | None) -> None:
-    started = time.perf_counter()
-    training = Training(config)
-    task, model, per_epoch = training.task, training.task.model, training.batches.per_epoch
+def _train(config: Config, folder: Path, checkpoint_seconds: float, progress: Progress | None) -> None:
+    started = time.monotonic()
+    training, run_identity = Training(config), results.identity(config)
+    task, per_epoch = training.task, training.batches.per_epoch
     total = config.epochs * per_epoch
-    log = _TensorBoard(folder)
-    with open(folder / results.METRICS, "w") as lines:
+    path = folder / results.CHECKPOINT
+    begun = checkpoint.load(path, run_identity) if path.is_file() else checkpoint.Checkpoint(0, 0.0, [], 0.0, {})
+    if begun.step:
+        try:
+            training.restore(begun.tensors)
+        except ValueError as error:
+            raise ValueError(f"checkpoint: expected the tensors of this run in {path}, got others: {error}") from error
+    lines, losses, log = begun.metrics, begun.losses, TensorBoard(folder, begun.step)
 
-        def record(epoch: int, step: int, train_metrics: dict[str, float]) -> dict[str, float]:
-            final = epoch == config.epochs
-            metrics = {"epoch": epoch, "step": step, **train_metrics, **task.evaluate(final)}
-            if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
-                raise _diverged(f"{', '.join(bad)} after step {step}", epoch, folder)
-            _save_weights(model, config, folder)
-            metrics["seconds"] = round(time.perf_counter() - started, 3)
-            lines.write(json.dumps(metrics) + "\n")
-            lines.flush()
-            log.write(metrics)
-            return metrics
+    def seconds() -> float:
+        return round(begun.seconds + time.monotonic() - started, 3)
 
-        metrics, step = record(0, 0, {}), 0
-        for epoch in range(1, config.epochs + 1):
-            losses = 0.0
-            for _ in range(per_epoch):
-                value = training.step(step)
-                step += 1
-                if not math.isfinite(value):
-                    raise _diverged(f"loss of step {step}", epoch, folder)
-                losses += value
-                if progress is not None:
-                    progress(step, total, metrics)
-            metrics = record(epoch, step, {"train_loss": losses / per_epoch})
+    def record(step: int, train_metrics: dict[str, float]) -> str | None:
+        """Write the line of an epoch, or return what of it is not finite."""
+        epoch, final = step // per_epoch, step == total
+        metrics = {"epoch": epoch, "step": step, **train_metrics, **task.evaluate(final)}
+        if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
+            return f"{', '.join(bad)} after step {step}"
+        lines.append({**metrics, "seconds": seconds()})
+        _save_weights(task.model, config, folder, durable=final)
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        write_atomically(folder / results.METRICS, text.encode(), durable=final)
+        log.write(lines[-1])
+        return None
+
+    bad = None if lines else record(0, {})
+    timer = checkpoint.Timer(checkpoint_seconds)
+    for step in range(begun.step + 1, total + 1):
+        if bad is not None:
+            break
+        losses += (value := training.step(step - 1))
+        if not math.isfinite(value):
+            bad = f"loss of step {step}"
+            break
+        if progress is not None:
+            progress(step, total, lines[-1])
+        if step % per_epoch == 0:
+            if (folder / results.RESULT).is_file():
+                return  # by another worker, for this one was thought dead
+            bad, losses = record(step, {"train_loss": losses / per_epoch}), 0.0
             if progress is not None:
-                progress(step, total, metrics)
+                progress(step, total, lines[-1])
+        if timer.due() and bad is None:
+            before = time.monotonic()
+            here = checkpoint.Checkpoint(step, losses, lines, seconds(), training.tensors())
+            checkpoint.save(path, here, run_identity)
+            timer.written(time.monotonic() - before)
     log.close()
-    result = {
-        "final": {name: value for name, value in metrics.items() if name != "seconds"},
-        "seconds": round(time.perf_counter() - started, 3),
+    write_json(folder / results.RESULT, _result(config, folder, lines, seconds(), task.model, bad))
+
+
+def _result(
+    config: Config, folder: Path, lines: list[dict[str, float]], seconds: float, model: nn.Module, bad: str | None
+) -> dict[str, Any]:
+    last = lines[-1] if lines else {}
+    kept = f"{results.WEIGHTS} keeps the weights of epoch {last['epoch']}" if last else "no weights were kept"
+    return {
+        "final": {
+            name: last[name] for name in last if name != "seconds" and (bad is None or name in ("epoch", "step"))
+        },
+        **({} if bad is None else {"diverged": f"{bad} is not finite; {kept}"}),
+        "seconds": seconds,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "command": command(config, folder),
         "versions": {
@@ -157,7 +223,6 @@ def _train(config: Config, folder: Path, progress: Progress | None) -> None:
             "python": platform.python_version(),
         },
     }
-    write_json(folder / results.RESULT, result)
 
 
 def command(config: Config, folder: Path) -> str:
@@ -173,34 +238,7 @@ def command(config: Config, folder: Path) -> str:
     return shlex.join([*words, "--out", str(folder)])
 
 
-def _diverged(what: str, epoch: int, folder: Path) -> NonFiniteLossError:
-    kept = f"{folder / results.WEIGHTS} keeps the weights of epoch {epoch - 1}" if epoch else "no weights were kept"
-    return NonFiniteLossError(f"{what} is not finite; {kept}")
-
-
-def _save_weights(model: nn.Module, config: Config, folder: Path) -> None:
+def _save_weights(model: nn.Module, config: Config, folder: Path, *, durable: bool) -> None:
     metadata = {"config": json.dumps(config_to_dict(config), sort_keys=True)}
-    beside = folder / (results.WEIGHTS + ".writing")
-    beside.write_bytes(safetensors.torch.save(model.state_dict(), metadata))
-    os.replace(beside, folder / results.WEIGHTS)
-
-
-class _TensorBoard:
-    """Metrics for TensorBoard, where it is installed."""
-
-    def __init__(self, folder: Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            self.writer = None
-        else:
-            self.writer = SummaryWriter(str(folder / "tensorboard"))
-
-    def write(self, metrics: dict[str, float]) -> None:
-        if self.writer is not None:
-            for name in metrics.keys() - {"epoch", "step"}:
-                self.writer.add_scalar(name, metrics[name], int(metrics["step"]))
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+    data = safetensors.torch.save(model.state_dict(), metadata)
+    write_atomically(folder / results.WEIGHTS, data, durable=durable)

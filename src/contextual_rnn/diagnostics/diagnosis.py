@@ -1,0 +1,119 @@
+"""What a diagnosis found: a table, a plot, a dict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from contextual_rnn.diagnostics.influence import Influence
+from contextual_rnn.diagnostics.sigma import Sigma
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROWS = 8  # steps in the table
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Did the initial state matter?
+
+    `losses` has the mean loss of every step, (T,), under the states: `true` (what the model makes), `zeroed`, `mean`
+    (that of the batch, for every sequence), `shuffled` (that of another sequence, mean over the permutations) and,
+    where the state is random, `sampled` (a draw; the others stand on its mean). `overall` has their means over all
+    steps and sequences. `p_value` is that of the permutation test; None where all sequences have the same state, or no
+    permutations were asked for. `influence` is None where no h(t) was to be seen. `sigma` has the random leaves.
+    """
+
+    losses: Mapping[str, Tensor]
+    overall: Mapping[str, float]
+    permutations: int
+    p_value: float | None
+    influence: Influence | None
+    sigma: Mapping[str, Sigma]
+
+    @property
+    def half_life(self) -> float | None:
+        """Steps in which the influence of h(0) halves; see `Influence`."""
+        return None if self.influence is None else self.influence.half_life
+
+    @property
+    def burn_in(self) -> int | None:
+        """Suggested steps to run before the loss counts where the initial state is not known; see `Influence`."""
+        return None if self.influence is None else self.influence.burn_in
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def table(self) -> str:
+        """Losses at some steps and over all, then the findings, a line each."""
+        length = len(self.losses["true"])
+        lines = ["".join(["step".ljust(8), *(name.rjust(12) for name in self.losses)])]
+        for step in _shown(length):
+            values = (f"{curve[step - 1].item():12.4g}" for curve in self.losses.values())
+            lines.append("".join([str(step).ljust(8), *values]))
+        lines.append("".join(["all".ljust(8), *(f"{value:12.4g}" for value in self.overall.values())]))
+        return "\n".join([*lines, "", *self.findings()])
+
+    def plot(self) -> Figure:
+        """The losses step by step and the influence of h(0), as a matplotlib Figure (matplotlib must be installed)."""
+        from contextual_rnn.diagnostics.plot import draw
+
+        return draw(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON takes it: what is not finite, or was not measured, as null."""
+
+        def number(value: float) -> float | None:
+            return value if math.isfinite(value) else None
+
+        return {
+            "losses": {name: [number(value) for value in curve.tolist()] for name, curve in self.losses.items()},
+            "overall": {name: number(value) for name, value in self.overall.items()},
+            "permutations": self.permutations,
+            "p_value": self.p_value,
+            "influence": None if self.influence is None else self.influence.as_dict(),
+            "sigma": {name: sigma.as_dict() for name, sigma in self.sigma.items()},
+        }
+
+    def findings(self) -> list[str]:
+        """What is under the table: the p-value, the influence of h(0), sigma, a line each."""
+        if self.p_value is not None:
+            hypothesis = f"that another sequence's state does as well ({self.permutations} permutations)"
+            lines = [f"p = {self.p_value:.3g} for the hypothesis {hypothesis}"]
+        elif self.permutations:
+            lines = ["no p-value: every sequence has the same initial state"]
+        else:
+            lines = ["no p-value: no permutations were asked for"]
+        if self.influence is None:
+            lines.append("influence of h(0): not measured, no h(t) was to be seen")
+        else:
+            lines.append(f"influence of h(0): {_half_life(self.influence.half_life)}; {_burn_in(self.influence)}")
+        for name, sigma in self.sigma.items():
+            lines.append(
+                f"sigma of {name}: {sigma.mean:.3g} (smallest {sigma.smallest:.3g}), the means spread by "
+                f"{sigma.spread:.3g} over contexts, {sigma.collapsed:.0%} of the units collapsed"
+            )
+        return lines
+
+
+def _half_life(steps: float) -> str:
+    if steps == 0:
+        return "none"
+    return f"halves every {steps:.3g} steps" if math.isfinite(steps) else "does not fade"
+
+
+def _burn_in(influence: Influence) -> str:
+    if influence.burn_in is None:
+        return f"a burn-in of more than the {influence.length} steps"
+    return f"a burn-in of {influence.burn_in} steps"
+
+
+def _shown(length: int) -> list[int]:
+    if length <= ROWS:
+        return list(range(1, length + 1))
+    return sorted({1 + round(index * (length - 1) / (ROWS - 1)) for index in range(ROWS)})

@@ -1,0 +1,111 @@
+"""Watch a model while it runs: put another initial state in the place of its own, collect its h(t)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from contextual_rnn._tree import State
+from contextual_rnn.initial_state import InitialState, Moments
+from contextual_rnn.rnn import ContextualRNN
+from contextual_rnn.state_spec import StateSpec, state_spec
+
+# Losses (B, T) or (B,), with h(t) (B, T, H) beside them where it was seen.
+Found = tuple[Tensor, Tensor | None]
+
+
+class Intercept:
+    """The one initial state of a model, and the network whose h(t) is read.
+
+    After `run(losses, None)` the state that the model made is in `state`, its moments in `moments`. Raises ValueError
+    for a model with no initial state or several.
+    """
+
+    def __init__(self, model: nn.Module, network: nn.Module | None):
+        self.initial_state = _initial_state_in(model)
+        if network is None:
+            around = (m for m in model.modules() if isinstance(m, ContextualRNN))
+            network = next((m.network for m in around if m.initial_state is self.initial_state), None)
+        self.network = network
+        self.state: State = None
+        self.moments: Mapping[str, Moments] = {}
+        self._context: Any = None
+
+    def run(self, losses: Callable[[], Any], state: State | None) -> Found:
+        """Run `losses` with `state` in the place of what the model makes, where it is given."""
+        calls = 0
+
+        def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: State) -> State | None:
+            nonlocal calls
+            calls += 1
+            if state is not None:
+                return state
+            self.state = output
+            self._remember(*args, **kwargs)
+            return None
+
+        handle = self.initial_state.register_forward_hook(replace, with_kwargs=True)
+        try:
+            found = watch(losses, None if state is None else self.network)
+        finally:
+            handle.remove()
+        if calls != 1:
+            raise ValueError(f"losses: expected one call of the initial state, got {calls}")
+        return found
+
+    def draw(self, seed: int) -> State:
+        """A draw of the state that the model made."""
+        first = next(iter(self.moments.values())).mean
+        generator = torch.Generator(first.device).manual_seed(seed)
+        return self.initial_state.sample(self._context, batch_size=first.shape[0], generator=generator)
+
+    def _remember(
+        self,
+        context: Any = None,
+        batch_size: int | None = None,
+        *,
+        batched: bool | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self._context, self.moments = context, self.initial_state.moments(context, batch_size, batched)
+
+
+def watch(losses: Callable[[], Any], network: nn.Module | None) -> Found:
+    """Run `losses`, which returns losses or (losses, h); without h it is read off `network`."""
+    seen: list[Tensor] = []
+    with ExitStack() as hooks:
+        # Backwards in time h(t) is no function of fewer than all steps: there is no influence after t of them.
+        if network is not None and not getattr(network, "bidirectional", False):
+            spec = state_spec(network)
+            hook = network.register_forward_hook(lambda module, args, output: seen.append(_hidden(output, spec)))
+            hooks.callback(hook.remove)
+        found: Any = losses()
+    if not (isinstance(found, tuple) and len(found) == 2):
+        found = (found, torch.cat(seen, 1) if seen else None)
+    return found
+
+
+def _hidden(output: Any, spec: StateSpec) -> Tensor:
+    """h(t), (B, T, H), of what a network or cell returns."""
+    while isinstance(output, tuple | list) and not isinstance(output, PackedSequence):
+        output = output[0]
+    if isinstance(output, PackedSequence):
+        return pad_packed_sequence(output, batch_first=True)[0]
+    if spec.input_ndim == 2 or output.ndim == 2:  # one step
+        return output.flatten(1).unsqueeze(1)
+    return output.movedim(spec.input_batch_dim, 0).flatten(2)
+
+
+def _initial_state_in(model: nn.Module) -> InitialState:
+    """The outermost initial state in `model`: one for each leaf, or a mean, may be inside of it."""
+    found = [module for module in model.modules() if isinstance(module, InitialState)]
+    nested = {id(part) for module in found for part in module.modules() if part is not module}
+    outer = [module for module in found if id(module) not in nested]
+    if len(outer) != 1:
+        raise ValueError(f"model: expected one initial state in it, got {len(outer)}")
+    return outer[0]

@@ -1,0 +1,46 @@
+"""Whether a distribution of initial states is one still."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from contextual_rnn.initial_state import Moments
+
+COLLAPSED = 0.01  # of the size of the means
+
+
+@dataclass(frozen=True)
+class Sigma:
+    """Sigma of one leaf of a random initial state.
+
+    `mean` and `smallest` are over units and contexts, `spread` is the standard deviation of the mean state over
+    contexts, averaged over units: sigma far above it hides the context, far below it is no distribution any more.
+    `collapsed` is the share of units with a sigma under 1 % of the root mean square of the mean state.
+    """
+
+    mean: float
+    smallest: float
+    spread: float
+    collapsed: float
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def sigma_of(moments: Moments) -> Sigma | None:
+    """Of one leaf with means (B, *shape); None for a leaf without noise."""
+    if moments.scale is None:
+        return None
+    means = moments.mean.detach().double().flatten(1)
+    scales = torch.as_tensor(moments.scale, device=means.device).detach().double()
+    scales = scales.expand_as(moments.mean).flatten(1)
+    size = means.square().mean().sqrt()
+    collapsed = scales.mean(0) < COLLAPSED * size
+    return Sigma(scales.mean().item(), scales.min().item(), _spread(means), collapsed.double().mean().item())
+
+
+def _spread(means: Tensor) -> float:
+    return means.std(0, correction=0).mean().item()

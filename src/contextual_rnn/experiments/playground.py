@@ -1,0 +1,82 @@
+"""What the report's playground shows: trajectories sampled on a grid of periods and initial values, as text."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contextual_rnn.experiments.batches import generator_for
+from contextual_rnn.experiments.linear_cosine_decay import (
+    ALPHA,
+    BETA,
+    INITIAL_RANGE,
+    STEPS,
+    TOTAL_TIME,
+    TRAINING_PERIODS,
+    VALIDATION_PERIODS,
+    DecayModel,
+)
+from contextual_rnn.experiments.results import Run
+from contextual_rnn.experiments.training import load_model
+
+PERIODS = torch.linspace(0.5, 4.5, 33)  # every eighth
+INITIALS = torch.linspace(*INITIAL_RANGE, 5)  # every half
+SHOWN, SAMPLES = 10, 100  # trajectories drawn, and those that the band is taken over
+
+
+@torch.no_grad()
+def playground(run: Run) -> dict[str, Any]:
+    """The trained model's trajectories, as the page's script takes them.
+
+    `curves`, 16-bit little-endian numbers in base64, are for each period, each initial value: the mean over `SAMPLES`
+    trajectories, their standard deviation, and `SHOWN` of them, each t = 1 .. 25; a number n stands for
+    low + n * step. The same draws are taken at every point of the grid, so that what changes there is the condition.
+    Raises ValueError for a run without weights or that is none of the decay task.
+    """
+    if run.task != "decay":
+        raise ValueError(f"run: expected a run of the decay task, got one of {run.task} in {run.folder}")
+    model = load_model(run)
+    assert isinstance(model, DecayModel)
+    numbers, low, step = to_integers(torch.stack([_curves(model, period.item()) for period in PERIODS]))
+    return {
+        "periods": PERIODS.tolist(),
+        "initials": INITIALS.tolist(),
+        "trained": TRAINING_PERIODS,
+        "held_out": VALIDATION_PERIODS,
+        "samples": SHOWN,
+        "band_samples": SAMPLES,
+        "steps": STEPS,
+        "alpha": ALPHA,
+        "beta": BETA,
+        "total_time": TOTAL_TIME,
+        "low": low,
+        "step": step,
+        "curves": numbers,
+    }
+
+
+def _curves(model: DecayModel, period: float) -> Tensor:
+    """(initial values, 2 + SHOWN, 25) for one period."""
+    found = []
+    for initial in INITIALS:
+        paths = model.free_run(
+            initial[None] * (1 + ALPHA + BETA),  # x(0) of the curve that is asked for
+            torch.tensor([period]),
+            num_samples=SAMPLES,
+            sample=True,
+            generator=generator_for("playground"),
+        )[0, :, 1:]
+        found.append(torch.cat([paths.mean(0)[None], paths.std(0)[None], paths[:SHOWN]]))
+    return torch.stack(found)
+
+
+def to_integers(values: Tensor) -> tuple[str, float, float]:
+    """Base64 of 16-bit numbers n, and low and step: a value is low + n * step to within half a step."""
+    low, high = values.min().item(), values.max().item()
+    step = (high - low) / 65535 or 1.0
+    numbers = ((values.double() - low) / step).round().to(torch.int64).flatten().tolist()
+    raw = b"".join(number.to_bytes(2, "little") for number in numbers)
+    return base64.b64encode(raw).decode("ascii"), low, step

@@ -1,0 +1,167 @@
+"""The report in a real browser: the playground moves, nothing is loaded or logged, phones and dark mode are served."""
+
+import shutil
+
+import pytest
+import torch
+
+from contextual_rnn.experiments.config import DecayConfig
+from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
+from contextual_rnn.experiments.report import write_report
+from contextual_rnn.experiments.training import train
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+WANTED = "needs chromium and chromedriver (on Debian: apt install chromium-driver)"
+pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason=WANTED)
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    small = {"units": 6, "context_units": 4, "samples_per_period": 8, "epochs": 1}
+    train(DecayConfig(**small), folder / "normal")
+    return write_report(folder).as_uri()
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chrome, page):
+    """The page, freshly opened on a desk, in light mode; without a message to the console when the test is over."""
+    look(chrome, 1200, "light")
+    chrome.get(page)
+    yield chrome
+    assert chrome.get_log("browser") == []
+
+
+def look(driver, width, scheme):
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def curves(driver):
+    """The points of every curve of the playground by its class."""
+    script = """return [...document.querySelectorAll('#playground-plot polyline, #playground-plot polygon')]
+        .map(line => [line.getAttribute('class'), line.getAttribute('points')])"""
+    found = {}
+    for kind, points in driver.execute_script(script):
+        found.setdefault(kind, []).append([tuple(map(float, point.split(","))) for point in points.split()])
+    return found
+
+
+def text(driver, name):
+    return driver.find_element(By.ID, f"playground-{name}").text
+
+
+def test_the_playground_is_drawn(browser):
+    found = curves(browser)
+    assert {kind: len(lines) for kind, lines in found.items()} == {"band": 1, "sample": 10, "truth": 1}
+    assert len(found["truth"][0]) == len(found["sample"][0]) == 26
+    assert len(found["band"][0]) == 52, "there and back"
+    assert len({tuple(line) for line in found["sample"]}) == 10, "every sample is its own"
+    assert text(browser, "period-value") == "2.0, not in training"
+    assert text(browser, "initial-value") == "3.0"
+    assert text(browser, "inside").endswith("of 25 steps")
+
+
+@pytest.mark.parametrize("slider", ["period", "initial"])
+def test_sliders_move_and_curves_change(browser, slider):
+    before, label = curves(browser), text(browser, f"{slider}-value")
+    browser.find_element(By.ID, f"playground-{slider}").send_keys(Keys.ARROW_RIGHT)
+    after = curves(browser)
+    assert text(browser, f"{slider}-value") != label
+    for kind in ("band", "sample", "truth"):
+        assert all(new != old for new, old in zip(after[kind], before[kind], strict=True)), kind
+    browser.find_element(By.ID, f"playground-{slider}").send_keys(Keys.ARROW_LEFT)
+    assert curves(browser) == before
+
+
+def test_ends_of_the_sliders_and_trained_periods(browser):
+    period = browser.find_element(By.ID, "playground-period")
+    period.send_keys(Keys.HOME)
+    assert text(browser, "period-value") == "0.5, trained on"
+    period.send_keys(Keys.END)
+    assert text(browser, "period-value") == "4.5, trained on"
+    assert len(curves(browser)["sample"][9]) == 26, "the last curve of the last row of the grid"
+    browser.find_element(By.XPATH, "//button[.='T = 3']").click()
+    assert text(browser, "period-value") == "3.0, not in training"
+
+
+def test_the_true_curve_is_equation_3(browser):
+    """For T = 2 and x(0) = 3, read off the axis."""
+    (truth,) = curves(browser)["truth"]
+    lines = browser.execute_script(
+        "return [...document.querySelectorAll('#playground-plot .rule')].map(line => +line.getAttribute('y1'))"
+    )
+    zero, one = lines[:2]  # the rules at x = 0 and 1
+    heights = [(zero - y) / (zero - one) for _, y in truth]
+    expected = linear_cosine_decay(torch.tensor([3.0]), torch.tensor([2.0]))[0].tolist()
+    assert heights == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("width", [320, 390, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_width_scrolls_sideways(browser, width, scheme):
+    look(browser, width, scheme)
+    root = "document.documentElement"
+    whole, seen, window = browser.execute_script(f"return [{root}.scrollWidth, {root}.clientWidth, innerWidth]")
+    assert whole == seen <= width == window
+    plot = browser.find_element(By.ID, "playground-plot").rect
+    last = curves(browser)["truth"][0][-1]
+    assert plot["width"] - 12 < last[0] < plot["width"], "drawn anew at this width"
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('#playground-plot text')].map(t => t.getBoundingClientRect().height)"
+    )
+    assert min(sizes) > 11, "text is not scaled down with the plot"
+
+
+def test_dark_mode_is_dark_and_readable(browser):
+    def colours():
+        names = ("background-color of body", "color of body", "stroke of .truth", "stroke of .sample")
+        script = "return getComputedStyle(document.querySelector(arguments[0])).getPropertyValue(arguments[1])"
+        return {name: browser.execute_script(script, *reversed(name.split(" of "))) for name in names}
+
+    light = colours()
+    look(browser, 1200, "dark")
+    dark = colours()
+    for found in (light, dark):
+        back = found.pop("background-color of body")
+        assert luminance(back) < 0.02 if found is dark else luminance(back) > 0.9
+        for name, colour in found.items():
+            assert contrast(colour, back) > 4.5, (name, colour, back)
+
+
+def luminance(colour):
+    """Relative luminance (WCAG 2) of rgb(r, g, b)."""
+    parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : colour.index(")")].split(",")[:3]]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_nothing_is_fetched(browser):
+    """Beside the page itself."""
+    entries = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert entries == []

@@ -1,0 +1,100 @@
+"""Bad arguments of the diagnostics are refused by name."""
+
+import pytest
+import torch
+from torch import nn
+
+from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, FreeState
+from contextual_rnn.diagnostics import diagnose, diagnose_state
+
+BATCH, STEPS = 3, 4
+X, CONTEXT = torch.randn(BATCH, STEPS, 1), torch.randn(BATCH, 2)
+
+
+def model() -> ContextualRNN:
+    gru = nn.GRU(1, 5, batch_first=True)
+    return ContextualRNN(gru, ContextState(gru, nn.Linear(2, 4)))
+
+
+def losses_of(rnn, **options):
+    return lambda: rnn(X, context=CONTEXT, **options)[0].mean(2)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"permutations": -1}, ValueError, "permutations: expected an int of at least 0, got -1"),
+        ({"permutations": 9.5}, TypeError, "permutations"),
+        ({"influence_steps": 1}, ValueError, "influence_steps: expected an int of at least 2"),
+        ({"seed": "a"}, TypeError, "seed"),
+        ({"network": "gru"}, TypeError, "network: expected a module or None, got str"),
+        ({"network": nn.Linear(1, 1)}, TypeError, "network: expected one with a registered state spec"),
+        ({"lengths": torch.tensor([1, 2, 5])}, ValueError, "lengths: expected 1 to 4"),
+        ({"lengths": torch.tensor([1, 2])}, ValueError, "lengths: expected shape"),
+    ],
+)
+def test_options(options, error, said):
+    rnn = model()
+    with pytest.raises(error, match=said):
+        diagnose(rnn, losses_of(rnn), **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (lambda loss: loss.mean(), ValueError, r"losses: expected \(3, steps\) or \(3,\), got \(\)"),
+        (lambda loss: loss.T, ValueError, r"got \(4, 3\)"),
+        (lambda loss: loss[:, :, None], ValueError, r"got \(3, 4, 1\)"),
+        (lambda loss: loss[:, :0], ValueError, r"got \(3, 0\)"),
+        (lambda loss: loss.tolist(), TypeError, "losses: expected a function that returns a tensor, got list"),
+    ],
+)
+def test_losses(change, error, said):
+    rnn = model()
+    with pytest.raises(error, match=said):
+        diagnose(rnn, lambda: change(losses_of(rnn)()))
+
+
+def test_a_function_and_a_module_are_needed():
+    with pytest.raises(TypeError, match="losses: expected a function, got Tensor"):
+        diagnose(model(), torch.zeros(3, 4))
+    with pytest.raises(TypeError, match="model: expected a module, got function"):
+        diagnose(lambda: None, lambda: None)
+
+
+def test_exactly_one_initial_state_is_called_once():
+    rnn, other = model(), model()
+    with pytest.raises(ValueError, match="model: expected one initial state in it, got 0"):
+        diagnose(nn.GRU(1, 5), losses_of(rnn))
+    with pytest.raises(ValueError, match="model: expected one initial state in it, got 2"):
+        diagnose(nn.ModuleList([rnn, other]), losses_of(rnn))
+    with pytest.raises(ValueError, match="losses: expected one call of the initial state, got 0"):
+        diagnose(rnn, losses_of(rnn, hx=torch.zeros(1, BATCH, 5)))
+    with pytest.raises(ValueError, match="losses: expected one call of the initial state, got 2"):
+        diagnose(rnn, lambda: losses_of(rnn)() + losses_of(rnn)())
+    assert not rnn.initial_state._forward_hooks, "hooks go in spite of an error"
+    assert rnn.training, "and modes come back"
+
+
+def test_gradients_must_be_possible():
+    rnn = model()
+    with pytest.raises(ValueError, match="expected h\\(t\\) with a gradient"):
+        diagnose(rnn, torch.no_grad()(losses_of(rnn)))
+
+
+def test_a_batch_of_two_is_needed():
+    gru = nn.GRU(1, 5, batch_first=True)
+    rnn = ContextualRNN(gru, FreeState(gru))
+    with pytest.raises(ValueError, match="two sequences or more, got 1"):
+        diagnose(rnn, lambda: rnn(X[:1])[0].mean(2))
+    with pytest.raises(ValueError, match="expected a batch of states, got that of one example"):
+        diagnose(rnn, lambda: rnn(X[0])[0].mean(1))
+
+
+def test_the_state_must_be_as_the_network_takes_it():
+    gru, fast = nn.GRU(1, 5, batch_first=True), FastWeightsRNN(1, 5, batch_first=True)
+    with pytest.raises(ValueError, match="state: expected leaf 'h' of shape"):
+        diagnose_state(lambda state: gru(X, state)[0].mean(2), torch.zeros(1, BATCH, 4), gru)
+    state = (torch.zeros(BATCH, 5), torch.zeros(BATCH, 5, 5))
+    with pytest.raises(ValueError, match=r"state: expected \(h of shape .*, None\), got"):
+        diagnose_state(lambda state: fast(X, state)[0].mean(2), state, fast)
