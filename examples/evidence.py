@@ -1,0 +1,42 @@
+"""What the examples share: a mean over seeds with its interval, and the file that keeps the figures."""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy
+import torch
+from scipy import stats
+
+
+def over_seeds(seeds: Sequence[float] | torch.Tensor) -> dict[str, object]:
+    """The values, their mean, and its 95 % interval by the percentile bootstrap over seeds (none for a single seed)."""
+    values = [float(value) for value in seeds]
+    summary: dict[str, object] = {"mean": float(numpy.mean(values)), "seeds": values}
+    if len(values) > 1:
+        interval = stats.bootstrap((values,), numpy.mean, method="percentile", rng=numpy.random.default_rng(0))
+        summary["interval"] = [float(end) for end in interval.confidence_interval]
+    return summary
+
+
+def write(path: Path, options: dict[str, object], figures: dict[str, object], started: float) -> None:
+    """Write the figures as JSON, with the exact command, the options it stands for, versions and time.
+
+    `started` is what time.perf_counter said then. Processor time is given too: on a busy machine it is what counts.
+    """
+    evidence = {
+        "command": " ".join(["python", *sys.argv]),
+        "options": {name: value for name, value in options.items() if name != "out"},
+        "figures": figures,
+        "seconds": {"wall": round(time.perf_counter() - started, 1), "processor": round(time.process_time(), 1)},
+        "versions": {name: version(name) for name in ("contextual-rnn", "torch")}
+        | {"python": platform.python_version()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(evidence, indent=1) + "\n")
+    for name, figure in figures.items():
+        print(name, json.dumps(figure), sep="\t")
