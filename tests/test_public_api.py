@@ -20,6 +20,7 @@ def modules_after(statement: str) -> set[str]:
 
 def test_public_names():
     assert contextual_rnn.__all__ == [
+        "AdditiveAttention",
         "Categorical",
         "ConstantState",
         "ContextDropout",

@@ -44,9 +44,9 @@ def test_commands_run(tmp_path, monkeypatch):
     reproduced = []
     monkeypatch.setattr(command_line, "reproduce", lambda *a, **k: reproduced.append(a) or tmp_path / "report.html")
     found = commands("contextual-rnn")
-    assert {line[1] for line in found} == {"reproduce", "train", "generate", "report", "info"}
+    assert {line[1] for line in found} == {"reproduce", "train", "sweep", "results", "generate", "report", "info"}
     for _, *arguments in found:
-        if arguments[0] == "train":
+        if arguments[0] in ("train", "sweep"):
             arguments += SMALL[arguments[1]]
         assert command_line.main(arguments) == 0, arguments
     assert reproduced, "the preset itself is trained in tests/experiments/test_reproduce.py, in small"

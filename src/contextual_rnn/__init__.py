@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from contextual_rnn._tree import Leaf as Leaf
+from contextual_rnn.attention import AdditiveAttention as AdditiveAttention
 from contextual_rnn.context_dropout import ContextDropout as ContextDropout
 from contextual_rnn.context_net import Categorical as Categorical
 from contextual_rnn.context_net import ContextNet as ContextNet
@@ -26,6 +27,7 @@ from contextual_rnn.state_spec import state_spec as state_spec
 __version__ = version("contextual-rnn")
 
 __all__ = [
+    "AdditiveAttention",
     "Categorical",
     "ConstantState",
     "ContextDropout",

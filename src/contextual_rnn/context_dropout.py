@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from contextual_rnn._context import check_call
+from contextual_rnn._moments import Moments, draw
 from contextual_rnn._numbers import check_number
 from contextual_rnn._tree import State
-from contextual_rnn.initial_state import FreeState, InitialState, Moments, _draw
+from contextual_rnn.initial_state import FreeState, InitialState
 
 
 class ContextDropout(InitialState):
@@ -83,7 +84,7 @@ class ContextDropout(InitialState):
         leaves = {}
         for leaf in self.spec:
             chosen = drop.reshape(*rows, *(1 for _ in leaf.shape))
-            kept, dropped = (_draw(moments[leaf.name], generator) for moments in (given, null))
+            kept, dropped = (draw(moments[leaf.name], generator) for moments in (given, null))
             leaves[leaf.name] = torch.where(chosen, dropped, kept)
         return self.spec.pack(leaves)
 

@@ -9,24 +9,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
+from contextual_rnn._back_propagated_error import BackPropagatedError
 from contextual_rnn._context import Heads, batch_of, check_call, feature_count, features_of, tile
+from contextual_rnn._moments import Moments, draw
 from contextual_rnn._numbers import check_number, check_size
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec, state_spec
-
-
-class Moments(NamedTuple):
-    """Of one leaf: the mean, (B, *shape) or `shape`, and the scale, which broadcasts against it; None: no noise."""
-
-    mean: Tensor
-    scale: Tensor | float | None
 
 
 class InitialState(nn.Module, ABC):
@@ -71,7 +66,7 @@ class InitialState(nn.Module, ABC):
         check_call(batch_size, batched, generator)
         moments = self.moments(context, batch_size, batched)
         if self.training:
-            return self.spec.pack({name: _draw(leaf, generator) for name, leaf in moments.items()})
+            return self.spec.pack({name: draw(leaf, generator) for name, leaf in moments.items()})
         return self.spec.pack({name: leaf.mean for name, leaf in moments.items()})
 
     def sample(
@@ -95,7 +90,7 @@ class InitialState(nn.Module, ABC):
             if isinstance(scale, Tensor) and scale.ndim > len(leaf.shape):
                 scale = scale.repeat_interleave(num_samples, 0)
             mean = mean.repeat_interleave(num_samples, 0) if batched else mean.expand(num_samples, *mean.shape)
-            leaves[leaf.name] = _draw(Moments(mean, scale), generator)
+            leaves[leaf.name] = draw(Moments(mean, scale), generator)
         return self.spec.pack(leaves)
 
 
@@ -121,22 +116,42 @@ class FreeState(InitialState):
     """h0 = variable (paper, Eq. 2b): learned, the same for every example, with optional noise on the copies.
 
     In training h0 = variable + noise * epsilon, epsilon ~ N(0, 1) drawn anew for every row and unit; in evaluation
-    h0 = variable. `value` is where it starts, as for `ConstantState`; a low-rank factor that would start at zero
-    starts at N(0, 1 / width). Raises TypeError or ValueError for a `noise` that is no number, negative or not finite.
+    h0 = variable. With `error_decay` the noise of a unit is proportional to the error that is back-propagated to it
+    (Zimmermann et al. 2012), of which a moving mean with that decay is kept: noise * `BackPropagatedError.relative`,
+    so it starts at `noise` (the source leaves the factor open) and fades as the network learns. `value` is where the
+    variable starts, as for `ConstantState`; a low-rank factor that would start at zero starts at N(0, 1 / width).
+
+    Raises TypeError or ValueError for a `noise` that is no number, negative or not finite, and an `error_decay`
+    outside 0 <= error_decay < 1; RuntimeError for `error_decay` under torch.compile.
     """
 
-    def __init__(self, network: nn.Module | StateSpec, noise: float = 0.0, value: float | State = 0.0):
+    def __init__(
+        self,
+        network: nn.Module | StateSpec,
+        noise: float = 0.0,
+        value: float | State = 0.0,
+        *,
+        error_decay: float | None = None,
+    ):
         super().__init__(network)
         self.noise = check_number("noise", noise, "a finite number of at least 0", lambda noise: noise >= 0)
+        if error_decay is not None:
+            check_number("error_decay", error_decay, "a number from 0 to below 1", lambda decay: 0 <= decay < 1)
+        self.error = None if error_decay is None else BackPropagatedError(self.spec, error_decay)
         self.values = nn.ParameterDict(self.spec.fill(value))
         for leaf in self.spec:
             if leaf.factor and isinstance(value, Real) and value == 0:
                 nn.init.normal_(self.values[leaf.name], std=leaf.shape[-1] ** -0.5)
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        size = batch_of(context, batch_size, batched)
-        scale = self.noise or None
-        return {leaf.name: Moments(tile(self.values[leaf.name], size), scale) for leaf in self.spec}
+        size, moments = batch_of(context, batch_size, batched), {}
+        for leaf in self.spec:
+            mean, scale = tile(self.values[leaf.name], size), self.noise or None
+            if self.error is not None and self.training:
+                self.error.watch(leaf.name, mean)
+                scale = self.noise * self.error.relative(leaf.name)
+            moments[leaf.name] = Moments(mean, scale)
+        return moments
 
 
 class ContextState(InitialState):
@@ -226,7 +241,7 @@ class NormalState(InitialState):
             self.mean = net
         else:
             self.mean = ContextState(self.spec, net, features=features, zero_init=zero_init, activation=activation)
-        excess = torch.tensor(scale - min_scale, dtype=torch.float64)
+        excess = torch.tensor(scale - min_scale, dtype=torch.float64, device="cpu")
         start = float(excess + torch.log(-torch.expm1(-excess)))  # softplus^-1, sound for large and small excess
         self.scale_heads = self.raw_scale = None
         if not scale_from_context:
@@ -283,12 +298,3 @@ class NormalState(InitialState):
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
         sums = [terms[leaf.name].sum(dim=tuple(range(-len(leaf.shape), 0))) for leaf in self.spec]
         return torch.stack(torch.broadcast_tensors(*sums)).sum(0)
-
-
-def _draw(moments: Moments, generator: torch.Generator | None) -> Tensor:
-    mean, scale = moments
-    if scale is None:
-        return mean
-    if generator is not None and generator.device.type != mean.device.type and not mean.is_meta:
-        raise ValueError(f"generator: expected one on {mean.device}, as the state, got one on {generator.device}")
-    return mean + scale * torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)

@@ -14,6 +14,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 WANTED = "needs chromium and chromedriver (on Debian: apt install chromium-driver)"
@@ -125,8 +126,8 @@ def test_no_width_scrolls_sideways(browser, width, scheme):
     whole, seen, window = browser.execute_script(f"return [{root}.scrollWidth, {root}.clientWidth, innerWidth]")
     assert whole == seen <= width == window
     plot = browser.find_element(By.ID, "playground-plot").rect
-    last = curves(browser)["truth"][0][-1]
-    assert plot["width"] - 12 < last[0] < plot["width"], "drawn anew at this width"
+    redrawn = lambda driver: plot["width"] - 12 < curves(driver)["truth"][0][-1][0] < plot["width"]  # noqa: E731
+    WebDriverWait(browser, 20).until(redrawn)  # the window says that it was resized a little later
     sizes = browser.execute_script(
         "return [...document.querySelectorAll('#playground-plot text')].map(t => t.getBoundingClientRect().height)"
     )

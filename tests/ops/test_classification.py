@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from contextual_rnn import LowRank
 from contextual_rnn.ops import cpu, fast_weights
-from contextual_rnn.ops.classification import Classification, Parameters
+from contextual_rnn.ops.classification import Classification, Head, Heads, Parameters
 from contextual_rnn.ops.options import FastWeightsOptions
 
 pytestmark = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
@@ -63,7 +63,7 @@ class Problem:
         loss, initial = run(self.tokens, self.targets, self.h0, self.a0, self.states)
         return [torch.tensor(loss, dtype=torch.float64), *(grad for grad in (*grads, *initial) if grad is not None)]
 
-    def by_autograd(self, options):
+    def loss(self, options):
         p, h0, a0 = self.parameters, self.h0, self.a0
         if self.states is not None:
             h0 = h0[self.states]
@@ -77,8 +77,45 @@ class Problem:
         )  # fmt: skip
         hidden = torch.relu(functional.linear(output[:, -1], p.hidden_weight, p.hidden_bias))
         logits = functional.linear(hidden, p.readout_weight, p.readout_bias)
-        loss = functional.cross_entropy(logits, self.targets)
+        return functional.cross_entropy(logits, self.targets)
+
+    def by_autograd(self, options):
+        loss = self.loss(options)
         return [loss.detach(), *torch.autograd.grad(loss, self.leaves(), materialize_grads=True, allow_unused=True)]
+
+
+def with_heads(problem, kind):
+    """The loss and all gradients where linear layers make the initial states, natively and by autograd."""
+    p, options = problem.parameters, OPTIONS
+    (tokens, inputs), width = p.embedding.shape, len(p.weight_hh)
+    sizes = {"none": {}, "dense": {"a0": width**2}, "low rank": {"left": 3 * width, "right": 3 * width}}[kind]
+
+    def layer(size):
+        weights = (torch.randn(*shape, generator=problem.generator).double() for shape in ((size, inputs), (size,)))
+        return Head(*((0.3 * weight).requires_grad_() for weight in weights))
+
+    heads = Heads(**{name: layer(size) for name, size in {"h0": width, **sizes}.items()}, rank=3 * (kind == "low rank"))
+    contexts = -(-tokens // 2)
+    states = torch.randint(contexts, (len(problem.tokens),), generator=problem.generator)
+    made = [functional.linear(p.embedding[:contexts], *head) for head in heads[:4] if head is not None]
+    problem.h0, problem.states = made[0], states
+    if kind == "dense":
+        problem.a0 = made[1].unflatten(1, (width, width))
+    if kind == "low rank":
+        problem.a0 = LowRank(*(part.unflatten(1, (3, width)) for part in made[1:]))
+    of_heads = [tensor for head in heads[:4] if head is not None for tensor in head]
+    loss = problem.loss(options)
+    expected = [loss.detach(), *torch.autograd.grad(loss, [leaf for leaf in (*p, *of_heads) if leaf is not None])]
+    grads = Parameters(*(None if tensor is None else torch.full_like(tensor, torch.nan) for tensor in p))
+    head_grads = Heads(
+        *(None if head is None else Head(*(torch.full_like(t, torch.nan) for t in head)) for head in heads[:4]),
+        rank=heads.rank,
+    )
+    run = Classification(p, grads, options, heads, head_grads, contexts)
+    value, initial = run(problem.tokens, problem.targets, states=states)
+    assert initial == [None, None, None, None]
+    of_heads = [tensor for head in head_grads[:4] if head is not None for tensor in head]
+    return [torch.tensor(value, dtype=torch.float64), *(g for g in grads if g is not None), *of_heads], expected
 
 
 def assert_agree(found, expected, tolerance):
@@ -98,6 +135,21 @@ def test_loss_and_every_gradient(monkeypatch, variant, size):
             problem = Problem(size, kind, named, bias=not plain, norm=not plain)
             options = FastWeightsOptions(inner_steps, 0.9, 0.4, not plain, timing, 1e-5, False)
             assert_agree(problem.natively(options), problem.by_autograd(options), 1e-10)
+
+
+@pytest.mark.parametrize("variant", AVAILABLE)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("kind", ["none", "dense", "low rank"])
+def test_states_that_layers_make_of_embeddings(monkeypatch, variant, size, kind):
+    monkeypatch.setattr(cpu, "instruction_set", lambda: variant)
+    assert_agree(*with_heads(Problem(size), kind), 1e-10)
+
+
+def test_states_are_given_or_made():
+    problem = Problem(SIZES[1], "dense", named=True)
+    grads = Parameters(*(torch.empty_like(tensor) for tensor in problem.parameters))
+    with pytest.raises(ValueError, match="h0: expected initial states, or heads"):
+        Classification(problem.parameters, grads, OPTIONS)(problem.tokens, problem.targets, states=problem.states)
 
 
 def test_float32():

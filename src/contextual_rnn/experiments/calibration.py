@@ -24,18 +24,24 @@ from contextual_rnn.experiments.training import load_model
 
 CLOSE = 0.03  # a coverage that is off by less is called right
 SEQUENCES, SAMPLES = 20, 100  # of each period; of each sequence
+COLUMNS = {
+    "mean_scale": "mean sigma",
+    "smallest_scale": "smallest sigma",
+    "trajectory_spread": "deviation of x",
+    "free_running_squared_error": "error",
+}
 PAPER = "the paper's loss"
 NAMES = {"min_scale": "sigma at least", "kl_weight": "KL weight"}
 WATCHED = ("mean_scale", "smallest_scale", "trajectory_spread", "coverage_two_deviations")
 
 
 def calibration(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Of every group of decay runs with the normal state: options, seeds, shares of the truth inside, epoch by epoch.
+    """Of every group of decay runs with the normal state: options, seeds, how much of the truth is inside, sigma.
 
     `observed` has for each seed the share of steps at which the true curve lies inside the central interval of each of
     `levels`, mean and standard deviation taken over samples run freely from x(0); `two_deviations` that within two
-    standard deviations (nominal 95.4 %), `by_period` its median over seeds for each held-out period. `epochs` has
-    medians over seeds of what was recorded after every epoch. All as JSON takes it.
+    standard deviations (nominal 95.4 %), `by_period` its median over seeds for each held-out period. `final` has
+    each seed's metrics after the last epoch, `epochs` medians over seeds after every epoch. All as JSON takes it.
     """
     rows = []
     for group in groups:
@@ -50,7 +56,7 @@ def calibration_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The rows of `calibration` as the report lists them."""
     table = []
     for row in rows:
-        inside, last = row["two_deviations_median"], {name: curve[-1] for name, curve in row["epochs"].items()}
+        inside, final = row["two_deviations_median"], row["final"]
         one = f"{row['two_deviations'][0]:.1%} (one seed)"
         table.append(
             [
@@ -58,11 +64,11 @@ def calibration_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 str(len(row["seeds"])),
                 "{:.1%} ({:.1%} to {:.1%})".format(*inside) if inside else one,
                 *(f"{share:.0%}" for share in row["by_period"].values()),
-                *(f"{last[name]:.3f}" if name in last else "-" for name in WATCHED[:3]),
+                *(f"{statistics.median(final[name]):.3f}" if name in final else "-" for name in COLUMNS),
             ]
         )
     periods = [f"T = {period:g}" for period in VALIDATION_PERIODS]
-    header = ["loss", "seeds", "within two deviations", *periods, "mean sigma", "smallest sigma", "deviation of x"]
+    header = ["loss", "seeds", "within two deviations", *periods, *COLUMNS.values()]
     return {"title": "Truth inside the band (nominal 95.4%)", "header": header, "texts": 1, "rows": table}
 
 
@@ -75,8 +81,13 @@ def calibration_finding(rows: Sequence[Mapping[str, Any]]) -> str:
         "about as far apart as they should be": [label for label in off if abs(off[label]) <= CLOSE],
         "too far apart": [label for label in off if off[label] > CLOSE],
     }
+    intervals = {row["label"]: row["two_deviations_median"] for row in rows}
+    ends = {
+        label: ", {1:.1%} to {2:.1%}".format(*found) if found else ", one seed" for label, found in intervals.items()
+    }
     texts = [
-        f"the samples are {verdict} with " + ", ".join(f"{label} ({shares[label]:.1%})" for label in labels)
+        f"the samples are {verdict} with "
+        + ", ".join(f"{label} ({shares[label]:.1%}{ends[label]})" for label in labels)
         for verdict, labels in verdicts.items()
         if labels
     ]
@@ -101,6 +112,11 @@ def _row(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
         "by_period": {
             f"{period:g}": statistics.median(share["by_period"][index] for share in shares)
             for index, period in enumerate(VALIDATION_PERIODS)
+        },
+        "final": {
+            name: [run.result["final"][name] for run in runs if run.result is not None]
+            for name in (*WATCHED, "free_running_squared_error")
+            if all(run.result is not None and name in run.result["final"] for run in runs)
         },
         "epochs": {
             name: [round(statistics.median(line[name] for line in lines), 5) for lines in zip(*whole, strict=True)]

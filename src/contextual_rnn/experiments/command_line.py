@@ -18,7 +18,9 @@ from contextual_rnn.experiments.information import information
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
 from contextual_rnn.experiments.report import write_report
 from contextual_rnn.experiments.reproduce import Preset, reproduce
-from contextual_rnn.experiments.results import Run, read_run, task_name
+from contextual_rnn.experiments.results import Run, read_run, read_runs, task_name
+from contextual_rnn.experiments.results_table import table, write_parquet
+from contextual_rnn.experiments.sweep_command import Sweep
 from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, NonFiniteLossError, train
 from contextual_rnn.experiments.trajectories import sample_trajectories, to_csv
 
@@ -98,6 +100,23 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Results:
+    """Print medians over seeds of every finished run below a folder, and write Parquet, a row a run."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder with runs; more may be written there meanwhile."""
+    out: Path | None = None
+    """Where to write; by default results.parquet in the folder."""
+
+    def run(self) -> None:
+        runs = read_runs(self.folder)
+        print(table(runs))
+        out = self.out or self.folder / "results.parquet"
+        write_parquet(runs, out)
+        print(f"results: {out}")
+
+
+@dataclass(frozen=True)
 class Generate:
     """Generate trajectories from a trained decay run, as a picture (SVG) and as numbers (CSV)."""
 
@@ -151,6 +170,8 @@ class Info:
 Command = (
     Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Results, tyro.conf.subcommand("results")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Info, tyro.conf.subcommand("info")]
@@ -167,11 +188,10 @@ def main(arguments: list[str] | None = None) -> int:
             args=arguments,
             config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
         )
-        command.run()
-    except (ValueError, TypeError, NonFiniteLossError, RuntimeError, OSError) as error:
+        return command.run() or 0
+    except (ValueError, TypeError, NonFiniteLossError, RuntimeError, OSError, ImportError) as error:
         print(f"contextual-rnn: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _train_with_bar(config: Config, folder: Path, checkpoint_seconds: float) -> Run:

@@ -167,8 +167,9 @@ class DecayTask(Task[DecayModel]):
         if final:
             paths = self.model.free_run(x[:, 0], period)[:, 0]
             metrics["free_running_squared_error"] = functional.mse_loss(paths[:, 1:], x[:, 1:]).item()
-        if isinstance(self.model.rnn.initial_state, NormalState):
-            metrics |= self._spread(self.model.rnn.initial_state)
+        state = self.model.rnn.initial_state
+        if isinstance(state, NormalState) and math.isfinite(metrics["validation_squared_error"]):  # has a distribution
+            metrics |= self._spread(state)
         self.model.train()
         return metrics
 

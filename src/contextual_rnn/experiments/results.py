@@ -80,12 +80,18 @@ def config_from_dict(options: dict[str, Any]) -> Config:
     return CONFIGS[task](**options)
 
 
+def read_config(folder: Path) -> Config:
+    """The configuration of the run in `folder`; raises ValueError where there is none."""
+    try:
+        return config_from_dict(read_json(folder / CONFIG))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"folder: expected a run (a folder with {CONFIG}), got {folder}") from error
+
+
 def read_run(folder: Path) -> Run:
     """Read one run; raises ValueError where `folder` holds none."""
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise ValueError(f"folder: expected a run (a folder with {CONFIG}), got {folder}")
-    config = config_from_dict(read_json(folder / CONFIG))
+    config = read_config(folder)
     metrics_file, result_file = folder / METRICS, folder / RESULT
     metrics = _read_lines(metrics_file) if metrics_file.is_file() else []
     result = read_json(result_file) if result_file.is_file() else None

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import string
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn import FastWeightsRNN, LowRank, NormalState
+from contextual_rnn import ContextState, FastWeightsRNN, LowRank, NormalState
 from contextual_rnn.experiments.flat_adam import FlatAdam
-from contextual_rnn.ops.classification import Classification, Parameters
+from contextual_rnn.ops.classification import Classification, Head, Heads, Parameters
+
+LETTERS = len(string.ascii_lowercase)
 
 
 class RetrievalStep:
     """Loss and gradients of a `RetrievalModel`, whose parameters `optimizer` keeps in one vector.
 
-    Autograd sees the initial state alone, and that once for each of the 26 letters where it depends on the letter.
+    A contextual state of one linear layer is made there too, once for each of the 26 letters; of another state autograd
+    sees the state alone.
     """
 
     def __init__(self, model: Any, optimizer: FlatAdam):
@@ -27,7 +31,12 @@ class RetrievalStep:
         self._constant: dict[int, Any] = {}
         parameters = _parameters(model)
         grads = Parameters(*(None if parameter is None else optimizer.grad(parameter) for parameter in parameters))  # pyright: ignore[reportArgumentType]
-        self._classification = Classification(parameters, grads, model.rnn.network.options)
+        heads = _heads(self._initial_state, lambda parameter: parameter)
+        head_grads = _heads(self._initial_state, optimizer.grad)
+        self._classification = Classification(
+            parameters, grads, model.rnn.network.options, heads, head_grads, LETTERS if heads else 0
+        )
+        self._made = heads is not None
 
     @staticmethod
     def serves(model: Any, batch: tuple[Tensor, ...]) -> bool:
@@ -41,6 +50,8 @@ class RetrievalStep:
 
     def __call__(self, tokens: Tensor, targets: Tensor, generator: torch.Generator) -> float:
         """Return the loss; gradients are where the optimizer looks for them, if it is finite."""
+        if self._made:
+            return self._classification(tokens, targets, states=self.model.context_token(tokens))[0]
         (h0, a0), rows = self._states(tokens, generator)
         loss, grads = self._classification(tokens, targets, h0, a0, rows)
         if self._learned and math.isfinite(loss):
@@ -60,7 +71,7 @@ class RetrievalStep:
         first = self.model.context_token(tokens)
         if isinstance(state, NormalState):  # drawn anew for every sequence
             return state(self.model.embedding(first), generator=generator), None
-        return state(self.model.embedding.weight[: len(string.ascii_lowercase)]), first
+        return state(self.model.embedding.weight[:LETTERS]), first
 
     def _differentiate_state(self, leaves: list[Tensor | None], grads: list[Tensor | None]) -> None:
         pairs = [
@@ -75,6 +86,17 @@ class RetrievalStep:
             self.optimizer.grad(parameter).copy_(grad)
         if self._initial_state.reads_context:
             self.optimizer.grad(embedding).add_(of_embedding)
+
+
+def _heads(state: Any, of: Callable[[nn.Parameter], Tensor]) -> Heads | None:
+    """The layers of a contextual state of one linear layer a leaf, or what `of` gives for them; None of another."""
+    if type(state) is not ContextState or type(state.net) is not nn.Identity or state.activation is not None:
+        return None
+    layers = {name: Head(of(layer.weight), of(layer.bias)) for name, layer in state.heads.layers.items()}  # pyright: ignore[reportArgumentType]
+    shapes = state.heads.shapes
+    named = {"h": "h0", "a": "a0", "a_left": "left", "a_right": "right"}
+    rank = shapes["a_left"][0] if "a_left" in shapes else 0
+    return Heads(**{named[name]: layer for name, layer in layers.items()}, rank=rank)
 
 
 def _parameters(model: nn.Module) -> Parameters:

@@ -58,7 +58,7 @@ def train(
     folder = Path(folder)
     if not checkpoint_seconds >= 0:
         raise ValueError(f"checkpoint_seconds: expected a number of at least 0, got {checkpoint_seconds!r}")
-    if _finished(config, folder):
+    if finished(config, folder):
         return results.read_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / results.CONFIG).is_file():
@@ -134,12 +134,13 @@ def load_model(run: Run) -> nn.Module:
     return model.eval()
 
 
-def _finished(config: Config, folder: Path) -> bool:
+def finished(config: Config, folder: Path) -> bool:
+    """Whether `folder` holds the finished run of `config`; raises ValueError where it holds anything else."""
     if not folder.exists() or all(path.name.endswith(BESIDE) for path in folder.iterdir()):
         return False
     if not (folder / results.CONFIG).is_file():
         raise ValueError(f"folder: expected a new, empty or matching run folder, got other files in {folder}")
-    found, wanted = config_to_dict(results.read_run(folder).config), config_to_dict(config)
+    found, wanted = config_to_dict(results.read_config(folder)), config_to_dict(config)
     if differ := [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]:
         raise ValueError(
             f"folder: expected a run of this configuration, got one that differs in {', '.join(differ)}: {folder}"

@@ -30,6 +30,23 @@ class Parameters(NamedTuple):
     readout_bias: Tensor
 
 
+class Head(NamedTuple):
+    """A linear layer from embeddings to one part of the initial state, weight (size, D) and bias (size,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class Heads(NamedTuple):
+    """What makes h0 and, dense or of rank `rank`, A(0); None for a part that there is not."""
+
+    h0: Head
+    a0: Head | None = None
+    left: Head | None = None
+    right: Head | None = None
+    rank: int = 0
+
+
 class Classification:
     """Mean cross entropy of a readout on the last h of `fast_weights` over tokens; `grads` take the gradients.
 
@@ -38,12 +55,22 @@ class Classification:
 
     Tokens are projected once each, and every block of sequences goes forward and back before the next, so that what it
     went through stays in the processor's cache. `parameters` and `grads` are contiguous, of one dtype and to stay where
-    they are; gradients are written, not added. Raises ValueError where they do not fit each other.
+    they are; gradients are written, not added. With `heads` the initial states are linear in the embeddings of the
+    first `contexts` tokens, made once each. Raises ValueError where tensors do not fit each other.
     """
 
-    def __init__(self, parameters: Parameters, grads: Parameters, options: FastWeightsOptions):
+    def __init__(
+        self,
+        parameters: Parameters,
+        grads: Parameters,
+        options: FastWeightsOptions,
+        heads: Heads | None = None,
+        head_grads: Heads | None = None,
+        contexts: int = 0,
+    ):
         check_options(options)
         self._parameters, self._grads, self._options = parameters, grads, options
+        self._heads, self._contexts = heads, contexts
         (tokens, inputs), width = parameters.embedding.shape, len(parameters.weight_hh)
         (classes, hidden), dtype = parameters.readout_weight.shape, parameters.embedding.dtype
         shapes = {
@@ -60,12 +87,27 @@ class Classification:
                 fits = isinstance(tensor, Tensor) and tensor.shape == shape and tensor.is_contiguous()
                 if not fits or tensor.dtype != dtype or tensor.device.type != "cpu":
                     raise ValueError(f"{name}: expected contiguous {dtype} of shape {shape}, got {_described(tensor)}")
+        of_heads = [0] * 16
+        if heads is not None and head_grads is not None:
+            if not 1 <= contexts <= tokens:
+                raise ValueError(f"contexts: expected 1 to the {tokens} tokens there are, got {contexts}")
+            factor = heads.rank * width
+            for i, (name, size) in enumerate({"h0": width, "a0": width**2, "left": factor, "right": factor}.items()):
+                head, grad = getattr(heads, name), getattr(head_grads, name)
+                for tensor in () if head is None else (head.weight, head.bias, grad.weight, grad.bias):
+                    fits = tensor.shape in ((size, inputs), (size,)) and tensor.is_contiguous()
+                    if not fits or tensor.dtype != dtype or tensor.device.type != "cpu":
+                        raise ValueError(
+                            f"{name}: expected contiguous {dtype} of {size} rows, got {_described(tensor)}"
+                        )
+                if head is not None:
+                    of_heads[4 * i : 4 * i + 4] = map(_address, (*head, *grad))
         self._sizes = [tokens, inputs, hidden, classes]
         self._loss = parameters.embedding.new_empty(())
         recurrent = ("weight_hh", "norm_weight", "norm_bias")
         outside = [name for name in shapes if name not in recurrent]
         self._addresses = [_address(getattr(parameters, name)) for name in outside]
-        self._addresses += [self._loss.data_ptr(), *(_address(getattr(grads, name)) for name in outside)]
+        self._addresses += [self._loss.data_ptr(), *(_address(getattr(grads, name)) for name in outside), *of_heads]
 
     @staticmethod
     def serves(embedding: Tensor, steps: int, width: int, options: FastWeightsOptions, backend: str = "auto") -> bool:
@@ -78,20 +120,23 @@ class Classification:
         self,
         tokens: Int[Tensor, "B T"],
         targets: Int[Tensor, " B"],
-        h0: Float[Tensor, "N H"],
+        h0: Float[Tensor, "N H"] | None = None,
         a0: Float[Tensor, "N H H"] | LowRank | None = None,
         states: Int[Tensor, " B"] | None = None,
     ) -> tuple[float, list[Tensor | None]]:
         """The loss, and gradients of h0, a0, left and right, None for those that do not require one.
 
-        `states` says which of N initial states each sequence starts from; without it N is B. Raises ValueError for
-        tensors that do not fit, and for a token, target or state out of range.
+        `states` says which of N initial states each sequence starts from; without it N is B. Where heads make them,
+        h0 and a0 are left out and `states` are tokens. Raises ValueError for tensors that do not fit, and for a token,
+        target or state out of range.
         """
         self._check(tokens, targets, h0, a0, states)
         parameters, grads = self._parameters, self._grads
         (batch, steps), width = tokens.shape, len(parameters.weight_hh)
+        number = self._contexts if h0 is None else len(h0)
         given, settings = prepare(
-            parameters.embedding, steps, parameters.weight_hh, h0, a0, parameters.norm_weight, parameters.norm_bias,
+            parameters.embedding, steps, parameters.weight_hh,
+            parameters.weight_hh.detach()[:0] if h0 is None else h0, a0, parameters.norm_weight, parameters.norm_bias,
             None, self._options,
         )  # fmt: skip
         initial = given[2:6]
@@ -103,12 +148,13 @@ class Classification:
         wrong = cpu.classification(
             (batch, steps, width), given, settings,
             [grads.weight_hh, *d_initial, grads.norm_weight, grads.norm_bias, None, None],
-            [*self._sizes, len(h0), *map(_address, kept), *self._addresses],
+            [*self._sizes, number, *map(_address, kept), *self._addresses],
+            (0, False) if self._heads is None else (self._heads.rank, self._heads.a0 is not None),
         )  # fmt: skip
         if wrong:
-            name, end = (("tokens", self._sizes[0]), ("targets", self._sizes[3]), ("states", len(h0)))[wrong - 1]
+            name, end = (("tokens", self._sizes[0]), ("targets", self._sizes[3]), ("states", number))[wrong - 1]
             raise ValueError(f"{name}: expected 0 to {end - 1}, got one out of range")
-        if states is not None:
+        if states is not None and h0 is not None:
             d_initial = [
                 None if grad is None or tensor is None else torch.zeros_like(tensor).index_add_(0, states, grad)
                 for tensor, grad in zip(initial, d_initial, strict=True)
@@ -116,7 +162,7 @@ class Classification:
         return self._loss.item(), d_initial
 
     def _check(
-        self, tokens: Tensor, targets: Tensor, h0: Tensor, a0: Tensor | LowRank | None, states: Tensor | None
+        self, tokens: Tensor, targets: Tensor, h0: Tensor | None, a0: Tensor | LowRank | None, states: Tensor | None
     ) -> None:
         parameters = self._parameters
         width = len(parameters.weight_hh)
@@ -128,6 +174,12 @@ class Classification:
                 raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {_described(tensor)}")
         if not cpu.classification_fits(tokens.shape[1], width):
             raise ValueError(f"tokens: expected few enough steps for {width} units, got {tokens.shape[1]}")
+        if (self._heads is None) == (h0 is None) or (h0 is None and (a0 is not None or states is None)):
+            raise ValueError(
+                "h0: expected initial states, or heads that make them and `states` alone, got both or none"
+            )
+        if h0 is None:
+            return
         rows = len(tokens) if states is None else len(h0)
         inputs = parameters.embedding[:1, :1, None].expand(rows, 1, width)  # for the checks alone
         check_tensors(inputs, parameters.weight_hh, h0, a0, parameters.norm_weight, parameters.norm_bias, self._options)

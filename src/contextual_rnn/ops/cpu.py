@@ -17,8 +17,8 @@ from contextual_rnn.ops.kernel import Given, Settings
 
 # `FastWeightsProblem` of csrc/recurrence.h: twelve sizes, of which the last is eps, and 27 addresses.
 _PROBLEM = struct.Struct("=11qd27q")
-# `FastWeightsClassification` of csrc/classification.h: five more sizes and eighteen more addresses.
-_CLASSIFICATION = struct.Struct(_PROBLEM.format + "23q")
+# `FastWeightsClassification` of csrc/classification.h: five more sizes, eighteen more addresses, four heads of four.
+_CLASSIFICATION = struct.Struct(_PROBLEM.format + "39q")
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -171,16 +171,24 @@ def classification_fits(steps: int, width: int) -> bool:
 
 
 def classification(
-    shape: tuple[int, int, int], given: Given, settings: Settings, grads: list[Tensor | None], others: list[int]
+    shape: tuple[int, int, int],
+    given: Given,
+    settings: Settings,
+    grads: list[Tensor | None],
+    others: list[int],
+    made: tuple[int, bool] = (0, False),
 ) -> int:
     """Run `Classifier` of csrc/classification.h for (B, T, H) and return what it finds out of range, 0 for nothing.
 
     `given` is without inputs, `grads` are those of its other nine tensors before lengths; those of h0 and A(0) are of
-    every sample. `others` are the fields of `FastWeightsClassification` after the first.
+    every sample. `others` are the fields of `FastWeightsClassification` after the first. `made` says what A(0) heads
+    make: its rank, or whether it is dense.
     """
     tensors = _contiguous(given, settings)
     addresses = [0, *map(_address, tensors[1:]), *(0,) * 7, *map(_address, grads)]
-    sizes = _sizes(shape, given, settings, False)
+    sizes = list(_sizes(shape, given, settings, False))
+    rank, dense = made
+    sizes[4], sizes[9] = rank or sizes[4], shape[2] ** 2 if dense else sizes[9]
     scratch_size, run = _classification_functions(given.weight_hh.dtype, instruction_set())
     scratch = torch.empty(scratch_size(_CLASSIFICATION.pack(*sizes, *addresses, *others)), dtype=torch.uint8)
     addresses[14] = scratch.data_ptr()

@@ -3,6 +3,7 @@
 //   V, D, Q, K   tokens, width of their embedding, hidden units of the readout, classes
 //
 //   inputs = C embedding(token) + b, once a token
+//   initial states = given, or G embedding + c, once for each of the first tokens
 //   hidden = relu(W1 h(T) + b1), logits = W2 hidden + b2, loss = - the mean over samples of log softmax(logits)[target]
 //
 // A block goes forward, through the readout and back before the next one begins: what it went through stays in cache.
@@ -10,6 +11,12 @@
 #pragma once
 
 #include "recurrence.h"
+
+// A linear layer from an embedding to one part of the initial state, and its gradients; may be absent.
+extern "C" struct FastWeightsHead {
+    const void *weight, *bias;
+    void *grad_weight, *grad_bias;
+};
 
 // All of eight bytes, in the order of `cpu.py`.
 extern "C" struct FastWeightsClassification {
@@ -21,6 +28,8 @@ extern "C" struct FastWeightsClassification {
     void* loss;
     void *grad_embedding, *grad_weight_ih, *grad_bias;
     void *grad_hidden_weight, *grad_hidden_bias, *grad_readout_weight, *grad_readout_bias;
+    // Of h0, a0, left and right. What has one is not given, and its gradient not asked for; `states` are then tokens.
+    FastWeightsHead heads[4];
 };
 
 namespace {
@@ -38,32 +47,48 @@ struct Classifier : Kernel<T> {
     using Base::relu_gradient, Base::multiply, Base::store, Base::add_outer, Base::groups, Base::threads, Base::blocks;
     using Base::tokens;
 
-    const FastWeightsClassification& c;
+    FastWeightsClassification& c;  // the caller's copy, in which what heads make takes its place
     const int64_t V, D, Q, K;
 
-    explicit Classifier(const FastWeightsClassification& problem)
+    explicit Classifier(FastWeightsClassification& problem)
         : Base(problem.recurrence), c(problem), V(c.vocabulary), D(c.input_size), Q(c.hidden), K(c.classes) {
         Base::tokens = c.tokens;
         Base::states = c.states;
         Base::blocks_of_group = 2;  // to clear and add up a group's sums is work too
+        for (int part = 0; part < 4; ++part)
+            if (headed(part)) *initial(part) = this;  // there will be one
     }
+
+    bool headed(int part) const { return c.heads[part].weight; }
+    const void** initial(int part) const {
+        FastWeightsProblem& r = c.recurrence;
+        const void** const parts_[] = {&r.h0, &r.a0, &r.left, &r.right};
+        return parts_[part];
+    }
+    int64_t size_of(int part) const {
+        const int64_t sizes[] = {H, H * H, p.rank * H, p.rank * H};
+        return sizes[part];
+    }
+    int64_t largest() const { return larger(D, larger(size_of(1), size_of(2))); }
 
     struct Packed {
         Shared recurrence;
         T *table, *left, *right, *sum;  // the last three for products with the table
         T *hidden, *back_hidden, *readout, *back_readout;
+        T* states[4];
+        vec *from, *to;  // for heads
     };
 
     // Sums over samples, of a group of blocks.
     struct Totals {
         Sums recurrence;
-        T *d_table, *d_hidden_weight, *d_readout_weight;
+        T *d_table, *d_hidden_weight, *d_readout_weight, *d_states[4];
         vec *d_hidden_bias, *d_readout_bias, *loss;
     };
 
     struct Room {
         Work recurrence;
-        T *output, *grad_inputs, *left, *right;
+        T *output, *grad_inputs, *left, *right, *d_states[4];
         vec *hidden, *d_hidden, *logits;
     };
 
@@ -84,7 +109,10 @@ struct Classifier : Kernel<T> {
         packed.table = arena.take<T>(V * padded(H));
         packed.left = arena.take<T>(larger(V, H) * larger(D, H));
         packed.right = arena.take<T>(larger(larger(V, H), D) * padded(larger(D, H)));
-        packed.sum = arena.take<T>(larger(V, H) * padded(D));
+        packed.sum = arena.take<T>(larger(V, with_heads() ? largest() : H) * padded(D));
+        packed.from = arena.take<vec>(with_heads() ? largest() : 0);
+        packed.to = arena.take<vec>(with_heads() ? largest() : 0);
+        for (int part = 0; part < 4; ++part) packed.states[part] = arena.take<T>(states_size(part));
         packed.hidden = arena.take<T>(Q * H);
         packed.back_hidden = arena.take<T>(Q * H);
         packed.readout = arena.take<T>(K * Q);
@@ -97,6 +125,7 @@ struct Classifier : Kernel<T> {
             totals.d_readout_weight = arena.take<T>(K * padded(Q));
             totals.d_hidden_bias = arena.take<vec>(Q);
             totals.d_readout_bias = arena.take<vec>(K);
+            for (int part = 0; part < 4; ++part) totals.d_states[part] = arena.take<T>(states_size(part));
             totals.loss = arena.take<vec>(1);
         }
         Arena size(nullptr);
@@ -106,6 +135,9 @@ struct Classifier : Kernel<T> {
         return places;
     }
 
+    bool with_heads() const { return headed(0) || headed(1) || headed(2) || headed(3); }
+    int64_t states_size(int part) const { return headed(part) ? c.initial_states * size_of(part) : 0; }
+
     Room place_room(Arena& arena) const {
         Room room;
         room.recurrence = Base::place_work(arena, true);
@@ -113,6 +145,7 @@ struct Classifier : Kernel<T> {
         room.grad_inputs = arena.take<T>(L * T_ * H);
         room.left = arena.take<T>(L * larger(Q, K));
         room.right = arena.take<T>(L * padded(larger(Q, H)));
+        for (int part = 0; part < 4; ++part) room.d_states[part] = arena.take<T>(headed(part) ? L * size_of(part) : 0);
         room.hidden = arena.take<vec>(Q);
         room.d_hidden = arena.take<vec>(Q);
         room.logits = arena.take<vec>(K);
@@ -160,6 +193,45 @@ struct Classifier : Kernel<T> {
         unpad_rows(c.grad_embedding, padded_sum, V, D);
     }
 
+    void make_states(const Packed& packed) const {
+        for (int part = 0; part < 4; ++part) {
+            if (!headed(part)) continue;
+            const int64_t size = size_of(part);
+            const T* bias = given(c.heads[part].bias);
+            for (int64_t first = 0; first < c.initial_states; first += L) {
+                const int64_t rows = smaller(L, c.initial_states - first);
+                Base::load(packed.from, given(c.embedding) + first * D, rows, D, D);
+                for (int64_t j = 0; j < size; ++j) packed.to[j] = all(bias[j]);
+                Base::multiply_strided(packed.to, given(c.heads[part].weight), D, 1, packed.from, size, D);
+                store(packed.states[part] + first * size, packed.to, rows, size, size);
+            }
+            *initial(part) = packed.states[part];
+        }
+    }
+
+    // From the gradients of all states, which the heads of a part have made.
+    void head_gradients(int part, const T* d_states, const Packed& packed) const {
+        const int64_t size = size_of(part), rows = c.initial_states;
+        const FastWeightsHead& head = c.heads[part];
+        T* d_bias = static_cast<T*>(head.grad_bias);
+        for (int64_t j = 0; j < size; ++j) d_bias[j] = 0;
+        for (int64_t n = 0; n < rows; ++n)
+            for (int64_t j = 0; j < size; ++j) d_bias[j] += d_states[n * size + j];
+        std::memset(packed.sum, 0, size * padded(D) * sizeof(T));
+        pad_rows(packed.right, given(c.embedding), rows, D);
+        add_outer(packed.sum, size, padded(D), d_states, 1, 0, rows, size, packed.right);
+        unpad_rows(head.grad_weight, packed.sum, size, D);
+        T* d_embedding = static_cast<T*>(c.grad_embedding);
+        for (int64_t first = 0; first < rows; first += L) {
+            const int64_t some = smaller(L, rows - first);
+            Base::load(packed.from, d_states + first * size, some, size, size);
+            std::memset(packed.to, 0, D * sizeof(vec));
+            Base::multiply_strided(packed.to, given(head.weight), 1, D, packed.from, D, size);
+            store(packed.right, packed.to, some, D, D);
+            for (int64_t i = 0; i < some * D; ++i) d_embedding[first * D + i] += packed.right[i];
+        }
+    }
+
     void pack_all(const Packed& packed) const {
         Base::pack_shared(packed.recurrence);
         pack(packed.hidden, given(c.hidden_weight), false, Q, H);
@@ -176,6 +248,8 @@ struct Classifier : Kernel<T> {
         std::memset(totals.d_hidden_bias, 0, Q * sizeof(vec));
         std::memset(totals.d_readout_bias, 0, K * sizeof(vec));
         std::memset(totals.loss, 0, sizeof(vec));
+        for (int part = 0; part < 4; ++part)
+            if (headed(part)) std::memset(totals.d_states[part], 0, states_size(part) * sizeof(T));
     }
 
     void run_block(int64_t index, const Packed& packed, const Room& room, const Totals& totals) const {
@@ -183,6 +257,9 @@ struct Classifier : Kernel<T> {
         Block block = Base::block_at(index);
         block.output = room.output;
         block.grad_inputs = room.grad_inputs;
+        T** const grads[] = {&block.grad_h0, &block.grad_a0, &block.grad_left, &block.grad_right};
+        for (int part = 0; part < 4; ++part)
+            if (headed(part)) *grads[part] = room.d_states[part];
         Activations a = w.activations;
         Base::forward_whole(a, block, packed.recurrence, w);
         readout(w.d_h, a.hs + T_ * H, block, packed, room, totals);
@@ -194,6 +271,11 @@ struct Classifier : Kernel<T> {
             T* to = totals.d_table + token[i] * H;
             for (int64_t j = 0; j < H; ++j) to[j] += from[j];
         }
+        for (int part = 0; part < 4; ++part)
+            for (int64_t l = 0, size = size_of(part); headed(part) && l < block.samples; ++l) {
+                T* to = totals.d_states[part] + c.states[block.first + l] * size;
+                for (int64_t j = 0; j < size; ++j) to[j] += room.d_states[part][l * size + j];
+            }
     }
 
     // Adds to loss and gradients of the readout; d_h is the gradient of h.
@@ -258,6 +340,12 @@ struct Classifier : Kernel<T> {
         };
         rows(packed.table, V, H, H, &Totals::d_table);
         table_gradients(packed.table, packed, packed.sum);
+        for (int part = 0; part < 4; ++part) {
+            if (!headed(part)) continue;
+            Base::add_up_rows(packed.states[part], c.initial_states, size_of(part), size_of(part),
+                              [&](int64_t g) INLINE { return totals[g].d_states[part]; });
+            head_gradients(part, packed.states[part], packed);
+        }
         rows(c.grad_hidden_weight, Q, H, padded(H), &Totals::d_hidden_weight);
         rows(c.grad_readout_weight, K, Q, padded(Q), &Totals::d_readout_weight);
         const auto vectors = [&](void* to, int64_t size, vec* Totals::*field) {
@@ -286,6 +374,7 @@ struct Classifier : Kernel<T> {
         const Places places = place(arena);
         pack_all(places.packed);
         make_table(places.packed);
+        make_states(places.packed);
         Base::table = places.packed.table;
         struct Call {
             const Classifier& classifier;

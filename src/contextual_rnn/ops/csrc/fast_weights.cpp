@@ -19,7 +19,8 @@ int64_t scratch(const FastWeightsProblem* problem, bool backwards) {
 template <typename T>
 int64_t classification_scratch(const FastWeightsClassification* problem) {
     Arena arena(nullptr);
-    Classifier<T>(*problem).place(arena);
+    FastWeightsClassification copy = *problem;
+    Classifier<T>(copy).place(arena);
     return arena.used;
 }
 
@@ -42,7 +43,8 @@ int64_t classification_scratch(const FastWeightsClassification* problem) {
         return classification_scratch<type>(p);                                                                 \
     }                                                                                                           \
     extern "C" int64_t NAME(fast_weights_classification_##suffix, VARIANT)(const FastWeightsClassification* p) { \
-        return Classifier<type>(*p).run();                                                                      \
+        FastWeightsClassification copy = *p;                                                                    \
+        return Classifier<type>(copy).run();                                                                    \
     }
 
 EXPORT(float, float32)

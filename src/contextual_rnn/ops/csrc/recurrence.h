@@ -233,19 +233,21 @@ struct Kernel : Registers<T> {
     struct Block {
         int64_t first, samples;
         vec lengths;
-        T *output, *grad_inputs;  // of its first sample
+        T *output, *grad_inputs, *grad_h0, *grad_a0, *grad_left, *grad_right;  // of its first sample
     };
 
-    T* of_block(void* tensor, int64_t first) const {
-        return tensor ? static_cast<T*>(tensor) + first * T_ * H : nullptr;
-    }
+    static T* at(void* tensor, int64_t element) { return tensor ? static_cast<T*>(tensor) + element : nullptr; }
 
     Block block_at(int64_t block) const {
         Block b;
         b.first = block * L;
         b.samples = smaller(B - b.first, L);
-        b.output = of_block(p.output, b.first);
-        b.grad_inputs = of_block(p.grad_inputs, b.first);
+        b.output = at(p.output, b.first * T_ * H);
+        b.grad_inputs = at(p.grad_inputs, b.first * T_ * H);
+        b.grad_h0 = at(p.grad_h0, b.first * H);
+        b.grad_a0 = at(p.grad_a0, b.first * H * H);
+        b.grad_left = at(p.grad_left, b.first * p.rank * H);
+        b.grad_right = at(p.grad_right, b.first * p.rank * H);
         b.lengths = vec{};
         if (p.lengths)
             for (int64_t l = 0; l < b.samples; ++l) b.lengths[l] = static_cast<T>(p.lengths[b.first + l]);
@@ -375,7 +377,7 @@ struct Kernel : Registers<T> {
         for (int64_t t = 0; t < n; ++t) {
             store_step(block.output, a.hs + (t + 1) * H, block, start + t);
             if (p.written)
-                store_step(of_block(p.written, block.first), memories(a) + t * memory_stride(), block, start + t);
+                store_step(at(p.written, block.first * T_ * H), memories(a) + t * memory_stride(), block, start + t);
         }
     }
 
@@ -491,15 +493,14 @@ struct Kernel : Registers<T> {
         load_d_memory(0, T_, block, w);
         backward_chunk(a, 0, T_, block, shared, w, sums);
         low_rank_gradients(a, block, w);
-        if (!p.grad_a0) return;
+        if (!block.grad_a0) return;
         scale_d_brackets(w.d_brackets, T_, w);
         outer(w.d_matrix, nullptr, 1, T_ * S, w.d_brackets, a.queries, H);
     }
 
     void store_state_gradients(const Block& block, const Work& w) const {
-        if (p.grad_a0)
-            store(static_cast<T*>(p.grad_a0) + block.first * H * H, w.d_matrix, block.samples, H * H, H * H);
-        if (p.grad_h0) store(static_cast<T*>(p.grad_h0) + block.first * H, w.d_h, block.samples, H, H);
+        if (block.grad_a0) store(block.grad_a0, w.d_matrix, block.samples, H * H, H * H);
+        if (block.grad_h0) store(block.grad_h0, w.d_h, block.samples, H, H);
     }
 
     // Under ba2016 the outputs are what was written, so their gradients are gathered in one place.
@@ -597,19 +598,19 @@ struct Kernel : Registers<T> {
 
     void low_rank_gradients(const Activations& a, const Block& block, const Work& w) const {
         for (int64_t k = 0; k < R; ++k) {
-            if (p.grad_left) {
+            if (block.grad_left) {
                 combine(w.d_low, nullptr, T_ * S, w.low_discounted + k, R, w.d_brackets, H);
-                store_factor(p.grad_left, w.d_low, block, k);
+                store_factor(block.grad_left, w.d_low, block, k);
             }
-            if (p.grad_right) {
+            if (block.grad_right) {
                 combine(w.d_low, nullptr, T_ * S, w.d_low_scores + k, R, a.queries, H);
-                store_factor(p.grad_right, w.d_low, block, k);
+                store_factor(block.grad_right, w.d_low, block, k);
             }
         }
     }
 
-    void store_factor(void* to, const vec* from, const Block& block, int64_t k) const {
-        store(static_cast<T*>(to) + (block.first * p.rank + k) * H, from, block.samples, p.rank * H, H);
+    void store_factor(T* to, const vec* from, const Block& block, int64_t k) const {
+        store(to + k * H, from, block.samples, p.rank * H, H);
     }
 
     // The gradient of each bracket times what is left of A at the start of the chunk when it is read.
@@ -639,13 +640,13 @@ struct Kernel : Registers<T> {
         }
         for (int64_t k = 0; k < p.rank; ++k) {
             load_factors(w.bracket, w.weights, block, k);
-            if (p.grad_left) {
+            if (block.grad_left) {
                 dots(w.d_low, H, w.d_matrix, H, w.weights);
-                store_factor(p.grad_left, w.d_low, block, k);
+                store_factor(block.grad_left, w.d_low, block, k);
             }
-            if (p.grad_right) {
+            if (block.grad_right) {
                 combine(w.d_low, nullptr, H, w.bracket, 1, w.d_matrix, H);
-                store_factor(p.grad_right, w.d_low, block, k);
+                store_factor(block.grad_right, w.d_low, block, k);
             }
         }
     }

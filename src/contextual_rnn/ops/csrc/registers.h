@@ -265,6 +265,18 @@ struct Registers {
     }
     static vec total(const vec* sums) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
 
+    // to += matrix x, the matrix as it came: its rows `row` elements apart, its columns `column`.
+    static void multiply_strided(vec* to, const T* matrix, int64_t row, int64_t column, const vec* x, int64_t height,
+                                 int64_t width) {
+        in_blocks<sums>(height, [&](auto count, int64_t j) {
+            constexpr int rows = decltype(count)::value;
+            vec sum[rows] = {};
+            const T* w = matrix + j * row;
+            for (int64_t i = 0; i < width; ++i, w += column) each<rows>([&](auto k) INLINE { sum[k] += w[k * row] * x[i]; });
+            each<rows>([&](auto k) INLINE { to[j + k] += sum[k]; });
+        });
+    }
+
     // A matrix in the order in which `multiply` reads it; `height` and `width` are those of the result.
     void pack(T* to, const T* matrix, bool transposed) const { pack(to, matrix, transposed, H, H); }
     static void pack(T* to, const T* matrix, bool transposed, int64_t height, int64_t width) {

@@ -1,0 +1,110 @@
+"""Additive attention, for decoders that look back at what an encoder read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from contextual_rnn._lengths import check_lengths
+from contextual_rnn._numbers import check_size
+
+
+class Attended(NamedTuple):
+    """The weighted mean of the values, (B, V) or (B, T, V), and the weights, (B, S) or (B, T, S), that sum to one."""
+
+    output: Tensor
+    weights: Tensor
+
+
+class AdditiveAttention(nn.Module):
+    """Attention whose score is a small network (Bahdanau, Cho and Bengio 2015, appendix A.1.2).
+
+        score(t, s) = v . tanh(W query(t) + U key(s) + b)
+        output(t) = sum_s softmax_s(score(t, s)) value(s)
+
+    `hidden_size` is the width of v. The paper's b is zero: here it is learned, as it can be wherever a layer stands.
+    Raises TypeError or ValueError for a size that is no positive int.
+    """
+
+    def __init__(self, query_size: int, key_size: int, hidden_size: int):
+        super().__init__()
+        for name, size in (("query_size", query_size), ("key_size", key_size), ("hidden_size", hidden_size)):
+            check_size(name, size)
+        self.query = nn.Linear(query_size, hidden_size, bias=False)
+        self.key = nn.Linear(key_size, hidden_size)
+        self.score = nn.Linear(hidden_size, 1, bias=False)
+
+    def forward(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Attended:
+        """Attend from one query a sequence, (B, Q), or from several, (B, T, Q), to keys (B, S, K).
+
+        `values`, (B, S, V), are the keys unless given. `lengths`, (B,) integers, says how many keys of each sequence
+        are real; `mask`, (B, S) of bool, is True where a key takes part, as in torch's scaled_dot_product_attention.
+        Both may be given. What takes no part gets weight 0 and no gradient, whatever stands there, NaN included.
+
+        Raises TypeError or ValueError for tensors that do not fit each other, lengths outside 1 to S, and a mask that
+        leaves a sequence nothing to attend to.
+        """
+        values = keys if values is None else values
+        self._check(query, keys, values)
+        taking_part = _taking_part(keys, lengths, mask)
+        if taking_part is not None:
+            # Before any product: 0 times NaN is NaN, in the gradient of a masked softmax too.
+            same = values is keys
+            keys = keys.masked_fill(~taking_part[..., None], 0)
+            values = keys if same else values.masked_fill(~taking_part[..., None], 0)
+        queries = query if query.ndim == 3 else query[:, None]
+        hidden = torch.tanh(self.query(queries)[:, :, None] + self.key(keys)[:, None])  # (B, T, S, hidden_size)
+        scores = self.score(hidden).squeeze(-1)
+        if taking_part is not None:
+            scores = scores.masked_fill(~taking_part[:, None], -torch.inf)
+        weights = scores.softmax(-1)
+        output = weights @ values
+        return Attended(output, weights) if query.ndim == 3 else Attended(output[:, 0], weights[:, 0])
+
+    def _check(self, query: Tensor, keys: Tensor, values: Tensor) -> None:
+        for name, tensor in (("query", query), ("keys", keys), ("values", values)):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+        key_size, query_size = self.key.in_features, self.query.in_features
+        if keys.ndim != 3 or keys.shape[-1] != key_size:
+            raise ValueError(f"keys: expected shape (B, S, {key_size}), got {tuple(keys.shape)}")
+        batch, steps, _ = keys.shape
+        if not steps:
+            raise ValueError(f"keys: expected at least one key a sequence, got shape {tuple(keys.shape)}")
+        if query.ndim not in (2, 3) or query.shape[0] != batch or query.shape[-1] != query_size:
+            expected = f"({batch}, {query_size}) or ({batch}, T, {query_size})"
+            raise ValueError(f"query: expected shape {expected}, got {tuple(query.shape)}")
+        if values.ndim != 3 or values.shape[:2] != keys.shape[:2]:
+            raise ValueError(f"values: expected shape ({batch}, {steps}, V), got {tuple(values.shape)}")
+
+
+def _taking_part(keys: Tensor, lengths: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """(B, S), True where a key takes part; None where all do."""
+    batch, steps, _ = keys.shape
+    taking_part = None
+    if lengths is not None:
+        check_lengths(lengths, batch, steps)
+        taking_part = torch.arange(steps, device=keys.device) < lengths.to(keys.device)[:, None]
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            came = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"mask: expected a tensor of bool, got {came}")
+        if mask.shape != (batch, steps):
+            raise ValueError(f"mask: expected shape ({batch}, {steps}), got {tuple(mask.shape)}")
+        if mask.device != keys.device:
+            raise ValueError(f"mask: expected one on {keys.device}, as the keys, got {mask.device}")
+        taking_part = mask if taking_part is None else taking_part & mask
+        if not torch.compiler.is_compiling() and not bool(taking_part.any(1).all()):
+            row = int((~taking_part.any(1)).nonzero()[0])
+            raise ValueError(f"mask: expected something to attend to in every sequence, got nothing in row {row}")
+    return taking_part

@@ -1,0 +1,176 @@
+"""The command `contextual-rnn sweep`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tqdm import tqdm
+
+from contextual_rnn.experiments import sweep as sweeps
+from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
+from contextual_rnn.experiments.estimate import estimated_seconds
+from contextual_rnn.experiments.evidence import MEASURES
+from contextual_rnn.experiments.grid import combinations, grid_from_file, grid_from_words
+from contextual_rnn.experiments.results import Run, summary, task_name
+from contextual_rnn.experiments.results_table import table
+from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, finished
+from contextual_rnn.experiments.workers import cores, dask_workers, local_workers
+
+INTERRUPTED = 130  # what a shell gives a command that ended on an interrupt
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    grid: tuple[str, ...] = ()
+    """Options and their values: state=zero,context units=20,50. Every combination is a run."""
+    grid_file: Path | None = None
+    """The same from a TOML file: a line an option, state = ["zero", "context"]."""
+    seeds: int | None = None
+    """Run every combination with the seeds 0 to N - 1."""
+    out: Path | None = None
+    """Folder of the sweep, by default runs/sweep-TASK. Finished runs in it are skipped, begun ones go on."""
+    workers: int | None = None
+    """Runs side by side on this machine; by default as many as fill its cores with the threads of a run."""
+    scheduler: str | None = None
+    """Train on the workers of a Dask scheduler, such as tcp://host:8786, that share the folder."""
+    retries: int = 2
+    """How often a run goes on elsewhere whose process was lost; a Dask scheduler has its own number."""
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    """Seconds between checkpoints."""
+    dry_run: bool = False
+    """List the runs and how long they will take, and train none."""
+    json: bool = False
+    """Print the end as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRetrieval(_Options):
+    """Associative retrieval with fast weights."""
+
+    config: Annotated[RetrievalConfig, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepDecay(_Options):
+    """Linear cosine decay with an LSTM."""
+
+    config: Annotated[DecayConfig, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train every combination of some options and seeds, side by side, here or on a cluster.
+
+    Options not in the grid are as given. Killed or interrupted, the same command goes on. The exit status is 1 where
+    a run failed; a run that diverged has not.
+    """
+
+    task: Annotated[
+        Annotated[SweepRetrieval, tyro.conf.subcommand("retrieval")]
+        | Annotated[SweepDecay, tyro.conf.subcommand("decay")],
+        tyro.conf.arg(name=""),
+    ]
+
+    def run(self) -> int:
+        options = self.task
+        folder = options.out or Path("runs") / f"sweep-{task_name(options.config)}"
+        grid = grid_from_file(options.grid_file) if options.grid_file else {}
+        words = grid_from_words(options.grid)
+        if both := sorted(grid.keys() & words.keys()):
+            raise ValueError(f"grid: expected every option once, got {', '.join(both)} in the file too")
+        configs = combinations(options.config, grid | words, options.seeds)
+        workers = options.workers or max(1, cores() // max(config.threads for config in configs))
+        if options.dry_run:
+            return _dry_run(configs, folder, workers)
+        executor = dask_workers(options.scheduler) if options.scheduler else local_workers(workers)
+        with contextlib.ExitStack() as stack:
+            bar = stack.enter_context(
+                tqdm(total=len(configs), unit="run", desc=f"sweep {task_name(options.config)}", disable=None)
+            )
+            try:
+                progress = sweeps.sweep(
+                    configs,
+                    folder,
+                    stack.enter_context(executor),
+                    retries=options.retries,
+                    checkpoint_seconds=options.checkpoint_seconds,
+                    watch=lambda progress: _show(bar, progress),
+                )
+            except KeyboardInterrupt:
+                progress = None
+        if progress is None:
+            done = sum(finished(config, folder / sweeps.folder_name(config)) for config in configs)
+            print(f"interrupted with {done} of {len(configs)} runs done; the same command goes on", file=sys.stderr)
+            return INTERRUPTED
+        _end(configs, folder, progress, as_json=options.json)
+        return 1 if progress.failed else 0
+
+
+def _dry_run(configs: Sequence[Config], folder: Path, workers: int) -> int:
+    left = []
+    for config in configs:
+        name = sweeps.folder_name(config)
+        done = finished(config, folder / name)
+        print(f"{'finished' if done else 'to train'}  {folder / name}")
+        if not done:
+            left.append(config)
+    seconds = sum(estimated_seconds(left))
+    print(
+        f"{len(configs)} runs, {len(left)} to train: about {_time(seconds)} of training, "
+        f"{_time(seconds / min(workers, len(left) or 1))} with {workers} side by side"
+    )
+    return 0
+
+
+def _time(seconds: float) -> str:
+    return tqdm.format_interval(math.ceil(seconds))
+
+
+def _show(bar: Any, progress: sweeps.Progress) -> None:
+    bar.initial = progress.skipped
+    texts = [f"{progress.running} running", f"{len(progress.failed)} failed"]
+    if best := _best(progress):
+        texts.append(best)
+    bar.set_postfix_str(", ".join(texts), refresh=False)
+    bar.update(len(progress.outcomes) - bar.n)
+
+
+def _best(progress: sweeps.Progress) -> str:
+    found = [
+        (measure.more_is_better, outcome.result["final"][measure.name], name, measure.name)
+        for name, outcome in progress.outcomes.items()
+        if outcome.result is not None and "diverged" not in outcome.result
+        for measure in MEASURES[name.partition("-")[0]][:1]
+    ]
+    if not found:
+        return ""
+    _, value, name, metric = max(found, key=lambda each: each[1] if each[0] else -each[1])
+    return f"best {metric} {value:.4g} ({name})"
+
+
+def _end(configs: Sequence[Config], folder: Path, progress: sweeps.Progress, *, as_json: bool) -> None:
+    results = {name: outcome.result for name, outcome in progress.outcomes.items() if outcome.result is not None}
+    runs = [
+        Run(folder / name, task_name(config), config, [], results[name])
+        for config in configs
+        if (name := sweeps.folder_name(config)) in results
+    ]
+    diverged = [run.folder.name for run in runs if not run.converged]
+    if as_json:
+        told = {"folder": str(folder), "runs": len(configs), "skipped": progress.skipped, "retried": progress.retried}
+        print(json.dumps({**told, "diverged": diverged, "failed": progress.failed, "summary": summary(runs)}))
+    else:
+        if runs:
+            print(table(runs))
+        print(f"sweep: {folder}: {len(runs)} of {len(configs)} runs done, {len(diverged)} of them diverged")
+    for name, error in progress.failed.items():
+        last = [line for line in error.splitlines() if line and not line[0].isspace()][-1]
+        print(f"failed: {folder / name}: {last}", file=sys.stderr)

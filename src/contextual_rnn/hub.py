@@ -1,0 +1,137 @@
+"""Publishing a model: save_pretrained, from_pretrained and push_to_hub, of huggingface_hub's own mixin.
+
+Needs `pip install "contextual-rnn[hub]"`; nothing else in the library imports this file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
+from safetensors import safe_open
+from safetensors.torch import load_model, save_model
+
+from contextual_rnn.rnn import ContextualRNN
+from contextual_rnn.state_spec import state_spec
+
+WEIGHTS = "model.safetensors"
+SPEC = "contextual_rnn.state"  # where the weights' file says which state its network carries
+CARD = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+A recurrent network, `{{ network }}`, that starts from a `{{ initial_state }}` instead of zeros.
+Its state is {{ state }}. {{ parameters }} parameters, {{ own }} of them in the initial state.
+
+## Use
+
+```sh
+pip install "contextual-rnn[hub]"
+```
+
+```python
+{{ usage }}
+```
+{% if reads_context %}
+It needs a context with every call: what its context network takes. {% endif %}\
+The weights are safetensors; nothing in this repository is executed when they are loaded.
+
+## Architecture
+
+```
+{{ architecture }}
+```
+
+## Data, evaluation, limits
+
+{{ notes }}
+"""
+
+
+class HubContextualRNN(
+    ContextualRNN,
+    PyTorchModelHubMixin,
+    library_name="contextual-rnn",
+    tags=["recurrent-neural-network", "initial-state"],
+    paper_url="https://arxiv.org/abs/1902.03455",
+    model_card_template=CARD,
+):
+    """A `ContextualRNN` that is published and loaded as models on the Hub are.
+
+        model.save_pretrained("folder")
+        model = HubContextualRNN.from_pretrained("folder", network=lstm, initial_state=h0)
+
+    Modules are code and are not saved: hand the same architecture, with any weights, to `from_pretrained`. A subclass
+    that builds both from numbers and words needs no arguments there: the mixin keeps those in config.json.
+
+        class Forecaster(HubContextualRNN):
+            def __init__(self, hidden_size: int = 128):
+                lstm = nn.LSTM(1, hidden_size)
+                super().__init__(lstm, ContextState(lstm, nn.Linear(2, 50)))
+
+    Weights are read from safetensors alone, and all of them must fit. Raises ValueError for weights of a network with
+    another state, which names both, FileNotFoundError for a folder without weights.
+    """
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_model(self, str(save_directory / WEIGHTS), metadata={SPEC: state_spec(self).describe()})
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        map_location: str = "cpu",
+        strict: bool = True,
+        **arguments: Any,
+    ) -> HubContextualRNN:
+        if Path(model_id).is_dir():
+            file = str(Path(model_id) / WEIGHTS)
+        else:
+            file = hf_hub_download(
+                model_id,
+                WEIGHTS,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        model = cls(**arguments)
+        with safe_open(file, framework="pt") as weights:
+            kept = (weights.metadata() or {}).get(SPEC)
+        if kept is not None and kept != (ours := state_spec(model).describe()):
+            raise ValueError(f"network: expected one with state {kept}, as the weights have, got one with state {ours}")
+        load_model(model, file, strict=strict, device=map_location)
+        return model.to(map_location).eval()
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card written for you; `model_card_kwargs` of save_pretrained may give `title`, `repo_id` and `notes`."""
+        own = type(self) is not HubContextualRNN
+        repo = kwargs.pop("repo_id", "FOLDER_OR_REPOSITORY")
+        inside = f'"{repo}"' if own else f'"{repo}", network=network, initial_state=initial_state'
+        module = type(self).__module__ if own else "contextual_rnn.hub"
+        call = f"model = {type(self).__name__}.from_pretrained({inside})"
+        if not own:
+            call = "# network and initial_state: built as below, with any weights\n" + call
+        written = {
+            "title": f"{type(self.network).__name__} with a {type(self.initial_state).__name__}",
+            "network": type(self.network).__name__,
+            "initial_state": type(self.initial_state).__name__,
+            "reads_context": self.initial_state.reads_context,
+            "state": state_spec(self).describe(),
+            "parameters": f"{sum(parameter.numel() for parameter in self.parameters()):,}",
+            "own": f"{sum(parameter.numel() for parameter in self.initial_state.parameters()):,}",
+            "usage": f"from {module} import {type(self).__name__}\n\n{call}",
+            "architecture": str(self),
+            "notes": "Not written yet: what it was trained on, how well it does, and where it should not be used.",
+        }
+        return super().generate_model_card(*args, **written | kwargs)

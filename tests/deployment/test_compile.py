@@ -1,0 +1,68 @@
+"""torch.compile(fullgraph=True): one graph from context to final state, forward and backward."""
+
+import pytest
+import torch
+from tests.deployment.matrix import CELLS, FAST_WEIGHTS, STATES, TORCH, build, inputs_for
+from tests.networks import tensors_of
+
+# Every state over one network, and every network under one state; what is traced of one does not depend on the other.
+TRACED = [*(f"{state} lstm cell" for state in STATES), *(f"context {name}" for name in TORCH + CELLS + FAST_WEIGHTS)]
+TRACED.remove("context lstm")  # below
+# The same through the compiler's own code generator, minutes for all: the paper's network, and fast weights.
+GENERATED = ["context lstm cell", "context fast weights, low-rank A"]
+
+
+def check(case, backend):
+    torch._dynamo.reset()
+    model = build(case).eval()
+    x, context = inputs_for(model, 3)
+    # Dynamo does not trace torch's sequence networks unless asked to, whoever calls them.
+    with torch._dynamo.config.patch(allow_rnn=True):
+        found = tensors_of(torch.compile(model, fullgraph=True, backend=backend)(x, context=context))
+        wanted = tensors_of(model(x, context=context))
+        cotangents = [torch.randn_like(tensor) for tensor in wanted]
+        parameters = [parameter for name, parameter in model.named_parameters() if "raw_scale" not in name]
+        gradients = [torch.autograd.grad(outputs, parameters, cotangents) for outputs in (found, wanted)]
+    for tensor, eager in zip([*found, *gradients[0]], [*wanted, *gradients[1]], strict=True):
+        # Other kernels for the same sums.
+        torch.testing.assert_close(tensor, eager, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", dict.fromkeys(TRACED))
+def test_one_graph(case):
+    check(case, "aot_eager")
+
+
+@pytest.mark.parametrize("case", GENERATED)
+def test_one_graph_with_generated_code(case):
+    check(case, "inductor")
+
+
+def test_a_compiled_lstm_runs_and_torch_cannot_train_it_on_cpus():
+    """The bare network fails alike: torch 2.13 saves a None for oneDNN's backward pass. Train eagerly, or a cell."""
+    torch._dynamo.reset()
+    model = build("context lstm").eval()
+    x, context = inputs_for(model, 3)
+    with torch._dynamo.config.patch(allow_rnn=True):
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        with torch.no_grad():
+            found, wanted = compiled(x, context=context), model(x, context=context)
+        for tensor, eager in zip(tensors_of(found), tensors_of(wanted), strict=True):
+            torch.testing.assert_close(tensor, eager)
+        hx = model.initial_state(context, 3)
+        for train in (
+            lambda: compiled(x, context=context),
+            lambda: torch.compile(model.network, backend="aot_eager")(x, hx),
+        ):
+            with pytest.raises(AssertionError, match="tensors_saved_with_vc_check"):
+                train()
+
+
+@pytest.mark.parametrize("network", TORCH)
+def test_torch_refuses_its_sequence_networks_unless_allowed(network):
+    """Ours or not: Dynamo's `allow_rnn` is what pytorch/pytorch#158007 is about."""
+    torch._dynamo.reset()
+    model = build(f"context {network}").eval()
+    x, context = inputs_for(model, 3)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="allow_rnn"):
+        torch.compile(model, fullgraph=True, backend="eager")(x, context=context)

@@ -1,0 +1,146 @@
+"""torch.export and ONNX: batch sizes and lengths that were not seen at export give the numbers of eager PyTorch."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from tests.deployment.matrix import build, inputs_for
+from tests.networks import is_cell, make_input, tensors_of
+from torch import nn
+
+from contextual_rnn import ContextualRNN, FastWeightsRNN, FreeState
+from contextual_rnn.any_length import AnyLength
+
+# Each state and each family of networks at least once; the graph of a state is the same over all networks.
+EXPORTED = [
+    "context rnn",
+    "free gru",
+    "normal lstm",
+    "free fast weights, dense A",
+    "context fast weights, low-rank A",
+    "constant lstm cell",
+    "normal fast weights cell",
+]
+# Sums are in another order than in oneDNN and our kernels: a few units in the last place, over up to 9 steps.
+CLOSE = {"rtol": 1e-5, "atol": 2e-6}
+UNSEEN = [(2, 9), (1, 1), (7, 1), (1, 6)]  # exported at (4, 5)
+
+
+def export(model):
+    """A program for any batch size and, unless it is a cell, any length."""
+    batch = torch.export.Dim("batch")
+    x, context = inputs_for(model, 4, 5)
+    if is_cell(model.network):
+        return torch.export.export(_Step(model), (x, context), dynamic_shapes=({0: batch}, {0: batch}))
+    shapes = {"input": _axes(model.network, batch), "context": {0: batch}}
+    return torch.export.export(AnyLength(model), (x,), {"context": context}, dynamic_shapes=shapes)
+
+
+def _axes(network, batch):
+    time = torch.export.Dim("time")
+    return {0: batch, 1: time} if network.batch_first else {0: time, 1: batch}
+
+
+class _Step(nn.Module):
+    """One step of a cell from its initial state, for exporters that take positions only."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x, context):
+        return self.model(x, context=context)
+
+
+def expected(model, x, context):
+    with torch.no_grad():
+        return tensors_of(model(x, context=context))
+
+
+@pytest.mark.parametrize("case", EXPORTED)
+def test_sizes_not_seen_at_export(case, tmp_path):
+    """The exported program, then the ONNX file made of it in onnxruntime."""
+    model = build(case).eval()
+    program = export(model)
+    targets = {str(node.target).split(".")[0] for node in program.graph.nodes if node.op == "call_function"}
+    assert "contextual_rnn" not in targets, "what is exported runs where this library is not installed"
+    torch.onnx.export(program, f=str(tmp_path / "model.onnx"), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    names, run = [argument.name for argument in session.get_inputs()], program.module()
+    for batch, steps in UNSEEN:
+        x, context = inputs_for(model, batch, steps)
+        eager = expected(model, x, context)
+        found = run(x, context) if is_cell(model.network) else run(x, context=context)
+        # A state that does not read the context leaves its input out of the file.
+        feeds = {name: tensor.numpy() for name, tensor in zip(names, (x, context), strict=False)}
+        arrays = session.run(None, feeds)
+        for tensor, array, wanted in zip(tensors_of(found), arrays, eager, strict=True):
+            torch.testing.assert_close(tensor, wanted, **CLOSE)
+            np.testing.assert_allclose(array, wanted.numpy(), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.LSTM(3, 4, num_layers=2, bidirectional=True, proj_size=2),
+        lambda: nn.GRU(3, 4, bidirectional=True, batch_first=True),
+        lambda: nn.RNN(3, 4, num_layers=2, nonlinearity="relu", bias=False),
+        lambda: FastWeightsRNN(3, 4, timing="wenke2019", inner_steps=2, batch_first=True, return_fast_weights=True),
+        lambda: FastWeightsRNN(3, 4, layer_norm=False, decay=nn.Parameter(torch.tensor(0.7)), batch_first=True),
+    ],
+    ids=["lstm deep both ways projected", "gru both ways", "rnn relu", "fast weights wenke2019", "without norm"],
+)
+def test_any_length_computes_what_the_model_computes(make):
+    """In eager mode and from a given state; which layers and options there are changes no exporter's path."""
+    torch.manual_seed(0)
+    model = ContextualRNN(network := make(), FreeState(network, value=0.4)).eval()
+    x = make_input(network, 3, 5)
+    hx = model(x)[1]
+    if isinstance(network, FastWeightsRNN):
+        hx = (hx[0], torch.randn(3, 4, 4))
+    for state in (None, hx):
+        with torch.no_grad():
+            found, wanted = AnyLength(model)(x, state), model(x, state)
+        for tensor, eager in zip(tensors_of(found), tensors_of(wanted), strict=True):
+            torch.testing.assert_close(tensor, eager, **CLOSE)
+
+
+@pytest.mark.parametrize("network", ["lstm", "fast weights"])
+def test_without_any_length_the_batch_is_free_and_the_length_is_not(network):
+    model = build(f"context {network}").eval()
+    x, context = inputs_for(model, 4, 5)
+    batch = torch.export.Dim("batch")
+    axes = _axes(model.network, batch)
+    free = {axis: dim for axis, dim in axes.items() if dim is batch}
+    program = torch.export.export(_Step(model), (x, context), dynamic_shapes=(free, {0: batch}))
+    x, context = inputs_for(model, 7, 5)
+    for tensor, eager in zip(tensors_of(program.module()(x, context)), expected(model, x, context), strict=True):
+        torch.testing.assert_close(tensor, eager, **CLOSE)
+    with pytest.raises(torch._dynamo.exc.UserError, match="time"):
+        torch.export.export(_Step(model), (x, context), dynamic_shapes=(axes, {0: batch}))
+
+
+def test_lengths_cannot_be_exported_where_torch_packs():
+    """Packing a padded batch reads its lengths: torch has no graph for it. Mask the outputs outside instead."""
+    model = build("context lstm").eval()
+
+    class Ragged(_Step):
+        def forward(self, x, context, lengths):
+            return self.model(x, context=context, lengths=lengths)
+
+    x, context = inputs_for(model, 4, 5)
+    with pytest.raises(torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode):
+        torch.export.export(Ragged(model), (x, context, torch.tensor([5, 3, 2, 1])))
+
+
+def test_any_length_refuses_what_it_cannot_loop_over():
+    with pytest.raises(TypeError, match=r"^model: expected a ContextualRNN, got LSTM"):
+        AnyLength(nn.LSTM(3, 4))
+    with pytest.raises(TypeError, match=r"^model: expected a network of RNN, .* got LSTMCell"):
+        AnyLength(build("context lstm cell"))
+    model = build("context lstm")
+    with pytest.raises(ValueError, match=r"^input: expected a batch of sequences, 3 axes, got \(5, 3\)"):
+        AnyLength(model)(torch.randn(5, 3))
+    parameters = [parameter for parameter in AnyLength(model).parameters() if parameter.requires_grad]
+    assert not parameters
+    assert all(parameter.requires_grad for parameter in model.parameters())

@@ -1,0 +1,104 @@
+"""A real Dask scheduler and its workers, as processes: workers and the client are killed, one comes late."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tests.experiments.test_sweep import Serial, files_of
+from tests.killed import PROCESSES
+
+from contextual_rnn.experiments import workers
+from contextual_rnn.experiments.command_line import main
+from contextual_rnn.experiments.config import DecayConfig
+from contextual_rnn.experiments.grid import combinations
+from contextual_rnn.experiments.sweep import folder_name, sweep
+from contextual_rnn.experiments.workers import dask_workers
+
+OPTIONS = {"samples_per_period": 320, "units": 16, "epochs": 12}
+CONFIGS = combinations(DecayConfig(**OPTIONS, state="normal"), {}, seeds=6)
+WORDS = ["sweep", "decay", "--samples-per-period", "320", "--units", "16", "--epochs", "12", "--seeds", "6"]
+
+
+def until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return found
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The scheduler's address, and a function that starts a worker."""
+    processes = []
+
+    def start(name, *words):
+        # No nanny: a worker that is killed stays dead.
+        log = open(tmp_path / f"{name}.log", "w")  # noqa: SIM115
+        command = [sys.executable, "-m", "dask", *words, "--no-dashboard"]
+        processes.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path))
+        return processes[-1]
+
+    contact = tmp_path / "scheduler.json"
+    start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(contact))
+    until(contact.exists)
+    address = until(lambda: json.loads(contact.read_text() or "{}"))["address"]
+    yield address, lambda name: start(name, "worker", address, "--nthreads", "1", "--no-nanny", "--name", name)
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_every_result_is_there_once_whoever_is_killed(cluster, tmp_path, capsys):
+    address, start_worker = cluster
+    first, _ = start_worker("first"), start_worker("second")
+    folder = tmp_path / "sweep"
+
+    def count(file):
+        return sum(1 for _ in folder.glob(f"*/{file}"))
+
+    words = [*WORDS, "--out", str(folder), "--scheduler", address, "--checkpoint-seconds", "0.05"]
+    client = PROCESSES.Process(target=main, args=(words,))
+    client.start()
+    until(lambda: count("result.json") >= 1 and count("checkpoint.safetensors") >= 2)
+    first.send_signal(signal.SIGKILL)
+    start_worker("late")
+    until(lambda: count("result.json") >= 2)
+    os.kill(client.pid, signal.SIGKILL)
+    client.join()
+    assert count("result.json") < len(CONFIGS), "killed in the middle"
+
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["failed"] == {}
+    assert told["skipped"] >= 2
+    assert {path.name for path in folder.iterdir()} == {"sweep.json", *map(folder_name, CONFIGS)}
+    sweep(CONFIGS, tmp_path / "serial", Serial())
+    assert files_of(folder, CONFIGS) == files_of(tmp_path / "serial", CONFIGS)
+
+
+def test_a_broken_environment_is_refused_and_names_the_worker():
+    own = workers.versions()
+    workers._check_environments({"tcp://10.0.0.1:1": own})
+    for answer in (own | {"torch": "1.0"}, ModuleNotFoundError("No module named 'contextual_rnn'")):
+        with pytest.raises(
+            RuntimeError, match=r"workers: expected .* as here, got tcp://10.0.0.2:1: .*(1\.0|No module)"
+        ):
+            workers._check_environments({"tcp://10.0.0.1:1": own, "tcp://10.0.0.2:1": answer})
+
+
+def test_a_scheduler_that_is_not_there_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(workers, "CONNECT_SECONDS", 1)
+    assert main([*WORDS, "--out", str(tmp_path), "--scheduler", "tcp://127.0.0.1:9"]) == 1
+    assert "tcp://127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_without_dask_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match="pip install"), dask_workers("tcp://127.0.0.1:9"):
+        pass

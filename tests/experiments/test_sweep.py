@@ -1,0 +1,239 @@
+"""Sweeps: every run once, whatever happens to the workers; what fails is told and stops nothing else."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
+
+import pyarrow.parquet
+import pytest
+
+from contextual_rnn.experiments import sweep as module
+from contextual_rnn.experiments import sweep_command, training
+from contextual_rnn.experiments.command_line import main
+from contextual_rnn.experiments.config import DecayConfig
+from contextual_rnn.experiments.grid import combinations
+from contextual_rnn.experiments.results import read_run, read_runs
+from contextual_rnn.experiments.sweep import folder_name, sweep
+from contextual_rnn.experiments.training import train
+from contextual_rnn.experiments.workers import local_workers
+
+TINY = {"samples_per_period": 8, "units": 4, "epochs": 1}
+CONFIGS = combinations(DecayConfig(**TINY), {"state": ["zero", "normal"]}, seeds=2)
+WORDS = ["sweep", "decay", "--samples-per-period", "8", "--units", "4", "--epochs", "1", "--grid", "state=zero,normal"]
+
+
+class Serial(Executor):
+    """One after the other, in this process, when submitted."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            future.set_exception(error)
+        return future
+
+
+def files_of(folder, configs):
+    """What must be the same wherever and however often a run was trained."""
+    found = {}
+    for config in configs:
+        run = read_run(folder / folder_name(config))
+        metrics = [{name: line[name] for name in line if name != "seconds"} for line in run.metrics]
+        found[config] = (run.folder / "weights.safetensors").read_bytes(), metrics, run.result["final"]
+    return found
+
+
+def test_every_run_is_trained_once_and_then_skipped(tmp_path, monkeypatch):
+    shown = []
+    progress = sweep(CONFIGS, tmp_path, Serial(), watch=lambda p: shown.append((len(p.outcomes), p.running)))
+    assert (progress.total, progress.skipped, progress.failed) == (4, 0, {})
+    assert shown[-1] == (4, 0)
+    assert {run.config for run in read_runs(tmp_path)} == set(CONFIGS)
+    alone = train(CONFIGS[1], tmp_path.with_name("alone"))
+    found = read_run(tmp_path / folder_name(CONFIGS[1]))
+    assert found.result["final"] == alone.result["final"]
+    assert progress.outcomes[folder_name(CONFIGS[1])].result == found.result
+
+    monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
+    again = sweep(CONFIGS, tmp_path, Serial())
+    assert again.skipped == 4
+    assert again.outcomes.keys() == progress.outcomes.keys()
+
+
+def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+    bad, broken = folder_name(CONFIGS[0]), True
+
+    def sometimes(config, folder, **options):
+        if folder.name == bad and broken:
+            train(config, folder, progress=lambda *_: 1 / 0)
+        return train(config, folder, **options)
+
+    monkeypatch.setattr(module, "train", sometimes)
+    progress = sweep(CONFIGS, tmp_path, Serial())
+    assert progress.failed.keys() == {bad}
+    assert "ZeroDivisionError" in progress.failed[bad]
+    assert (tmp_path / bad / "error.txt").read_text() == progress.failed[bad]
+    assert len(files_of(tmp_path, CONFIGS[1:])) == 3
+    broken = False
+    progress = sweep(CONFIGS, tmp_path, Serial())
+    assert (progress.skipped, progress.failed) == (3, {})
+    assert not (tmp_path / bad / "error.txt").exists()
+
+
+def test_foreign_folders_and_broken_results_are_failures_that_touch_nothing(tmp_path):
+    foreign, broken = (tmp_path / folder_name(config) for config in CONFIGS[:2])
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+    train(CONFIGS[1], broken)
+    (broken / "result.json").write_text("{")
+    progress = sweep(CONFIGS, tmp_path, Serial())
+    assert progress.failed.keys() == {foreign.name, broken.name}
+    assert f"other files in {foreign}" in progress.failed[foreign.name]
+    assert f"expected JSON in {broken / 'result.json'}" in progress.failed[broken.name]
+    assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_the_worker_does_not_share_is_named(tmp_path):
+    elsewhere = tmp_path / "not shared" / "run"
+    outcome = module.run_into({"task": "decay", **TINY}, str(elsewhere), 30)
+    assert str(elsewhere) in outcome.error
+    assert outcome.worker in outcome.error
+    assert not elsewhere.exists()
+
+
+def test_the_same_configuration_twice_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="configs: expected every configuration once, got 1 twice"):
+        sweep([*CONFIGS, CONFIGS[0]], tmp_path, Serial())
+
+
+class Losing(Serial):
+    """Loses the process of each run some times before it works."""
+
+    def __init__(self, times):
+        self.times = {folder_name(config): times for config in CONFIGS}
+
+    def submit(self, fn, /, *args, **kwargs):
+        name = os.path.basename(args[1])
+        self.times[name] -= 1
+        if self.times[name] >= 0:
+            future = Future()
+            future.set_exception(BrokenProcessPool("a process in the pool was terminated abruptly"))
+            return future
+        return super().submit(fn, *args, **kwargs)
+
+
+def test_lost_workers_are_replaced_so_often_and_no_more(tmp_path):
+    progress = sweep(CONFIGS, tmp_path / "twice", Losing(2), retries=2)
+    assert (progress.retried, progress.failed) == (8, {})
+    progress = sweep(CONFIGS, tmp_path / "thrice", Losing(3), retries=2)
+    assert len(progress.failed) == 4
+    assert all("BrokenProcessPool" in error for error in progress.failed.values())
+
+
+def test_a_process_killed_in_the_middle_is_made_up_for(tmp_path):
+    configs = [DecayConfig(**TINY | {"epochs": 30, "samples_per_period": 160}, seed=seed) for seed in range(3)]
+    killed = []
+
+    def kill_once(progress):
+        if not killed and any((tmp_path / "killed").glob("*/checkpoint.safetensors")):
+            killed.append(next(iter(multiprocessing.active_children())).pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    with local_workers(2) as executor:
+        progress = sweep(configs, tmp_path / "killed", executor, checkpoint_seconds=0, watch=kill_once)
+    assert (progress.retried, progress.failed) == (1, {})
+    sweep(configs, tmp_path / "serial", Serial())
+    assert files_of(tmp_path / "killed", configs) == files_of(tmp_path / "serial", configs)
+    assert not multiprocessing.active_children()
+
+
+def test_the_command_trains_tells_and_is_repeated(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep_command, "local_workers", lambda count: Serial())
+    assert main([*WORDS, "--seeds", "2", "--dry-run"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 5
+    assert all(line.startswith("to train  runs/sweep-decay/decay-") for line in shown[:4])
+    assert "4 runs, 4 to train: about 00:0" in shown[4]
+    assert not (tmp_path / "runs").exists()
+
+    assert main([*WORDS, "--seeds", "2"]) == 0
+    header, *rows, last = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["state", "seeds", "diverged"]
+    assert [row.split()[:3] for row in rows] == [["zero", "2", "0"], ["normal", "2", "0"]]
+    assert last == "sweep: runs/sweep-decay: 4 of 4 runs done, 0 of them diverged"
+
+    (tmp_path / "grid.toml").write_text('state = ["zero", "normal"]\nlearning_rate = [1e30, 2e-4]')
+    words = [*WORDS[:-2], "--grid-file", "grid.toml", "--seeds", "2", "--json"]
+    assert main(words) == 0, "divergence is an outcome"
+    told = json.loads(capsys.readouterr().out)
+    assert (told["runs"], told["skipped"], len(told["diverged"]), told["failed"]) == (8, 4, 4, {})
+    assert len(told["summary"]) == 4
+
+    foreign = tmp_path / "runs" / "sweep-decay" / folder_name(DecayConfig(**TINY, state="free"))
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+    assert main([*WORDS[:-1], "state=zero,free"]) == 1
+    assert f"failed: {foreign.relative_to(tmp_path)}: ValueError: folder: " in capsys.readouterr().err
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep_command, "local_workers", lambda count: Serial())
+    step, steps = training.Training.step, iter(range(100))
+
+    def interrupted(self, k):
+        if next(steps) == 2:
+            raise KeyboardInterrupt
+        return step(self, k)
+
+    monkeypatch.setattr(training.Training, "step", interrupted)
+    assert main([*WORDS, "--seeds", "2"]) == 130
+    assert "interrupted with 2 of 4 runs done; the same command goes on" in capsys.readouterr().err
+    assert main([*WORDS, "--seeds", "2"]) == 0
+
+
+def test_results_are_read_while_more_are_written(tmp_path, capsys):
+    sweep(CONFIGS, tmp_path, Serial())
+    begun = tmp_path / folder_name(CONFIGS[0])
+    (begun / "result.json").unlink()
+    nothing_yet = tmp_path / "decay-just-made"
+    nothing_yet.mkdir()
+    diverged = train(DecayConfig(**TINY, learning_rate=1e30), tmp_path / "diverged")
+    assert main(["results", str(tmp_path)]) == 0
+    assert "normal  2      0" in capsys.readouterr().out
+    rows = pyarrow.parquet.read_table(tmp_path / "results.parquet").to_pylist()
+    by_folder = {row["folder"]: row for row in rows}
+    assert len(by_folder) == len(rows) == 5
+    assert by_folder[str(begun)]["status"] == "unfinished"
+    assert by_folder[str(begun)]["final.epoch"] is None
+    assert by_folder[str(diverged.folder)]["status"] == "diverged"
+    run = read_run(tmp_path / folder_name(CONFIGS[3]))
+    row = by_folder[str(run.folder)]
+    assert (row["status"], row["state"], row["seed"], row["units"]) == ("finished", "normal", 1, 4)
+    assert row["final.validation_squared_error"] == run.result["final"]["validation_squared_error"]
+    assert row["epochs.validation_squared_error"] == [line["validation_squared_error"] for line in run.metrics]
+    assert main(["report", str(tmp_path)]) == 0
+
+
+def test_ten_thousand_finished_runs_are_gathered_by_one_look_at_each(tmp_path, monkeypatch):
+    class Done(Executor):
+        def submit(self, fn, /, *args, **kwargs):
+            future = Future()
+            future.set_result(module.Outcome({"final": {}}))
+            return future
+
+    configs = combinations(DecayConfig(**TINY), {}, seeds=10_000)
+    looks = []
+    monkeypatch.setattr(module, "_outcome", lambda future: looks.append(future) or future.result())
+    begin = time.monotonic()
+    progress = sweep(configs, tmp_path, Done())
+    assert len(looks) == len(progress.outcomes) == 10_000
+    assert time.monotonic() - begin < 60, "a second or two, unless something is done ten thousand times each"

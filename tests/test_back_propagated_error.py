@@ -1,0 +1,138 @@
+"""Noise of a FreeState that follows the error back-propagated to it."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from contextual_rnn import ContextualRNN, FreeState
+
+B, H = 5, 4
+
+
+def free(noise=0.5, error_decay=0.75, network=None):
+    torch.manual_seed(0)
+    network = nn.GRUCell(3, H).double() if network is None else network
+    value = torch.randn(H, dtype=torch.float64) if isinstance(network, nn.GRUCell) else 0.0
+    return FreeState(network, noise=noise, value=value, error_decay=error_decay)
+
+
+def back_propagate(state, cotangent):
+    h = state(batch_size=len(cotangent))
+    h.backward(cotangent)
+
+
+def scale_of(state):
+    return state.moments(None, B, None)["h"].scale
+
+
+def test_the_noise_is_the_moving_root_mean_square_of_the_gradient_relative_to_the_first():
+    state = free()
+    cotangents = torch.randn(3, B, H, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    cotangents *= torch.tensor([3.0, 0.5, 0.1]).view(3, 1, 1)
+    torch.testing.assert_close(scale_of(state), torch.full((H,), 0.5, dtype=torch.float64))
+    square, first = None, None
+    for cotangent in cotangents:
+        back_propagate(state, cotangent)
+        new = cotangent.square().mean(0)
+        square = new if square is None else 0.75 * square + 0.25 * new
+        first = new.mean().sqrt() if first is None else first
+        torch.testing.assert_close(scale_of(state), 0.5 * square.sqrt() / first)
+
+
+@pytest.mark.parametrize("size", [1, None])
+def test_one_row_and_one_unbatched_example(size):
+    state = free(error_decay=0.0)
+    for factor in (1.0, 0.25):
+        h = state(batch_size=size)
+        h.backward(factor * torch.arange(1.0, H + 1, dtype=torch.float64).expand_as(h))
+    expected = 0.5 * 0.25 * torch.arange(1.0, H + 1) / torch.arange(1.0, H + 1).square().mean().sqrt()
+    torch.testing.assert_close(scale_of(state), expected.double())
+
+
+def test_the_scale_is_that_of_the_draws_and_evaluation_is_without():
+    state = free(error_decay=0.0)
+    cotangent = torch.ones(B, H, dtype=torch.float64) * torch.tensor([0.0, 1.0, 2.0, 4.0])
+    back_propagate(state, cotangent)
+    draws = state(batch_size=20_000, generator=torch.Generator().manual_seed(2)).detach()
+    scale = 0.5 * torch.tensor([0.0, 1.0, 2.0, 4.0]).double() / 5.25**0.5
+    # The standard error of a deviation from 20,000 draws is 1/200 of it; five of them.
+    torch.testing.assert_close(draws.std(0), scale, rtol=0.025, atol=1e-12)
+    assert state.eval()(batch_size=B).eq(state.values["h"]).all()
+
+
+def test_neither_the_losss_unit_nor_a_mean_over_the_batch_matters():
+    states = [free(), free()]
+    for step in range(3):
+        cotangent = torch.randn(B, H, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        for state, unit in zip(states, (1.0, 1e-3), strict=True):
+            torch.manual_seed(step)
+            back_propagate(state, unit * cotangent)
+    torch.testing.assert_close(scale_of(states[0]), scale_of(states[1]))
+
+
+def test_what_is_not_finite_is_passed_over_and_zero_does_not_count_as_first():
+    state = free(error_decay=0.0)
+    for bad in (0.0, torch.inf, torch.nan):
+        back_propagate(state, torch.full((B, H), bad, dtype=torch.float64))
+        assert scale_of(state).eq(0.5).all()
+    back_propagate(state, torch.ones(B, H, dtype=torch.float64))
+    back_propagate(state, torch.full((B, H), torch.nan, dtype=torch.float64))
+    assert scale_of(state).eq(0.5).all()
+    back_propagate(state, torch.zeros(B, H, dtype=torch.float64))
+    assert scale_of(state).eq(0).all()
+
+
+def test_evaluation_and_frozen_parameters_leave_it_alone():
+    state = free()
+    back_propagate(state, torch.ones(B, H, dtype=torch.float64))
+    before = copy.deepcopy(state.state_dict())
+    back_propagate(state.eval(), 9 * torch.ones(B, H, dtype=torch.float64))
+    state.train().requires_grad_(False)
+    state(batch_size=B)
+    assert all(torch.equal(before[name], tensor) for name, tensor in state.state_dict().items())
+
+
+def test_it_is_saved_and_copied_with_the_module():
+    state, other = free(), free()
+    back_propagate(state, torch.randn(B, H, dtype=torch.float64))
+    back_propagate(state, torch.randn(B, H, dtype=torch.float64))
+    assert not torch.equal(scale_of(state), scale_of(other))
+    other.load_state_dict(state.state_dict())
+    assert torch.equal(scale_of(state), scale_of(other))
+    assert torch.equal(scale_of(state), scale_of(copy.deepcopy(state)))
+
+
+def test_gradients_are_those_of_fixed_noise_and_every_leaf_is_seen():
+    lstm = nn.LSTM(3, H, num_layers=2, batch_first=True)
+    gradients = []
+    for error_decay in (None, 0.5):
+        model = ContextualRNN(lstm, free(error_decay=error_decay, network=lstm))
+        x = torch.randn(B, 6, 3, generator=torch.Generator().manual_seed(3))
+        torch.manual_seed(4)
+        output, (h, c) = model(x)
+        loss = output.square().sum() + (h * torch.randn(h.shape)).sum() + (c * torch.randn(c.shape)).sum()
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+    for name in ("h", "c"):
+        scale = model.initial_state.moments(None, B, None)[name].scale
+        assert scale.shape == (2, H)
+        assert len(scale.unique()) == 2 * H
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.0, float("nan")])
+def test_a_wrong_decay_is_refused(wrong):
+    with pytest.raises(ValueError, match="error_decay: expected a number from 0 to below 1, got"):
+        FreeState(nn.GRUCell(3, H), noise=0.1, error_decay=wrong)
+
+
+def test_a_decay_that_is_no_number_is_refused():
+    with pytest.raises(TypeError, match="error_decay: expected a number from 0 to below 1, got True"):
+        FreeState(nn.GRUCell(3, H), noise=0.1, error_decay=True)
+
+
+def test_torch_compile_is_refused_by_name():
+    compiled = torch.compile(free(), backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match="error_decay: expected None under"):
+        compiled(batch_size=B)

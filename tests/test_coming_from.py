@@ -1,0 +1,140 @@
+"""Pages for who comes from elsewhere: their code runs, and its numbers are those of the old equations in NumPy.
+
+The old equations are derived here from what the other libraries document, in float64, without their code or ours.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+PAGES = Path(__file__).parents[1] / "docs" / "coming-from"
+CLOSE = {"rtol": 1e-6, "atol": 1e-6}
+
+
+def run(page):
+    """The page's code as one program, in float64 so that 1e-6 has room; what it made, arrays for tensors."""
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", (PAGES / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE))
+    scope = {"__name__": page}
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        exec(compile(code, f"{page}.md", "exec"), scope)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return scope
+
+
+def array(value):
+    if isinstance(value, dict):
+        return {name: array(tensor) for name, tensor in value.items()}
+    return value.detach().numpy() if isinstance(value, torch.Tensor) else [array(tensor) for tensor in value]
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm(x, h, c, w, u, b):
+    """(B, T, I), gates i, f, g, o side by side in w (I, 4H), u (H, 4H), b: all h, and the last h and c."""
+    outputs = []
+    for t in range(x.shape[1]):
+        i, f, g, o = np.split(x[:, t] @ w + h @ u + b, 4, axis=-1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        outputs.append(h)
+    return np.stack(outputs, 1), h, c
+
+
+def weights(network, suffix="_l0"):
+    w, u, b, d = (array(getattr(network, name + suffix)) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    return w.T, u.T, b + d
+
+
+def test_cond_rnn():
+    scope = run("cond_rnn")
+    kernel, bias, condition = (array(scope[name]) for name in ("kernel", "bias", "condition"))
+    start = condition @ kernel + bias
+    output, h_n, c_n = lstm(array(scope["x"]), start, start, *weights(scope["lstm"]))
+    np.testing.assert_allclose(array(scope["output"]), output, **CLOSE)
+    np.testing.assert_allclose(array(scope["h_n"])[0], h_n, **CLOSE)
+    np.testing.assert_allclose(array(scope["c_n"])[0], c_n, **CLOSE)
+    second = array(scope["condition2"]) @ array(scope["kernel2"]) + array(scope["bias2"])
+    mixed = np.stack([start, second], -1) @ array(scope["mix"]) + array(scope["mix_bias"])
+    np.testing.assert_allclose(array(scope["mixed"])[0], mixed, **CLOSE)
+
+
+def test_sonnet():
+    scope = run("sonnet")
+    rows = [np.repeat(array(scope[name])[None], 5, 0) for name in ("hidden", "cell")]
+    output, _, c_n = lstm(array(scope["x"]).swapaxes(0, 1), *rows, *weights(scope["lstm"]))
+    np.testing.assert_allclose(array(scope["output"]).swapaxes(0, 1), output, **CLOSE)
+    np.testing.assert_allclose(array(scope["c_n"])[0], c_n, **CLOSE)
+    assert len(scope["learned"]) == 1
+    assert ".h." in scope["learned"][0]
+    # A tiled variable's gradient is the sum over the batch.
+    weight = torch.randn(5, 6, dtype=torch.float64)
+    h, _ = scope["h0"](batch_size=5)
+    (h[0] * weight).sum().backward()
+    (parameter,) = scope["h0"].parameters()
+    np.testing.assert_allclose(array(parameter.grad)[0], weight.numpy().sum(0), **CLOSE)
+
+
+def test_texar():
+    scope = run("texar")
+    made = np.tanh(array(scope["encoded"]) @ array(scope["weight"]).T + array(scope["bias"]))
+    h0, c0 = np.split(made, 2, axis=-1)
+    _, h, c = lstm(array(scope["x"])[:, None], h0, c0, *weights(scope["cell"], ""))
+    np.testing.assert_allclose(array(scope["h"]), h, **CLOSE)
+    np.testing.assert_allclose(array(scope["c"]), c, **CLOSE)
+    assert all((leaf == 0.5).all() and leaf.shape == (5, 6) for leaf in array(scope["constant"]))
+    draws = array(scope["states"])
+    epsilon = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    np.testing.assert_allclose(draws, array(scope["mean"]) + scope["deviation"] * epsilon, **CLOSE)
+
+
+def test_flax():
+    scope = run("flax")
+    kernels, biases, x = array(scope["kernels"]), array(scope["biases"]), array(scope["x"])
+    c, h = (np.repeat(leaf[None], 5, 0) for leaf in array(scope["carry"]))
+    states = []
+    for t in range(x.shape[1]):
+        gates = {g: x[:, t] @ kernels[f"i{g}"] + h @ kernels[f"h{g}"] + biases[f"h{g}"] for g in "ifgo"}
+        c = sigmoid(gates["f"]) * c + sigmoid(gates["i"]) * np.tanh(gates["g"])
+        h = sigmoid(gates["o"]) * np.tanh(c)
+        states.append((h, c))
+    output, h_n, c_n = (array(scope[name]) for name in ("output", "h_n", "c_n"))
+    for row, length in enumerate(scope["seq_lengths"]):
+        wanted = np.stack([h[row] for h, _ in states])
+        np.testing.assert_allclose(output[row, :length], wanted[:length], **CLOSE)
+        assert not output[row, length:].any()
+        np.testing.assert_allclose(h_n[0, row], states[length - 1][0][row], **CLOSE)
+        np.testing.assert_allclose(c_n[0, row], states[length - 1][1][row], **CLOSE)
+
+
+def test_s0_tuning():
+    scope = run("s0-tuning")
+    x, target, decay = array(scope["x"]), array(scope["target"]), scope["layer"].decay
+    q, k, v = np.split(x @ array(scope["layer"].qkv.weight).T, 3, axis=-1)
+    steps = x.shape[1]
+    powers = decay ** np.arange(1, steps + 1)
+
+    def outputs(s0):
+        """Without a recurrence: the decayed sum over all writes, and what S(0) adds."""
+        since = np.arange(steps)[:, None] - np.arange(steps)
+        written = np.where(since >= 0, decay ** np.maximum(since, 0), 0) * (q @ k.swapaxes(1, 2))
+        return written @ v + powers[None, :, None] * (q @ s0.T)
+
+    before = outputs(np.zeros((6, 6)))
+    np.testing.assert_allclose(array(scope["before"]), before, **CLOSE)
+    gradient = np.einsum("bti,btj,t->ij", 2 * (before - target) / target.size, q, powers)
+    np.testing.assert_allclose(next(iter(array(scope["tuned"]).values())), -0.1 * gradient, **CLOSE)
+    np.testing.assert_allclose(array(scope["after"]), outputs(-0.1 * gradient), **CLOSE)
+    assert all(parameter.grad is None for parameter in scope["layer"].parameters())
+
+
+@pytest.mark.parametrize("page", sorted(path.stem for path in PAGES.iterdir()))
+def test_every_page_has_a_test(page):
+    assert f"test_{page.replace('-', '_')}" in globals()
