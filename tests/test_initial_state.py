@@ -7,7 +7,15 @@ import torch
 from tests.networks import SPECS, make, make_input, tensors_of
 from torch import nn
 
-from contextual_rnn import ConstantState, ContextState, FreeState, LeafwiseState, NormalState, state_spec
+from contextual_rnn import (
+    ConstantState,
+    ContextDropout,
+    ContextState,
+    FreeState,
+    LeafwiseState,
+    NormalState,
+    state_spec,
+)
 
 B = 4
 
@@ -29,6 +37,9 @@ STATES = {
     "normal": lambda spec: NormalState(spec, net(spec.dtype)),
     "normal, sigma of the context": lambda spec: NormalState(spec, net(spec.dtype), scale_from_context=True),
     "normal around free": lambda spec: NormalState(spec, FreeState(spec, value=value(spec))),
+    "normal, at times dropped": lambda spec: ContextDropout(
+        NormalState(spec, net(spec.dtype)), 0.5, null=NormalState(spec, FreeState(spec, value=value(spec)))
+    ),
     "one a leaf": lambda spec: LeafwiseState(
         spec,
         **{
@@ -85,7 +96,8 @@ def test_state_is_exactly_what_the_network_takes(kind, case, dtype, training):
 
 def test_every_parameter_learns(kind, case):
     network, _, state = build(kind, case)
-    output = network(make_input(network, B), state(torch.randn(B, 2), B))
+    rows = 32  # so many that some contexts are dropped and some are not
+    output = network(make_input(network, rows), state(torch.randn(rows, 2), rows))
     # The final state counts: c of an LSTM, and the last layer backwards, reach the outputs late or not at all.
     sum(tensor.square().sum() for tensor in tensors_of(output)).backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in state.parameters())

@@ -21,9 +21,13 @@ def modules_after(statement: str) -> set[str]:
 def test_public_names():
     assert contextual_rnn.__all__ == [
         "AdditiveAttention",
+        "Categorical",
         "ConstantState",
+        "ContextDropout",
+        "ContextNet",
         "ContextState",
         "ContextualRNN",
+        "Continuous",
         "FastWeightsCell",
         "FastWeightsRNN",
         "FreeState",
@@ -32,6 +36,7 @@ def test_public_names():
         "LeafwiseState",
         "LowRank",
         "NormalState",
+        "SetValued",
         "StateSpec",
         "fast_weights_spec",
         "generate",

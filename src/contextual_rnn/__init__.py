@@ -4,6 +4,11 @@ from importlib.metadata import version
 
 from contextual_rnn._tree import Leaf as Leaf
 from contextual_rnn.attention import AdditiveAttention as AdditiveAttention
+from contextual_rnn.context_dropout import ContextDropout as ContextDropout
+from contextual_rnn.context_net import Categorical as Categorical
+from contextual_rnn.context_net import ContextNet as ContextNet
+from contextual_rnn.context_net import Continuous as Continuous
+from contextual_rnn.context_net import SetValued as SetValued
 from contextual_rnn.fast_weights import FastWeightsCell as FastWeightsCell
 from contextual_rnn.fast_weights import FastWeightsRNN as FastWeightsRNN
 from contextual_rnn.fast_weights import fast_weights_spec as fast_weights_spec
@@ -23,9 +28,13 @@ __version__ = version("contextual-rnn")
 
 __all__ = [
     "AdditiveAttention",
+    "Categorical",
     "ConstantState",
+    "ContextDropout",
+    "ContextNet",
     "ContextState",
     "ContextualRNN",
+    "Continuous",
     "FastWeightsCell",
     "FastWeightsRNN",
     "FreeState",
@@ -34,6 +43,7 @@ __all__ = [
     "LeafwiseState",
     "LowRank",
     "NormalState",
+    "SetValued",
     "StateSpec",
     "fast_weights_spec",
     "generate",

@@ -1,0 +1,96 @@
+"""Missing contexts: one model with and without a context, and how strongly the context counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from contextual_rnn._context import check_call
+from contextual_rnn._moments import Moments, draw
+from contextual_rnn._numbers import check_number
+from contextual_rnn._tree import State
+from contextual_rnn.initial_state import FreeState, InitialState
+
+
+class ContextDropout(InitialState):
+    """`state`, but `null` where the context is missing, which training pretends for a share of the examples.
+
+        training:    h0 = null with probability p, else state(context), drawn anew for every row (all leaves together)
+        evaluation:  mean of h0 = null + guidance * (g(context) - null), and the scale that `state` has
+        context None: h0 = null, in training and evaluation
+
+    `p` is the share of contexts dropped. `null` is by default a `FreeState`; beside a `NormalState` take
+    `NormalState(spec, FreeState(spec))`, so that what is drawn without a context varies too. `guidance` 1 is the
+    state as it is, 0 the null state's mean, and more than 1 goes beyond the context; it may be set at any time. Of a
+    low-rank leaf the factors are guided, not their product. `sample` guides in evaluation alone, and never drops.
+
+    Raises TypeError for a state that is none, ValueError for a `null` made for another network or one that reads a
+    context, TypeError or ValueError for a `p` outside 0 to 1 and a guidance that is not a finite number.
+    Source: the dropped condition and the extrapolation are those of classifier-free guidance (Ho and Salimans 2022),
+    which guides the score at every step of a diffusion; here they act on the initial state alone, once.
+    """
+
+    def __init__(self, state: InitialState, p: float = 0.1, *, guidance: float = 1.0, null: InitialState | None = None):
+        for name, given in (("state", state), ("null", null)):
+            if not isinstance(given, InitialState) and not (name == "null" and given is None):
+                raise TypeError(f"{name}: expected an InitialState, got {type(given).__name__}")
+        super().__init__(state.spec)
+        self.p = check_number("p", p, "a number from 0 to 1", lambda p: 0 <= p <= 1)
+        self.guidance = check_number("guidance", guidance)
+        self.state = state
+        self.null = FreeState(self.spec) if null is None else null
+        if self.null.spec.tree != self.spec.tree:
+            raise ValueError(
+                f"null: expected a state for {self.spec.describe()}, got one for {self.null.spec.describe()}"
+            )
+        if self.null.reads_context:
+            raise ValueError(f"null: expected a state without a context, got {type(null).__name__}")
+
+    @property
+    def reads_context(self) -> bool:
+        return self.state.reads_context
+
+    def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        if context is None:
+            return self.null.moments(None, batch_size, batched)
+        given = self.state.moments(context, batch_size, batched)
+        guidance = check_number("guidance", self.guidance)
+        if self.training or guidance == 1:
+            return given
+        null = self._null_beside(given)
+        return {
+            name: Moments(null[name].mean + guidance * (mean - null[name].mean), scale)
+            for name, (mean, scale) in given.items()
+        }
+
+    def forward(
+        self,
+        context: Any = None,
+        batch_size: int | None = None,
+        *,
+        batched: bool | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """As for every state; None as context is no error but the null state. `generator` repeats the dropping too."""
+        if context is None or not self.training or self.p == 0:
+            return super().forward(context, batch_size, batched=batched, generator=generator)
+        check_call(batch_size, batched, generator)
+        given = self.moments(context, batch_size, batched)
+        null, first = self._null_beside(given), next(iter(self.spec))
+        mean = given[first.name].mean
+        rows = mean.shape[: mean.ndim - len(first.shape)]  # (B,), or () without a batch
+        drop = torch.rand(rows, generator=generator, device=mean.device) < self.p
+        leaves = {}
+        for leaf in self.spec:
+            chosen = drop.reshape(*rows, *(1 for _ in leaf.shape))
+            kept, dropped = (draw(moments[leaf.name], generator) for moments in (given, null))
+            leaves[leaf.name] = torch.where(chosen, dropped, kept)
+        return self.spec.pack(leaves)
+
+    def _null_beside(self, given: dict[str, Moments]) -> dict[str, Moments]:
+        """The null state's moments for the batch that the context turned out to have."""
+        first = next(iter(self.spec))
+        mean = given[first.name].mean
+        batch_size = mean.shape[0] if mean.ndim > len(first.shape) else None
+        return self.null.moments(None, batch_size, batch_size is not None)

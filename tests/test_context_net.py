@@ -1,0 +1,167 @@
+"""Static covariates: what is encoded how, what each kind of feature adds, and what is refused."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from contextual_rnn import Categorical, ContextNet, ContextState, Continuous, SetValued, state_spec
+
+FEATURES = {
+    "crop": Categorical(("rye", "oats"), unknown=True),
+    "rain": Continuous(20.0, 4.0),
+    "tools": SetValued(("hoe", "plough", "rake")),
+}
+ROWS = {"crop": ["oats", "rye", "maize"], "rain": [16.0, 20, 30.0], "tools": [{"rake", "hoe"}, [], ("plough",)]}
+
+
+def make(features=FEATURES, **options):
+    torch.manual_seed(0)
+    return ContextNet(features, 6, **options)
+
+
+def test_encoding():
+    encoded = make().encode(ROWS)
+    assert encoded["crop"].tolist() == [1, 0, 2]
+    assert encoded["rain"].tolist() == [16, 20, 30]
+    assert encoded["tools"].tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+def test_features_are_the_equation():
+    net = make(embedding_dim=4)
+    crops, _, tools = net.embeddings
+    parts = [
+        torch.cat([crops.weight[1], torch.tensor([-1.0]), tools.weight[2] + tools.weight[0]]),
+        torch.cat([crops.weight[0], torch.tensor([0.0]), torch.zeros(4)]),
+        torch.cat([crops.weight[2], torch.tensor([2.5]), tools.weight[1]]),
+    ]
+    torch.testing.assert_close(net(net.encode(ROWS)), net.linear(torch.stack(parts)).relu())
+
+
+def test_every_parameter_learns_and_one_example_is_a_row():
+    net = make()
+    encoded = net.encode(ROWS)
+    net(encoded).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in net.parameters())
+    one = {name: tensor[1] for name, tensor in encoded.items()}
+    torch.testing.assert_close(net(one), net(encoded)[1])
+
+
+def test_is_a_context_network_without_more_words():
+    lstm = nn.LSTM(1, 5)
+    net = make()
+    h, c = ContextState(lstm, net)(net.encode(ROWS))
+    assert h.shape == c.shape == (1, 3, 5)
+    assert not torch.equal(h[:, 0], h[:, 1])
+    with pytest.raises(ValueError, match=r"context: the context network refuses dict.*rain: expected finite values"):
+        ContextState(lstm, net)(net.encode(ROWS) | {"rain": torch.tensor([1.0, math.nan, 2.0])})
+    assert state_spec(lstm).unpack(ContextState(lstm, net)(net.encode(ROWS), 3))
+
+
+def test_fitted_to_training_data():
+    assert Categorical.fit(["b", "a", "b"], unknown=True) == Categorical(("b", "a"), unknown=True)
+    assert SetValued.fit([["x"], [], ["y", "x"]]) == SetValued(("x", "y"))
+    rain = Continuous.fit([1, 2.0, 6])
+    assert (rain.mean, rain.std) == pytest.approx((3.0, math.sqrt(14 / 3)))
+    assert Continuous.fit([0.1, 0.1, 0.1]).std == 1.0, "a constant feature is not divided by rounding errors"
+    net = ContextNet({"rain": Continuous.fit([1e6, 1e6 + 2])})
+    assert net.linear.in_features == 1
+
+
+def test_unknown_bucket_learns_from_training_values_put_there():
+    net = make({"crop": Categorical(("rye", "oats"), unknown=True, dropout=0.5)})
+    rows = {"crop": ["rye"] * 1000}
+    net(net.encode(rows)).sum().backward()
+    touched = net.embeddings[0].weight.grad.abs().sum(1) > 0
+    assert touched.tolist() == [True, False, True]
+    rye, unknown = net.eval()(net.encode({"crop": ["rye", "maize"]}))
+    share = (net.train()(net.encode(rows)) == unknown).all(1).float().mean()
+    assert share == pytest.approx(0.5, abs=0.07)  # four sigma
+    assert (net.eval()(net.encode(rows)) == rye).all(), "evaluation hides nothing"
+
+
+def test_unknown_members_of_a_set_share_a_bucket():
+    net = make({"tools": SetValued(("hoe",), unknown=True)})
+    assert net.encode({"tools": [["saw", "axe"], ["hoe"]]})["tools"].tolist() == [[0, 1], [1, 0]]
+
+
+def test_weights_come_back_and_move_with_the_module():
+    net, other = make(), ContextNet(FEATURES, 6)
+    encoded = net.encode(ROWS)
+    assert not torch.equal(net(encoded), other(encoded))
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(net(encoded), other(encoded))
+    double = net.double()
+    assert double(double.encode(ROWS)).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"crop": None}, ValueError, "context: expected feature 'crop', got only 'rain', 'tools'"),
+        ({"soil": ["clay"] * 3}, ValueError, "context: expected only crop, rain, tools, got feature 'soil' too"),
+        ({"rain": [1.0, 2.0]}, ValueError, "rain: expected 3 values, as crop has, got 2"),
+        ({"rain": [1.0, math.nan, 2.0]}, ValueError, "rain: expected a finite number, got nan"),
+        ({"rain": [1.0, "wet", 2.0]}, TypeError, "rain: expected a finite number, got 'wet'"),
+        ({"tools": [["saw"], [], []]}, ValueError, "tools: expected one of 'hoe', 'plough', 'rake', got 'saw'"),
+        ({"tools": ["hoe", [], []]}, TypeError, "tools: expected a collection of members, got 'hoe'"),
+        ({"crop": "rye"}, TypeError, "crop: expected a column of values, got 'rye'"),
+        ({"crop": 3}, TypeError, "crop: expected a column of values, got 3"),
+        ({"crop": [["rye"], "rye", "rye"]}, TypeError, r"crop: expected a category, got \['rye'\]"),
+    ],
+)
+def test_bad_rows(change, error, message):
+    rows = {name: column for name, column in (ROWS | change).items() if column is not None}
+    with pytest.raises(error, match=message):
+        make().encode(rows)
+
+
+def test_unknown_category_without_a_bucket():
+    net = make({"crop": Categorical(("rye", "oats"))})
+    with pytest.raises(ValueError, match="crop: expected one of 'rye', 'oats', got 'maize'"):
+        net.encode({"crop": ["rye", "maize"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"rain": None}, ValueError, "context: expected feature 'rain'"),
+        ({"soil": torch.zeros(3)}, ValueError, "got feature 'soil' too"),
+        ({"rain": [1.0]}, TypeError, "rain: expected a tensor, as encode makes it, got list"),
+        ({"rain": torch.zeros(3, dtype=torch.long)}, TypeError, "rain: expected torch.float32, got torch.int64"),
+        ({"crop": torch.zeros(3)}, TypeError, "crop: expected torch.int64, got torch.float32"),
+        ({"crop": torch.tensor([0, 1, 3])}, ValueError, r"crop: expected indices from 0 to 2, got \[0, 1, 3\]"),
+        ({"crop": torch.tensor([0, 1, -1])}, ValueError, "crop: expected indices from 0 to 2"),
+        ({"rain": torch.zeros(3, 1)}, ValueError, r"rain: expected shape \(batch,\) or \(\) .* got \(3, 1\)"),
+        ({"tools": torch.zeros(3, 2)}, ValueError, r"tools: expected shape \(batch, 3\) or \(3,\) .* got \(3, 2\)"),
+        ({"rain": torch.zeros(2)}, ValueError, r"rain: expected a batch of \(3,\), as crop, got \(2,\)"),
+        ({"rain": torch.tensor([0.0, math.inf, 0.0])}, ValueError, "rain: expected finite values"),
+    ],
+)
+def test_bad_tensors(change, error, message):
+    net = make()
+    context = {name: tensor for name, tensor in (net.encode(ROWS) | change).items() if tensor is not None}
+    with pytest.raises(error, match=message):
+        net(context)
+
+
+def test_bad_features():
+    with pytest.raises(TypeError, match="features: expected a dict of at least one feature"):
+        ContextNet({})
+    with pytest.raises(TypeError, match="features: expected Categorical, Continuous or SetValued for 'x', got int"):
+        ContextNet({"x": 3})
+    with pytest.raises(ValueError, match="categories: expected different ones, got 'a', 'a'"):
+        Categorical(("a", "a"))
+    with pytest.raises(ValueError, match="categories: expected at least one, got none"):
+        SetValued(())
+    with pytest.raises(TypeError, match="categories: expected a sequence of categories, got 'abc'"):
+        Categorical("abc")
+    with pytest.raises(ValueError, match="dropout: expected 0 without an unknown bucket"):
+        Categorical(("a",), dropout=0.1)
+    with pytest.raises(ValueError, match="std: expected a positive, finite number"):
+        Continuous(0.0, 0.0)
+    with pytest.raises(ValueError, match="values: expected at least one, got none"):
+        Continuous.fit([])
+    with pytest.raises(ValueError, match="out_features: expected a positive int, got 0"):
+        ContextNet(FEATURES, 0)
