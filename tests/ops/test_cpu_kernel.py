@@ -6,7 +6,6 @@ import itertools
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
