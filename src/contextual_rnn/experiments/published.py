@@ -1,0 +1,123 @@
+"""Finished runs as one small JSON file, for `results/`: every seed's figures and the commands, without the weights.
+
+python -m contextual_rnn.experiments.published publish --folder FOLDER --file results/NAME.json
+python -m contextual_rnn.experiments.published table --files results/retrieval-sound-*.json    the README's figures
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from contextual_rnn.experiments.comparison import groups_of
+from contextual_rnn.experiments.config import STATES
+from contextual_rnn.experiments.intervals import median_interval
+from contextual_rnn.experiments.results import Run, config_from_dict, config_to_dict, read_runs
+
+DIGITS = 5  # of what is kept of every epoch
+NOT_KEPT = ("epoch", "step")
+HEADER = ("start", "state, timing", "epochs", "seeds", *STATES[:3])
+
+
+def publish(runs: Iterable[Run], path: Path) -> None:
+    """Write the finished ones of `runs` into `path`; raises ValueError where there is none."""
+    found = [_published(run) for run in runs if run.result is not None]
+    if not found:
+        raise ValueError("runs: expected finished runs, got none")
+    found.sort(key=lambda run: (run["options"]["state"], run["options"]["seed"], run["command"]))
+    shared = {
+        name: value for name, value in found[0]["options"].items() if all(_has(run, name, value) for run in found)
+    }
+    for run in found:
+        run["options"] = {name: value for name, value in run["options"].items() if name not in shared}
+    lines = ",\n  ".join(json.dumps(run) for run in found)
+    path.write_text(f'{{"options": {json.dumps(shared)},\n "runs": [\n  {lines}\n ]}}\n')
+
+
+def read_published(path: Path) -> list[Run]:
+    """The runs of a file that `publish` wrote; their folders are those of their commands."""
+    content = json.loads(Path(path).read_text())
+    return [_run(content["options"], run) for run in content["runs"]]
+
+
+def retrieval_table(files: Sequence[Path]) -> str:
+    """Final validation accuracy of the retrieval runs in `files` as a table in Markdown, a line a group of settings.
+
+    Medians over seeds with their bootstrap interval.
+    """
+    rows = [
+        [
+            {"wenke2019": "the authors' own", "sound": "sound"}[group.settings["start"]],
+            f"{group.settings['leaves'].replace('h+a', '(h, A)')}, {group.settings['timing']}",
+            _range(run.config.epochs for run in group.runs),
+            _range(sum(run.config.state == state for run in group.runs) for state in group.accuracies()),
+            *(_accuracy([run for run in group.runs if run.config.state == state]) for state in STATES[:3]),
+        ]
+        for file in files
+        for group in groups_of([run for run in read_published(file) if run.task == "retrieval"])
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (HEADER, ["---"] * len(HEADER), *rows))
+
+
+def _published(run: Run) -> dict[str, Any]:
+    assert run.result is not None
+    often = [name for name in run.metrics[-1] if sum(name in line for line in run.metrics) > 1]
+    names = [name for name in often if name not in NOT_KEPT]
+    return {
+        "options": config_to_dict(run.config),
+        "metrics": {name: [_rounded(line.get(name)) for line in run.metrics] for name in names},
+        **run.result,
+    }
+
+
+def _run(shared: dict[str, Any], published: dict[str, Any]) -> Run:
+    published = dict(published)
+    options, metrics = {**shared, **published.pop("options")}, published.pop("metrics")
+    epochs = len(next(iter(metrics.values())))
+    lines: list[dict[str, float]] = [{"epoch": epoch} for epoch in range(epochs)]
+    for name, values in metrics.items():
+        for line, value in zip(lines, values, strict=True):
+            if value is not None:
+                line[name] = value
+    folder = Path(published["command"].rpartition("--out ")[2])
+    return Run(folder, options["task"], config_from_dict(options), lines, published)
+
+
+def _has(run: dict[str, Any], name: str, value: object) -> bool:
+    return name in run["options"] and run["options"][name] == value
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
+
+
+def _range(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def _accuracy(runs: Sequence[Run]) -> str:
+    values = [run.result["final"]["validation_accuracy"] for run in runs if run.result and run.converged]
+    if not values:
+        return ""
+    estimate, low, high = median_interval(values)
+    return f"{estimate:.2%}" + (f" ({low:.2%} to {high:.2%})" if not math.isnan(low) else "")
+
+
+def _publish(folder: Path, file: Path) -> None:
+    """Write the finished runs below `folder` into `file`."""
+    publish(read_runs(folder), file)
+
+
+def _table(files: tuple[Path, ...]) -> None:
+    """Print the README's table of retrieval."""
+    print(retrieval_table(files))
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict({"publish": _publish, "table": _table})
