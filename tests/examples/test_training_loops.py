@@ -1,12 +1,10 @@
-"""Every example runs, and what it says it shows is there."""
+"""The training loops to copy: plain PyTorch and Lightning."""
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
+from tests.examples.running import EXAMPLES
 
 
 def load(name):
@@ -35,8 +33,3 @@ def test_lightning_training(tmp_path, monkeypatch):
     loaded = example.Oscillator.load_from_checkpoint(checkpoint, weights_only=True).eval()
     context, target = example.loaders()[1].dataset.tensors
     assert torch.nn.functional.mse_loss(loaded(context), target).item() == pytest.approx(error, rel=1e-5)
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
-def test_every_example_has_a_test(name):
-    assert f"test_{name}" in globals()
