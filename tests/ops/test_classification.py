@@ -94,27 +94,26 @@ def with_heads(problem, kind):
         weights = (torch.randn(*shape, generator=problem.generator).double() for shape in ((size, inputs), (size,)))
         return Head(*((0.3 * weight).requires_grad_() for weight in weights))
 
-    heads = Heads(**{name: layer(size) for name, size in {"h0": width, **sizes}.items()}, rank=3 * (kind == "low rank"))
+    heads = Heads(**{name: layer(size) for name, size in {"h0": width, **sizes}.items()})
     contexts = -(-tokens // 2)
     states = torch.randint(contexts, (len(problem.tokens),), generator=problem.generator)
-    made = [functional.linear(p.embedding[:contexts], *head) for head in heads[:4] if head is not None]
+    made = [functional.linear(p.embedding[:contexts], *head) for head in heads if head is not None]
     problem.h0, problem.states = made[0], states
     if kind == "dense":
         problem.a0 = made[1].unflatten(1, (width, width))
     if kind == "low rank":
         problem.a0 = LowRank(*(part.unflatten(1, (3, width)) for part in made[1:]))
-    of_heads = [tensor for head in heads[:4] if head is not None for tensor in head]
+    of_heads = [tensor for head in heads if head is not None for tensor in head]
     loss = problem.loss(options)
     expected = [loss.detach(), *torch.autograd.grad(loss, [leaf for leaf in (*p, *of_heads) if leaf is not None])]
     grads = Parameters(*(None if tensor is None else torch.full_like(tensor, torch.nan) for tensor in p))
     head_grads = Heads(
-        *(None if head is None else Head(*(torch.full_like(t, torch.nan) for t in head)) for head in heads[:4]),
-        rank=heads.rank,
+        *(None if head is None else Head(*(torch.full_like(t, torch.nan) for t in head)) for head in heads),
     )
     run = Classification(p, grads, options, heads, head_grads, contexts)
     value, initial = run(problem.tokens, problem.targets, states=states)
     assert initial == [None, None, None, None]
-    of_heads = [tensor for head in head_grads[:4] if head is not None for tensor in head]
+    of_heads = [tensor for head in head_grads if head is not None for tensor in head]
     return [torch.tensor(value, dtype=torch.float64), *(g for g in grads if g is not None), *of_heads], expected
 
 
@@ -204,3 +203,31 @@ def test_refuses_parameters_that_do_not_fit(name):
         wrong = problem.parameters._replace(**{name: change(getattr(problem.parameters, name))})
         with pytest.raises(ValueError, match=f"{name}: expected"):
             Classification(problem.parameters, wrong, OPTIONS)
+
+
+def test_refuses_heads_that_do_not_fit():
+    """A weight or bias of another shape, one without its gradient, and forms of A(0) that exclude each other."""
+    problem = Problem((5, 3, 4, 11, 2, 3, 11))
+    p = problem.parameters
+
+    def layer(size, inputs=2):
+        return Head(torch.zeros(size, inputs, dtype=torch.float64), torch.zeros(size, dtype=torch.float64))
+
+    good = layer(4)
+    for wrong, message in [
+        (Heads(Head(good.bias, good.bias)), "h0: expected contiguous"),
+        (Heads(Head(good.weight, good.weight)), "h0: expected contiguous"),
+        (Heads(layer(5)), "h0: expected contiguous"),
+        (Heads(good, left=layer(9), right=layer(9)), "left: expected contiguous"),
+        (Heads(good, left=layer(8), right=layer(12)), "right: expected contiguous"),
+        (Heads(good, left=layer(8)), "heads: expected left and right together"),
+        (Heads(good, layer(16), layer(8), layer(8)), "heads: expected left and right together"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Classification(p, p, OPTIONS, wrong, wrong, 5)
+    with pytest.raises(ValueError, match="a0: expected contiguous"):
+        Classification(p, p, OPTIONS, Heads(good, layer(16)), Heads(good), 5)
+    with pytest.raises(ValueError, match="expected both or none"):
+        Classification(p, p, OPTIONS, Heads(good), None, 5)
+    with pytest.raises(ValueError, match="contexts: expected 1 to the 11 tokens"):
+        Classification(p, p, OPTIONS, Heads(good), Heads(good), 12)

@@ -42,7 +42,7 @@ class RetrievalStep:
     def serves(model: Any, batch: tuple[Tensor, ...]) -> bool:
         """Whether it can stand for autograd, which serves where not."""
         network = model.rnn.network
-        if not isinstance(network, FastWeightsRNN) or model.context_input or network.return_fast_weights:
+        if not isinstance(network, FastWeightsRNN) or model.context_input:
             return False
         return Classification.serves(
             model.embedding.weight, batch[0].shape[1], network.hidden_size, network.options, network.backend
@@ -93,10 +93,8 @@ def _heads(state: Any, of: Callable[[nn.Parameter], Tensor]) -> Heads | None:
     if type(state) is not ContextState or type(state.net) is not nn.Identity or state.activation is not None:
         return None
     layers = {name: Head(of(layer.weight), of(layer.bias)) for name, layer in state.heads.layers.items()}  # pyright: ignore[reportArgumentType]
-    shapes = state.heads.shapes
     named = {"h": "h0", "a": "a0", "a_left": "left", "a_right": "right"}
-    rank = shapes["a_left"][0] if "a_left" in shapes else 0
-    return Heads(**{named[name]: layer for name, layer in layers.items()}, rank=rank)
+    return Heads(**{named[name]: layer for name, layer in layers.items()})
 
 
 def _parameters(model: nn.Module) -> Parameters:

@@ -82,10 +82,6 @@ def sweep(
             progress.skipped += outcome.result is not None
             progress.outcomes[name] = outcome
 
-    def submit(name: str) -> Future[Outcome]:
-        options = config_to_dict(names[name])
-        return executor.submit(run_into, options, str(folder.absolute() / name), checkpoint_seconds)
-
     done: SimpleQueue[tuple[str, Future[Outcome]]] = SimpleQueue()
     futures: dict[str, Future[Outcome]] = {}
 

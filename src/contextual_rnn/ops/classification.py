@@ -9,8 +9,9 @@ from torch import Tensor
 
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn.ops import cpu
+from contextual_rnn.ops.cpu import address
 from contextual_rnn.ops.fast_weights import check_options, check_tensors, choose
-from contextual_rnn.ops.operator import prepare
+from contextual_rnn.ops.operator import described, prepare
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank
 
 
@@ -38,13 +39,12 @@ class Head(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """What makes h0 and, dense or of rank `rank`, A(0); None for a part that there is not."""
+    """What makes h0 and, dense or of low rank, A(0); None for a part that there is not."""
 
     h0: Head
     a0: Head | None = None
     left: Head | None = None
     right: Head | None = None
-    rank: int = 0
 
 
 class Classification:
@@ -84,30 +84,37 @@ class Classification:
             if pair == (None, None) and name in ("bias", "norm_weight", "norm_bias"):
                 continue
             for tensor in pair:
-                fits = isinstance(tensor, Tensor) and tensor.shape == shape and tensor.is_contiguous()
-                if not fits or tensor.dtype != dtype or tensor.device.type != "cpu":
-                    raise ValueError(f"{name}: expected contiguous {dtype} of shape {shape}, got {_described(tensor)}")
-        of_heads = [0] * 16
-        if heads is not None and head_grads is not None:
-            if not 1 <= contexts <= tokens:
-                raise ValueError(f"contexts: expected 1 to the {tokens} tokens there are, got {contexts}")
-            factor = heads.rank * width
-            for i, (name, size) in enumerate({"h0": width, "a0": width**2, "left": factor, "right": factor}.items()):
-                head, grad = getattr(heads, name), getattr(head_grads, name)
-                for tensor in () if head is None else (head.weight, head.bias, grad.weight, grad.bias):
-                    fits = tensor.shape in ((size, inputs), (size,)) and tensor.is_contiguous()
-                    if not fits or tensor.dtype != dtype or tensor.device.type != "cpu":
-                        raise ValueError(
-                            f"{name}: expected contiguous {dtype} of {size} rows, got {_described(tensor)}"
-                        )
-                if head is not None:
-                    of_heads[4 * i : 4 * i + 4] = map(_address, (*head, *grad))
+                _check_place(name, tensor, shape, dtype)
+        self._rank = 0
+        of_heads = [0] * 16 if heads is None and head_grads is None else self._head_addresses(heads, head_grads)
         self._sizes = [tokens, inputs, hidden, classes]
         self._loss = parameters.embedding.new_empty(())
         recurrent = ("weight_hh", "norm_weight", "norm_bias")
         outside = [name for name in shapes if name not in recurrent]
-        self._addresses = [_address(getattr(parameters, name)) for name in outside]
-        self._addresses += [self._loss.data_ptr(), *(_address(getattr(grads, name)) for name in outside), *of_heads]
+        self._addresses = [address(getattr(parameters, name)) for name in outside]
+        self._addresses += [self._loss.data_ptr(), *(address(getattr(grads, name)) for name in outside), *of_heads]
+
+    def _head_addresses(self, heads: Heads | None, grads: Heads | None) -> list[int]:
+        """The addresses of heads that fit, and of their gradients."""
+        embedding, width = self._parameters.embedding, len(self._parameters.weight_hh)
+        if heads is None or grads is None:
+            raise ValueError("heads, head_grads: expected both or none, got one")
+        if not 1 <= self._contexts <= len(embedding):
+            raise ValueError(f"contexts: expected 1 to the {len(embedding)} tokens there are, got {self._contexts}")
+        if (heads.left is None) != (heads.right is None) or (heads.left is not None and heads.a0 is not None):
+            raise ValueError("heads: expected left and right together and no a0 beside them")
+        self._rank = max(1, len(heads.left.bias) // width) if heads.left is not None else 0
+        factor, addresses = self._rank * width, []
+        for name, size in {"h0": width, "a0": width**2, "left": factor, "right": factor}.items():
+            head, grad = getattr(heads, name), getattr(grads, name)
+            if head is None and grad is None:
+                addresses += [0] * 4
+                continue
+            places = (*(head or (None, None)), *(grad or (None, None)))
+            for tensor, shape in zip(places, 2 * [(size, embedding.shape[1]), (size,)], strict=True):
+                _check_place(name, tensor, shape, embedding.dtype)
+            addresses += map(address, places)
+        return addresses
 
     @staticmethod
     def serves(embedding: Tensor, steps: int, width: int, options: FastWeightsOptions, backend: str = "auto") -> bool:
@@ -148,8 +155,8 @@ class Classification:
         wrong = cpu.classification(
             (batch, steps, width), given, settings,
             [grads.weight_hh, *d_initial, grads.norm_weight, grads.norm_bias, None, None],
-            [*self._sizes, number, *map(_address, kept), *self._addresses],
-            (0, False) if self._heads is None else (self._heads.rank, self._heads.a0 is not None),
+            [*self._sizes, number, *map(address, kept), *self._addresses],
+            (self._rank, self._heads is not None and self._heads.a0 is not None),
         )  # fmt: skip
         if wrong:
             name, end = (("tokens", self._sizes[0]), ("targets", self._sizes[3]), ("states", number))[wrong - 1]
@@ -171,7 +178,7 @@ class Classification:
             fits = isinstance(tensor, Tensor) and tensor.ndim == axes and tensor.dtype == torch.int64
             if not fits or len(tensor) != len(tokens) or 0 in tensor.shape or tensor.device.type != "cpu":
                 shape = "(batch, time)" if axes == 2 else "(batch,)"
-                raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {_described(tensor)}")
+                raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {described(tensor)}")
         if not cpu.classification_fits(tokens.shape[1], width):
             raise ValueError(f"tokens: expected few enough steps for {width} units, got {tokens.shape[1]}")
         if (self._heads is None) == (h0 is None) or (h0 is None and (a0 is not None or states is None)):
@@ -185,11 +192,11 @@ class Classification:
         check_tensors(inputs, parameters.weight_hh, h0, a0, parameters.norm_weight, parameters.norm_bias, self._options)
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _described(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
+def _check_place(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Refuse what the native call could not read or write at its address."""
+    if (
+        tensor is None
+        or (tensor.shape, tensor.dtype, tensor.device.type) != (shape, dtype, "cpu")
+        or not tensor.is_contiguous()
+    ):
+        raise ValueError(f"{name}: expected contiguous {dtype} of shape {shape}, got {described(tensor)}")

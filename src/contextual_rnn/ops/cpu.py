@@ -128,12 +128,12 @@ def backward(
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if want and tensor is not None else None
         for tensor, want in zip(given, (True, *wanted[1:]), strict=False)
     ]
-    came = output.data_ptr(), 0, saved.data_ptr(), 0, *map(_address, (grad_output, grad_written, *grads))
+    came = output.data_ptr(), 0, saved.data_ptr(), 0, *map(address, (grad_output, grad_written, *grads))
     _run(True, given, settings, True, came)
     return [grad for grad, want in zip(grads, wanted, strict=True) if want and grad is not None]
 
 
-def _address(tensor: Tensor | None) -> int:
+def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
@@ -142,7 +142,7 @@ def _run(backwards: bool, given: Given, settings: Settings, keep: bool, others: 
     tensors = _contiguous(given, settings)  # kept alive until the kernel is done
     sizes = _sizes(given.inputs.shape, given, settings, keep)
     scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]
-    addresses = [*map(_address, tensors), *others]
+    addresses = [*map(address, tensors), *others]
     scratch = torch.empty(scratch_size(_PROBLEM.pack(*sizes, *addresses), backwards), dtype=torch.uint8)
     addresses[14] = scratch.data_ptr()
     run(_PROBLEM.pack(*sizes, *addresses))
@@ -185,7 +185,7 @@ def classification(
     make: its rank, or whether it is dense.
     """
     tensors = _contiguous(given, settings)
-    addresses = [0, *map(_address, tensors[1:]), *(0,) * 7, *map(_address, grads)]
+    addresses = [0, *map(address, tensors[1:]), *(0,) * 7, *map(address, grads)]
     sizes = list(_sizes(shape, given, settings, False))
     rank, dense = made
     sizes[4], sizes[9] = rank or sizes[4], shape[2] ** 2 if dense else sizes[9]

@@ -196,7 +196,7 @@ def _differentiate(kernel: Kernel, given: Given, settings: Settings, output: Ten
     """`Kernel.backward`, which must not be entered with less than it saved."""
     saved, expected = others[0], kernel.saved_size(given, settings)
     if saved.shape != (expected,) or saved.dtype != output.dtype or not saved.is_contiguous():
-        raise RuntimeError(f"saved: expected {expected} elements of {output.dtype}, got {_described(saved)}")
+        raise RuntimeError(f"saved: expected {expected} elements of {output.dtype}, got {described(saved)}")
     return kernel.backward(given, settings, output, *others)
 
 
@@ -204,7 +204,7 @@ def _check(kernel: Kernel, given: Given, settings: Settings, **others: Tensor | 
     """Refuse what the public door never lets through, since anybody may call an operator."""
     inputs = given.inputs
     if inputs.ndim != 3 or 0 in inputs.shape[1:] or not kernel.supports(inputs):
-        raise ValueError(f"inputs: expected (B, T, H) for the {kernel.name} kernel, got {_described(inputs)}")
+        raise ValueError(f"inputs: expected (B, T, H) for the {kernel.name} kernel, got {described(inputs)}")
     batch, steps, width = inputs.shape
     rank = given.left.shape[1] if given.left is not None and given.left.ndim == 3 else 1
     shapes = {
@@ -218,15 +218,18 @@ def _check(kernel: Kernel, given: Given, settings: Settings, **others: Tensor | 
             continue
         fits = tensor.shape == shape and tensor.dtype == dtype and tensor.device == inputs.device
         if not fits or tensor.layout != torch.strided:
-            raise ValueError(f"{name}: expected {dtype} of shape {tuple(shape)}, got {_described(tensor)}")
+            raise ValueError(f"{name}: expected {dtype} of shape {tuple(shape)}, got {described(tensor)}")
     if (given.left is None) != (given.right is None) or (given.left is not None and given.a0 is not None):
         raise ValueError("a0: expected left and right together and no a0 beside them")
     if settings.inner_steps < 1 or not 0 < settings.eps < float("inf"):
         raise ValueError(f"inner_steps, eps: expected at least 1 and a positive number, got {settings}")
 
 
-def _described(tensor: Tensor) -> str:
-    return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
+def described(value: object) -> str:
+    """What came, for the message of an error."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
 
 
 def _spread(grads: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
