@@ -1,6 +1,7 @@
 """What is kept under results/ is what was measured, and the README's figures are made of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,18 @@ def test_reads_back_what_it_wrote(tmp_path):
         assert copy.metrics[2] == {"epoch": 2, "validation_accuracy": run.metrics[2]["validation_accuracy"]} | {
             "train_loss": 0.12346
         }
+
+
+@pytest.mark.parametrize("accuracies", [[], [0.1], [0.1, 0.5]])
+def test_a_diverged_run_is_kept_whenever_it_stopped(tmp_path, accuracies):
+    run = run_of("zero", 2, [0.1, 0.2, 0.3])
+    metrics = run.metrics[: len(accuracies)]
+    diverged = replace(run, metrics=metrics, result={**run.result, "final": {}, "diverged": "loss is not finite"})
+    publish([diverged, *RUNS], tmp_path / "some.json")
+    found = read_published(tmp_path / "some.json")
+    assert [run.converged for run in found].count(False) == 1
+    *_, row = retrieval_table([tmp_path / "some.json"]).splitlines()
+    assert "80.00% (70.00% to 90.00%)" in row
 
 
 def test_nothing_to_publish(tmp_path):

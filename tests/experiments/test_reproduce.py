@@ -1,6 +1,9 @@
 """Reproducing the paper: the right runs, all of them, and a report at the end."""
 
 import dataclasses
+import multiprocessing
+import os
+import signal
 
 import pytest
 
@@ -76,3 +79,22 @@ def test_a_failing_run_does_not_take_the_others_along(tmp_path, monkeypatch):
     assert all(read_run(tmp_path / name).result is not None for name in others)
     assert (tmp_path / "report.html").is_file()
     assert (tmp_path / first / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_killed_process_takes_no_other_run_along(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "runs_of", tiny_runs)
+    watch, killed = module._watch, []
+
+    def watch_and_kill_once(futures, folders):
+        for seen in watch(futures, folders):
+            children = multiprocessing.active_children()
+            if not killed and children:
+                killed.append(children[0].pid)
+                os.kill(killed[0], signal.SIGKILL)
+            yield seen
+
+    monkeypatch.setattr(module, "_watch", watch_and_kill_once)
+    with pytest.raises(RuntimeError, match=f"1 of {len(tiny_runs('quick'))} runs failed"):
+        reproduce("quick", tmp_path, workers=2)
+    assert sum(run.result is not None for run in read_runs(tmp_path)) == len(tiny_runs("quick")) - 1
+    assert reproduce("quick", tmp_path, workers=1) == tmp_path / "report.html"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from contextual_rnn.experiments.atomic_file import write_atomically
 from contextual_rnn.experiments.comparison import groups_of
 from contextual_rnn.experiments.config import STATES
 from contextual_rnn.experiments.intervals import median_interval
@@ -36,7 +38,7 @@ def publish(runs: Iterable[Run], path: Path) -> None:
     for run in found:
         run["options"] = {name: value for name, value in run["options"].items() if name not in shared}
     lines = ",\n  ".join(json.dumps(run) for run in found)
-    path.write_text(f'{{"options": {json.dumps(shared)},\n "runs": [\n  {lines}\n ]}}\n')
+    write_atomically(path, f'{{"options": {json.dumps(shared)},\n "runs": [\n  {lines}\n ]}}\n'.encode())
 
 
 def read_published(path: Path) -> list[Run]:
@@ -66,7 +68,8 @@ def retrieval_table(files: Sequence[Path]) -> str:
 
 def _published(run: Run) -> dict[str, Any]:
     assert run.result is not None
-    often = [name for name in run.metrics[-1] if sum(name in line for line in run.metrics) > 1]
+    seen = Counter(name for line in run.metrics for name in line)
+    often = [name for name, lines in seen.items() if lines > 1]
     names = [name for name in often if name not in NOT_KEPT]
     return {
         "options": config_to_dict(run.config),
@@ -78,7 +81,7 @@ def _published(run: Run) -> dict[str, Any]:
 def _run(shared: dict[str, Any], published: dict[str, Any]) -> Run:
     published = dict(published)
     options, metrics = {**shared, **published.pop("options")}, published.pop("metrics")
-    epochs = len(next(iter(metrics.values())))
+    epochs = max(map(len, metrics.values()), default=0)
     lines: list[dict[str, float]] = [{"epoch": epoch} for epoch in range(epochs)]
     for name, values in metrics.items():
         for line, value in zip(lines, values, strict=True):

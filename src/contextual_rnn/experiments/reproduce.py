@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,6 +14,7 @@ from contextual_rnn.experiments import results
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig, StateName
 from contextual_rnn.experiments.report import write_report
 from contextual_rnn.experiments.training import train
+from contextual_rnn.experiments.workers import cores, local_workers
 
 Preset = Literal["quick", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -56,8 +55,7 @@ def reproduce(preset: Preset, folder: Path, *, workers: int | None = None) -> Pa
     """
     runs = runs_of(preset)
     epochs = sum(config.epochs for config in runs.values())
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers or os.cpu_count() or 1, mp_context=context) as pool:
+    with local_workers(workers or cores()) as pool:
         futures = {pool.submit(train, config, folder / name): name for name, config in runs.items()}
         with tqdm(total=epochs, unit="epoch", desc=f"reproduce {preset}", disable=None) as bar:
             for done, latest in _watch(list(futures), [folder / name for name in runs]):

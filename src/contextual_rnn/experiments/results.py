@@ -15,11 +15,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import platform
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import contextual_rnn
 from contextual_rnn.experiments.atomic_file import write_atomically
 from contextual_rnn.experiments.config import CONFIGS, Config
 
@@ -41,6 +45,15 @@ class Run:
     def converged(self) -> bool:
         """Whether the run has finished and did not diverge."""
         return self.result is not None and "diverged" not in self.result
+
+
+def versions() -> dict[str, str]:
+    """What must be the same everywhere for the same numbers."""
+    return {
+        "contextual_rnn": contextual_rnn.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def task_name(config: Config) -> str:
@@ -144,20 +157,20 @@ def summary(runs: list[Run]) -> list[dict[str, Any]]:
     rows = []
     for options, group in groups.items():
         group.sort(key=lambda run: run.config.seed)
-        found = [(run.config.seed, run.result) for run in group if run.result is not None]
-        good = [(seed, result) for seed, result in found if "diverged" not in result]
-        finals = [result["final"] for _, result in good]
+        found = [run.result for run in group if run.result is not None]
+        good = [run for run in group if run.converged]
+        finals = [run.result["final"] for run in good if run.result is not None]
         metrics = [name for name in (finals or [{}])[0] if name not in ("epoch", "step")]
         metrics = [name for name in metrics if all(name in final for final in finals)]
         rows.append(
             {
                 "options": json.loads(options),
-                "seeds": [seed for seed, _ in good],
-                "diverged": [seed for seed, result in found if "diverged" in result],
+                "seeds": [run.config.seed for run in good],
+                "diverged": [run.config.seed for run in group if not run.converged],
                 "final": {name: [final[name] for final in finals] for name in metrics},
                 "median": {name: statistics.median(final[name] for final in finals) for name in metrics},
-                "commands": [result["command"] for _, result in found],
-                "versions": found[0][1]["versions"],
+                "commands": [result["command"] for result in found],
+                "versions": found[0]["versions"],
             }
         )
     return rows

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import platform
 import shlex
 import time
 from collections.abc import Callable
@@ -17,7 +16,6 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-import contextual_rnn
 from contextual_rnn.experiments import checkpoint, results
 from contextual_rnn.experiments.associative_retrieval import RetrievalTask
 from contextual_rnn.experiments.atomic_file import BESIDE, remove_leftovers, write_atomically
@@ -217,11 +215,7 @@ def _result(
         "seconds": seconds,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "command": command(config, folder),
-        "versions": {
-            "contextual_rnn": contextual_rnn.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": results.versions(),
     }
 
 

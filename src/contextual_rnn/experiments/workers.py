@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,9 +12,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from typing import Any, cast
 
-import torch
-
-import contextual_rnn
+from contextual_rnn.experiments.results import versions
 
 CONNECT_SECONDS = 10
 
@@ -106,15 +103,6 @@ def dask_workers(address: str) -> Iterator[Executor]:
     with Client(address, timeout=CONNECT_SECONDS, set_as_default=False) as client:
         _check_environments(cast("dict[str, Any]", client.run(versions, on_error="return")))
         yield client.get_executor(pure=False)
-
-
-def versions() -> dict[str, str]:
-    """What must be the same everywhere for the same numbers."""
-    return {
-        "contextual_rnn": contextual_rnn.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _check_environments(found: dict[str, Any]) -> None:
