@@ -57,6 +57,14 @@ def test_several_seeds_are_thin_lines_and_a_median_of_the_finished():
     assert names(right) == ["free (2b)"]
 
 
+def test_many_seeds_are_a_band_of_deciles_and_a_median():
+    right = figures.retrieval_curves([retrieval("free", [0.1, seed / 100], seed=seed) for seed in range(31)]).axes[1]
+    ((epochs, medians, _),) = curves(right, "free")
+    assert (epochs, medians) == ([0, 1], pytest.approx([0.1, 0.15]))
+    (band,) = right.collections
+    assert sorted(set(band.get_paths()[0].vertices[:, 1].round(6).tolist())) == [0.03, 0.1, 0.27]
+
+
 def test_names_do_not_touch_and_stay_beside_the_panel():
     runs = [retrieval(state, [0.1, 0.99 + index / 1000]) for index, state in enumerate(figures.COLOURS)]
     figure = figures.retrieval_curves(runs)

@@ -208,6 +208,28 @@ def test_several_seeds_are_summed_up_with_intervals(tmp_path, whole):
     assert ["zero", "epochs to 99", "3", "never (never to never)", "-", "-"] in page.rows
 
 
+def test_a_large_sweep_is_cut_to_the_groups_nearest_to_the_defaults_and_says_so(tmp_path, whole, monkeypatch):
+    assert "groups of settings" not in page_of(whole).text
+    for units in (20, 30, 50):
+        for seed in range(2):
+            retrieval(tmp_path / f"units{units}seed{seed}", "sound", "zero", 0.25, units=units, pairs=3, seed=seed)
+    monkeypatch.setattr(module, "PICTURES", 3)
+    monkeypatch.setattr(module, "TABLES", 3)
+    monkeypatch.setattr(module, "ROWS", 7)
+    page = page_of(tmp_path)
+    assert page.text.count("Figure 2:") == 3, "two starts, and of pairs 3 that with fewest changes"
+    assert "Here are 14 runs in 6 groups of settings" in page.text
+    assert "units 20" not in page.text
+    assert len(json.loads((tmp_path / "summary.json").read_text())) == 11, "the figures of all are in the file"
+    assert page.text.count("contextual-rnn train ") == 7
+
+
+def test_many_seeds_are_a_band(tmp_path):
+    for seed in range(30):
+        retrieval(tmp_path / f"{seed}", "sound", "zero", 0.5 + seed / 100, seed=seed)
+    assert "zero 30; of more than 24 a band from the first to the last decile, in bold" in page_of(tmp_path).text
+
+
 def test_what_is_missing_or_unfinished_is_said(tmp_path):
     retrieval(tmp_path / "half", "sound", "free", epochs=2, finished=False)
     page = page_of(tmp_path)

@@ -11,6 +11,7 @@ from itertools import cycle
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +27,7 @@ COLOURS = {"zero": "#0072B2", "free": "#E69F00", "context": "#D55E00", "normal":
 LABELS = {"zero": "zero (2a)", "free": "free (2b)", "context": "context (2c)", "normal": "normal (Eq. 4)"}
 INK = "#333333"
 BAND = (0.1, 0.9)
+THIN_LINES = 24  # of a state; more seeds are a band
 # Kinds of one state that share a picture.
 KINDS = (("#009E73", "-"), ("#D55E00", "--"), ("#0072B2", "-."), ("#E69F00", ":"), ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))))
 
@@ -200,7 +202,8 @@ def _panels(count: int, *, width: float, height: float, columns: int = 2) -> tup
 def _curves(axes: Axes, runs: Sequence[Run], metric: str) -> list[End]:
     """A line for each run, thin where a state has several, and then in bold the median; the ends of the bold lines.
 
-    The median is over the finished runs where there are any, so that one that has just begun does not cut it short.
+    Of many runs there is a band from the first to the last decile instead. Median and band are over the finished runs
+    where there are any, so that one that has just begun does not cut it short.
     """
     ends = []
     for state, colour in COLOURS.items():
@@ -212,12 +215,15 @@ def _curves(axes: Axes, runs: Sequence[Run], metric: str) -> list[End]:
         ]
         if not found:
             continue
-        if len(found) > 1:
+        if 1 < len(found) <= THIN_LINES:
             for _, curve in found:
                 axes.plot(list(curve), list(curve.values()), color=colour, lw=0.7, alpha=0.6)
         curves = [curve for finished, curve in found if finished] or [curve for _, curve in found]
         epochs = sorted(set.intersection(*map(set, curves)))
-        medians = [statistics.median(curve[epoch] for curve in curves) for epoch in epochs]
+        values = numpy.array([[curve[epoch] for epoch in epochs] for curve in curves])
+        medians = numpy.median(values, axis=0).tolist()
+        if len(found) > THIN_LINES:
+            axes.fill_between(epochs, *numpy.quantile(values, BAND, axis=0), color=colour, alpha=0.2, lw=0)
         axes.plot(epochs, medians, color=colour, lw=1.8)
         ends.append(End(epochs[-1], medians[-1], LABELS[state], colour))
     axes.set_xlabel("epoch")

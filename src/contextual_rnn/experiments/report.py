@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,10 +19,9 @@ from contextual_rnn.experiments import drawings, figures
 from contextual_rnn.experiments.calibration import calibration, calibration_finding, calibration_table
 from contextual_rnn.experiments.comparison import STARTS, Group, differing, finding, groups_of, shown, words
 from contextual_rnn.experiments.config import STATES
-from contextual_rnn.experiments.evidence import evidence
-from contextual_rnn.experiments.intervals import Interval
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
 from contextual_rnn.experiments.playground import playground
+from contextual_rnn.experiments.report_tables import TASKS, epochs_of, final_figures, over_seeds
 from contextual_rnn.experiments.results import WEIGHTS, Run, config_to_dict, read_runs, summary, write_json
 from contextual_rnn.experiments.run_diagnostics import HEADER, diagnose_run, numbers_of
 from contextual_rnn.experiments.training import command
@@ -32,18 +30,9 @@ from contextual_rnn.experiments.trajectories import sample_trajectories
 REPORT, SUMMARY, CALIBRATION, DIAGNOSTICS = "report.html", "summary.json", "calibration.json", "diagnostics.json"
 FIGURE_6_PERIODS, FIGURE_6_INITIAL, FIGURE_6_SAMPLES = (2.0, 3.0), 3.0, 10
 
+# What a page shows of a large sweep; the numbers of all of it are in summary.json.
+PICTURES, TABLES, ROWS, UNFINISHED = 12, 60, 500, 10
 BROAD = 6.0  # inches; on a phone such a figure keeps its size and scrolls inside its card
-TASKS = {"retrieval": "Associative retrieval", "decay": "Linear cosine decay"}
-# Options with a column of their own in the table of final figures, and the metrics there.
-OPTIONS = {"retrieval": ("state", "start", "timing", "leaves"), "decay": ("state",)}
-METRICS = {
-    "retrieval": {"validation_accuracy": "accuracy", "validation_log_likelihood": "log-likelihood"},
-    "decay": {
-        "validation_squared_error": "squared error",
-        "free_running_squared_error": "free-running error",
-        "mean_scale": "mean sigma",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -60,14 +49,17 @@ def write_report(folder: Path) -> Path:
 
     summary.json has medians and every seed's final metrics; where there are trained weights, calibration.json says how
     often the truth lies within the samples, and diagnostics.json whether the initial state mattered. Unfinished runs
-    are shown with the epochs they have. Raises ValueError where there is no run below `folder`.
+    are shown with the epochs they have. Of many groups of settings the page shows those nearest to the defaults and
+    says so. Raises ValueError where there is no run below `folder`.
     """
     folder = Path(folder)
     runs = sorted(read_runs(folder), key=_place)
     by_task = {task: [run for run in runs if run.task == task] for task in TASKS}
     retrieval, decay = groups_of(by_task["retrieval"]), groups_of(by_task["decay"])
-    calibrated = calibration(decay)
-    diagnosed = [_diagnosed(run) for run in _first_of_each([*retrieval, *decay])]
+    told = [*_nearest(retrieval, TABLES), *_nearest(decay, TABLES)]
+    listed = _listed(runs, told)
+    calibrated = calibration(_nearest(decay, PICTURES))
+    diagnosed = [_diagnosed(run) for run in _first_of_each(told)]
     environment = Environment(
         loader=PackageLoader("contextual_rnn.experiments", "."),
         autoescape=True,
@@ -76,11 +68,11 @@ def write_report(folder: Path) -> Path:
     )
     html = environment.get_template("report.html.jinja").render(
         retrieval_model=_inline(drawings.retrieval_model(), "figure1"),
-        retrieval=_pictures(retrieval, figures.retrieval_curves, "figure2"),
-        finding=finding(retrieval),
+        retrieval=_pictures(_nearest(retrieval, PICTURES), figures.retrieval_curves, "figure2"),
+        finding=finding(_nearest(retrieval, TABLES)),
         decay_model=_inline(drawings.decay_model(), "figure3"),
         decay_sequence=_inline(figures.decay_sequence(), "figure4"),
-        decay=_pictures(decay, figures.decay_curves, "figure5"),
+        decay=_pictures(_nearest(decay, PICTURES), figures.decay_curves, "figure5"),
         samples=_samples(by_task["decay"]),
         calibration=_inline(figures.calibration_curves(calibrated), "calibration") if calibrated else None,
         spread=_inline(figures.spread_curves(calibrated), "spread") if calibrated else None,
@@ -89,9 +81,10 @@ def write_report(folder: Path) -> Path:
         **_playground(by_task["decay"]),
         diagnosed=[picture for picture, _ in diagnosed],
         diagnostics_tables=_diagnostics_tables([row for _, row in diagnosed]),
-        tables=[_table(task, found) for task, found in by_task.items() if found],
-        over_seeds=[table for group in (*retrieval, *decay) if (table := _over_seeds(group, retrieval)) is not None],
-        commands=[run.result["command"] if run.result is not None else command(run.config, run.folder) for run in runs],
+        tables=[final_figures(task, found) for task in by_task if (found := [r for r in listed if r.task == task])],
+        over_seeds=over_seeds(told),
+        commands=[run.result["command"] if run.result else command(run.config, run.folder) for run in listed],
+        left_out=_left_out(runs, listed, [*retrieval, *decay]),
         versions=_versions(runs),
     )
     write_json(folder / SUMMARY, summary(runs))
@@ -106,9 +99,9 @@ def write_report(folder: Path) -> Path:
 
 
 def _pictures(groups: Sequence[Group], draw: Callable[[Sequence[Run]], Figure], name: str) -> list[Picture]:
-    pictures = []
+    pictures, apart_in = [], differing(groups) if groups else []
     for index, group in enumerate(groups):
-        apart = [f"{words(option)} {shown(group.settings[option])}" for option in differing(groups)]
+        apart = [f"{words(option)} {shown(group.settings[option])}" for option in apart_in]
         title = ": ".join(filter(None, [STARTS.get(group.settings.get("start", "")), ", ".join(apart)]))
         shared = ", ".join(f"{words(option)} {shown(value)}" for option, value in group.settings.items())
         caption = f"{_seeds(group)} {_unfinished(group)} Shared settings: {shared}."
@@ -123,13 +116,40 @@ def _seeds(group: Group) -> str:
     single = [state for state in STATES if seeds[state] == 1]
     several = ", ".join(f"{state} {seeds[state]}" for state in STATES if seeds[state] > 1)
     which = f" of {' and '.join(single)}" if several else ""
-    texts = [f"Seeds: {several}; a thin line each, in bold the median of the finished ones."] if several else []
+    many = max(seeds.values()) > figures.THIN_LINES
+    how = f"of more than {figures.THIN_LINES} a band from the first to the last decile" if many else "a thin line each"
+    texts = [f"Seeds: {several}; {how}, in bold the median of the finished ones."] if several else []
     return " ".join(texts + ([f"One seed{which}: no interval, read as an illustration."] if single else []))
 
 
 def _unfinished(group: Group) -> str:
-    runs = [f"{run.config.state} seed {run.config.seed} ({_epochs(run)})" for run in group.runs if run.result is None]
-    return f"Unfinished: {', '.join(runs)}." if runs else ""
+    runs = [f"{run.config.state} seed {run.config.seed} ({epochs_of(run)})" for run in group.runs if run.result is None]
+    more = f" and {len(runs) - UNFINISHED:,} more" if len(runs) > UNFINISHED else ""
+    return f"Unfinished: {', '.join(runs[:UNFINISHED])}{more}." if runs else ""
+
+
+def _nearest(groups: Sequence[Group], count: int) -> list[Group]:
+    """Of more groups than `count` those with the fewest options changed, in their order."""
+    nearest = sorted(range(len(groups)), key=lambda index: _changed(groups[index].runs[0]))[:count]
+    return [groups[index] for index in sorted(nearest)]
+
+
+def _listed(runs: Sequence[Run], groups: Sequence[Group]) -> list[Run]:
+    """All of few runs, of many the first in `groups`."""
+    if len(runs) <= ROWS:
+        return list(runs)
+    folders = {run.folder for group in groups for run in group.runs}
+    return [run for run in runs if run.folder in folders][:ROWS]
+
+
+def _left_out(runs: Sequence[Run], listed: Sequence[Run], groups: Sequence[Group]) -> str:
+    if len(runs) == len(listed) and len(groups) <= PICTURES:
+        return ""
+    return (
+        f"Here are {len(runs):,} runs in {len(groups):,} groups of settings. This page has pictures of at most "
+        f"{PICTURES} groups a task, intervals of {TABLES}, and a line for {len(listed):,} runs, those nearest to the "
+        f"defaults; {SUMMARY} has the figures of all, and contextual-rnn results writes them as Parquet."
+    )
 
 
 def _normal_run(runs: Sequence[Run]) -> Run | None:
@@ -199,78 +219,12 @@ def _diagnostics_tables(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"title": "Losses under other states", "header": HEADER, "texts": 1, "rows": table}] if rows else []
 
 
-def _table(task: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """Final figures of one task; `texts` columns of words, then columns of numbers."""
-    texts = [*map(words, OPTIONS[task]), "other options"]
-    numbers = ["seed", "epochs", "parameters", *METRICS[task].values(), "minutes"]
-    rows = [_row(task, run) for run in runs]
-    return {"title": TASKS[task], "header": [*texts, *numbers], "texts": len(texts), "rows": rows}
-
-
-def _row(task: str, run: Run) -> list[str]:
-    options = {field.name: (getattr(run.config, field.name), field.default) for field in dataclasses.fields(run.config)}
-    others = [
-        f"{words(name)} {shown(value)}"
-        for name, (value, default) in options.items()
-        if value != default and name not in (*OPTIONS[task], "seed", "epochs")
-    ]
-    final, seconds = _final(run), (run.result or (run.metrics or [{}])[-1]).get("seconds")
-    return [
-        *(str(options[name][0]) for name in OPTIONS[task]),
-        ", ".join(others) or "-",
-        str(run.config.seed),
-        _epochs(run) + ("" if run.converged else ", diverged" if run.result is not None else ", unfinished"),
-        _number((run.result or {}).get("parameters"), ","),
-        *(_number(final.get(name), ".2%" if name == "validation_accuracy" else ".4g") for name in METRICS[task]),
-        _number(None if seconds is None else seconds / 60, ".1f"),
-    ]
-
-
-def _over_seeds(group: Group, retrieval: Sequence[Group]) -> dict[str, Any] | None:
-    """What the seeds of one group say, with intervals; None for single seeds."""
-    rows = [
-        [
-            row.state,
-            words(row.measure),
-            str(len(row.seeds)),
-            *(_interval(interval, row.measure) for interval in (row.value, row.gain)),
-            _interval(row.improvement, ""),
-        ]
-        for row in evidence([group])
-    ]
-    if not rows:
-        return None
-    task = group.runs[0].task
-    apart = differing(retrieval) if task == "retrieval" else []
-    title = [TASKS[task], STARTS.get(group.settings.get("start", ""), "")]
-    title += [f"{words(name)} {shown(group.settings[name])}" for name in apart]
-    header = ["state", "measure", "seeds", "median", "gain over zero", "probability of improvement"]
-    return {"title": ", ".join(filter(None, title)), "header": header, "texts": 2, "rows": rows}
-
-
-def _interval(interval: Interval | None, measure: str) -> str:
-    if interval is None:
-        return "-"
-    form = ".2%" if measure == "validation_accuracy" else ".4g"
-    estimate, low, high = ("never" if math.isinf(value) else _number(value, form) for value in interval)
-    return f"{estimate} ({low} to {high})" if not math.isnan(interval.low) else f"{estimate} (one seed)"
-
-
 def _place(run: Run) -> tuple[object, ...]:
     """Sorts runs: by task, the authors' start first, then by what the tables show first."""
     config = run.config
     options = [str(getattr(config, name, "")) for name in ("timing", "leaves")]
     start = getattr(config, "start", "")
     return list(TASKS).index(run.task), start == "sound", *options, STATES.index(config.state), config.seed, run.folder
-
-
-def _final(run: Run) -> dict[str, float]:
-    """The last metrics of a run, finished or not."""
-    return run.result["final"] if run.result is not None else (run.metrics or [{}])[-1]
-
-
-def _epochs(run: Run) -> str:
-    return f"{int(_final(run).get('epoch', 0))} of {run.config.epochs}"
 
 
 def _versions(runs: Sequence[Run]) -> list[str]:
@@ -280,12 +234,6 @@ def _versions(runs: Sequence[Run]) -> list[str]:
         if run.result is not None
     )
     return [f"{versions} ({count} run{'s' * (count > 1)})" for versions, count in sorted(found.items())]
-
-
-def _number(value: float | None, form: str) -> str:
-    if value is None:
-        return "-"
-    return format(value, form) if math.isfinite(value) else "non-finite"
 
 
 def _inline(figure: Figure, name: str) -> Markup:
