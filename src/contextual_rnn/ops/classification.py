@@ -9,9 +9,10 @@ from torch import Tensor
 
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn.ops import cpu
+from contextual_rnn.ops.backend import prepare
 from contextual_rnn.ops.cpu import address
 from contextual_rnn.ops.fast_weights import check_options, check_tensors, choose
-from contextual_rnn.ops.operator import described, prepare
+from contextual_rnn.ops.operator import described
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank
 
 

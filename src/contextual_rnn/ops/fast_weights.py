@@ -14,8 +14,8 @@ from contextual_rnn._lengths import check_lengths, without_padding
 from contextual_rnn._numbers import check_number, check_size
 from contextual_rnn.ops import cpu, triton
 from contextual_rnn.ops.attention import attention
+from contextual_rnn.ops.backend import backend_of
 from contextual_rnn.ops.kernel import Kernel
-from contextual_rnn.ops.operator import backend_of
 from contextual_rnn.ops.options import TIMINGS, FastWeightsOptions, LowRank, Timing
 from contextual_rnn.ops.reference import reference
 

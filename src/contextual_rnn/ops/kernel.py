@@ -1,4 +1,4 @@
-"""What a native kernel of the recurrence owes, forward and backward on plain tensors; `operator.py` does the rest."""
+"""What a native kernel of the recurrence owes, forward and backward on plain tensors; `backend.py` does the rest."""
 
 from __future__ import annotations
 
