@@ -78,10 +78,11 @@ def judge(model: Painter, classifier: SVC, held_out: tuple[Tensor, Tensor], opti
     }
     state = model.rnn.initial_state
     if isinstance(state, NormalState):
+        at_mean = model.paint(told, len(told), generator, sample=False)
         (normal,) = state.distribution(torch.arange(10)).values()
         found |= {
             "nats per pixel, one draw": one,
-            "diversity / real, h(0) at its mean": diversity(model.paint(told, len(told), generator, False), told) / real,
+            "diversity / real, h(0) at its mean": diversity(at_mean, told) / real,
             "sigma": float(normal.scale.detach().mean()),
             "deviation of the labels' means": float(normal.mean.detach().std(0).mean()),
         }
@@ -91,7 +92,7 @@ def judge(model: Painter, classifier: SVC, held_out: tuple[Tensor, Tensor], opti
 def main(options: Options) -> None:
     if options.quick:
         options = replace(options, seeds=2, updates=3, units=16, per_class=10, draws=2)
-    started, figures, judged = time.perf_counter(), {name: {} for name in VARIANTS}, []
+    started, values, judged = time.perf_counter(), {name: {} for name in VARIANTS}, []
     for seed in range(options.seeds):
         seen, held_out, seen_labels, held_labels = digits(seed)
         classifier = SVC(gamma="scale").fit(seen, seen_labels)
@@ -101,16 +102,16 @@ def main(options: Options) -> None:
             model = Painter(SIDE if options.unit == "row" else 1, options.units, state, told)
             train(model, seen, seen_labels, options.updates, f"{name}, seed {seed}")
             for measure, value in judge(model, classifier, (held_out, held_labels), options).items():
-                figures[name].setdefault(measure, []).append(value)
+                values[name].setdefault(measure, []).append(value)
             if name == "normal" and seed == 0:
                 asked = torch.arange(10).repeat_interleave(10)
                 draw(model.paint(asked, 100, torch.Generator().manual_seed(1)), options.unit, options.out)
-    told = zip(figures["normal"]["nats per pixel"], figures["label at every step"]["nats per pixel"], strict=True)
-    more = [normal - label for normal, label in told]
-    figures = {name: {key: over_seeds(values) for key, values in found.items()} for name, found in figures.items()}
-    figures["nats per pixel, normal less label at every step"] = over_seeds(more)
-    figures["classifier on real held-out digits"] = over_seeds(judged)
-    write(options.out / f"digits-{options.unit}.json", asdict(options), figures, started)
+        told = zip(values["normal"]["nats per pixel"], values["label at every step"]["nats per pixel"], strict=True)
+        more = over_seeds([normal - label for normal, label in told])
+        figures = {name: {key: over_seeds(each) for key, each in found.items()} for name, found in values.items()}
+        figures["nats per pixel, normal less label at every step"] = more
+        figures["classifier on real held-out digits"] = over_seeds(judged)
+        write(options.out / f"digits-{options.unit}.json", asdict(options), figures, started)  # it takes a while
 
 
 if __name__ == "__main__":

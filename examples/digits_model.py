@@ -44,7 +44,7 @@ class Painter(nn.Module):
         return torch.cat(parts, -1)
 
     def logits(self, output: Tensor, pixels: Tensor) -> Tensor:
-        """Of the levels of a step's pixels, (..., width, 17), for the GRU's output (..., units) and pixels (..., width).
+        """Of the levels of a step's pixels, (..., width, 17); `output` is the GRU's, `pixels` (..., width).
 
         A pixel's own level and those to its right do not count.
         """
@@ -94,7 +94,14 @@ class Painter(nn.Module):
 
         empty = torch.full((count, PIXELS), -1.0)
         made = generate(
-            self.rnn, step, empty, num_steps=self.steps, context=context, sample=sample, embed=embed, generator=generator
+            self.rnn,
+            step,
+            empty,
+            num_steps=self.steps,
+            context=context,
+            sample=sample,
+            embed=embed,
+            generator=generator,
         )
         return made[:, 0, -1]
 
