@@ -28,8 +28,8 @@ from contextual_rnn import ConstantState, ContextState, FreeState, NormalState
 
 # (initial state, is the label appended to every step?)
 VARIANTS = {
-    "normal": (lambda gru: NormalState(gru, nn.Embedding(10, 32)), False),
-    "context": (lambda gru: ContextState(gru, nn.Embedding(10, 32)), False),
+    "normal": (lambda lstm: NormalState(lstm, nn.Embedding(10, 32)), False),
+    "context": (lambda lstm: ContextState(lstm, nn.Embedding(10, 32)), False),
     "label at every step": (ConstantState, True),
     "zero": (ConstantState, False),
     "free": (FreeState, False),
@@ -42,7 +42,7 @@ class Options:
     """What one step paints."""
     seeds: int = 1
     """Each with a split of the images and a training of its own."""
-    updates: int = 600
+    updates: int = 500
     units: int = 128
     per_class: int = 50
     """Images painted for each label."""
@@ -79,7 +79,7 @@ def judge(model: Painter, classifier: SVC, held_out: tuple[Tensor, Tensor], opti
     state = model.rnn.initial_state
     if isinstance(state, NormalState):
         at_mean = model.paint(told, len(told), generator, sample=False)
-        (normal,) = state.distribution(torch.arange(10)).values()
+        normal = state.distribution(torch.arange(10))["h"]
         found |= {
             "nats per pixel, one draw": one,
             "diversity / real, h(0) at its mean": diversity(at_mean, told) / real,

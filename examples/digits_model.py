@@ -17,26 +17,26 @@ SEEN = 2 * SIDE  # the last two rows painted
 
 
 class Painter(nn.Module):
-    """p(image | context): a GRU that paints `width` pixels a step, 1 or a whole row, each given all before it.
+    """p(image | context): an LSTM that paints `width` pixels a step, 1 or a whole row, each given all before it.
 
         input(t) = the last two rows painted by then, t, and the label where it is `told` at every step
         p(x_i | h(t), x_<i) = softmax(W relu(A h(t) + B x_<i + c_i)), i counting the pixels of step t alone
 
-    `state` makes the initial state for the GRU; through it alone the context comes in where it is not told.
+    `state` makes the initial state for the LSTM; through it alone the context comes in where it is not told.
     """
 
-    def __init__(self, width: int, units: int, state: Callable[[nn.GRU], InitialState], told: bool = False):
+    def __init__(self, width: int, units: int, state: Callable[[nn.LSTM], InitialState], told: bool = False):
         super().__init__()
         self.width, self.steps, self.told = width, PIXELS // width, told
-        gru = nn.GRU(SEEN + self.steps + 10 * told, units, batch_first=True)
-        self.rnn = ContextualRNN(gru, state(gru))
+        lstm = nn.LSTM(SEEN + self.steps + 10 * told, units, batch_first=True)
+        self.rnn = ContextualRNN(lstm, state(lstm))
         self.hidden = nn.Linear(units, 64)
         self.left = nn.Linear(width, 64, bias=False)
         self.place = nn.Parameter(0.1 * torch.randn(width, 64))
         self.readout = nn.Linear(64, LEVELS)
 
     def inputs(self, images: Tensor, labels: Any) -> Tensor:
-        """What the GRU reads while it paints `images` (B, 64): (B, steps, features)."""
+        """What the LSTM reads while it paints `images` (B, 64): (B, steps, features)."""
         seen = functional.pad(images / 8 - 1, (SEEN, 0), value=-1.0).unfold(1, SEEN, self.width)[:, : self.steps]
         parts = [seen, torch.eye(self.steps).expand(len(images), -1, -1)]
         if self.told:
@@ -44,7 +44,7 @@ class Painter(nn.Module):
         return torch.cat(parts, -1)
 
     def logits(self, output: Tensor, pixels: Tensor) -> Tensor:
-        """Of the levels of a step's pixels, (..., width, 17); `output` is the GRU's, `pixels` (..., width).
+        """Of the levels of a step's pixels, (..., width, 17); `output` is the LSTM's, `pixels` (..., width).
 
         A pixel's own level and those to its right do not count.
         """
@@ -109,9 +109,9 @@ class Painter(nn.Module):
 def train(model: Painter, images: Tensor, context: Any, updates: int, name: str) -> Painter:
     """By maximum likelihood; a random h0 is drawn once an image, so what is maximised is the bound by one draw."""
     optimizer = torch.optim.AdamW(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, updates)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-2, updates)
     for _ in trange(updates, desc=name, leave=False):
-        rows = torch.randint(len(images), (64,))
+        rows = torch.randint(len(images), (32,))
         some = {key: value[rows] for key, value in context.items()} if isinstance(context, dict) else context[rows]
         loss = -model.log_likelihood(images[rows], some).mean() / PIXELS
         optimizer.zero_grad()

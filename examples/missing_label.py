@@ -6,7 +6,7 @@ In training a share of the labels is dropped and a learned null state stands in 
 works without a label, and a guidance strength moves h(0) between the null state (0) and the label's (1), and beyond.
 
 It never sees a nine. Asked for one it does not fail: nine falls into the bucket for unknown categories. And where a few
-nines turn up later, a state of their own is learned from them, 128 numbers, with the network left as it is.
+nines turn up later, a state of their own is learned from them, 256 numbers, with the network left as it is.
 """
 
 import copy
@@ -34,7 +34,7 @@ GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 @dataclass(frozen=True)
 class Options:
     seeds: int = 1
-    updates: int = 600
+    updates: int = 500
     units: int = 128
     dropped: float = 0.2
     """Share of the training labels that are missing; half as many are taken for unknown ones."""
@@ -53,8 +53,8 @@ def painter(options: Options) -> tuple[Painter, Callable[[Tensor], dict[str, Ten
     """A model, and what makes contexts of labels: a new one falls into the bucket for unknown categories."""
     net = ContextNet({"digit": Categorical(tuple(range(NEW)), unknown=True, dropout=options.dropped / 2)})
 
-    def state(gru: nn.GRU) -> ContextDropout:
-        return ContextDropout(NormalState(gru, net), options.dropped, null=NormalState(gru, FreeState(gru)))
+    def state(lstm: nn.LSTM) -> ContextDropout:
+        return ContextDropout(NormalState(lstm, net), options.dropped, null=NormalState(lstm, FreeState(lstm)))
 
     return Painter(SIDE, options.units, state), lambda labels: net.encode({"digit": labels.tolist()})
 
@@ -62,8 +62,8 @@ def painter(options: Options) -> tuple[Painter, Callable[[Tensor], dict[str, Ten
 def with_new_state(model: Painter, images: Tensor, updates: int, name: str) -> Painter:
     """The same network, with a state learned from `images` alone, from the null state on."""
     model = copy.deepcopy(model).requires_grad_(False)
-    gru, null = model.rnn.network, model.rnn.initial_state(None)
-    model.rnn = ContextualRNN(gru, FreeState(gru, value=null))
+    lstm, null = model.rnn.network, model.rnn.initial_state(None)
+    model.rnn = ContextualRNN(lstm, FreeState(lstm, value=null))
     return train(model, images, torch.zeros(len(images)), updates, name)
 
 
