@@ -33,7 +33,7 @@ def check_call(batch_size: int | None, batched: bool | None = None, generator: t
         check_size("batch_size", batch_size, 0)
         if batched is False:
             raise ValueError(f"batch_size: expected None with batched=False, got {batch_size}")
-    if not isinstance(generator, torch.Generator | None):
+    if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
 
 
