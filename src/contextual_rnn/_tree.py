@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from torch import Tensor, nn
@@ -143,13 +144,10 @@ def matches(tree: State, state: State, batch_size: int | None, like: Tensor | No
             and state.shape == shape
             and (like is None or (state.dtype == like.dtype and state.device == like.device))
         )
-    if isinstance(tree, (tuple, list)):
-        if not isinstance(state, (tuple, list)) or len(tree) != len(state):
+    if isinstance(tree, tuple | list):
+        if not isinstance(state, tuple | list) or len(tree) != len(state):
             return False
-        for child, value in zip(tree, state, strict=True):
-            if not matches(child, value, batch_size, like):
-                return False
-        return True
+        return all(map(matches, tree, state, repeat(batch_size), repeat(like)))
     if isinstance(tree, Mapping):
         return (
             isinstance(state, Mapping)

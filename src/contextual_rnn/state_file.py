@@ -12,6 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from contextual_rnn._tree import Leaf, State
 from contextual_rnn.initial_state import InitialState
@@ -28,7 +29,7 @@ def save_state(state: InitialState, path: str | Path) -> None:
     renamed, so that nobody sees half a file. Raises TypeError for what is no InitialState.
     """
     _check(state)
-    tensors = {name: tensor.contiguous() for name, tensor in state.state_dict().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in _numbers(state).items()}
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -56,15 +57,22 @@ def load_state(state: InitialState, path: str | Path) -> None:
         raise ValueError(f"path: expected a file of save_state, got {path}, which names no state")
     if kept != (ours := _describe(state)):
         raise ValueError(f"path: expected a state for {ours}, as this one is, got one for {kept} in {path}")
-    found, expected = ({name: tuple(t.shape) for name, t in each.items()} for each in (tensors, state.state_dict()))
+    found, expected = ({name: tuple(t.shape) for name, t in each.items()} for each in (tensors, _numbers(state)))
     if found != expected:
-        raise ValueError(f"path: expected {type(state).__name__} of {expected}, got {found} in {path}")
-    state.load_state_dict(tensors)
+        raise ValueError(f"path: expected a {type(state).__name__} of {expected}, got {found} in {path}")
+    state.load_state_dict(tensors, strict=False)
 
 
 def _check(state: InitialState) -> None:
     if not isinstance(state, InitialState):
         raise TypeError(f"state: expected an InitialState, got {type(state).__name__}")
+
+
+def _numbers(state: InitialState) -> dict[str, Tensor]:
+    """Each parameter and buffer once, under its first name: two heads may share a context network."""
+    named = state.state_dict(keep_vars=True)
+    names = {id(tensor): name for name, tensor in reversed(named.items())}
+    return {name: named[name].detach() for name in reversed(names.values())}
 
 
 def _describe(state: InitialState) -> str:

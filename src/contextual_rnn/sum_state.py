@@ -59,12 +59,14 @@ class SumState(InitialState):
         return {leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec}
 
     def _terms(self) -> list[tuple[InitialState, float]]:
-        return [(state, w) for state, w in zip(self.states, self.weights, strict=True) if isinstance(state, InitialState)]
+        return [
+            (state, w) for state, w in zip(self.states, self.weights, strict=True) if isinstance(state, InitialState)
+        ]
 
 
 def _sum(terms: list[tuple[Moments, float]]) -> Moments:
-    mean = torch.stack([weight * moments.mean for moments, weight in terms]).sum(0)
-    squares = [
-        (weight * torch.as_tensor(moments.scale)).square() for moments, weight in terms if moments.scale is not None
-    ]
-    return Moments(mean, sum(squares[1:], squares[0]).sqrt() if squares else None)
+    means = [weight * moments.mean for moments, weight in terms]
+    scales = [weight * torch.as_tensor(moments.scale) for moments, weight in terms if moments.scale is not None]
+    squares = [scale.square() for scale in scales]
+    scale = sum(squares[1:], squares[0]).sqrt() if squares[1:] else scales[0].abs() if scales else None
+    return Moments(sum(means[1:], means[0]), scale)
