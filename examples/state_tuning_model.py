@@ -35,3 +35,10 @@ class LowRank(nn.Module):
 
     def forward(self) -> dict[str, Tensor]:
         return {n: w + b @ a for n, w, b, a in zip(self.names, self.frozen, self.b, self.a, strict=True)}
+
+
+def scores(model: Writer, extra: nn.Module | None, rows: Tensor, task: Tensor) -> Tensor:
+    """Of the model with what a task adds: a state, other weights, or nothing."""
+    if isinstance(extra, LowRank):
+        return model(rows, weights=extra())
+    return model(rows, hx=None if extra is None else extra(task, len(rows)))
