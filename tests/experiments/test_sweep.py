@@ -102,7 +102,7 @@ def test_foreign_folders_and_broken_results_are_failures_that_touch_nothing(tmp_
 
 def test_a_folder_that_the_worker_does_not_share_is_named(tmp_path):
     elsewhere = tmp_path / "not shared" / "run"
-    outcome = module.run_into({"task": "decay", **TINY}, str(elsewhere), 30)
+    outcome = module.run_into([{"task": "decay", **TINY}], [str(elsewhere)], 30)[0]
     assert str(elsewhere) in outcome.error
     assert outcome.worker in outcome.error
     assert not elsewhere.exists()
@@ -120,7 +120,7 @@ class Losing(Serial):
         self.times = {folder_name(config): times for config in CONFIGS}
 
     def submit(self, fn, /, *args, **kwargs):
-        name = os.path.basename(args[1])
+        name = os.path.basename(args[1][0])
         self.times[name] -= 1
         if self.times[name] >= 0:
             future = Future()
@@ -227,12 +227,12 @@ def test_ten_thousand_finished_runs_are_gathered_by_one_look_at_each(tmp_path, m
     class Done(Executor):
         def submit(self, fn, /, *args, **kwargs):
             future = Future()
-            future.set_result(module.Outcome({"final": {}}))
+            future.set_result([module.Outcome({"final": {}})])
             return future
 
     configs = combinations(DecayConfig(**TINY), {}, seeds=10_000)
     looks = []
-    monkeypatch.setattr(module, "_outcome", lambda future: looks.append(future) or future.result())
+    monkeypatch.setattr(module, "_outcomes", lambda future, count: looks.append(future) or future.result())
     begin = time.monotonic()
     progress = sweep(configs, tmp_path, Done())
     assert len(looks) == len(progress.outcomes) == 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 import traceback
@@ -16,10 +17,13 @@ from contextual_rnn.experiments import results
 from contextual_rnn.experiments.atomic_file import write_atomically
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.results import config_from_dict, config_to_dict, identity, read_json, task_name
+from contextual_rnn.experiments.stack import side_by_side, stacks
 from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, finished, train
 
 SWEEP, ERROR = "sweep.json", "error.txt"
 WATCH_SECONDS = 0.5
+
+Stack = tuple[str, ...]  # the names of runs that a worker is given at once
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,16 @@ def sweep(
     executor: Executor,
     *,
     retries: int = 2,
+    stack: int = 1,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Train every configuration below `folder`, which all workers share, and return how each run ended.
 
     Finished runs are skipped, begun ones go on. A run that raises is recorded with its traceback, in `error.txt` too,
-    and the others go on; a run whose worker was lost is tried again, `retries` times at most. `watch` is called
-    twice a second. Raises ValueError where two configurations are the same.
+    and the others go on; a run whose worker was lost is tried again, `retries` times at most. With `stack` a worker
+    gets so many runs at once that differ in the seed alone, for threads of one process. `watch` is called twice a
+    second. Raises ValueError where two configurations are the same, or for a stack below 1.
     """
     names = {folder_name(config): config for config in configs}
     if len(names) < len(configs):
@@ -73,39 +79,41 @@ def sweep(
     folder.mkdir(parents=True, exist_ok=True)
     results.write_json(folder / SWEEP, {"runs": len(configs)})
     progress = Progress(len(names))
-    left: dict[str, int] = {}
+    left: list[Config] = []
     for name, config in names.items():
         outcome = _outcome_before(config, folder / name)
         if outcome is None:
-            left[name] = retries
+            left.append(config)
         else:
             progress.skipped += outcome.result is not None
             progress.outcomes[name] = outcome
 
-    done: SimpleQueue[tuple[str, Future[Outcome]]] = SimpleQueue()
-    futures: dict[str, Future[Outcome]] = {}
+    done: SimpleQueue[tuple[Stack, Future[list[Outcome]]]] = SimpleQueue()
+    futures: dict[Stack, Future[list[Outcome]]] = {}
+    tries = {tuple(map(folder_name, each)): retries for each in stacks(left, stack)}
 
-    def begin(name: str) -> None:
-        options, path = config_to_dict(names[name]), str(folder.absolute() / name)
-        futures[name] = executor.submit(run_into, options, path, checkpoint_seconds)
-        futures[name].add_done_callback(lambda future: done.put((name, future)))
+    def begin(runs: Stack) -> None:
+        options = [config_to_dict(names[name]) for name in runs]
+        paths = [str(folder.absolute() / name) for name in runs]
+        futures[runs] = executor.submit(run_into, options, paths, checkpoint_seconds)
+        futures[runs].add_done_callback(lambda future: done.put((runs, future)))
 
     def show() -> None:
-        progress.running = sum(future.running() for future in futures.values())
+        progress.running = sum(len(runs) for runs, future in futures.items() if future.running())
         watch(progress)
 
-    for name in left:
-        begin(name)
+    for runs in tries:
+        begin(runs)
     while futures:
         show()
-        for name, future in _gathered(done):
-            del futures[name]
-            if isinstance(_error(future), BrokenExecutor) and left[name]:
-                left[name] -= 1
-                progress.retried += 1
-                begin(name)
+        for runs, future in _gathered(done):
+            del futures[runs]
+            if isinstance(_error(future), BrokenExecutor) and tries[runs]:
+                tries[runs] -= 1
+                progress.retried += len(runs)
+                begin(runs)
             else:
-                progress.outcomes[name] = _outcome(future)
+                progress.outcomes |= zip(runs, _outcomes(future, len(runs)), strict=True)
     show()
     return progress
 
@@ -120,20 +128,28 @@ def _gathered(done: SimpleQueue[Any]) -> Iterator[Any]:
             return
 
 
-def run_into(options: dict[str, Any], folder: str, checkpoint_seconds: float) -> Outcome:
-    """On a worker: train one run and say how it ended. Nothing raised in training gets out of here."""
-    path, worker = Path(folder), platform.node()
+def run_into(options: list[dict[str, Any]], folders: list[str], checkpoint_seconds: float) -> list[Outcome]:
+    """On a worker: train runs side by side and say how each ended. Nothing raised in training gets out of here."""
+    work = [
+        functools.partial(_run_into, each, Path(folder), checkpoint_seconds)
+        for each, folder in zip(options, folders, strict=True)
+    ]
+    return side_by_side(options[0]["threads"], work) if len(work) > 1 else [work[0]()]
+
+
+def _run_into(options: dict[str, Any], folder: Path, checkpoint_seconds: float) -> Outcome:
+    worker = platform.node()
     try:
-        if not (path.parent / SWEEP).is_file():
+        if not (folder.parent / SWEEP).is_file():
             raise FileNotFoundError(
-                f"folder: expected the sweep's, shared by all workers, got none on {worker}: {path}"
+                f"folder: expected the sweep's, shared by all workers, got none on {worker}: {folder}"
             )
-        run = train(config_from_dict(options), path, checkpoint_seconds=checkpoint_seconds)
-        (path / ERROR).unlink(missing_ok=True)
+        run = train(config_from_dict(options), folder, checkpoint_seconds=checkpoint_seconds)
+        (folder / ERROR).unlink(missing_ok=True)
         return Outcome(run.result, worker=worker)
     except Exception:
         error = traceback.format_exc()
-        _record(error, path)
+        _record(error, folder)
         return Outcome(error=error, worker=worker)
 
 
@@ -152,11 +168,11 @@ def _outcome_before(config: Config, folder: Path) -> Outcome | None:
         return Outcome(error=traceback.format_exc())
 
 
-def _error(future: Future[Outcome]) -> BaseException | None:
+def _error(future: Future[list[Outcome]]) -> BaseException | None:
     return CancelledError("the scheduler has lost this run") if future.cancelled() else future.exception()
 
 
-def _outcome(future: Future[Outcome]) -> Outcome:
+def _outcomes(future: Future[list[Outcome]], count: int) -> list[Outcome]:
     """Of a future that is done; a worker that is lost for good, or has no sound environment, is an error as well."""
     error = _error(future)
-    return future.result() if error is None else Outcome(error="".join(traceback.format_exception(error)))
+    return future.result() if error is None else count * [Outcome(error="".join(traceback.format_exception(error)))]

@@ -38,7 +38,9 @@ class _Options:
     out: Path | None = None
     """Folder of the sweep, by default runs/sweep-TASK. Finished runs in it are skipped, begun ones go on."""
     workers: int | None = None
-    """Runs side by side on this machine; by default as many as fill its cores with the threads of a run."""
+    """Processes on this machine; by default as many as fill its cores with the threads of a run, or of a stack."""
+    stack: int = 1
+    """Give every process so many seeds at once, which it trains on threads of its own."""
     scheduler: str | None = None
     """Train on the workers of a Dask scheduler, such as tcp://host:8786, that share the folder."""
     retries: int = 2
@@ -87,9 +89,10 @@ class Sweep:
         if both := sorted(grid.keys() & words.keys()):
             raise ValueError(f"grid: expected every option once, got {', '.join(both)} in the file too")
         configs = combinations(options.config, grid | words, options.seeds)
-        workers = options.workers or max(1, cores() // max(config.threads for config in configs))
+        together = max(1, cores() // max(config.threads for config in configs))  # runs that fill this machine
+        workers = options.workers or max(1, together // options.stack)
         if options.dry_run:
-            return _dry_run(configs, folder, workers)
+            return _dry_run(configs, folder, workers * min(options.stack, together))
         executor = dask_workers(options.scheduler) if options.scheduler else local_workers(workers)
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(
@@ -101,6 +104,7 @@ class Sweep:
                     folder,
                     stack.enter_context(executor),
                     retries=options.retries,
+                    stack=options.stack,
                     checkpoint_seconds=options.checkpoint_seconds,
                     watch=lambda progress: _show(bar, progress),
                 )
@@ -114,7 +118,7 @@ class Sweep:
         return 1 if progress.failed else 0
 
 
-def _dry_run(configs: Sequence[Config], folder: Path, workers: int) -> int:
+def _dry_run(configs: Sequence[Config], folder: Path, together: int) -> int:
     left = []
     for config in configs:
         name = sweeps.folder_name(config)
@@ -125,7 +129,7 @@ def _dry_run(configs: Sequence[Config], folder: Path, workers: int) -> int:
     seconds = sum(estimated_seconds(left))
     print(
         f"{len(configs)} runs, {len(left)} to train: about {_time(seconds)} of training, "
-        f"{_time(seconds / min(workers, len(left) or 1))} with {workers} side by side"
+        f"{_time(seconds / min(together, len(left) or 1))} with {together} side by side"
     )
     return 0
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shlex
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,10 @@ CHECKPOINT_SECONDS = 30.0
 
 # Called after every step with the number of steps done, of all steps, and the last metrics.
 Progress = Callable[[int, int, dict[str, float]], None]
+
+
+# PyTorch's global generator, which initialises weights, is one for all threads of a process.
+_GLOBAL_GENERATOR = threading.Lock()
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -114,7 +119,7 @@ class Training:
 
 def build_task(config: Config) -> Task:
     """Data and freshly initialised model, a pure function of the configuration; the global generator is left alone."""
-    with torch.random.fork_rng(devices=[]):
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for("weights", config.seed).initial_seed())
         return TASKS[task_name(config)](config)
 

@@ -1,0 +1,43 @@
+"""Many seeds in one process: runs that differ in the seed alone, side by side on its threads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from contextual_rnn.experiments.config import Config
+from contextual_rnn.experiments.workers import cores
+
+Result = TypeVar("Result")
+
+
+def stacks(configs: Sequence[Config], size: int) -> list[list[Config]]:
+    """Runs that differ in the seed alone together, `size` at most, in the order in which the first of each comes.
+
+    Raises ValueError for a size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"stack: expected at least 1, got {size}")
+    groups: dict[Config, list[Config]] = {}
+    for config in configs:
+        groups.setdefault(dataclasses.replace(config, seed=0), []).append(config)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+
+def side_by_side(threads: int, work: Sequence[Callable[[], Result]]) -> list[Result]:
+    """Do all `work`, each on `threads` threads, as much at once as this process has cores for.
+
+    PyTorch and the kernels leave Python's lock while they compute. What one does has no part in the numbers of another:
+    each computes as it would alone, so that results are equal to the byte.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)  # here: the threads below start with it, and it is partly the process's
+    try:
+        with ThreadPoolExecutor(max(1, min(len(work), cores() // threads))) as pool:
+            return list(pool.map(lambda each: each(), work))
+    finally:
+        torch.set_num_threads(before)
