@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from contextual_rnn.experiments import figures
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
+from contextual_rnn.experiments.data_parallel import Group, started_by_torchrun
 from contextual_rnn.experiments.information import information
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
 from contextual_rnn.experiments.report import write_report
@@ -21,7 +22,7 @@ from contextual_rnn.experiments.reproduce import Preset, reproduce
 from contextual_rnn.experiments.results import Run, read_run, read_runs, task_name
 from contextual_rnn.experiments.results_table import table, write_parquet
 from contextual_rnn.experiments.sweep_command import Sweep
-from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, NonFiniteLossError, train
+from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, NonFiniteLossError, follow, train
 from contextual_rnn.experiments.trajectories import sample_trajectories, to_csv
 
 
@@ -49,7 +50,10 @@ class TrainDecay:
 
 @dataclass(frozen=True)
 class Train:
-    """Train one model and write its configuration, metrics, weights and result into a folder."""
+    """Train one model and write its configuration, metrics, weights and result into a folder.
+
+    Started by torchrun, its processes share every batch.
+    """
 
     task: Annotated[
         Annotated[TrainRetrieval, tyro.conf.subcommand("retrieval")]
@@ -60,7 +64,11 @@ class Train:
     def run(self) -> None:
         config = self.task.config
         folder = self.task.out or Path("runs") / f"{task_name(config)}-{config.state}-seed{config.seed}"
-        run = _train_with_bar(config, folder, self.task.checkpoint_seconds)
+        with started_by_torchrun() as group:
+            if group.rank:
+                follow(config, group)
+                return
+            run = _train_with_bar(config, folder, self.task.checkpoint_seconds, group)
         assert run.result is not None
         if "diverged" in run.result:
             raise NonFiniteLossError(f"{folder}: {run.result['diverged']}")
@@ -194,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _train_with_bar(config: Config, folder: Path, checkpoint_seconds: float) -> Run:
+def _train_with_bar(config: Config, folder: Path, checkpoint_seconds: float, group: Group) -> Run:
     with tqdm(unit="step", desc=f"{task_name(config)} {config.state}", disable=None) as bar:
 
         def progress(step: int, total: int, metrics: dict[str, float]) -> None:
@@ -203,4 +211,4 @@ def _train_with_bar(config: Config, folder: Path, checkpoint_seconds: float) -> 
             shown = {name.removeprefix("validation_"): value for name, value in metrics.items() if "validation" in name}
             bar.set_postfix({"epoch": int(metrics["epoch"]), **shown}, refresh=False)
 
-        return train(config, folder, checkpoint_seconds=checkpoint_seconds, progress=progress)
+        return train(config, folder, checkpoint_seconds=checkpoint_seconds, progress=progress, group=group)

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-
 from contextual_rnn.experiments.config import Config
-from contextual_rnn.experiments.workers import cores
+from contextual_rnn.experiments.workers import cores, threads
 
 Result = TypeVar("Result")
 
@@ -28,16 +26,12 @@ def stacks(configs: Sequence[Config], size: int) -> list[list[Config]]:
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
 
-def side_by_side(threads: int, work: Sequence[Callable[[], Result]]) -> list[Result]:
-    """Do all `work`, each on `threads` threads, as much at once as this process has cores for.
+def side_by_side(threads_each: int, work: Sequence[Callable[[], Result]]) -> list[Result]:
+    """Do all `work`, each on `threads_each` threads, as much at once as this process has cores for.
 
     PyTorch and the kernels leave Python's lock while they compute. What one does has no part in the numbers of another:
     each computes as it would alone, so that results are equal to the byte.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)  # here: the threads below start with it, and it is partly the process's
-    try:
-        with ThreadPoolExecutor(max(1, min(len(work), cores() // threads))) as pool:
-            return list(pool.map(lambda each: each(), work))
-    finally:
-        torch.set_num_threads(before)
+    at_once = max(1, min(len(work), cores() // threads_each))
+    with threads(threads_each), ThreadPoolExecutor(at_once) as pool:  # set before they start: some of it is shared
+        return list(pool.map(lambda each: each(), work))
