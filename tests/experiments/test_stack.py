@@ -1,6 +1,6 @@
 """Many seeds in one process: each is the run that it would be alone, to the byte."""
 
-import os
+import sys
 import threading
 
 import pytest
@@ -34,7 +34,7 @@ class Recording(Serial):
         self.given = []
 
     def submit(self, fn, /, *args, **kwargs):
-        self.given.append([os.path.basename(folder) for folder in args[1]])
+        self.given.append(args[2])
         return super().submit(fn, *args, **kwargs)
 
 
@@ -80,9 +80,9 @@ def test_runs_are_stacked_that_differ_in_the_seed_alone():
 
 
 def test_as_many_at_once_as_there_are_cores_for(monkeypatch):
-    """Two at a time on four cores with two threads each, and the process's own number of threads afterwards."""
+    """Two at a time on four cores with two threads each, and the process's own settings afterwards."""
     monkeypatch.setattr(module, "cores", lambda: 4)
-    together, before = threading.Barrier(2), torch.get_num_threads()
+    together, before = threading.Barrier(2), (torch.get_num_threads(), sys.getswitchinterval())
 
     def work():
         together.wait(60)  # passes two at a time, or not at all
@@ -91,7 +91,7 @@ def test_as_many_at_once_as_there_are_cores_for(monkeypatch):
     found = side_by_side(2, [work] * 6)
     assert len({ident for ident, _ in found}) == 2
     assert {threads for _, threads in found} == {2}
-    assert torch.get_num_threads() == before
+    assert (torch.get_num_threads(), sys.getswitchinterval()) == before
 
 
 def test_weights_start_alike_however_many_threads_draw_them():

@@ -11,8 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 import pyarrow.parquet
 import pytest
 
+from contextual_rnn.experiments import store, sweep_command, training
 from contextual_rnn.experiments import sweep as module
-from contextual_rnn.experiments import sweep_command, training
 from contextual_rnn.experiments.command_line import main
 from contextual_rnn.experiments.config import DecayConfig
 from contextual_rnn.experiments.grid import combinations
@@ -61,7 +61,7 @@ def test_every_run_is_trained_once_and_then_skipped(tmp_path, monkeypatch):
     assert found.result["final"] == alone.result["final"]
     assert progress.outcomes[folder_name(CONFIGS[1])].result == found.result
 
-    monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(store, "train", lambda *_, **__: pytest.fail("trained again"))
     again = sweep(CONFIGS, tmp_path, Serial())
     assert again.skipped == 4
     assert again.outcomes.keys() == progress.outcomes.keys()
@@ -75,7 +75,7 @@ def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path, monkeypatc
             train(config, folder, progress=lambda *_: 1 / 0)
         return train(config, folder, **options)
 
-    monkeypatch.setattr(module, "train", sometimes)
+    monkeypatch.setattr(store, "train", sometimes)
     progress = sweep(CONFIGS, tmp_path, Serial())
     assert progress.failed.keys() == {bad}
     assert "ZeroDivisionError" in progress.failed[bad]
@@ -101,8 +101,8 @@ def test_foreign_folders_and_broken_results_are_failures_that_touch_nothing(tmp_
 
 
 def test_a_folder_that_the_worker_does_not_share_is_named(tmp_path):
-    elsewhere = tmp_path / "not shared" / "run"
-    outcome = module.run_into([{"task": "decay", **TINY}], [str(elsewhere)], 30)[0]
+    elsewhere = tmp_path / "not shared"
+    outcome = module.run_into([{"task": "decay", **TINY}], str(elsewhere), ["run"], 30)[0]
     assert str(elsewhere) in outcome.error
     assert outcome.worker in outcome.error
     assert not elsewhere.exists()
@@ -120,7 +120,7 @@ class Losing(Serial):
         self.times = {folder_name(config): times for config in CONFIGS}
 
     def submit(self, fn, /, *args, **kwargs):
-        name = os.path.basename(args[1][0])
+        name = args[2][0]
         self.times[name] -= 1
         if self.times[name] >= 0:
             future = Future()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import platform
 import time
 import traceback
@@ -13,12 +14,12 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from contextual_rnn.experiments import results
-from contextual_rnn.experiments.atomic_file import write_atomically
+from contextual_rnn.experiments import results, store
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.results import config_from_dict, config_to_dict, identity, read_json, task_name
 from contextual_rnn.experiments.stack import side_by_side, stacks
-from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, finished, train
+from contextual_rnn.experiments.store import Place
+from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, finished
 
 SWEEP, ERROR = "sweep.json", "error.txt"
 WATCH_SECONDS = 0.5
@@ -58,7 +59,7 @@ def folder_name(config: Config) -> str:
 
 def sweep(
     configs: Sequence[Config],
-    folder: Path,
+    folder: Place,
     executor: Executor,
     *,
     retries: int = 2,
@@ -66,7 +67,7 @@ def sweep(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Train every configuration below `folder`, which all workers share, and return how each run ended.
+    """Train every configuration below `folder`, a path or URL that all workers share, and return how each run ended.
 
     Finished runs are skipped, begun ones go on. A run that raises is recorded with its traceback, in `error.txt` too,
     and the others go on; a run whose worker was lost is tried again, `retries` times at most. With `stack` a worker
@@ -76,17 +77,20 @@ def sweep(
     names = {folder_name(config): config for config in configs}
     if len(names) < len(configs):
         raise ValueError(f"configs: expected every configuration once, got {len(configs) - len(names)} twice")
-    folder.mkdir(parents=True, exist_ok=True)
-    results.write_json(folder / SWEEP, {"runs": len(configs)})
+    if isinstance(folder, Path):
+        folder = folder.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+    store.write(folder, SWEEP, json.dumps({"runs": len(configs)}).encode())
     progress = Progress(len(names))
     left: list[Config] = []
-    for name, config in names.items():
-        outcome = _outcome_before(config, folder / name)
-        if outcome is None:
-            left.append(config)
-        else:
-            progress.skipped += outcome.result is not None
-            progress.outcomes[name] = outcome
+    with store.readable(folder, (results.CONFIG, results.RESULT)) as before:
+        for name, config in names.items():
+            outcome = _outcome_before(config, before / name)
+            if outcome is None:
+                left.append(config)
+            else:
+                progress.skipped += outcome.result is not None
+                progress.outcomes[name] = outcome
 
     done: SimpleQueue[tuple[Stack, Future[list[Outcome]]]] = SimpleQueue()
     futures: dict[Stack, Future[list[Outcome]]] = {}
@@ -94,8 +98,7 @@ def sweep(
 
     def begin(runs: Stack) -> None:
         options = [config_to_dict(names[name]) for name in runs]
-        paths = [str(folder.absolute() / name) for name in runs]
-        futures[runs] = executor.submit(run_into, options, paths, checkpoint_seconds)
+        futures[runs] = executor.submit(run_into, options, str(folder), list(runs), checkpoint_seconds)
         futures[runs].add_done_callback(lambda future: done.put((runs, future)))
 
     def show() -> None:
@@ -128,37 +131,37 @@ def _gathered(done: SimpleQueue[Any]) -> Iterator[Any]:
             return
 
 
-def run_into(options: list[dict[str, Any]], folders: list[str], checkpoint_seconds: float) -> list[Outcome]:
+def run_into(options: list[dict[str, Any]], folder: str, names: list[str], checkpoint_seconds: float) -> list[Outcome]:
     """On a worker: train runs side by side and say how each ended. Nothing raised in training gets out of here."""
     work = [
-        functools.partial(_run_into, each, Path(folder), checkpoint_seconds)
-        for each, folder in zip(options, folders, strict=True)
+        functools.partial(_run_into, each, store.place_of(folder), name, checkpoint_seconds)
+        for each, name in zip(options, names, strict=True)
     ]
     return side_by_side(options[0]["threads"], work) if len(work) > 1 else [work[0]()]
 
 
-def _run_into(options: dict[str, Any], folder: Path, checkpoint_seconds: float) -> Outcome:
-    worker = platform.node()
+def _run_into(options: dict[str, Any], folder: Place, name: str, checkpoint_seconds: float) -> Outcome:
+    worker, place = platform.node(), store.below(folder, name)
     try:
-        if not (folder.parent / SWEEP).is_file():
+        if not store.exists(folder, SWEEP):
             raise FileNotFoundError(
                 f"folder: expected the sweep's, shared by all workers, got none on {worker}: {folder}"
             )
-        run = train(config_from_dict(options), folder, checkpoint_seconds=checkpoint_seconds)
-        (folder / ERROR).unlink(missing_ok=True)
+        run = store.train_at(config_from_dict(options), place, checkpoint_seconds=checkpoint_seconds)
+        store.remove(place, ERROR)
         return Outcome(run.result, worker=worker)
     except Exception:
         error = traceback.format_exc()
-        _record(error, folder)
+        _record(error, place)
         return Outcome(error=error, worker=worker)
 
 
-def _record(error: str, folder: Path) -> None:
-    if (folder / results.CONFIG).is_file():  # else the folder is not ours, or there is none
-        try:
-            write_atomically(folder / ERROR, error.encode())
-        except OSError:
-            return  # the disk is what failed; whoever asked for the run is told all the same
+def _record(error: str, place: Place) -> None:
+    try:
+        if store.exists(place, results.CONFIG):  # else the folder is not ours, or there is none
+            store.write(place, ERROR, error.encode())
+    except OSError:
+        return  # the disk is what failed; whoever asked for the run is told all the same
 
 
 def _outcome_before(config: Config, folder: Path) -> Outcome | None:

@@ -54,6 +54,7 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     progress: Progress | None = None,
     group: Group = ALONE,
+    saved: Callable[[], None] = lambda: None,
 ) -> Run:
     """Train `config` into `folder` and return the run.
 
@@ -62,7 +63,8 @@ def train(
     weights that it would have had undisturbed, byte for byte, on a processor of the same kind. A run that diverges has
     finished too; its result says where under "diverged", and the folder keeps the weights after the last good epoch.
     In the first process of a `group` it trains with the others, each of which calls `follow`; the sums of a batch then
-    come in another order, and bytes are equal for the same number of processes.
+    come in another order, and bytes are equal for the same number of processes. `saved` is called when there is a new
+    checkpoint.
 
     Raises ValueError where the folder holds another run or other files, or a checkpoint that is damaged or another
     run's; OSError where the folder cannot be written. Both name the file and leave it as it is.
@@ -77,7 +79,7 @@ def train(
     if not (folder / results.CONFIG).is_file():
         write_json(folder / results.CONFIG, config_to_dict(config))
     with threads(config.threads):
-        _train(config, folder, checkpoint_seconds, progress, group)
+        _train(config, folder, checkpoint_seconds, progress, group, saved)
     (folder / results.CHECKPOINT).unlink(missing_ok=True)
     remove_leftovers(folder)
     return results.read_run(folder)
@@ -189,7 +191,14 @@ def finished(config: Config, folder: Path) -> bool:
     return (folder / results.RESULT).is_file()
 
 
-def _train(config: Config, folder: Path, checkpoint_seconds: float, progress: Progress | None, group: Group) -> None:
+def _train(
+    config: Config,
+    folder: Path,
+    checkpoint_seconds: float,
+    progress: Progress | None,
+    group: Group,
+    saved: Callable[[], None],
+) -> None:
     started = time.monotonic()
     training, run_identity = Training(config, group), results.identity(config)
     task, per_epoch = training.task, training.batches.per_epoch
@@ -243,6 +252,7 @@ def _train(config: Config, folder: Path, checkpoint_seconds: float, progress: Pr
             before = time.monotonic()
             here = checkpoint.Checkpoint(step, losses, lines, seconds(), training.tensors())
             checkpoint.save(path, here, run_identity)
+            saved()
             timer.written(time.monotonic() - before)
     log.close()
     write_json(folder / results.RESULT, _result(config, folder, lines, seconds(), training, bad))
@@ -266,7 +276,7 @@ def _result(
     }
 
 
-def command(config: Config, folder: Path) -> str:
+def command(config: Config, folder: Path | str) -> str:
     """The command line that trains `config` into `folder`; options at their default are left out."""
     words = ["contextual-rnn", "train", task_name(config)]
     for field in dataclasses.fields(config):
