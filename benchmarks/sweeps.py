@@ -105,12 +105,12 @@ def time_sweep(options: Benchmark, folder: Path) -> Iterator[Figure]:
         begin = time.perf_counter()
         progress = sweep(configs[::2], folder / "warm", executor)
         warm = time.perf_counter() - begin
-    for name, wall, own in (
-        ("its processes' start included", together, own),
+    for name, wall, spent in (
+        ("the start of its processes included", together, own),
         ("without", warm, _own_seconds(progress)),
     ):
-        overhead = 100 * (CORES * wall - own) / own
-        note = f"{CORES} x {wall:.2f} s against {own:.2f} s of the runs' own time"
+        overhead = 100 * (CORES * wall - spent) / spent
+        note = f"{CORES} x {wall:.2f} s against {spent:.2f} s of the runs' own time"
         yield Figure(f"overhead of a sweep, {name}, %", overhead, "at most", 3, note)
 
 

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from tests.experiments.test_sweep import files_of  # noqa: F401
 from tests.killed import PROCESSES
 from torch import distributed
 
