@@ -38,14 +38,14 @@ from contextual_rnn.experiments.training import train
 from contextual_rnn.experiments.workers import local_workers
 
 Part = Literal["sweep", "stack", "skip", "checkpoint"]
-SEEDS, CORES, ROUNDS = 8, 2, 3
+SEEDS, CORES, ROUNDS = 8, 2, 2
 MODELS: dict[str, Config] = {
-    "fast weights": RetrievalConfig(state="zero", train_samples=38_400, validation_samples=2_000, epochs=3),
+    "fast weights": RetrievalConfig(state="zero", train_samples=38_400, validation_samples=1_000, epochs=2),
     "fast weights, context makes h(0) and A(0)": RetrievalConfig(
-        state="context", leaves="h+a", train_samples=12_800, validation_samples=2_000, epochs=2
+        state="context", leaves="h+a", train_samples=12_800, validation_samples=1_000, epochs=2
     ),
-    "LSTM (retrieval)": RetrievalConfig(network="lstm", train_samples=6_400, validation_samples=1_000, epochs=3),
-    "LSTM (decay)": DecayConfig(state="zero", epochs=2),
+    "LSTM (retrieval)": RetrievalConfig(network="lstm", train_samples=6_400, validation_samples=500, epochs=2),
+    "LSTM (decay)": DecayConfig(state="zero", epochs=1),
 }
 
 
@@ -89,7 +89,7 @@ def run(options: Benchmark) -> dict[str, Any]:
 
 def time_sweep(options: Benchmark, folder: Path) -> Iterator[Figure]:
     """Sixteen equal short runs, in processes that have yet to start, and the same in series in this one."""
-    base = options.tiny(DecayConfig(state="zero", epochs=5))
+    base = options.tiny(DecayConfig(state="zero", epochs=4))
     configs = combinations(base, {}, seeds=2 * CORES if options.quick else 16)
     serial = _seconds(_in_series, configs, folder / "series")
     with local_workers(CORES) as executor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import platform
 import time
 import traceback
@@ -79,8 +80,6 @@ def sweep(
         raise ValueError(f"configs: expected every configuration once, got {len(configs) - len(names)} twice")
     if isinstance(folder, Path):
         folder = folder.absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-    store.write(folder, SWEEP, json.dumps({"runs": len(configs)}).encode())
     progress = Progress(len(names))
     left: list[Config] = []
     with store.readable(folder, (results.CONFIG, results.RESULT)) as before:
@@ -92,13 +91,18 @@ def sweep(
                 progress.skipped += outcome.result is not None
                 progress.outcomes[name] = outcome
 
+    if left:  # one that has finished is only read
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+        store.write(folder, SWEEP, json.dumps({"runs": len(configs)}).encode())
     done: SimpleQueue[tuple[Stack, Future[list[Outcome]]]] = SimpleQueue()
     futures: dict[Stack, Future[list[Outcome]]] = {}
     tries = {tuple(map(folder_name, each)): retries for each in stacks(left, stack)}
 
     def begin(runs: Stack) -> None:
         options = [config_to_dict(names[name]) for name in runs]
-        futures[runs] = executor.submit(run_into, options, str(folder), list(runs), checkpoint_seconds)
+        arguments = options, str(folder), list(runs), checkpoint_seconds, results.versions()
+        futures[runs] = executor.submit(run_into, *arguments)
         futures[runs].add_done_callback(lambda future: done.put((runs, future)))
 
     def show() -> None:
@@ -131,18 +135,24 @@ def _gathered(done: SimpleQueue[Any]) -> Iterator[Any]:
             return
 
 
-def run_into(options: list[dict[str, Any]], folder: str, names: list[str], checkpoint_seconds: float) -> list[Outcome]:
+def run_into(
+    options: list[dict[str, Any]], folder: str, names: list[str], checkpoint_seconds: float, versions: dict[str, str]
+) -> list[Outcome]:
     """On a worker: train runs side by side and say how each ended. Nothing raised in training gets out of here."""
     work = [
-        functools.partial(_run_into, each, store.place_of(folder), name, checkpoint_seconds)
+        functools.partial(_run_into, each, store.place_of(folder), name, checkpoint_seconds, versions)
         for each, name in zip(options, names, strict=True)
     ]
     return side_by_side(options[0]["threads"], work) if len(work) > 1 else [work[0]()]
 
 
-def _run_into(options: dict[str, Any], folder: Place, name: str, checkpoint_seconds: float) -> Outcome:
-    worker, place = platform.node(), store.below(folder, name)
+def _run_into(
+    options: dict[str, Any], folder: Place, name: str, checkpoint_seconds: float, versions: dict[str, str]
+) -> Outcome:
+    worker, place = f"{platform.node()}, process {os.getpid()}", store.below(folder, name)
     try:
+        if (own := results.versions()) != versions:  # of a worker that came late; the first were asked before
+            raise RuntimeError(f"worker: expected {versions}, as where the sweep was started, got {own} on {worker}")
         if not store.exists(folder, SWEEP):
             raise FileNotFoundError(
                 f"folder: expected the sweep's, shared by all workers, got none on {worker}: {folder}"
