@@ -121,6 +121,8 @@ def sweep(
                 begin(runs)
             else:
                 progress.outcomes |= zip(runs, _outcomes(future, len(runs)), strict=True)
+            if not futures:
+                break
     show()
     return progress
 
