@@ -24,6 +24,7 @@ from contextual_rnn.experiments.training import command, train
 
 # In this order: what is in the store always has a configuration, and is whole once it has a result.
 FILES = (CONFIG, METRICS, WEIGHTS, CHECKPOINT, RESULT)
+READ = (CONFIG, METRICS, WEIGHTS, RESULT)  # by reports
 
 Place = Path | str  # a folder, or the URL of one
 
@@ -73,7 +74,8 @@ class Store:
     def fetch(self, names: Iterable[str], folder: Path) -> None:
         """Copy files, many at a time, into `folder`."""
         paths = {f"{self._root}/{name}": folder / name for name in names}
-        for path, data in (self._files.cat(list(paths)) if paths else {}).items():
+        found = self._files.cat(list(paths), on_error="omit") if paths else {}  # another worker may remove a checkpoint
+        for path, data in found.items():
             target = paths[path]
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
@@ -113,7 +115,7 @@ def train_at(config: Config, place: Place, **options: Any) -> Run:
 
 
 @contextlib.contextmanager
-def readable(place: Place, files: Collection[str] = FILES) -> Iterator[Path]:
+def readable(place: Place, files: Collection[str] = READ) -> Iterator[Path]:
     """The folder itself or, for as long as it is read, a copy of these files of every run in the store."""
     if isinstance(place, Path):
         yield place
