@@ -6,7 +6,7 @@ lists that know the name); its sequence is the name. Categories and scales are t
 ten of "words" is put into the unknown bucket in training, so that a row may also leave it open.
 
 `ContextNet` makes one vector of a row, which sets the state of a GRU. Beside it what people do instead: the same vector
-with every step, both, and no covariates at all. Judged by held-out names (nats a letter), with "words" known and left
+with every step, and no covariates at all. Judged by held-out names (nats a letter), with "words" known and left
 open, with the covariates of another row, and by how often a written name ends in the true name's last word.
 """
 
@@ -14,12 +14,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
+from color_table import LETTERS, WIDTH, Row, columns, letters, table
 from evidence import over_seeds, write
-from matplotlib.colors import CSS4_COLORS, XKCD_COLORS, to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,16 +26,14 @@ from tqdm import trange
 
 from contextual_rnn import Categorical, ConstantState, ContextNet, ContextState, ContextualRNN, Continuous, SetValued
 
-LETTERS = "\n abcdefghijklmnopqrstuvwxyz'/"  # the first one begins and ends a name, and pads
-CRUDE = ("barf", "bile", "booger", "piss", "poo", "puke", "shit", "snot", "vomit")  # not for a gallery
-VARIANTS = {"no covariates": "", "state": "state", "every step": "step", "state and every step": "state, step"}
+VARIANTS = ("no covariates", "state", "every step")  # where the covariates go
 
 
 @dataclass(frozen=True)
 class Options:
     seeds: int = 5
     """Each with rows held out, weights and batches of its own."""
-    epochs: int = 40
+    epochs: int = 30
     """The weights are those of the epoch that was best on rows kept for this choice."""
     units: int = 128
     out: Path = Path("results")
@@ -44,45 +41,23 @@ class Options:
     """A small setting that ends in seconds."""
 
 
-def table() -> list[dict[str, Any]]:
-    lists = {"css4": CSS4_COLORS, "xkcd": {name.removeprefix("xkcd:"): value for name, value in XKCD_COLORS.items()}}
-    rows = []
-    for colors in lists.values():
-        for name, value in colors.items():
-            if any(word in name for word in CRUDE) or (colors is CSS4_COLORS and "grey" in name):  # twins of gray
-                continue
-            row = dict(zip(("red", "green", "blue"), to_rgb(value), strict=True))
-            row |= {"words": len(name.split()), "lists": [key for key, names in lists.items() if name in names]}
-            rows.append(row | {"name": name})
-    return rows
-
-
-def columns(rows: Sequence[dict[str, Any]], **instead: Any) -> dict[str, list[Any]]:
-    return {key: [instead.get(key, row[key]) for row in rows] for key in rows[0] if key != "name"}
-
-
-def letters(rows: Sequence[dict[str, Any]], width: int = 32) -> Tensor:
-    """Names as (rows, width) letters, each begun and ended by the first letter, and padded with it."""
-    return torch.tensor([[LETTERS.index(letter) for letter in f"\n{row['name']}".ljust(width, "\n")] for row in rows])
-
-
 class Namer(nn.Module):
-    def __init__(self, rows: Sequence[dict[str, Any]], where: str, units: int):
+    def __init__(self, rows: Sequence[Row], where: str, units: int):
         super().__init__()
         known = columns(rows)
         features = {key: Continuous.fit(known[key]) for key in ("red", "green", "blue")}
         features["words"] = Categorical.fit(known["words"], unknown=True, dropout=0.1)
         features["lists"] = SetValued.fit(known["lists"])
         self.covariates, self.where = ContextNet(features, 64), where
-        gru = nn.GRU(32 + 64 * ("step" in where), units, batch_first=True)
-        self.rnn = ContextualRNN(gru, ContextState(gru, self.covariates) if "state" in where else ConstantState(gru))
+        gru = nn.GRU(32 + 64 * (where == "every step"), units, batch_first=True)
+        self.rnn = ContextualRNN(gru, ContextState(gru, self.covariates) if where == "state" else ConstantState(gru))
         self.embedding, self.dropout = nn.Embedding(len(LETTERS), 32), nn.Dropout(0.3)
         self.readout = nn.Linear(units, len(LETTERS))
 
     def forward(self, covariates: dict[str, Tensor], before: Tensor) -> Tensor:
         """Scores (B, T, LETTERS) of the letters that follow each of those before, (B, T)."""
         inputs = self.embedding(before)
-        if "step" in self.where:
+        if self.where == "every step":
             inputs = torch.cat([inputs, self.covariates(covariates)[:, None].expand(-1, before.shape[1], -1)], -1)
         return self.readout(self.dropout(self.rnn(inputs, context=covariates)[0]))
 
@@ -93,19 +68,17 @@ class Namer(nn.Module):
         return functional.cross_entropy(scores[real], after[real])
 
     @torch.no_grad()
-    def write(self, covariates: dict[str, Tensor], width: int = 32) -> list[str]:
+    def write(self, covariates: dict[str, Tensor]) -> list[str]:
         """The likeliest letter each time."""
         names = torch.zeros(len(covariates["red"]), 1, dtype=torch.long)
-        for _ in range(width):
+        for _ in range(WIDTH):
             names = torch.cat([names, self(covariates, names)[:, -1:].argmax(-1)], 1)
         return ["".join(LETTERS[letter] for letter in name[1:]).split("\n")[0] for name in names.tolist()]
 
 
-def train(
-    name: str, rows: Sequence[dict[str, Any]], kept: Sequence[dict[str, Any]], options: Options, seed: int
-) -> Namer:
+def train(name: str, rows: Sequence[Row], kept: Sequence[Row], options: Options, seed: int) -> Namer:
     torch.manual_seed(seed)
-    model = Namer(rows, VARIANTS[name], options.units)
+    model = Namer(rows, name, options.units)
     data, check = [(model.covariates.encode(columns(part)), letters(part)) for part in (rows, kept)]
     optimizer, best = torch.optim.Adam(model.parameters(), 3e-3), (torch.inf, {})
     batches = torch.Generator().manual_seed(seed)  # of its own, so that all see the same
@@ -124,7 +97,7 @@ def train(
     return model
 
 
-def draw(rows: Sequence[dict[str, Any]], written: Sequence[str]) -> Figure:
+def draw(rows: Sequence[Row], written: Sequence[str]) -> Figure:
     figure = Figure(figsize=(10, 4.8), dpi=90, layout="constrained")
     for axes, row, name in zip(figure.subplots(6, 5).flat, rows, written, strict=True):
         axes.set(xticks=[], yticks=[], facecolor=(row["red"], row["green"], row["blue"]))
@@ -133,7 +106,7 @@ def draw(rows: Sequence[dict[str, Any]], written: Sequence[str]) -> Figure:
 
 
 @torch.no_grad()
-def judge(model: Namer, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+def judge(model: Namer, rows: Sequence[Row]) -> dict[str, float]:
     encode, names = model.covariates.encode, letters(rows)
     given = encode(columns(rows))
     last = [text.split()[-1:] == row["name"].split()[-1:] for text, row in zip(model.write(given), rows, strict=True)]
@@ -149,14 +122,13 @@ def main(options: Options) -> None:
     if options.quick:
         options = replace(options, seeds=2, epochs=1, units=16)
     started, found = time.perf_counter(), {name: {} for name in VARIANTS}
+    rows = table()
+    names = sorted({row["name"] for row in rows})  # by which rows are held out, as both lists may know one
     for seed in range(options.seeds):
-        rows = table()
-        order = {name: place for place, name in enumerate(sorted({row["name"] for row in rows}))}
-        part = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed)).mul(10).div(len(order)).long()
-        parts = {0: [], 1: [], 2: []}
-        for row in rows:  # by names, which both lists may know
-            parts[min(int(part[order[row["name"]]]), 2)].append(row)
-        test, kept, known = parts.values()
+        order = [names[place] for place in torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))]
+        tenth = len(names) // 10
+        held_out = {name: place // tenth for place, name in enumerate(order[: 2 * tenth])}
+        test, kept, known = ([row for row in rows if held_out.get(row["name"]) == part] for part in (0, 1, None))
         for name in VARIANTS:
             model = train(name, known, kept, options, seed)
             for what, value in judge(model, test).items():
@@ -165,6 +137,9 @@ def main(options: Options) -> None:
                 shown = test[:: len(test) // 30][:30]
                 figure = draw(shown, model.write(model.covariates.encode(columns(shown))))
     figures = {name: {what: over_seeds(each) for what, each in values.items()} for name, values in found.items()}
+    nats = {name: torch.tensor(values["nats a letter"]) for name, values in found.items()}
+    for name in ("no covariates", "every step"):
+        figures[f"nats a letter, state less {name}"] = over_seeds(nats["state"] - nats[name])
     options.out.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out / "colors.png")
     write(options.out / "colors.json", asdict(options), figures, started)
