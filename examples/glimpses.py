@@ -40,7 +40,7 @@ VARIANTS = {  # where the coarse view goes, and whether the glimpses show anythi
 class Options:
     seeds: int = 3
     """Each with digits held out, weights and images of its own."""
-    updates: int = 1500
+    updates: int = 1000
     """Training batches, of 64 images that are made as they are needed."""
     units: int = 96
     test_images: int = 2000

@@ -11,4 +11,4 @@ def test_it_ends_with_figures_and_a_picture(tmp_path):
     gain = figures["fixed 0.3"]["wasserstein, less that of none"]["seeds"]
     assert gain == pytest.approx([a - b for a, b in zip(fixed, none, strict=True)])
     found = {name: tuple(figures[name]["error, 20 steps"]["seeds"]) for name in figures}
-    assert len(set(found.values())) == len(found) == 7, "each noise gives a training of its own"
+    assert len(set(found.values())) == len(found) == 5, "each noise gives a training of its own"
