@@ -124,6 +124,7 @@ def main(options: Options) -> None:
     started, found = time.perf_counter(), {name: {} for name in VARIANTS}
     rows = table()
     names = sorted({row["name"] for row in rows})  # by which rows are held out, as both lists may know one
+    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         order = [names[place] for place in torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))]
         tenth = len(names) // 10
@@ -136,13 +137,12 @@ def main(options: Options) -> None:
             if name == "state":
                 shown = test[:: len(test) // 30][:30]
                 figure = draw(shown, model.write(model.covariates.encode(columns(shown))))
-    figures = {name: {what: over_seeds(each) for what, each in values.items()} for name, values in found.items()}
-    nats = {name: torch.tensor(values["nats a letter"]) for name, values in found.items()}
-    for name in ("no covariates", "every step"):
-        figures[f"nats a letter, state less {name}"] = over_seeds(nats["state"] - nats[name])
-    options.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out / "colors.png")
-    write(options.out / "colors.json", asdict(options), figures, started)
+        figures = {name: {what: over_seeds(each) for what, each in values.items()} for name, values in found.items()}
+        nats = {name: torch.tensor(values["nats a letter"]) for name, values in found.items()}
+        for name in ("no covariates", "every step"):
+            figures[f"nats a letter, state less {name}"] = over_seeds(nats["state"] - nats[name])
+        figure.savefig(options.out / "colors.png")
+        write(options.out / "colors.json", asdict(options), figures, started)  # after every seed: it takes a while
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ def main(options: Options) -> None:
         options = replace(options, seeds=2, updates=8, units=24, test_images=100)
     started, data, found = time.perf_counter(), load_digits(), {name: {} for name in VARIANTS}
     digits, labels = torch.tensor(data.images).float() / 16, torch.tensor(data.target)
+    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         rng, read = torch.Generator().manual_seed(1000 + seed), {}
         order = torch.randperm(len(digits), generator=rng)
@@ -112,11 +113,10 @@ def main(options: Options) -> None:
             first = (places[:, 0] - centres[:, 0]).norm(dim=-1) * IMAGE / 2
             for what, value in (("labels", hit), ("whole images", hit.all(1)), ("pixels off at first", first)):
                 found[name].setdefault(what, []).append(float(value.float().mean()))
-    figures = {name: {what: over_seeds(each) for what, each in values.items()} for name, values in found.items()}
-    options.out.mkdir(parents=True, exist_ok=True)
-    shown = {name: (scores[:5], places[:5]) for name, (scores, places) in read.items()}
-    draw(images[:5], target[:5], shown).savefig(options.out / "glimpses.png")
-    write(options.out / "glimpses.json", asdict(options), figures, started)
+        figures = {name: {what: over_seeds(each) for what, each in values.items()} for name, values in found.items()}
+        shown = {name: (scores[:5], places[:5]) for name, (scores, places) in read.items()}
+        draw(images[:5], target[:5], shown).savefig(options.out / "glimpses.png")
+        write(options.out / "glimpses.json", asdict(options), figures, started)  # after every seed: it takes a while
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ def main(options: Options) -> None:
     if options.quick:
         options = replace(options, seeds=2, updates=8, sequences=20, units=8)
     started, found = time.perf_counter(), {name: {} for name in VARIANTS}
+    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         rng, forecasts = numpy.random.default_rng(seed), {}
         paths = simulate(4 * options.sequences, READ + HORIZON + 1, rng)
@@ -135,13 +136,14 @@ def main(options: Options) -> None:
                 forecasts[name] = model(measured[test], HORIZON)[:, READ:]
             for measure, value in judge(forecasts[name], paths[test, READ + 1 :]).items():
                 found[name].setdefault(measure, []).append(value)
-    figures = {name: {what: over_seeds(values) for what, values in found[name].items()} for name in VARIANTS}
-    for name in list(VARIANTS)[1:]:  # paired by seed: the same data, first weights and batches
-        gains = numpy.subtract(found[name]["wasserstein"], found["none"]["wasserstein"])
-        figures[name]["wasserstein, less that of none"] = over_seeds(gains)
-    options.out.mkdir(parents=True, exist_ok=True)
-    draw(paths[-1, READ + 1 :], {name: path[-1] for name, path in forecasts.items()}).savefig(options.out / "noise.png")
-    write(options.out / "noise.json", asdict(options), figures, started)
+        figures = {name: {what: over_seeds(values) for what, values in found[name].items()} for name in VARIANTS}
+        for name in list(VARIANTS)[1:]:  # paired by seed: the same data, first weights and batches
+            gains = numpy.subtract(found[name]["wasserstein"], found["none"]["wasserstein"])
+            figures[name]["wasserstein, less that of none"] = over_seeds(gains)
+        draw(paths[-1, READ + 1 :], {name: path[-1] for name, path in forecasts.items()}).savefig(
+            options.out / "noise.png"
+        )
+        write(options.out / "noise.json", asdict(options), figures, started)  # after every seed: it takes a while
 
 
 if __name__ == "__main__":
