@@ -42,6 +42,6 @@ paper="$C sweep retrieval --json --grid seed=0,1,2,3,4,5,6,7,8,9 state=context,f
 $paper --leaves h+a --start wenke2019 --out runs/retrieval-authors-start
 $C sweep decay --json --grid seed=0,1,2,3,4,5,6,7,8,9 state=normal,zero,context --out runs/decay-paper
 $paper --leaves h --start wenke2019 --out runs/retrieval-authors-start-h
-$paper --leaves h+a --out runs/retrieval-sound-start
+$paper --leaves h+a --out runs/retrieval-sound-start-h+a
 $paper --leaves h+a --start wenke2019 --timing ba2016 --out runs/retrieval-authors-start-ba2016
-$paper --leaves h+a --timing ba2016 --out runs/retrieval-sound-start-ba2016
+$paper --leaves h+a --timing ba2016 --out runs/retrieval-sound-start-h+a-ba2016

@@ -1,7 +1,7 @@
 """Finished runs as one small JSON file, for `results/`: every seed's figures and the commands, without the weights.
 
-python -m contextual_rnn.experiments.published publish --folder FOLDER --file results/NAME.json
-python -m contextual_rnn.experiments.published table --files results/retrieval-sound-*.json    the README's figures
+python -m contextual_rnn.experiments.published publish --folder runs/NAME --file results/NAME.json
+python -m contextual_rnn.experiments.published all --folder runs --results results    every experiment of evidence.sh
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from contextual_rnn.experiments.atomic_file import write_atomically
 from contextual_rnn.experiments.comparison import groups_of
 from contextual_rnn.experiments.config import STATES
 from contextual_rnn.experiments.intervals import median_interval
-from contextual_rnn.experiments.results import Run, config_from_dict, config_to_dict, read_runs
+from contextual_rnn.experiments.results import CONFIG, Run, config_from_dict, config_to_dict, read_runs
+from contextual_rnn.experiments.studies import ASIDE, PAPER_SCALE
 
-DIGITS = 5  # of what is kept of every epoch
-NOT_KEPT = ("epoch", "step")
+DIGITS = 4  # of what is kept of every epoch
+NOT_KEPT = ("epoch", "step", "seconds", "train_loss")
 HEADER = ("start", "state, timing", "epochs", "seeds", *STATES[:3])
 
 
@@ -37,14 +38,46 @@ def publish(runs: Iterable[Run], path: Path) -> None:
     }
     for run in found:
         run["options"] = {name: value for name, value in run["options"].items() if name not in shared}
+    head = {"options": shared}
+    if all(run["versions"] == found[0]["versions"] for run in found):
+        head["versions"] = found[0]["versions"]
+        for run in found:
+            del run["versions"]
+    begin = json.dumps(head).removesuffix("}")
     lines = ",\n  ".join(json.dumps(run) for run in found)
-    write_atomically(path, f'{{"options": {json.dumps(shared)},\n "runs": [\n  {lines}\n ]}}\n'.encode())
+    write_atomically(path, f'{begin},\n "runs": [\n  {lines}\n ]}}\n'.encode())
 
 
 def read_published(path: Path) -> list[Run]:
     """The runs of a file that `publish` wrote; their folders are those of their commands."""
     content = json.loads(Path(path).read_text())
-    return [_run(content["options"], run) for run in content["runs"]]
+    versions = {"versions": content["versions"]} if "versions" in content else {}
+    return [_run(content["options"], {**run, **versions}) for run in content["runs"]]
+
+
+def publish_all(folder: Path, results: Path) -> list[Path]:
+    """Publish every experiment of `studies` that has finished runs below `folder`; returns the files written."""
+    written = []
+    for name in (*PAPER_SCALE, *ASIDE):
+        runs = [run for run in read_runs(folder / name) if run.result is not None] if (folder / name).is_dir() else []
+        if runs:
+            publish(runs, results / f"{name}.json")
+            written.append(results / f"{name}.json")
+    return written
+
+
+def read_results(folder: Path) -> list[Run]:
+    """The runs below `folder`, or where it has none those of the files in it that `publish` wrote.
+
+    Raises ValueError where there are neither.
+    """
+    if any(Path(folder).rglob(CONFIG)):
+        return read_runs(folder)
+    contents = {path: json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))}
+    files = [path for path, content in contents.items() if isinstance(content, dict) and "runs" in content]
+    if not files:
+        raise ValueError(f"folder: expected runs (folders with {CONFIG}) or published results, got none in {folder}")
+    return [run for file in files for run in read_published(file)]
 
 
 def retrieval_table(files: Sequence[Path]) -> str:
@@ -75,7 +108,14 @@ def _published(run: Run) -> dict[str, Any]:
         "options": config_to_dict(run.config),
         "metrics": {name: [_rounded(line.get(name)) for line in run.metrics] for name in names},
         **run.result,
+        "command": _relative(run.result["command"]),
     }
+
+
+def _relative(command: str) -> str:
+    """A sweep's runs know their folder by its whole path, which means nothing elsewhere."""
+    words, _, folder = command.rpartition("--out ")
+    return f"{words}--out {Path('runs', *Path(folder).parts[-2:])}" if Path(folder).is_absolute() else command
 
 
 def _run(shared: dict[str, Any], published: dict[str, Any]) -> Run:
@@ -117,10 +157,10 @@ def _publish(folder: Path, file: Path) -> None:
     publish(read_runs(folder), file)
 
 
-def _table(files: tuple[Path, ...]) -> None:
-    """Print the README's table of retrieval."""
-    print(retrieval_table(files))
+def _all(folder: Path = Path("runs"), results: Path = Path("results")) -> None:
+    """Write every experiment of results/evidence.sh that has finished runs below `folder`."""
+    print(*publish_all(folder, results), sep="\n")
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"publish": _publish, "table": _table})
+    tyro.extras.subcommand_cli_from_dict({"publish": _publish, "all": _all})
