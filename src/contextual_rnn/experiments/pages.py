@@ -13,7 +13,7 @@ from contextual_rnn.experiments.figures import to_svg
 from contextual_rnn.experiments.findings import findings
 from contextual_rnn.experiments.published import read_results, retrieval_table
 from contextual_rnn.experiments.results import Run
-from contextual_rnn.experiments.studies import ASIDE, CONTROLS, INGREDIENTS, MAP, TABLE_1, runs_of
+from contextual_rnn.experiments.studies import ASIDE, CONTROLS, INGREDIENTS, MAP, TABLE_1, runs_of, study
 from contextual_rnn.experiments.study_tables import control_table, ingredient_table
 from contextual_rnn.experiments.table_1 import table_1
 from contextual_rnn.experiments.trained import Trained
@@ -29,8 +29,8 @@ def readme_block(results: Path) -> str:
     runs = read_results(results)
     found = findings(runs, Trained.read(results).calibration)
     lines = "\n".join(f"- {found[name]}" for name in IN_THE_README if name in found)
-    files = [file for file in sorted(results.glob("retrieval-*.json")) if file.stem not in ASIDE]
-    return "\n\n".join([*_figure(runs, "docs/figures"), lines, retrieval_table(files)])
+    pictured = [run for run in runs if study(run) not in ASIDE]
+    return "\n\n".join(filter(None, [*_figure(runs, "docs/figures"), lines, retrieval_table(pictured)]))
 
 
 def docs_block(results: Path) -> str:

@@ -6,6 +6,7 @@ python -m contextual_rnn.experiments.published all --folder runs --results resul
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -16,11 +17,14 @@ from typing import Any
 import tyro
 
 from contextual_rnn.experiments.atomic_file import write_atomically
+from contextual_rnn.experiments.calibration import calibration
 from contextual_rnn.experiments.comparison import groups_of
 from contextual_rnn.experiments.config import STATES
 from contextual_rnn.experiments.intervals import median_interval
 from contextual_rnn.experiments.results import CONFIG, Run, config_from_dict, config_to_dict, read_runs
-from contextual_rnn.experiments.studies import ASIDE, PAPER_SCALE
+from contextual_rnn.experiments.studies import AUTHORS, CALIBRATED, DECAY
+from contextual_rnn.experiments.sweep import SWEEP
+from contextual_rnn.experiments.trained import Trained, trained
 
 DIGITS = 4  # of what is kept of every epoch
 NOT_KEPT = ("epoch", "step", "seconds", "train_loss")
@@ -56,13 +60,25 @@ def read_published(path: Path) -> list[Run]:
 
 
 def publish_all(folder: Path, results: Path) -> list[Path]:
-    """Publish every experiment of `studies` that has finished runs below `folder`; returns the files written."""
-    written = []
-    for name in (*PAPER_SCALE, *ASIDE):
-        runs = [run for run in read_runs(folder / name) if run.result is not None] if (folder / name).is_dir() else []
-        if runs:
-            publish(runs, results / f"{name}.json")
-            written.append(results / f"{name}.json")
+    """Publish every sweep directly below `folder` that has finished runs, and what a report makes of their weights.
+
+    Calibration comes from the sweep decay-calibration, diagnostics and playground from the paper's own settings.
+    Returns the files of runs.
+    """
+    written, paper = [], []
+    for sweep in sorted(path.parent for path in folder.glob(f"*/{SWEEP}")):
+        runs = [run for run in read_runs(sweep) if run.result is not None]
+        if not runs:
+            continue
+        if sweep.name == CALIBRATED:
+            Trained(calibration(groups_of(runs)), [], None).write(results)
+            continue
+        publish(runs, results / f"{sweep.name}.json")
+        written.append(results / f"{sweep.name}.json")
+        paper += runs if sweep.name in (AUTHORS, DECAY) else []
+    decay = groups_of([run for run in paper if run.task == "decay"])
+    retrieval = groups_of([run for run in paper if run.task == "retrieval"])
+    dataclasses.replace(trained(decay, [*retrieval, *decay]), calibration=[]).write(results)
     return written
 
 
@@ -73,28 +89,37 @@ def read_results(folder: Path) -> list[Run]:
     """
     if any(Path(folder).rglob(CONFIG)):
         return read_runs(folder)
-    contents = {path: json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))}
-    files = [path for path, content in contents.items() if isinstance(content, dict) and "runs" in content]
+    files = published_files(folder)
     if not files:
         raise ValueError(f"folder: expected runs (folders with {CONFIG}) or published results, got none in {folder}")
     return [run for file in files for run in read_published(file)]
 
 
-def retrieval_table(files: Sequence[Path]) -> str:
-    """Final validation accuracy of the retrieval runs in `files` as a table in Markdown, a line a group of settings.
+def published_files(folder: Path) -> list[Path]:
+    """The files in `folder` that `publish` wrote, among others that it did not."""
+    contents = {path: json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))}
+    return [path for path, content in contents.items() if isinstance(content, dict) and "runs" in content]
 
-    Medians over seeds with their bootstrap interval.
+
+def retrieval_table(runs: Sequence[Run]) -> str:
+    """Final validation accuracy of finished retrieval runs as a table in Markdown, a line a group of settings.
+
+    Medians over seeds with their bootstrap interval; runs of other epochs stand in other lines.
     """
+    by_epochs: dict[int, list[Run]] = {}
+    for run in runs:
+        if run.task == "retrieval":
+            by_epochs.setdefault(run.config.epochs, []).append(run)
     rows = [
         [
             {"wenke2019": "the authors' own", "sound": "sound"}[group.settings["start"]],
             f"{group.settings['leaves'].replace('h+a', '(h, A)')}, {group.settings['timing']}",
-            _range(run.config.epochs for run in group.runs),
+            str(epochs),
             _range(sum(run.config.state == state for run in group.runs) for state in group.accuracies()),
             *(_accuracy([run for run in group.runs if run.config.state == state]) for state in STATES[:3]),
         ]
-        for file in files
-        for group in groups_of([run for run in read_published(file) if run.task == "retrieval"])
+        for epochs in sorted(by_epochs, reverse=True)
+        for group in groups_of(by_epochs[epochs])
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in (HEADER, ["---"] * len(HEADER), *rows))
 
@@ -158,7 +183,7 @@ def _publish(folder: Path, file: Path) -> None:
 
 
 def _all(folder: Path = Path("runs"), results: Path = Path("results")) -> None:
-    """Write every experiment of results/evidence.sh that has finished runs below `folder`."""
+    """Write every sweep below `folder` that has finished runs, as those of results/evidence.sh."""
     print(*publish_all(folder, results), sep="\n")
 
 

@@ -9,10 +9,8 @@ from contextual_rnn.experiments.results import Run
 MAP, INGREDIENTS, CONTROLS, TABLE_1 = "map", "ingredients", "controls", "table1"
 # Sections of their own, not pictures of their curves.
 ASIDE = (MAP, INGREDIENTS, CONTROLS, TABLE_1)
-AUTHORS, AUTHORS_H = "retrieval-authors-start", "retrieval-authors-start-h"
-SOUND = "retrieval-sound-start-h+a"
-DECAY = "decay-paper"
-PAPER_SCALE = (AUTHORS, AUTHORS_H, SOUND, AUTHORS + "-ba2016", SOUND + "-ba2016", DECAY)
+AUTHORS, SOUND = "retrieval-authors-start", "retrieval-sound-start-h+a"
+DECAY, CALIBRATED = "decay-paper", "decay-calibration"
 
 
 def study(run: Run) -> str:

@@ -25,6 +25,7 @@ ACCURACY, TO_95, TO_99 = MEASURES["retrieval"]
 # The gain that has the full colour, and the one up to which colours go by parts of a point.
 FULL, FINE = 0.6, 0.005
 COLOURS = "PuOr"
+TICKS = (-FULL, -0.1, -0.01, 0, 0.01, 0.1, FULL)
 
 
 class Cell(NamedTuple):
