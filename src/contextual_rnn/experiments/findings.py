@@ -77,20 +77,20 @@ def _map(runs: Sequence[Run]) -> str | None:
     for start, name in STARTS.items():
         of_start = [run for run in runs if getattr(run.config, "start", "") == start]
         texts = [
-            f"the {state} state gains over zero in {verdicts['ahead']}, loses in {verdicts['behind']}, and cannot be "
-            f"told from it in {verdicts['level']} of {sum(verdicts.values())} cells"
+            f"a {state} state gains over zero in {verdicts['ahead']} of {sum(verdicts.values())} cells, loses in "
+            f"{verdicts['behind']}, and cannot be told from it in {verdicts['level']}"
             for state in ("context", "free")
             if (verdicts := _verdicts(contrasts(of_start, state)))
         ]
         if texts:
-            sentences.append(f"under {name[0].lower()}{name[1:]} {', '.join(texts)}")
+            sentences.append(f"under {name[0].lower()}{name[1:]} {'; '.join(texts)}")
     if not sentences:
         return None
-    seeds = Counter(len(seen.seeds) for seen in contrasts(runs, "context").values())
-    counts = " to ".join(map(str, dict.fromkeys((min(seeds), max(seeds)))))
+    seeds = [len(seen.seeds) for seen in contrasts(runs, "context").values() if seen.verdict != "open"]
+    counts = " to ".join(map(str, dict.fromkeys((min(seeds, default=1), max(seeds, default=1)))))
     return (
-        f"The map, final accuracy with h(0) alone over units, pairs and timing, {counts} seeds a cell, cells of one "
-        f"seed not counted: {'; '.join(sentences)}. Told by the 95 % interval of the median gain."
+        f"When does it help (the map: final accuracy with h(0) alone, {counts} seeds a cell)? "
+        f"{'. '.join(text[0].upper() + text[1:] for text in sentences)}."
     )
 
 

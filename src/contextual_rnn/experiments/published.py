@@ -18,7 +18,7 @@ import tyro
 
 from contextual_rnn.experiments.atomic_file import write_atomically
 from contextual_rnn.experiments.calibration import calibration
-from contextual_rnn.experiments.comparison import groups_of
+from contextual_rnn.experiments.comparison import SHORT, groups_of
 from contextual_rnn.experiments.config import STATES
 from contextual_rnn.experiments.intervals import median_interval
 from contextual_rnn.experiments.results import CONFIG, Run, config_from_dict, config_to_dict, read_runs
@@ -112,7 +112,7 @@ def retrieval_table(runs: Sequence[Run]) -> str:
             by_epochs.setdefault(run.config.epochs, []).append(run)
     rows = [
         [
-            {"wenke2019": "the authors' own", "sound": "sound"}[group.settings["start"]],
+            SHORT[group.settings["start"]],
             f"{group.settings['leaves'].replace('h+a', '(h, A)')}, {group.settings['timing']}",
             str(epochs),
             _range(sum(run.config.state == state for run in group.runs) for state in group.accuracies()),

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from contextual_rnn.experiments.comparison import STARTS
+from contextual_rnn.experiments.comparison import SHORT, STARTS
 from contextual_rnn.experiments.config import INGREDIENTS, RetrievalConfig
 from contextual_rnn.experiments.contrast import Contrast, contrast
 from contextual_rnn.experiments.evidence import MEASURES
@@ -65,7 +65,7 @@ def ingredient_contrasts(runs: Sequence[Run], start: str, state: str = "zero") -
 def ingredient_table(runs: Sequence[Run]) -> dict[str, Any] | None:
     """A row for each start, ingredient and state that has runs; None where there are none."""
     rows = [
-        [STARTS[start], state, INGREDIENT_TEXTS[name], *_said(seen)]
+        [SHORT[start], state, INGREDIENT_TEXTS[name], *_said(seen)]
         for start in STARTS
         for state in ("zero", "free", "context")
         for name, seen in ingredient_contrasts(runs, start, state).items()
@@ -88,7 +88,7 @@ def control_contrasts(runs: Sequence[Run], start: str) -> dict[str, Contrast]:
 def control_table(runs: Sequence[Run]) -> dict[str, Any] | None:
     """A row for each start and control that has runs; None where there are none."""
     rows = [
-        [STARTS[start], text, *_said(seen)] for start in STARTS for text, seen in control_contrasts(runs, start).items()
+        [SHORT[start], text, *_said(seen)] for start in STARTS for text, seen in control_contrasts(runs, start).items()
     ]
     header = ["start", "state and control", "seeds", "accuracy", "gain over zero"]
     return {"title": "Controls", "header": header, "texts": 2, "rows": rows} if rows else None

@@ -11,7 +11,7 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from contextual_rnn.experiments.comparison import STARTS
+from contextual_rnn.experiments.comparison import SHORT, STARTS
 from contextual_rnn.experiments.config import RetrievalConfig
 from contextual_rnn.experiments.contrast import Contrast, contrast
 from contextual_rnn.experiments.evidence import MEASURES, Measure
@@ -69,7 +69,17 @@ def map_table(runs: Sequence[Run]) -> dict[str, Any]:
             epochs = [_epochs(by_measure[measure.name][cell]) for measure in (TO_95, TO_99)]
             assert seen.gain is not None
             gain = interval(seen.gain, "points")
-            rows.append([*map(str, cell), state, str(len(seen.seeds)), interval(seen.ours, "share"), gain, *epochs])
+            rows.append(
+                [
+                    SHORT[cell.start],
+                    *map(str, cell[1:]),
+                    state,
+                    str(len(seen.seeds)),
+                    interval(seen.ours, "share"),
+                    gain,
+                    *epochs,
+                ]
+            )
     return {"title": "Every cell of the map", "header": header, "texts": 5, "rows": rows}
 
 
@@ -102,7 +112,9 @@ def map_figure(runs: Sequence[Run]) -> Figure:
     bar = figure.colorbar(
         ScalarMappable(norm, COLOURS), ax=grid, shrink=0.8, ticks=[-0.6, -0.1, -0.01, 0, 0.01, 0.1, 0.6]
     )
-    bar.ax.set_yticklabels([minus(f"{100 * tick:+g}") for tick in (-0.6, -0.1, -0.01, 0, 0.01, 0.1, 0.6)])
+    bar.ax.set_yticklabels(
+        [minus(f"{100 * tick:+g}") if tick else "0" for tick in (-0.6, -0.1, -0.01, 0, 0.01, 0.1, 0.6)]
+    )
     bar.set_label("gain in accuracy, points; hatched: the interval holds 0")
     return figure
 
