@@ -117,6 +117,7 @@ class Training:
         else:
             loss = self._differentiate_together(batch, generator, rows)
         if math.isfinite(loss):
+            self.optimizer.adam.param_groups[0]["lr"] = self.learning_rate(k)
             self.optimizer.step()
         return loss
 
@@ -133,6 +134,13 @@ class Training:
             gradient.mul_(share)
             self.group.sum(gradient)
         return loss.item()
+
+    def learning_rate(self, k: int) -> float:
+        """Adam's step size for batch k."""
+        if self.config.schedule == "constant":
+            return self.config.learning_rate
+        share = k / (self.config.epochs * self.batches.per_epoch)
+        return self.config.learning_rate * (1 + math.cos(math.pi * share)) / 2
 
     def tensors(self) -> dict[str, Tensor]:
         """All that training goes on from, by name: the model's and the optimizer's."""
