@@ -291,15 +291,13 @@ struct Classifier : Kernel<T> {
         for (int64_t k = 0; k < K; ++k) totals.d_readout_bias[k] += logits[k];
         weight_gradient(totals.d_readout_weight, logits, K, hidden, Q, block, room);
 
-        std::memset(d_hidden, 0, Q * sizeof(vec));
-        multiply(d_hidden, d_hidden, 1, packed.back_readout, logits, Q, K);
+        multiply(d_hidden, nullptr, 1, packed.back_readout, logits, Q, K);
         for (int64_t q = 0; q < Q; ++q) {
             d_hidden[q] = relu_gradient(d_hidden[q], hidden[q]);
             totals.d_hidden_bias[q] += d_hidden[q];
         }
         weight_gradient(totals.d_hidden_weight, d_hidden, Q, h, H, block, room);
-        std::memset(d_h, 0, H * sizeof(vec));
-        multiply(d_h, d_h, 1, packed.back_hidden, d_hidden, H, Q);
+        multiply(d_h, nullptr, 1, packed.back_hidden, d_hidden, H, Q);
     }
 
     // Turns logits into their gradients.

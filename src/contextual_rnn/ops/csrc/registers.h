@@ -156,7 +156,7 @@ struct Registers {
         });
     }
 
-    // to = from + scale matrix x, the matrix packed and the same for all samples; `from` may be `to`.
+    // to = from + scale matrix x, the matrix packed and the same for all samples; `from` may be `to`, or absent.
     void multiply(vec* to, const vec* from, T scale, const T* matrix, const vec* x) const {
         multiply(to, from, scale, matrix, x, H, H);
     }
@@ -167,7 +167,7 @@ struct Registers {
             vec sum[rows] = {};
             const T* w = matrix + j * width;
             for (int64_t i = 0; i < width; ++i, w += rows) each<rows>([&](auto k) INLINE { sum[k] += w[k] * x[i]; });
-            each<rows>([&](auto k) INLINE { to[j + k] = from[j + k] + scale * sum[k]; });
+            each<rows>([&](auto k) INLINE { to[j + k] = from ? from[j + k] + scale * sum[k] : scale * sum[k]; });
         });
     }
 
