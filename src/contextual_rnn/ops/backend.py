@@ -100,7 +100,10 @@ def backend_of(kernel: Kernel) -> Backend:
             # What torch.func holds need not know that its gradient is wanted.
             output, written, _ = _Transformed.apply(kernel, *given, *settings, torch.is_grad_enabled(), keep_written)
         else:
-            output, written = _Recurrence.apply(kernel, given, settings, keep_written, *given)
+            present = [tensor for tensor in given if tensor is not None]
+            output = written = _Recurrence.apply(kernel, given, settings, keep_written, *present)
+            if keep_written:
+                output, written = output
         if not options.return_fast_weights:
             return output, None
         tables = given.discounts, given.retained
@@ -114,29 +117,38 @@ _is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ig
 
 
 class _Recurrence(torch.autograd.Function):
-    """A kernel under autograd alone; `tensors` are those of `given` once more, for autograd to see."""
+    """A kernel under autograd alone; `tensors` are those that `given` has, once more, for autograd to see.
+
+    Returns what was written besides the outputs only where it is kept: every tensor here costs microseconds.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, kernel: Kernel, given: Given, settings: Settings, keep_written: bool, *tensors: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        output, written, saved = kernel.forward(given, settings, any(ctx.needs_input_grad), keep_written)
-        ctx.kernel, ctx.settings = kernel, settings
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, output, saved)
-        if not keep_written:
-            ctx.mark_non_differentiable(written)
-        return output, written
+        ctx: Any, kernel: Kernel, given: Given, settings: Settings, keep_written: bool, *tensors: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        keep = any(ctx.needs_input_grad)
+        output, written, saved = kernel.forward(given, settings, keep, keep_written)
+        if keep:
+            ctx.kernel, ctx.settings = kernel, settings
+            ctx.absent = [tensor is None for tensor in given]
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*tensors, output, saved)
+        return (output, written) if keep_written else output
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        *tensors, output, saved = ctx.saved_tensors
-        wanted = _without_lengths(ctx.needs_input_grad[4:])
+    def backward(
+        ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
+        *present, output, saved = ctx.saved_tensors
+        tensors, needs, grad_outputs = iter(present), iter(ctx.needs_input_grad[4:]), (grad_output, grad_written)
+        tensors = [None if absent else next(tensors) for absent in ctx.absent]
+        wanted = _without_lengths([not absent and next(needs) for absent in ctx.absent])
         if torch.is_grad_enabled():  # somebody means to differentiate this once more
             grads = _Derivative.apply(ctx.kernel, *tensors, *ctx.settings, output, saved, *grad_outputs, *wanted)
         else:
             grads = differentiate(ctx.kernel, Given(*tensors), ctx.settings, output, saved, *grad_outputs, wanted)
-        return (None, None, None, None, *_with_lengths(spread(grads, wanted)))
+        grads = _with_lengths(spread(grads, wanted))
+        return (None, None, None, None, *[g for g, absent in zip(grads, ctx.absent, strict=True) if not absent])
 
 
 def _without_lengths(of_given: Sequence[bool]) -> list[bool]:

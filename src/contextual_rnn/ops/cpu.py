@@ -107,9 +107,8 @@ def forward(given: Given, settings: Settings, keep: bool, keep_written: bool) ->
     O(B T (T + H) H) time and O(B T (T + H)) memory to go back for short sequences, O(B T H^2) and O(B T H) for long.
     """
     output = given.inputs.new_empty(_shape(given))
-    nothing = output.new_empty(0)
-    written = torch.empty_like(output) if keep_written else nothing
-    saved = output.new_empty(saved_size(given, settings)) if keep else nothing
+    saved = output.new_empty(saved_size(given, settings) if keep else 0)
+    written = torch.empty_like(output) if keep_written else output.new_empty(0)
     addresses = output.data_ptr(), written.data_ptr() if keep_written else 0, saved.data_ptr()
     _run(False, given, settings, keep, (*addresses, *(0,) * 13), (0, 0, 0))
     return output, written, saved
@@ -137,7 +136,7 @@ def backward(
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if want and tensor is not None else None
         for tensor, want in zip(given[:10] + given[11:], made, strict=False)
     ]
-    addresses = [address(grad) for grad in grads]
+    addresses = [0 if grad is None else grad.data_ptr() for grad in grads]
     of_projection = 0, 0, 0
     if given.weight_ih is not None:
         of_projection = addresses[0], addresses[10], addresses[11]
@@ -165,7 +164,7 @@ def _run(
     of features, weight_ih and bias.
     """
     tensors = _contiguous(given, settings)  # kept alive until the kernel is done
-    addresses = [address(tensor) for tensor in tensors]
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     input_size, inputs = 0, 0
     if given.weight_ih is not None:
         input_size, inputs, addresses[0] = given.weight_ih.shape[1], addresses[0], 0

@@ -62,7 +62,7 @@ struct Kernel : Registers<T> {
     using Base = Registers<T>;
     using typename Base::vec;
     using Base::H, Base::L, Base::all, Base::sum, Base::relu, Base::relu_gradient, Base::load, Base::store;
-    using Base::multiply, Base::dots, Base::combine, Base::add, Base::outer, Base::times, Base::pack, Base::parts;
+    using Base::multiply, Base::dots, Base::combine, Base::combine_two, Base::add, Base::outer, Base::times, Base::pack, Base::parts;
     using Base::in_parts, Base::total, Base::padded, Base::add_outer, Base::load_rows;
     static constexpr int64_t lanes = 64 / sizeof(T);  // what is saved has room for the blocks of any instruction set
 
@@ -532,9 +532,12 @@ struct Kernel : Registers<T> {
     }
 
     // Under ba2016 the outputs are what was written, so their gradients are gathered in one place.
+    const void* grad_memory() const { return early ? p.grad_written : p.grad_output; }
+    bool has_d_memory() const { return chunked || grad_memory(); }
+
     void load_d_memory(int64_t start, int64_t n, const Block& block, const Work& w) const {
-        const void* from = early ? p.grad_written : p.grad_output;
-        if (!from) std::memset(w.d_memory, 0, n * H * sizeof(vec));
+        const void* from = grad_memory();
+        if (!from && chunked) std::memset(w.d_memory, 0, n * H * sizeof(vec));
         for (int64_t t = 0; from && t < n; ++t) load_step(w.d_memory + t * H, from, block, start + t);
     }
 
@@ -542,19 +545,15 @@ struct Kernel : Registers<T> {
     void backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block, const Shared& shared,
                         const Work& w, const Sums& sums) const {
         for (int64_t t = n - 1; t >= 0; --t) {
-            if (!early) {
+            if (!early)
                 pull(a, t, t + 1, n, w);
-                add(w.d_h, w.d_memory + t * H);
-            } else if (p.grad_output) {
+            else if (p.grad_output) {
                 load_step(w.d_read, p.grad_output, block, start + t);
                 add(w.d_h, w.d_read);
             }
             hold(w.d_h, start + t, block);
             for (int64_t s = S - 1; s >= 0; --s) read_backward(a, t, s, shared, w, sums);
-            if (early) {
-                pull(a, t, t, n, w);
-                add(w.d_h, w.d_memory + t * H);
-            }
+            if (early) pull(a, t, t, n, w);
             for (int64_t j = 0; j < H; ++j) w.d_z[j] += relu_gradient(w.d_h[j], query(a, t, 0)[j]);
             store_step(block.grad_inputs, w.d_z, block, start + t);
             if (I) features_gradient(block, start + t, shared, w, sums);
@@ -574,12 +573,11 @@ struct Kernel : Registers<T> {
         store(block.grad_features + t * I, w.features, block.samples, T_ * I, I);
     }
 
-    // Adds to d_memory(i) what reads of steps from `first` on give back.
+    // Adds to d_h, which is that of m(i) as well, what came for m(i) and what reads of steps from `first` on give back.
     void pull(const Activations& a, int64_t i, int64_t first, int64_t n, const Work& w) const {
         const int64_t read = first * S, reads = n * S - read;
-        vec* to = w.d_memory + i * H;
-        combine(to, to, reads, w.discounted + read * C + i, C, w.d_brackets + read * H, H);
-        combine(to, to, reads, w.d_scores + read * C + i, C, a.queries + read * H, H);
+        combine_two(w.d_h, has_d_memory() ? w.d_memory + i * H : nullptr, reads, w.discounted + read * C + i,
+                    w.d_brackets + read * H, w.d_scores + read * C + i, a.queries + read * H, C);
     }
 
     // d_h is that of the read's result, then of its query.

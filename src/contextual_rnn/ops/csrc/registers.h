@@ -209,6 +209,23 @@ struct Registers {
         });
     }
 
+    // to += from, which may be absent, and two such sums over n rows, whose coefficients are `step` apart.
+    void combine_two(vec* to, const vec* from, int64_t n, const vec* first, const vec* rows, const vec* second,
+                     const vec* more, int64_t step) const {
+        in_blocks<sums>(H, [&](auto count, int64_t j) {
+            constexpr int block = decltype(count)::value;
+            vec sum[block];
+            each<block>([&](auto k) INLINE { sum[k] = from ? to[j + k] + from[j + k] : to[j + k]; });
+            const vec *row = rows + j, *other = more + j, *a = first, *b = second;
+            for (int64_t i = 0; i < n; ++i, row += H, other += H, a += step, b += step) {
+                const vec one = *a, two = *b;
+                each<block>([&](auto k) INLINE { sum[k] += one * row[k]; });
+                each<block>([&](auto k) INLINE { sum[k] += two * other[k]; });
+            }
+            each<block>([&](auto k) INLINE { to[j + k] = sum[k]; });
+        });
+    }
+
     void add(vec* to, const vec* from, T scale = 1) const {
         for (int64_t j = 0; j < H; ++j) to[j] += scale * from[j];
     }
