@@ -136,9 +136,7 @@ class _Recurrence(torch.autograd.Function):
         return (output, written) if keep_written else output
 
     @staticmethod
-    def backward(
-        ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None = None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None = None) -> tuple[Tensor | None, ...]:
         *present, output, saved = ctx.saved_tensors
         tensors, needs, grad_outputs = iter(present), iter(ctx.needs_input_grad[4:]), (grad_output, grad_written)
         tensors = [None if absent else next(tensors) for absent in ctx.absent]

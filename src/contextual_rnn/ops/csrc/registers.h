@@ -305,6 +305,42 @@ struct Registers {
         });
     }
 
+    // to = the sum over n of x y^T, rows of x and y `x_stride` and `y_stride` apart, into rows of `width`. Nothing is
+    // padded: the last columns are those before them once more.
+    static void product(T* to, int64_t height, int64_t width, int64_t n, const T* x, int64_t x_stride, const T* y,
+                        int64_t y_stride) {
+        if (width < L) {
+            for (int64_t j = 0; j < height; ++j)
+                for (int64_t i = 0; i < width; ++i) {
+                    T sum = 0;
+                    for (int64_t r = 0; r < n; ++r) sum += x[r * x_stride + j] * y[r * y_stride + i];
+                    to[j * width + i] = sum;
+                }
+            return;
+        }
+        const int64_t vectors = (width + L - 1) / L;
+        in_blocks<panel_rows>(height, [&](auto rows_, int64_t j) {
+            constexpr int down = decltype(rows_)::value;
+            in_blocks<panel_columns>(vectors, [&](auto columns_, int64_t i) {
+                constexpr int across = decltype(columns_)::value;
+                int64_t column[across];
+                each<across>([&](auto c) INLINE { column[c] = i + c + 1 < vectors ? (i + c) * L : width - L; });
+                vec sum[down][across] = {};
+                const T *a = x + j, *b = y;
+                for (int64_t r = 0; r < n; ++r, a += x_stride, b += y_stride)
+                    each<across>([&](auto c) INLINE {
+                        const vec value = *reinterpret_cast<const vec*>(b + column[c]);
+                        each<down>([&](auto k) INLINE { sum[k][c] += a[k] * value; });
+                    });
+                each<down>([&](auto k) INLINE {
+                    each<across>([&](auto c) INLINE {
+                        *reinterpret_cast<vec*>(to + (j + k) * width + column[c]) = sum[k][c];
+                    });
+                });
+            });
+        });
+    }
+
     static int64_t padded(int64_t width) { return (width + L - 1) / L * L; }
 
     // to += the sum of x y^T over rows of x, `stride` apart, and those of y, padded, in the caller's layout. The rows of
