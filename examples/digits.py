@@ -69,14 +69,14 @@ def judge(model: Painter, classifier: SVC, held_out: tuple[Tensor, Tensor], opti
     generator = torch.Generator().manual_seed(0)
     told = torch.arange(10).repeat_interleave(options.per_class)
     made, real = model.paint(told, len(told), generator), diversity(*held_out)
-    many, one = model.bounds(*held_out, options.draws, generator)
+    state = model.rnn.initial_state
+    many, one = model.bounds(*held_out, options.draws if isinstance(state, NormalState) else 1, generator)
     found = {
         "recognised": classifier.score(made, told),
         "recognised, shuffled labels": classifier.score(made, told[torch.randperm(len(told), generator=generator)]),
         "diversity / real": diversity(made, told) / real,
         "nats per pixel": many,
     }
-    state = model.rnn.initial_state
     if isinstance(state, NormalState):
         at_mean = model.paint(told, len(told), generator, sample=False)
         normal = state.distribution(torch.arange(10))["h"]
