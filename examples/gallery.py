@@ -40,27 +40,6 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "processor seconds to train": ".0f",
         },
     ),
-    "glimpses": ("glimpses", {"labels": ".1%", "whole images": ".1%", "pixels off at first": ".1f"}),
-    "colors": (
-        "colors",
-        {
-            "nats a letter": ".3f",
-            "less those of no covariates": ".3f",
-            "nats a letter, words left open": ".3f",
-            "nats a letter, another row's covariates": ".3f",
-            "last word right": ".0%",
-        },
-    ),
-    "oscillator": ("oscillator", {"first 20 steps": ".3f", "overall": ".3f", "first 20 steps / zero's": ".3f"}),
-    "noise": (
-        "noise",
-        {
-            "error, 20 steps": ".3f",
-            "error, 200 steps": ".3f",
-            "wasserstein": ".4f",
-            "wasserstein, less that of none": ".4f",
-        },
-    ),
 }
 # What the README says of results/NAME.json: a sentence with one figure of it.
 HEADLINES = {
@@ -68,15 +47,6 @@ HEADLINES = {
     "digits-row": ("{} row by row", "normal", "recognised", ".1%"),
     "missing_label": ("{} recognised with a label", "label, guidance 1", "recognised", ".1%"),
     "dates": ("{} exact with attention", "contextual encoder, attention", "exact match, all", ".2%"),
-    "glimpses": ("{} of the labels right", "coarse view sets the state", "labels", ".1%"),
-    "colors": ("{} nats a letter from the state", "state", "less those of no covariates", ".3f"),
-    "oscillator": ("{} times the zero state's first error", "window of 20", "first 20 steps / zero's", ".3f"),
-    "noise": (
-        "{} in distribution from proportional noise",
-        "proportional 0.1",
-        "wasserstein, less that of none",
-        ".4f",
-    ),
 }
 
 
