@@ -59,7 +59,7 @@ def prepare(
     shared = isinstance(a0, Tensor) and a0.stride(0) == 0
     early = options.timing == "wenke2019"
     settings = Settings(options.inner_steps, early, options.layer_norm, shared, options.eps)
-    return Given(*[None if tensor is None else tensor.resolve_neg() for tensor in given]), settings
+    return Given._make([None if tensor is None else tensor.resolve_neg() for tensor in given]), settings
 
 
 def backend_of(kernel: Kernel) -> Backend:
@@ -136,10 +136,12 @@ class _Recurrence(torch.autograd.Function):
         return (output, written) if keep_written else output
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
         *present, output, saved = ctx.saved_tensors
-        tensors, needs, grad_outputs = iter(present), iter(ctx.needs_input_grad[4:]), (grad_output, grad_written)
-        tensors = [None if absent else next(tensors) for absent in ctx.absent]
+        left, needs, grad_outputs = iter(present), iter(ctx.needs_input_grad[4:]), (grad_output, grad_written)
+        tensors: list[Any] = [None if absent else next(left) for absent in ctx.absent]
         wanted = _without_lengths([not absent and next(needs) for absent in ctx.absent])
         if torch.is_grad_enabled():  # somebody means to differentiate this once more
             grads = _Derivative.apply(ctx.kernel, *tensors, *ctx.settings, output, saved, *grad_outputs, *wanted)
