@@ -87,7 +87,7 @@ def backend_of(kernel: Kernel) -> Backend:
                 f"got {inputs.dtype} on {inputs.device}"
             )
         eager = type(inputs) in _PLAIN and not torch.compiler.is_compiling()
-        if weight_ih is not None and not (eager and kernel.projects):
+        if weight_ih is not None and not (eager and kernel.projects(weight_ih)):
             inputs, weight_ih, bias = functional.linear(inputs, weight_ih, bias), None, None
         given, settings = prepare(
             inputs, inputs.shape[1], weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, weight_ih, bias
