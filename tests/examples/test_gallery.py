@@ -10,6 +10,7 @@ from tests.examples.running import EXAMPLES
 ROOT = EXAMPLES.parent
 README = " ".join((ROOT / "README.md").read_text().split())
 PAGES = sorted((ROOT / "docs" / "gallery").glob("*.md"))
+MARKED = [page for page in (ROOT / "README.md", *PAGES) if "<!-- / -->" in page.read_text()]
 
 
 @pytest.fixture
