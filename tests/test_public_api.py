@@ -38,9 +38,11 @@ def test_public_names():
         "NormalState",
         "SetValued",
         "StateSpec",
+        "detach",
         "fast_weights_spec",
         "generate",
         "state_spec",
+        "truncated",
     ]
     assert all(hasattr(contextual_rnn, name) for name in contextual_rnn.__all__)
 

@@ -23,6 +23,8 @@ from contextual_rnn.ops import LowRank as LowRank
 from contextual_rnn.rnn import ContextualRNN as ContextualRNN
 from contextual_rnn.state_spec import StateSpec as StateSpec
 from contextual_rnn.state_spec import state_spec as state_spec
+from contextual_rnn.truncation import detach as detach
+from contextual_rnn.truncation import truncated as truncated
 
 __version__ = version("contextual-rnn")
 
@@ -45,7 +47,9 @@ __all__ = [
     "NormalState",
     "SetValued",
     "StateSpec",
+    "detach",
     "fast_weights_spec",
     "generate",
     "state_spec",
+    "truncated",
 ]

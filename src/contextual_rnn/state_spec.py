@@ -135,6 +135,11 @@ class StateSpec:
             raise ValueError(f"input: expected {expected}, got {inputs.ndim}: {tuple(inputs.shape)}")
         return inputs.shape[self.input_batch_dim]
 
+    @property
+    def has_own_step(self) -> bool:
+        """Whether `step` was given, so that the network is known to run over sequences."""
+        return self.step is not _call_step
+
     def describe(self) -> str:
         """The state in words, for error messages."""
         return describe(self.tree)
