@@ -110,13 +110,14 @@ def alone(model: ContextualRNN, batch: Batch, bounds: tuple[int, ...] = (), sile
     outputs: list[list[Tensor]] = [[] for _ in range(rows)]
     numbers = batch.reset.flatten().cumsum(0).view_as(batch.reset) - 1
     for first, stop in zip((0, *bounds), (*bounds, STEPS), strict=True):
+        if first > 0:
+            states = [detach(state) for state in states]  # that of a row which has ended too
         segments = []  # (row, start, stop, whether it begins anew)
         for row in range(rows):
             end = min(stop, int(batch.lengths[row]))
             cuts = [t for t in range(first, end) if t == first or batch.reset[row, t]]
-            segments += [
-                (row, t, until, bool(batch.reset[row, t])) for t, until in zip(cuts, [*cuts[1:], end], strict=True)
-            ]
+            stops = [*cuts[1:], end] if cuts else []
+            segments += [(row, t, until, bool(batch.reset[row, t])) for t, until in zip(cuts, stops, strict=True)]
         fresh = [segment for segment in segments if states[segment[0]] is None and not segment[3]]
         anew = [segment for segment in segments if segment[3]]
         if all(state is None for state in states) and batch.reset_context is None:
@@ -131,12 +132,12 @@ def alone(model: ContextualRNN, batch: Batch, bounds: tuple[int, ...] = (), sile
                     if new and batch.reset_context is not None:
                         context = batch.reset_context[numbers[row, start]][None]
                     states[row] = _draw(model, context, drawn[segment])
-                elif start == first and first > 0:
-                    states[row] = detach(states[row])
                 x = batch.x[row : row + 1, start:until]
                 output, states[row] = model.network(x if model.network.batch_first else x.transpose(0, 1), states[row])
                 outputs[row].append(batch_first(model, output)[0])
-    padded = [nn.functional.pad(torch.cat(o), (0, 0, 0, STEPS - int(n))) for o, n in zip(outputs, batch.lengths)]
+    padded = [
+        nn.functional.pad(torch.cat(o), (0, 0, 0, STEPS - int(n))) for o, n in zip(outputs, batch.lengths, strict=True)
+    ]
     finals = [rows_of(model, state) for state in states]
     return torch.stack(padded), [torch.cat(leaf) for leaf in zip(*finals, strict=True)]
 
