@@ -33,8 +33,7 @@ def test_round_trip(case, batch, tmp_path):
 @pytest.mark.parametrize("case", ["lstm", "gru", "fast weights"])
 def test_going_on_from_a_file_is_going_on(case, tmp_path):
     model = build(case, torch.float64)
-    x, more, context = torch.randn(3, 2, 4, 3, dtype=torch.float64), None, torch.randn(2, 2, dtype=torch.float64)
-    x, more, _ = x
+    (x, more), context = torch.randn(2, 2, 4, 3, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
     spec = fast_weights_spec(model.network, "dense") if case == "fast weights" else model
     _, state = model(x, context=context)
     save_state(state, tmp_path / "state.safetensors", spec)
@@ -58,7 +57,8 @@ H = "h of shape (1, batch, 5) or (1, 5) without a batch"
 BAD = [
     (lambda path: save_state(torch.zeros(1, 2, 6), path, nn.GRU(3, 6)),
      r"network: expected one with state h of shape \(1, batch, 6\).*, as the file has, .*\(1, batch, 5\)"),
-    (lambda path: save_state((torch.zeros(1, 2, 5),) * 2, path, nn.LSTM(3, 5)), r"network: .* c of .*, as the file has"),
+    (lambda path: save_state((torch.zeros(1, 2, 5),) * 2, path, nn.LSTM(3, 5)),
+     r"network: .* c of .*, as the file has"),
     (lambda path: save_state(torch.zeros(1, 2, 5).double(), path, nn.GRU(3, 5).double()),
      "file: expected leaf 'h' of torch.float32, as the network, got torch.float64"),
     (lambda path: torch.save(torch.zeros(1, 2, 5), path), "file: expected a state as safetensors, got "),

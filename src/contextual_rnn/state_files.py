@@ -57,7 +57,8 @@ def load_state(file: str | Path, network: nn.Module | StateSpec, *, device: torc
     try:
         with safe_open(file, framework="pt", device=str(device)) as opened:
             kept = (opened.metadata() or {}).get(CARRIED)
-            leaves = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            # Copies: tensors in the file's own memory need not be aligned, and kernels then round otherwise.
+            leaves = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"file: expected a state as safetensors, got {file}: {error}") from error
     if kept is None:
