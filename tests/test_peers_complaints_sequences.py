@@ -17,7 +17,7 @@ from contextual_rnn import (
     state_spec,
     truncated,
 )
-from contextual_rnn.state_files import load_state, save_state
+from contextual_rnn.carried_state import load_carried_state, save_carried_state
 
 
 def contextual(network, **options):
@@ -143,8 +143,8 @@ class TestStateFiles:
         leaves = spec.unpack(state)
         for basin in range(3):
             one = spec.pack({name: leaf[basin] for name, leaf in leaves.items()})
-            save_state(one, tmp_path / f"{basin}.safetensors", model)
-        rows = [spec.unpack(load_state(tmp_path / f"{basin}.safetensors", model)) for basin in range(3)]
+            save_carried_state(one, tmp_path / f"{basin}.safetensors", model)
+        rows = [spec.unpack(load_carried_state(tmp_path / f"{basin}.safetensors", model)) for basin in range(3)]
         warm = spec.pack({leaf.name: torch.stack([row[leaf.name] for row in rows]) for leaf in spec})
         assert torch.equal(model(future, warm)[0], model(future, state)[0])
 
@@ -152,8 +152,8 @@ class TestStateFiles:
         """https://github.com/mlech26l/ncps/issues/74"""
         network = Leaky()
         state = {"v": torch.randn(2, 5), "count": torch.ones(2, 1)}
-        save_state(state, tmp_path / "state", network)
-        found = load_state(tmp_path / "state", network)
+        save_carried_state(state, tmp_path / "state", network)
+        found = load_carried_state(tmp_path / "state", network)
         assert set(found) == set(state)
         assert all(torch.equal(found[name], state[name]) for name in state)
 

@@ -57,13 +57,12 @@ class InitialState(nn.Module, ABC):
     ) -> State:
         """The state as the network takes it: random in training where the state is random, its mean in evaluation.
 
-        `context` is what the context network takes; a context of one example is tiled where `batch_size` is given.
-        Without `batch_size` the context's first axis says it; with neither, or `batched=False`, the state is that of
-        one unbatched example. `generator` makes draws repeatable. `rows`, (N,) int64, asks for the states of these rows
-        of the batch, any number of times, each with a draw of its own.
+        `context` is what the context network takes; one of one example is tiled where `batch_size` is given. Without
+        `batch_size` the context's first axis says it; with neither, or `batched=False`, the state is of one example
+        unbatched. `generator` makes draws repeatable. `rows`, (N,) int64: these rows of the batch, each a new draw.
 
-        Raises ValueError for a missing context, or one of the wrong batch size, width, dtype or device, and TypeError
-        or ValueError for other bad arguments.
+        Raises ValueError for a context missing or of the wrong batch size, width, dtype or device, ValueError or
+        TypeError for other bad arguments.
         """
         check_call(batch_size, batched, generator)
         moments = of_rows(self.moments(context, batch_size, batched), self.spec, rows)
@@ -118,8 +117,9 @@ class FreeState(InitialState):
     In training h0 = variable + noise * epsilon, epsilon ~ N(0, 1) drawn anew for every row and unit; in evaluation
     h0 = variable. With `error_decay` the noise of a unit is proportional to the error that is back-propagated to it
     (Zimmermann et al. 2012), of which a moving mean with that decay is kept: noise * `BackPropagatedError.relative`,
-    so it starts at `noise` (the source leaves the factor open) and fades as the network learns. `value` is where the
-    variable starts, as for `ConstantState`; a low-rank factor that would start at zero starts at N(0, 1 / width).
+    so it starts at `noise` (the source leaves the factor open), fades as the network learns, and exceeds it in some
+    units but never in their root mean square. `value` is where the variable starts, as for `ConstantState`; a low-rank
+    factor that would start at zero starts at N(0, 1 / width).
 
     Raises TypeError or ValueError for a `noise` that is no number, negative or not finite, and an `error_decay`
     outside 0 <= error_decay < 1; RuntimeError for `error_decay` under torch.compile.

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sequences import Sequences
-from contextual_rnn._tree import State, fits, zip_leaves
+from contextual_rnn._tree import State, fits, matches, zip_leaves
 from contextual_rnn.initial_state import InitialState
 from contextual_rnn.state_spec import StateSpec, state_spec
 
@@ -74,9 +74,8 @@ class ContextualRNN(nn.Module):
         if lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0:
             return self.network(input, self._start(context, batch_size, generator) if hx is None else hx)
         told = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
-        sequences = Sequences.of(
-            self, self._spec, input, context, generator, **told, pieces="burn_in" if burn_in != 0 else None
-        )
+        pieces = None if burn_in == 0 else "burn_in"
+        sequences = Sequences.of(self, self._spec, input, context, generator, **told, pieces=pieces)
         if burn_in == 0:
             return sequences.run(hx)
         before, after = sequences.split("burn_in", burn_in)
@@ -95,6 +94,8 @@ class ContextualRNN(nn.Module):
         return state
 
     def _check_state(self, state: State, batch_size: int | None) -> None:
+        if matches(self._spec.tree, state, batch_size, _first_parameter(self.network)):
+            return
         leaves = self._spec.unpack(state, "hx")
         for leaf in self._spec:
             tensor = leaves[leaf.name]
@@ -109,8 +110,16 @@ def check_made(network: nn.Module, initial_state: InitialState, state: State) ->
     _check_like("initial_state", network, initial_state.spec.tree, state)
 
 
+def _first_parameter(network: nn.Module) -> Tensor | None:
+    """next(network.parameters(), None) at a tenth of its time, which every step of a loop would pay."""
+    for parameter in network._parameters.values():
+        if parameter is not None:
+            return parameter
+    return next(network.parameters(), None)
+
+
 def _check_like(name: str, network: nn.Module, tree: State, state: State) -> None:
-    like = next(network.parameters(), None)
+    like = _first_parameter(network)
     if like is None:
         return
     for leaf, tensor in zip_leaves(tree, state, name):

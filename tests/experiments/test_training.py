@@ -1,5 +1,6 @@
 """A run's folder: complete, repeatable to the byte, never overwritten, never lost to a bad step."""
 
+import itertools
 import json
 import math
 import re
@@ -214,3 +215,20 @@ def test_half_a_line_and_broken_weights_are_survived(tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"not weights at all")
     with pytest.raises(ValueError, match="run: expected the weights of its configuration"):
         load_model(run)
+
+
+def test_the_cosine_schedule_falls_to_zero_over_the_whole_run(tmp_path):
+    config = tiny("retrieval", schedule="cosine", learning_rate=0.01)
+    run = training.Training(config)
+    total = config.epochs * run.batches.per_epoch
+    rates = [run.learning_rate(k) for k in range(total)]
+    assert rates[0] == 0.01
+    assert rates[total // 2] == pytest.approx(0.005)
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
+    assert 0 < rates[-1] < 0.01 / total
+    before = {name: tensor.clone() for name, tensor in run.tensors().items() if name.startswith("model.")}
+    run.config = tiny("retrieval", schedule="cosine", learning_rate=1e-30)
+    run.step(0)
+    for name, tensor in before.items():
+        torch.testing.assert_close(run.tensors()[name], tensor, rtol=0, atol=1e-20, msg="Adam takes the rate")
+    assert {training.Training(tiny("retrieval")).learning_rate(k) for k in range(total)} == {1e-3}
