@@ -1,7 +1,5 @@
 """A batch with resets is every piece between resets, run alone: forwards and backwards, from states of its own."""
 
-import copy
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -254,8 +252,3 @@ def test_an_empty_batch_runs():
     output, (h, _) = model(x, context=torch.zeros(0, 2), reset=none, mask=none)
     assert output.shape == (0, 4, 5)
     assert h.shape == (1, 0, 5)
-
-
-def test_a_model_with_resets_is_copied_and_saved_as_before():
-    model = build("gru", torch.float32)
-    assert set(copy.deepcopy(model).state_dict()) == {k for k in model.state_dict()}
