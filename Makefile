@@ -1,4 +1,4 @@
-.PHONY: install reproduce test sanitize lint bench wheel clean
+.PHONY: install reproduce evidence pages test sanitize lint bench wheel clean
 
 PYTHON ?= python3
 PRESET ?= quick
@@ -18,6 +18,15 @@ $(INSTALLED): pyproject.toml constraints.txt $(KERNEL)
 
 reproduce: install
 	$(BIN)/contextual-rnn reproduce --preset $(PRESET)
+
+# Every run behind results/: core days. Finished ones are skipped, begun ones go on.
+evidence: install
+	OMP_NUM_THREADS=1 results/evidence.sh
+
+# What has finished of it into results/, and results/ into README.md and docs/evidence.md.
+pages: install
+	-$(BIN)/python -m contextual_rnn.experiments.published all
+	$(BIN)/python -m contextual_rnn.experiments.pages
 
 # One thread a process: the tests run on all cores already.
 test: install
@@ -44,6 +53,7 @@ lint: install
 
 bench: install $(BENCHED)
 	$(BIN)/python -m benchmarks.fast_weights
+	$(BIN)/python -m benchmarks.overhead
 
 # Without JAX the benchmark says so and goes on.
 $(BENCHED): $(INSTALLED)

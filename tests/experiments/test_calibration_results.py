@@ -1,4 +1,4 @@
-"""What the README says of the calibration is what results/decay_calibration.json holds, and can be drawn from it."""
+"""What the README says of the calibration is what results/calibration.json holds, and can be drawn from it."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from contextual_rnn.experiments.results import config_from_dict
 from contextual_rnn.experiments.training import command
 
 ROOT = Path(__file__).parents[2]
-ROWS = json.loads((ROOT / "results" / "decay_calibration.json").read_text())
+ROWS = json.loads((ROOT / "results" / "calibration.json").read_text())
 BY_LABEL = {row["label"]: row for row in ROWS}
 
 

@@ -4,10 +4,13 @@ import shutil
 
 import pytest
 import torch
+from tests.experiments.made_runs import every_study
 
 from contextual_rnn.experiments.config import DecayConfig
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
+from contextual_rnn.experiments.published import publish
 from contextual_rnn.experiments.report import write_report
+from contextual_rnn.experiments.studies import study
 from contextual_rnn.experiments.training import train
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
@@ -27,6 +30,15 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     small = {"units": 6, "context_units": 4, "samples_per_period": 8, "epochs": 1}
     train(DecayConfig(**small), folder / "normal")
+    return write_report(folder).as_uri()
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory):
+    """The report of made-up published results: findings, map, tables."""
+    folder, runs = tmp_path_factory.mktemp("results"), every_study()
+    for name in {study(run) for run in runs}:
+        publish([run for run in runs if study(run) == name], folder / f"{name}.json")
     return write_report(folder).as_uri()
 
 
@@ -148,6 +160,32 @@ def test_dark_mode_is_dark_and_readable(browser):
         assert luminance(back) < 0.02 if found is dark else luminance(back) > 0.9
         for name, colour in found.items():
             assert contrast(colour, back) > 4.5, (name, colour, back)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (390, "light"), (1200, "dark")])
+def test_the_evidence_is_readable_everywhere(browser, evidence, width, scheme):
+    look(browser, width, scheme)
+    browser.get(evidence)
+    root = "document.documentElement"
+    assert browser.execute_script(f"return {root}.scrollWidth === {root}.clientWidth"), "no width scrolls sideways"
+    (picture,) = browser.find_elements(By.CSS_SELECTOR, "svg.broad[id], figure svg.broad")[:1]
+    assert picture.rect["width"] > 550, "the map keeps its size and scrolls inside its card"
+    card = browser.execute_script("return arguments[0].closest('.card').getBoundingClientRect().width", picture)
+    assert card <= width
+    finding = browser.find_element(By.CSS_SELECTOR, "ul.finding li")
+    back = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+    colour = finding.value_of_css_property("color").replace("rgba", "rgb")
+    assert contrast(colour, back.replace("rgba", "rgb")) > 7
+    assert finding.rect["x"] + finding.rect["width"] <= width
+
+
+def test_the_map_opens_to_its_numbers(browser, evidence):
+    browser.get(evidence)
+    table = browser.find_element(By.CSS_SELECTOR, "details table")
+    assert not table.is_displayed()
+    browser.find_element(By.TAG_NAME, "summary").click()
+    assert table.is_displayed()
+    assert "29.00" in table.text
 
 
 def luminance(colour):

@@ -14,6 +14,7 @@ from contextual_rnn.experiments.config import STATES
 from contextual_rnn.experiments.results import Run, config_to_dict
 
 STARTS = {"wenke2019": "The authors' own start", "sound": "A sound start"}
+SHORT = {"wenke2019": "the authors' own", "sound": "sound"}
 # In one picture runs may differ in these. Nothing in training depends on how many epochs are still to come, so that a
 # longer run goes on where a shorter one ends.
 FREE_IN_A_PICTURE = ("task", "state", "seed", "epochs", "threads")

@@ -12,12 +12,14 @@ StateName = Literal["zero", "free", "context", "normal"]
 Start = Literal["sound", "wenke2019"]
 Leaves = Literal["h", "h+a"]
 Network = Literal["fast_weights", "lstm"]
+Schedule = Literal["constant", "cosine"]
 Ingredient = Literal["none", "embedding", "weights", "bias", "norm", "readout", "letters"]
 
 STATES: tuple[StateName, ...] = get_args(StateName)
 STARTS: tuple[Start, ...] = get_args(Start)
 LEAVES: tuple[Leaves, ...] = get_args(Leaves)
 NETWORKS: tuple[Network, ...] = get_args(Network)
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 INGREDIENTS: tuple[Ingredient, ...] = get_args(Ingredient)
 
 
@@ -46,6 +48,8 @@ class _Training:
     """Sequences in a training step; the last, smaller batch of an epoch is used too."""
     learning_rate: float = 1e-3
     """Adam's step size."""
+    schedule: Schedule = "constant"
+    """The step size over training: constant, or falling to zero along half a cosine (Loshchilov and Hutter 2017)."""
     seed: int = 0
     """Seeds the weights, the order of the batches and the sampled states."""
     data_seed: int = 0
@@ -60,6 +64,7 @@ class _Training:
             if not isinstance(value, int):
                 raise TypeError(f"{name}: expected an int, got {value!r}")
         _positive("learning_rate", self.learning_rate)
+        _choose("schedule", self.schedule, SCHEDULES)
 
 
 @dataclass(frozen=True)

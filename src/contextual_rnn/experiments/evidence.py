@@ -30,19 +30,20 @@ class Measure:
     more_is_better: bool
 
 
-def _final(metric: str) -> Callable[[Run], float]:
+def final(metric: str) -> Callable[[Run], float]:
+    """A metric of the last epoch; nan where the run has not finished or diverged."""
     return lambda run: run.result["final"].get(metric, math.nan) if run.result is not None else math.nan
 
 
 MEASURES: dict[str, tuple[Measure, ...]] = {
     "retrieval": (
-        Measure("validation_accuracy", _final("validation_accuracy"), True),
+        Measure("validation_accuracy", final("validation_accuracy"), True),
         Measure("epochs_to_95", lambda run: epochs_to(run, 0.95), False),
         Measure("epochs_to_99", lambda run: epochs_to(run, 0.99), False),
     ),
     "decay": (
-        Measure("validation_squared_error", _final("validation_squared_error"), False),
-        Measure("free_running_squared_error", _final("free_running_squared_error"), False),
+        Measure("validation_squared_error", final("validation_squared_error"), False),
+        Measure("free_running_squared_error", final("free_running_squared_error"), False),
     ),
 }
 

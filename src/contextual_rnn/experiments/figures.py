@@ -41,7 +41,7 @@ class End(NamedTuple):
     colour: str
 
 
-def to_svg(figure: Figure, name: str = "figure") -> str:
+def to_svg(figure: Figure, name: str = "figure", *, transparent: bool = True) -> str:
     """The figure as an SVG document with text kept as text: the same bytes for the same figure.
 
     Every id begins with `name`, so that figures of different names can stand in one page.
@@ -49,7 +49,7 @@ def to_svg(figure: Figure, name: str = "figure") -> str:
     text = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "contextual-rnn"}):
-        figure.savefig(text, format="svg", metadata=nothing, transparent=True)
+        figure.savefig(text, format="svg", metadata=nothing, transparent=transparent)
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text.getvalue())
 
 

@@ -73,6 +73,18 @@ def _curves(model: DecayModel, period: float) -> Tensor:
     return torch.stack(found)
 
 
+def trajectories(shown: dict[str, Any], period: float, initial: float) -> Tensor:
+    """(SHOWN, 26) sampled trajectories at a point of the grid of `playground`; raises ValueError for another."""
+    if period not in shown["periods"] or initial not in shown["initials"]:
+        raise ValueError(f"period, initial: expected a point of the grid, got {period}, {initial}")
+    raw = bytearray(base64.b64decode(shown["curves"]))
+    numbers = torch.frombuffer(raw, dtype=torch.uint16).to(torch.float64)
+    grid = numbers.view(len(shown["periods"]), len(shown["initials"]), 2 + shown["samples"], shown["steps"])
+    paths = grid[shown["periods"].index(period), shown["initials"].index(initial), 2:] * shown["step"] + shown["low"]
+    first = torch.full((len(paths), 1), initial * (1 + shown["alpha"] + shown["beta"]), dtype=paths.dtype)
+    return torch.cat([first, paths], dim=1)
+
+
 def to_integers(values: Tensor) -> tuple[str, float, float]:
     """Base64 of 16-bit numbers n, and low and step: a value is low + n * step to within half a step."""
     low, high = values.min().item(), values.max().item()

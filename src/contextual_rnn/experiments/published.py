@@ -1,11 +1,12 @@
 """Finished runs as one small JSON file, for `results/`: every seed's figures and the commands, without the weights.
 
-python -m contextual_rnn.experiments.published publish --folder FOLDER --file results/NAME.json
-python -m contextual_rnn.experiments.published table --files results/retrieval-sound-*.json    the README's figures
+python -m contextual_rnn.experiments.published publish --folder runs/NAME --file results/NAME.json
+python -m contextual_rnn.experiments.published all --folder runs --results results    every experiment of evidence.sh
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -16,13 +17,17 @@ from typing import Any
 import tyro
 
 from contextual_rnn.experiments.atomic_file import write_atomically
-from contextual_rnn.experiments.comparison import groups_of
+from contextual_rnn.experiments.calibration import calibration
+from contextual_rnn.experiments.comparison import SHORT, groups_of
 from contextual_rnn.experiments.config import STATES
 from contextual_rnn.experiments.intervals import median_interval
-from contextual_rnn.experiments.results import Run, config_from_dict, config_to_dict, read_runs
+from contextual_rnn.experiments.results import CONFIG, Run, config_from_dict, config_to_dict, read_runs
+from contextual_rnn.experiments.studies import AUTHORS, CALIBRATED, DECAY
+from contextual_rnn.experiments.sweep import SWEEP
+from contextual_rnn.experiments.trained import Trained, trained
 
-DIGITS = 5  # of what is kept of every epoch
-NOT_KEPT = ("epoch", "step")
+DIGITS = 4  # of what is kept of every epoch
+NOT_KEPT = ("epoch", "step", "seconds", "train_loss")
 HEADER = ("start", "state, timing", "epochs", "seeds", *STATES[:3])
 
 
@@ -37,31 +42,84 @@ def publish(runs: Iterable[Run], path: Path) -> None:
     }
     for run in found:
         run["options"] = {name: value for name, value in run["options"].items() if name not in shared}
+    head = {"options": shared}
+    if all(run["versions"] == found[0]["versions"] for run in found):
+        head["versions"] = found[0]["versions"]
+        for run in found:
+            del run["versions"]
+    begin = json.dumps(head).removesuffix("}")
     lines = ",\n  ".join(json.dumps(run) for run in found)
-    write_atomically(path, f'{{"options": {json.dumps(shared)},\n "runs": [\n  {lines}\n ]}}\n'.encode())
+    write_atomically(path, f'{begin},\n "runs": [\n  {lines}\n ]}}\n'.encode())
 
 
 def read_published(path: Path) -> list[Run]:
     """The runs of a file that `publish` wrote; their folders are those of their commands."""
     content = json.loads(Path(path).read_text())
-    return [_run(content["options"], run) for run in content["runs"]]
+    versions = {"versions": content["versions"]} if "versions" in content else {}
+    return [_run(content["options"], {**run, **versions}) for run in content["runs"]]
 
 
-def retrieval_table(files: Sequence[Path]) -> str:
-    """Final validation accuracy of the retrieval runs in `files` as a table in Markdown, a line a group of settings.
+def publish_all(folder: Path, results: Path) -> list[Path]:
+    """Publish every sweep directly below `folder` that has finished runs, and what a report makes of their weights.
 
-    Medians over seeds with their bootstrap interval.
+    Calibration comes from the sweep decay-calibration, diagnostics and playground from the paper's own settings.
+    Returns the files of runs.
     """
+    written, paper = [], []
+    for sweep in sorted(path.parent for path in folder.glob(f"*/{SWEEP}")):
+        runs = [run for run in read_runs(sweep) if run.result is not None]
+        if not runs:
+            continue
+        if sweep.name == CALIBRATED:
+            Trained(calibration(groups_of(runs)), [], None).write(results)
+            continue
+        publish(runs, results / f"{sweep.name}.json")
+        written.append(results / f"{sweep.name}.json")
+        paper += runs if sweep.name in (AUTHORS, DECAY) else []
+    decay = groups_of([run for run in paper if run.task == "decay"])
+    retrieval = groups_of([run for run in paper if run.task == "retrieval"])
+    dataclasses.replace(trained(decay, [*retrieval, *decay]), calibration=[]).write(results)
+    return written
+
+
+def read_results(folder: Path) -> list[Run]:
+    """The runs below `folder`, or where it has none those of the files in it that `publish` wrote.
+
+    Raises ValueError where there are neither.
+    """
+    if any(Path(folder).rglob(CONFIG)):
+        return read_runs(folder)
+    files = published_files(folder)
+    if not files:
+        raise ValueError(f"folder: expected runs (folders with {CONFIG}) or published results, got none in {folder}")
+    return [run for file in files for run in read_published(file)]
+
+
+def published_files(folder: Path) -> list[Path]:
+    """The files in `folder` that `publish` wrote, among others that it did not."""
+    contents = {path: json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))}
+    return [path for path, content in contents.items() if isinstance(content, dict) and "runs" in content]
+
+
+def retrieval_table(runs: Sequence[Run]) -> str:
+    """Final validation accuracy of finished retrieval runs as a table in Markdown, a line a group of settings.
+
+    Medians over seeds with their bootstrap interval; runs of other epochs stand in other lines.
+    """
+    by_epochs: dict[int, list[Run]] = {}
+    for run in runs:
+        if run.task == "retrieval":
+            by_epochs.setdefault(run.config.epochs, []).append(run)
     rows = [
         [
-            {"wenke2019": "the authors' own", "sound": "sound"}[group.settings["start"]],
+            SHORT[group.settings["start"]],
             f"{group.settings['leaves'].replace('h+a', '(h, A)')}, {group.settings['timing']}",
-            _range(run.config.epochs for run in group.runs),
+            str(epochs),
             _range(sum(run.config.state == state for run in group.runs) for state in group.accuracies()),
             *(_accuracy([run for run in group.runs if run.config.state == state]) for state in STATES[:3]),
         ]
-        for file in files
-        for group in groups_of([run for run in read_published(file) if run.task == "retrieval"])
+        for epochs in sorted(by_epochs, reverse=True)
+        for group in groups_of(by_epochs[epochs])
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in (HEADER, ["---"] * len(HEADER), *rows))
 
@@ -75,7 +133,14 @@ def _published(run: Run) -> dict[str, Any]:
         "options": config_to_dict(run.config),
         "metrics": {name: [_rounded(line.get(name)) for line in run.metrics] for name in names},
         **run.result,
+        "command": _relative(run.result["command"]),
     }
+
+
+def _relative(command: str) -> str:
+    """A sweep's runs know their folder by its whole path, which means nothing elsewhere."""
+    words, _, folder = command.rpartition("--out ")
+    return f"{words}--out {Path('runs', *Path(folder).parts[-2:])}" if Path(folder).is_absolute() else command
 
 
 def _run(shared: dict[str, Any], published: dict[str, Any]) -> Run:
@@ -117,10 +182,10 @@ def _publish(folder: Path, file: Path) -> None:
     publish(read_runs(folder), file)
 
 
-def _table(files: tuple[Path, ...]) -> None:
-    """Print the README's table of retrieval."""
-    print(retrieval_table(files))
+def _all(folder: Path = Path("runs"), results: Path = Path("results")) -> None:
+    """Write every sweep below `folder` that has finished runs, as those of results/evidence.sh."""
+    print(*publish_all(folder, results), sep="\n")
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"publish": _publish, "table": _table})
+    tyro.extras.subcommand_cli_from_dict({"publish": _publish, "all": _all})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,28 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from contextual_rnn.experiments import drawings, figures
-from contextual_rnn.experiments.calibration import calibration, calibration_finding, calibration_table
+from contextual_rnn.experiments.calibration import calibration_finding, calibration_table
 from contextual_rnn.experiments.comparison import STARTS, Group, differing, finding, groups_of, shown, words
 from contextual_rnn.experiments.config import STATES
+from contextual_rnn.experiments.findings import findings
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
-from contextual_rnn.experiments.playground import playground
+from contextual_rnn.experiments.playground import trajectories
+from contextual_rnn.experiments.published import read_results
 from contextual_rnn.experiments.report_tables import TASKS, epochs_of, final_figures, over_seeds
-from contextual_rnn.experiments.results import WEIGHTS, Run, config_to_dict, read_runs, summary, write_json
-from contextual_rnn.experiments.run_diagnostics import HEADER, diagnose_run, numbers_of
+from contextual_rnn.experiments.results import CONFIG, Run, summary, write_json
+from contextual_rnn.experiments.run_diagnostics import HEADER
+from contextual_rnn.experiments.studies import ASIDE, CONTROLS, INGREDIENTS, MAP, TABLE_1, runs_of, study
+from contextual_rnn.experiments.study_tables import control_table, ingredient_table
+from contextual_rnn.experiments.table_1 import table_1
+from contextual_rnn.experiments.trained import Trained, changed, normal_run, source, trained
 from contextual_rnn.experiments.training import command
 from contextual_rnn.experiments.trajectories import sample_trajectories
+from contextual_rnn.experiments.when_it_helps import map_figure, map_table
 
-REPORT, SUMMARY, CALIBRATION, DIAGNOSTICS = "report.html", "summary.json", "calibration.json", "diagnostics.json"
+REPORT, SUMMARY = "report.html", "summary.json"
 FIGURE_6_PERIODS, FIGURE_6_INITIAL, FIGURE_6_SAMPLES = (2.0, 3.0), 3.0, 10
 
 # What a page shows of a large sweep; the numbers of all of it are in summary.json.
@@ -45,21 +53,23 @@ class Picture:
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html and what it shows as JSON into `folder`; returns the path of the former.
+    """Write report.html into `folder`, and what it shows as JSON; returns the path of the former.
 
     summary.json has medians and every seed's final metrics; where there are trained weights, calibration.json says how
-    often the truth lies within the samples, and diagnostics.json whether the initial state mattered. Unfinished runs
-    are shown with the epochs they have. Of many groups of settings the page shows those nearest to the defaults and
-    says so. Raises ValueError where there is no run below `folder`.
+    often the truth lies within the samples, diagnostics.json whether the initial state mattered, and playground.json
+    has sampled trajectories. Unfinished runs are shown with the epochs they have. Of many groups of settings the page
+    shows those nearest to the defaults and says so. A folder of published results, such as results/, gives the same
+    page without training. Raises ValueError where `folder` has neither runs nor results.
     """
     folder = Path(folder)
-    runs = sorted(read_runs(folder), key=_place)
-    by_task = {task: [run for run in runs if run.task == task] for task in TASKS}
+    runs = sorted(read_results(folder), key=_place)
+    pictured = [run for run in runs if study(run) not in ASIDE]
+    by_task = {task: [run for run in pictured if run.task == task] for task in TASKS}
     retrieval, decay = groups_of(by_task["retrieval"]), groups_of(by_task["decay"])
     told = [*_nearest(retrieval, TABLES), *_nearest(decay, TABLES)]
-    listed = _listed(runs, told)
-    calibrated = calibration(_nearest(decay, PICTURES))
-    diagnosed = [_diagnosed(run) for run in _first_of_each(told)]
+    listed = _listed(pictured, told)
+    published = not any(folder.rglob(CONFIG))
+    made = Trained.read(folder) if published else trained(_nearest(decay, PICTURES), told)
     environment = Environment(
         loader=PackageLoader("contextual_rnn.experiments", "."),
         autoescape=True,
@@ -73,29 +83,59 @@ def write_report(folder: Path) -> Path:
         decay_model=_inline(drawings.decay_model(), "figure3"),
         decay_sequence=_inline(figures.decay_sequence(), "figure4"),
         decay=_pictures(_nearest(decay, PICTURES), figures.decay_curves, "figure5"),
-        samples=_samples(by_task["decay"]),
-        calibration=_inline(figures.calibration_curves(calibrated), "calibration") if calibrated else None,
-        spread=_inline(figures.spread_curves(calibrated), "spread") if calibrated else None,
-        calibration_tables=[calibration_table(calibrated)] if calibrated else [],
-        calibration_finding=calibration_finding(calibrated) if calibrated else "",
-        **_playground(by_task["decay"]),
-        diagnosed=[picture for picture, _ in diagnosed],
-        diagnostics_tables=_diagnostics_tables([row for _, row in diagnosed]),
+        samples=_published_samples(made) if published else _samples(by_task["decay"]),
+        **_calibrated(made.calibration),
+        playground=made.playground,
+        **_diagnosed(made),
+        **_studies(runs, made.calibration),
         tables=[final_figures(task, found) for task in by_task if (found := [r for r in listed if r.task == task])],
         over_seeds=over_seeds(told),
         commands=[run.result["command"] if run.result else command(run.config, run.folder) for run in listed],
-        left_out=_left_out(runs, listed, [*retrieval, *decay]),
+        left_out=_left_out(pictured, listed, [*retrieval, *decay]),
         versions=_versions(runs),
     )
-    write_json(folder / SUMMARY, summary(runs))
-    if calibrated:
-        write_json(folder / CALIBRATION, calibrated)
-    if diagnosed:
-        write_json(folder / DIAGNOSTICS, [row for _, row in diagnosed])
+    if not published:
+        write_json(folder / SUMMARY, summary(runs))
+        made.write(folder)
     beside = folder / (REPORT + ".writing")
     beside.write_text(html, encoding="utf-8")
     os.replace(beside, folder / REPORT)
     return folder / REPORT
+
+
+def _studies(runs: Sequence[Run], calibrated: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The findings, and the sections of the experiments that are no pictures of curves."""
+    mapped, short = runs_of(runs, MAP), runs_of(runs, MAP, INGREDIENTS, CONTROLS)
+    cells = map_table(mapped)
+    return {
+        "findings": list(findings(runs, calibrated).values()),
+        "map": _inline(map_figure(mapped), "map") if cells["rows"] else None,
+        "map_table": [cells],
+        "study_tables": [table for table in (ingredient_table(short), control_table(short)) if table],
+        "table_1": [table for table in [table_1(runs_of(runs, TABLE_1))] if table],
+    }
+
+
+def _calibrated(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "calibration": _inline(figures.calibration_curves(rows), "calibration") if rows else None,
+        "spread": _inline(figures.spread_curves(rows), "spread") if rows else None,
+        "calibration_tables": [calibration_table(rows)] if rows else [],
+        "calibration_finding": calibration_finding(rows) if rows else "",
+    }
+
+
+def _diagnosed(made: Trained) -> dict[str, Any]:
+    """Published diagnoses come without their pictures."""
+    drawn = [_inline(figure, f"diagnosis-{index}") for index, figure in enumerate(made.figures)]
+    rows = made.diagnostics
+    table = {"title": "Losses under other states", "header": HEADER, "texts": 1}
+    return {
+        "diagnosed": [
+            Picture(row["title"], row["caption"], svg) for row, svg in zip_longest(rows, drawn) if row is not None
+        ],
+        "diagnostics_tables": [{**table, "rows": [[row["title"], *row["row"]] for row in rows]}] if rows else [],
+    }
 
 
 def _pictures(groups: Sequence[Group], draw: Callable[[Sequence[Run]], Figure], name: str) -> list[Picture]:
@@ -130,7 +170,7 @@ def _unfinished(group: Group) -> str:
 
 def _nearest(groups: Sequence[Group], count: int) -> list[Group]:
     """Of more groups than `count` those with the fewest options changed, in their order."""
-    nearest = sorted(range(len(groups)), key=lambda index: _changed(groups[index].runs[0]))[:count]
+    nearest = sorted(range(len(groups)), key=lambda index: changed(groups[index].runs[0]))[:count]
     return [groups[index] for index in sorted(nearest)]
 
 
@@ -152,71 +192,33 @@ def _left_out(runs: Sequence[Run], listed: Sequence[Run], groups: Sequence[Group
     )
 
 
-def _normal_run(runs: Sequence[Run]) -> Run | None:
-    """The normal run of the lowest seed, a finished one where there is one; of several kinds the paper's."""
-    normal = [run for run in runs if run.config.state == "normal"]
-    return min(normal, key=lambda run: (not run.converged, _changed(run), run.config.seed), default=None)
-
-
-def _changed(run: Run) -> int:
-    """How many options but the seed are not at their defaults."""
-    return sum(
-        getattr(run.config, field.name) != field.default
-        for field in dataclasses.fields(run.config)
-        if field.name not in ("seed", "epochs")
-    )
-
-
 def _samples(runs: Sequence[Run]) -> Picture | None:
     """Figure 6."""
-    run = _normal_run(runs)
+    run = normal_run(runs)
     if run is None:
         return None
-    source, initial, periods = _source(run), FIGURE_6_INITIAL, FIGURE_6_PERIODS
     try:
-        paths = sample_trajectories(run, initial=initial, periods=periods, num_samples=FIGURE_6_SAMPLES)
+        paths = sample_trajectories(
+            run, initial=FIGURE_6_INITIAL, periods=FIGURE_6_PERIODS, num_samples=FIGURE_6_SAMPLES
+        )
     except (ValueError, RuntimeError) as error:
-        return Picture("", f"{source} There are no trajectories to show: {error}", None)
+        return Picture("", f"{source(run)} There are no trajectories to show: {error}", None)
+    return _fans(paths, source(run))
+
+
+def _fans(paths: Iterable[Tensor], caption: str) -> Picture:
+    initial, periods = FIGURE_6_INITIAL, FIGURE_6_PERIODS
     truths = linear_cosine_decay(torch.full((len(periods),), initial), torch.tensor(periods))
     sampled, true = (dict(zip(periods, curves, strict=True)) for curves in (paths, truths))
-    return Picture("", source, _inline(figures.trajectory_fans(sampled, true, initial), "figure6"))
+    return Picture("", caption, _inline(figures.trajectory_fans(sampled, true, initial), "figure6"))
 
 
-def _source(run: Run) -> str:
-    return f"Run {run.folder.name}, seed {run.config.seed}{', unfinished' if run.result is None else ''}."
-
-
-def _playground(runs: Sequence[Run]) -> dict[str, Any]:
-    run = _normal_run([run for run in runs if (run.folder / WEIGHTS).is_file()])
-    if run is None:
-        return {"playground": None, "playground_source": ""}
-    return {"playground": playground(run), "playground_source": _source(run)}
-
-
-def _first_of_each(groups: Sequence[Group]) -> list[Run]:
-    """Of every task, start and state but zero, the finished run with weights of the lowest seed in the first group."""
-    found: dict[tuple[str, ...], Run] = {}
-    for group in groups:
-        for run in sorted(group.runs, key=lambda run: (_changed(run), run.config.seed)):
-            kind = (run.task, getattr(run.config, "start", ""), run.config.state)
-            if run.result is not None and run.config.state != "zero" and (run.folder / WEIGHTS).is_file():
-                found.setdefault(kind, run)
-    return list(found.values())
-
-
-def _diagnosed(run: Run) -> tuple[Picture, dict[str, Any]]:
-    diagnosis = diagnose_run(run)
-    start = STARTS.get(getattr(run.config, "start", ""))
-    words = [TASKS[run.task], start and start[0].lower() + start[1:], f"{run.config.state} state"]
-    title = ", ".join(filter(None, words))
-    svg = _inline(diagnosis.plot(), f"diagnosis-{run.task}-{getattr(run.config, 'start', '')}-{run.config.state}")
-    row = {"title": title, "run": config_to_dict(run.config), **diagnosis.as_dict(), "row": numbers_of(diagnosis)}
-    return Picture(title, f"{_source(run)} {'; '.join(diagnosis.findings())}.", svg), row
-
-
-def _diagnostics_tables(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    table = [[row["title"], *row["row"]] for row in rows]
-    return [{"title": "Losses under other states", "header": HEADER, "texts": 1, "rows": table}] if rows else []
+def _published_samples(made: Trained) -> Picture | None:
+    """Figure 6 from the playground's trajectories."""
+    if made.playground is None:
+        return None
+    paths = [trajectories(made.playground, period, FIGURE_6_INITIAL) for period in FIGURE_6_PERIODS]
+    return _fans(paths, made.playground["source"])
 
 
 def _place(run: Run) -> tuple[object, ...]:

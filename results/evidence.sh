@@ -1,0 +1,50 @@
+#!/bin/sh
+# Every run behind results/*.json and the README's figures, what says most first. Finished runs are skipped and begun
+# ones go on, so that the same command extends what is there. C names the command where it is another than this clone's.
+# Core hours: on one core of a two-core virtual machine, with AVX-512. SEEDS are those of the map.
+set -e
+C=${C:-.venv/bin/contextual-rnn}
+SEEDS=${SEEDS:-0 1 2 3 4}
+STATES=state=zero,free,context
+short="$C sweep retrieval --epochs 30 --json"
+
+# The cell of the paper (50 units, 4 pairs), h(0) alone, both starts: what the next two are compared with. 0.2 h
+$short --out runs/map --grid seed=0,1,2 start=wenke2019,sound $STATES
+
+# Each ingredient of the authors' start switched alone, in the authors' start and in the sound one. 0.4 h, 0.4 h
+switched=switched=embedding,weights,bias,norm,readout,letters
+$short --out runs/ingredients --grid seed=0,1,2 $switched start=wenke2019,sound state=zero
+$short --out runs/ingredients --grid seed=0,1,2 $switched start=wenke2019 state=context,free
+
+# Controls: as many parameters as the contextual state has (5,050) in the readout, the context at every step, the
+# context of another sequence, layer norm and inner step without A. 0.4 h
+both=start=wenke2019,sound
+$short --out runs/controls --readout-units 158 --grid seed=0,1,2 $both state=zero
+$short --out runs/controls --context-input --grid seed=0,1,2 $both state=zero
+$short --out runs/controls --shuffled-context --grid seed=0,1,2 $both state=context
+$short --out runs/controls --rate 0 --grid seed=0,1,2 $both state=zero,context
+
+# The map, cheap cells first, a seed after the other: 36 cells of three states, 1.3 h a seed.
+for seed in $SEEDS; do
+    all="timing=wenke2019,ba2016 $both $STATES"
+    $short --out runs/map --grid seed=$seed units=20,50 pairs=2,4 $all
+    $short --out runs/map --grid seed=$seed units=20,50 pairs=8 $all
+    $short --out runs/map --grid seed=$seed units=100 pairs=2,4,8 $all
+done
+
+# Table 1 of Ba et al. with fast weights, both timings, a sound start. 2.4 h
+$C sweep retrieval --json --out runs/table1 --grid seed=0,1,2,3,4 units=20,50,100 timing=ba2016,wenke2019 state=zero
+
+# Paper scale: 200 epochs, (h, A), the authors' start, their timing; then the other choices. 0.4 h a seed each, h 0.2.
+paper="$C sweep retrieval --json --grid seed=0,1,2,3,4,5,6,7,8,9 state=context,free,zero"
+$paper --leaves h+a --start wenke2019 --out runs/retrieval-authors-start
+$C sweep decay --json --grid seed=0,1,2,3,4,5,6,7,8,9 state=normal,zero,context --out runs/decay-paper
+$C sweep decay --json --out runs/decay-calibration --grid seed=0,1,2,3,4 kl_weight=0,1e-05,0.0001,0.001
+$C sweep decay --json --out runs/decay-calibration --min-scale 0.2 --grid seed=0,1,2,3,4
+$paper --leaves h --start wenke2019 --out runs/retrieval-authors-start-h
+$paper --leaves h+a --out runs/retrieval-sound-start-h+a
+$paper --leaves h+a --start wenke2019 --timing ba2016 --out runs/retrieval-authors-start-ba2016
+$paper --leaves h+a --timing ba2016 --out runs/retrieval-sound-start-h+a-ba2016
+
+# Table 1 with LSTMs. 4 h
+$C sweep retrieval --network lstm --json --out runs/table1 --grid seed=0,1,2 units=20,50,100 state=zero

@@ -1,0 +1,68 @@
+"""Two sets of runs side by side in one measure, paired by seed, and what the interval allows to say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from contextual_rnn.experiments.evidence import Measure
+from contextual_rnn.experiments.intervals import (
+    Interval,
+    median_interval,
+    paired_gain,
+    probability_of_improvement,
+)
+from contextual_rnn.experiments.results import Run
+
+Verdict = Literal["ahead", "behind", "level", "open"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Medians of both sides over the seeds that both have, the median gain, and the probability of improvement.
+
+    `gain` is ours - theirs, positive where ours is better; None where a side never got there in some seed.
+    """
+
+    seeds: tuple[int, ...]
+    ours: Interval
+    theirs: Interval
+    gain: Interval | None
+    improvement: Interval
+
+    @property
+    def verdict(self) -> Verdict:
+        """ahead or behind: the interval lies on one side of no gain; level: it holds it; open: a single seed."""
+        interval, none = (self.improvement, 0.5) if self.gain is None else (self.gain, 0.0)
+        if math.isnan(interval.low):
+            return "open"
+        return "ahead" if interval.low > none else "behind" if interval.high < none else "level"
+
+
+def contrast(ours: Iterable[Run], theirs: Iterable[Run], measure: Measure) -> Contrast | None:
+    """The finished runs of both sides; None where they share no seed."""
+    left, right = values_by_seed(ours, measure), values_by_seed(theirs, measure)
+    seeds = tuple(sorted(left.keys() & right.keys()))
+    if not seeds:
+        return None
+    sign = 1 if measure.more_is_better else -1
+    signed = tuple({seed: sign * side[seed] for seed in seeds} for side in (left, right))
+    finite = all(math.isfinite(value) for side in signed for value in side.values())
+    return Contrast(
+        seeds,
+        median_interval([left[seed] for seed in seeds]),
+        median_interval([right[seed] for seed in seeds]),
+        paired_gain(*signed) if finite else None,
+        probability_of_improvement(*signed),
+    )
+
+
+def values_by_seed(runs: Iterable[Run], measure: Measure) -> dict[int, float]:
+    """The measure of every finished run that has it; of two runs of one seed the first counts."""
+    found: dict[int, float] = {}
+    for run in runs:
+        if run.converged and not math.isnan(value := measure.of(run)):
+            found.setdefault(run.config.seed, value)
+    return found

@@ -1,0 +1,166 @@
+"""What reproduced and what did not, in plain words. Each sentence is chosen by an interval and quotes it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from contextual_rnn.experiments.calibration import calibration_finding
+from contextual_rnn.experiments.comparison import STARTS
+from contextual_rnn.experiments.contrast import Contrast, Verdict, contrast
+from contextual_rnn.experiments.evidence import MEASURES
+from contextual_rnn.experiments.results import Run
+from contextual_rnn.experiments.shown import Form, interval
+from contextual_rnn.experiments.studies import (
+    AUTHORS,
+    CONTROLS,
+    DECAY,
+    INGREDIENTS,
+    MAP,
+    SOUND,
+    TABLE_1,
+    runs_of,
+)
+from contextual_rnn.experiments.study_tables import control_contrasts, ingredient_contrasts
+from contextual_rnn.experiments.table_1 import errors
+from contextual_rnn.experiments.when_it_helps import contrasts
+
+ACCURACY, TO_95, _ = MEASURES["retrieval"]
+SQUARED_ERROR, FREE_RUNNING = MEASURES["decay"]
+ENDS: dict[Verdict, str] = {"ahead": "ends ahead of", "behind": "ends behind", "level": "cannot be told from"}
+SHORT = (MAP, INGREDIENTS, CONTROLS)
+
+
+def findings(runs: Sequence[Run], calibrated: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
+    """The findings by name, as many as the runs allow; what rests on a single seed is not one."""
+    short = runs_of(runs, *SHORT)
+    found = {
+        "authors": _paper_scale(runs_of(runs, AUTHORS), "Under the authors' own start", "(h, A)"),
+        "sound": _paper_scale(runs_of(runs, SOUND), "Under a sound start", "(h, A)"),
+        "map": _map(runs_of(runs, MAP)),
+        "ingredients": _ingredients(short),
+        "controls": _controls(short),
+        "table 1": _table_1(runs_of(runs, TABLE_1)),
+        "decay": _decay(runs_of(runs, DECAY)),
+        "calibration": calibration_finding(calibrated) if calibrated else None,
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def _paper_scale(runs: Sequence[Run], where: str, leaves: str) -> str | None:
+    by_state = {state: [run for run in runs if run.config.state == state] for state in ("zero", "free", "context")}
+    texts = []
+    for state in ("context", "free"):
+        final, speed = (contrast(by_state[state], by_state["zero"], measure) for measure in (ACCURACY, TO_95))
+        if final is None or speed is None or final.verdict == "open":
+            continue
+        texts.append(
+            f"a {state} state {ENDS[final.verdict]} zero in accuracy, {_against(final, 'share')}, and reaches 95 % "
+            f"{_sooner(speed.verdict)} ({_against(speed, 'epochs')} epochs; {len(final.seeds)} seeds)"
+        )
+    epochs = {run.config.epochs for run in runs if run.converged}
+    return f"{where}, state {leaves}, after {max(epochs)} epochs, {'; '.join(texts)}." if texts else None
+
+
+def _against(seen: Contrast, form: Form) -> str:
+    gain = f", a gain of {interval(seen.gain, 'points')} points" if form == "share" and seen.gain else ""
+    return f"{interval(seen.ours, form)} against {interval(seen.theirs, form)}{gain}"
+
+
+def _sooner(verdict: Verdict) -> str:
+    return {"ahead": "sooner", "behind": "later", "level": "neither sooner nor later", "open": "in one seed"}[verdict]
+
+
+def _map(runs: Sequence[Run]) -> str | None:
+    sentences = []
+    for start, name in STARTS.items():
+        of_start = [run for run in runs if getattr(run.config, "start", "") == start]
+        texts = [
+            f"a {state} state gains over zero in {verdicts['ahead']} of {sum(verdicts.values())} cells, loses in "
+            f"{verdicts['behind']}, and cannot be told from it in {verdicts['level']}"
+            for state in ("context", "free")
+            if (verdicts := _verdicts(contrasts(of_start, state)))
+        ]
+        if texts:
+            sentences.append(f"under {name[0].lower()}{name[1:]} {'; '.join(texts)}")
+    if not sentences:
+        return None
+    seeds = [len(seen.seeds) for seen in contrasts(runs, "context").values() if seen.verdict != "open"]
+    counts = " to ".join(map(str, dict.fromkeys((min(seeds, default=1), max(seeds, default=1)))))
+    return (
+        f"When does it help (the map: final accuracy with h(0) alone, {counts} seeds a cell)? "
+        f"{'. '.join(text[0].upper() + text[1:] for text in sentences)}."
+    )
+
+
+def _verdicts(seen: Mapping[Any, Contrast]) -> Counter[Verdict]:
+    return Counter(found.verdict for found in seen.values() if found.verdict != "open")
+
+
+def _ingredients(runs: Sequence[Run]) -> str | None:
+    authors, sound = (_told(ingredient_contrasts(runs, start)) for start in STARTS)
+    texts = []
+    if authors:
+        texts.append(
+            f"of the authors' start, made sound one at a time, {_listed(authors, 'ahead')} raise the zero state's "
+            f"accuracy, {_listed(authors, 'behind')} lower it, {_listed(authors, 'level')} cannot be told to do either"
+        )
+    if sound:
+        texts.append(
+            f"in a sound start, made the authors' one at a time, {_listed(sound, 'behind')} lower it, "
+            f"{_listed(sound, 'ahead')} raise it"
+        )
+    seeds = [len(seen.seeds) for found in (authors, sound) for seen in found.values()]
+    return f"Ingredients ({min(seeds)} seeds or more): {'; '.join(texts)}." if texts else None
+
+
+def _told(seen: Mapping[str, Contrast]) -> dict[str, Contrast]:
+    return {name: found for name, found in seen.items() if found.verdict != "open"}
+
+
+def _listed(seen: Mapping[str, Contrast], verdict: Verdict) -> str:
+    names = []
+    for name, found in seen.items():
+        if found.verdict == verdict:
+            gain = "" if found.gain is None or verdict == "level" else f" by {interval(found.gain, 'points')} points"
+            names.append(name + gain)
+    return ", ".join(names) or "none"
+
+
+def _controls(runs: Sequence[Run]) -> str | None:
+    texts = []
+    for start, name in STARTS.items():
+        seen = _told(control_contrasts(runs, start))
+        each = [f"{text} {interval(found.gain, 'points')}" for text, found in seen.items() if found.gain is not None]
+        if each:
+            texts.append(f"under {name[0].lower()}{name[1:]}: {', '.join(each)}")
+    return f"Controls, gain over zero in points of accuracy, {'; '.join(texts)}." if texts else None
+
+
+def _table_1(runs: Sequence[Run]) -> str | None:
+    texts = [
+        f"{network} ({setting}) "
+        + ", ".join(
+            f"{interval(found, 'error')} at {units} units" for units, (found, count) in by_units.items() if count > 1
+        )
+        for (network, setting), by_units in errors(runs).items()
+        if any(count > 1 for _, count in by_units.values())
+    ]
+    return f"Test error at 4 pairs: {'; '.join(texts)}." if texts else None
+
+
+def _decay(runs: Sequence[Run]) -> str | None:
+    zero = [run for run in runs if run.config.state == "zero"]
+    texts = []
+    for state in ("normal", "context"):
+        own = [run for run in runs if run.config.state == state]
+        given, free = (contrast(own, zero, measure) for measure in (SQUARED_ERROR, FREE_RUNNING))
+        if given is None or free is None or given.verdict == "open":
+            continue
+        better = {"ahead": "below", "behind": "above", "level": "not told from", "open": ""}
+        texts.append(
+            f"the {state} state's squared error is {better[given.verdict]} zero's ({_against(given, 'number')}), its "
+            f"free-running error {better[free.verdict]} it ({_against(free, 'number')}; {len(given.seeds)} seeds)"
+        )
+    return f"Linear cosine decay: {'; '.join(texts)}." if texts else None

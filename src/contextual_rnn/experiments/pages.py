@@ -1,0 +1,86 @@
+"""README.md and docs/evidence.md: what they say of results is written by code, between two marks.
+
+python -m contextual_rnn.experiments.pages    from results/, into README.md and docs/
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from contextual_rnn.experiments.atomic_file import write_atomically
+from contextual_rnn.experiments.figures import to_svg
+from contextual_rnn.experiments.findings import findings
+from contextual_rnn.experiments.published import read_results, retrieval_table
+from contextual_rnn.experiments.results import Run
+from contextual_rnn.experiments.studies import ASIDE, CONTROLS, INGREDIENTS, MAP, TABLE_1, runs_of, study
+from contextual_rnn.experiments.study_tables import control_table, ingredient_table
+from contextual_rnn.experiments.table_1 import table_1
+from contextual_rnn.experiments.trained import Trained
+from contextual_rnn.experiments.when_it_helps import map_figure, map_table
+
+BEGIN, END = "<!-- from results/ by make pages -->", "<!-- end -->"
+FIGURE = Path("docs", "figures", "when-it-helps.svg")
+IN_THE_README = ("authors", "map", "ingredients", "table 1", "decay")
+
+
+def readme_block(results: Path) -> str:
+    """The README's figure, five findings and table of accuracies."""
+    runs = read_results(results)
+    found = findings(runs, Trained.read(results).calibration)
+    lines = "\n".join(f"- {found[name]}" for name in IN_THE_README if name in found)
+    pictured = [run for run in runs if study(run) not in ASIDE]
+    return "\n\n".join(filter(None, [*_figure(runs, "docs/figures"), lines, retrieval_table(pictured)]))
+
+
+def docs_block(results: Path) -> str:
+    """All findings and tables, for docs/evidence.md."""
+    runs = read_results(results)
+    short, mapped = runs_of(runs, MAP, INGREDIENTS, CONTROLS), runs_of(runs, MAP)
+    tables = [ingredient_table(short), control_table(short), table_1(runs_of(runs, TABLE_1))]
+    tables += [map_table(mapped)] if mapped else []
+    lines = "\n".join(f"- {text}" for text in findings(runs, Trained.read(results).calibration).values())
+    return "\n\n".join([lines, *_figure(runs, "figures"), *(markdown(table) for table in tables if table)])
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """A table of the report in Markdown."""
+    rows = [table["header"], ["---"] * len(table["header"]), *table["rows"]]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"**{table['title']}**\n\n{lines}"
+
+
+def figure_svg(results: Path) -> str:
+    """The map as a file of its own, on white: readable on a dark page too."""
+    figure = map_figure(runs_of(read_results(results), MAP))
+    return to_svg(figure, transparent=False)
+
+
+def write_pages(root: Path) -> None:
+    """Bring the blocks of README.md and docs/evidence.md, and the figure, up to `root`/results.
+
+    Raises ValueError where a page lacks its marks.
+    """
+    results = root / "results"
+    if runs_of(read_results(results), MAP):
+        (root / FIGURE).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(root / FIGURE, figure_svg(results).encode())
+    _replace(root / "README.md", readme_block(results))
+    _replace(root / "docs" / "evidence.md", docs_block(results))
+
+
+def _figure(runs: list[Run], folder: str) -> list[str]:
+    text = "When does it help? Gain in final accuracy over a zero state"
+    return [f"![{text}]({folder}/{FIGURE.name})"] if runs_of(runs, MAP) else []
+
+
+def _replace(path: Path, block: str) -> None:
+    before, begin, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"root: expected {BEGIN} and {END} in {path}, got a page without")
+    write_atomically(path, f"{before}{BEGIN}\n{block}\n{END}{after}".encode())
+
+
+if __name__ == "__main__":
+    write_pages(Path())

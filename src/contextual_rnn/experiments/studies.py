@@ -1,0 +1,23 @@
+"""The experiments that `results/evidence.sh` trains, by the name of their folder, and what some have pages of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from contextual_rnn.experiments.results import Run
+
+MAP, INGREDIENTS, CONTROLS, TABLE_1 = "map", "ingredients", "controls", "table1"
+# Sections of their own, not pictures of their curves.
+ASIDE = (MAP, INGREDIENTS, CONTROLS, TABLE_1)
+AUTHORS, SOUND = "retrieval-authors-start", "retrieval-sound-start-h+a"
+DECAY, CALIBRATED = "decay-paper", "decay-calibration"
+
+
+def study(run: Run) -> str:
+    """The name of the experiment that a run belongs to: its folder's folder."""
+    return run.folder.parent.name
+
+
+def runs_of(runs: Iterable[Run], *names: str) -> list[Run]:
+    """The runs of the experiments of these names."""
+    return [run for run in runs if study(run) in names]

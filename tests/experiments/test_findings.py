@@ -1,0 +1,99 @@
+"""Findings follow the numbers: other numbers, other words; a single seed says nothing."""
+
+import dataclasses
+
+import pytest
+from tests.experiments.made_runs import decay_run, every_study, retrieval_run
+
+from contextual_rnn.experiments.findings import findings
+from contextual_rnn.experiments.studies import ASIDE, runs_of
+from contextual_rnn.experiments.study_tables import control_table, ingredient_table
+from contextual_rnn.experiments.table_1 import table_1
+from contextual_rnn.experiments.when_it_helps import Cell, contrasts, map_figure, map_table
+
+RUNS = every_study()
+ONE_SEED = [run for run in RUNS if run.config.seed == 0]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return findings(RUNS)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "authors",
+            "200 epochs, a context state ends ahead of zero in accuracy, 99.10% (99.00% to 99.20%) against",
+        ),
+        ("authors", "a gain of +29.00 (+29.00 to +29.00) points, and reaches 95 % sooner"),
+        ("authors", "95 % sooner (10 (10 to 10) against never (never to never) epochs; 3 seeds)"),
+        ("map", "Under the authors' own start a context state gains over zero in 2 of 2 cells, loses in 0"),
+        ("map", "a context state gains over zero in 0 of 2 cells, loses in 0, and cannot be told from it in 2;"),
+        ("ingredients", "embedding by +20.10 (+20.00 to +20.20) points raise"),
+        ("ingredients", "accuracy, bias by \N{MINUS SIGN}9.90"),
+        ("ingredients", "norm cannot be told"),
+        ("controls", "context of another sequence +1.10"),
+        ("table 1", "2.00% (2.00% to 2.00%) at 20 units, 0.10% (0.10% to 0.10%) at 50 units"),
+        ("decay", "squared error is below zero's"),
+    ],
+)
+def test_what_the_numbers_say(found, name, text):
+    assert text in found[name]
+
+
+def test_there_is_a_finding_for_each_study(found):
+    assert list(found) == ["authors", "map", "ingredients", "controls", "table 1", "decay"]
+
+
+def test_other_numbers_say_otherwise():
+    options = {"epochs": 200, "start": "wenke2019", "leaves": "h+a"}
+    authors = [run for run in runs_of(RUNS, "retrieval-authors-start") if run.config.state == "zero"]
+    worse = [retrieval_run("retrieval-authors-start", "context", seed, 0.6, **options) for seed in range(3)]
+    assert "a context state ends behind zero" in findings([*authors, *worse])["authors"]
+    level = [decay_run("decay-paper", "zero", 0, 1.0), decay_run("decay-paper", "zero", 1, 1.0)]
+    level += [decay_run("decay-paper", "normal", 0, 1.1), decay_run("decay-paper", "normal", 1, 0.9)]
+    assert "squared error is not told from zero's" in findings(level)["decay"]
+
+
+def test_a_single_seed_is_no_finding():
+    assert findings(ONE_SEED) == {}
+    assert findings([dataclasses.replace(run, result=None) for run in RUNS]) == {}
+
+
+def test_the_map_pairs_states_in_every_cell():
+    seen = contrasts(runs_of(RUNS, "map"), "context")
+    authors = [cell for cell in seen if cell.start == "wenke2019"]
+    assert authors == [Cell("wenke2019", timing, 50, 4) for timing in ("wenke2019", "ba2016")]
+    assert seen[authors[1]].gain.estimate == pytest.approx(0.29)
+    assert len(map_table(runs_of(RUNS, "map"))["rows"]) == 8
+
+
+def hatched(figure):
+    return [patch for axes in figure.axes for patch in axes.patches if patch.get_hatch()]
+
+
+def test_the_map_is_drawn_with_its_doubts():
+    figure = map_figure(runs_of(RUNS, "map"))
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert texts.count("+29.0") == 2
+    assert texts.count("not run") == 8 * 9 - 8
+    assert len(hatched(figure)) == 4, "the sound start's cells, whose interval holds zero"
+    assert len(hatched(map_figure(runs_of(ONE_SEED, "map")))) == 8, "a seed is no interval"
+    with pytest.raises(ValueError, match="runs: expected finished runs of zero and another state"):
+        map_figure([])
+
+
+def test_tables_have_a_row_for_what_was_run():
+    short = runs_of(RUNS, *ASIDE[:3])
+    rows = ingredient_table(short)["rows"]
+    assert [row[2].partition(",")[0] for row in rows][:2] == ["embedding at zero", "bias uniform"]
+    assert len(rows) == 4
+    shuffled = ["the authors' own", "context of another sequence", "3", "71.00% (71.00% to 71.00%)"]
+    assert shuffled in [row[:4] for row in control_table(short)["rows"]]
+    table = table_1(runs_of(RUNS, "table1"))
+    assert table["rows"][2] == ["fast weights, Ba et al.", "", "", "1.81%", "0.00%", "0.00%"]
+    assert table["rows"][3][:4] == ["fast weights, ours", "epochs 200, timing ba2016", "3", "2.00% (2.00% to 2.00%)"]
+    assert table["rows"][3][5] == "-"
+    assert ingredient_table([]) is control_table([]) is table_1([]) is None

@@ -1,0 +1,79 @@
+"""Every figure of README.md and docs/evidence.md about results comes from results/, by code."""
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.experiments.made_runs import every_study
+
+from contextual_rnn.experiments import pages
+from contextual_rnn.experiments.published import publish, read_results
+from contextual_rnn.experiments.report import write_report
+from contextual_rnn.experiments.studies import MAP, runs_of, study
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+
+
+def block(path):
+    return path.read_text().partition(pages.BEGIN)[2].partition(pages.END)[0].strip()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/evidence.md"])
+def test_pages_say_what_results_say(page):
+    """Regenerate with: make pages"""
+    made = pages.readme_block(RESULTS) if page == "README.md" else pages.docs_block(RESULTS)
+    assert block(ROOT / page) == made.strip()
+
+
+def test_the_figure_shows_what_results_say():
+    """Its texts; outlines depend on matplotlib's version."""
+    if not runs_of(read_results(RESULTS), MAP):
+        pytest.skip("no run of the map is published yet")
+    committed, made = (
+        re.findall(r"<text[^>]*>([^<]*)<", svg)
+        for svg in ((ROOT / pages.FIGURE).read_text(), pages.figure_svg(RESULTS))
+    )
+    assert committed == made
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A clone with made-up results."""
+    for name in ("results", "docs"):
+        (tmp_path / name).mkdir()
+    runs = every_study()
+    for name in {study(run) for run in runs}:
+        publish([run for run in runs if study(run) == name], tmp_path / "results" / f"{name}.json")
+    for page in ("README.md", "docs/evidence.md"):
+        (tmp_path / page).write_text(f"before\n{pages.BEGIN}\nstale\n{pages.END}\nafter\n")
+    return tmp_path
+
+
+def test_pages_are_written_between_their_marks(root):
+    pages.write_pages(root)
+    readme = (root / "README.md").read_text()
+    assert readme.startswith("before\n")
+    assert readme.endswith(f"{pages.END}\nafter\n")
+    assert "stale" not in readme
+    assert readme.count("\n- ") == 5, "five findings"
+    assert "](docs/figures/when-it-helps.svg)" in readme
+    assert (root / pages.FIGURE).read_text().count("+29.0") == 2
+    evidence = (root / "docs" / "evidence.md").read_text()
+    assert "**Controls**" in evidence
+    assert "](figures/when-it-helps.svg)" in evidence
+    pages.write_pages(root)
+    assert (root / "README.md").read_text() == readme
+    (root / "README.md").write_text("no marks")
+    with pytest.raises(ValueError, match=r"expected <!-- from results/ by make pages --> .* in .*README.md"):
+        pages.write_pages(root)
+
+
+def test_the_report_of_results_alone(root):
+    html = write_report(root / "results").read_text()
+    for title in ("Findings", "When does it help?", "What is it owed to?", "Table 1 of Ba et al. (2016)"):
+        assert f"<h2>{title}</h2>" in html
+    assert "Playground" not in html
+    assert html.count("<li>Under the authors&#39; own start, state (h, A)") == 1
+    assert "contextual-rnn train retrieval --out runs/retrieval-authors-start/zero-seed0" in html
+    assert {path.name for path in (root / "results").glob("*.json")} == {f"{study(run)}.json" for run in every_study()}
