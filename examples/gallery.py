@@ -1,11 +1,13 @@
-"""What the README and the gallery say of the examples, made of results/*.json; a test compares.
+"""Fills what the README and the gallery say of the examples with the figures of results/*.json; a test compares.
 
-    python examples/gallery.py      # print it, to be pasted
+    python examples/gallery.py
 
-A page of the gallery has a table of what was measured, one line a variant, the README one figure of each example.
+Filled is what stands between a mark and its end: <!-- table: NAME --> has what was measured, one line a variant,
+<!-- said: NAME --> one figure; as long as there is no results/NAME.json the first says so and the second is empty.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +16,63 @@ PAINTED = {
     "recognised": ".1%",
     "recognised, shuffled labels": ".1%",
     "diversity / real": ".2f",
+    "diversity / real, h(0) at its mean": ".2f",
     "nats per pixel": ".4f",
+    "nats per pixel, one draw": ".4f",
 }
-# results/NAME.json: the page it belongs to, and how to print the measures that the table has.
-TABLES: dict[str, tuple[str, dict[str, str]]] = {
-    "digits-pixel": ("digits", PAINTED),
-    "digits-row": ("digits", PAINTED),
-    "missing_label": (
-        "missing_label",
-        {
-            "recognised": ".1%",
-            "diversity / real": ".2f",
-            "kinds of digit": ".1f",
-            "share of nines": ".1%",
-            "nats per pixel, known digits": ".3f",
-            "nats per pixel, nines": ".3f",
-        },
-    ),
-    "dates": (
-        "dates",
-        {
-            "exact match, all": ".2%",
-            "exact match, several meanings": ".2%",
-            "exact match, all, beam": ".2%",
-            "processor seconds to train": ".0f",
-        },
-    ),
+# The measures that the table of results/NAME.json has, and how they are printed.
+TABLES = {
+    "digits-pixel": PAINTED,
+    "digits-row": PAINTED,
+    "missing_label": {
+        "recognised": ".1%",
+        "diversity / real": ".2f",
+        "kinds of digit": ".1f",
+        "share of nines": ".1%",
+        "nats per pixel, known digits": ".3f",
+        "nats per pixel, nines": ".3f",
+    },
+    "dates": {
+        "exact match, all": ".2%",
+        "exact match, several meanings": ".2%",
+        "exact match, all, beam": ".2%",
+        "processor seconds to train": ".0f",
+    },
+    "glimpses": {"labels": ".1%", "whole images": ".1%", "pixels off at first": ".1f"},
+    "colors": {
+        "nats a letter": ".3f",
+        "less those of no covariates": ".3f",
+        "nats a letter, words left open": ".3f",
+        "nats a letter, another row's covariates": ".3f",
+        "last word right": ".0%",
+    },
+    "oscillator": {"first 20 steps": ".3f", "overall": ".3f", "first 20 steps / zero's": ".3f"},
+    "noise": {
+        "error, 20 steps": ".3f",
+        "error, 200 steps": ".3f",
+        "wasserstein": ".4f",
+        "wasserstein, less that of none": ".4f",
+    },
 }
+NOT_RUN = "Not run at its full setting yet.\n"
 # What the README says of results/NAME.json: a sentence with one figure of it.
-HEADLINES = {
-    "digits-pixel": ("{} recognised as the label asked for, pixel by pixel", "normal", "recognised", ".1%"),
-    "digits-row": ("{} row by row", "normal", "recognised", ".1%"),
+SAID = {
+    "digits-pixel": ("{} recognised, pixel by pixel", "normal", "recognised", ".1%"),
+    "digits-row": ("{} recognised, row by row", "normal", "recognised", ".1%"),
     "missing_label": ("{} recognised with a label", "label, guidance 1", "recognised", ".1%"),
     "dates": ("{} exact with attention", "contextual encoder, attention", "exact match, all", ".2%"),
+    "glimpses": ("{} of the labels right", "coarse view sets the state", "labels", ".1%"),
+    "colors": ("{} nats a letter from the state", "state", "less those of no covariates", ".3f"),
+    "oscillator": ("{} times the zero state's first error", "window of 20", "first 20 steps / zero's", ".3f"),
+    "noise": (
+        "{} in distribution from proportional noise",
+        "proportional 0.1",
+        "wasserstein, less that of none",
+        ".4f",
+    ),
 }
+
+MARK = re.compile(r"(<!-- (table|said): ([\w-]+) -->).*?(<!-- / -->)", re.DOTALL)
 
 
 def figures_of(name: str) -> dict[str, Any]:
@@ -61,21 +86,34 @@ def shown(figure: dict[str, Any], style: str) -> str:
 
 
 def table(name: str) -> str:
-    """Markdown, a line a variant."""
-    _, measures = TABLES[name]
+    """Markdown, a line a variant; figures that are of no variant below it."""
+    measures, single = TABLES[name], []
     lines = [["", *measures], ["---"] * (1 + len(measures))]
     for variant, found in figures_of(name).items():
-        if "mean" not in found:
+        if "mean" in found:
+            single.append(f"- {variant}: {shown(found, '.4f')}")
+        else:
             cells = (shown(found[measure], style) if measure in found else "" for measure, style in measures.items())
             lines.append([variant, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([*rows, "", *single, ""] if single else [*rows, ""])
 
 
-def headline(name: str) -> str:
-    sentence, variant, measure, style = HEADLINES[name]
+def said(name: str) -> str:
+    sentence, variant, measure, style = SAID[name]
     return sentence.format(shown(figures_of(name)[variant][measure], style))
 
 
+def filled(text: str) -> str:
+    def fill(mark: re.Match[str]) -> str:
+        start, kind, name, end = mark.groups()
+        if not (ROOT / "results" / f"{name}.json").exists():
+            return f"{start}\n{NOT_RUN}{end}" if kind == "table" else start + end
+        return f"{start}\n{table(name)}{end}" if kind == "table" else f"{start} {said(name)} {end}"
+
+    return MARK.sub(fill, text)
+
+
 if __name__ == "__main__":
-    for name in TABLES:
-        print(f"{name}: {headline(name)}\n\n{table(name)}\n")
+    for path in (ROOT / "README.md", *(ROOT / "docs" / "gallery").glob("*.md")):
+        path.write_text(filled(path.read_text()))
