@@ -53,6 +53,7 @@ lint: install
 
 bench: install $(BENCHED)
 	$(BIN)/python -m benchmarks.fast_weights
+	$(BIN)/python -m benchmarks.overhead
 
 # Without JAX the benchmark says so and goes on.
 $(BENCHED): $(INSTALLED)

@@ -5,11 +5,11 @@
 A GRU starts from a learned state, reads a few noisy positions and then goes on alone, its forecast fed back, ten times
 as long as it was ever trained to. Zimmermann et al. (2012) add noise to the first state in training, proportional to
 the error that is back-propagated to it, so that the network learns to come back from wherever it starts. Compared with
-the same noise held fixed, and with none, over a few sizes.
+the same noise held fixed, and with none, over two sizes.
 
-"error": root of the mean squared error over the standard deviation of x, for steps 1 to 20 and for all 200 of them.
-"wasserstein": distance between the forecast's and the system's distribution of x over steps 100 to 200, over the same
-deviation: a forecast that dies out or runs off has a large one, even where no forecast could be in phase.
+"error": root of the mean squared error over the standard deviation of x, for steps 1 to 20 and for all 200.
+"wasserstein": distance between the forecast's and the system's distribution of x in steps 100 to 200, over the same
+deviation: it is large where a forecast dies out or runs off, even where none could be in phase.
 """
 
 import time
@@ -34,10 +34,8 @@ VARIANTS = {  # size of the noise, and the decay of the mean it follows (None: i
     "none": (0.0, None),
     "fixed 0.1": (0.1, None),
     "fixed 0.3": (0.3, None),
-    "fixed 1.0": (1.0, None),
     "proportional 0.1": (0.1, 0.9),
     "proportional 0.3": (0.3, 0.9),
-    "proportional 1.0": (1.0, 0.9),
 }
 
 
@@ -46,8 +44,7 @@ class Options:
     seeds: int = 5
     """Each with data, weights and batches of its own."""
     updates: int = 300
-    sequences: int = 100
-    """To train on; three times as many in the test."""
+    sequences: int = 100  # to train on; three times as many in the test
     units: int = 24
     out: Path = Path("results")
     quick: bool = False
@@ -118,7 +115,7 @@ def draw(truth: Tensor, forecasts: dict[str, Tensor]) -> Figure:
         axes.plot(truth, color="black", linewidth=2.5, alpha=0.3, label="one path of the system")
         axes.plot(forecasts[name], label="forecast")
         axes.set(title=f"Noise on the initial state in training: {name}", ylabel="x")
-    axes.set(xlabel="step of the free-running forecast")
+    axes.set_xlabel("step of the free-running forecast")
     axes.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
 
@@ -127,6 +124,7 @@ def main(options: Options) -> None:
     if options.quick:
         options = replace(options, seeds=2, updates=8, sequences=20, units=8)
     started, found = time.perf_counter(), {name: {} for name in VARIANTS}
+    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         rng, forecasts = numpy.random.default_rng(seed), {}
         paths = simulate(4 * options.sequences, READ + HORIZON + 1, rng)
@@ -138,12 +136,14 @@ def main(options: Options) -> None:
                 forecasts[name] = model(measured[test], HORIZON)[:, READ:]
             for measure, value in judge(forecasts[name], paths[test, READ + 1 :]).items():
                 found[name].setdefault(measure, []).append(value)
-    figures = {name: {what: over_seeds(values) for what, values in found[name].items()} for name in VARIANTS}
-    gains = {name: numpy.subtract(found[name]["wasserstein"], found["none"]["wasserstein"]) for name in VARIANTS}
-    figures["wasserstein, less that of none"] = {name: over_seeds(gain) for name, gain in gains.items()}
-    options.out.mkdir(parents=True, exist_ok=True)
-    draw(paths[-1, READ + 1 :], {name: path[-1] for name, path in forecasts.items()}).savefig(options.out / "noise.png")
-    write(options.out / "noise.json", asdict(options), figures, started)
+        figures = {name: {what: over_seeds(values) for what, values in found[name].items()} for name in VARIANTS}
+        for name in list(VARIANTS)[1:]:  # paired by seed: the same data, first weights and batches
+            gains = numpy.subtract(found[name]["wasserstein"], found["none"]["wasserstein"])
+            figures[name]["wasserstein, less that of none"] = over_seeds(gains)
+        draw(paths[-1, READ + 1 :], {name: path[-1] for name, path in forecasts.items()}).savefig(
+            options.out / "noise.png"
+        )
+        write(options.out / "noise.json", asdict(options), figures, started)  # after every seed: it takes a while
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ VARIANTS = {  # what sets the state, and how many steps of burn-in come first
 @dataclass(frozen=True)
 class Options:
     seeds: int = 3  # each with data, weights and batches of its own
-    updates: int = 800
+    updates: int = 500
     sequences: int = 1000  # to train on, and a quarter as many for the test
     steps: int = 60  # that are predicted in training, and three times as many in the test
     units: int = 48
@@ -123,6 +123,7 @@ def main(options: Options) -> None:
         options = replace(options, seeds=2, updates=40, sequences=100, steps=30, units=16)
     started, horizon = time.perf_counter(), 3 * options.steps
     squares: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
+    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         u, x = simulate(options.sequences * 5 // 4, PAST + horizon, numpy.random.default_rng(seed))
         test, paths = slice(options.sequences, None), {}
@@ -133,17 +134,16 @@ def main(options: Options) -> None:
             with torch.no_grad():
                 paths[name] = model(u[test], measured, burn_in, horizon)
             squares[name].append((paths[name] - truth).square().mean(0) / truth.var())
-    errors = {name: torch.stack(values) for name, values in squares.items()}  # (seeds, horizon), squared
-    first = {name: error[:, :20].mean(1).sqrt() for name, error in errors.items()}
-    figures = {
-        name: {"first 20 steps": over_seeds(first[name]), "overall": over_seeds(error.mean(1).sqrt())}
-        for name, error in errors.items()
-    }
-    figures["window / zero, first 20 steps"] = over_seeds(first["window of 20"] / first["zero"])
-    options.out.mkdir(parents=True, exist_ok=True)
-    roots = {name: error.sqrt() for name, error in errors.items()}
-    draw(truth[0], {name: path[0] for name, path in paths.items()}, roots).savefig(options.out / "oscillator.png")
-    write(options.out / "oscillator.json", asdict(options), figures, started)
+        errors = {name: torch.stack(values) for name, values in squares.items()}  # (seeds, horizon), squared
+        first = {name: error[:, :20].mean(1).sqrt() for name, error in errors.items()}
+        figures = {
+            name: {"first 20 steps": over_seeds(first[name]), "overall": over_seeds(error.mean(1).sqrt())}
+            for name, error in errors.items()
+        }
+        figures["window / zero, first 20 steps"] = over_seeds(first["window of 20"] / first["zero"])
+        roots = {name: error.sqrt() for name, error in errors.items()}
+        draw(truth[0], {name: path[0] for name, path in paths.items()}, roots).savefig(options.out / "oscillator.png")
+        write(options.out / "oscillator.json", asdict(options), figures, started)  # after every seed: it takes a while
 
 
 if __name__ == "__main__":

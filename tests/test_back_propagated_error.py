@@ -121,6 +121,23 @@ def test_gradients_are_those_of_fixed_noise_and_every_leaf_is_seen():
         assert len(scale.unique()) == 2 * H
 
 
+def test_growing_errors_are_shared_out_but_never_raise_the_noise():
+    state = free(error_decay=0.0)
+    back_propagate(state, torch.full((B, H), 0.1, dtype=torch.float64))
+    back_propagate(state, torch.arange(1e3, 1e3 * (H + 1), 1e3, dtype=torch.float64).expand(B, H))
+    shares = torch.arange(1.0, H + 1, dtype=torch.float64)
+    torch.testing.assert_close(scale_of(state), 0.5 * shares / shares.square().mean().sqrt())
+    back_propagate(state, torch.full((B, H), 1e200, dtype=torch.float64))  # whose square is not finite
+    torch.testing.assert_close(scale_of(state), 0.5 * shares / shares.square().mean().sqrt())
+
+
+def test_noise_that_raises_its_own_error_does_not_run_away():
+    state = free(noise=1.0, error_decay=0.0)
+    for _ in range(50):
+        state(batch_size=B).pow(4).sum().backward()  # as steep as a state is large
+    assert scale_of(state).square().mean().sqrt() <= 1 + 1e-12
+
+
 @pytest.mark.parametrize("wrong", [-0.1, 1.0, float("nan")])
 def test_a_wrong_decay_is_refused(wrong):
     with pytest.raises(ValueError, match="error_decay: expected a number from 0 to below 1, got"):

@@ -28,6 +28,14 @@ def test_encoding():
     assert encoded["tools"].tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
 
 
+def test_columns_may_be_tensors():
+    net = make({"crop": Categorical((3, 5), unknown=True), "rain": Continuous(20.0, 4.0), "tools": SetValued((1, 2))})
+    rows = {"crop": [5, 3, 4], "rain": [16.0, 20.0, 30.0], "tools": [[1, 2], [2, 2], [1, 1]]}
+    encoded, expected = net.encode({name: torch.tensor(column) for name, column in rows.items()}), net.encode(rows)
+    assert expected["crop"].tolist() == [1, 0, 2]
+    assert all(torch.equal(encoded[name], expected[name]) for name in rows)
+
+
 def test_features_are_the_equation():
     net = make(embedding_dim=4)
     crops, _, tools = net.embeddings
@@ -103,6 +111,9 @@ def test_weights_come_back_and_move_with_the_module():
         ({"soil": ["clay"] * 3}, ValueError, "context: expected only crop, rain, tools, got feature 'soil' too"),
         ({"rain": [1.0, 2.0]}, ValueError, "rain: expected 3 values, as crop has, got 2"),
         ({"rain": [1.0, math.nan, 2.0]}, ValueError, "rain: expected a finite number, got nan"),
+        ({"rain": torch.ones(3, 2)}, TypeError, r"rain: expected a finite number, got \[1.0, 1.0\]"),
+        ({"rain": [1.0, True, 2.0]}, TypeError, "rain: expected a finite number, got True"),
+        ({"crop": torch.ones(3, 2)}, TypeError, r"crop: expected a category, got \[1.0, 1.0\]"),
         ({"rain": [1.0, "wet", 2.0]}, TypeError, "rain: expected a finite number, got 'wet'"),
         ({"tools": [["saw"], [], []]}, ValueError, "tools: expected one of 'hoe', 'plough', 'rake', got 'saw'"),
         ({"tools": ["hoe", [], []]}, TypeError, "tools: expected a collection of members, got 'hoe'"),

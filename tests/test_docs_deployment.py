@@ -9,6 +9,7 @@ from tests.deployment.matrix import CASES
 from tests.deployment.test_copies import KEPT
 from tests.deployment.test_distributed import CASES as DISTRIBUTED
 from tests.deployment.test_export import EXPORTED
+from tests.deployment.test_quantised import CASES as QUANTISED
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text()
 
@@ -32,3 +33,4 @@ def test_the_counts_of_the_table_are_those_of_the_tests():
     assert f"golden files for {len(KEPT)}" in PAGE
     assert len(DISTRIBUTED) == 9
     assert len(EXPORTED) == 7
+    assert len(QUANTISED) == 8

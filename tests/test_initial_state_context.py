@@ -1,10 +1,12 @@
 """From a context, of whatever kind, through a network and one head a leaf, to a state."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
-from contextual_rnn import ContextState
+from contextual_rnn import ContextState, ContextualRNN
 
 B = 4
 
@@ -59,3 +61,13 @@ def test_feature_count_is_read_off_or_asked_for():
         ContextState(nn.GRUCell(3, 5), nn.Sequential(nn.Linear(2, 8), nn.GLU()))
     with pytest.raises(TypeError, match="net: expected a context network"):
         ContextState(nn.GRUCell(3, 5), torch.tanh)
+
+
+@pytest.mark.parametrize("shape", [(6, 8, 8), (6, 1, 1, 8, 8), (6, 1, 9, 9)])
+def test_an_image_that_does_not_fit_is_refused_by_its_shape_and_the_one_expected(shape):
+    gru = nn.GRU(3, 4, batch_first=True)
+    image_net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 5))
+    model = ContextualRNN(gru, ContextState(gru, image_net))
+    said = f"context: the context network refuses a tensor of shape {shape}"
+    with pytest.raises(ValueError, match=re.escape(said) + ".*(1 channels|4D|72x5)"):
+        model(torch.zeros(6, 5, 3), context=torch.zeros(shape))

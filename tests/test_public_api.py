@@ -38,6 +38,7 @@ def test_public_names():
         "NormalState",
         "SetValued",
         "StateSpec",
+        "SumState",
         "fast_weights_spec",
         "generate",
         "state_spec",

@@ -23,6 +23,7 @@ from contextual_rnn.ops import LowRank as LowRank
 from contextual_rnn.rnn import ContextualRNN as ContextualRNN
 from contextual_rnn.state_spec import StateSpec as StateSpec
 from contextual_rnn.state_spec import state_spec as state_spec
+from contextual_rnn.sum_state import SumState as SumState
 
 __version__ = version("contextual-rnn")
 
@@ -45,6 +46,7 @@ __all__ = [
     "NormalState",
     "SetValued",
     "StateSpec",
+    "SumState",
     "fast_weights_spec",
     "generate",
     "state_spec",

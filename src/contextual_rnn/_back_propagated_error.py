@@ -14,7 +14,10 @@ class BackPropagatedError(nn.Module):
     """Of every unit the root of a moving mean of (dE/dh0)^2, relative to what it was at the first update.
 
         square <- decay * square + (1 - decay) * mean over rows of (dE/dh0)^2
-        relative = sqrt(square) / first
+        relative = sqrt(square) / first, over its own root mean square where that is above 1
+
+    The bound is ours. Without it noise can raise the error that raises the noise until nothing is finite, as in a GRU,
+    which passes a large h0 on; the source's tanh units saturate. Beyond it units still share the noise by their errors.
 
     `first` is the root of the leaf's mean square when a gradient other than zero first came, so that neither the
     loss's unit nor how it is averaged over the batch matters; until then `relative` is 1. Gradients that are not
@@ -40,16 +43,17 @@ class BackPropagatedError(nn.Module):
 
     def relative(self, name: str) -> Tensor:
         square, first = self.get_buffer(f"square_{name}"), self.get_buffer(f"first_{name}")
-        return torch.where(first > 0, square.sqrt() / first, 1)
+        relative = torch.where(first > 0, square.sqrt() / first, 1)
+        return relative / relative.square().mean().sqrt().clamp(min=1)
 
     @torch.no_grad()
     def _update(self, name: str, gradient: Tensor) -> None:
         square, first = self.get_buffer(f"square_{name}"), self.get_buffer(f"first_{name}")
-        if not gradient.numel() or not bool(gradient.isfinite().all()):
-            return
         new = gradient.square()
         if gradient.ndim > square.ndim:
             new = new.mean(0)
+        if not gradient.numel() or not bool(new.isfinite().all()):
+            return
         if first > 0:
             square.lerp_(new, 1 - self.decay)
         else:

@@ -33,7 +33,7 @@ def check_call(batch_size: int | None, batched: bool | None = None, generator: t
         check_size("batch_size", batch_size, 0)
         if batched is False:
             raise ValueError(f"batch_size: expected None with batched=False, got {batch_size}")
-    if not isinstance(generator, torch.Generator | None):
+    if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
 
 
@@ -116,8 +116,10 @@ class Heads(nn.Module):
 
     def forward(self, features: Tensor, batch_size: int | None) -> dict[str, Tensor]:
         """Features of one example are tiled to `batch_size`, where that is given."""
-        weight = next(self.parameters())
-        if features.device != weight.device or (features.dtype != weight.dtype and not in_autocast(weight.device)):
+        weight = next(self.parameters(), None)  # none where the layers are quantised, and take what they take
+        if weight is not None and (
+            features.device != weight.device or (features.dtype != weight.dtype and not in_autocast(weight.device))
+        ):
             raise ValueError(
                 f"context: expected features of {weight.dtype} on {weight.device}, "
                 f"got {features.dtype} on {features.device}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from torch import Tensor, nn
@@ -127,6 +128,33 @@ def zip_leaves(tree: State, state: State, name: str, whole: State = None) -> Ite
             raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
         for child, value in zip(tree, state, strict=True):
             yield from zip_leaves(child, value, name, whole)
+
+
+def matches(tree: State, state: State, batch_size: int | None, like: Tensor | None) -> bool:
+    """Whether `state` is what `tree` says, of this batch size, with the dtype and device of `like`.
+
+    A quick answer for every call; `zip_leaves` and `StateSpec.unpack` say what is wrong.
+    """
+    if isinstance(tree, Leaf):
+        shape, axis = tree.network_shape, tree.batch_dim
+        if batch_size is not None:
+            shape = (*shape[:axis], batch_size, *shape[axis:])
+        return (
+            isinstance(state, Tensor)
+            and state.shape == shape
+            and (like is None or (state.dtype == like.dtype and state.device == like.device))
+        )
+    if isinstance(tree, tuple | list):
+        if not isinstance(state, tuple | list) or len(tree) != len(state):
+            return False
+        return all(map(matches, tree, state, repeat(batch_size), repeat(like)))
+    if isinstance(tree, Mapping):
+        return (
+            isinstance(state, Mapping)
+            and tree.keys() == state.keys()
+            and all(matches(child, state[name], batch_size, like) for name, child in tree.items())
+        )
+    return True
 
 
 def fits(tree: State, other: State) -> bool:

@@ -134,7 +134,7 @@ class ContextNet(nn.Module):
         encoded = {}
         for name, feature in self.features.items():
             if isinstance(feature, Continuous):
-                column = [check_number(name, value.item() if hasattr(value, "item") else value) for value in rows[name]]
+                column = [check_number(name, _plain(value)) for value in rows[name]]
                 encoded[name] = torch.tensor(column, dtype=self.linear.weight.dtype, **made)
                 continue
             index = {category: number for number, category in enumerate(feature.categories)}
@@ -212,7 +212,13 @@ def _buckets(feature: Feature) -> int:
     return len(feature.categories) + feature.unknown
 
 
-def _look_up(name: str, feature: Categorical | SetValued, index: Mapping[Hashable, int], value: Hashable) -> int:
+def _plain(value: Any) -> Any:
+    """Python's own value of an entry of a tensor or array: tensors have another hash than the number they show."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _look_up(name: str, feature: Categorical | SetValued, index: Mapping[Hashable, int], value: Any) -> int:
+    value = _plain(value)
     if not isinstance(value, Hashable):
         raise TypeError(f"{name}: expected a category, got {value!r}")
     if value in index:

@@ -106,11 +106,16 @@ class _FastWeights(nn.Module):
         For who can project more cheaply than step by step: of tokens, a table of their few projections is enough. hx
         is as `FastWeightsRNN` takes it; the shapes and errors are those of `ops.fast_weights`.
         """
+        return self._recur(projected, hx, lengths, return_fast_weights)
+
+    def _recur(
+        self, inputs: Tensor, hx: State | None, lengths: Tensor | None, return_fast_weights: bool, **projection: Any
+    ) -> tuple[Tensor, Tensor | None]:
         h0, a0 = _split_state(hx)
         if h0 is None:
-            h0 = projected.new_zeros(projected.shape[0], self.hidden_size)
+            h0 = inputs.new_zeros(inputs.shape[0], self.hidden_size)
         return ops.fast_weights(
-            projected,
+            inputs,
             self.weight_hh,
             h0,
             a0,
@@ -125,6 +130,7 @@ class _FastWeights(nn.Module):
             lengths=lengths,
             return_fast_weights=return_fast_weights,
             backend=self.backend,
+            **projection,
         )
 
 
@@ -194,7 +200,8 @@ class FastWeightsRNN(_FastWeights):
         if lengths is not None:
             check_lengths(lengths, *inputs.shape[:2])
             inputs = without_padding(inputs, lengths)
-        output, a_n = self.recur(self.project(inputs), hx, lengths=lengths, return_fast_weights=wanted)
+        _check_input(inputs, self.weight_ih)
+        output, a_n = self._recur(inputs, hx, lengths, wanted, weight_ih=self.weight_ih, bias=self.bias)
         if lengths is None:
             return output, (output[:, -1], a_n)
         last = (lengths.to(output.device) - 1).long()

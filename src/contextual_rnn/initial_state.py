@@ -118,8 +118,9 @@ class FreeState(InitialState):
     In training h0 = variable + noise * epsilon, epsilon ~ N(0, 1) drawn anew for every row and unit; in evaluation
     h0 = variable. With `error_decay` the noise of a unit is proportional to the error that is back-propagated to it
     (Zimmermann et al. 2012), of which a moving mean with that decay is kept: noise * `BackPropagatedError.relative`,
-    so it starts at `noise` (the source leaves the factor open) and fades as the network learns. `value` is where the
-    variable starts, as for `ConstantState`; a low-rank factor that would start at zero starts at N(0, 1 / width).
+    so it starts at `noise` (the source leaves the factor open), fades as the network learns, and exceeds it in some
+    units but never in their root mean square. `value` is where the variable starts, as for `ConstantState`; a low-rank
+    factor that would start at zero starts at N(0, 1 / width).
 
     Raises TypeError or ValueError for a `noise` that is no number, negative or not finite, and an `error_decay`
     outside 0 <= error_decay < 1; RuntimeError for `error_decay` under torch.compile.

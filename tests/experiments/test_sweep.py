@@ -1,5 +1,6 @@
 """Sweeps: every run once, whatever happens to the workers; what fails is told and stops nothing else."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,12 +12,12 @@ from concurrent.futures.process import BrokenProcessPool
 import pyarrow.parquet
 import pytest
 
+from contextual_rnn.experiments import atomic_file, store, sweep_command, training
 from contextual_rnn.experiments import sweep as module
-from contextual_rnn.experiments import sweep_command, training
 from contextual_rnn.experiments.command_line import main
 from contextual_rnn.experiments.config import DecayConfig
 from contextual_rnn.experiments.grid import combinations
-from contextual_rnn.experiments.results import read_run, read_runs
+from contextual_rnn.experiments.results import read_run, read_runs, versions
 from contextual_rnn.experiments.sweep import folder_name, sweep
 from contextual_rnn.experiments.training import train
 from contextual_rnn.experiments.workers import local_workers
@@ -61,7 +62,7 @@ def test_every_run_is_trained_once_and_then_skipped(tmp_path, monkeypatch):
     assert found.result["final"] == alone.result["final"]
     assert progress.outcomes[folder_name(CONFIGS[1])].result == found.result
 
-    monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(store, "train", lambda *_, **__: pytest.fail("trained again"))
     again = sweep(CONFIGS, tmp_path, Serial())
     assert again.skipped == 4
     assert again.outcomes.keys() == progress.outcomes.keys()
@@ -75,7 +76,7 @@ def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path, monkeypatc
             train(config, folder, progress=lambda *_: 1 / 0)
         return train(config, folder, **options)
 
-    monkeypatch.setattr(module, "train", sometimes)
+    monkeypatch.setattr(store, "train", sometimes)
     progress = sweep(CONFIGS, tmp_path, Serial())
     assert progress.failed.keys() == {bad}
     assert "ZeroDivisionError" in progress.failed[bad]
@@ -101,11 +102,67 @@ def test_foreign_folders_and_broken_results_are_failures_that_touch_nothing(tmp_
 
 
 def test_a_folder_that_the_worker_does_not_share_is_named(tmp_path):
-    elsewhere = tmp_path / "not shared" / "run"
-    outcome = module.run_into({"task": "decay", **TINY}, str(elsewhere), 30)
+    elsewhere = tmp_path / "not shared"
+    outcome = module.run_into([{"task": "decay", **TINY}], str(elsewhere), ["run"], 30, versions())[0]
     assert str(elsewhere) in outcome.error
     assert outcome.worker in outcome.error
     assert not elsewhere.exists()
+
+
+def test_a_late_worker_with_other_versions_is_named_and_trains_nothing(tmp_path):
+    sweep(CONFIGS[:1], tmp_path, Serial())
+    names = [folder_name(CONFIGS[1])]
+    options = [{"task": "decay", **TINY, "state": "zero", "seed": 1}]
+    outcome = module.run_into(options, str(tmp_path), names, 30, versions() | {"torch": "1.0"})[0]
+    assert "worker: expected" in outcome.error
+    assert f"process {os.getpid()}" in outcome.error
+    assert not (tmp_path / names[0]).exists()
+
+
+def bytes_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("where", ["sweep", "run"])
+def test_a_full_disk_names_the_file_and_leaves_what_has_finished(where, tmp_path, monkeypatch):
+    sweep(CONFIGS[:1], tmp_path, Serial())
+    before = bytes_of(tmp_path)
+
+    def full(path, mode, **options):
+        return open(
+            "/dev/full" if where == "sweep" or "seed1" in str(path) else path, mode.replace("x", "w"), **options
+        )
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic_file, "open", full, raising=False)
+        assert sweep(CONFIGS[:1], tmp_path, Serial()).skipped == 1, "writes nothing"
+        if where == "sweep":
+            with pytest.raises(OSError, match=f"No space left.*{tmp_path / 'sweep.json'}"):
+                sweep(CONFIGS[:2], tmp_path, Serial())
+        else:
+            progress = sweep(CONFIGS[:2], tmp_path, Serial())
+            path = tmp_path / folder_name(CONFIGS[1]) / "config.json"
+            assert (
+                f"could not be written: No space left on device: '{path}'" in progress.failed[folder_name(CONFIGS[1])]
+            )
+    after = bytes_of(tmp_path)
+    assert {path: after[path] for path in before if path.name != "sweep.json"}.items() <= before.items()
+    assert sweep(CONFIGS[:2], tmp_path, Serial()).failed == {}
+
+
+def test_a_read_only_sweep_is_skipped_through_and_a_run_in_it_names_the_file(tmp_path, monkeypatch):
+    """As another user sees it; root may write anywhere."""
+    sweep(CONFIGS[:1], tmp_path, Serial())
+    before = bytes_of(tmp_path)
+
+    def refuse(path, mode, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(atomic_file, "open", refuse, raising=False)
+    assert sweep(CONFIGS[:1], tmp_path, Serial()).skipped == 1
+    with pytest.raises(OSError, match=f"could not be written: Permission denied: '{tmp_path / 'sweep.json'}'"):
+        sweep(CONFIGS[:2], tmp_path, Serial())
+    assert bytes_of(tmp_path) == before
 
 
 def test_the_same_configuration_twice_is_refused(tmp_path):
@@ -120,7 +177,7 @@ class Losing(Serial):
         self.times = {folder_name(config): times for config in CONFIGS}
 
     def submit(self, fn, /, *args, **kwargs):
-        name = os.path.basename(args[1])
+        name = args[2][0]
         self.times[name] -= 1
         if self.times[name] >= 0:
             future = Future()
@@ -227,12 +284,12 @@ def test_ten_thousand_finished_runs_are_gathered_by_one_look_at_each(tmp_path, m
     class Done(Executor):
         def submit(self, fn, /, *args, **kwargs):
             future = Future()
-            future.set_result(module.Outcome({"final": {}}))
+            future.set_result([module.Outcome({"final": {}})])
             return future
 
     configs = combinations(DecayConfig(**TINY), {}, seeds=10_000)
     looks = []
-    monkeypatch.setattr(module, "_outcome", lambda future: looks.append(future) or future.result())
+    monkeypatch.setattr(module, "_outcomes", lambda future, count: looks.append(future) or future.result())
     begin = time.monotonic()
     progress = sweep(configs, tmp_path, Done())
     assert len(looks) == len(progress.outcomes) == 10_000

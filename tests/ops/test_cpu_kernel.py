@@ -180,7 +180,9 @@ def test_what_is_saved_fits(monkeypatch, variant, rank):
         )
         options = Settings(reads, True, norm, False, 1e-5)
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        packed = cpu._PROBLEM.pack(*cpu._sizes(tensors.inputs.shape, tensors, options, True), *addresses, *[0] * 16)
+        packed = cpu._PROBLEM.pack(
+            *cpu._sizes(tensors.inputs.shape, tensors, options, True), *addresses[:11], *[0] * 23
+        )
         size = getattr(cpu._library(), f"fast_weights_saved_{cpu._DTYPES[dtype]}_{variant}")
         size.restype = ctypes.c_int64
         assert size(packed) == cpu.saved_size(tensors, options)

@@ -20,6 +20,7 @@ from contextual_rnn import (
 )
 from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.config import RetrievalConfig
+from contextual_rnn.experiments.data_parallel import states_of_share
 from contextual_rnn.experiments.flat_adam import FlatAdam
 from contextual_rnn.experiments.retrieval_step import RetrievalStep
 from contextual_rnn.experiments.task import Task
@@ -66,12 +67,15 @@ class RetrievalModel(nn.Module):
         self.readout = nn.Linear(config.readout_units, len(TOKENS))
         _start_as_the_authors(self, config)
 
-    def forward(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Logits over tokens, (B, 37), for sequences (B, T) that start with a letter."""
+    def forward(self, tokens: Tensor, generator: torch.Generator | None = None, rows: slice | None = None) -> Tensor:
+        """Logits over tokens, (B, 37), for sequences (B, T) that start with a letter, or for some rows of them."""
         inputs, context = self.embedding(tokens), self.embedding(self.context_token(tokens))
         if self.context_input:
             inputs = torch.cat([inputs, context[:, None].expand_as(inputs)], dim=2)
-        output, _ = self.rnn(inputs, context=context, generator=generator)
+        hx = None
+        if rows is not None:
+            inputs, hx = inputs[rows], states_of_share(self.rnn.initial_state, context, rows, generator)
+        output, _ = self.rnn(inputs, hx, context=context, generator=generator)
         return self.readout(torch.relu(self.hidden(output[:, -1])))
 
     def context_token(self, tokens: Tensor) -> Tensor:
@@ -148,15 +152,17 @@ class RetrievalTask(Task[RetrievalModel]):
             num_samples, config.pairs, letters=config.letters, modified=config.modified, generator=generator
         )
 
-    def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+    def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice | None = None) -> Tensor:
         sequences, targets = batch
-        return functional.cross_entropy(self.model(sequences, generator), targets)
+        return functional.cross_entropy(self.model(sequences, generator, rows), targets[rows or slice(None)])
 
-    def differentiate(self, batch: tuple[Tensor, ...], generator: torch.Generator, optimizer: FlatAdam) -> float:
-        if self._step is None or self._step.optimizer is not optimizer:
+    def differentiate(
+        self, batch: tuple[Tensor, ...], generator: torch.Generator, optimizer: FlatAdam, rows: slice | None = None
+    ) -> float:
+        if rows is None and (self._step is None or self._step.optimizer is not optimizer):
             self._step = RetrievalStep(self.model, optimizer) if RetrievalStep.serves(self.model, batch) else None
         if self._step is None:
-            return super().differentiate(batch, generator, optimizer)
+            return super().differentiate(batch, generator, optimizer, rows)
         tokens, targets = batch
         return self._step(tokens, targets, generator)
 

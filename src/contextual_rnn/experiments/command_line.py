@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import webbrowser
@@ -12,16 +13,18 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from contextual_rnn.experiments import figures
+from contextual_rnn.experiments import figures, store
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
+from contextual_rnn.experiments.data_parallel import Group, started_by_torchrun
 from contextual_rnn.experiments.information import information
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
-from contextual_rnn.experiments.report import write_report
+from contextual_rnn.experiments.report import CALIBRATION, DIAGNOSTICS, REPORT, SUMMARY, write_report
 from contextual_rnn.experiments.reproduce import Preset, reproduce
-from contextual_rnn.experiments.results import Run, read_run, read_runs, task_name
-from contextual_rnn.experiments.results_table import table, write_parquet
+from contextual_rnn.experiments.results import CONFIG, METRICS, RESULT, Run, read_run, read_runs, task_name
+from contextual_rnn.experiments.results_table import PARQUET, table, write_parquet
+from contextual_rnn.experiments.store import Place
 from contextual_rnn.experiments.sweep_command import Sweep
-from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, NonFiniteLossError, train
+from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, NonFiniteLossError, follow
 from contextual_rnn.experiments.trajectories import sample_trajectories, to_csv
 
 
@@ -30,8 +33,8 @@ class TrainRetrieval:
     """Associative retrieval with fast weights: c9k8j3f1??k -> 8."""
 
     config: Annotated[RetrievalConfig, tyro.conf.arg(name="")]
-    out: Path | None = None
-    """Folder of the run; by default runs/retrieval-STATE-seedSEED. One that holds another run is refused."""
+    out: str | None = None
+    """Folder of the run or its URL; by default runs/retrieval-STATE-seedSEED. One that holds another run is refused."""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     """Seconds between checkpoints, from which the same command goes on after a kill."""
 
@@ -41,15 +44,18 @@ class TrainDecay:
     """Linear cosine decay with an LSTM: sequences from an initial value and a period."""
 
     config: Annotated[DecayConfig, tyro.conf.arg(name="")]
-    out: Path | None = None
-    """Folder of the run; by default runs/decay-STATE-seedSEED. One that holds another run is refused."""
+    out: str | None = None
+    """Folder of the run or its URL; by default runs/decay-STATE-seedSEED. One that holds another run is refused."""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     """Seconds between checkpoints, from which the same command goes on after a kill."""
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train one model and write its configuration, metrics, weights and result into a folder."""
+    """Train one model and write its configuration, metrics, weights and result into a folder.
+
+    Started by torchrun, its processes share every batch.
+    """
 
     task: Annotated[
         Annotated[TrainRetrieval, tyro.conf.subcommand("retrieval")]
@@ -59,8 +65,12 @@ class Train:
 
     def run(self) -> None:
         config = self.task.config
-        folder = self.task.out or Path("runs") / f"{task_name(config)}-{config.state}-seed{config.seed}"
-        run = _train_with_bar(config, folder, self.task.checkpoint_seconds)
+        folder = store.place_of(self.task.out or f"runs/{task_name(config)}-{config.state}-seed{config.seed}")
+        with started_by_torchrun() as group:
+            if group.rank:
+                follow(config, group)
+                return
+            run = _train_with_bar(config, folder, self.task.checkpoint_seconds, group)
         assert run.result is not None
         if "diverged" in run.result:
             raise NonFiniteLossError(f"{folder}: {run.result['diverged']}")
@@ -92,28 +102,37 @@ class Reproduce:
 class Report:
     """Write one self-contained HTML report of every run below a folder."""
 
-    folder: tyro.conf.Positional[Path]
-    """Folder with runs."""
+    folder: tyro.conf.Positional[str]
+    """Folder with runs, or its URL."""
 
     def run(self) -> None:
-        print(f"report: {write_report(self.folder).resolve()}")
+        place = store.place_of(self.folder)
+        with store.readable(place) as folder:
+            report = write_report(folder)
+            store.give_back(folder, [REPORT, SUMMARY, CALIBRATION, DIAGNOSTICS], place)
+        print(f"report: {report.resolve() if isinstance(place, Path) else store.below(place, REPORT)}")
 
 
 @dataclass(frozen=True)
 class Results:
     """Print medians over seeds of every finished run below a folder, and write Parquet, a row a run."""
 
-    folder: tyro.conf.Positional[Path]
-    """Folder with runs; more may be written there meanwhile."""
+    folder: tyro.conf.Positional[str]
+    """Folder with runs, or its URL; more may be written there meanwhile."""
     out: Path | None = None
     """Where to write; by default results.parquet in the folder."""
 
     def run(self) -> None:
-        runs = read_runs(self.folder)
-        print(table(runs))
-        out = self.out or self.folder / "results.parquet"
-        write_parquet(runs, out)
-        print(f"results: {out}")
+        place = store.place_of(self.folder)
+        with store.readable(place, (CONFIG, METRICS, RESULT)) as folder:
+            runs = read_runs(folder)
+            print(table(runs))
+            if isinstance(place, str):
+                runs = [dataclasses.replace(run, folder=run.folder.relative_to(folder)) for run in runs]
+            write_parquet(runs, self.out or folder / PARQUET)
+            if self.out is None:
+                store.give_back(folder, [PARQUET], place)
+        print(f"results: {self.out or store.below(place, PARQUET)}")
 
 
 @dataclass(frozen=True)
@@ -194,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _train_with_bar(config: Config, folder: Path, checkpoint_seconds: float) -> Run:
+def _train_with_bar(config: Config, folder: Place, checkpoint_seconds: float, group: Group) -> Run:
     with tqdm(unit="step", desc=f"{task_name(config)} {config.state}", disable=None) as bar:
 
         def progress(step: int, total: int, metrics: dict[str, float]) -> None:
@@ -203,4 +222,4 @@ def _train_with_bar(config: Config, folder: Path, checkpoint_seconds: float) -> 
             shown = {name.removeprefix("validation_"): value for name, value in metrics.items() if "validation" in name}
             bar.set_postfix({"epoch": int(metrics["epoch"]), **shown}, refresh=False)
 
-        return train(config, folder, checkpoint_seconds=checkpoint_seconds, progress=progress)
+        return store.train_at(config, folder, checkpoint_seconds=checkpoint_seconds, progress=progress, group=group)

@@ -6,10 +6,9 @@ import statistics
 import time
 from collections.abc import Sequence
 
-import torch
-
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.training import Training
+from contextual_rnn.experiments.workers import threads
 
 WARM_UP, STEPS, MOST_TRIED = 3, 20, 5
 
@@ -28,9 +27,7 @@ def estimated_seconds(configs: Sequence[Config]) -> list[float]:
 
 def _seconds(config: Config) -> tuple[float, float]:
     """To start the run, and an epoch."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
+    with threads(config.threads):
         begin = time.perf_counter()
         training = Training(config)
         built = time.perf_counter()
@@ -42,6 +39,4 @@ def _seconds(config: Config) -> tuple[float, float]:
         trained = time.perf_counter()
         training.task.evaluate(final=False)
         evaluated = time.perf_counter()
-    finally:
-        torch.set_num_threads(threads)
     return built - begin, (trained - warm) / STEPS * training.batches.per_epoch + evaluated - trained

@@ -12,6 +12,7 @@ from contextual_rnn import ConstantState, ContextState, ContextualRNN, FreeState
 from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.config import DecayConfig
 from contextual_rnn.experiments.coverage import coverage
+from contextual_rnn.experiments.data_parallel import states_of_share
 from contextual_rnn.experiments.task import Task
 from contextual_rnn.initial_state import InitialState
 
@@ -75,10 +76,14 @@ class DecayModel(nn.Module):
         self.readout = nn.Linear(config.units, 1)
         self.register_buffer("largest_step", torch.tensor(largest_step))
 
-    def forward(self, x: Tensor, period: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Scaled changes x(t+1) - x(t), (B, T), for x (B, T) and period (B,), both in their own units."""
-        context = self.context_of(x[:, 0], period)
-        output, _ = self.rnn(self.input_of(x, period), context=context, generator=generator)
+    def forward(
+        self, x: Tensor, period: Tensor, generator: torch.Generator | None = None, rows: slice | None = None
+    ) -> Tensor:
+        """Scaled changes x(t+1) - x(t), (B, T), for x (B, T) and period (B,), both in their own units; or some rows."""
+        context, inputs, hx = self.context_of(x[:, 0], period), self.input_of(x, period), None
+        if rows is not None:
+            inputs, hx = inputs[rows], states_of_share(self.rnn.initial_state, context, rows, generator)
+        output, _ = self.rnn(inputs, hx, context=context, generator=generator)
         return self.readout(output)[..., 0]
 
     def free_run(
@@ -150,14 +155,14 @@ class DecayTask(Task[DecayModel]):
         self.clip_norm, self.kl_weight = config.clip_norm, config.kl_weight
         self.model = DecayModel(config, largest_step=self.training[0].diff().abs().max().item())
 
-    def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+    def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice | None = None) -> Tensor:
         x, period = batch
-        loss = self._squared_error(x, period, generator)
+        loss = self._squared_error(x, period, generator, rows)
         if not self.kl_weight:
             return loss
         state = self.model.rnn.initial_state
         assert isinstance(state, NormalState)
-        return loss + self.kl_weight * state.kl(self.model.context_of(x[:, 0], period)).mean()
+        return loss + self.kl_weight * state.kl(self.model.context_of(x[:, 0], period))[rows or slice(None)].mean()
 
     @torch.inference_mode()
     def evaluate(self, final: bool) -> dict[str, float]:
@@ -191,5 +196,8 @@ class DecayTask(Task[DecayModel]):
             "coverage_two_deviations": coverage(paths[..., 1:], x[:, 1:], [2.0]).mean().item(),
         }
 
-    def _squared_error(self, x: Tensor, period: Tensor, generator: torch.Generator | None) -> Tensor:
-        return functional.mse_loss(self.model(x[:, :-1], period, generator), x.diff() / self.model.largest_step)
+    def _squared_error(
+        self, x: Tensor, period: Tensor, generator: torch.Generator | None, rows: slice | None = None
+    ) -> Tensor:
+        changes = x.diff() / self.model.largest_step
+        return functional.mse_loss(self.model(x[:, :-1], period, generator, rows), changes[rows or slice(None)])

@@ -10,6 +10,8 @@ from typing import Any
 from contextual_rnn.experiments.atomic_file import write_atomically
 from contextual_rnn.experiments.results import Run, config_to_dict, identity, summary
 
+PARQUET = "results.parquet"
+
 
 def table(runs: Sequence[Run]) -> str:
     """Medians over seeds of the finished runs, with the options in which they differ."""

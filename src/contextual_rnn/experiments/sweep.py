@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import os
 import platform
 import time
 import traceback
@@ -12,14 +15,17 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from contextual_rnn.experiments import results
-from contextual_rnn.experiments.atomic_file import write_atomically
+from contextual_rnn.experiments import results, store
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.results import config_from_dict, config_to_dict, identity, read_json, task_name
-from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, finished, train
+from contextual_rnn.experiments.stack import side_by_side, stacks
+from contextual_rnn.experiments.store import Place
+from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, finished
 
 SWEEP, ERROR = "sweep.json", "error.txt"
 WATCH_SECONDS = 0.5
+
+Stack = tuple[str, ...]  # the names of runs that a worker is given at once
 
 
 @dataclass(frozen=True)
@@ -54,58 +60,69 @@ def folder_name(config: Config) -> str:
 
 def sweep(
     configs: Sequence[Config],
-    folder: Path,
+    folder: Place,
     executor: Executor,
     *,
     retries: int = 2,
+    stack: int = 1,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Train every configuration below `folder`, which all workers share, and return how each run ended.
+    """Train every configuration below `folder`, a path or URL that all workers share, and return how each run ended.
 
     Finished runs are skipped, begun ones go on. A run that raises is recorded with its traceback, in `error.txt` too,
-    and the others go on; a run whose worker was lost is tried again, `retries` times at most. `watch` is called
-    twice a second. Raises ValueError where two configurations are the same.
+    and the others go on; a run whose worker was lost is tried again, `retries` times at most. With `stack` a worker
+    gets so many runs at once that differ in the seed alone, for threads of one process. `watch` is called twice a
+    second. Raises ValueError where two configurations are the same, or for a stack below 1.
     """
     names = {folder_name(config): config for config in configs}
     if len(names) < len(configs):
         raise ValueError(f"configs: expected every configuration once, got {len(configs) - len(names)} twice")
-    folder.mkdir(parents=True, exist_ok=True)
-    results.write_json(folder / SWEEP, {"runs": len(configs)})
+    if isinstance(folder, Path):
+        folder = folder.absolute()
     progress = Progress(len(names))
-    left: dict[str, int] = {}
-    for name, config in names.items():
-        outcome = _outcome_before(config, folder / name)
-        if outcome is None:
-            left[name] = retries
-        else:
-            progress.skipped += outcome.result is not None
-            progress.outcomes[name] = outcome
+    left: list[Config] = []
+    with store.readable(folder, (results.CONFIG, results.RESULT)) as before:
+        for name, config in names.items():
+            outcome = _outcome_before(config, before / name)
+            if outcome is None:
+                left.append(config)
+            else:
+                progress.skipped += outcome.result is not None
+                progress.outcomes[name] = outcome
 
-    done: SimpleQueue[tuple[str, Future[Outcome]]] = SimpleQueue()
-    futures: dict[str, Future[Outcome]] = {}
+    if left:  # one that has finished is only read
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+        store.write(folder, SWEEP, json.dumps({"runs": len(configs)}).encode())
+    done: SimpleQueue[tuple[Stack, Future[list[Outcome]]]] = SimpleQueue()
+    futures: dict[Stack, Future[list[Outcome]]] = {}
+    tries = {tuple(map(folder_name, each)): retries for each in stacks(left, stack)}
 
-    def begin(name: str) -> None:
-        options, path = config_to_dict(names[name]), str(folder.absolute() / name)
-        futures[name] = executor.submit(run_into, options, path, checkpoint_seconds)
-        futures[name].add_done_callback(lambda future: done.put((name, future)))
+    def begin(runs: Stack) -> None:
+        options = [config_to_dict(names[name]) for name in runs]
+        arguments = options, str(folder), list(runs), checkpoint_seconds, results.versions()
+        futures[runs] = executor.submit(run_into, *arguments)
+        futures[runs].add_done_callback(lambda future: done.put((runs, future)))
 
     def show() -> None:
-        progress.running = sum(future.running() for future in futures.values())
+        progress.running = sum(len(runs) for runs, future in futures.items() if future.running())
         watch(progress)
 
-    for name in left:
-        begin(name)
+    for runs in tries:
+        begin(runs)
     while futures:
         show()
-        for name, future in _gathered(done):
-            del futures[name]
-            if isinstance(_error(future), BrokenExecutor) and left[name]:
-                left[name] -= 1
-                progress.retried += 1
-                begin(name)
+        for runs, future in _gathered(done):
+            del futures[runs]
+            if isinstance(_error(future), BrokenExecutor) and tries[runs]:
+                tries[runs] -= 1
+                progress.retried += len(runs)
+                begin(runs)
             else:
-                progress.outcomes[name] = _outcome(future)
+                progress.outcomes |= zip(runs, _outcomes(future, len(runs)), strict=True)
+            if not futures:
+                break
     show()
     return progress
 
@@ -120,29 +137,43 @@ def _gathered(done: SimpleQueue[Any]) -> Iterator[Any]:
             return
 
 
-def run_into(options: dict[str, Any], folder: str, checkpoint_seconds: float) -> Outcome:
-    """On a worker: train one run and say how it ended. Nothing raised in training gets out of here."""
-    path, worker = Path(folder), platform.node()
+def run_into(
+    options: list[dict[str, Any]], folder: str, names: list[str], checkpoint_seconds: float, versions: dict[str, str]
+) -> list[Outcome]:
+    """On a worker: train runs side by side and say how each ended. Nothing raised in training gets out of here."""
+    work = [
+        functools.partial(_run_into, each, store.place_of(folder), name, checkpoint_seconds, versions)
+        for each, name in zip(options, names, strict=True)
+    ]
+    return side_by_side(options[0]["threads"], work) if len(work) > 1 else [work[0]()]
+
+
+def _run_into(
+    options: dict[str, Any], folder: Place, name: str, checkpoint_seconds: float, versions: dict[str, str]
+) -> Outcome:
+    worker, place = f"{platform.node()}, process {os.getpid()}", store.below(folder, name)
     try:
-        if not (path.parent / SWEEP).is_file():
+        if (own := results.versions()) != versions:  # of a worker that came late; the first were asked before
+            raise RuntimeError(f"worker: expected {versions}, as where the sweep was started, got {own} on {worker}")
+        if not store.exists(folder, SWEEP):
             raise FileNotFoundError(
-                f"folder: expected the sweep's, shared by all workers, got none on {worker}: {path}"
+                f"folder: expected the sweep's, shared by all workers, got none on {worker}: {folder}"
             )
-        run = train(config_from_dict(options), path, checkpoint_seconds=checkpoint_seconds)
-        (path / ERROR).unlink(missing_ok=True)
+        run = store.train_at(config_from_dict(options), place, checkpoint_seconds=checkpoint_seconds)
+        store.remove(place, ERROR)
         return Outcome(run.result, worker=worker)
     except Exception:
         error = traceback.format_exc()
-        _record(error, path)
+        _record(error, place)
         return Outcome(error=error, worker=worker)
 
 
-def _record(error: str, folder: Path) -> None:
-    if (folder / results.CONFIG).is_file():  # else the folder is not ours, or there is none
-        try:
-            write_atomically(folder / ERROR, error.encode())
-        except OSError:
-            return  # the disk is what failed; whoever asked for the run is told all the same
+def _record(error: str, place: Place) -> None:
+    try:
+        if store.exists(place, results.CONFIG):  # else the folder is not ours, or there is none
+            store.write(place, ERROR, error.encode())
+    except OSError:
+        return  # the disk is what failed; whoever asked for the run is told all the same
 
 
 def _outcome_before(config: Config, folder: Path) -> Outcome | None:
@@ -152,11 +183,11 @@ def _outcome_before(config: Config, folder: Path) -> Outcome | None:
         return Outcome(error=traceback.format_exc())
 
 
-def _error(future: Future[Outcome]) -> BaseException | None:
+def _error(future: Future[list[Outcome]]) -> BaseException | None:
     return CancelledError("the scheduler has lost this run") if future.cancelled() else future.exception()
 
 
-def _outcome(future: Future[Outcome]) -> Outcome:
+def _outcomes(future: Future[list[Outcome]], count: int) -> list[Outcome]:
     """Of a future that is done; a worker that is lost for good, or has no sound environment, is an error as well."""
     error = _error(future)
-    return future.result() if error is None else Outcome(error="".join(traceback.format_exception(error)))
+    return future.result() if error is None else count * [Outcome(error="".join(traceback.format_exception(error)))]

@@ -14,13 +14,15 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
+from contextual_rnn.experiments import store
 from contextual_rnn.experiments import sweep as sweeps
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.estimate import estimated_seconds
 from contextual_rnn.experiments.evidence import MEASURES
 from contextual_rnn.experiments.grid import combinations, grid_from_file, grid_from_words
-from contextual_rnn.experiments.results import Run, summary, task_name
+from contextual_rnn.experiments.results import CONFIG, RESULT, Run, summary, task_name
 from contextual_rnn.experiments.results_table import table
+from contextual_rnn.experiments.store import Place
 from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, finished
 from contextual_rnn.experiments.workers import cores, dask_workers, local_workers
 
@@ -35,10 +37,13 @@ class _Options:
     """The same from a TOML file: a line an option, state = ["zero", "context"]."""
     seeds: int | None = None
     """Run every combination with the seeds 0 to N - 1."""
-    out: Path | None = None
-    """Folder of the sweep, by default runs/sweep-TASK. Finished runs in it are skipped, begun ones go on."""
+    out: str | None = None
+    """Folder of the sweep or its URL (s3://bucket/sweep); by default runs/sweep-TASK. Finished runs in it are skipped,
+    begun ones go on."""
     workers: int | None = None
-    """Runs side by side on this machine; by default as many as fill its cores with the threads of a run."""
+    """Processes on this machine; by default as many as fill its cores with the threads of a run, or of a stack."""
+    stack: int = 1
+    """Give every process so many seeds at once, which it trains on threads of its own."""
     scheduler: str | None = None
     """Train on the workers of a Dask scheduler, such as tcp://host:8786, that share the folder."""
     retries: int = 2
@@ -81,15 +86,16 @@ class Sweep:
 
     def run(self) -> int:
         options = self.task
-        folder = options.out or Path("runs") / f"sweep-{task_name(options.config)}"
+        folder = store.place_of(options.out or f"runs/sweep-{task_name(options.config)}")
         grid = grid_from_file(options.grid_file) if options.grid_file else {}
         words = grid_from_words(options.grid)
         if both := sorted(grid.keys() & words.keys()):
             raise ValueError(f"grid: expected every option once, got {', '.join(both)} in the file too")
         configs = combinations(options.config, grid | words, options.seeds)
-        workers = options.workers or max(1, cores() // max(config.threads for config in configs))
+        together = max(1, cores() // max(config.threads for config in configs))  # runs that fill this machine
+        workers = options.workers or max(1, together // options.stack)
         if options.dry_run:
-            return _dry_run(configs, folder, workers)
+            return _dry_run(configs, folder, workers * min(options.stack, together))
         executor = dask_workers(options.scheduler) if options.scheduler else local_workers(workers)
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(
@@ -101,31 +107,35 @@ class Sweep:
                     folder,
                     stack.enter_context(executor),
                     retries=options.retries,
+                    stack=options.stack,
                     checkpoint_seconds=options.checkpoint_seconds,
                     watch=lambda progress: _show(bar, progress),
                 )
             except KeyboardInterrupt:
                 progress = None
         if progress is None:
-            done = sum(finished(config, folder / sweeps.folder_name(config)) for config in configs)
+            done = sum(_finished(configs, folder))
             print(f"interrupted with {done} of {len(configs)} runs done; the same command goes on", file=sys.stderr)
             return INTERRUPTED
         _end(configs, folder, progress, as_json=options.json)
         return 1 if progress.failed else 0
 
 
-def _dry_run(configs: Sequence[Config], folder: Path, workers: int) -> int:
+def _finished(configs: Sequence[Config], folder: Place) -> list[bool]:
+    with store.readable(folder, (CONFIG, RESULT)) as found:
+        return [finished(config, found / sweeps.folder_name(config)) for config in configs]
+
+
+def _dry_run(configs: Sequence[Config], folder: Place, together: int) -> int:
     left = []
-    for config in configs:
-        name = sweeps.folder_name(config)
-        done = finished(config, folder / name)
-        print(f"{'finished' if done else 'to train'}  {folder / name}")
+    for config, done in zip(configs, _finished(configs, folder), strict=True):
+        print(f"{'finished' if done else 'to train'}  {store.below(folder, sweeps.folder_name(config))}")
         if not done:
             left.append(config)
     seconds = sum(estimated_seconds(left))
     print(
         f"{len(configs)} runs, {len(left)} to train: about {_time(seconds)} of training, "
-        f"{_time(seconds / min(workers, len(left) or 1))} with {workers} side by side"
+        f"{_time(seconds / min(together, len(left) or 1))} with {together} side by side"
     )
     return 0
 
@@ -156,14 +166,14 @@ def _best(progress: sweeps.Progress) -> str:
     return f"best {metric} {value:.4g} ({name})"
 
 
-def _end(configs: Sequence[Config], folder: Path, progress: sweeps.Progress, *, as_json: bool) -> None:
+def _end(configs: Sequence[Config], folder: Place, progress: sweeps.Progress, *, as_json: bool) -> None:
     results = {name: outcome.result for name, outcome in progress.outcomes.items() if outcome.result is not None}
     runs = [
-        Run(folder / name, task_name(config), config, [], results[name])
+        Run(Path(name), task_name(config), config, [], results[name])
         for config in configs
         if (name := sweeps.folder_name(config)) in results
     ]
-    diverged = [run.folder.name for run in runs if not run.converged]
+    diverged = [str(run.folder) for run in runs if not run.converged]
     if as_json:
         told = {"folder": str(folder), "runs": len(configs), "skipped": progress.skipped, "retried": progress.retried}
         print(json.dumps({**told, "diverged": diverged, "failed": progress.failed, "summary": summary(runs)}))
@@ -173,4 +183,4 @@ def _end(configs: Sequence[Config], folder: Path, progress: sweeps.Progress, *, 
         print(f"sweep: {folder}: {len(runs)} of {len(configs)} runs done, {len(diverged)} of them diverged")
     for name, error in progress.failed.items():
         last = [line for line in error.splitlines() if line and not line[0].isspace()][-1]
-        print(f"failed: {folder / name}: {last}", file=sys.stderr)
+        print(f"failed: {store.below(folder, name)}: {last}", file=sys.stderr)

@@ -22,12 +22,14 @@ class Task(ABC, Generic[Model]):
     clip_norm: float | None = None
 
     @abstractmethod
-    def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
-        """Mean loss of `batch`, rows of the training set; `generator` draws random initial states."""
+    def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice | None = None) -> Tensor:
+        """Mean loss of `batch`, or of those `rows` of it; `generator` draws random initial states."""
 
-    def differentiate(self, batch: tuple[Tensor, ...], generator: torch.Generator, optimizer: FlatAdam) -> float:
+    def differentiate(
+        self, batch: tuple[Tensor, ...], generator: torch.Generator, optimizer: FlatAdam, rows: slice | None = None
+    ) -> float:
         """Return `loss`, whose gradients go to the optimizer where it is finite."""
-        loss = self.loss(batch, generator)
+        loss = self.loss(batch, generator, rows)
         if math.isfinite(value := loss.item()):
             optimizer.differentiate(loss)
         return value

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shlex
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,13 @@ from contextual_rnn.experiments.associative_retrieval import RetrievalTask
 from contextual_rnn.experiments.atomic_file import BESIDE, remove_leftovers, write_atomically
 from contextual_rnn.experiments.batches import Batches, generator_for
 from contextual_rnn.experiments.config import Config
+from contextual_rnn.experiments.data_parallel import ALONE, Group
 from contextual_rnn.experiments.flat_adam import FlatAdam
 from contextual_rnn.experiments.linear_cosine_decay import DecayTask
 from contextual_rnn.experiments.results import Run, config_to_dict, task_name, write_json
 from contextual_rnn.experiments.task import Task
 from contextual_rnn.experiments.tensorboard import TensorBoard
+from contextual_rnn.experiments.workers import threads
 
 TASKS: dict[str, Callable[[Any], Task]] = {"retrieval": RetrievalTask, "decay": DecayTask}
 
@@ -36,12 +39,22 @@ CHECKPOINT_SECONDS = 30.0
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
+# PyTorch's global generator, which initialises weights, is one for all threads of a process.
+_GLOBAL_GENERATOR = threading.Lock()
+
+
 class NonFiniteLossError(ArithmeticError):
     """A run ended because the loss of a step, or a validation metric, was not a finite number."""
 
 
 def train(
-    config: Config, folder: Path, *, checkpoint_seconds: float = CHECKPOINT_SECONDS, progress: Progress | None = None
+    config: Config,
+    folder: Path,
+    *,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    progress: Progress | None = None,
+    group: Group = ALONE,
+    saved: Callable[[], None] = lambda: None,
 ) -> Run:
     """Train `config` into `folder` and return the run.
 
@@ -49,6 +62,9 @@ def train(
     every `checkpoint_seconds` (0: after every step) or less often where that would cost over 1 % of the time, to the
     weights that it would have had undisturbed, byte for byte, on a processor of the same kind. A run that diverges has
     finished too; its result says where under "diverged", and the folder keeps the weights after the last good epoch.
+    In the first process of a `group` it trains with the others, each of which calls `follow`; the sums of a batch then
+    come in another order, and bytes are equal for the same number of processes. `saved` is called when there is a new
+    checkpoint.
 
     Raises ValueError where the folder holds another run or other files, or a checkpoint that is damaged or another
     run's; OSError where the folder cannot be written. Both name the file and leave it as it is.
@@ -57,38 +73,67 @@ def train(
     if not checkpoint_seconds >= 0:
         raise ValueError(f"checkpoint_seconds: expected a number of at least 0, got {checkpoint_seconds!r}")
     if finished(config, folder):
+        group.hear()
         return results.read_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / results.CONFIG).is_file():
         write_json(folder / results.CONFIG, config_to_dict(config))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
-        _train(config, folder, checkpoint_seconds, progress)
-    finally:
-        torch.set_num_threads(threads)
+    with threads(config.threads):
+        _train(config, folder, checkpoint_seconds, progress, group, saved)
     (folder / results.CHECKPOINT).unlink(missing_ok=True)
     remove_leftovers(folder)
     return results.read_run(folder)
 
 
+def follow(config: Config, group: Group) -> None:
+    """Train along with the first process of `group`, which calls `train`; reads and writes nothing."""
+    if (begun := group.hear()) is None:
+        return
+    with threads(config.threads):
+        training, (step, tensors) = Training(config, group), begun
+        if step:
+            training.restore(tensors)
+        per_epoch = training.batches.per_epoch
+        for k in range(step, config.epochs * per_epoch):
+            if not math.isfinite(training.step(k)) or ((k + 1) % per_epoch == 0 and not group.hear()):
+                return
+
+
 class Training:
     """A run in memory: its task, the order of its batches, and its optimizer."""
 
-    def __init__(self, config: Config):
-        self.config = config
+    def __init__(self, config: Config, group: Group = ALONE):
+        self.config, self.group = config, group
         self.task = build_task(config)
         self.batches = Batches(config.seed, self.task.training, config.batch_size)
         self.optimizer = FlatAdam(self.task.model, config.learning_rate, self.task.clip_norm)
 
     def step(self, k: int) -> float:
         """Train on batch k and return its loss; a loss that is not finite changes nothing."""
-        generator = generator_for("states", self.config.seed, k)
-        loss = self.task.differentiate(self.batches[k], generator, self.optimizer)
+        batch, generator = self.batches[k], generator_for("states", self.config.seed, k)
+        rows = self.group.rows(len(batch[0]))
+        if rows is None:
+            loss = self.task.differentiate(batch, generator, self.optimizer)
+        else:
+            loss = self._differentiate_together(batch, generator, rows)
         if math.isfinite(loss):
             self.optimizer.adam.param_groups[0]["lr"] = self.learning_rate(k)
             self.optimizer.step()
         return loss
+
+    def _differentiate_together(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice) -> float:
+        """The mean over the batch is the processes' own means, each by its share; so are the gradients."""
+        share, gradient, own = (rows.stop - rows.start) / len(batch[0]), self.optimizer.gradient, 0.0
+        if share:
+            own = self.task.differentiate(batch, generator, self.optimizer, rows)
+        else:
+            gradient.zero_()
+        loss = torch.tensor(own * share, dtype=torch.float64)
+        self.group.sum(loss)
+        if math.isfinite(loss.item()):  # for all processes alike
+            gradient.mul_(share)
+            self.group.sum(gradient)
+        return loss.item()
 
     def learning_rate(self, k: int) -> float:
         """Adam's step size for batch k."""
@@ -122,7 +167,7 @@ class Training:
 
 def build_task(config: Config) -> Task:
     """Data and freshly initialised model, a pure function of the configuration; the global generator is left alone."""
-    with torch.random.fork_rng(devices=[]):
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for("weights", config.seed).initial_seed())
         return TASKS[task_name(config)](config)
 
@@ -154,9 +199,16 @@ def finished(config: Config, folder: Path) -> bool:
     return (folder / results.RESULT).is_file()
 
 
-def _train(config: Config, folder: Path, checkpoint_seconds: float, progress: Progress | None) -> None:
+def _train(
+    config: Config,
+    folder: Path,
+    checkpoint_seconds: float,
+    progress: Progress | None,
+    group: Group,
+    saved: Callable[[], None],
+) -> None:
     started = time.monotonic()
-    training, run_identity = Training(config), results.identity(config)
+    training, run_identity = Training(config, group), results.identity(config)
     task, per_epoch = training.task, training.batches.per_epoch
     total = config.epochs * per_epoch
     path = folder / results.CHECKPOINT
@@ -185,6 +237,7 @@ def _train(config: Config, folder: Path, checkpoint_seconds: float, progress: Pr
         return None
 
     bad = None if lines else record(0, {})
+    group.hear((begun.step, begun.tensors) if bad is None else None)
     timer = checkpoint.Timer(checkpoint_seconds)
     for step in range(begun.step + 1, total + 1):
         if bad is not None:
@@ -197,23 +250,26 @@ def _train(config: Config, folder: Path, checkpoint_seconds: float, progress: Pr
             progress(step, total, lines[-1])
         if step % per_epoch == 0:
             if (folder / results.RESULT).is_file():
+                group.hear(False)
                 return  # by another worker, for this one was thought dead
             bad, losses = record(step, {"train_loss": losses / per_epoch}), 0.0
+            group.hear(bad is None)
             if progress is not None:
                 progress(step, total, lines[-1])
         if timer.due() and bad is None:
             before = time.monotonic()
             here = checkpoint.Checkpoint(step, losses, lines, seconds(), training.tensors())
             checkpoint.save(path, here, run_identity)
+            saved()
             timer.written(time.monotonic() - before)
     log.close()
-    write_json(folder / results.RESULT, _result(config, folder, lines, seconds(), task.model, bad))
+    write_json(folder / results.RESULT, _result(config, folder, lines, seconds(), training, bad))
 
 
 def _result(
-    config: Config, folder: Path, lines: list[dict[str, float]], seconds: float, model: nn.Module, bad: str | None
+    config: Config, folder: Path, lines: list[dict[str, float]], seconds: float, training: Training, bad: str | None
 ) -> dict[str, Any]:
-    last = lines[-1] if lines else {}
+    last, size = lines[-1] if lines else {}, training.group.size
     kept = f"{results.WEIGHTS} keeps the weights of epoch {last['epoch']}" if last else "no weights were kept"
     return {
         "final": {
@@ -221,13 +277,14 @@ def _result(
         },
         **({} if bad is None else {"diverged": f"{bad} is not finite; {kept}"}),
         "seconds": seconds,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **({} if size == 1 else {"processes": size}),
+        "parameters": sum(parameter.numel() for parameter in training.task.model.parameters()),
         "command": command(config, folder),
         "versions": results.versions(),
     }
 
 
-def command(config: Config, folder: Path) -> str:
+def command(config: Config, folder: Path | str) -> str:
     """The command line that trains `config` into `folder`; options at their default are left out."""
     words = ["contextual-rnn", "train", task_name(config)]
     for field in dataclasses.fields(config):

@@ -8,11 +8,12 @@ operator, `torch.ops.contextual_rnn.fast_weights_<name>`: its way through the di
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn.ops.attention import final_fast_weights
@@ -31,6 +32,10 @@ from contextual_rnn.ops.options import FastWeightsOptions, LowRank, decay_tables
 
 Backend = Callable[..., tuple[Tensor, Tensor | None]]
 
+# Without torch.compile a kernel may be given a projection besides.
+_GIVEN = len(Given._fields)
+_DIFFERENTIABLE = _GIVEN - 1
+
 
 def prepare(
     inputs: Tensor,
@@ -42,25 +47,30 @@ def prepare(
     norm_bias: Tensor | None,
     lengths: Tensor | None,
     options: FastWeightsOptions,
+    weight_ih: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Given, Settings]:
     """What a kernel is given, from what a backend is."""
     left, right = a0 if isinstance(a0, LowRank) else (None, None)
     given = Given(
         inputs, weight_hh, h0, a0 if isinstance(a0, Tensor) else None, left, right, norm_weight, norm_bias,
-        *decay_tables(options, steps, inputs), None if lengths is None else lengths.long(),
+        *decay_tables(options, steps, inputs), None if lengths is None else lengths.long(), weight_ih, bias,
     )  # fmt: skip
     shared = isinstance(a0, Tensor) and a0.stride(0) == 0
     early = options.timing == "wenke2019"
     settings = Settings(options.inner_steps, early, options.layer_norm, shared, options.eps)
-    return given._make(None if tensor is None else tensor.resolve_neg() for tensor in given), settings
+    return Given(*[None if tensor is None else tensor.resolve_neg() for tensor in given]), settings
 
 
 def backend_of(kernel: Kernel) -> Backend:
-    """The backend that runs `kernel`, whose operator is registered on the way."""
+    """The backend that runs `kernel`, whose operator is registered on the way.
+
+    Beside what every backend takes it may be given weight_ih and bias: inputs are then features yet to be projected.
+    """
     operator = register(kernel)
 
     def backend(
-        inputs: Float[Tensor, "B T H"],
+        inputs: Float[Tensor, "B T I"],
         weight_hh: Float[Tensor, "H H"],
         h0: Float[Tensor, "B H"],
         a0: Float[Tensor, "B H H"] | LowRank | None,
@@ -68,23 +78,32 @@ def backend_of(kernel: Kernel) -> Backend:
         norm_bias: Float[Tensor, " H"] | None,
         lengths: Int[Tensor, " B"] | None,
         options: FastWeightsOptions,
+        weight_ih: Float[Tensor, "H I"] | None = None,
+        bias: Float[Tensor, " H"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B H H"] | None]:
         if not kernel.supports(inputs):
             raise ValueError(
                 f"backend: expected tensors for the {kernel.name} kernel, {kernel.availability()}, "
                 f"got {inputs.dtype} on {inputs.device}"
             )
-        given, settings = prepare(inputs, inputs.shape[1], weight_hh, h0, a0, norm_weight, norm_bias, lengths, options)
+        eager = type(inputs) in _PLAIN and not torch.compiler.is_compiling()
+        if weight_ih is not None and not (eager and kernel.projects):
+            inputs, weight_ih, bias = functional.linear(inputs, weight_ih, bias), None, None
+        given, settings = prepare(
+            inputs, inputs.shape[1], weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, weight_ih, bias
+        )
         keep_written = settings.write_before_read and options.return_fast_weights
-        tensors = [tensor for tensor in given if tensor is not None]
-        if torch.compiler.is_compiling() or type(inputs) not in (Tensor, torch.nn.Parameter):
-            keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-            output, written, _ = operator(*given, *settings, keep, keep_written)
-        elif any(map(_is_transformed, tensors)):
+        if not eager:
+            keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
+            output, written, _ = operator(*given[:N_GIVEN], *settings, keep, keep_written)
+        elif any([_is_transformed(tensor) for tensor in given if tensor is not None]):
             # What torch.func holds need not know that its gradient is wanted.
             output, written, _ = _Transformed.apply(kernel, *given, *settings, torch.is_grad_enabled(), keep_written)
         else:
-            output, written = _Recurrence.apply(kernel, given, settings, keep_written, *given)
+            present = [tensor for tensor in given if tensor is not None]
+            output = written = _Recurrence.apply(kernel, given, settings, keep_written, *present)
+            if keep_written:
+                output, written = output
         if not options.return_fast_weights:
             return output, None
         tables = given.discounts, given.retained
@@ -93,33 +112,49 @@ def backend_of(kernel: Kernel) -> Backend:
     return backend
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 _is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Recurrence(torch.autograd.Function):
-    """A kernel under autograd alone; `tensors` are those of `given` once more, for autograd to see."""
+    """A kernel under autograd alone; `tensors` are those that `given` has, once more, for autograd to see.
+
+    Returns what was written besides the outputs only where it is kept: every tensor here costs microseconds.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, kernel: Kernel, given: Given, settings: Settings, keep_written: bool, *tensors: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        output, written, saved = kernel.forward(given, settings, any(ctx.needs_input_grad), keep_written)
-        ctx.kernel, ctx.settings = kernel, settings
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, output, saved)
-        if not keep_written:
-            ctx.mark_non_differentiable(written)
-        return output, written
+        ctx: Any, kernel: Kernel, given: Given, settings: Settings, keep_written: bool, *tensors: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        keep = any(ctx.needs_input_grad)
+        output, written, saved = kernel.forward(given, settings, keep, keep_written)
+        if keep:
+            ctx.kernel, ctx.settings = kernel, settings
+            ctx.absent = [tensor is None for tensor in given]
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*tensors, output, saved)
+        return (output, written) if keep_written else output
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        *tensors, output, saved = ctx.saved_tensors
-        wanted = list(ctx.needs_input_grad[4 : N_DIFFERENTIABLE + 4])
+    def backward(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None = None) -> tuple[Tensor | None, ...]:
+        *present, output, saved = ctx.saved_tensors
+        tensors, needs, grad_outputs = iter(present), iter(ctx.needs_input_grad[4:]), (grad_output, grad_written)
+        tensors = [None if absent else next(tensors) for absent in ctx.absent]
+        wanted = _without_lengths([not absent and next(needs) for absent in ctx.absent])
         if torch.is_grad_enabled():  # somebody means to differentiate this once more
             grads = _Derivative.apply(ctx.kernel, *tensors, *ctx.settings, output, saved, *grad_outputs, *wanted)
         else:
             grads = differentiate(ctx.kernel, Given(*tensors), ctx.settings, output, saved, *grad_outputs, wanted)
-        return (None, None, None, None, *spread(grads, wanted), None)
+        grads = _with_lengths(spread(grads, wanted))
+        return (None, None, None, None, *[g for g, absent in zip(grads, ctx.absent, strict=True) if not absent])
+
+
+def _without_lengths(of_given: Sequence[bool]) -> list[bool]:
+    return [*of_given[:N_DIFFERENTIABLE], *of_given[N_GIVEN:]]
+
+
+def _with_lengths(grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return (*grads[:N_DIFFERENTIABLE], None, *grads[N_DIFFERENTIABLE:])
 
 
 class _Transformed(torch.autograd.Function):
@@ -127,26 +162,26 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def forward(kernel: Kernel, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        given, settings = Given(*arguments[:N_GIVEN]), Settings(*arguments[N_GIVEN : N_GIVEN + N_SETTINGS])
-        return kernel.forward(given, settings, *arguments[N_GIVEN + N_SETTINGS :])
+        given, settings = Given(*arguments[:_GIVEN]), Settings(*arguments[_GIVEN : _GIVEN + N_SETTINGS])
+        return kernel.forward(given, settings, *arguments[_GIVEN + N_SETTINGS :])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         outputs, written, saved = output
-        ctx.kernel, ctx.settings = inputs[0], inputs[N_GIVEN + 1 : N_GIVEN + 1 + N_SETTINGS]
+        ctx.kernel, ctx.settings = inputs[0], inputs[_GIVEN + 1 : _GIVEN + 1 + N_SETTINGS]
         keep_written = inputs[-1]
         ctx.mark_non_differentiable(saved) if keep_written else ctx.mark_non_differentiable(saved, written)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[1 : N_GIVEN + 1], outputs, saved)
+        ctx.save_for_backward(*inputs[1 : _GIVEN + 1], outputs, saved)
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None, _: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         *given, output, saved = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1 : N_DIFFERENTIABLE + 1]
+        wanted = _without_lengths(ctx.needs_input_grad[1 : _GIVEN + 1])
         grads = _Derivative.apply(ctx.kernel, *given, *ctx.settings, output, saved, grad_output, grad_written, *wanted)
-        return (None, *spread(grads, wanted), *(None,) * (1 + N_SETTINGS + 2))
+        return (None, *_with_lengths(spread(grads, wanted)), *(None,) * (N_SETTINGS + 2))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
@@ -158,9 +193,9 @@ class _Derivative(torch.autograd.Function):
 
     @staticmethod
     def forward(kernel: Kernel, *arguments: Any) -> tuple[Tensor, ...]:
-        given, settings = Given(*arguments[:N_GIVEN]), Settings(*arguments[N_GIVEN : N_GIVEN + N_SETTINGS])
-        others = arguments[N_GIVEN + N_SETTINGS : -N_DIFFERENTIABLE]
-        return tuple(differentiate(kernel, given, settings, *others, list(arguments[-N_DIFFERENTIABLE:])))
+        given, settings = Given(*arguments[:_GIVEN]), Settings(*arguments[_GIVEN : _GIVEN + N_SETTINGS])
+        others = arguments[_GIVEN + N_SETTINGS : -_DIFFERENTIABLE]
+        return tuple(differentiate(kernel, given, settings, *others, list(arguments[-_DIFFERENTIABLE:])))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from contextual_rnn.ops.kernel import Given, Settings
 
-# `FastWeightsProblem` of csrc/recurrence.h: twelve sizes, of which the last is eps, and 27 addresses.
-_PROBLEM = struct.Struct("=11qd27q")
+# `FastWeightsProblem` of csrc/recurrence.h: twelve sizes, of which the last is eps, 27 addresses, and for a projection
+# one more size and six addresses.
+_PROBLEM = struct.Struct("=11qd34q")
 # `FastWeightsClassification` of csrc/classification.h: five more sizes, eighteen more addresses, four heads of four.
 _CLASSIFICATION = struct.Struct(_PROBLEM.format + "39q")
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
@@ -55,10 +56,10 @@ _BUILT = instruction_set() is not None
 
 def supports(inputs: Tensor) -> bool:
     """Whether the kernel can run on tensors like `inputs`."""
-    return _BUILT and inputs.device.type == "cpu" and inputs.dtype in _DTYPES
+    return _BUILT and inputs.is_cpu and inputs.dtype in _DTYPES
 
 
-name = "cpu"
+name, projects = "cpu", True
 
 
 # A sequence of more steps than `_LONGEST` H is worked on in chunks: attending to all that was written costs more there
@@ -80,11 +81,17 @@ def _chunk(steps: int, width: int) -> int:
 _WORTH_THREADS = 2_000_000
 
 
+def _shape(given: Given) -> tuple[int, int, int]:
+    """(B, T, H), whose last is not that of features."""
+    batch, steps, width = given.inputs.shape
+    return batch, steps, width if given.weight_ih is None else given.weight_ih.shape[0]
+
+
 def saved_size(given: Given, settings: Settings) -> int:
     """Elements kept for the backward pass; `Kernel::saved_size` of csrc/recurrence.h."""
-    inputs, rank = given.inputs, 0 if given.left is None else given.left.shape[1]
-    batch, steps, width = inputs.shape
-    chunk, lanes = _chunk(steps, width), 64 // inputs.dtype.itemsize
+    rank = 0 if given.left is None else given.left.shape[1]
+    batch, steps, width = _shape(given)
+    chunk, lanes = _chunk(steps, width), 64 // given.inputs.dtype.itemsize
     if chunk < steps:
         block = ((steps + chunk - 1) // chunk + _EVERY - 1) // _EVERY * width * width
     else:
@@ -99,12 +106,11 @@ def forward(given: Given, settings: Settings, keep: bool, keep_written: bool) ->
 
     O(B T (T + H) H) time and O(B T (T + H)) memory to go back for short sequences, O(B T H^2) and O(B T H) for long.
     """
-    output = torch.empty_like(given.inputs, memory_format=torch.contiguous_format)
-    nothing = output.new_empty(0)
-    written = torch.empty_like(output) if keep_written else nothing
-    saved = output.new_empty(saved_size(given, settings)) if keep else nothing
+    output = given.inputs.new_empty(_shape(given))
+    saved = output.new_empty(saved_size(given, settings) if keep else 0)
+    written = torch.empty_like(output) if keep_written else output.new_empty(0)
     addresses = output.data_ptr(), written.data_ptr() if keep_written else 0, saved.data_ptr()
-    _run(False, given, settings, keep, (*addresses, *(0,) * 13))
+    _run(False, given, settings, keep, (*addresses, *(0,) * 13), (0, 0, 0))
     return output, written, saved
 
 
@@ -123,29 +129,52 @@ def backward(
         grad_output = grad_output.contiguous()
     if grad_written is not None:
         grad_written = grad_written.contiguous()
-    # The gradient of inputs is made in any case: that of the weights comes from it.
+    made = list(wanted)
+    if given.weight_ih is None:
+        made[0] = True  # the gradient of inputs in any case: that of the weights comes from it
     grads = [
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if want and tensor is not None else None
-        for tensor, want in zip(given, (True, *wanted[1:]), strict=False)
+        for tensor, want in zip(given[:10] + given[11:], made, strict=False)
     ]
-    came = output.data_ptr(), 0, saved.data_ptr(), 0, *map(address, (grad_output, grad_written, *grads))
-    _run(True, given, settings, True, came)
-    return [grad for grad, want in zip(grads, wanted, strict=True) if want and grad is not None]
+    addresses = [0 if grad is None else grad.data_ptr() for grad in grads]
+    of_projection = 0, 0, 0
+    if given.weight_ih is not None:
+        of_projection = addresses[0], addresses[10], addresses[11]
+        addresses[0] = 0
+    came = output.data_ptr(), 0, saved.data_ptr(), 0, address(grad_output), address(grad_written), *addresses[:10]
+    _run(True, given, settings, True, came, of_projection)
+    return [grad for grad, want in zip(grads, wanted, strict=False) if want and grad is not None]
 
 
 def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _run(backwards: bool, given: Given, settings: Settings, keep: bool, others: tuple[int, ...]) -> None:
-    """Call the kernel; `others` are the addresses of output, written, saved, scratch and gradients."""
+def _run(
+    backwards: bool,
+    given: Given,
+    settings: Settings,
+    keep: bool,
+    others: tuple[int, ...],
+    of_projection: tuple[int, int, int],
+) -> None:
+    """Call the kernel.
+
+    `others` are the addresses of output, written, saved, scratch and gradients, `of_projection` those of the gradients
+    of features, weight_ih and bias.
+    """
     tensors = _contiguous(given, settings)  # kept alive until the kernel is done
-    sizes = _sizes(given.inputs.shape, given, settings, keep)
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    input_size, inputs = 0, 0
+    if given.weight_ih is not None:
+        input_size, inputs, addresses[0] = given.weight_ih.shape[1], addresses[0], 0
+    problem = _PROBLEM.pack(
+        *_sizes(_shape(given), given, settings, keep), *addresses[:11], *others, input_size, inputs, *addresses[11:],
+        *of_projection,
+    )  # fmt: skip
     scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]
-    addresses = [*map(address, tensors), *others]
-    scratch = torch.empty(scratch_size(_PROBLEM.pack(*sizes, *addresses), backwards), dtype=torch.uint8)
-    addresses[14] = scratch.data_ptr()
-    run(_PROBLEM.pack(*sizes, *addresses))
+    scratch = torch.empty(scratch_size(problem, backwards), dtype=torch.uint8)
+    run(problem, scratch.data_ptr())
 
 
 def _contiguous(given: Given, settings: Settings) -> list[Tensor | None]:
@@ -157,7 +186,8 @@ def _contiguous(given: Given, settings: Settings) -> list[Tensor | None]:
 def _sizes(shape: tuple[int, ...], given: Given, settings: Settings, keep: bool) -> tuple[float, ...]:
     batch, steps, width = shape
     rank, chunk = 0 if given.left is None else given.left.shape[1], _chunk(steps, width)
-    work = batch * steps * (width + min(chunk, width)) * width
+    inputs = 0 if given.weight_ih is None else given.weight_ih.shape[1]
+    work = batch * steps * (width + min(chunk, width) + inputs) * width
     threads = torch.get_num_threads() if work > _WORTH_THREADS else 1
     return (
         batch, steps, width, settings.inner_steps, rank, chunk, threads, settings.write_before_read,
@@ -185,14 +215,14 @@ def classification(
     make: its rank, or whether it is dense.
     """
     tensors = _contiguous(given, settings)
-    addresses = [0, *map(address, tensors[1:]), *(0,) * 7, *map(address, grads)]
+    addresses = [0, *map(address, tensors[1:11]), *(0,) * 7, *map(address, grads), *(0,) * 7]
     sizes = list(_sizes(shape, given, settings, False))
     rank, dense = made
     sizes[4], sizes[9] = rank or sizes[4], shape[2] ** 2 if dense else sizes[9]
     scratch_size, run = _classification_functions(given.weight_hh.dtype, instruction_set())
-    scratch = torch.empty(scratch_size(_CLASSIFICATION.pack(*sizes, *addresses, *others)), dtype=torch.uint8)
-    addresses[14] = scratch.data_ptr()
-    return run(_CLASSIFICATION.pack(*sizes, *addresses, *others))
+    problem = _CLASSIFICATION.pack(*sizes, *addresses, *others)
+    scratch = torch.empty(scratch_size(problem), dtype=torch.uint8)
+    return run(problem, scratch.data_ptr())
 
 
 @functools.cache
@@ -203,7 +233,7 @@ def _functions(dtype: torch.dtype, variant: str | None) -> tuple[tuple[Any, Any]
     scratch.argtypes, scratch.restype = (ctypes.c_char_p, ctypes.c_int64), ctypes.c_int64
     runs = [getattr(library, f"fast_weights_{direction}_{suffix}") for direction in ("forward", "backward")]
     for run in runs:
-        run.argtypes, run.restype = (ctypes.c_char_p,), None
+        run.argtypes, run.restype = (ctypes.c_char_p, ctypes.c_void_p), None
     return (scratch, runs[0]), (scratch, runs[1])
 
 
@@ -215,6 +245,7 @@ def _classification_functions(dtype: torch.dtype, variant: str | None) -> tuple[
         getattr(library, f"fast_weights_classification_scratch_{suffix}"),
         getattr(library, f"fast_weights_classification_{suffix}"),
     )
-    for function in functions:
-        function.argtypes, function.restype = (ctypes.c_char_p,), ctypes.c_int64
+    scratch, run = functions
+    scratch.argtypes, run.argtypes = (ctypes.c_char_p,), (ctypes.c_char_p, ctypes.c_void_p)
+    scratch.restype = run.restype = ctypes.c_int64
     return functions

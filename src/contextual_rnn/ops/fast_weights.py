@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths, without_padding
@@ -44,6 +46,8 @@ def fast_weights(
     eps: float = 1e-5,
     lengths: Tensor | None = None,
     return_fast_weights: bool = False,
+    weight_ih: Tensor | None = None,
+    bias: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
     """Run the fast-weights recurrence of Ba et al. (2016), Eqs. 1 and 2, over projected inputs C x(t) + b.
@@ -55,6 +59,9 @@ def fast_weights(
     Shapes: inputs (B, T, H), weight_hh (H, H), h0 (B, H), a0 None (zero), (B, H, H) or `LowRank` of (B, r, H),
     norm_weight and norm_bias (H,), lengths (B,). Returns the outputs h(1..T), (B, T, H), zero beyond a sequence's
     length, and A after each sequence's last step, (B, H, H), or None where it is not asked for.
+
+    With weight_ih C (H, I), and bias b (H,) or none, inputs are features x (B, T, I) and projected here: a native kernel
+    does so block by block, so that neither projected inputs nor their gradient pass through memory.
 
     decay and rate are numbers, or tensors of no axes which may require gradients (their range is then checked on
     the CPU alone). The batch may be empty. Under autocast everything runs in the dtype of weight_hh.
@@ -69,14 +76,14 @@ def fast_weights(
     Deviations: Ba et al. give no bias in the bracket; the contextual-RNN authors multiply from the other side, h A,
     which for an unsymmetric a0 is its transpose.
     """
-    options = FastWeightsOptions(inner_steps, decay, rate, layer_norm, timing, eps, return_fast_weights)
-    check_options(options)
+    options = checked_options(inner_steps, decay, rate, layer_norm, timing, eps, return_fast_weights)
+    projection = weight_ih, bias
     if isinstance(weight_hh, Tensor) and in_autocast(weight_hh.device):
-        given = (inputs, h0, a0, norm_weight, norm_bias)
-        inputs, h0, a0, norm_weight, norm_bias = (_cast(tensor, weight_hh.dtype) for tensor in given)
+        given = (inputs, h0, a0, norm_weight, norm_bias, weight_ih, bias)
+        inputs, h0, a0, norm_weight, norm_bias, *projection = (_cast(tensor, weight_hh.dtype) for tensor in given)
         with torch.autocast(weight_hh.device.type, enabled=False):
-            return _run(inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, backend)
-    return _run(inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, backend)
+            return _run(inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, backend, *projection)
+    return _run(inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, backend, *projection)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
@@ -95,14 +102,21 @@ def _run(
     lengths: Tensor | None,
     options: FastWeightsOptions,
     backend: str,
+    weight_ih: Tensor | None,
+    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    check_tensors(inputs, weight_hh, h0, a0, norm_weight, norm_bias, options)
+    check_tensors(inputs, weight_hh, h0, a0, norm_weight, norm_bias, options, weight_ih, bias)
     batch, steps, _ = inputs.shape
     if lengths is not None:
         check_lengths(lengths, batch, steps)
         lengths = lengths.to(inputs.device)
         inputs = without_padding(inputs, lengths)
-    return BACKENDS[choose(backend, inputs, steps)](inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options)
+    name, projection = choose(backend, weight_hh, steps), ()
+    if weight_ih is not None and name in KERNELS:
+        projection = weight_ih, bias
+    elif weight_ih is not None:
+        inputs = functional.linear(inputs, weight_ih, bias)
+    return BACKENDS[name](inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, *projection)
 
 
 def choose(backend: str, inputs: Tensor, steps: int) -> str:
@@ -127,6 +141,25 @@ def choose(backend: str, inputs: Tensor, steps: int) -> str:
     if torch.compiler.is_compiling():
         return "reference"  # attention's hand-written derivative cannot be traced
     return "attention" if steps < LONGEST["attention"] * width else "reference"
+
+
+def checked_options(*given: Any) -> FastWeightsOptions:
+    """Options, in the order of their fields, refused outside their range; plain numbers are checked once."""
+    if tuple(map(type, given)) == _PLAIN_OPTIONS and not torch.compiler.is_compiling():
+        return _kept_options(*given)
+    options = FastWeightsOptions(*given)
+    check_options(options)
+    return options
+
+
+_PLAIN_OPTIONS = (int, float, float, bool, str, float, bool)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_options(*given: Any) -> FastWeightsOptions:
+    options = FastWeightsOptions(*given)
+    check_options(options)
+    return options
 
 
 def check_options(options: FastWeightsOptions) -> None:
@@ -159,8 +192,10 @@ def check_tensors(
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
     options: FastWeightsOptions,
+    weight_ih: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> None:
-    """Refuse tensors that do not fit inputs (B, T, H) or each other."""
+    """Refuse tensors that do not fit inputs (B, T, H), or (B, T, I) where there is weight_ih, or each other."""
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         came = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
         raise TypeError(f"inputs: expected a floating-point tensor, got {came}")
@@ -171,32 +206,36 @@ def check_tensors(
     if inputs.layout != torch.strided:
         raise ValueError(f"inputs: expected a strided tensor, got one of layout {inputs.layout}")
     batch, _, width = inputs.shape
+    expected: list[tuple[str, object, tuple[int, ...]]] = []
+    if weight_ih is not None:
+        features, width = width, weight_hh.shape[-1] if isinstance(weight_hh, Tensor) and weight_hh.ndim else 1
+        expected.append(("weight_ih", weight_ih, (width, features)))
+    elif bias is not None:
+        raise ValueError(f"bias: expected None without weight_ih, got {type(bias).__name__}")
     if not options.layer_norm:
         for name, tensor in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
             if tensor is not None:
                 raise ValueError(f"{name}: expected None without layer norm, got {type(tensor).__name__}")
-    expected: dict[str, tuple[object, tuple[int, ...]]] = {
-        "weight_hh": (weight_hh, (width, width)),
-        "h0": (h0, (batch, width)),
-        "norm_weight": (norm_weight, (width,)),
-        "norm_bias": (norm_bias, (width,)),
-    }
-    expected |= {name: (value, ()) for name in ("decay", "rate") if isinstance(value := getattr(options, name), Tensor)}
+    expected += [("weight_hh", weight_hh, (width, width)), ("h0", h0, (batch, width))]
+    for name, vector in (("norm_weight", norm_weight), ("norm_bias", norm_bias), ("bias", bias)):
+        if vector is not None:
+            expected.append((name, vector, (width,)))
+    for name, number in (("decay", options.decay), ("rate", options.rate)):
+        if isinstance(number, Tensor):
+            expected.append((name, number, ()))
     if isinstance(a0, LowRank):
         rank = a0.left.shape[1] if isinstance(a0.left, Tensor) and a0.left.ndim == 3 else 1
-        expected |= {"a0.left": (a0.left, (batch, rank, width)), "a0.right": (a0.right, (batch, rank, width))}
-    else:
-        expected["a0"] = (a0, (batch, width, width))
-    for name, (tensor, shape) in expected.items():
-        if tensor is None and name in ("a0", "norm_weight", "norm_bias"):
-            continue
+        expected += [("a0.left", a0.left, (batch, rank, width)), ("a0.right", a0.right, (batch, rank, width))]
+    elif a0 is not None:
+        expected.append(("a0", a0, (batch, width, width)))
+    dtype, device = inputs.dtype, inputs.device
+    for name, tensor, shape in expected:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: expected a tensor of shape {shape}, got {type(tensor).__name__}")
-        if tuple(tensor.shape) != shape:
+        if tensor.shape != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
         if tensor.layout != torch.strided:
             raise ValueError(f"{name}: expected a strided tensor, got one of layout {tensor.layout}")
-        if tensor.dtype != inputs.dtype or tensor.device != inputs.device:
-            raise ValueError(
-                f"{name}: expected {inputs.dtype} on {inputs.device}, as inputs, got {tensor.dtype} on {tensor.device}"
-            )
+        if tensor.dtype != dtype or tensor.device != device:
+            came = f"{tensor.dtype} on {tensor.device}"
+            raise ValueError(f"{name}: expected {dtype} on {device}, as inputs, got {came}")

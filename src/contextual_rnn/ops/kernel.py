@@ -12,6 +12,9 @@ class Given(NamedTuple):
 
     inputs (B, T, H), weight_hh (H, H), h0 (B, H), a0 (B, H, H), left and right (B, r, H), norm_weight and norm_bias
     (H,), discounts (T,), retained (T + 1,), lengths (B,) int64. Checked for shape, dtype and device; of any strides.
+
+    A kernel that projects may be given weight_ih (H, I) and bias (H,) besides; inputs are then features (B, T, I), of
+    which it makes weight_ih features + bias itself. The operator has neither: compiled programs project outside.
     """
 
     inputs: Tensor
@@ -25,6 +28,8 @@ class Given(NamedTuple):
     discounts: Tensor
     retained: Tensor
     lengths: Tensor | None
+    weight_ih: Tensor | None = None
+    bias: Tensor | None = None
 
 
 class Settings(NamedTuple):
@@ -45,6 +50,7 @@ class Kernel(Protocol):
     """A native implementation of the recurrence; knows nothing of autograd."""
 
     name: str
+    projects: bool  # whether it takes weight_ih and bias
 
     def availability(self) -> str:
         """Whether it can run here, and why not."""
@@ -73,7 +79,10 @@ class Kernel(Protocol):
         grad_written: Tensor | None,
         wanted: list[bool],
     ) -> list[Tensor]:
-        """Gradients of those of the first ten of `given` that are wanted, in their order. Leaves `saved` as it was."""
+        """Gradients of those of `given` but lengths that are wanted, in their order. Leaves `saved` as it was.
+
+        `wanted` is of the first ten alone where nothing is projected.
+        """
         ...
 
     def saved_size(self, given: Given, settings: Settings) -> int:

@@ -16,7 +16,7 @@ _GIVEN = (
     "Tensor? norm_bias, Tensor discounts, Tensor retained, Tensor? lengths"
 )
 _SETTINGS = "int inner_steps, bool write_before_read, bool layer_norm, bool shared_a0, float eps"
-N_GIVEN, N_SETTINGS = len(Given._fields), len(Settings._fields)
+N_GIVEN, N_SETTINGS = Given._fields.index("lengths") + 1, len(Settings._fields)
 N_DIFFERENTIABLE = N_GIVEN - 1
 
 
@@ -58,7 +58,7 @@ def _check(kernel: Kernel, given: Given, settings: Settings, **others: Tensor | 
         "left": (batch, rank, width), "right": (batch, rank, width), "norm_weight": (width,), "norm_bias": (width,),
         "discounts": (steps,), "retained": (steps + 1,),
     } | dict.fromkeys(others, inputs.shape)  # fmt: skip
-    for name, tensor in {**given._asdict(), **others}.items():
+    for name, tensor in {**dict(zip(Given._fields[:N_GIVEN], given)), **others}.items():
         shape, dtype = ((batch,), torch.int64) if name == "lengths" else (shapes[name], inputs.dtype)
         if tensor is None:
             continue

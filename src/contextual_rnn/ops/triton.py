@@ -16,7 +16,7 @@ from torch import Tensor
 
 from contextual_rnn.ops.kernel import Given, Settings
 
-name = "triton"
+name, projects = "triton", False
 WIDEST = 2048  # units: a vector of more would not stay in the registers of one program
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -137,7 +137,7 @@ def backward(
             grads[4] = torch.bmm(torch.bmm(given.right.to(dtype), queries.mT), scaled)
         if wanted[5] and given.left is not None:
             grads[5] = torch.bmm(torch.bmm(given.left.to(dtype), scaled.mT), queries)
-    return [grad.to(output.dtype) for grad, want in zip(grads, wanted, strict=True) if want and grad is not None]
+    return [grad.to(output.dtype) for grad, want in zip(grads, wanted, strict=False) if want and grad is not None]
 
 
 def _parts(saved: Tensor, given: Given, settings: Settings) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -155,7 +155,7 @@ def _constants(given: Given, settings: Settings) -> list[Tensor | None]:
     a0 = given.a0
     if a0 is not None and settings.shared_a0:
         a0 = a0[:1]
-    return [None if tensor is None else tensor.contiguous() for tensor in (a0, *given[4:])]
+    return [None if tensor is None else tensor.contiguous() for tensor in (a0, *given[4:11])]
 
 
 def _options(given: Given, settings: Settings) -> dict[str, Any]:

@@ -54,9 +54,10 @@ struct Classifier : Kernel<T> {
         : Base(problem.recurrence), c(problem), V(c.vocabulary), D(c.input_size), Q(c.hidden), K(c.classes) {
         Base::tokens = c.tokens;
         Base::states = c.states;
-        Base::blocks_of_group = 2;  // to clear and add up a group's sums is work too
         for (int part = 0; part < 4; ++part)
             if (headed(part)) *initial(part) = this;  // there will be one
+        // To clear and add up a group's sums is work too, for gradients of all states as much as of that many samples.
+        Base::blocks_of_group = with_heads() ? larger(2, c.initial_states / L) : 2;
     }
 
     bool headed(int part) const { return c.heads[part].weight; }
@@ -69,7 +70,6 @@ struct Classifier : Kernel<T> {
         const int64_t sizes[] = {H, H * H, p.rank * H, p.rank * H};
         return sizes[part];
     }
-    int64_t largest() const { return larger(D, larger(size_of(1), size_of(2))); }
 
     struct Packed {
         Shared recurrence;
@@ -108,10 +108,10 @@ struct Classifier : Kernel<T> {
         packed.recurrence.a0 = forward.a0;
         packed.table = arena.take<T>(V * padded(H));
         packed.left = arena.take<T>(larger(V, H) * larger(D, H));
-        packed.right = arena.take<T>(larger(larger(V, H), D) * padded(larger(D, H)));
-        packed.sum = arena.take<T>(larger(V, with_heads() ? largest() : H) * padded(D));
-        packed.from = arena.take<vec>(with_heads() ? largest() : 0);
-        packed.to = arena.take<vec>(with_heads() ? largest() : 0);
+        packed.right = arena.take<T>(larger(larger(V, H), larger(D, some_rows)) * padded(larger(D, H)));
+        packed.sum = arena.take<T>(larger(V, H) * padded(D));
+        packed.from = arena.take<vec>(with_heads() ? (c.initial_states + L - 1) / L * D : 0);
+        packed.to = arena.take<vec>(with_heads() ? larger(some_rows, (c.initial_states + L - 1) / L * larger(H, larger(size_of(1), size_of(2)))) : 0);
         for (int part = 0; part < 4; ++part) packed.states[part] = arena.take<T>(states_size(part));
         packed.hidden = arena.take<T>(Q * H);
         packed.back_hidden = arena.take<T>(Q * H);
@@ -193,17 +193,23 @@ struct Classifier : Kernel<T> {
         unpad_rows(c.grad_embedding, padded_sum, V, D);
     }
 
+    // Some rows of a head's weight after others, so that all states are made of them while they are in cache.
+    static constexpr int64_t some_rows = 60;
+
     void make_states(const Packed& packed) const {
+        for (int64_t first = 0; first < (with_heads() ? c.initial_states : 0); first += L)
+            Base::load(packed.from + first / L * D, given(c.embedding) + first * D, smaller(L, c.initial_states - first), D, D);
         for (int part = 0; part < 4; ++part) {
             if (!headed(part)) continue;
             const int64_t size = size_of(part);
-            const T* bias = given(c.heads[part].bias);
-            for (int64_t first = 0; first < c.initial_states; first += L) {
-                const int64_t rows = smaller(L, c.initial_states - first);
-                Base::load(packed.from, given(c.embedding) + first * D, rows, D, D);
-                for (int64_t j = 0; j < size; ++j) packed.to[j] = all(bias[j]);
-                Base::multiply_strided(packed.to, given(c.heads[part].weight), D, 1, packed.from, size, D);
-                store(packed.states[part] + first * size, packed.to, rows, size, size);
+            const T *bias = given(c.heads[part].bias), *weight = given(c.heads[part].weight);
+            for (int64_t at = 0; at < size; at += some_rows) {
+                const int64_t rows = smaller(some_rows, size - at);
+                for (int64_t first = 0; first < c.initial_states; first += L) {
+                    for (int64_t j = 0; j < rows; ++j) packed.to[j] = all(bias[at + j]);
+                    Base::multiply_strided(packed.to, weight + at * D, D, 1, packed.from + first / L * D, rows, D);
+                    store(packed.states[part] + first * size + at, packed.to, smaller(L, c.initial_states - first), size, rows);
+                }
             }
             *initial(part) = packed.states[part];
         }
@@ -217,19 +223,20 @@ struct Classifier : Kernel<T> {
         for (int64_t j = 0; j < size; ++j) d_bias[j] = 0;
         for (int64_t n = 0; n < rows; ++n)
             for (int64_t j = 0; j < size; ++j) d_bias[j] += d_states[n * size + j];
-        std::memset(packed.sum, 0, size * padded(D) * sizeof(T));
-        pad_rows(packed.right, given(c.embedding), rows, D);
-        add_outer(packed.sum, size, padded(D), d_states, 1, 0, rows, size, packed.right);
-        unpad_rows(head.grad_weight, packed.sum, size, D);
-        T* d_embedding = static_cast<T*>(c.grad_embedding);
-        for (int64_t first = 0; first < rows; first += L) {
-            const int64_t some = smaller(L, rows - first);
-            Base::load(packed.from, d_states + first * size, some, size, size);
-            std::memset(packed.to, 0, D * sizeof(vec));
-            Base::multiply_strided(packed.to, given(head.weight), 1, D, packed.from, D, size);
-            store(packed.right, packed.to, some, D, D);
-            for (int64_t i = 0; i < some * D; ++i) d_embedding[first * D + i] += packed.right[i];
+        Base::product(static_cast<T*>(head.grad_weight), size, D, rows, d_states, size, given(c.embedding), D);
+        for (int64_t first = 0; first < rows; first += L)
+            Base::load(packed.to + first / L * size, d_states + first * size, smaller(L, rows - first), size, size);
+        std::memset(packed.sum, 0, rows * padded(D) * sizeof(T));
+        for (int64_t at = 0; at < size; at += some_rows) {
+            const int64_t n = smaller(some_rows, size - at);
+            pad_rows(packed.right, given(head.weight) + at * D, n, D);
+            for (int64_t first = 0; first < rows; first += L)
+                add_outer(packed.sum + first * padded(D), smaller(L, rows - first), padded(D),
+                          reinterpret_cast<const T*>(packed.to + first / L * size + at), 1, 0, n, L, packed.right);
         }
+        T* d_embedding = static_cast<T*>(c.grad_embedding);
+        for (int64_t n = 0; n < rows; ++n)
+            for (int64_t i = 0; i < D; ++i) d_embedding[n * D + i] += packed.sum[n * padded(D) + i];
     }
 
     void pack_all(const Packed& packed) const {
@@ -291,15 +298,13 @@ struct Classifier : Kernel<T> {
         for (int64_t k = 0; k < K; ++k) totals.d_readout_bias[k] += logits[k];
         weight_gradient(totals.d_readout_weight, logits, K, hidden, Q, block, room);
 
-        std::memset(d_hidden, 0, Q * sizeof(vec));
-        multiply(d_hidden, d_hidden, 1, packed.back_readout, logits, Q, K);
+        multiply(d_hidden, nullptr, 1, packed.back_readout, logits, Q, K);
         for (int64_t q = 0; q < Q; ++q) {
             d_hidden[q] = relu_gradient(d_hidden[q], hidden[q]);
             totals.d_hidden_bias[q] += d_hidden[q];
         }
         weight_gradient(totals.d_hidden_weight, d_hidden, Q, h, H, block, room);
-        std::memset(d_h, 0, H * sizeof(vec));
-        multiply(d_h, d_h, 1, packed.back_hidden, d_hidden, H, Q);
+        multiply(d_h, nullptr, 1, packed.back_hidden, d_hidden, H, Q);
     }
 
     // Turns logits into their gradients.

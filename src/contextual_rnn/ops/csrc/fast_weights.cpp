@@ -8,7 +8,13 @@
 
 namespace {
 
-// Bytes of scratch memory.
+FastWeightsProblem with_scratch(const FastWeightsProblem* problem, void* scratch) {
+    FastWeightsProblem copy = *problem;
+    copy.scratch = scratch;
+    return copy;
+}
+
+// Bytes of scratch memory, of which the problem that is asked about has none yet.
 template <typename T>
 int64_t scratch(const FastWeightsProblem* problem, bool backwards) {
     Arena arena(nullptr);
@@ -33,17 +39,21 @@ int64_t classification_scratch(const FastWeightsClassification* problem) {
     extern "C" int64_t NAME(fast_weights_saved_##suffix, VARIANT)(const FastWeightsProblem* p) {                \
         return Kernel<type>(*p).saved_size();                                                                   \
     }                                                                                                           \
-    extern "C" void NAME(fast_weights_forward_##suffix, VARIANT)(const FastWeightsProblem* p) {                 \
-        Kernel<type>(*p).forward();                                                                             \
+    extern "C" void NAME(fast_weights_forward_##suffix, VARIANT)(const FastWeightsProblem* p, void* scratch) {  \
+        const FastWeightsProblem problem = with_scratch(p, scratch);                                            \
+        Kernel<type>(problem).forward();                                                                        \
     }                                                                                                           \
-    extern "C" void NAME(fast_weights_backward_##suffix, VARIANT)(const FastWeightsProblem* p) {                \
-        Kernel<type>(*p).backward();                                                                            \
+    extern "C" void NAME(fast_weights_backward_##suffix, VARIANT)(const FastWeightsProblem* p, void* scratch) { \
+        const FastWeightsProblem problem = with_scratch(p, scratch);                                            \
+        Kernel<type>(problem).backward();                                                                       \
     }                                                                                                           \
     extern "C" int64_t NAME(fast_weights_classification_scratch_##suffix, VARIANT)(const FastWeightsClassification* p) { \
         return classification_scratch<type>(p);                                                                 \
     }                                                                                                           \
-    extern "C" int64_t NAME(fast_weights_classification_##suffix, VARIANT)(const FastWeightsClassification* p) { \
+    extern "C" int64_t NAME(fast_weights_classification_##suffix, VARIANT)(const FastWeightsClassification* p,  \
+                                                                           void* scratch) {                     \
         FastWeightsClassification copy = *p;                                                                    \
+        copy.recurrence.scratch = scratch;                                                                      \
         return Classifier<type>(copy).run();                                                                    \
     }
 

@@ -1,6 +1,7 @@
 // The fast-weights recurrence in attention form, forward and backward, for one instruction set.
 //
 //   B, T, H, S, R   samples, steps, units, inner steps (reads a step), rank of a low-rank A(0)
+//   I               units of the features that are projected here to the inputs; 0 where the inputs are given
 //   C               steps of a chunk; within one, A at its start is read beside a sum over what was written in it
 //   L               samples in a vector register; a block of L samples is worked on together
 //   z               W h(t-1) + inputs(t); a bracket is z plus what a read adds
@@ -36,6 +37,11 @@ extern "C" struct FastWeightsProblem {
     // Of these any but grad_inputs may be absent.
     void *grad_inputs, *grad_weight, *grad_h0, *grad_a0, *grad_left, *grad_right, *grad_gain, *grad_shift;
     void *grad_discounts, *grad_retained;
+    // Where input_size is not 0, inputs(t) = projection features(t) + bias, and neither inputs nor their gradient are
+    // the caller's. bias may be absent.
+    int64_t input_size;
+    const void *features, *projection, *bias;
+    void *grad_features, *grad_projection, *grad_bias;
 };
 
 // Of threads.cpp: run(context, task, thread) for every task, on at most so many threads.
@@ -56,7 +62,7 @@ struct Kernel : Registers<T> {
     using Base = Registers<T>;
     using typename Base::vec;
     using Base::H, Base::L, Base::all, Base::sum, Base::relu, Base::relu_gradient, Base::load, Base::store;
-    using Base::multiply, Base::dots, Base::combine, Base::add, Base::outer, Base::times, Base::pack, Base::parts;
+    using Base::multiply, Base::dots, Base::combine, Base::combine_two, Base::add, Base::outer, Base::times, Base::pack, Base::parts;
     using Base::in_parts, Base::total, Base::padded, Base::add_outer, Base::load_rows;
     static constexpr int64_t lanes = 64 / sizeof(T);  // what is saved has room for the blocks of any instruction set
 
@@ -65,12 +71,13 @@ struct Kernel : Registers<T> {
     const int64_t *tokens = nullptr, *states = nullptr;
     const T* table = nullptr;
     int64_t blocks_of_group = 1;
-    const int64_t B, T_, S, C, chunks;
+    const int64_t B, T_, S, I, C, chunks;
     const bool early, chunked;
     const int64_t R;  // 0 where A(0) is part of the carried A
 
     explicit Kernel(const FastWeightsProblem& problem)
-        : Base{problem.width}, p(problem), B(p.batch), T_(p.steps), S(p.inner_steps), C(smaller(p.chunk, p.steps)),
+        : Base{problem.width}, p(problem), B(p.batch), T_(p.steps), S(p.inner_steps), I(p.input_size),
+          C(smaller(p.chunk, p.steps)),
           chunks((T_ + C - 1) / C), early(p.write_before_read), chunked(chunks > 1), R(chunked ? 0 : p.rank) {}
 
     int64_t blocks() const { return (B + L - 1) / L; }
@@ -120,7 +127,7 @@ struct Kernel : Registers<T> {
 
     // The caller's matrices, packed, the same for all threads.
     struct Shared {
-        T *weight, *back_weight, *a0, *back_a0;
+        T *weight, *back_weight, *a0, *back_a0, *projection, *back_projection;
     };
 
     Shared place_shared(Arena& arena, bool backwards) const {
@@ -128,6 +135,8 @@ struct Kernel : Registers<T> {
         if (!backwards || chunked) shared.weight = arena.take<T>(H * H);
         if (backwards) shared.back_weight = arena.take<T>(H * H);
         if (shared_matrix()) (backwards ? shared.back_a0 : shared.a0) = arena.take<T>(H * H);
+        if (I && (!backwards || chunked)) shared.projection = arena.take<T>(H * I);
+        if (p.grad_features && backwards) shared.back_projection = arena.take<T>(H * I);
         return shared;
     }
 
@@ -136,6 +145,8 @@ struct Kernel : Registers<T> {
         if (shared.back_weight) pack(shared.back_weight, given(p.weight), true);
         if (shared.a0) pack(shared.a0, given(p.a0), false);
         if (shared.back_a0) pack(shared.back_a0, given(p.a0), true);
+        if (shared.projection) pack(shared.projection, given(p.projection), false, H, I);
+        if (shared.back_projection) pack(shared.back_projection, given(p.projection), true, I, H);
     }
 
     // Sums over samples. Groups of blocks have their own, added up in order at the end: the result does not depend on
@@ -143,6 +154,8 @@ struct Kernel : Registers<T> {
     struct Sums {
         T* d_weight;
         vec *d_gain, *d_shift, *d_discounts, *d_retained;
+        T* d_projection;
+        vec* d_bias;
     };
 
     int64_t groups() const { return smaller((blocks() + blocks_of_group - 1) / blocks_of_group, most_groups); }
@@ -154,6 +167,8 @@ struct Kernel : Registers<T> {
         sums.d_shift = arena.take<vec>(H);
         sums.d_discounts = arena.take<vec>(C);
         sums.d_retained = arena.take<vec>(C + 1);
+        sums.d_projection = arena.take<T>(H * padded(I));
+        sums.d_bias = arena.take<vec>(I ? H : 0);
         return sums;
     }
 
@@ -163,6 +178,9 @@ struct Kernel : Registers<T> {
         std::memset(sums.d_shift, 0, H * sizeof(vec));
         std::memset(sums.d_discounts, 0, C * sizeof(vec));
         std::memset(sums.d_retained, 0, (C + 1) * sizeof(vec));
+        if (!I) return;
+        std::memset(sums.d_projection, 0, H * padded(I) * sizeof(T));
+        std::memset(sums.d_bias, 0, H * sizeof(vec));
     }
 
     // What a thread works in.
@@ -171,8 +189,8 @@ struct Kernel : Registers<T> {
         Activations activations;
         vec *own, *matrices[every], *scaled;
         vec *d_brackets, *d_memory, *discounted, *d_scores, *low_discounted, *d_low_scores;
-        vec *d_h, *d_z, *d_read, *raw, *d_low, *d_matrix, *symmetric;
-        T* previous;
+        vec *d_h, *d_z, *d_read, *raw, *d_low, *d_matrix, *symmetric, *features;
+        T *previous, *grad_inputs;
     };
 
     Work place_work(Arena& arena, bool backwards) const {
@@ -180,6 +198,7 @@ struct Kernel : Registers<T> {
         w.z = arena.take<vec>(H);
         w.bracket = arena.take<vec>(H);
         w.weights = arena.take<vec>(larger(H, larger(C, R)));
+        w.features = arena.take<vec>(I);
         if (chunked || !p.keep) w.activations = place_activations(arena);
         w.own = arena.take<vec>(own_matrix() ? H * H : 0);
         if (chunked) {
@@ -200,7 +219,8 @@ struct Kernel : Registers<T> {
         w.d_low = arena.take<vec>(H);
         w.d_matrix = arena.take<vec>(chunked || p.a0 ? H * H : 0);
         w.symmetric = arena.take<vec>(chunked ? H * H : 0);
-        w.previous = arena.take<T>(L * smaller(C, panel_steps) * padded(H));
+        w.previous = arena.take<T>(L * smaller(C, panel_steps) * padded(larger(H, I)));
+        w.grad_inputs = arena.take<T>(I ? L * T_ * H : 0);
         return w;
     }
 
@@ -233,7 +253,7 @@ struct Kernel : Registers<T> {
     struct Block {
         int64_t first, samples;
         vec lengths;
-        T *output, *grad_inputs, *grad_h0, *grad_a0, *grad_left, *grad_right;  // of its first sample
+        T *output, *grad_inputs, *grad_h0, *grad_a0, *grad_left, *grad_right, *grad_features;  // of its first sample
     };
 
     static T* at(void* tensor, int64_t element) { return tensor ? static_cast<T*>(tensor) + element : nullptr; }
@@ -248,6 +268,7 @@ struct Kernel : Registers<T> {
         b.grad_a0 = at(p.grad_a0, b.first * H * H);
         b.grad_left = at(p.grad_left, b.first * p.rank * H);
         b.grad_right = at(p.grad_right, b.first * p.rank * H);
+        b.grad_features = at(p.grad_features, b.first * T_ * I);
         b.lengths = vec{};
         if (p.lengths)
             for (int64_t l = 0; l < b.samples; ++l) b.lengths[l] = static_cast<T>(p.lengths[b.first + l]);
@@ -272,7 +293,12 @@ struct Kernel : Registers<T> {
     void store_step(T* to, const vec* from, const Block& block, int64_t t) const {
         store(to + t * H, from, block.samples, T_ * H, H);
     }
-    void load_inputs(vec* to, const Block& block, int64_t t) const {
+    void load_inputs(vec* to, const Block& block, int64_t t, const Shared& shared, const Work& w) const {
+        if (I) {
+            load(w.features, given(p.features) + (block.first * T_ + t) * I, block.samples, T_ * I, I);
+            for (int64_t j = 0; j < H; ++j) to[j] = p.bias ? all(given(p.bias)[j]) : vec{};
+            return multiply(to, to, 1, shared.projection, w.features, H, I);
+        }
         if (!tokens) return load_step(to, p.inputs, block, t);
         const int64_t* token = tokens + block.first * T_ + t;
         load_rows(to, [&](int64_t l) INLINE { return table + token[l * T_] * H; }, block.samples, H);
@@ -329,7 +355,7 @@ struct Kernel : Registers<T> {
         for (int64_t t = 0; t < n; ++t) {
             const T *discounts = given(p.discounts), scale = given(p.retained)[writes(t)];
             const int64_t count = writes(t);
-            preliminary(w.z, query(a, t, 0), a.hs + t * H, start + t, block, shared);
+            preliminary(w.z, query(a, t, 0), a.hs + t * H, start + t, block, shared, w);
             for (int64_t s = 0; s < S; ++s) {
                 const int64_t read = t * S + s;
                 const vec *q = query(a, t, s), *from = w.z;
@@ -366,8 +392,9 @@ struct Kernel : Registers<T> {
     }
 
     // z and q(t, 0), from h(t-1).
-    void preliminary(vec* z, vec* q, const vec* h, int64_t t, const Block& block, const Shared& shared) const {
-        load_inputs(z, block, t);
+    void preliminary(vec* z, vec* q, const vec* h, int64_t t, const Block& block, const Shared& shared,
+                     const Work& w) const {
+        load_inputs(z, block, t, shared, w);
         multiply(z, z, 1, shared.weight, h);
         for (int64_t j = 0; j < H; ++j) q[j] = relu(z[j]);
         hold(q, t, block);
@@ -474,7 +501,8 @@ struct Kernel : Registers<T> {
     }
 
     void backward_block(int64_t index, const Shared& shared, const Work& w, const Sums& sums) const {
-        const Block block = block_at(index);
+        Block block = block_at(index);
+        if (I) block.grad_inputs = w.grad_inputs;
         std::memset(w.d_h, 0, H * sizeof(vec));
         if (chunked)
             backward_chunks(index, block, shared, w, sums);
@@ -504,9 +532,12 @@ struct Kernel : Registers<T> {
     }
 
     // Under ba2016 the outputs are what was written, so their gradients are gathered in one place.
+    const void* grad_memory() const { return early ? p.grad_written : p.grad_output; }
+    bool has_d_memory() const { return chunked || grad_memory(); }
+
     void load_d_memory(int64_t start, int64_t n, const Block& block, const Work& w) const {
-        const void* from = early ? p.grad_written : p.grad_output;
-        if (!from) std::memset(w.d_memory, 0, n * H * sizeof(vec));
+        const void* from = grad_memory();
+        if (!from && chunked) std::memset(w.d_memory, 0, n * H * sizeof(vec));
         for (int64_t t = 0; from && t < n; ++t) load_step(w.d_memory + t * H, from, block, start + t);
     }
 
@@ -514,35 +545,39 @@ struct Kernel : Registers<T> {
     void backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block, const Shared& shared,
                         const Work& w, const Sums& sums) const {
         for (int64_t t = n - 1; t >= 0; --t) {
-            if (!early) {
+            if (!early)
                 pull(a, t, t + 1, n, w);
-                add(w.d_h, w.d_memory + t * H);
-            } else if (p.grad_output) {
+            else if (p.grad_output) {
                 load_step(w.d_read, p.grad_output, block, start + t);
                 add(w.d_h, w.d_read);
             }
             hold(w.d_h, start + t, block);
             for (int64_t s = S - 1; s >= 0; --s) read_backward(a, t, s, shared, w, sums);
-            if (early) {
-                pull(a, t, t, n, w);
-                add(w.d_h, w.d_memory + t * H);
-            }
+            if (early) pull(a, t, t, n, w);
             for (int64_t j = 0; j < H; ++j) w.d_z[j] += relu_gradient(w.d_h[j], query(a, t, 0)[j]);
             store_step(block.grad_inputs, w.d_z, block, start + t);
-            std::memset(w.d_h, 0, H * sizeof(vec));
-            multiply(w.d_h, w.d_h, 1, shared.back_weight, w.d_z);
+            if (I) features_gradient(block, start + t, shared, w, sums);
+            multiply(w.d_h, nullptr, 1, shared.back_weight, w.d_z);
         }
-        if (p.grad_weight)
-            for (int64_t t = 0; t < n; t += panel_steps)
-                weight_gradient(sums.d_weight, block, start + t, smaller(panel_steps, n - t), w.previous);
+        for (int64_t t = 0; t < n; t += panel_steps) {
+            const int64_t steps = smaller(panel_steps, n - t);
+            if (p.grad_weight) weight_gradient(sums.d_weight, block, start + t, steps, w.previous);
+            if (p.grad_projection) projection_gradient(sums.d_projection, block, start + t, steps, w.previous);
+        }
     }
 
-    // Adds to d_memory(i) what reads of steps from `first` on give back.
+    void features_gradient(const Block& block, int64_t t, const Shared& shared, const Work& w, const Sums& sums) const {
+        add(sums.d_bias, w.d_z);
+        if (!block.grad_features) return;
+        multiply(w.features, nullptr, 1, shared.back_projection, w.d_z, I, H);
+        store(block.grad_features + t * I, w.features, block.samples, T_ * I, I);
+    }
+
+    // Adds to d_h, which is that of m(i) as well, what came for m(i) and what reads of steps from `first` on give back.
     void pull(const Activations& a, int64_t i, int64_t first, int64_t n, const Work& w) const {
         const int64_t read = first * S, reads = n * S - read;
-        vec* to = w.d_memory + i * H;
-        combine(to, to, reads, w.discounted + read * C + i, C, w.d_brackets + read * H, H);
-        combine(to, to, reads, w.d_scores + read * C + i, C, a.queries + read * H, H);
+        combine_two(w.d_h, has_d_memory() ? w.d_memory + i * H : nullptr, reads, w.discounted + read * C + i,
+                    w.d_brackets + read * H, w.d_scores + read * C + i, a.queries + read * H, C);
     }
 
     // d_h is that of the read's result, then of its query.
@@ -579,10 +614,8 @@ struct Kernel : Registers<T> {
         if (a.matrix || shared_matrix()) {
             if (a.matrix)
                 combine(w.d_read, nullptr, H, g, 1, a.matrix, H);
-            else {
-                std::memset(w.d_read, 0, H * sizeof(vec));
-                multiply(w.d_read, w.d_read, 1, shared.back_a0, g);
-            }
+            else
+                multiply(w.d_read, nullptr, 1, shared.back_a0, g);
             add(w.d_h, w.d_read, scale);
             if (p.grad_retained) sums.d_retained[count] += dot(w.d_read, q, H);
         }
@@ -665,7 +698,7 @@ struct Kernel : Registers<T> {
             for (int64_t t = 0; t < C; ++t)
                 if (early) {
                     load_previous(w.bracket, block, c * C + t);
-                    preliminary(w.z, written + t * H, w.bracket, c * C + t, block, shared);
+                    preliminary(w.z, written + t * H, w.bracket, c * C + t, block, shared, w);
                 } else
                     load_step(written + t * H, block.output, block, c * C + t);
             write_chunk(next, before, written, H, w);
@@ -702,6 +735,18 @@ struct Kernel : Registers<T> {
         add_outer(to, H, columns, block.grad_inputs + start * H, block.samples, T_ * H, n, H, previous);
     }
 
+    // Likewise d_projection, the sum of d_z features^T.
+    void projection_gradient(T* to, const Block& block, int64_t start, int64_t n, T* features) const {
+        const int64_t columns = padded(I);
+        for (int64_t l = 0; l < block.samples; ++l)
+            for (int64_t t = 0; t < n; ++t) {
+                T* row = features + (l * n + t) * columns;
+                std::memcpy(row, given(p.features) + ((block.first + l) * T_ + start + t) * I, I * sizeof(T));
+                for (int64_t i = I; i < columns; ++i) row[i] = 0;
+            }
+        add_outer(to, H, columns, block.grad_inputs + start * H, block.samples, T_ * H, n, H, features);
+    }
+
     // The sum of the matrices of all groups, whose rows are padded.
     template <typename Matrix>
     void add_up_rows(void* to, int64_t height, int64_t width, int64_t columns, const Matrix& matrix) const {
@@ -733,6 +778,8 @@ struct Kernel : Registers<T> {
         vectors(p.grad_shift, H, H, &Sums::d_shift);
         vectors(p.grad_discounts, C, T_, &Sums::d_discounts);
         vectors(p.grad_retained, C + 1, T_ + 1, &Sums::d_retained);
+        add_up_rows(p.grad_projection, H, I, padded(I), [&](int64_t g) INLINE { return sums[g].d_projection; });
+        vectors(p.grad_bias, H, H, &Sums::d_bias);
     }
 
     // ---- all blocks ----

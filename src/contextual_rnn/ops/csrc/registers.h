@@ -156,7 +156,7 @@ struct Registers {
         });
     }
 
-    // to = from + scale matrix x, the matrix packed and the same for all samples; `from` may be `to`.
+    // to = from + scale matrix x, the matrix packed and the same for all samples; `from` may be `to`, or absent.
     void multiply(vec* to, const vec* from, T scale, const T* matrix, const vec* x) const {
         multiply(to, from, scale, matrix, x, H, H);
     }
@@ -167,7 +167,7 @@ struct Registers {
             vec sum[rows] = {};
             const T* w = matrix + j * width;
             for (int64_t i = 0; i < width; ++i, w += rows) each<rows>([&](auto k) INLINE { sum[k] += w[k] * x[i]; });
-            each<rows>([&](auto k) INLINE { to[j + k] = from[j + k] + scale * sum[k]; });
+            each<rows>([&](auto k) INLINE { to[j + k] = from ? from[j + k] + scale * sum[k] : scale * sum[k]; });
         });
     }
 
@@ -204,6 +204,23 @@ struct Registers {
             for (int64_t i = 0; i < n; ++i, row += stride, coefficient += step) {
                 const vec value = *coefficient;
                 each<block>([&](auto k) INLINE { sum[k] += value * row[k]; });
+            }
+            each<block>([&](auto k) INLINE { to[j + k] = sum[k]; });
+        });
+    }
+
+    // to += from, which may be absent, and two such sums over n rows, whose coefficients are `step` apart.
+    void combine_two(vec* to, const vec* from, int64_t n, const vec* first, const vec* rows, const vec* second,
+                     const vec* more, int64_t step) const {
+        in_blocks<sums>(H, [&](auto count, int64_t j) {
+            constexpr int block = decltype(count)::value;
+            vec sum[block];
+            each<block>([&](auto k) INLINE { sum[k] = from ? to[j + k] + from[j + k] : to[j + k]; });
+            const vec *row = rows + j, *other = more + j, *a = first, *b = second;
+            for (int64_t i = 0; i < n; ++i, row += H, other += H, a += step, b += step) {
+                const vec one = *a, two = *b;
+                each<block>([&](auto k) INLINE { sum[k] += one * row[k]; });
+                each<block>([&](auto k) INLINE { sum[k] += two * other[k]; });
             }
             each<block>([&](auto k) INLINE { to[j + k] = sum[k]; });
         });
@@ -285,6 +302,42 @@ struct Registers {
             constexpr int rows = decltype(count)::value;
             for (int64_t i = 0; i < width; ++i)
                 for (int k = 0; k < rows; ++k) to[j * width + i * rows + k] = matrix[(j + k) * across + i * along];
+        });
+    }
+
+    // to = the sum over n of x y^T, rows of x and y `x_stride` and `y_stride` apart, into rows of `width`. Nothing is
+    // padded: the last columns are those before them once more.
+    static void product(T* to, int64_t height, int64_t width, int64_t n, const T* x, int64_t x_stride, const T* y,
+                        int64_t y_stride) {
+        if (width < L) {
+            for (int64_t j = 0; j < height; ++j)
+                for (int64_t i = 0; i < width; ++i) {
+                    T sum = 0;
+                    for (int64_t r = 0; r < n; ++r) sum += x[r * x_stride + j] * y[r * y_stride + i];
+                    to[j * width + i] = sum;
+                }
+            return;
+        }
+        const int64_t vectors = (width + L - 1) / L;
+        in_blocks<panel_rows>(height, [&](auto rows_, int64_t j) {
+            constexpr int down = decltype(rows_)::value;
+            in_blocks<panel_columns>(vectors, [&](auto columns_, int64_t i) {
+                constexpr int across = decltype(columns_)::value;
+                int64_t column[across];
+                each<across>([&](auto c) INLINE { column[c] = i + c + 1 < vectors ? (i + c) * L : width - L; });
+                vec sum[down][across] = {};
+                const T *a = x + j, *b = y;
+                for (int64_t r = 0; r < n; ++r, a += x_stride, b += y_stride)
+                    each<across>([&](auto c) INLINE {
+                        const vec value = *reinterpret_cast<const vec*>(b + column[c]);
+                        each<down>([&](auto k) INLINE { sum[k][c] += a[k] * value; });
+                    });
+                each<down>([&](auto k) INLINE {
+                    each<across>([&](auto c) INLINE {
+                        *reinterpret_cast<vec*>(to + (j + k) * width + column[c]) = sum[k][c];
+                    });
+                });
+            });
         });
     }
 

@@ -1,0 +1,153 @@
+"""Folders of runs in an object store that many workers share, by URL: s3://bucket/sweep, gs://, memory://, file://.
+
+A run trains in a folder of its own on the worker's disk. With every checkpoint its files go to the store, the result
+last; whoever comes after a worker that is lost takes them from there and goes on to the same bytes. As on a disk
+nothing is locked, and two workers that have the same run put the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from contextual_rnn.experiments.atomic_file import BESIDE, write_atomically
+from contextual_rnn.experiments.config import Config
+from contextual_rnn.experiments.results import CHECKPOINT, CONFIG, METRICS, RESULT, WEIGHTS, Run, write_json
+from contextual_rnn.experiments.training import command, train
+
+# In this order: what is in the store always has a configuration, and is whole once it has a result.
+FILES = (CONFIG, METRICS, WEIGHTS, CHECKPOINT, RESULT)
+READ = (CONFIG, METRICS, WEIGHTS, RESULT)  # by reports
+
+Place = Path | str  # a folder, or the URL of one
+
+
+def place_of(text: str) -> Place:
+    """The URL that `text` is, or the path."""
+    return text.rstrip("/") if "://" in text else Path(text)
+
+
+def below(place: Place, name: str) -> Place:
+    return place / name if isinstance(place, Path) else f"{place}/{name}"
+
+
+class Store:
+    """The folder at `url`. Raises ImportError, which names the package, where its protocol needs one."""
+
+    def __init__(self, url: str):
+        self.url = url
+        self._files, self._root = fsspec.url_to_fs(url)
+
+    def names(self) -> list[str]:
+        """Every file in the folder or below it, by its path from there."""
+        self._files.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            return [path.removeprefix(self._root).lstrip("/") for path in self._files.find(self._root)]
+        return []
+
+    def exists(self, name: str) -> bool:
+        self._files.invalidate_cache()
+        return self._files.isfile(f"{self._root}/{name}")
+
+    def write(self, name: str, data: bytes) -> None:
+        """Object stores have a file whole or not at all; on a disk it is written beside and renamed."""
+        path = f"{self._root}/{name}"
+        if isinstance(self._files, LocalFileSystem):
+            beside = f"{path}.{secrets.token_hex(4)}{BESIDE}"
+            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._files.pipe_file(beside, data)
+            self._files.mv(beside, path)
+        else:
+            self._files.pipe_file(path, data)
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(f"{self._root}/{name}")
+
+    def fetch(self, names: Iterable[str], folder: Path) -> None:
+        """Copy files, many at a time, into `folder`."""
+        paths = {f"{self._root}/{name}": folder / name for name in names}
+        found = self._files.cat(list(paths), on_error="omit") if paths else {}  # another worker may remove a checkpoint
+        for path, data in found.items():
+            target = paths[path]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+
+
+def train_at(config: Config, place: Place, **options: Any) -> Run:
+    """`train` into a folder or, with a copy of it meanwhile, into a store.
+
+    Raises what `train` does, with the URL named, and ValueError where the store holds other files there.
+    """
+    if isinstance(place, Path):
+        return train(config, place, **options)
+    store = Store(place)
+    names = [name for name in store.names() if not name.endswith(BESIDE)]
+    if names and CONFIG not in names:
+        raise ValueError(f"folder: expected a new, empty or matching run folder, got other files in {place}")
+    with tempfile.TemporaryDirectory(prefix="contextual-rnn-") as scratch:
+        folder = Path(scratch) / place.rpartition("/")[2]
+        folder.mkdir()
+        store.fetch([name for name in FILES if name in names], folder)
+
+        def put() -> None:
+            give_back(folder, FILES, place)
+
+        try:
+            run = train(config, folder, saved=put, **options)
+            if RESULT not in names:
+                assert run.result is not None
+                run.result["command"] = command(config, place)
+                write_json(folder / RESULT, run.result)
+                put()
+        except (ValueError, OSError) as error:
+            kind = ValueError if isinstance(error, ValueError) else OSError
+            raise kind(f"{place}, of which {folder} was a copy: {error}") from error
+    store.remove(CHECKPOINT)
+    return run
+
+
+@contextlib.contextmanager
+def readable(place: Place, files: Collection[str] = READ) -> Iterator[Path]:
+    """The folder itself or, for as long as it is read, a copy of these files of every run in the store."""
+    if isinstance(place, Path):
+        yield place
+        return
+    store = Store(place)
+    with tempfile.TemporaryDirectory(prefix="contextual-rnn-") as scratch:
+        store.fetch([name for name in store.names() if name.rpartition("/")[2] in files], Path(scratch))
+        yield Path(scratch)
+
+
+def give_back(folder: Path, names: Iterable[str], place: Place) -> None:
+    """Put files that were made in the copy at `folder` into the store that `place` is; of a folder there is no copy."""
+    if isinstance(place, str):
+        for name in names:
+            if (folder / name).is_file():
+                Store(place).write(name, (folder / name).read_bytes())
+
+
+def exists(place: Place, name: str) -> bool:
+    return (place / name).is_file() if isinstance(place, Path) else Store(place).exists(name)
+
+
+def write(place: Place, name: str, data: bytes) -> None:
+    """Raises OSError where the folder cannot be written."""
+    if isinstance(place, Path):
+        write_atomically(place / name, data)
+    else:
+        Store(place).write(name, data)
+
+
+def remove(place: Place, name: str) -> None:
+    if isinstance(place, Path):
+        (place / name).unlink(missing_ok=True)
+    else:
+        Store(place).remove(name)

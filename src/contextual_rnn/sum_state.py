@@ -1,0 +1,72 @@
+"""A weighted sum of initial states: tasks interpolated, or added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from contextual_rnn._moments import Moments
+from contextual_rnn._numbers import check_number
+from contextual_rnn.initial_state import InitialState
+
+
+class SumState(InitialState):
+    """h0 = sum_i w_i h0_i: weights that sum to 1 interpolate between states, weights of 1 add what tasks learned.
+
+        between = SumState([english, french], [0.3, 0.7])
+        h0 = FreeState(network, value=between.eval()())      # of free states: folded into one
+
+    The states are drawn independently where they are random: a scale is the root of the sum of (w_i sigma_i)^2. All
+    get the same context. `weights` is a list that may be changed at any time. Of a low-rank leaf the factors are
+    summed, not their products.
+
+    Raises TypeError for what is no InitialState or number, ValueError without states, for another number of weights,
+    one that is not finite, and states made for different networks.
+    """
+
+    def __init__(self, states: Sequence[InitialState], weights: Sequence[float]):
+        states = list(states)
+        for state in states:
+            if not isinstance(state, InitialState):
+                raise TypeError(f"states: expected InitialStates, got {type(state).__name__}")
+        if not states:
+            raise ValueError("states: expected at least one, got none")
+        if len(weights) != len(states):
+            raise ValueError(f"weights: expected {len(states)}, one for each state, got {len(weights)}")
+        super().__init__(states[0].spec)
+        for state in states[1:]:
+            if state.spec.tree != self.spec.tree:
+                raise ValueError(f"states: expected all for {self.spec.describe()}, got {state.spec.describe()}")
+        self.states = nn.ModuleList(states)
+        self.weights = [check_number("weights", weight) for weight in weights]
+
+    @property
+    def reads_context(self) -> bool:
+        return any(state.reads_context for state, _ in self._terms())
+
+    def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        first, terms = next(iter(self.spec)), []
+        # States of a context go first: they know whether it is a batch, the others follow them.
+        for state, weight in sorted(self._terms(), key=lambda term: not term[0].reads_context):
+            moments = state.moments(context, batch_size, batched)
+            terms.append((moments, weight))
+            mean = moments[first.name].mean
+            batched = mean.ndim > len(first.shape)
+            batch_size = mean.shape[0] if batched else None
+        return {leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec}
+
+    def _terms(self) -> list[tuple[InitialState, float]]:
+        return [
+            (state, w) for state, w in zip(self.states, self.weights, strict=True) if isinstance(state, InitialState)
+        ]
+
+
+def _sum(terms: list[tuple[Moments, float]]) -> Moments:
+    means = [weight * moments.mean for moments, weight in terms]
+    scales = [weight * torch.as_tensor(moments.scale) for moments, weight in terms if moments.scale is not None]
+    squares = [scale.square() for scale in scales]
+    scale = sum(squares[1:], squares[0]).sqrt() if squares[1:] else scales[0].abs() if scales else None
+    return Moments(sum(means[1:], means[0]), scale)

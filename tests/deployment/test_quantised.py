@@ -1,0 +1,56 @@
+"""Dynamic quantisation to int8, of the network under the model, of the state's linear layers, or of both.
+
+torch 2.13 calls these tensors deprecated (https://github.com/pytorch/pytorch/issues/184982) and has no other way yet.
+"""
+
+import pytest
+import torch
+from tests.deployment.matrix import STATES, build, inputs_for
+from tests.networks import tensors_of
+from torch import nn
+from torch.ao.quantization import quantize_dynamic
+from torch.nn.utils.rnn import pack_padded_sequence
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*deprecated"),
+    pytest.mark.skipif(not torch.backends.quantized.supported_engines, reason="torch has no quantised kernels here"),
+]
+# What torch quantises: of its networks neither nn.RNN nor a projection, no cell without bias, and no fast weights.
+NETWORKS = ["gru", "lstm deep both ways", "rnn cell", "lstm cell"]
+CASES = [*(f"{state} lstm" for state in STATES), *(f"context {name}" for name in NETWORKS)]
+
+
+@pytest.mark.parametrize("layers", ["network", "linear", "both"])
+@pytest.mark.parametrize("case", CASES)
+def test_values_within_a_part_in_a_hundred(case, layers):
+    """Eight bits a weight: steps of 1/127 of its largest, over 4 steps of networks whose values are near 1."""
+    model = build(case).eval()
+    kinds = {"network": {type(model.network)}, "linear": {nn.Linear}, "both": {type(model.network), nn.Linear}}[layers]
+    quantised = quantize_dynamic(model, kinds)
+    x, context = inputs_for(model, 3)
+    with torch.no_grad():
+        found, wanted = quantised(x, context=context), model(x, context=context)
+        # The network that runs is the quantised one, from the state that the model makes.
+        direct = quantised.network(x, quantised.initial_state(context, 3))
+    assert all(map(torch.equal, tensors_of(found), tensors_of(direct)))
+    if layers == "network" or case.startswith("context"):
+        assert not torch.equal(tensors_of(found)[0], tensors_of(wanted)[0]), "nothing was quantised"
+    for tensor, full in zip(tensors_of(found), tensors_of(wanted), strict=True):
+        torch.testing.assert_close(tensor, full, rtol=0.05, atol=0.05)
+
+
+def test_carried_packed_and_refused():
+    model = build("context lstm").eval()
+    quantised = quantize_dynamic(model, {nn.LSTM, nn.Linear})
+    x, context = inputs_for(model, 3)
+    with torch.no_grad():
+        whole, final = quantised(x, context=context)
+        first, state = quantised(x[:, :2], context=context)
+        second, state = quantised(x[:, 2:], state)
+        torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=0, atol=0.02)  # other activations' scale
+        packed = pack_padded_sequence(x, torch.tensor([4, 4, 4]), batch_first=True)
+        torch.testing.assert_close(quantised(packed, context=context)[0].data.sum(), whole.sum(), rtol=0.02, atol=0.02)
+    with pytest.raises(ValueError, match=r"^context: expected a batch of 3, as the input has, got 2"):
+        quantised(x, context=context[:2])
+    with pytest.raises(ValueError, match=r"^hx: expected 'h' of batch size 3, as the input, got 2"):
+        quantised(x, tuple(leaf[:, :2] for leaf in final))

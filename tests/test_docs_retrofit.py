@@ -1,0 +1,37 @@
+"""docs/retrofit.md is true: its code runs in order, and its sizes are those of the files."""
+
+import re
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from contextual_rnn import FreeState
+from contextual_rnn.state_file import save_state
+
+PAGE = (Path(__file__).parents[1] / "docs" / "retrofit.md").read_text()
+
+
+def test_code_runs_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+    scope = {"__name__": "retrofit"}
+    exec(compile(code, "retrofit.md", "exec"), scope)
+    shown = re.search(r"print\(error\)  # (.*) \.\.\.", PAGE)[1]
+    assert capsys.readouterr().out.startswith(shown)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["between", "english", "french"]
+    assert scope["loss"].isfinite()
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "times"),
+    [(nn.LSTM(8, 128), 1224, "1.195"), (nn.LSTM(8, 512, num_layers=2), 8400, "1.025"), (nn.GRU(8, 128), 632, "1.23")],
+)
+def test_sizes(network, size, times, tmp_path):
+    h0 = FreeState(network)
+    save_state(h0, tmp_path / "state")
+    numbers = sum(4 * parameter.numel() for parameter in h0.parameters())
+    assert (tmp_path / "state").stat().st_size == size
+    assert size / numbers == pytest.approx(float(times), abs=0.005)
+    assert f"{size}" in PAGE
+    assert f"{times} times" in PAGE
