@@ -18,12 +18,13 @@ from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConf
 from contextual_rnn.experiments.data_parallel import Group, started_by_torchrun
 from contextual_rnn.experiments.information import information
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
-from contextual_rnn.experiments.report import CALIBRATION, DIAGNOSTICS, REPORT, SUMMARY, write_report
+from contextual_rnn.experiments.report import REPORT, SUMMARY, write_report
 from contextual_rnn.experiments.reproduce import Preset, reproduce
 from contextual_rnn.experiments.results import CONFIG, METRICS, RESULT, Run, read_run, read_runs, task_name
 from contextual_rnn.experiments.results_table import PARQUET, table, write_parquet
 from contextual_rnn.experiments.store import Place
 from contextual_rnn.experiments.sweep_command import Sweep
+from contextual_rnn.experiments.trained import CALIBRATION, DIAGNOSTICS, PLAYGROUND
 from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, NonFiniteLossError, follow
 from contextual_rnn.experiments.trajectories import sample_trajectories, to_csv
 
@@ -100,16 +101,16 @@ class Reproduce:
 
 @dataclass(frozen=True)
 class Report:
-    """Write one self-contained HTML report of every run below a folder."""
+    """Write one self-contained HTML report of every run below a folder, or of published results such as results/."""
 
     folder: tyro.conf.Positional[str]
-    """Folder with runs, or its URL."""
+    """Folder with runs or with published results, or its URL."""
 
     def run(self) -> None:
         place = store.place_of(self.folder)
         with store.readable(place) as folder:
             report = write_report(folder)
-            store.give_back(folder, [REPORT, SUMMARY, CALIBRATION, DIAGNOSTICS], place)
+            store.give_back(folder, [REPORT, SUMMARY, CALIBRATION, DIAGNOSTICS, PLAYGROUND], place)
         print(f"report: {report.resolve() if isinstance(place, Path) else store.below(place, REPORT)}")
 
 
