@@ -22,7 +22,7 @@ from contextual_rnn.experiments.associative_retrieval import EMBEDDING_SIZE, Ret
 from contextual_rnn.experiments.batches import Batches
 from contextual_rnn.experiments.config import RetrievalConfig
 from contextual_rnn.experiments.flat_adam import FlatAdam
-from contextual_rnn.experiments.training import Training, build_task
+from contextual_rnn.experiments.training_steps import Training, build_task
 from contextual_rnn.fast_weights import fast_weights_spec
 
 EPOCH = 50  # batches that every contender goes through in a circle; JAX gets them in one call

@@ -9,7 +9,7 @@ from scipy import stats
 from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.config import DecayConfig
 from contextual_rnn.experiments.coverage import LEVELS, TWO_DEVIATIONS, coverage, deviations_of
-from contextual_rnn.experiments.training import build_task
+from contextual_rnn.experiments.training_steps import build_task
 
 SMALL = {"samples_per_period": 8, "units": 6, "context_units": 4}
 

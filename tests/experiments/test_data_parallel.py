@@ -14,7 +14,8 @@ from torch import distributed
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.data_parallel import ALONE, Group
 from contextual_rnn.experiments.results import read_run
-from contextual_rnn.experiments.training import Training, follow, train
+from contextual_rnn.experiments.training import follow, train
+from contextual_rnn.experiments.training_steps import Training
 
 # 150 sequences in batches of 37 end with one of 2, and 145 with one of 34.
 CONFIGS = {

@@ -20,7 +20,8 @@ from tests.killed import PROCESSES, train_and_die, train_as_nobody
 from contextual_rnn.experiments import atomic_file, checkpoint, training
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.results import identity, read_run
-from contextual_rnn.experiments.training import Training, load_model, train
+from contextual_rnn.experiments.training import load_model, train
+from contextual_rnn.experiments.training_steps import Training
 
 KILLS = int(os.environ.get("CONTEXTUAL_RNN_KILLS", "3"))
 CONFIGS = {

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.config import RetrievalConfig
 from contextual_rnn.experiments.retrieval_step import RetrievalStep
-from contextual_rnn.experiments.training import Training, generator_for
+from contextual_rnn.experiments.training_steps import Training
 from contextual_rnn.ops import cpu
 
 pytestmark = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")

@@ -9,7 +9,7 @@ from tests.experiments.test_sweep import Serial, files_of
 
 from contextual_rnn.experiments import stack as module
 from contextual_rnn.experiments import sweep as sweeps
-from contextual_rnn.experiments import training
+from contextual_rnn.experiments import training_steps
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.grid import combinations
 from contextual_rnn.experiments.stack import side_by_side, stacks
@@ -51,7 +51,7 @@ def test_each_seed_is_the_run_that_it_would_be_alone(base, tmp_path, four_cores)
 
 def test_a_stack_that_is_cut_off_goes_on_run_by_run(tmp_path, monkeypatch, four_cores):
     """One seed raises: the others are not disturbed, and it goes on alone from its own checkpoint."""
-    configs, step = combinations(BASES["decay"], {}, seeds=3), training.Training.step
+    configs, step = combinations(BASES["decay"], {}, seeds=3), training_steps.Training.step
     with monkeypatch.context() as patched:
 
         def failing(self, k):
@@ -59,7 +59,7 @@ def test_a_stack_that_is_cut_off_goes_on_run_by_run(tmp_path, monkeypatch, four_
                 raise ZeroDivisionError
             return step(self, k)
 
-        patched.setattr(training.Training, "step", failing)
+        patched.setattr(training_steps.Training, "step", failing)
         progress = sweep(configs, tmp_path / "stacked", Serial(), stack=3, checkpoint_seconds=0)
     assert progress.failed.keys() == {folder_name(configs[2])}
     assert (tmp_path / "stacked" / folder_name(configs[2]) / "checkpoint.safetensors").is_file()
@@ -96,8 +96,8 @@ def test_as_many_at_once_as_there_are_cores_for(monkeypatch):
 
 def test_weights_start_alike_however_many_threads_draw_them():
     """The global generator, which initialises them, is one for all threads."""
-    alone = training.Training(BASES["decay"]).tensors()
-    for found in side_by_side(1, [lambda: training.Training(BASES["decay"]).tensors()] * 20):
+    alone = training_steps.Training(BASES["decay"]).tensors()
+    for found in side_by_side(1, [lambda: training_steps.Training(BASES["decay"]).tensors()] * 20):
         assert all(torch.equal(found[name], alone[name]) for name in alone)
 
 

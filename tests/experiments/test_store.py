@@ -11,7 +11,7 @@ import pytest
 from tests.experiments.test_sweep import TINY, Serial, files_of
 from tests.killed import PROCESSES
 
-from contextual_rnn.experiments import sweep_command, training
+from contextual_rnn.experiments import sweep_command, training_steps
 from contextual_rnn.experiments.command_line import main
 from contextual_rnn.experiments.config import DecayConfig
 from contextual_rnn.experiments.grid import combinations
@@ -67,8 +67,8 @@ def test_a_run_has_the_files_of_one_on_a_disk(url, tmp_path):
 def test_another_worker_goes_on_from_the_store_to_the_same_bytes(url, tmp_path, monkeypatch):
     stopped(f"{url}/run", 13)
     assert files(url).keys() == FINISHED - {"result.json"} | {"checkpoint.safetensors"}
-    trained, step = [], training.Training.step
-    monkeypatch.setattr(training.Training, "step", lambda self, k: trained.append(k) or step(self, k))
+    trained, step = [], training_steps.Training.step
+    monkeypatch.setattr(training_steps.Training, "step", lambda self, k: trained.append(k) or step(self, k))
     run = train_at(CONFIG, f"{url}/run")
     assert trained == list(range(13, run.result["final"]["step"]))
     alone = train(CONFIG, tmp_path / "alone")
@@ -138,9 +138,9 @@ def test_the_command_sweeps_reports_and_sums_up(url, tmp_path, monkeypatch, caps
 
 
 def test_a_run_that_raises_leaves_its_traceback_in_the_store(url, monkeypatch):
-    step = training.Training.step
+    step = training_steps.Training.step
     with monkeypatch.context() as patched:
-        patched.setattr(training.Training, "step", lambda self, k: step(self, k) if k < 3 else 1 / 0)
+        patched.setattr(training_steps.Training, "step", lambda self, k: step(self, k) if k < 3 else 1 / 0)
         progress = sweep([CONFIG], url, Serial(), checkpoint_seconds=0)
     name = folder_name(CONFIG)
     assert "ZeroDivisionError" in progress.failed[name]

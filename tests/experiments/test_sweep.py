@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 import pyarrow.parquet
 import pytest
 
-from contextual_rnn.experiments import atomic_file, store, sweep_command, training
+from contextual_rnn.experiments import atomic_file, store, sweep_command, training_steps
 from contextual_rnn.experiments import sweep as module
 from contextual_rnn.experiments.command_line import main
 from contextual_rnn.experiments.config import DecayConfig
@@ -244,14 +244,14 @@ def test_the_command_trains_tells_and_is_repeated(tmp_path, monkeypatch, capsys)
 def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep_command, "local_workers", lambda count: Serial())
-    step, steps = training.Training.step, iter(range(100))
+    step, steps = training_steps.Training.step, iter(range(100))
 
     def interrupted(self, k):
         if next(steps) == 2:
             raise KeyboardInterrupt
         return step(self, k)
 
-    monkeypatch.setattr(training.Training, "step", interrupted)
+    monkeypatch.setattr(training_steps.Training, "step", interrupted)
     assert main([*WORDS, "--seeds", "2"]) == 130
     assert "interrupted with 2 of 4 runs done; the same command goes on" in capsys.readouterr().err
     assert main([*WORDS, "--seeds", "2"]) == 0

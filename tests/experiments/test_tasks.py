@@ -11,7 +11,7 @@ from contextual_rnn.experiments.associative_retrieval import TOKENS, RetrievalMo
 from contextual_rnn.experiments.batches import Batches, generator_for
 from contextual_rnn.experiments.config import INGREDIENTS, DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.linear_cosine_decay import DecayModel, DecayTask, linear_cosine_decay
-from contextual_rnn.experiments.training import build_task
+from contextual_rnn.experiments.training_steps import build_task
 
 LETTERS, DIGITS = TOKENS[:26], TOKENS[26:36]
 

@@ -11,7 +11,7 @@ import pytest
 import safetensors
 import torch
 
-from contextual_rnn.experiments import training
+from contextual_rnn.experiments import training, training_steps
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.results import (
     config_from_dict,
@@ -21,7 +21,8 @@ from contextual_rnn.experiments.results import (
     summary,
     write_json,
 )
-from contextual_rnn.experiments.training import build_task, command, load_model, train
+from contextual_rnn.experiments.training import command, load_model, train
+from contextual_rnn.experiments.training_steps import build_task
 
 RETRIEVAL = {"train_samples": 64, "validation_samples": 32, "batch_size": 16, "pairs": 2, "units": 8, "epochs": 2}
 DECAY = {"samples_per_period": 8, "units": 8, "epochs": 2, "batch_size": 16}
@@ -99,10 +100,10 @@ def test_another_run_is_never_overwritten(tmp_path):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_non_finite_loss_names_the_step_and_keeps_the_last_good_weights(tmp_path, monkeypatch, bad):
     good = train(tiny("decay", epochs=1), tmp_path / "good")
-    loss, per_epoch = training.DecayTask.loss, good.metrics[-1]["step"]
+    loss, per_epoch = training_steps.DecayTask.loss, good.metrics[-1]["step"]
     steps = iter(range(1, 100))
     monkeypatch.setattr(
-        training.DecayTask, "loss", lambda *a: loss(*a) * (bad if next(steps) == per_epoch + 2 else 1.0)
+        training_steps.DecayTask, "loss", lambda *a: loss(*a) * (bad if next(steps) == per_epoch + 2 else 1.0)
     )
     run = train(tiny("decay", epochs=3), tmp_path / "bad")
     assert re.search(f"loss of step {per_epoch + 2} is not finite.*weights of epoch 1", run.result["diverged"])
@@ -219,7 +220,7 @@ def test_half_a_line_and_broken_weights_are_survived(tmp_path):
 
 def test_the_cosine_schedule_falls_to_zero_over_the_whole_run(tmp_path):
     config = tiny("retrieval", schedule="cosine", learning_rate=0.01)
-    run = training.Training(config)
+    run = training_steps.Training(config)
     total = config.epochs * run.batches.per_epoch
     rates = [run.learning_rate(k) for k in range(total)]
     assert rates[0] == 0.01
@@ -231,4 +232,4 @@ def test_the_cosine_schedule_falls_to_zero_over_the_whole_run(tmp_path):
     run.step(0)
     for name, tensor in before.items():
         torch.testing.assert_close(run.tensors()[name], tensor, rtol=0, atol=1e-20, msg="Adam takes the rate")
-    assert {training.Training(tiny("retrieval")).learning_rate(k) for k in range(total)} == {1e-3}
+    assert {training_steps.Training(tiny("retrieval")).learning_rate(k) for k in range(total)} == {1e-3}

@@ -55,6 +55,18 @@ def test_a_long_sequence(make_problem, assert_all_close, monkeypatch, timing, a0
     assert_all_close(actual, values(problem, leaves, *projected_outside(problem, leaves, "reference")), 1e-10)
 
 
+@pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
+def test_a_large_projection_is_a_product_before(make_problem, assert_all_close, monkeypatch):
+    problem = make_problem()
+    leaves = features_of(problem, FEATURES, bias=True)
+    expected = values(problem, leaves, *problem.run(leaves, "cpu"))
+    monkeypatch.setattr(cpu, "_MOST_PROJECTED", problem.width * FEATURES - 1)
+    given, forward = [], cpu.forward
+    monkeypatch.setattr(cpu, "forward", lambda *arguments: given.append(arguments[0]) or forward(*arguments))
+    assert_all_close(values(problem, leaves, *problem.run(leaves, "cpu")), expected, 1e-12)
+    assert [tensors.weight_ih for tensors in given] == [None]
+
+
 @pytest.mark.parametrize("wanted", ["inputs", "weight_ih", "bias", "weight_hh", "h0"])
 def test_any_gradient_alone(make_problem, backend, wanted):
     problem = make_problem(batch=18, a0="zero", norm="plain")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from contextual_rnn.experiments.config import Config
-from contextual_rnn.experiments.training import Training
+from contextual_rnn.experiments.training_steps import Training
 from contextual_rnn.experiments.workers import threads
 
 WARM_UP, STEPS, MOST_TRIED = 3, 20, 5

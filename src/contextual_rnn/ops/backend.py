@@ -59,7 +59,7 @@ def prepare(
     shared = isinstance(a0, Tensor) and a0.stride(0) == 0
     early = options.timing == "wenke2019"
     settings = Settings(options.inner_steps, early, options.layer_norm, shared, options.eps)
-    return Given(*[None if tensor is None else tensor.resolve_neg() for tensor in given]), settings
+    return Given._make([None if tensor is None else tensor.resolve_neg() for tensor in given]), settings
 
 
 def backend_of(kernel: Kernel) -> Backend:
@@ -87,7 +87,7 @@ def backend_of(kernel: Kernel) -> Backend:
                 f"got {inputs.dtype} on {inputs.device}"
             )
         eager = type(inputs) in _PLAIN and not torch.compiler.is_compiling()
-        if weight_ih is not None and not (eager and kernel.projects):
+        if weight_ih is not None and not (eager and kernel.projects(weight_ih)):
             inputs, weight_ih, bias = functional.linear(inputs, weight_ih, bias), None, None
         given, settings = prepare(
             inputs, inputs.shape[1], weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, weight_ih, bias
@@ -136,10 +136,12 @@ class _Recurrence(torch.autograd.Function):
         return (output, written) if keep_written else output
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
         *present, output, saved = ctx.saved_tensors
-        tensors, needs, grad_outputs = iter(present), iter(ctx.needs_input_grad[4:]), (grad_output, grad_written)
-        tensors = [None if absent else next(tensors) for absent in ctx.absent]
+        left, needs, grad_outputs = iter(present), iter(ctx.needs_input_grad[4:]), (grad_output, grad_written)
+        tensors: list[Any] = [None if absent else next(left) for absent in ctx.absent]
         wanted = _without_lengths([not absent and next(needs) for absent in ctx.absent])
         if torch.is_grad_enabled():  # somebody means to differentiate this once more
             grads = _Derivative.apply(ctx.kernel, *tensors, *ctx.settings, output, saved, *grad_outputs, *wanted)

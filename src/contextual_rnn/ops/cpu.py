@@ -59,7 +59,17 @@ def supports(inputs: Tensor) -> bool:
     return _BUILT and inputs.is_cpu and inputs.dtype in _DTYPES
 
 
-name, projects = "cpu", True
+name = "cpu"
+
+
+# Elements of a projection that stays in a core's cache beside what it works on, and whose gradient every group of
+# samples has a sum of its own for. One large product is better beyond.
+_MOST_PROJECTED = 1 << 16
+
+
+def projects(weight_ih: Tensor) -> bool:
+    """Whether features are better projected here than by a product before."""
+    return weight_ih.numel() <= _MOST_PROJECTED
 
 
 # A sequence of more steps than `_LONGEST` H is worked on in chunks: attending to all that was written costs more there

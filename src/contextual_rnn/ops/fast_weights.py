@@ -60,8 +60,8 @@ def fast_weights(
     norm_weight and norm_bias (H,), lengths (B,). Returns the outputs h(1..T), (B, T, H), zero beyond a sequence's
     length, and A after each sequence's last step, (B, H, H), or None where it is not asked for.
 
-    With weight_ih C (H, I), and bias b (H,) or none, inputs are features x (B, T, I) and projected here: a native kernel
-    does so block by block, so that neither projected inputs nor their gradient pass through memory.
+    With weight_ih C (H, I), and bias b (H,) or none, inputs are features x (B, T, I) that are projected here: the CPU
+    kernel does so block by block, and neither projected inputs nor their gradient pass through memory.
 
     decay and rate are numbers, or tensors of no axes which may require gradients (their range is then checked on
     the CPU alone). The batch may be empty. Under autocast everything runs in the dtype of weight_hh.

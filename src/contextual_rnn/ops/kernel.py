@@ -50,7 +50,6 @@ class Kernel(Protocol):
     """A native implementation of the recurrence; knows nothing of autograd."""
 
     name: str
-    projects: bool  # whether it takes weight_ih and bias
 
     def availability(self) -> str:
         """Whether it can run here, and why not."""
@@ -58,6 +57,10 @@ class Kernel(Protocol):
 
     def supports(self, inputs: Tensor) -> bool:
         """Whether it can run on tensors like `inputs`."""
+        ...
+
+    def projects(self, weight_ih: Tensor) -> bool:
+        """Whether it takes features, weight_ih (H, I) and bias."""
         ...
 
     def forward(

@@ -58,7 +58,7 @@ def _check(kernel: Kernel, given: Given, settings: Settings, **others: Tensor | 
         "left": (batch, rank, width), "right": (batch, rank, width), "norm_weight": (width,), "norm_bias": (width,),
         "discounts": (steps,), "retained": (steps + 1,),
     } | dict.fromkeys(others, inputs.shape)  # fmt: skip
-    for name, tensor in {**dict(zip(Given._fields[:N_GIVEN], given)), **others}.items():
+    for name, tensor in {**dict(zip(Given._fields[:N_GIVEN], given, strict=False)), **others}.items():
         shape, dtype = ((batch,), torch.int64) if name == "lengths" else (shapes[name], inputs.dtype)
         if tensor is None:
             continue

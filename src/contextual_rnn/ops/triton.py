@@ -16,7 +16,14 @@ from torch import Tensor
 
 from contextual_rnn.ops.kernel import Given, Settings
 
-name, projects = "triton", False
+name = "triton"
+
+
+def projects(weight_ih: Tensor) -> bool:
+    """No: features are projected by a product before."""
+    return False
+
+
 WIDEST = 2048  # units: a vector of more would not stay in the registers of one program
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
