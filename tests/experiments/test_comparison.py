@@ -45,6 +45,11 @@ def test_of_runs_of_one_state_and_seed_the_finished_one_counts():
     assert group.runs == [done]
 
 
+def test_epochs_are_apart_where_the_step_size_depends_on_them():
+    runs = [run_of("sound", "zero", epochs=epochs, schedule="cosine") for epochs in (3, 9)]
+    assert [group.settings["epochs"] for group in groups_of(runs)] == [3, 9]
+
+
 def test_decay_runs_group_too():
     zero, normal = (Run(Path(state), "decay", DecayConfig(state=state), [], None) for state in ("zero", "normal"))
     (group,) = groups_of([zero, normal])

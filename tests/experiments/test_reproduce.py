@@ -34,12 +34,7 @@ def test_paper_preset_has_the_papers_settings():
         assert (config.train_samples, config.validation_samples) == (100_000, 20_000)
         assert (config.units, config.pairs, config.leaves, config.timing) == (50, 4, "h+a", "wenke2019")
     decay = [config for config in runs if isinstance(config, DecayConfig)]
-    assert {(config.state, config.seed) for config in decay} == {
-        ("zero", 0),
-        ("normal", 0),
-        ("normal", 1),
-        ("normal", 2),
-    }
+    assert {(config.state, config.seed) for config in decay} == {("zero", 0), ("normal", 0)}
     for config in decay:
         assert (config.epochs, config.batch_size, config.learning_rate) == (65, 128, 0.0002)
         assert (config.units, config.context_units, config.samples_per_period) == (128, 50, 1000)
@@ -51,6 +46,16 @@ def test_quick_preset_shows_the_papers_figure_and_the_sound_start_beside_it():
     assert {config.state for config in authors} == {"zero", "free", "context"}
     assert all((config.epochs, config.train_samples, config.leaves) == (30, 100_000, "h+a") for config in authors)
     assert {config.state for config in runs if config.start == "sound"} >= {"zero", "context"}
+
+
+def test_two_cores_stay_busy_through_the_paper_preset():
+    """By the seconds that each run took alone on one core: in the order given, no core waits long for the other."""
+    seconds = {"context": 690, "free": 420, "zero": 265}  # the authors' start
+    ends = [0.0, 0.0]
+    for name, config in runs_of("paper").items():
+        alone = 110 if name.startswith("decay") else seconds[config.state] * config.epochs / 200
+        ends[ends.index(min(ends))] += alone
+    assert max(ends) < 1.05 * sum(ends) / 2
 
 
 def test_unknown_preset_is_refused():

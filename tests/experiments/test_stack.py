@@ -9,7 +9,7 @@ from tests.experiments.test_sweep import Serial, files_of
 
 from contextual_rnn.experiments import stack as module
 from contextual_rnn.experiments import sweep as sweeps
-from contextual_rnn.experiments import training, training_steps
+from contextual_rnn.experiments import training_steps
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.grid import combinations
 from contextual_rnn.experiments.stack import side_by_side, stacks

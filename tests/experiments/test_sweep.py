@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 import pyarrow.parquet
 import pytest
 
-from contextual_rnn.experiments import atomic_file, store, sweep_command, training, training_steps
+from contextual_rnn.experiments import atomic_file, store, sweep_command, training_steps
 from contextual_rnn.experiments import sweep as module
 from contextual_rnn.experiments.command_line import main
 from contextual_rnn.experiments.config import DecayConfig

@@ -84,7 +84,7 @@ class Reproduce:
     """Train the paper's two experiments for all its states, then write the report."""
 
     preset: Preset = "quick"
-    """quick: minutes. paper: the paper's own sizes and epochs, hours."""
+    """quick: minutes. paper: the paper's own sizes and epochs, a quarter of an hour on two cores."""
     out: Path | None = None
     """Folder of the runs; by default runs/reproduce-PRESET. Finished runs in it are kept and not trained again."""
     workers: int | None = None
@@ -101,10 +101,10 @@ class Reproduce:
 
 @dataclass(frozen=True)
 class Report:
-    """Write one self-contained HTML report of every run below a folder."""
+    """Write one self-contained HTML report of every run below a folder, or of published results such as results/."""
 
     folder: tyro.conf.Positional[str]
-    """Folder with runs, or its URL."""
+    """Folder with runs or with published results, or its URL."""
 
     def run(self) -> None:
         place = store.place_of(self.folder)

@@ -141,7 +141,7 @@ def _diagnosed(made: Trained) -> dict[str, Any]:
 def _pictures(groups: Sequence[Group], draw: Callable[[Sequence[Run]], Figure], name: str) -> list[Picture]:
     pictures, apart_in = [], differing(groups) if groups else []
     for index, group in enumerate(groups):
-        apart = [f"{words(option)} {shown(group.settings[option])}" for option in apart_in]
+        apart = [f"{words(option)} {shown(group.settings[option])}" for option in apart_in if option in group.settings]
         title = ": ".join(filter(None, [STARTS.get(group.settings.get("start", "")), ", ".join(apart)]))
         shared = ", ".join(f"{words(option)} {shown(value)}" for option, value in group.settings.items())
         caption = f"{_seeds(group)} {_unfinished(group)} Shared settings: {shared}."

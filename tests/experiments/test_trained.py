@@ -1,0 +1,53 @@
+"""What is made of trained weights is kept as JSON, and results alone give the same page."""
+
+import pytest
+import torch
+
+from contextual_rnn.experiments.config import DecayConfig
+from contextual_rnn.experiments.linear_cosine_decay import DecayModel
+from contextual_rnn.experiments.playground import SAMPLES, SHOWN, generator_for, trajectories
+from contextual_rnn.experiments.published import publish_all
+from contextual_rnn.experiments.report import write_report
+from contextual_rnn.experiments.results import read_run, write_json
+from contextual_rnn.experiments.trained import Trained
+from contextual_rnn.experiments.training import load_model, train
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A sweep of one tiny run, and the results published from it."""
+    runs, results = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("results")
+    small = {"units": 6, "context_units": 4, "samples_per_period": 8, "epochs": 1}
+    for name in ("decay-paper", "decay-calibration"):
+        train(DecayConfig(**small), runs / name / "normal")
+        write_json(runs / name / "sweep.json", {"runs": 1})
+    train(DecayConfig(**small), runs / "casual")
+    assert publish_all(runs, results) == [results / "decay-paper.json"]
+    return runs, results
+
+
+def test_results_hold_what_the_weights_said(folders):
+    _, results = folders
+    made = Trained.read(results)
+    assert made.calibration[0]["commands"][0].endswith("decay-calibration/normal")
+    assert made.diagnostics[0]["title"] == "Linear cosine decay, normal state"
+    html = write_report(results).read_text()
+    for title in ("Playground", "Can the spread be trusted?", "Did the initial state matter?"):
+        assert f"<h2>{title}</h2>" in html
+    assert "Figure 6: ten samples" in html
+    assert made.diagnostics[0]["caption"].split("; ")[1] in html
+    names = {path.name for path in results.iterdir()}
+    assert names == {"decay-paper.json", "calibration.json", "diagnostics.json", "playground.json", "report.html"}
+
+
+def test_trajectories_are_read_back_from_the_playground(folders):
+    runs, results = folders
+    shown = Trained.read(results).playground
+    model = load_model(read_run(runs / "decay-paper" / "normal"))
+    assert isinstance(model, DecayModel)
+    first, period = torch.tensor([3.0]) * (1 + shown["alpha"] + shown["beta"]), torch.tensor([2.0])
+    paths = model.free_run(first, period, num_samples=SAMPLES, sample=True, generator=generator_for("playground"))
+    found = trajectories(shown, 2.0, 3.0)
+    torch.testing.assert_close(found, paths[0, :SHOWN].detach().double(), rtol=0, atol=shown["step"])
+    with pytest.raises(ValueError, match=r"expected a point of the grid, got 2.01, 3.0"):
+        trajectories(shown, 2.01, 3.0)
