@@ -86,17 +86,18 @@ def shown(figure: dict[str, Any], style: str) -> str:
 
 
 def table(name: str) -> str:
-    """Markdown, a line a variant; figures that are of no variant below it."""
-    measures, single = TABLES[name], []
+    """Markdown, a line a variant; below it figures that are of no variant, and how many seeds they are of."""
+    measures, single, seeds = TABLES[name], [], set()
     lines = [["", *measures], ["---"] * (1 + len(measures))]
     for variant, found in figures_of(name).items():
         if "mean" in found:
             single.append(f"- {variant}: {shown(found, '.4f')}")
         else:
+            seeds |= {len(figure["seeds"]) for figure in found.values()}
             cells = (shown(found[measure], style) if measure in found else "" for measure, style in measures.items())
             lines.append([variant, *cells])
     rows = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([*rows, "", *single, ""] if single else [*rows, ""])
+    return "\n".join([*rows, "", *single, f"- seeds: {', '.join(map(str, sorted(seeds)))}", ""])
 
 
 def said(name: str) -> str:
