@@ -111,7 +111,7 @@ def judge(options: Options, seed: int) -> tuple[dict[str, dict[str, float]], dic
 
 
 def draw(lines: dict[str, Tensor]) -> Figure:
-    figure = Figure(figsize=(6, 0.5 * len(lines)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6, 0.5 * len(lines)), dpi=100)
     axes = figure.add_subplot(frameon=False)
     axes.imshow(board(torch.cat(list(lines.values())), NEW), cmap="gray_r", vmin=0, vmax=16)
     axes.set_yticks([(SIDE + 2) * (row + 0.5) for row in range(len(lines))], list(lines))
@@ -131,7 +131,7 @@ def main(options: Options) -> None:
             for measure, value in found.items():
                 values.setdefault(name, {}).setdefault(measure, []).append(value)
         if seed == 0:
-            draw(lines).savefig(options.out / "missing_label.png")
+            draw(lines).savefig(options.out / "missing_label.png", bbox_inches="tight")
     figures = {name: {measure: over_seeds(each) for measure, each in found.items()} for name, found in values.items()}
     write(options.out / "missing_label.json", asdict(options), figures, started)
 
