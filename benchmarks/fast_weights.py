@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tyro
 
 from benchmarks import machine, parts, plots
-from benchmarks.parts import Figure
+from benchmarks.parts import Figure, Refused
 from benchmarks.recurrence import check_operations, has_jax
 from benchmarks.size import COMPILED, JAX, Cell, Size
 from benchmarks.training_step import CHECKED, TRAINERS, check
@@ -66,15 +65,18 @@ def run(options: Benchmark) -> dict[str, Any]:
         print(json.dumps(report, indent=2))
         cells: list[Cell] = []
         figures: list[Figure] = []
+        refused: list[Refused] = []
         try:
             for result in _run_parts(options.only, plan, peers, workers):
-                (cells if isinstance(result, Cell) else figures).append(result)
+                lists: dict[type, list[Any]] = {Cell: cells, Figure: figures, Refused: refused}
+                lists[type(result)].append(result)
                 print(_row(result) if isinstance(result, Cell) else result.line(), flush=True)
         finally:  # what was measured before something went wrong is kept
             print("\n" + "\n".join(figure.line() for figure in figures))
             report |= {
                 "figures": [figure.summary() for figure in figures],
                 "measured": [cell.summary() for cell in cells],
+                "refused": [asdict(cell) for cell in refused],
             }
             _write(report, cells, options.out)
     return report
@@ -112,9 +114,7 @@ def _gate(size: Size, jax: bool) -> list[str]:
     return compared
 
 
-def _run_parts(
-    names: tuple[Part, ...], plan: parts.Plan, peers: parts.Peers, workers: Workers
-) -> Iterator[Cell | Figure]:
+def _run_parts(names: tuple[Part, ...], plan: parts.Plan, peers: parts.Peers, workers: Workers) -> parts.Results:
     for name in names:
         print(f"\n{name}")
         yield from parts.PARTS[name](plan, peers, workers)
@@ -133,4 +133,4 @@ def _row(cell: Cell) -> str:
 
 
 if __name__ == "__main__":
-    run(tyro.cli(Benchmark))
+    sys.exit(1 if run(tyro.cli(Benchmark))["refused"] else 0)

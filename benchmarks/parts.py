@@ -107,7 +107,19 @@ QUICK = Plan(
     threaded=Size(batch=16, steps=5, units=16),
 )
 
-Results = Iterator[Cell | Figure]
+
+@dataclass(frozen=True)
+class Refused:
+    """A cell of the grid that was not timed, because its contenders did not agree."""
+
+    cell: str
+    reason: str
+
+    def line(self) -> str:
+        return f"refused: {self.cell}: {self.reason}"
+
+
+Results = Iterator[Cell | Figure | Refused]
 
 
 def step(plan: Plan, peers: Peers, workers: Workers) -> Results:
@@ -181,18 +193,24 @@ def long(plan: Plan, peers: Peers, workers: Workers) -> Results:
 
 
 def grid(plan: Plan, peers: Peers, workers: Workers) -> Results:
-    """Both measurements along T, H and B through the base size; torch.compile would take hours here."""
+    """Both measurements along T, H and B through the base size; torch.compile would take hours here.
+
+    Contenders of one size that do not agree do not keep the others from being timed.
+    """
     steppers: dict[str, tuple[Callable[..., Cell], list[str], tuple[int, ...]]] = {
         "training step": (training_step, [TRAIN, PLAIN, EAGER, JAX], plan.steps),
         "recurrence": (recurrence.recurrence, [OURS, EAGER, JAX], plan.long_steps),
     }
-    for measure, names, steps in steppers.values():
+    for what, (measure, names, steps) in steppers.items():
         sizes = [replace(plan.base, steps=value) for value in steps]
         sizes += [replace(plan.base, units=value) for value in plan.units]
         sizes += [replace(plan.base, batch=value) for value in plan.batches]
         for through in dict.fromkeys(sizes):
             for size in _on_threads(through, plan.threads):
-                yield workers.run(size.threads, measure, size, peers.among(names, size.steps), plan.seconds / 4)
+                try:
+                    yield workers.run(size.threads, measure, size, peers.among(names, size.steps), plan.seconds / 4)
+                except AssertionError as error:
+                    yield Refused(f"{what}, {size}", str(error))
 
 
 PARTS: dict[str, Callable[[Plan, Peers, Workers], Results]] = {

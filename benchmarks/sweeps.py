@@ -30,7 +30,7 @@ from contextual_rnn.experiments import checkpoint
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.grid import combinations
 from contextual_rnn.experiments.report import write_report
-from contextual_rnn.experiments.results import CONFIG, RESULT, WEIGHTS, config_to_dict, read_runs
+from contextual_rnn.experiments.results import CONFIG, METRICS, RESULT, WEIGHTS, config_to_dict, read_runs
 from contextual_rnn.experiments.results_table import table, write_parquet
 from contextual_rnn.experiments.stack import side_by_side
 from contextual_rnn.experiments.sweep import Progress, folder_name, sweep
@@ -140,10 +140,12 @@ def time_skip(options: Benchmark, folder: Path) -> Iterator[Figure]:
     configs = combinations(base, {"state": ["zero", "normal"]}, seeds=count // 2)
     models = {config.state: train(config, folder / "models" / config.state) for config in configs[:: count // 2]}
     for config in configs:
-        model, place = models[config.state].folder, folder / "sweep" / folder_name(config)
+        model, place = models[config.state], folder / "sweep" / folder_name(config)
         place.mkdir(parents=True)
-        for name in (WEIGHTS, "metrics.jsonl", RESULT):
-            (place / name).write_bytes((model / name).read_bytes())
+        for name in (WEIGHTS, METRICS):
+            (place / name).write_bytes((model.folder / name).read_bytes())
+        final = {name: value * (1 + config.seed / count) for name, value in model.result["final"].items()}
+        (place / RESULT).write_text(json.dumps(model.result | {"final": final}))
         (place / CONFIG).write_text(json.dumps(config_to_dict(config), indent=2) + "\n")
     with local_workers(CORES) as executor:
         seconds = _seconds(lambda *_: sweep(configs, folder / "sweep", executor), configs, folder)

@@ -139,8 +139,8 @@ def main(options: Options) -> None:
                 figure = draw(shown, model.write(model.covariates.encode(columns(shown))))
         figures = {name: {what: over_seeds(each) for what, each in values.items()} for name, values in found.items()}
         nats = {name: torch.tensor(values["nats a letter"]) for name, values in found.items()}
-        for name in ("no covariates", "every step"):
-            figures[f"nats a letter, state less {name}"] = over_seeds(nats["state"] - nats[name])
+        for name in ("state", "every step"):  # paired by seed: the same rows and batches
+            figures[name]["less those of no covariates"] = over_seeds(nats[name] - nats["no covariates"])
         figure.savefig(options.out / "colors.png")
         write(options.out / "colors.json", asdict(options), figures, started)  # after every seed: it takes a while
 

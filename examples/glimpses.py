@@ -7,7 +7,7 @@ enough to find it and too little to read it. A network that starts at zero has t
 
 A glimpse is a bilinear crop around a place that is read off the state, so all is trained by back-propagation, as with
 Jaderberg et al. (2015); the source draws places at random and trains by their reward. Where the digits are is taught
-along with what they are: labels alone take far longer, for either start. One GRU stands for the source's two networks.
+along with what they are, from either start: labels alone take far longer. One GRU stands for the source's two networks.
 
 Beside it: the coarse view as a further input of every step, and as a state whose glimpses show nothing, which tells how
 much is read off the coarse view alone. Test images are made of digits that training never sees.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -98,3 +99,14 @@ def tensors_of(value: object) -> list[Tensor]:
     if isinstance(value, tuple | list):
         return [tensor for child in value for tensor in tensors_of(child)]
     return []
+
+
+def skip_without_bfloat16(network: nn.Module, inputs: Tensor) -> None:
+    """Skip the test where torch itself cannot run the bare network under autocast: oneDNN asks AVX-512 of an LSTM."""
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            network(inputs)
+    except RuntimeError as error:
+        if "primitive descriptor" not in str(error):
+            raise
+        pytest.skip("oneDNN has no LSTM in bfloat16 for this processor")

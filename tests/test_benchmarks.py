@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import fast_weights, peers, recurrence, training_step
+from benchmarks import fast_weights, parts, peers, recurrence, training_step
 from benchmarks.parts import PARTS, Figure
 from benchmarks.plots import draw
 from benchmarks.recurrence import Problem, multiply_adds
@@ -63,6 +63,22 @@ def test_nothing_is_timed_or_written_where_an_operation_is_wrong(tmp_path, monke
     with pytest.raises(AssertionError, match="attention form"):
         fast_weights.run(options)
     assert not list(tmp_path.iterdir())
+
+
+def _disagree(*_):
+    raise AssertionError("no agreement")
+
+
+def test_what_does_not_agree_in_the_grid_is_named_and_the_rest_timed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(parts, "training_step", _disagree)
+    monkeypatch.setattr(parts.recurrence, "recurrence", lambda size, *_: Cell("recurrence", size, {OURS: [1e-6]}))
+    report = fast_weights.run(
+        fast_weights.Benchmark(only=("grid",), quick=True, jax=False, compile=False, out=tmp_path)
+    )
+    assert {cell["reason"] for cell in report["refused"]} == {"no agreement"}
+    assert {cell["what"] for cell in report["measured"]} == {"recurrence"}
+    assert json.loads((tmp_path / "benchmarks.json").read_text())["refused"] == report["refused"]
+    assert "refused: training step, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("initial", ["zero", "dense"])

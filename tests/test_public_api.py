@@ -39,9 +39,11 @@ def test_public_names():
         "SetValued",
         "StateSpec",
         "SumState",
+        "detach",
         "fast_weights_spec",
         "generate",
         "state_spec",
+        "truncated",
     ]
     assert all(hasattr(contextual_rnn, name) for name in contextual_rnn.__all__)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from tests.networks import SPECS, is_cell, make, make_input, tensors_of
+from tests.networks import SPECS, is_cell, make, make_input, skip_without_bfloat16, tensors_of
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -167,6 +167,7 @@ def test_autocast_may_change_dtypes(case, kind, explicit):
     network, spec = make(case)
     model = ContextualRNN(network, kind(spec, nn.Linear(2, 6)))
     x, context = make_input(network, B, T), torch.randn(B, 2)
+    skip_without_bfloat16(network, x)
     with torch.autocast("cpu", torch.bfloat16):
         hx = model.initial_state(context, B, generator=torch.Generator().manual_seed(0))
         if explicit is not None:

@@ -24,6 +24,8 @@ from contextual_rnn.rnn import ContextualRNN as ContextualRNN
 from contextual_rnn.state_spec import StateSpec as StateSpec
 from contextual_rnn.state_spec import state_spec as state_spec
 from contextual_rnn.sum_state import SumState as SumState
+from contextual_rnn.truncation import detach as detach
+from contextual_rnn.truncation import truncated as truncated
 
 __version__ = version("contextual-rnn")
 
@@ -47,7 +49,9 @@ __all__ = [
     "SetValued",
     "StateSpec",
     "SumState",
+    "detach",
     "fast_weights_spec",
     "generate",
     "state_spec",
+    "truncated",
 ]

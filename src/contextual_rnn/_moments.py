@@ -7,12 +7,35 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from contextual_rnn.state_spec import StateSpec
+
 
 class Moments(NamedTuple):
     """Of one leaf: the mean, (B, *shape) or `shape`, and the scale, which broadcasts against it; None: no noise."""
 
     mean: Tensor
     scale: Tensor | float | None
+
+
+def of_rows(moments: dict[str, Moments], spec: StateSpec, rows: Tensor | None) -> dict[str, Moments]:
+    """The moments of some rows of a batch, any number of times; None: as they are."""
+    if rows is None:
+        return moments
+    if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.ndim != 1:
+        came = f"{rows.dtype} of shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
+        raise TypeError(f"rows: expected a tensor of int64 with one axis, got {came}")
+    found = {}
+    for leaf in spec:
+        mean, scale = moments[leaf.name]
+        if mean.ndim == len(leaf.shape):
+            raise ValueError("rows: expected only with a batch, got one example")
+        if rows.numel() and not (int(rows.min()) >= 0 and int(rows.max()) < len(mean)):
+            raise ValueError(f"rows: expected 0 to {len(mean) - 1}, got {int(rows.min())} to {int(rows.max())}")
+        index = rows.to(mean.device)
+        if isinstance(scale, Tensor) and scale.ndim == mean.ndim:
+            scale = scale.index_select(0, index)
+        found[leaf.name] = Moments(mean.index_select(0, index), scale)
+    return found
 
 
 def draw(moments: Moments, generator: torch.Generator | None) -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from contextual_rnn._context import check_call
-from contextual_rnn._moments import Moments, draw
+from contextual_rnn._moments import Moments, draw, of_rows
 from contextual_rnn._numbers import check_number
 from contextual_rnn._tree import State
 from contextual_rnn.initial_state import FreeState, InitialState
@@ -71,19 +72,20 @@ class ContextDropout(InitialState):
         *,
         batched: bool | None = None,
         generator: torch.Generator | None = None,
+        rows: Tensor | None = None,
     ) -> State:
         """As for every state; None as context is no error but the null state. `generator` repeats the dropping too."""
         if context is None or not self.training or self.p == 0:
-            return super().forward(context, batch_size, batched=batched, generator=generator)
+            return super().forward(context, batch_size, batched=batched, generator=generator, rows=rows)
         check_call(batch_size, batched, generator)
-        given = self.moments(context, batch_size, batched)
+        given = of_rows(self.moments(context, batch_size, batched), self.spec, rows)
         null, first = self._null_beside(given), next(iter(self.spec))
         mean = given[first.name].mean
-        rows = mean.shape[: mean.ndim - len(first.shape)]  # (B,), or () without a batch
-        drop = torch.rand(rows, generator=generator, device=mean.device) < self.p
+        batch = mean.shape[: mean.ndim - len(first.shape)]  # (B,), or () without a batch
+        drop = torch.rand(batch, generator=generator, device=mean.device) < self.p
         leaves = {}
         for leaf in self.spec:
-            chosen = drop.reshape(*rows, *(1 for _ in leaf.shape))
+            chosen = drop.reshape(*batch, *(1 for _ in leaf.shape))
             kept, dropped = (draw(moments[leaf.name], generator) for moments in (given, null))
             leaves[leaf.name] = torch.where(chosen, dropped, kept)
         return self.spec.pack(leaves)

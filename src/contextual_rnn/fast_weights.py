@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from contextual_rnn import ops
 from contextual_rnn._autocast import in_autocast
-from contextual_rnn._lengths import check_lengths, without_padding
+from contextual_rnn._lengths import check_lengths, packed_like, without_padding
 from contextual_rnn._numbers import check_size
 from contextual_rnn._tree import Leaf, State, describe_state
 from contextual_rnn.ops.fast_weights import check_options
@@ -180,10 +180,7 @@ class FastWeightsRNN(_FastWeights):
                 raise ValueError("lengths: expected none with a packed input, which carries its own")
             padded, lengths = pad_packed_sequence(input, batch_first=True)
             output, state = self._forward(padded, hx, lengths, wanted)
-            packed = pack_padded_sequence(output, lengths, batch_first=True, enforce_sorted=False)
-            if input.sorted_indices is None:
-                packed = pack_padded_sequence(output, lengths, batch_first=True)
-            return packed, state
+            return packed_like(input, output, 1), state
         if not isinstance(input, Tensor) or input.ndim not in (2, 3):
             raise ValueError(f"input: expected 3 axes, or 2 for one example, got {_shape_of(input)}")
         if input.ndim == 2:

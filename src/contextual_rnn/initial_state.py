@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from contextual_rnn._back_propagated_error import BackPropagatedError
 from contextual_rnn._context import Heads, batch_of, check_call, feature_count, features_of, tile
-from contextual_rnn._moments import Moments, draw
+from contextual_rnn._moments import Moments, draw, of_rows
 from contextual_rnn._numbers import check_number, check_size
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec, state_spec
@@ -53,21 +53,20 @@ class InitialState(nn.Module, ABC):
         *,
         batched: bool | None = None,
         generator: torch.Generator | None = None,
+        rows: Tensor | None = None,
     ) -> State:
         """The state as the network takes it: random in training where the state is random, its mean in evaluation.
 
-        `context` is what the context network takes; a context of one example is tiled where `batch_size` is given.
-        Without `batch_size` the context's first axis says it; with neither, or `batched=False`, the state is that of
-        one unbatched example. `generator` makes draws repeatable.
+        `context` is what the context network takes; one of one example is tiled where `batch_size` is given. Without
+        `batch_size` the context's first axis says it; with neither, or `batched=False`, the state is of one example
+        unbatched. `generator` makes draws repeatable. `rows`, (N,) int64: these rows of the batch, each a new draw.
 
-        Raises ValueError for a missing context, or one of the wrong batch size, width, dtype or device, and TypeError
-        or ValueError for other bad arguments.
+        Raises ValueError for a context missing or of the wrong batch size, width, dtype or device, ValueError or
+        TypeError for other bad arguments.
         """
         check_call(batch_size, batched, generator)
-        moments = self.moments(context, batch_size, batched)
-        if self.training:
-            return self.spec.pack({name: draw(leaf, generator) for name, leaf in moments.items()})
-        return self.spec.pack({name: leaf.mean for name, leaf in moments.items()})
+        moments = of_rows(self.moments(context, batch_size, batched), self.spec, rows)
+        return self.spec.pack({n: draw(leaf, generator) if self.training else leaf.mean for n, leaf in moments.items()})
 
     def sample(
         self,
@@ -116,11 +115,10 @@ class FreeState(InitialState):
     """h0 = variable (paper, Eq. 2b): learned, the same for every example, with optional noise on the copies.
 
     In training h0 = variable + noise * epsilon, epsilon ~ N(0, 1) drawn anew for every row and unit; in evaluation
-    h0 = variable. With `error_decay` the noise of a unit is proportional to the error that is back-propagated to it
-    (Zimmermann et al. 2012), of which a moving mean with that decay is kept: noise * `BackPropagatedError.relative`,
-    so it starts at `noise` (the source leaves the factor open), fades as the network learns, and exceeds it in some
-    units but never in their root mean square. `value` is where the variable starts, as for `ConstantState`; a low-rank
-    factor that would start at zero starts at N(0, 1 / width).
+    h0 = variable. With `error_decay` the noise of a unit is in proportion to a moving mean, of that decay, of the error
+    back-propagated to it (Zimmermann et al. 2012): noise * `BackPropagatedError.relative`, which starts at `noise` (the
+    source leaves this open), fades as the network learns, and never exceeds it in root mean square. `value` is where
+    the variable starts, as for `ConstantState`; a low-rank factor that would start at zero starts at N(0, 1 / width).
 
     Raises TypeError or ValueError for a `noise` that is no number, negative or not finite, and an `error_decay`
     outside 0 <= error_decay < 1; RuntimeError for `error_decay` under torch.compile.

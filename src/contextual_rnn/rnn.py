@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
-from contextual_rnn._lengths import check_lengths
+from contextual_rnn._sequences import Sequences
 from contextual_rnn._tree import State, fits, matches, zip_leaves
 from contextual_rnn.initial_state import InitialState
 from contextual_rnn.state_spec import StateSpec, state_spec
@@ -42,44 +42,56 @@ class ContextualRNN(nn.Module):
         *,
         context: Any = None,
         lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_context: Any = None,
+        burn_in: int = 0,
         generator: torch.Generator | None = None,
     ) -> Any:
         """Run the network from `hx` where given, else from the initial state for `context`.
 
         `input` is what the network takes, a PackedSequence included; contexts stand in the order of the sequences as
-        they were before packing. `lengths`, (B,) integers on any device and in any order, says how long each sequence
-        of a padded batch is: outputs beyond are zero and the final state is that of the last real step. `generator`
-        makes a random initial state repeatable.
+        they were before packing. `generator` makes a random initial state repeatable.
+
+        `lengths`, (B,) integers on any device and in any order, or `mask`, (B, T) of bool and True for the real steps,
+        which come first, say how long each sequence of a padded batch is: outputs beyond are zero and the final state
+        is that of the last real step. `reset`, (B, T) of bool, begins row b anew before step t where it is True: from
+        the initial state for the row's context, with a draw of its own, or for `reset_context`, which has a context
+        for each True, row by row, as `contexts[reset]` has. Every piece between resets is a sequence of its own, and
+        the final state is that of the last. A cell takes a `reset` of (B,), before its step. The first `burn_in` steps
+        run without gradients, and the outputs are those of the steps after. All of (B, T) whatever `batch_first` says.
 
         Raises ValueError or TypeError for an input of other axes, a context or state that does not fit it, bad lengths,
-        and an initial state whose dtype or device is not the network's: with every call, as modules may be moved.
+        masks, resets and burn-ins, and an initial state whose dtype or device is not the network's: with every call,
+        as modules may be moved.
         """
         packed = isinstance(input, PackedSequence)
         if packed and self._spec.input_ndim == 2:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
         batch_size = int(input.batch_sizes[0]) if packed else self._spec.input_batch_size(input)
-        if hx is None:
-            hx = self.initial_state(context, batch_size, batched=batch_size is not None, generator=generator)
-            check_made(self.network, self.initial_state, hx)
-        else:
+        if hx is not None:
             self._check_state(hx, batch_size)
-        if lengths is None:
-            return self.network(input, hx)
-        if packed or batch_size is None or self._spec.input_ndim == 2:
-            raise ValueError("lengths: expected only with a padded batch of sequences, got a packed or unbatched input")
-        return self._run_padded(input, hx, lengths)
+        if lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0:
+            return self.network(input, self._start(context, batch_size, generator) if hx is None else hx)
+        told = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
+        pieces = None if burn_in == 0 else "burn_in"
+        sequences = Sequences.of(self, self._spec, input, context, generator, **told, pieces=pieces)
+        if burn_in == 0:
+            return sequences.run(hx)
+        before, after = sequences.split("burn_in", burn_in)
+        with torch.no_grad():
+            _, hx = before.run(hx, carry=True)
+        return after.run(hx)
 
-    def _run_padded(self, input: Tensor, hx: State, lengths: Tensor) -> Any:
-        if not isinstance(self.network, nn.RNNBase):
-            return self.network(input, hx, lengths=lengths)
-        batch_first = self.network.batch_first
-        time = 1 if batch_first else 0
-        check_lengths(lengths, input.shape[1 - time], input.shape[time])
-        if not lengths.numel():  # torch packs no empty batch
-            return self.network(input, hx)
-        packed = pack_padded_sequence(input, lengths.cpu(), batch_first=batch_first, enforce_sorted=False)
-        output, state = self.network(packed, hx)
-        return pad_packed_sequence(output, batch_first=batch_first, total_length=input.shape[time])[0], state
+    def _start(
+        self, context: Any, batch_size: int | None, generator: torch.Generator | None, rows: Tensor | None = None
+    ) -> State:
+        """A state of the initial state's making, checked; of some `rows` of the batch alone where they are given."""
+        some = {} if rows is None else {"rows": rows}
+        batched = batch_size is not None
+        state = self.initial_state(context, batch_size, batched=batched, generator=generator, **some)
+        check_made(self.network, self.initial_state, state)
+        return state
 
     def _check_state(self, state: State, batch_size: int | None) -> None:
         if matches(self._spec.tree, state, batch_size, _first_parameter(self.network)):

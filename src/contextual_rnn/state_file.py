@@ -77,7 +77,7 @@ def _numbers(state: InitialState) -> dict[str, Tensor]:
 
 def _describe(state: InitialState) -> str:
     """The tree as JSON: what a network takes, whichever initial state made it."""
-    return json.dumps(_words(state.spec.tree), separators=(",", ":"))
+    return json.dumps(_words(state.spec.tree), separators=(",", ":"), sort_keys=True)
 
 
 def _words(tree: State) -> State:

@@ -25,7 +25,8 @@ class StateSpec:
     `tree` is the state with a `Leaf` where the network takes a tensor: a leaf, or leaves and None in (named) tuples,
     lists and dicts. `input_batch_dim` is the batch axis of the network's input and `input_ndim` the number of axes of a
     batched input (None where only batched input exists). `step` runs the network for one step, (inputs (B, ...),
-    state) -> (output (B, ...), state). `dtype` and `device` say how parameters of an initial state are made.
+    state) -> (output (B, ...), state); one that is given also serves lengths and resets inside a sequence. `dtype` and
+    `device` say how parameters of an initial state are made.
 
     Raises TypeError for a tree without leaves or with other things in it, ValueError for two leaves of one name.
     """
@@ -134,6 +135,11 @@ class StateSpec:
         if not fits:
             raise ValueError(f"input: expected {expected}, got {inputs.ndim}: {tuple(inputs.shape)}")
         return inputs.shape[self.input_batch_dim]
+
+    @property
+    def has_own_step(self) -> bool:
+        """Whether `step` was given, so that the network is known to run over sequences."""
+        return self.step is not _call_step
 
     def describe(self) -> str:
         """The state in words, for error messages."""

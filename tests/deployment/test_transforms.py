@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from tests.deployment.matrix import CASES, CELLS, FAST_WEIGHTS, STATES, TORCH, build, inputs_for
-from tests.networks import tensors_of
+from tests.networks import skip_without_bfloat16, tensors_of
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 
@@ -30,6 +30,7 @@ def test_autocast_to_bfloat16(case):
     model = build(case).eval()
     x, context = inputs_for(model, 3)
     wanted = model(x, context=context)
+    skip_without_bfloat16(model.network, x)
     with torch.autocast("cpu", torch.bfloat16):
         found = model(x, context=context)
     for tensor, full in zip(tensors_of(found), tensors_of(wanted), strict=True):

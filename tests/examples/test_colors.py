@@ -16,7 +16,7 @@ def colors(monkeypatch):
 def test_it_ends_with_figures_and_a_picture(tmp_path):
     figures = run("colors", tmp_path)
     state, none = (figures[name]["nats a letter"]["seeds"] for name in ("state", "no covariates"))
-    gain = figures["nats a letter, state less no covariates"]["seeds"]
+    gain = figures["state"]["less those of no covariates"]["seeds"]
     assert gain == pytest.approx([a - b for a, b in zip(state, none, strict=True)], abs=1e-6)  # float32
     blind = [found["mean"] for what, found in figures["no covariates"].items() if "nats" in what]
     assert len(set(blind)) == 1, "whatever the covariates"

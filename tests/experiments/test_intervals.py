@@ -1,11 +1,13 @@
 """Intervals cover what they claim to, and pairing is by seed."""
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy
 import pytest
 
+from contextual_rnn.experiments import intervals
 from contextual_rnn.experiments.config import RetrievalConfig
 from contextual_rnn.experiments.intervals import (
     epochs_to,
@@ -28,11 +30,9 @@ def test_the_median_lies_in_its_interval_and_single_seeds_have_none():
 def test_the_interval_covers_the_true_median_about_as_often_as_it_says():
     """The percentile bootstrap of a median over 15 values covers a little less than 95 %."""
     generator = numpy.random.default_rng(1)
-    intervals = [median_interval(sample) for sample in generator.exponential(size=(60, 15))]
-    assert 0.85 <= numpy.mean([low <= math.log(2) <= high for _, low, high in intervals]) <= 1
-    assert numpy.mean([high - low for _, low, high in intervals]) < 1.5, (
-        "an interval that covers everything says nothing"
-    )
+    found = [median_interval(sample) for sample in generator.exponential(size=(60, 15))]
+    assert 0.85 <= numpy.mean([low <= math.log(2) <= high for _, low, high in found]) <= 1
+    assert numpy.mean([high - low for _, low, high in found]) < 1.5, "an interval that covers everything says nothing"
 
 
 def test_gains_are_paired_by_seed():
@@ -52,6 +52,22 @@ def test_probability_of_improvement():
     mixed = probability_of_improvement({0: 1.0, 1: 4.0}, {0: 2.0, 1: 3.0})
     assert mixed.estimate == 0.5
     assert mixed.low < 0.5 < mixed.high
+
+
+def test_the_probability_is_that_over_all_pairs_and_takes_memory_for_the_seeds_alone(monkeypatch):
+    generator = numpy.random.default_rng(2)
+    ours, theirs = (dict(enumerate(generator.integers(0, 9, 2000) / 2.0)) for _ in range(2))
+    ours[0] = theirs[1] = theirs[2] = math.inf
+    monkeypatch.setattr(intervals, "LEAST_RESAMPLES", 20)
+    monkeypatch.setattr(intervals, "MOST_DRAWS", 1)
+    tracemalloc.start()
+    found = probability_of_improvement(ours, theirs)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    pairs = numpy.subtract.outer(*(numpy.minimum(list(side.values()), 1e9) for side in (ours, theirs)))
+    assert found.estimate == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean(), rel=1e-12)
+    assert found.low < found.estimate < found.high
+    assert peak < 100e6, "all pairs of twenty resamples at once are 640 MB"
 
 
 def test_a_run_that_never_arrives_takes_for_ever():

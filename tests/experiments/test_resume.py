@@ -56,16 +56,23 @@ def assert_same(run, expected):
 def test_killed_at_a_random_moment(undisturbed, tmp_path, moment):
     # Checkpoints after every step, which is where most moments then fall.
     until = random.Random(f"{undisturbed.task} {moment}").random() * 2 * undisturbed.result["seconds"]
-    process = PROCESSES.Process(target=train, args=(undisturbed.config, tmp_path), kwargs={"checkpoint_seconds": 0})
-    process.start()
-    end = time.monotonic() + 60
-    while not (tmp_path / "config.json").exists() and time.monotonic() < end:
-        time.sleep(0.001)
-    time.sleep(until)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    print(f"killed after {until:.3f} s with {sorted(path.name for path in tmp_path.iterdir())}")
-    assert_same(train(undisturbed.config, tmp_path), undisturbed)
+    for attempt in range(20):  # a moment after its end would show nothing
+        folder = tmp_path / str(attempt)
+        process = PROCESSES.Process(target=train, args=(undisturbed.config, folder), kwargs={"checkpoint_seconds": 0})
+        process.start()
+        end = time.monotonic() + 60
+        while not (folder / "config.json").exists() and time.monotonic() < end:
+            time.sleep(0.001)
+        time.sleep(until)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        if not (folder / "result.json").exists():
+            break
+        until *= 0.7
+    else:
+        pytest.fail("never killed in time")
+    print(f"killed after {until:.3f} s with {sorted(path.name for path in folder.iterdir())}")
+    assert_same(train(undisturbed.config, folder), undisturbed)
 
 
 @pytest.mark.parametrize(

@@ -205,18 +205,20 @@ def check_tensors(
         )
     if inputs.layout != torch.strided:
         raise ValueError(f"inputs: expected a strided tensor, got one of layout {inputs.layout}")
-    batch, _, width = inputs.shape
-    expected: list[tuple[str, object, tuple[int, ...]]] = []
+    batch, _, features = inputs.shape
+    width = features
     if weight_ih is not None:
-        features, width = width, weight_hh.shape[-1] if isinstance(weight_hh, Tensor) and weight_hh.ndim else 1
-        expected.append(("weight_ih", weight_ih, (width, features)))
+        width = weight_hh.shape[-1] if isinstance(weight_hh, Tensor) and weight_hh.ndim else 1
     elif bias is not None:
         raise ValueError(f"bias: expected None without weight_ih, got {type(bias).__name__}")
     if not options.layer_norm:
         for name, tensor in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
             if tensor is not None:
                 raise ValueError(f"{name}: expected None without layer norm, got {type(tensor).__name__}")
-    expected += [("weight_hh", weight_hh, (width, width)), ("h0", h0, (batch, width))]
+    expected: list[tuple[str, object, tuple[int, ...]]] = [("weight_hh", weight_hh, (width, width))]
+    if weight_ih is not None:
+        expected.append(("weight_ih", weight_ih, (width, features)))
+    expected.append(("h0", h0, (batch, width)))
     for name, vector in (("norm_weight", norm_weight), ("norm_bias", norm_bias), ("bias", bias)):
         if vector is not None:
             expected.append((name, vector, (width,)))

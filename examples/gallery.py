@@ -1,0 +1,119 @@
+"""Fills what the README and the gallery say of the examples with the figures of results/*.json; a test compares.
+
+    python examples/gallery.py
+
+Filled is what stands between a mark and its end: <!-- table: NAME --> has what was measured, one line a variant,
+<!-- said: NAME --> one figure; as long as there is no results/NAME.json the first says so and the second is empty.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAINTED = {
+    "recognised": ".1%",
+    "recognised, shuffled labels": ".1%",
+    "diversity / real": ".2f",
+    "diversity / real, h(0) at its mean": ".2f",
+    "nats per pixel": ".4f",
+    "nats per pixel, one draw": ".4f",
+}
+# The measures that the table of results/NAME.json has, and how they are printed.
+TABLES = {
+    "digits-pixel": PAINTED,
+    "digits-row": PAINTED,
+    "missing_label": {
+        "recognised": ".1%",
+        "diversity / real": ".2f",
+        "kinds of digit": ".1f",
+        "share of nines": ".1%",
+        "nats per pixel, known digits": ".3f",
+        "nats per pixel, nines": ".3f",
+    },
+    "dates": {
+        "exact match, all": ".2%",
+        "exact match, several meanings": ".2%",
+        "exact match, all, beam": ".2%",
+        "processor seconds to train": ".0f",
+    },
+    "glimpses": {"labels": ".1%", "whole images": ".1%", "pixels off at first": ".1f"},
+    "colors": {
+        "nats a letter": ".3f",
+        "less those of no covariates": ".3f",
+        "nats a letter, words left open": ".3f",
+        "nats a letter, another row's covariates": ".3f",
+        "last word right": ".0%",
+    },
+    "oscillator": {"first 20 steps": ".3f", "overall": ".3f", "first 20 steps / zero's": ".3f"},
+    "noise": {
+        "error, 20 steps": ".3f",
+        "error, 200 steps": ".3f",
+        "wasserstein": ".4f",
+        "wasserstein, less that of none": ".4f",
+    },
+}
+NOT_RUN = "Not run at its full setting yet.\n"
+# What the README says of results/NAME.json: a sentence with one figure of it.
+SAID = {
+    "digits-pixel": ("{} recognised, pixel by pixel", "normal", "recognised", ".1%"),
+    "digits-row": ("{} recognised, row by row", "normal", "recognised", ".1%"),
+    "missing_label": ("{} recognised with a label", "label, guidance 1", "recognised", ".1%"),
+    "dates": ("{} exact with attention", "contextual encoder, attention", "exact match, all", ".2%"),
+    "glimpses": ("{} of the labels right", "coarse view sets the state", "labels", ".1%"),
+    "colors": ("{} nats a letter from the state", "state", "less those of no covariates", ".3f"),
+    "oscillator": ("{} times the zero state's first error", "window of 20", "first 20 steps / zero's", ".3f"),
+    "noise": (
+        "{} in distribution from proportional noise",
+        "proportional 0.1",
+        "wasserstein, less that of none",
+        ".4f",
+    ),
+}
+
+MARK = re.compile(r"(<!-- (table|said): ([\w-]+) -->).*?(<!-- / -->)", re.DOTALL)
+
+
+def figures_of(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "results" / f"{name}.json").read_text())["figures"]
+
+
+def shown(figure: dict[str, Any], style: str) -> str:
+    """The mean over seeds and its 95 % interval."""
+    low, high = figure["interval"]
+    return f"{figure['mean']:{style}} ({low:{style}} to {high:{style}})"
+
+
+def table(name: str) -> str:
+    """Markdown, a line a variant; figures that are of no variant below it."""
+    measures, single = TABLES[name], []
+    lines = [["", *measures], ["---"] * (1 + len(measures))]
+    for variant, found in figures_of(name).items():
+        if "mean" in found:
+            single.append(f"- {variant}: {shown(found, '.4f')}")
+        else:
+            cells = (shown(found[measure], style) if measure in found else "" for measure, style in measures.items())
+            lines.append([variant, *cells])
+    rows = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([*rows, "", *single, ""] if single else [*rows, ""])
+
+
+def said(name: str) -> str:
+    sentence, variant, measure, style = SAID[name]
+    return sentence.format(shown(figures_of(name)[variant][measure], style))
+
+
+def filled(text: str) -> str:
+    def fill(mark: re.Match[str]) -> str:
+        start, kind, name, end = mark.groups()
+        if not (ROOT / "results" / f"{name}.json").exists():
+            return f"{start}\n{NOT_RUN}{end}" if kind == "table" else start + end
+        return f"{start}\n{table(name)}{end}" if kind == "table" else f"{start} {said(name)} {end}"
+
+    return MARK.sub(fill, text)
+
+
+if __name__ == "__main__":
+    for path in (ROOT / "README.md", *(ROOT / "docs" / "gallery").glob("*.md")):
+        path.write_text(filled(path.read_text()))

@@ -1,0 +1,79 @@
+"""Truncated back-propagation through time: a long batch in pieces, the state carried on without its past."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contextual_rnn._numbers import check_size
+from contextual_rnn._sequences import Sequences
+from contextual_rnn._tree import State
+from contextual_rnn.rnn import ContextualRNN
+from contextual_rnn.state_spec import state_spec
+
+
+def truncated(
+    model: ContextualRNN,
+    input: Tensor,
+    steps: int,
+    hx: State | None = None,
+    *,
+    context: Any = None,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_context: Any = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[tuple[slice, Tensor, State]]:
+    """Run a padded batch in pieces of `steps` steps, each from the detached state that the last one ended in.
+
+        for piece, output, state in truncated(model, x, 50, context=context, lengths=lengths):
+            criterion(output, target[:, piece]).backward()  # nothing flows into an earlier piece
+            optimizer.step()
+            optimizer.zero_grad()
+
+    Gives for each piece the slice of its steps, the output there and the state after it; the numbers of one long run,
+    as long as nothing is learned in between. The other arguments are those of `ContextualRNN`: output is zero beyond a
+    row's end and its state stays, pieces end with the longest row, and a reset begins anew from the initial state as
+    the parameters are then, with its gradient. Of fast weights the state has the final A, which is carried too.
+
+    Raises as `ContextualRNN` does, ValueError for a bidirectional network, whose first output needs the last input.
+    """
+    if not isinstance(model, ContextualRNN):
+        raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
+    check_size("steps", steps)
+    told: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
+    sequences = Sequences.of(model, state_spec(model), input, context, generator, **told, pieces="steps")
+    if hx is not None:
+        model._check_state(hx, sequences.batch)
+    return _pieces(sequences, steps, hx)
+
+
+def _pieces(sequences: Sequences, steps: int, hx: State | None) -> Iterator[tuple[slice, Tensor, State]]:
+    for start in range(0, sequences.num_steps, steps):
+        stop = min(start + steps, sequences.num_steps)
+        piece = sequences.steps(start, stop)
+        if piece.over:
+            return
+        output, state = piece.run(hx, carry=True)
+        yield slice(start, stop), output, state
+        hx = detach(state)
+
+
+def detach(state: State) -> State:
+    """A state of any structure without its past: no gradient flows from it to what it was computed from.
+
+    output, state = model(x, context=context)
+    output, state = model(more, detach(state))
+    """
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, Mapping):
+        return {name: detach(child) for name, child in state.items()}
+    if isinstance(state, tuple | list):
+        children = [detach(child) for child in state]
+        return type(state)(*children) if hasattr(state, "_fields") else type(state)(children)
+    return state

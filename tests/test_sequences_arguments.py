@@ -1,0 +1,88 @@
+"""What is refused of masks, resets, burn-in and pieces, and that it says which argument it was."""
+
+import pytest
+import torch
+from tests.networks import Springs
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from contextual_rnn import ContextState, ContextualRNN, FreeState, state_spec, truncated
+
+B, T = 4, 5
+GRU = nn.GRU(3, 5)
+MODEL = ContextualRNN(GRU, ContextState(GRU, nn.Linear(2, 6)))
+X, C, H = torch.randn(T, B, 3), torch.randn(B, 2), torch.randn(1, B, 5)
+LENGTHS = torch.tensor([2, 5, 1, 4])
+MASK = torch.arange(T) < LENGTHS[:, None]
+RESET = torch.zeros(B, T, dtype=torch.bool)
+RESET[1, 2] = RESET[3, 0] = True
+PACKED = pack_padded_sequence(X, LENGTHS, enforce_sorted=False)
+CELL = ContextualRNN(gru_cell := nn.GRUCell(3, 5), FreeState(gru_cell))
+BOTH = ContextualRNN(both := nn.GRU(3, 5, bidirectional=True), FreeState(both))
+springs = Springs(3, 5)
+OWN = ContextualRNN(springs, FreeState(state_spec(springs).like(springs.weight)))
+
+
+def changed(mask, *places):
+    mask = mask.clone()
+    for place in places:
+        mask[place] = ~mask[place]
+    return mask
+
+
+BAD = [
+    (lambda: MODEL(X, context=C, mask=MASK.float()), TypeError, "mask: expected a tensor of bool, got torch.float32"),
+    (lambda: MODEL(X, context=C, mask=MASK.tolist()), TypeError, "mask: expected a tensor of bool, got list"),
+    (lambda: MODEL(X, context=C, mask=MASK.T), ValueError, r"mask: expected shape \(4, 5\), got \(5, 4\)"),
+    (lambda: MODEL(X, context=C, mask=changed(MASK, (0, 3))), ValueError,
+     "mask: expected no real step after padding, got one at step 3 of row 0"),
+    (lambda: MODEL(X, context=C, mask=changed(MASK, (2, 0))), ValueError,
+     "mask: expected padding after at least one real step, got none first in row 2"),
+    (lambda: MODEL(X, context=C, mask=MASK, lengths=LENGTHS), ValueError, "mask: expected none beside lengths"),
+    (lambda: MODEL(PACKED, context=C, mask=MASK), ValueError, "mask: expected only with a padded batch of sequences"),
+    (lambda: MODEL(X[:, 0], context=C[0], mask=MASK[0]), ValueError, "mask: expected only with a padded batch"),
+    (lambda: CELL(X[0], mask=MASK), ValueError, "mask: expected only with a padded batch of .*, got an input of one"),
+    (lambda: OWN(X[0], mask=MASK), ValueError, "mask: expected only with a padded batch"),
+    (lambda: MODEL(X, context=C, reset=RESET.int()), TypeError, "reset: expected a tensor of bool, got torch.int32"),
+    (lambda: MODEL(X, context=C, reset=[True]), TypeError, "reset: expected a tensor of bool, got list"),
+    (lambda: MODEL(X, context=C, reset=RESET.T), ValueError, r"reset: expected shape \(4, 5\), got \(5, 4\)"),
+    (lambda: MODEL(X, context=C, reset=RESET[:, 0]), ValueError, r"reset: expected shape \(4, 5\), got \(4,\)"),
+    (lambda: MODEL(PACKED, context=C, reset=RESET[:3]), ValueError, r"reset: expected shape \(4, 5\), got \(3, 5\)"),
+    (lambda: MODEL(X[:, 0], context=C[0], reset=RESET[0]), ValueError, "reset: expected only with a padded batch"),
+    (lambda: CELL(X[0], reset=RESET), ValueError, r"reset: expected shape \(4,\), got \(4, 5\)"),
+    (lambda: OWN(X[0], reset=RESET), ValueError, r"reset: expected shape \(4,\), got \(4, 5\)"),
+    (lambda: MODEL(X, H, reset=RESET), ValueError, "context: expected what the context network takes, got None"),
+    (lambda: MODEL(X, H, reset=~RESET & False), ValueError, "context: expected what the context network takes, got"),
+    (lambda: MODEL(X, context=C, reset_context=C), ValueError, "reset_context: expected only with reset, got it alone"),
+    (lambda: MODEL(X, context=C, reset=RESET, reset_context=C), ValueError, "context: expected a batch of 2, .* got 4"),
+    (lambda: MODEL(X, H[:, :3], context=C, reset=RESET), ValueError, "hx: expected 'h' of batch size 4"),
+    (lambda: MODEL(X, context=C, burn_in=5), ValueError, "burn_in: expected fewer steps than the input's 5, got 5"),
+    (lambda: MODEL(X, context=C, burn_in=-1), ValueError, "burn_in: expected a positive int, got -1"),
+    (lambda: MODEL(X, context=C, burn_in=1.5), TypeError, "burn_in: expected a positive int, got 1.5"),
+    (lambda: MODEL(X, context=C, burn_in=2, lengths=torch.tensor([2, 1, 2, 2])), ValueError,
+     "burn_in: expected fewer steps than the longest sequence has, got 2"),
+    (lambda: MODEL(PACKED, context=C, burn_in=1), ValueError, "burn_in: expected only with a padded batch"),
+    (lambda: MODEL(X[:, 0], context=C[0], burn_in=1), ValueError, "burn_in: expected only with a padded batch"),
+    (lambda: CELL(X[0], burn_in=1), ValueError, "burn_in: expected only with a padded batch of sequences"),
+    (lambda: BOTH(X, burn_in=1), ValueError, "burn_in: expected only with a network of one direction"),
+    (lambda: truncated(GRU, X, 2), TypeError, "model: expected a ContextualRNN, got GRU"),
+    (lambda: truncated(MODEL, X, 0, context=C), ValueError, "steps: expected a positive int, got 0"),
+    (lambda: truncated(MODEL, X, 2.0, context=C), TypeError, "steps: expected a positive int, got 2.0"),
+    (lambda: truncated(BOTH, X, 2), ValueError, "steps: expected only with a network of one direction"),
+    (lambda: truncated(CELL, X[0], 2), ValueError, "steps: expected only with a padded batch of sequences, got an"),
+    (lambda: truncated(MODEL, PACKED, 2, context=C), ValueError, "steps: expected only with a padded batch"),
+    (lambda: truncated(MODEL, X, 2, H[:, :2]), ValueError, "hx: expected 'h' of batch size 4, as the input, got 2"),
+    (lambda: truncated(MODEL, X, 2, context=C, lengths=LENGTHS + 1), ValueError, "lengths: expected 1 to 5, got 2 to"),
+    (lambda: truncated(MODEL, X.tolist(), 2), ValueError, "steps: expected only with a padded batch"),
+    (lambda: MODEL.initial_state(C, rows=torch.tensor([4])), ValueError, "rows: expected 0 to 3, got 4 to 4"),
+    (lambda: MODEL.initial_state(C, rows=torch.tensor([-1])), ValueError, "rows: expected 0 to 3, got -1 to -1"),
+    (lambda: MODEL.initial_state(C, rows=[0]), TypeError, "rows: expected a tensor of int64 with one axis, got list"),
+    (lambda: MODEL.initial_state(C, rows=RESET), TypeError, "rows: expected a tensor of int64 .* got torch.bool of"),
+    (lambda: MODEL.initial_state(C[0], rows=torch.tensor([0])), ValueError, "rows: expected only with a batch"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "words"), BAD, ids=[f"{n} {words}" for n, (_, _, words) in enumerate(BAD)])
+def test_bad_calls_are_refused(call, error, words):
+    with pytest.raises(error, match=f"^{words}"):
+        call()
