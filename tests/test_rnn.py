@@ -271,9 +271,9 @@ from torch import nn
 from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, fast_weights_spec
 torch.manual_seed(0)
 network = FastWeightsRNN(3, 5, batch_first=True)
-model = ContextualRNN(network, ContextState(fast_weights_spec(network, "dense"), nn.Linear(2, 4)))
+model = ContextualRNN(network, ContextState(fast_weights_spec(network, "dense"), nn.Linear(2, 4))).double()
 compiled = torch.compile(model, fullgraph=True, backend="eager")
-x, context, results = torch.randn(6, 4, 3), torch.randn(6, 2), []
+x, context, results = torch.randn(6, 4, 3).double(), torch.randn(6, 2).double(), []
 for run in (model, compiled):
     output, (h_n, _) = run(x, context=context)
     results.append([output, *torch.autograd.grad(output.square().sum() + h_n.sum(), list(model.parameters()))])

@@ -25,7 +25,7 @@ def configs():
     for line in told.stdout.splitlines():
         flags = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
         options = tyro.cli(Command, args=shlex.split(line), config=flags).task
-        found.setdefault(options.out.name, []).extend(combinations(options.config, grid_from_words(options.grid)))
+        found.setdefault(Path(options.out).name, []).extend(combinations(options.config, grid_from_words(options.grid)))
     return found
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import signal
 import time
 
@@ -31,6 +32,7 @@ CONFIGS = {
     "decay": DecayConfig(state="normal", samples_per_period=64, units=8, batch_size=16, epochs=3),
 }
 WEIGHTS, CHECKPOINT, METRICS = "weights.safetensors", "checkpoint.safetensors", "metrics.jsonl"
+WRITES = {"before it writes": (training, "_weights"), "while it writes": (os, "replace")}
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -284,3 +286,40 @@ def test_a_changed_default_is_refused_and_a_new_option_is_not(tmp_path):
 def test_bad_checkpoint_seconds_are_refused(tmp_path, seconds):
     with pytest.raises(ValueError, match="checkpoint_seconds: expected a number of at least 0"):
         training.train(CONFIGS["decay"], tmp_path, checkpoint_seconds=seconds)
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 3])
+@pytest.mark.parametrize("moment", WRITES)
+def test_a_worker_that_was_thought_dead_leaves_what_another_has_finished(
+    undisturbed, tmp_path, monkeypatch, epoch, moment
+):
+    folder, (module, name) = tmp_path / "run", WRITES[moment]
+    original, called = getattr(module, name), []
+
+    def finished_by_another(*arguments):
+        if name == "_weights" or arguments[1] == folder / WEIGHTS:
+            called.append(arguments)
+        if len(called) == epoch + 1 and not (folder / "result.json").exists():
+            for file in (WEIGHTS, METRICS, "result.json"):
+                shutil.copy(undisturbed.folder / file, folder / file)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, name, finished_by_another)
+    result = train(CONFIGS[undisturbed.task], folder).result
+    assert_same(read_run(folder), undisturbed)
+    assert result == undisturbed.result
+
+
+def test_a_finished_run_is_put_right_after_a_worker_that_was_thought_dead(undisturbed, tmp_path, monkeypatch):
+    """Which wrote its own between the last weights and the result."""
+    folder, write = tmp_path / "run", training.write_json
+
+    def written_over(path, content):
+        if path.name == "result.json":
+            (folder / WEIGHTS).write_bytes(b"of an epoch before")
+            (folder / METRICS).write_bytes(b"{}\n")
+        write(path, content)
+
+    monkeypatch.setattr(training, "write_json", written_over)
+    train(CONFIGS[undisturbed.task], folder)
+    assert_same(read_run(folder), undisturbed)

@@ -134,6 +134,11 @@ def _train(
         except ValueError as error:
             raise ValueError(f"checkpoint: expected the tensors of this run in {path}, got others: {error}") from error
     lines, losses, log = begun.metrics, begun.losses, TensorBoard(folder, begun.step)
+    files: dict[str, bytes] = {}
+
+    def by_another() -> bool:
+        """Whether another worker has finished the run, for this one was thought dead."""
+        return (folder / results.RESULT).is_file()
 
     def seconds() -> float:
         return round(begun.seconds + time.monotonic() - started, 3)
@@ -145,13 +150,16 @@ def _train(
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
             return f"{', '.join(bad)} after step {step}"
         lines.append({**metrics, "seconds": seconds()})
-        _save_weights(task.model, config, folder, durable=final)
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_atomically(folder / results.METRICS, text.encode(), durable=final)
+        files[results.WEIGHTS] = _weights(task.model, config)
+        files[results.METRICS] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        if final or not by_another():
+            for name, data in files.items():
+                write_atomically(folder / name, data, durable=final)
         log.write(lines[-1])
         return None
 
     bad = None if lines else record(0, {})
+    written_over = by_another()  # perhaps while it was finished: then this one goes on, to the same files
     group.hear((begun.step, begun.tensors) if bad is None else None)
     timer = checkpoint.Timer(checkpoint_seconds)
     for step in range(begun.step + 1, total + 1):
@@ -164,10 +172,11 @@ def _train(
         if progress is not None:
             progress(step, total, lines[-1])
         if step % per_epoch == 0:
-            if (folder / results.RESULT).is_file():
+            if by_another() and not written_over:
                 group.hear(False)
-                return  # by another worker, for this one was thought dead
+                return
             bad, losses = record(step, {"train_loss": losses / per_epoch}), 0.0
+            written_over = by_another()
             group.hear(bad is None)
             if progress is not None:
                 progress(step, total, lines[-1])
@@ -178,7 +187,11 @@ def _train(
             saved()
             timer.written(time.monotonic() - before)
     log.close()
-    write_json(folder / results.RESULT, _result(config, folder, lines, seconds(), training, bad))
+    if not by_another():
+        write_json(folder / results.RESULT, _result(config, folder, lines, seconds(), training, bad))
+    for name, data in files.items():  # a worker that was thought dead may have come in between
+        if (folder / name).read_bytes() != data:
+            write_atomically(folder / name, data)
 
 
 def _result(
@@ -212,7 +225,6 @@ def command(config: Config, folder: Path | str) -> str:
     return shlex.join([*words, "--out", str(folder)])
 
 
-def _save_weights(model: nn.Module, config: Config, folder: Path, *, durable: bool) -> None:
+def _weights(model: nn.Module, config: Config) -> bytes:
     metadata = {"config": json.dumps(config_to_dict(config), sort_keys=True)}
-    data = safetensors.torch.save(model.state_dict(), metadata)
-    write_atomically(folder / results.WEIGHTS, data, durable=durable)
+    return safetensors.torch.save(model.state_dict(), metadata)
