@@ -8,6 +8,12 @@ SEEDS=${SEEDS:-0 1 2 3 4}
 STATES=state=zero,free,context
 short="$C sweep retrieval --epochs 30 --json"
 
+# What the README promises first: the authors' start after 40 epochs, a sound one after 15 and 30. 0.4 h
+$C sweep retrieval --json --out runs/authors-40 --leaves h+a --start wenke2019 --epochs 40 --grid seed=0,1,2 $STATES
+$C sweep retrieval --json --out runs/retrieval-sound-start --epochs 15 --grid seed=0,1,2,3,4 state=zero
+$C sweep retrieval --json --out runs/retrieval-sound-start-ba2016 --timing ba2016 --epochs 30 --grid seed=0,1,2,3,4 \
+    state=context
+
 # The cell of the paper (50 units, 4 pairs), h(0) alone, both starts: what the next two are compared with. 0.2 h
 $short --out runs/map --grid seed=0,1,2 start=wenke2019,sound $STATES
 
