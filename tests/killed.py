@@ -12,6 +12,26 @@ from contextual_rnn.experiments.training import train
 PROCESSES = multiprocessing.get_context("fork")
 
 
+SECONDS = 120
+
+
+def started(target, *arguments, **options):
+    """A process that does `target`, and ends with the tests at the latest."""
+    process = PROCESSES.Process(target=target, args=arguments, kwargs=options, daemon=True)
+    process.start()
+    return process
+
+
+def ended(process):
+    """The exit code of a process that ends by itself; one that does not is killed, and that is an error."""
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise TimeoutError(f"{process.name}: expected to end within {SECONDS} s")
+    return process.exitcode
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 

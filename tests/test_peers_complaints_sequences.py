@@ -94,6 +94,9 @@ class TestResets:
                 with torch.autocast("cpu", dtype=torch.bfloat16):
                     output, _ = parallel(x, stored, burn_in=2, reset=reset)
                 output.float().sum().backward()
+            # Freed with the lock of Python held it waits for gloo's threads, and these may wait for the lock, unless
+            # the group outlives it: one run of the tests in some dozens hung here.
+            del parallel
         finally:
             distributed.destroy_process_group()
         for parameter, gradient in zip(network.parameters(), wanted, strict=True):

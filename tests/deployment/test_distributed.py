@@ -34,6 +34,7 @@ def train(rank, store, results):
             generator = torch.Generator().manual_seed(rank)
             loss(parallel(part, context=context[half], generator=generator)).backward()
         gradients[case] = {name: parameter.grad for name, parameter in parallel.module.named_parameters()}
+    del parallel  # before its group: freed last, it holds Python's lock and joins threads of gloo that may wait for it
     carried(gradients)
     torch.save(gradients, f"{results}/{rank}.pt")
     distributed.destroy_process_group()

@@ -1,7 +1,6 @@
 """A real Dask scheduler and its workers, as processes: workers and the client are killed, one comes late."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -10,7 +9,6 @@ import time
 
 import pytest
 from tests.experiments.test_sweep import Serial, files_of
-from tests.killed import PROCESSES
 
 from contextual_rnn.experiments import workers
 from contextual_rnn.experiments.command_line import main
@@ -26,7 +24,7 @@ WORDS = ["sweep", "decay", "--samples-per-period", "320", "--units", "16", "--ep
 ENVIRONMENT_WITHOUT_THE_PACKAGE = "sys.modules['contextual_rnn'] = None"
 
 
-def until(condition, seconds=300):
+def until(condition, seconds=120):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end
@@ -36,30 +34,38 @@ def until(condition, seconds=300):
 
 @pytest.fixture
 def cluster(tmp_path):
-    """The scheduler's address, and a function that starts a worker."""
+    """The scheduler's address, and functions that start a worker and our command."""
     processes = []
 
-    def start(name, *words, before="pass"):
-        # No nanny: a worker that is killed stays dead.
+    def start(name, *command):
         log = open(tmp_path / f"{name}.log", "w")  # noqa: SIM115
-        run = f"import sys; sys.argv[0] = 'dask'; {before}; from dask.__main__ import main; main()"
-        command = [sys.executable, "-c", run, *words, "--no-dashboard"]
-        processes.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path))
+        processes.append(subprocess.Popen([sys.executable, *command], stdout=log, stderr=log, cwd=tmp_path))
         return processes[-1]
 
+    def start_dask(name, *words, before="pass"):
+        run = f"import sys; sys.argv[0] = 'dask'; {before}; from dask.__main__ import main; main()"
+        return start(name, "-c", run, *words, "--no-dashboard")
+
+    def start_worker(name, before="pass"):
+        # No nanny: a worker that is killed stays dead.
+        words = ["worker", address, "--nthreads", "1", "--no-nanny", "--name", name]
+        return start_dask(name, *words, before=before)
+
+    def start_client(words):
+        return start("client", "-m", "contextual_rnn.experiments", *words)
+
     contact = tmp_path / "scheduler.json"
-    start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(contact))
+    start_dask("scheduler", "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(contact))
     until(contact.exists)
     address = until(lambda: json.loads(contact.read_text() or "{}"))["address"]
-    worker = ["worker", address, "--nthreads", "1", "--no-nanny", "--name"]
-    yield address, lambda name, before="pass": start(name, *worker, name, before=before)
+    yield address, start_worker, start_client
     for process in processes:
         process.kill()
         process.wait()
 
 
 def test_every_result_is_there_once_whoever_is_killed(cluster, tmp_path, capsys):
-    address, start_worker = cluster
+    address, start_worker, start_client = cluster
     folder = tmp_path / "sweep"
     words = [*WORDS, "--out", str(folder), "--scheduler", address, "--checkpoint-seconds", "0.05"]
 
@@ -77,14 +83,13 @@ def test_every_result_is_there_once_whoever_is_killed(cluster, tmp_path, capsys)
     def count(file):
         return sum(1 for _ in folder.glob(f"*/{file}"))
 
-    client = PROCESSES.Process(target=main, args=(words,))
-    client.start()
+    client = start_client(words)
     until(lambda: count("result.json") >= 1 and count("checkpoint.safetensors") >= 2)
     first.send_signal(signal.SIGKILL)
     start_worker("late")
     until(lambda: count("result.json") >= 2)
-    os.kill(client.pid, signal.SIGKILL)
-    client.join()
+    client.kill()
+    client.wait()
     assert count("result.json") < len(CONFIGS), "killed in the middle"
 
     capsys.readouterr()

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from tests.killed import PROCESSES
+from tests.killed import ended, started
 from torch import distributed
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
@@ -50,13 +50,7 @@ def process(rank, size, store, configs, folder, checkpoint_seconds=30.0, killed_
 
 
 def train_on(size, store, *arguments):
-    processes = [PROCESSES.Process(target=process, args=(rank, size, store, *arguments)) for rank in range(size)]
-    for each in processes:
-        each.start()
-    for each in processes:
-        each.join(120)
-        each.kill()
-    return [each.exitcode for each in processes]
+    return [ended(each) for each in [started(process, rank, size, store, *arguments) for rank in range(size)]]
 
 
 def curves(run):

@@ -16,7 +16,7 @@ import time
 import pytest
 import safetensors.torch
 import torch
-from tests.killed import PROCESSES, train_and_die, train_as_nobody
+from tests.killed import PROCESSES, ended, started, train_and_die, train_as_nobody
 
 from contextual_rnn.experiments import atomic_file, checkpoint, training
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
@@ -60,14 +60,13 @@ def test_killed_at_a_random_moment(undisturbed, tmp_path, moment):
     until = random.Random(f"{undisturbed.task} {moment}").random() * 2 * undisturbed.result["seconds"]
     for attempt in range(20):  # a moment after its end would show nothing
         folder = tmp_path / str(attempt)
-        process = PROCESSES.Process(target=train, args=(undisturbed.config, folder), kwargs={"checkpoint_seconds": 0})
-        process.start()
+        process = started(train, undisturbed.config, folder, checkpoint_seconds=0)
         end = time.monotonic() + 60
         while not (folder / "config.json").exists() and time.monotonic() < end:
             time.sleep(0.001)
         time.sleep(until)
         os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        ended(process)
         if not (folder / "result.json").exists():
             break
         until *= 0.7
@@ -94,11 +93,7 @@ def test_killed_at_a_random_moment(undisturbed, tmp_path, moment):
 )
 @pytest.mark.parametrize("undisturbed", ["decay"], indirect=True)
 def test_killed_while_a_file_is_written(undisturbed, tmp_path, place, file, count):
-    arguments = (undisturbed.config, tmp_path, 0, place, file, count)
-    process = PROCESSES.Process(target=train_and_die, args=arguments)
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert ended(started(train_and_die, undisturbed.config, tmp_path, 0, place, file, count)) == -signal.SIGKILL
     finished = read_run(tmp_path).result is not None if (tmp_path / "config.json").exists() else False
     assert finished == ((place, file) == ("after", "result.json"))
     run = train(undisturbed.config, tmp_path)
@@ -109,11 +104,9 @@ def test_killed_while_a_file_is_written(undisturbed, tmp_path, place, file, coun
 def test_a_run_that_is_killed_again_and_again_gets_there(undisturbed, tmp_path):
     kills = 0
     while not (tmp_path / "result.json").exists():
-        arguments = (undisturbed.config, tmp_path, 0, "after", CHECKPOINT, 25)
-        process = PROCESSES.Process(target=train_and_die, args=arguments)
-        process.start()
-        process.join()
-        kills += process.exitcode == -signal.SIGKILL
+        code = ended(started(train_and_die, undisturbed.config, tmp_path, 0, "after", CHECKPOINT, 25))
+        assert code in (0, -signal.SIGKILL)
+        kills += code == -signal.SIGKILL
     assert kills == undisturbed.result["final"]["step"] // 25
     assert_same(read_run(tmp_path), undisturbed)
 
@@ -232,9 +225,7 @@ def test_a_read_only_folder_is_named(tmp_path):
         parent.chmod(0o755)
     tmp_path.chmod(0o555)
     heard, told = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=train_as_nobody, args=(CONFIGS["decay"], tmp_path / "run", told))
-    process.start()
-    process.join()
+    ended(started(train_as_nobody, CONFIGS["decay"], tmp_path / "run", told))
     assert f"Permission denied: '{tmp_path / 'run'}'" in heard.recv()
 
 

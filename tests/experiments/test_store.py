@@ -9,7 +9,7 @@ import fsspec
 import pyarrow.parquet
 import pytest
 from tests.experiments.test_sweep import TINY, Serial, files_of
-from tests.killed import PROCESSES
+from tests.killed import ended, started
 
 from contextual_rnn.experiments import sweep_command, training_steps
 from contextual_rnn.experiments.command_line import main
@@ -185,10 +185,7 @@ def test_killed_while_files_are_put(tmp_path, moment):
         Store.write = half
         train_at(CONFIG, url, checkpoint_seconds=0)
 
-    process = PROCESSES.Process(target=die)
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert ended(started(die)) == -signal.SIGKILL
     train_at(CONFIG, url)
     train(CONFIG, tmp_path / "alone")
     with readable(url) as folder:
