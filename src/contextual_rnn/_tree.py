@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 from torch import Tensor, nn
@@ -136,18 +135,22 @@ def matches(tree: State, state: State, batch_size: int | None, like: Tensor | No
     A quick answer for every call; `zip_leaves` and `StateSpec.unpack` say what is wrong.
     """
     if isinstance(tree, Leaf):
-        shape, axis = tree.network_shape, tree.batch_dim
+        # Every step of a loop pays for this: of what does the same, the fastest.
+        shape, axis = tree.shape if tree.repeat == 1 else tree.network_shape, tree.batch_dim
         if batch_size is not None:
-            shape = (*shape[:axis], batch_size, *shape[axis:])
+            shape = (batch_size, *shape) if axis == 0 else (*shape[:axis], batch_size, *shape[axis:])
         return (
             isinstance(state, Tensor)
             and state.shape == shape
             and (like is None or (state.dtype == like.dtype and state.device == like.device))
         )
-    if isinstance(tree, tuple | list):
-        if not isinstance(state, tuple | list) or len(tree) != len(state):
+    if isinstance(tree, (tuple, list)):  # tuple | list would be made anew each time
+        if not isinstance(state, (tuple, list)) or len(tree) != len(state):
             return False
-        return all(map(matches, tree, state, repeat(batch_size), repeat(like)))
+        for child, value in zip(tree, state):  # noqa: B905, SIM110
+            if not matches(child, value, batch_size, like):
+                return False
+        return True
     if isinstance(tree, Mapping):
         return (
             isinstance(state, Mapping)

@@ -69,10 +69,11 @@ class ContextualRNN(nn.Module):
         if packed and self._spec.input_ndim == 2:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
         batch_size = int(input.batch_sizes[0]) if packed else self._spec.input_batch_size(input)
-        if hx is not None:
+        network = self.network  # an attribute of a module costs a search
+        if hx is not None and not matches(self._spec.tree, hx, batch_size, _first_parameter(network)):
             self._check_state(hx, batch_size)
         if lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0:
-            return self.network(input, self._start(context, batch_size, generator) if hx is None else hx)
+            return network(input, self._start(context, batch_size, generator) if hx is None else hx)
         told = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
         pieces = None if burn_in == 0 else "burn_in"
         sequences = Sequences.of(self, self._spec, input, context, generator, **told, pieces=pieces)
@@ -94,8 +95,6 @@ class ContextualRNN(nn.Module):
         return state
 
     def _check_state(self, state: State, batch_size: int | None) -> None:
-        if matches(self._spec.tree, state, batch_size, _first_parameter(self.network)):
-            return
         leaves = self._spec.unpack(state, "hx")
         for leaf in self._spec:
             tensor = leaves[leaf.name]
