@@ -29,9 +29,7 @@ from benchmarks.parts import Figure
 from contextual_rnn.experiments import checkpoint
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.grid import combinations
-from contextual_rnn.experiments.report import write_report
 from contextual_rnn.experiments.results import CONFIG, METRICS, RESULT, WEIGHTS, config_to_dict, read_runs
-from contextual_rnn.experiments.results_table import table, write_parquet
 from contextual_rnn.experiments.stack import side_by_side
 from contextual_rnn.experiments.sweep import Progress, folder_name, sweep
 from contextual_rnn.experiments.training import train
@@ -89,7 +87,7 @@ def run(options: Benchmark) -> dict[str, Any]:
 
 def time_sweep(options: Benchmark, folder: Path) -> Iterator[Figure]:
     """Sixteen equal short runs, in processes that have yet to start, and the same in series in this one."""
-    base = options.tiny(DecayConfig(state="zero", epochs=4))
+    base = options.tiny(DecayConfig(state="zero", epochs=8))
     configs = combinations(base, {}, seeds=2 * CORES if options.quick else 16)
     serial = _seconds(_in_series, configs, folder / "series")
     with local_workers(CORES) as executor:
@@ -135,6 +133,10 @@ def time_stack(options: Benchmark, folder: Path) -> Iterator[Figure]:
 
 def time_skip(options: Benchmark, folder: Path) -> Iterator[Figure]:
     """Ten thousand finished runs: a sweep that skips them all, the report, the table and Parquet."""
+    # Here, as with the command: the processes of a sweep import this module too.
+    from contextual_rnn.experiments.report import write_report
+    from contextual_rnn.experiments.results_table import table, write_parquet
+
     count = 40 if options.quick else 10_000
     base = DecayConfig(state="zero", samples_per_period=8, units=4, epochs=2)
     configs = combinations(base, {"state": ["zero", "normal"]}, seeds=count // 2)

@@ -2,7 +2,9 @@
 
 import ctypes
 import functools
+import importlib
 import itertools
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -230,12 +232,35 @@ def test_information_names_the_instruction_set():
     assert information()["fast weights: cpu"] == f"available ({BEST}, float32 and float64)"
 
 
+def test_a_build_of_other_sources_is_refused_not_run():
+    """Its structs have other sizes, or it has never said how large they are."""
+    code = """
+import struct
+from contextual_rnn.ops import cpu
+
+for stale in (struct.Struct("=11qd33q"), struct.Struct("=11qd35q")):
+    cpu._PROBLEM = stale
+    for cached in (cpu._library, cpu.instruction_set):
+        cached.cache_clear()
+    assert cpu.instruction_set() is None
+    assert cpu.availability().startswith("not available: built from other sources"), cpu.availability()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    foreign = importlib.import_module("_struct").__file__  # a library that loads, and has nothing of ours
+    environment = os.environ | {"CONTEXTUAL_RNN_KERNEL": str(foreign)}
+    done = subprocess.run(
+        [sys.executable, "-c", "import contextual_rnn"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert f"CONTEXTUAL_RNN_KERNEL: expected a build of these sources, got {foreign}" in done.stderr
+
+
 def test_without_the_library_pytorch_serves():
     code = """
 import torch
 from contextual_rnn.ops import cpu, fast_weights
 from contextual_rnn.ops.kernel import Given, Settings
-cpu.instruction_set, cpu._BUILT = lambda: None, False
+cpu.instruction_set, cpu._found, cpu._BUILT = lambda: None, lambda: None, False
 assert cpu.availability().startswith("not available: not built at install")
 output, _ = fast_weights(torch.randn(2, 3, 4), torch.eye(4), torch.randn(2, 4))
 assert output.shape == (2, 3, 4)

@@ -1,8 +1,17 @@
-"""`python -m contextual_rnn.experiments` is the command `contextual-rnn`, for starters that want a module."""
+"""The command `contextual-rnn`, which is `python -m contextual_rnn.experiments` for starters that want a module.
+
+Processes of a sweep import the file that the command was started by: here it costs them no plots and no statistics.
+"""
 
 import sys
 
-from contextual_rnn.experiments.command_line import main
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    from contextual_rnn.experiments import command_line
+
+    return command_line.main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,12 +25,28 @@ _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
+    """What was built, if it is of these sources: given other structs than its own it would read anywhere."""
     if named := os.environ.get("CONTEXTUAL_RNN_KERNEL"):  # another build, as of `make sanitize`
-        return ctypes.CDLL(named)
+        if not _takes_ours(library := ctypes.CDLL(named)):
+            raise ImportError(f"CONTEXTUAL_RNN_KERNEL: expected a build of these sources, got {named}")
+        return library
+    library = _found()
+    return library if library is not None and _takes_ours(library) else None
+
+
+def _found() -> ctypes.CDLL | None:
     # An editable install keeps the library in a folder of its own, which the package's path names beside the source.
     folders = sys.modules[__name__.rpartition(".")[0]].__path__
     found = [file for folder in folders for file in sorted(Path(folder).glob("*fast_weights_cpu.*"))]
     return ctypes.CDLL(str(found[0])) if found else None
+
+
+def _takes_ours(library: ctypes.CDLL) -> bool:
+    try:
+        found = [getattr(library, f"fast_weights_{what}_size_baseline")() for what in ("problem", "classification")]
+    except AttributeError:
+        return False
+    return found == [_PROBLEM.size, _CLASSIFICATION.size]
 
 
 @functools.cache
@@ -47,6 +63,8 @@ def availability() -> str:
     """Whether the kernel can run, and why not."""
     if found := instruction_set():
         return f"available ({found}, float32 and float64)"
+    if _found() is not None:
+        return "not available: built from other sources than these; install the package again"
     return "not available: not built at install, for want of a C++ compiler"
 
 

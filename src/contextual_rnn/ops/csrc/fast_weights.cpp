@@ -59,3 +59,7 @@ int64_t classification_scratch(const FastWeightsClassification* problem) {
 
 EXPORT(float, float32)
 EXPORT(double, float64)
+
+// Bytes of what callers fill in: one that was written for another build is told by these.
+extern "C" int64_t NAME(fast_weights_problem_size, VARIANT)() { return sizeof(FastWeightsProblem); }
+extern "C" int64_t NAME(fast_weights_classification_size, VARIANT)() { return sizeof(FastWeightsClassification); }
