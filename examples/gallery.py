@@ -47,6 +47,7 @@ TABLES = {
         "last word right": ".0%",
     },
     "oscillator": {"first 20 steps": ".3f", "overall": ".3f", "first 20 steps / zero's": ".3f"},
+    "state_tuning": {"bytes": ",", "accuracy": ".1%"},
     "noise": {
         "error, 20 steps": ".3f",
         "error, 200 steps": ".3f",
@@ -64,6 +65,7 @@ SAID = {
     "glimpses": ("{} of the labels right", "coarse view sets the state", "labels", ".1%"),
     "colors": ("{} nats a letter from the state", "state", "less those of no covariates", ".3f"),
     "oscillator": ("{} times the zero state's first error", "window of 20", "first 20 steps / zero's", ".3f"),
+    "state_tuning": ("{} of characters, in a kilobyte", "French (seen): free state", "accuracy", ".1%"),
     "noise": (
         "{} in distribution from proportional noise",
         "proportional 0.1",
@@ -76,11 +78,19 @@ MARK = re.compile(r"(<!-- (table|said): ([\w-]+) -->).*?(<!-- / -->)", re.DOTALL
 
 
 def figures_of(name: str) -> dict[str, Any]:
-    return json.loads((ROOT / "results" / f"{name}.json").read_text())["figures"]
+    """What was measured by variant, or for several tasks by "task: variant"."""
+    found: dict[str, Any] = json.loads((ROOT / "results" / f"{name}.json").read_text())["figures"]
+    flat: dict[str, Any] = {}
+    for variant, figures in found.items():
+        of_a_task = not any("mean" in each for each in (figures, *figures.values()) if isinstance(each, dict))
+        flat |= {f"{variant}: {name}": each for name, each in figures.items()} if of_a_task else {variant: figures}
+    return flat
 
 
-def shown(figure: dict[str, Any], style: str) -> str:
-    """The mean over seeds and its 95 % interval."""
+def shown(figure: dict[str, Any] | float, style: str) -> str:
+    """The mean over seeds and its 95 % interval, or what is the same for all of them."""
+    if not isinstance(figure, dict):
+        return f"{figure:{style}}"
     low, high = figure["interval"]
     return f"{figure['mean']:{style}} ({low:{style}} to {high:{style}})"
 
@@ -93,7 +103,7 @@ def table(name: str) -> str:
         if "mean" in found:
             single.append(f"- {variant}: {shown(found, '.4f')}")
         else:
-            seeds |= {len(figure["seeds"]) for figure in found.values()}
+            seeds |= {len(figure["seeds"]) for figure in found.values() if isinstance(figure, dict)}
             cells = (shown(found[measure], style) if measure in found else "" for measure, style in measures.items())
             lines.append([variant, *cells])
     rows = [f"| {' | '.join(line)} |" for line in lines]

@@ -18,6 +18,7 @@ SEED = 5
 # Every sequence network of the contract suites with every variant of its state, and the other timing of fast weights.
 CASES = [name for name in SPECS if "cell" not in name]
 CASES += ["fast weights wenke2019, dense A", "fast weights wenke2019, low-rank A"]
+TWO_INNER_STEPS = ["fast weights twice ba2016, dense A", "fast weights twice wenke2019, low-rank A"]
 ONE_WAY = [name for name in CASES if "both ways" not in name and name != "lstm projected"] + ["lstm projected one way"]
 
 
@@ -27,8 +28,9 @@ def build(case: str, dtype: torch.dtype) -> ContextualRNN:
     if case == "lstm projected one way":
         network: Any = nn.LSTM(3, 5, num_layers=2, proj_size=2, batch_first=True, dtype=dtype)
         spec: Any = network
-    elif "wenke2019" in case:
-        network = FastWeightsRNN(3, 5, timing="wenke2019", dtype=dtype)
+    elif "2019" in case or "2016" in case:
+        timing, inner_steps = "wenke2019" if "2019" in case else "ba2016", 2 if "twice" in case else 1
+        network = FastWeightsRNN(3, 5, timing=timing, inner_steps=inner_steps, dtype=dtype)
         spec = fast_weights_spec(network, "low_rank" if "low-rank" in case else "dense", rank=2)
     else:
         network, spec = make(case, dtype)
@@ -171,7 +173,7 @@ def outcome(model: ContextualRNN, batch: Batch, output: Tensor, finals: list[Ten
     return [output, *finals, *gradients]
 
 
-def assert_equal(found: list[Tensor], wanted: list[Tensor]) -> None:
+def assert_equal(found: list[Tensor], wanted: list[Tensor], float32: float = 1e-6) -> None:
     """Equal to 1e-12 of the scale in float64 and to 1e-6 in float32: the same sums in another order, and no more.
 
     The scale is the largest number of the tensor; in float32 the largest of all, for a gradient may be a small
@@ -180,5 +182,5 @@ def assert_equal(found: list[Tensor], wanted: list[Tensor]) -> None:
     assert len(found) == len(wanted)
     largest = [float(tensor.detach().abs().max()) if tensor.numel() else 0.0 for tensor in wanted]
     for tensor, expected, own in zip(found, wanted, largest, strict=True):
-        atol = 1e-6 * max(1.0, *largest) if expected.dtype == torch.float32 else 1e-12 * max(1.0, own)
+        atol = float32 * max(1.0, *largest) if expected.dtype == torch.float32 else 1e-12 * max(1.0, own)
         torch.testing.assert_close(tensor, expected, rtol=0, atol=atol)

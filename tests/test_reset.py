@@ -8,6 +8,7 @@ from tests.sequences_alone import (
     CASES,
     SEED,
     STEPS,
+    TWO_INNER_STEPS,
     Batch,
     alone,
     assert_equal,
@@ -38,15 +39,16 @@ CELLS = [name for name in NETWORKS if "cell" in name]
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("explicit", [False, True])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *TWO_INNER_STEPS])
 @given(pattern=patterns())
 @settings(deadline=None, derandomize=True, max_examples=5)
 def test_every_segment_is_as_if_alone(case, explicit, dtype, pattern):
+    """Gradients through two layer norms a step are worse conditioned: in float32 they differ by up to 6e-6."""
     model = build(case, dtype)
     batch = Batch.of(model, *pattern, explicit=explicit)
     output, state = model(batch.input(model), batch.state(model), **batch.arguments())
     found = outcome(model, batch, batch_first(model, output), rows_of(model, state))
-    assert_equal(found, outcome(model, batch, *alone(model, batch)))
+    assert_equal(found, outcome(model, batch, *alone(model, batch)), 1e-5 if "twice" in case else 1e-6)
 
 
 @pytest.mark.parametrize("explicit", [False, True])
