@@ -23,10 +23,11 @@ reproduce: install
 evidence: install
 	OMP_NUM_THREADS=1 results/evidence.sh
 
-# What has finished of it into results/, and results/ into README.md and docs/evidence.md.
+# What has finished of it into results/, and results/ into README.md, docs/evidence.md and docs/speed.md.
 pages: install
 	-$(BIN)/python -m contextual_rnn.experiments.published all
 	$(BIN)/python -m contextual_rnn.experiments.pages
+	$(BIN)/python -m benchmarks.page
 
 # One thread a process: the tests run on all cores already.
 test: install

@@ -3,17 +3,20 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import fast_weights, parts, peers, recurrence, training_step
+from benchmarks import fast_weights, page, parts, peers, recurrence, training_step
 from benchmarks.parts import PARTS, Figure
 from benchmarks.plots import draw
 from benchmarks.recurrence import Problem, multiply_adds
 from benchmarks.size import COMPILED, EAGER, JAX, OURS, PLAIN, TRAIN, Cell, Size
 from benchmarks.timing import Contender, interleave, ratio, spread
+from contextual_rnn.experiments.pages import BEGIN, END
 
+ROOT = Path(__file__).parents[1]
 SMALL = Size(batch=8, steps=5, units=8)
 
 
@@ -50,6 +53,31 @@ def test_a_quick_run_writes_every_figure_and_why_one_is_missing(tmp_path, capsys
         assert (figure["holds"] is not None) is measured
     printed = capsys.readouterr().out
     assert all(figure["name"] in printed for figure in report["figures"])
+
+
+def test_the_page_says_what_the_results_say():
+    """Regenerate with: python -m benchmarks.page"""
+    found = (ROOT / page.PAGE).read_text().partition(BEGIN)[2].partition(END)[0]
+    assert found.strip() == page.block(ROOT / "results")
+    for link in re.findall(r"\]\(\.\./([^)]+)\)", found):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_page_tells_what_does_not_hold_and_what_was_not_measured(tmp_path):
+    machine = {"cores": 2, "processor": "P", "torch instruction set": "I", "versions": {"torch": "2"}}
+    figures = [
+        Figure("a", 2.0, "at least", 3.0),
+        Figure("b", None, "at most", 1.0, "no jax"),
+        Figure("c", 4.0, "at least", 3),
+    ]
+    report = {"command": "run", "machine": machine, "figures": [figure.summary() for figure in figures]}
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "sweeps.json").write_text(json.dumps({"skip": report}))
+    text = page.block(tmp_path)
+    assert "| a | 2 | at least 3 | **no** |" in text
+    assert "| b (no jax) | not measured | at most 1 |  |" in text
+    assert "| c | 4 | at least 3 | yes |" in text
+    assert text.count("## ") == 1
 
 
 def test_all_parts_have_a_place_on_the_command_line():

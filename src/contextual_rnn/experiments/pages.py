@@ -82,8 +82,8 @@ def write_pages(root: Path) -> None:
     if runs_of(read_results(results), MAP):
         (root / FIGURE).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(root / FIGURE, figure_svg(results).encode())
-    _replace(root / "README.md", readme_block(results))
-    _replace(root / "docs" / "evidence.md", docs_block(results))
+    replace_block(root / "README.md", readme_block(results))
+    replace_block(root / "docs" / "evidence.md", docs_block(results))
 
 
 def _figure(runs: list[Run], folder: str) -> list[str]:
@@ -91,7 +91,8 @@ def _figure(runs: list[Run], folder: str) -> list[str]:
     return [f"![{text}]({folder}/{FIGURE.name})"] if runs_of(runs, MAP) else []
 
 
-def _replace(path: Path, block: str) -> None:
+def replace_block(path: Path, block: str) -> None:
+    """Put `block` between the marks of the page at `path`. Raises ValueError where it lacks them."""
     before, begin, rest = path.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):

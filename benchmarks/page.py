@@ -1,0 +1,63 @@
+"""docs/speed.md: what results/benchmarks/ holds, by code.
+
+python -m benchmarks.page    after a run of the benchmarks
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from contextual_rnn.experiments.pages import replace_block
+
+PAGE = Path("docs", "speed.md")
+# What is measured, in which file below results/benchmarks/, and under which key of it.
+PARTS: dict[str, tuple[str, str | None]] = {
+    "Fast weights": ("benchmarks.json", None),
+    "What a contextual state adds to an LSTM": ("overhead.json", None),
+    "Sweeps": ("sweeps.json", "sweep"),
+    "Stacks of seeds": ("sweeps.json", "stack"),
+    "Ten thousand runs": ("sweeps.json", "skip"),
+    "Checkpoints": ("sweeps.json", "checkpoint"),
+}
+PLOTS = {"training_step.svg": "A whole training step against T, H and B", "recurrence.svg": "The recurrence alone"}
+
+
+def block(results: Path) -> str:
+    """A table for each part that was measured: every figure with its target, held or not, and the machine."""
+    return "\n\n".join(_parts(results / "benchmarks"))
+
+
+def _parts(folder: Path) -> Iterator[str]:
+    for title, (file, key) in PARTS.items():
+        report = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+        report = report.get(key) if key else report
+        if not report:
+            continue
+        yield f"## {title}\n\n{_machine(report)}"
+        yield "\n".join(["| measured | figure | target | holds |", "|---|---|---|---|", *map(_row, report["figures"])])
+        if key is None:
+            yield from (
+                f"![{text}](../results/benchmarks/{n})" for n, text in PLOTS.items() if file == "benchmarks.json"
+            )
+
+
+def _machine(report: dict[str, Any]) -> str:
+    machine = report["machine"]
+    return (
+        f"`{report['command']}` on {machine['cores']} cores of an {machine['processor']} "
+        f"({machine['torch instruction set']}), torch {machine['versions']['torch']}."
+    )
+
+
+def _row(figure: dict[str, Any]) -> str:
+    value = "not measured" if figure["value"] is None else f"{figure['value']:.3g}"
+    holds = "" if figure["holds"] is None else "yes" if figure["holds"] else "**no**"
+    note = f" ({figure['note']})" if figure["note"] else ""
+    return f"| {figure['name']}{note} | {value} | {figure['bound']} {figure['target']:g} | {holds} |"
+
+
+if __name__ == "__main__":
+    replace_block(PAGE, block(Path("results")))
