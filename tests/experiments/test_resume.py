@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -218,6 +219,27 @@ def test_a_full_disk_names_the_file_and_keeps_what_was_written(undisturbed, tmp_
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     monkeypatch.undo()
     assert_same(train(undisturbed.config, tmp_path), undisturbed)
+
+
+def test_a_file_that_another_takes_for_a_leftover_is_written_again(tmp_path, monkeypatch):
+    rename, taken = os.replace, []
+
+    def replace(source, target):
+        if len(taken) < 2:
+            taken.append(source)
+            atomic_file.remove_leftovers(tmp_path)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    atomic_file.write_atomically(tmp_path / "file", b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    taken.clear()
+    monkeypatch.setattr(os, "replace", lambda source, target: Path(source).unlink() or rename(source, target))
+    with pytest.raises(OSError, match=f"could not be written: No such file or directory: '{tmp_path / 'file'}'"):
+        atomic_file.write_atomically(tmp_path / "file", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(OSError, match="could not be written: No such file"):
+        atomic_file.write_atomically(tmp_path / "gone" / "file", b"new")
 
 
 def test_a_read_only_folder_is_named(tmp_path):
