@@ -42,7 +42,7 @@ class Options:
     """What one step paints."""
     seeds: int = 1
     """Each with a split of the images and a training of its own."""
-    updates: int = 500
+    updates: int = 1000
     units: int = 128
     per_class: int = 50
     """Images painted for each label."""

@@ -20,7 +20,7 @@ class Painter(nn.Module):
     """p(image | context): an LSTM that paints `width` pixels a step, 1 or a whole row, each given all before it.
 
         input(t) = the last two rows painted by then, t, and the label where it is `told` at every step
-        p(x_i | h(t), x_<i) = softmax(W relu(A h(t) + B x_<i + c_i)), i counting the pixels of step t alone
+        p(x_i | h(t), x_<i) = softmax(W relu(A dropout(h(t)) + B x_<i + c_i)), i counting the pixels of step t alone
 
     `state` makes the initial state for the LSTM; through it alone the context comes in where it is not told.
     """
@@ -29,7 +29,9 @@ class Painter(nn.Module):
         super().__init__()
         self.width, self.steps, self.told = width, PIXELS // width, told
         lstm = nn.LSTM(SEEN + self.steps + 10 * told, units, batch_first=True)
+        nn.init.ones_(lstm.bias_ih_l0.data[units : 2 * units])  # of the forget gates: 64 steps are long to remember
         self.rnn = ContextualRNN(lstm, state(lstm))
+        self.dropout = nn.Dropout()  # the images are few
         self.hidden = nn.Linear(units, 64)
         self.left = nn.Linear(width, 64, bias=False)
         self.place = nn.Parameter(0.1 * torch.randn(width, 64))
@@ -49,7 +51,8 @@ class Painter(nn.Module):
         A pixel's own level and those to its right do not count.
         """
         left = (pixels / 8 - 1)[..., None, :] * torch.ones(self.width, self.width).tril(-1)
-        return self.readout(functional.relu(self.hidden(output)[..., None, :] + self.left(left) + self.place))
+        hidden = self.hidden(self.dropout(output))[..., None, :]
+        return self.readout(functional.relu(hidden + self.left(left) + self.place))
 
     def log_likelihood(self, images: Tensor, context: Any, state: Any = None) -> Tensor:
         """log p(image | h0, context) in nats, (B,), with h0 as the initial state gives it unless `state` is given."""

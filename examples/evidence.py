@@ -1,4 +1,4 @@
-"""What the examples share: a mean over seeds with its interval, and the file that keeps the figures."""
+"""What the examples share: one thread, a mean over seeds with its interval, and the file that keeps the figures."""
 
 import json
 import platform
@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy
 import torch
 from scipy import stats
+
+torch.set_num_threads(1)  # the networks are small: with two threads the noise example took four times as long
 
 
 def over_seeds(seeds: Sequence[float] | torch.Tensor) -> dict[str, object]:

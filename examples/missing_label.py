@@ -34,7 +34,7 @@ GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 @dataclass(frozen=True)
 class Options:
     seeds: int = 1
-    updates: int = 500
+    updates: int = 1000
     units: int = 128
     dropped: float = 0.2
     """Share of the training labels that are missing; half as many are taken for unknown ones."""
