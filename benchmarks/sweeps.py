@@ -87,7 +87,7 @@ def run(options: Benchmark) -> dict[str, Any]:
 
 def time_sweep(options: Benchmark, folder: Path) -> Iterator[Figure]:
     """Sixteen equal short runs, in processes that have yet to start, and the same in series in this one."""
-    base = options.tiny(DecayConfig(state="zero", epochs=8))
+    base = options.tiny(DecayConfig(state="zero", epochs=13))
     configs = combinations(base, {}, seeds=2 * CORES if options.quick else 16)
     serial = _seconds(_in_series, configs, folder / "series")
     with local_workers(CORES) as executor:
