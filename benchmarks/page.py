@@ -13,9 +13,10 @@ from typing import Any
 from contextual_rnn.experiments.pages import replace_block
 
 PAGE = Path("docs", "speed.md")
+PLOTTED = "benchmarks.json"
 # What is measured, in which file below results/benchmarks/, and under which key of it.
 PARTS: dict[str, tuple[str, str | None]] = {
-    "Fast weights": ("benchmarks.json", None),
+    "Fast weights": (PLOTTED, None),
     "What a contextual state adds to an LSTM": ("overhead.json", None),
     "Sweeps": ("sweeps.json", "sweep"),
     "Stacks of seeds": ("sweeps.json", "stack"),
@@ -38,10 +39,8 @@ def _parts(folder: Path) -> Iterator[str]:
             continue
         yield f"## {title}\n\n{_machine(report)}"
         yield "\n".join(["| measured | figure | target | holds |", "|---|---|---|---|", *map(_row, report["figures"])])
-        if key is None:
-            yield from (
-                f"![{text}](../results/benchmarks/{n})" for n, text in PLOTS.items() if file == "benchmarks.json"
-            )
+        if file == PLOTTED:
+            yield from (f"![{text}](../results/benchmarks/{name})" for name, text in PLOTS.items())
 
 
 def _machine(report: dict[str, Any]) -> str:

@@ -83,7 +83,7 @@ def figures_of(name: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for variant, figures in found.items():
         of_a_task = not any("mean" in each for each in (figures, *figures.values()) if isinstance(each, dict))
-        flat |= {f"{variant}: {name}": each for name, each in figures.items()} if of_a_task else {variant: figures}
+        flat |= {f"{variant}: {way}": each for way, each in figures.items()} if of_a_task else {variant: figures}
     return flat
 
 

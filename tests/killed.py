@@ -10,9 +10,7 @@ from contextual_rnn.experiments.training import train
 
 # Forks of the tests' own process, which has done everything once that PyTorch does at first use, in seconds.
 PROCESSES = multiprocessing.get_context("fork")
-
-
-SECONDS = 120
+SECONDS = 120  # within which a process has to end that ends by itself
 
 
 def started(target, *arguments, **options):
