@@ -1,11 +1,13 @@
 """Findings follow the numbers: other numbers, other words; a single seed says nothing."""
 
 import dataclasses
+import math
 
 import pytest
 from tests.experiments.made_runs import decay_run, every_study, retrieval_run
 
-from contextual_rnn.experiments.findings import findings
+from contextual_rnn.experiments.contrast import contrast
+from contextual_rnn.experiments.findings import ACCURACY, findings
 from contextual_rnn.experiments.studies import ASIDE, runs_of
 from contextual_rnn.experiments.study_tables import control_table, ingredient_table
 from contextual_rnn.experiments.table_1 import table_1
@@ -29,11 +31,15 @@ def found():
         ),
         ("authors", "a gain of +29.00 (+29.00 to +29.00) points, and reaches 95 % sooner"),
         ("authors", "95 % sooner (10 (10 to 10) against never (never to never) epochs; 3 seeds)"),
-        ("map", "Under the authors' own start a context state gains over zero in 2 of 2 cells, loses in 0"),
+        (
+            "map",
+            "Under the authors' own start a context state gains over zero in 2 (+29.00 points) of 2 cells, loses in 0",
+        ),
+        ("map", "Were no state better anywhere, up to 2 of these 8 would gain or lose by chance."),
         ("map", "a context state gains over zero in 0 of 2 cells, loses in 0, and cannot be told from it in 2;"),
         ("ingredients", "embedding by +20.10 (+20.00 to +20.20) points raise"),
         ("ingredients", "accuracy, bias by \N{MINUS SIGN}9.90"),
-        ("ingredients", "norm cannot be told"),
+        ("ingredients", "layer norm cannot be told"),
         ("controls", "context of another sequence +1.10"),
         ("table 1", "2.00% (2.00% to 2.00%) at 20 units, 0.10% (0.10% to 0.10%) at 50 units"),
         ("decay", "squared error is below zero's"),
@@ -68,6 +74,19 @@ def test_the_map_pairs_states_in_every_cell():
     assert authors == [Cell("wenke2019", timing, 50, 4) for timing in ("wenke2019", "ba2016")]
     assert seen[authors[1]].gain.estimate == pytest.approx(0.29)
     assert len(map_table(runs_of(RUNS, "map"))["rows"]) == 8
+
+
+def test_what_chance_alone_would_tell():
+    """Of all signs that the gains of n seeds may have, the share that a verdict follows."""
+    for count in (3, 4, 5, 7):
+        told = 0
+        for behind in range(count + 1):
+            gains = [-0.1] * behind + [0.1] * (count - behind)
+            ours = [retrieval_run("map", "free", seed, 0.5 + gain) for seed, gain in enumerate(gains)]
+            theirs = [retrieval_run("map", "zero", seed, 0.5) for seed in range(count)]
+            seen = contrast(ours, theirs, ACCURACY)
+            told += math.comb(count, behind) * (seen.verdict != "level")
+        assert told / 2**count == seen.told_by_chance
 
 
 def hatched(figure):

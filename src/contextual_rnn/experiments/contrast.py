@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy import stats
+
 from contextual_rnn.experiments.evidence import Measure
 from contextual_rnn.experiments.intervals import (
     Interval,
@@ -39,6 +41,15 @@ class Contrast:
         if math.isnan(interval.low):
             return "open"
         return "ahead" if interval.low > none else "behind" if interval.high < none else "level"
+
+    @property
+    def told_by_chance(self) -> float:
+        """At most how probable another verdict than level is where neither side is better, in three seeds and more.
+
+        A sign test: as many seeds may differ from the others as lie beyond an end of the interval.
+        """
+        beyond = math.ceil(median_interval(range(len(self.seeds))).low)
+        return float(2 * stats.binom.cdf(beyond, len(self.seeds), 0.5))
 
 
 def contrast(ours: Iterable[Run], theirs: Iterable[Run], measure: Measure) -> Contrast | None:

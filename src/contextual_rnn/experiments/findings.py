@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from contextual_rnn.experiments.comparison import STARTS
 from contextual_rnn.experiments.contrast import Contrast, Verdict, contrast
 from contextual_rnn.experiments.evidence import MEASURES
 from contextual_rnn.experiments.results import Run
-from contextual_rnn.experiments.shown import Form, interval
+from contextual_rnn.experiments.shown import Form, interval, minus
 from contextual_rnn.experiments.studies import (
     AUTHORS,
     CONTROLS,
@@ -30,6 +29,7 @@ ACCURACY, TO_95, _ = MEASURES["retrieval"]
 SQUARED_ERROR, FREE_RUNNING = MEASURES["decay"]
 ENDS: dict[Verdict, str] = {"ahead": "ends ahead of", "behind": "ends behind", "level": "cannot be told from"}
 SHORT = (MAP, INGREDIENTS, CONTROLS)
+SHORT_NAMES = {"weights": "W and C", "norm": "layer norm"}
 
 
 def findings(runs: Sequence[Run], calibrated: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
@@ -73,29 +73,38 @@ def _sooner(verdict: Verdict) -> str:
 
 
 def _map(runs: Sequence[Run]) -> str | None:
-    sentences = []
+    sentences, told = [], []
     for start, name in STARTS.items():
         of_start = [run for run in runs if getattr(run.config, "start", "") == start]
-        texts = [
-            f"a {state} state gains over zero in {verdicts['ahead']} of {sum(verdicts.values())} cells, loses in "
-            f"{verdicts['behind']}, and cannot be told from it in {verdicts['level']}"
-            for state in ("context", "free")
-            if (verdicts := _verdicts(contrasts(of_start, state)))
-        ]
+        texts = []
+        for state in ("context", "free"):
+            if seen := list(_told(contrasts(of_start, state)).values()):
+                told += seen
+                texts.append(
+                    f"a {state} state gains over zero in {_counted(seen, 'ahead')} of {len(seen)} cells, loses in "
+                    f"{_counted(seen, 'behind')}, and cannot be told from it in {_counted(seen, 'level')}"
+                )
         if texts:
             sentences.append(f"under {name[0].lower()}{name[1:]} {'; '.join(texts)}")
     if not sentences:
         return None
-    seeds = [len(seen.seeds) for seen in contrasts(runs, "context").values() if seen.verdict != "open"]
-    counts = " to ".join(map(str, dict.fromkeys((min(seeds, default=1), max(seeds, default=1)))))
+    seeds = [len(seen.seeds) for seen in told]
+    counts = " to ".join(map(str, dict.fromkeys((min(seeds), max(seeds)))))
+    epochs = max(run.config.epochs for run in runs)
     return (
-        f"When does it help (the map: final accuracy with h(0) alone, {counts} seeds a cell)? "
-        f"{'. '.join(text[0].upper() + text[1:] for text in sentences)}."
+        f"When does it help (the map: accuracy after {epochs} epochs with h(0) alone, {counts} seeds a cell)? "
+        f"{'. '.join(text[0].upper() + text[1:] for text in sentences)}. Were no state better anywhere, up to "
+        f"{sum(seen.told_by_chance for seen in told):.0f} of these {len(told)} would gain or lose by chance."
     )
 
 
-def _verdicts(seen: Mapping[Any, Contrast]) -> Counter[Verdict]:
-    return Counter(found.verdict for found in seen.values() if found.verdict != "open")
+def _counted(seen: Sequence[Contrast], verdict: Verdict) -> str:
+    """How many there are, and what their gains are, as "3 (+0.42 to +27.76 points)"."""
+    gains = sorted(100 * found.gain.estimate for found in seen if found.verdict == verdict and found.gain is not None)
+    if not gains or verdict == "level":
+        return str(sum(found.verdict == verdict for found in seen))
+    ends = " to ".join(dict.fromkeys(minus(f"{gain:+.2f}") for gain in (gains[0], gains[-1])))
+    return f"{len(gains)} ({ends} points)"
 
 
 def _ingredients(runs: Sequence[Run]) -> str | None:
@@ -115,7 +124,7 @@ def _ingredients(runs: Sequence[Run]) -> str | None:
     return f"Ingredients ({min(seeds)} seeds or more): {'; '.join(texts)}." if texts else None
 
 
-def _told(seen: Mapping[str, Contrast]) -> dict[str, Contrast]:
+def _told(seen: Mapping[Any, Contrast]) -> dict[Any, Contrast]:
     return {name: found for name, found in seen.items() if found.verdict != "open"}
 
 
@@ -124,7 +133,7 @@ def _listed(seen: Mapping[str, Contrast], verdict: Verdict) -> str:
     for name, found in seen.items():
         if found.verdict == verdict:
             gain = "" if found.gain is None or verdict == "level" else f" by {interval(found.gain, 'points')} points"
-            names.append(name + gain)
+            names.append(SHORT_NAMES.get(name, name) + gain)
     return ", ".join(names) or "none"
 
 
