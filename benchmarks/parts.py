@@ -9,7 +9,7 @@ from typing import Any, Literal
 from benchmarks import recurrence
 from benchmarks.machine import available_cores
 from benchmarks.recurrence import PEAK, thread_name
-from benchmarks.size import COMPILED, EAGER, JAX, OURS, PLAIN, TRAIN, Cell, Size
+from benchmarks.size import COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, TRAIN, Cell, Size
 from benchmarks.training_step import RANK, low_rank_step, training_step
 from benchmarks.workers import Workers, run_alone
 
@@ -126,9 +126,10 @@ def step(plan: Plan, peers: Peers, workers: Workers) -> Results:
     """A whole training step from a zero state, all peers."""
     targets = {
         TRAIN: {EAGER: 20.0, COMPILED: 5.0, JAX: 2.5},
+        FUSED: {EAGER: 14.0, COMPILED: 4.0, JAX: 1.8},
         PLAIN: {EAGER: 14.0, COMPILED: 4.0, JAX: 1.8},
     }
-    names = peers.among([TRAIN, PLAIN, EAGER, COMPILED, JAX], plan.base.steps)
+    names = peers.among([TRAIN, FUSED, PLAIN, EAGER, COMPILED, JAX], plan.base.steps)
     for size in _on_threads(plan.base, plan.threads):
         cell = workers.run(size.threads, training_step, size, names, plan.seconds)
         yield cell
@@ -141,7 +142,7 @@ def step(plan: Plan, peers: Peers, workers: Workers) -> Results:
 def initial(plan: Plan, peers: Peers, workers: Workers) -> Results:
     """A training step from a contextual A(0), dense and of low rank."""
     for size in _on_threads(replace(plan.base, initial="dense"), plan.threads):
-        names = peers.among([TRAIN, PLAIN, EAGER, JAX], size.steps)
+        names = peers.among([TRAIN, FUSED, PLAIN, EAGER, JAX], size.steps)
         if size.threads == 1:
             names += peers.among([COMPILED], size.steps)
         cell = workers.run(size.threads, training_step, size, names, plan.seconds)
@@ -151,7 +152,7 @@ def initial(plan: Plan, peers: Peers, workers: Workers) -> Results:
     for size in _on_threads(plan.base, plan.threads):
         cell = workers.run(size.threads, low_rank_step, size, plan.seconds)
         yield cell
-        for ours in (TRAIN, PLAIN):
+        for ours in (TRAIN, FUSED, PLAIN):
             name = f"training step, {_threads(size)}: {ours}, A(0) of rank {RANK} / zero state"
             yield Figure(name, cell.ratio(f"{ours}, rank {RANK}", ours), "at most", 1.4)
 
@@ -198,7 +199,7 @@ def grid(plan: Plan, peers: Peers, workers: Workers) -> Results:
     Contenders of one size that do not agree do not keep the others from being timed.
     """
     steppers: dict[str, tuple[Callable[..., Cell], list[str], tuple[int, ...]]] = {
-        "training step": (training_step, [TRAIN, PLAIN, EAGER, JAX], plan.steps),
+        "training step": (training_step, [TRAIN, FUSED, PLAIN, EAGER, JAX], plan.steps),
         "recurrence": (recurrence.recurrence, [OURS, EAGER, JAX], plan.long_steps),
     }
     for what, (measure, names, steps) in steppers.items():

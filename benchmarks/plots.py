@@ -7,11 +7,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.size import COMPILED, EAGER, JAX, OURS, PLAIN, TRAIN, Cell
+from benchmarks.size import COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, TRAIN, Cell
 
 AXES = {"steps": "T, steps", "units": "H, units", "batch": "B, sequences"}
 # Okabe and Ito's palette, as in the report's figures.
-COLOURS = {TRAIN: "#0072B2", OURS: "#0072B2", PLAIN: "#56B4E9", EAGER: "#D55E00", COMPILED: "#E69F00", JAX: "#009E73"}
+COLOURS = {
+    TRAIN: "#0072B2", OURS: "#0072B2", FUSED: "#CC79A7", PLAIN: "#56B4E9", EAGER: "#D55E00", COMPILED: "#E69F00",
+    JAX: "#009E73",
+}  # fmt: skip
 
 
 def draw(cells: Sequence[Cell]) -> dict[str, Figure]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import peers
-from benchmarks.size import COMPILED, EAGER, JAX, PLAIN, TRAIN, Cell, Size
+from benchmarks.size import COMPILED, EAGER, FUSED, JAX, PLAIN, TRAIN, Cell, Size
 from benchmarks.timing import Contender, interleave
-from contextual_rnn import ContextState, FastWeightsRNN
+from contextual_rnn import ContextState, FastWeightsRNN, sequence_cross_entropy
 from contextual_rnn.experiments.associative_retrieval import EMBEDDING_SIZE, RetrievalModel
 from contextual_rnn.experiments.batches import Batches
 from contextual_rnn.experiments.config import RetrievalConfig
@@ -56,7 +56,7 @@ def low_rank_step(size: Size, seconds: float) -> Cell:
     """Ours with a low-rank A(0) from the context, beside ours with a zero state."""
     low_rank = replace(size, initial="low rank")
     trainers = {}
-    for name in (TRAIN, PLAIN):
+    for name in (TRAIN, FUSED, PLAIN):
         check(size, zero := {name: TRAINERS[name](size)})
         check(low_rank, ranked := {name: TRAINERS[name](low_rank)})
         trainers |= {name: zero[name], f"{name}, rank {RANK}": ranked[name]}
@@ -98,6 +98,11 @@ def as_train_runs_it(size: Size) -> Trainer:
         return loss, {name: training.optimizer.grad(p).clone().numpy() for name, p in model.named_parameters()}
 
     return Trainer(gradients, lambda steps: [training.step(next(counter)) for _ in range(steps)])
+
+
+def fused(size: Size) -> Trainer:
+    module = _AsUsersWriteIt(_model(size))
+    return _with_adam(dict(module.named_parameters()), lambda _, *batch: module.loss(*batch), batches(size), fused=True)
 
 
 def plain(size: Size) -> Trainer:
@@ -142,6 +147,7 @@ def xla(size: Size) -> Trainer:
 
 TRAINERS: dict[str, Callable[[Size], Trainer]] = {
     TRAIN: as_train_runs_it,
+    FUSED: fused,
     PLAIN: plain,
     EAGER: eager,
     COMPILED: compiled,
@@ -160,6 +166,13 @@ class _AsUsersWriteIt(nn.Module):
         embedded = self.embedding(tokens)
         output, _ = self.rnn(embedded, context=embedded[:, 0])
         return self.readout(torch.relu(self.hidden(output[:, -1])))
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        rnn = self.rnn
+        assert isinstance(rnn.network, FastWeightsRNN)
+        state = rnn.initial_state
+        hx = state(self.embedding(tokens[:, 0])) if state.reads_context else state(batch_size=len(tokens))
+        return sequence_cross_entropy(tokens, targets, self.embedding, rnn.network, self.hidden, self.readout, hx)
 
 
 def _plain(size: Size, backend: str, dtype: torch.dtype = torch.float32) -> Trainer:

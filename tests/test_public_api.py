@@ -42,6 +42,7 @@ def test_public_names():
         "detach",
         "fast_weights_spec",
         "generate",
+        "sequence_cross_entropy",
         "state_spec",
         "truncated",
     ]

@@ -21,6 +21,7 @@ from contextual_rnn.initial_state import NormalState as NormalState
 from contextual_rnn.leafwise_state import LeafwiseState as LeafwiseState
 from contextual_rnn.ops import LowRank as LowRank
 from contextual_rnn.rnn import ContextualRNN as ContextualRNN
+from contextual_rnn.sequence_loss import sequence_cross_entropy as sequence_cross_entropy
 from contextual_rnn.state_spec import StateSpec as StateSpec
 from contextual_rnn.state_spec import state_spec as state_spec
 from contextual_rnn.sum_state import SumState as SumState
@@ -52,6 +53,7 @@ __all__ = [
     "detach",
     "fast_weights_spec",
     "generate",
+    "sequence_cross_entropy",
     "state_spec",
     "truncated",
 ]

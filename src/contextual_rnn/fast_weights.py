@@ -111,7 +111,7 @@ class _FastWeights(nn.Module):
     def _recur(
         self, inputs: Tensor, hx: State | None, lengths: Tensor | None, return_fast_weights: bool, **projection: Any
     ) -> tuple[Tensor, Tensor | None]:
-        h0, a0 = _split_state(hx)
+        h0, a0 = split_state(hx)
         if h0 is None:
             h0 = inputs.new_zeros(inputs.shape[0], self.hidden_size)
         return ops.fast_weights(
@@ -263,7 +263,8 @@ def _sequence_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Te
     return output.squeeze(time), state
 
 
-def _split_state(hx: State | None) -> tuple[Tensor | None, Tensor | LowRank | None]:
+def split_state(hx: State | None) -> tuple[Tensor | None, Tensor | LowRank | None]:
+    """h0 and a0 of what the network takes as hx. Raises TypeError for anything else."""
     if hx is None or isinstance(hx, Tensor):
         return hx, None
     if not isinstance(hx, tuple | list) or len(hx) != 2:
@@ -277,7 +278,7 @@ def _split_state(hx: State | None) -> tuple[Tensor | None, Tensor | LowRank | No
 
 def _unsqueeze(hx: State | None) -> State | None:
     """The state of one example as that of a batch of one."""
-    h0, a0 = _split_state(hx)
+    h0, a0 = split_state(hx)
     if isinstance(a0, LowRank):
         a0 = LowRank(a0.left[None], a0.right[None])
     elif a0 is not None:

@@ -11,7 +11,7 @@ from contextual_rnn._shapes import Float, Int
 from contextual_rnn.ops import cpu
 from contextual_rnn.ops.backend import prepare
 from contextual_rnn.ops.cpu import address
-from contextual_rnn.ops.fast_weights import check_options, check_tensors, choose
+from contextual_rnn.ops.fast_weights import check_options, check_tensor, choose
 from contextual_rnn.ops.operator import described
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank
 
@@ -57,7 +57,8 @@ class Classification:
     Tokens are projected once each, and every block of sequences goes forward and back before the next, so that what it
     went through stays in the processor's cache. `parameters` and `grads` are contiguous, of one dtype and to stay where
     they are; gradients are written, not added. With `heads` the initial states are linear in the embeddings of the
-    first `contexts` tokens, made once each. Raises ValueError where tensors do not fit each other.
+    first `contexts` tokens, made once each. `loss` is the last call's, a tensor of no axes. Raises ValueError where
+    tensors do not fit each other.
     """
 
     def __init__(
@@ -82,18 +83,18 @@ class Classification:
         }  # fmt: skip
         for name, shape in shapes.items():
             pair = getattr(parameters, name), getattr(grads, name)
-            if pair == (None, None) and name in ("bias", "norm_weight", "norm_bias"):
+            if pair[0] is pair[1] is None and name in ("bias", "norm_weight", "norm_bias"):
                 continue
             for tensor in pair:
                 _check_place(name, tensor, shape, dtype)
         self._rank = 0
         of_heads = [0] * 16 if heads is None and head_grads is None else self._head_addresses(heads, head_grads)
         self._sizes = [tokens, inputs, hidden, classes]
-        self._loss = parameters.embedding.new_empty(())
+        self.loss = parameters.embedding.new_empty(())
         recurrent = ("weight_hh", "norm_weight", "norm_bias")
         outside = [name for name in shapes if name not in recurrent]
         self._addresses = [address(getattr(parameters, name)) for name in outside]
-        self._addresses += [self._loss.data_ptr(), *(address(getattr(grads, name)) for name in outside), *of_heads]
+        self._addresses += [self.loss.data_ptr(), *(address(getattr(grads, name)) for name in outside), *of_heads]
 
     def _head_addresses(self, heads: Heads | None, grads: Heads | None) -> list[int]:
         """The addresses of heads that fit, and of their gradients."""
@@ -167,7 +168,7 @@ class Classification:
                 None if grad is None or tensor is None else torch.zeros_like(tensor).index_add_(0, states, grad)
                 for tensor, grad in zip(initial, d_initial, strict=True)
             ]
-        return self._loss.item(), d_initial
+        return self.loss.item(), d_initial
 
     def _check(
         self, tokens: Tensor, targets: Tensor, h0: Tensor | None, a0: Tensor | LowRank | None, states: Tensor | None
@@ -189,15 +190,22 @@ class Classification:
         if h0 is None:
             return
         rows = len(tokens) if states is None else len(h0)
-        inputs = parameters.embedding[:1, :1, None].expand(rows, 1, width)  # for the checks alone
-        check_tensors(inputs, parameters.weight_hh, h0, a0, parameters.norm_weight, parameters.norm_bias, self._options)
+        given: list[tuple[str, object, tuple[int, ...]]] = [("h0", h0, (rows, width))]
+        if isinstance(a0, LowRank):
+            rank = a0.left.shape[1] if isinstance(a0.left, Tensor) and a0.left.ndim == 3 else 1
+            given += [("a0.left", a0.left, (rows, rank, width)), ("a0.right", a0.right, (rows, rank, width))]
+        elif a0 is not None:
+            given.append(("a0", a0, (rows, width, width)))
+        for name, tensor, shape in given:
+            check_tensor(name, tensor, shape, parameters.embedding)
 
 
 def _check_place(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Refuse what the native call could not read or write at its address."""
     if (
         tensor is None
-        or (tensor.shape, tensor.dtype, tensor.device.type) != (shape, dtype, "cpu")
-        or not tensor.is_contiguous()
+        or tensor.shape != shape
+        or tensor.dtype != dtype
+        or not (tensor.is_cpu and tensor.is_contiguous())
     ):
         raise ValueError(f"{name}: expected contiguous {dtype} of shape {shape}, got {described(tensor)}")

@@ -230,14 +230,18 @@ def check_tensors(
         expected += [("a0.left", a0.left, (batch, rank, width)), ("a0.right", a0.right, (batch, rank, width))]
     elif a0 is not None:
         expected.append(("a0", a0, (batch, width, width)))
-    dtype, device = inputs.dtype, inputs.device
     for name, tensor, shape in expected:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected a tensor of shape {shape}, got {type(tensor).__name__}")
-        if tensor.shape != shape:
-            raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
-        if tensor.layout != torch.strided:
-            raise ValueError(f"{name}: expected a strided tensor, got one of layout {tensor.layout}")
-        if tensor.dtype != dtype or tensor.device != device:
-            came = f"{tensor.dtype} on {tensor.device}"
-            raise ValueError(f"{name}: expected {dtype} on {device}, as inputs, got {came}")
+        check_tensor(name, tensor, shape, inputs)
+
+
+def check_tensor(name: str, tensor: object, shape: tuple[int, ...], like: Tensor) -> None:
+    """Refuse anything but a strided tensor of `shape`, of the dtype and on the device of `like`."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor of shape {shape}, got {type(tensor).__name__}")
+    if tensor.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{name}: expected a strided tensor, got one of layout {tensor.layout}")
+    if tensor.dtype != like.dtype or tensor.device != like.device:
+        came = f"{tensor.dtype} on {tensor.device}"
+        raise ValueError(f"{name}: expected {like.dtype} on {like.device}, as inputs, got {came}")
