@@ -223,6 +223,15 @@ class Called(nn.Module):
         return self.model.in_one_call()
 
 
+def test_under_compile_the_modules_are_traced(monkeypatch):
+    model, calls = Model("dense"), natively(monkeypatch)
+    traced = torch.compile(model.in_one_call, fullgraph=True, backend="aot_eager")()
+    torch.testing.assert_close(traced, model.by_modules())
+    found = torch.autograd.grad(traced, model.leaves)
+    torch.testing.assert_close(found, torch.autograd.grad(model.by_modules(), model.leaves))
+    assert not calls
+
+
 def test_under_autocast_the_modules_are_called(monkeypatch):
     model, calls = Model(dtype=torch.float32), natively(monkeypatch)
     with torch.autocast("cpu", dtype=torch.bfloat16):

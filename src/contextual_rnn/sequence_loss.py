@@ -35,11 +35,11 @@ def sequence_cross_entropy(
 
         loss = - 1/B sum log softmax(W2 relu(W1 h(T) + b1) + b2)[target],  h = network(embedding(tokens), hx)
 
-    It is `cross_entropy(readout(relu(hidden(network(embedding(tokens), hx)[0][:, -1]))), targets)` of a network that
-    is `batch_first`, one that is not being taken along; same loss, same gradients, of hx too, whoever made it. Where
-    the CPU kernel serves, loss and gradients come of one native call: a training step takes half the time or less.
-    Elsewhere (no gradient wanted, another device, torch.compile, torch.func, autocast, hooks, parametrizations, an
-    embedding with options, more than 2 H steps), the modules are called one after the other.
+    Loss and gradients, those of hx too, are those of the modules called one after the other:
+    `cross_entropy(readout(relu(hidden(network(embedding(tokens), hx)[0][:, -1]))), targets)` where the network is
+    `batch_first`, which it need not be. Where the CPU kernel serves, all come of one native call: a training step takes
+    about half the time. Elsewhere (no gradient wanted, another device, torch.compile, torch.func, autocast, hooks,
+    parametrizations, an embedding with options, more than 2 H steps) the modules are called.
 
     Shapes: tokens (B, T) and targets (B,) int64, hx as `FastWeightsRNN` takes it. Raises ValueError for tensors that
     do not fit each other and for a token or target out of range, TypeError for another network; RuntimeError where
