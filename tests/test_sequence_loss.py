@@ -205,10 +205,7 @@ def test_functional_gradients_are_left_to_the_modules():
     model = Model()
 
     def loss(weight):
-        parameters = {"weight": weight}
-        return torch.func.functional_call(
-            Called(model), {f"hidden.{name}": value for name, value in parameters.items()}
-        )
+        return torch.func.functional_call(Called(model), {"hidden.weight": weight})
 
     found = torch.func.grad(loss)(model.hidden.weight)
     torch.testing.assert_close(found, torch.autograd.grad(model.by_modules(), model.hidden.weight)[0])
@@ -273,4 +270,12 @@ def test_layers_that_do_not_fit():
         model.in_one_call()
     model.modules[1] = nn.GRU(4, 9)
     with pytest.raises(TypeError, match="network: expected FastWeightsRNN, got GRU"):
+        model.in_one_call()
+
+
+@native
+def test_layer_norm_parameters_without_layer_norm():
+    model = Model()
+    model.network.layer_norm = False
+    with pytest.raises(ValueError, match="norm_weight: expected None without layer norm, got Parameter"):
         model.in_one_call()

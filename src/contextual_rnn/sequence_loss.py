@@ -13,13 +13,12 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn._tree import State
 from contextual_rnn.fast_weights import FastWeightsRNN, split_state
+from contextual_rnn.ops.backend import PLAIN, is_transformed
 from contextual_rnn.ops.classification import Classification, Parameters
 from contextual_rnn.ops.once import differentiable_once
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank
 
 _N_PARAMETERS = len(Parameters._fields)
-_PLAIN = (Tensor, nn.Parameter)
-_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def sequence_cross_entropy(
@@ -96,7 +95,7 @@ def _serves(parameters: Parameters, initial: Sequence[Tensor | None], tokens: Te
     tensors = [tensor for tensor in (*parameters, *initial) if tensor is not None]
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not isinstance(tokens, Tensor):
         return False
-    if any([type(tensor) not in _PLAIN or _is_transformed(tensor) for tensor in tensors]):
+    if any([type(tensor) not in PLAIN or is_transformed(tensor) for tensor in tensors]):
         return False
     if not any([tensor.requires_grad for tensor in tensors]) or tokens.ndim != 2 or 0 in tokens.shape:
         return False

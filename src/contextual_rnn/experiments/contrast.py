@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,8 +49,13 @@ class Contrast:
 
         A sign test: as many seeds may differ from the others as lie beyond an end of the interval.
         """
-        beyond = math.ceil(median_interval(range(len(self.seeds))).low)
-        return float(2 * stats.binom.cdf(beyond, len(self.seeds), 0.5))
+        return _told_by_chance(len(self.seeds))
+
+
+@functools.cache
+def _told_by_chance(count: int) -> float:
+    beyond = math.ceil(median_interval(range(count)).low)
+    return float(2 * stats.binom.cdf(beyond, count, 0.5))
 
 
 def contrast(ours: Iterable[Run], theirs: Iterable[Run], measure: Measure) -> Contrast | None:

@@ -86,7 +86,7 @@ def backend_of(kernel: Kernel) -> Backend:
                 f"backend: expected tensors for the {kernel.name} kernel, {kernel.availability()}, "
                 f"got {inputs.dtype} on {inputs.device}"
             )
-        eager = type(inputs) in _PLAIN and not torch.compiler.is_compiling()
+        eager = type(inputs) in PLAIN and not torch.compiler.is_compiling()
         if weight_ih is not None and not (eager and kernel.projects(weight_ih)):
             inputs, weight_ih, bias = functional.linear(inputs, weight_ih, bias), None, None
         given, settings = prepare(
@@ -96,7 +96,7 @@ def backend_of(kernel: Kernel) -> Backend:
         if not eager:
             keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
             output, written, _ = operator(*given[:N_GIVEN], *settings, keep, keep_written)
-        elif any([_is_transformed(tensor) for tensor in given if tensor is not None]):
+        elif any([is_transformed(tensor) for tensor in given if tensor is not None]):
             # What torch.func holds need not know that its gradient is wanted.
             output, written, _ = _Transformed.apply(kernel, *given, *settings, torch.is_grad_enabled(), keep_written)
         else:
@@ -112,8 +112,8 @@ def backend_of(kernel: Kernel) -> Backend:
     return backend
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
+PLAIN = (Tensor, torch.nn.Parameter)
+is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Recurrence(torch.autograd.Function):

@@ -11,7 +11,7 @@ from contextual_rnn._shapes import Float, Int
 from contextual_rnn.ops import cpu
 from contextual_rnn.ops.backend import prepare
 from contextual_rnn.ops.cpu import address
-from contextual_rnn.ops.fast_weights import check_options, check_tensor, choose
+from contextual_rnn.ops.fast_weights import check_norm, check_options, check_tensor, choose, shapes_of
 from contextual_rnn.ops.operator import described
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank
 
@@ -71,6 +71,7 @@ class Classification:
         contexts: int = 0,
     ):
         check_options(options)
+        check_norm(parameters.norm_weight, parameters.norm_bias, options)
         self._parameters, self._grads, self._options = parameters, grads, options
         self._heads, self._contexts = heads, contexts
         (tokens, inputs), width = parameters.embedding.shape, len(parameters.weight_hh)
@@ -190,13 +191,7 @@ class Classification:
         if h0 is None:
             return
         rows = len(tokens) if states is None else len(h0)
-        given: list[tuple[str, object, tuple[int, ...]]] = [("h0", h0, (rows, width))]
-        if isinstance(a0, LowRank):
-            rank = a0.left.shape[1] if isinstance(a0.left, Tensor) and a0.left.ndim == 3 else 1
-            given += [("a0.left", a0.left, (rows, rank, width)), ("a0.right", a0.right, (rows, rank, width))]
-        elif a0 is not None:
-            given.append(("a0", a0, (rows, width, width)))
-        for name, tensor, shape in given:
+        for name, tensor, shape in (("h0", h0, (rows, width)), *shapes_of(a0, rows, width)):
             check_tensor(name, tensor, shape, parameters.embedding)
 
 

@@ -211,10 +211,7 @@ def check_tensors(
         width = weight_hh.shape[-1] if isinstance(weight_hh, Tensor) and weight_hh.ndim else 1
     elif bias is not None:
         raise ValueError(f"bias: expected None without weight_ih, got {type(bias).__name__}")
-    if not options.layer_norm:
-        for name, tensor in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
-            if tensor is not None:
-                raise ValueError(f"{name}: expected None without layer norm, got {type(tensor).__name__}")
+    check_norm(norm_weight, norm_bias, options)
     expected: list[tuple[str, object, tuple[int, ...]]] = [("weight_hh", weight_hh, (width, width))]
     if weight_ih is not None:
         expected.append(("weight_ih", weight_ih, (width, features)))
@@ -225,13 +222,24 @@ def check_tensors(
     for name, number in (("decay", options.decay), ("rate", options.rate)):
         if isinstance(number, Tensor):
             expected.append((name, number, ()))
+    for name, tensor, shape in (*expected, *shapes_of(a0, batch, width)):
+        check_tensor(name, tensor, shape, inputs)
+
+
+def check_norm(norm_weight: object, norm_bias: object, options: FastWeightsOptions) -> None:
+    """Refuse layer norm's parameters where there is none."""
+    if not options.layer_norm:
+        for name, tensor in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
+            if tensor is not None:
+                raise ValueError(f"{name}: expected None without layer norm, got {type(tensor).__name__}")
+
+
+def shapes_of(a0: Tensor | LowRank | None, rows: int, width: int) -> list[tuple[str, object, tuple[int, ...]]]:
+    """Name, tensor and expected shape of each part of an A(0) of `rows` states."""
     if isinstance(a0, LowRank):
         rank = a0.left.shape[1] if isinstance(a0.left, Tensor) and a0.left.ndim == 3 else 1
-        expected += [("a0.left", a0.left, (batch, rank, width)), ("a0.right", a0.right, (batch, rank, width))]
-    elif a0 is not None:
-        expected.append(("a0", a0, (batch, width, width)))
-    for name, tensor, shape in expected:
-        check_tensor(name, tensor, shape, inputs)
+        return [("a0.left", a0.left, (rows, rank, width)), ("a0.right", a0.right, (rows, rank, width))]
+    return [] if a0 is None else [("a0", a0, (rows, width, width))]
 
 
 def check_tensor(name: str, tensor: object, shape: tuple[int, ...], like: Tensor) -> None:
