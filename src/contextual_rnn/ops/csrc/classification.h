@@ -43,8 +43,8 @@ struct Classifier : Kernel<T> {
     using Base = Kernel<T>;
     using typename Base::vec, typename Base::Shared, typename Base::Sums, typename Base::Work, typename Base::Block;
     using typename Base::Activations;
-    using Base::H, Base::L, Base::T_, Base::B, Base::p, Base::given, Base::padded, Base::pack, Base::all, Base::relu;
-    using Base::relu_gradient, Base::multiply, Base::store, Base::add_outer, Base::groups, Base::threads, Base::blocks;
+    using Base::H, Base::L, Base::T_, Base::B, Base::p, Base::given, Base::pack, Base::all, Base::relu;
+    using Base::relu_gradient, Base::multiply, Base::store, Base::sum_of_outer, Base::groups, Base::threads, Base::blocks;
     using Base::tokens;
 
     FastWeightsClassification& c;  // the caller's copy, in which what heads make takes its place
@@ -73,10 +73,11 @@ struct Classifier : Kernel<T> {
 
     struct Packed {
         Shared recurrence;
-        T *table, *left, *right, *sum;  // the last three for products with the table
+        T *table, *left, *right;  // the last two for products with the table
         T *hidden, *back_hidden, *readout, *back_readout;
         T* states[4];
-        vec *from, *to;  // for heads
+        T* sum;  // this and the rest for heads
+        vec *from, *to;
     };
 
     // Sums over samples, of a group of blocks.
@@ -106,10 +107,10 @@ struct Classifier : Kernel<T> {
         packed.recurrence = Base::place_shared(arena, true);
         packed.recurrence.weight = forward.weight;
         packed.recurrence.a0 = forward.a0;
-        packed.table = arena.take<T>(V * padded(H));
+        packed.table = arena.take<T>(V * H);
         packed.left = arena.take<T>(larger(V, H) * larger(D, H));
-        packed.right = arena.take<T>(larger(larger(V, H), larger(D, some_rows)) * padded(larger(D, H)));
-        packed.sum = arena.take<T>(larger(V, H) * padded(D));
+        packed.right = arena.take<T>(D * H);
+        packed.sum = arena.take<T>(with_heads() ? c.initial_states * D : 0);
         packed.from = arena.take<vec>(with_heads() ? (c.initial_states + L - 1) / L * D : 0);
         packed.to = arena.take<vec>(with_heads() ? larger(some_rows, (c.initial_states + L - 1) / L * larger(H, larger(size_of(1), size_of(2)))) : 0);
         for (int part = 0; part < 4; ++part) packed.states[part] = arena.take<T>(states_size(part));
@@ -121,8 +122,8 @@ struct Classifier : Kernel<T> {
             Totals& totals = places.totals[g];
             totals.recurrence = Base::place_sums(arena);
             totals.d_table = arena.take<T>(V * H);
-            totals.d_hidden_weight = arena.take<T>(Q * padded(H));
-            totals.d_readout_weight = arena.take<T>(K * padded(Q));
+            totals.d_hidden_weight = arena.take<T>(Q * H);
+            totals.d_readout_weight = arena.take<T>(K * Q);
             totals.d_hidden_bias = arena.take<vec>(Q);
             totals.d_readout_bias = arena.take<vec>(K);
             for (int part = 0; part < 4; ++part) totals.d_states[part] = arena.take<T>(states_size(part));
@@ -144,7 +145,7 @@ struct Classifier : Kernel<T> {
         room.output = arena.take<T>(L * T_ * H);
         room.grad_inputs = arena.take<T>(L * T_ * H);
         room.left = arena.take<T>(L * larger(Q, K));
-        room.right = arena.take<T>(L * padded(larger(Q, H)));
+        room.right = arena.take<T>(L * larger(Q, H));
         for (int part = 0; part < 4; ++part) room.d_states[part] = arena.take<T>(headed(part) ? L * size_of(part) : 0);
         room.hidden = arena.take<vec>(Q);
         room.d_hidden = arena.take<vec>(Q);
@@ -153,44 +154,36 @@ struct Classifier : Kernel<T> {
     }
 
     // The other way round.
-    static void transpose_rows(T* to, const T* from, int64_t height, int64_t width, int64_t columns) {
+    static void transpose_rows(T* to, const T* from, int64_t height, int64_t width) {
         for (int64_t i = 0; i < width; ++i)
-            for (int64_t j = 0; j < height; ++j) to[i * columns + j] = from[j * width + i];
-    }
-    static void pad_rows(T* to, const T* from, int64_t height, int64_t width) {
-        for (int64_t j = 0; j < height; ++j) std::memcpy(to + j * padded(width), from + j * width, width * sizeof(T));
-    }
-    static void unpad_rows(void* to, const T* from, int64_t height, int64_t width) {
-        for (int64_t j = 0; to && j < height; ++j)
-            std::memcpy(static_cast<T*>(to) + j * width, from + j * padded(width), width * sizeof(T));
+            for (int64_t j = 0; j < height; ++j) to[i * height + j] = from[j * width + i];
     }
 
-    // Columns beyond the width hold anything.
+    // to = the sum over n rows of x y^T, those of x `stride` apart; where `adds`, to += that.
+    static void product(T* to, bool adds, int64_t height, int64_t width, int64_t n, const T* x, int64_t stride,
+                        const T* y) {
+        sum_of_outer(to, adds, height, width, 1, n, {x, stride}, {y, width});
+    }
+
     void make_table(const Packed& packed) const {
-        transpose_rows(packed.left, given(c.embedding), V, D, V);
-        transpose_rows(packed.right, given(c.weight_ih), H, D, padded(H));
+        transpose_rows(packed.left, given(c.embedding), V, D);
+        transpose_rows(packed.right, given(c.weight_ih), H, D);
         const T* bias = given(c.bias);
         for (int64_t v = 0; v < V; ++v)
-            for (int64_t j = 0; j < H; ++j) packed.table[v * padded(H) + j] = bias ? bias[j] : 0;
-        add_outer(packed.table, V, padded(H), packed.left, 1, 0, D, V, packed.right);
-        for (int64_t v = 0; v < V; ++v) std::memmove(packed.table + v * H, packed.table + v * padded(H), H * sizeof(T));
+            for (int64_t j = 0; j < H; ++j) packed.table[v * H + j] = bias ? bias[j] : 0;
+        product(packed.table, true, V, H, D, packed.left, V, packed.right);
     }
 
-    void table_gradients(const T* d_table, const Packed& packed, T* padded_sum) const {
+    void table_gradients(const T* d_table, const Packed& packed) const {
         if (T* bias = static_cast<T*>(c.grad_bias)) {
             for (int64_t j = 0; j < H; ++j) bias[j] = 0;
             for (int64_t v = 0; v < V; ++v)
                 for (int64_t j = 0; j < H; ++j) bias[j] += d_table[v * H + j];
         }
-        std::memset(padded_sum, 0, H * padded(D) * sizeof(T));
-        pad_rows(packed.right, given(c.embedding), V, D);
-        add_outer(padded_sum, H, padded(D), d_table, 1, 0, V, H, packed.right);
-        unpad_rows(c.grad_weight_ih, padded_sum, H, D);
-        std::memset(padded_sum, 0, V * padded(D) * sizeof(T));
-        transpose_rows(packed.left, d_table, V, H, V);
-        pad_rows(packed.right, given(c.weight_ih), H, D);
-        add_outer(padded_sum, V, padded(D), packed.left, 1, 0, H, V, packed.right);
-        unpad_rows(c.grad_embedding, padded_sum, V, D);
+        if (c.grad_weight_ih) product(static_cast<T*>(c.grad_weight_ih), false, H, D, V, d_table, H, given(c.embedding));
+        if (!c.grad_embedding) return;
+        transpose_rows(packed.left, d_table, V, H);
+        product(static_cast<T*>(c.grad_embedding), false, V, D, H, packed.left, V, given(c.weight_ih));
     }
 
     // Some rows of a head's weight after others, so that all states are made of them while they are in cache.
@@ -223,20 +216,18 @@ struct Classifier : Kernel<T> {
         for (int64_t j = 0; j < size; ++j) d_bias[j] = 0;
         for (int64_t n = 0; n < rows; ++n)
             for (int64_t j = 0; j < size; ++j) d_bias[j] += d_states[n * size + j];
-        Base::product(static_cast<T*>(head.grad_weight), size, D, rows, d_states, size, given(c.embedding), D);
+        product(static_cast<T*>(head.grad_weight), false, size, D, rows, d_states, size, given(c.embedding));
         for (int64_t first = 0; first < rows; first += L)
             Base::load(packed.to + first / L * size, d_states + first * size, smaller(L, rows - first), size, size);
-        std::memset(packed.sum, 0, rows * padded(D) * sizeof(T));
+        std::memset(packed.sum, 0, rows * D * sizeof(T));
         for (int64_t at = 0; at < size; at += some_rows) {
             const int64_t n = smaller(some_rows, size - at);
-            pad_rows(packed.right, given(head.weight) + at * D, n, D);
             for (int64_t first = 0; first < rows; first += L)
-                add_outer(packed.sum + first * padded(D), smaller(L, rows - first), padded(D),
-                          reinterpret_cast<const T*>(packed.to + first / L * size + at), 1, 0, n, L, packed.right);
+                product(packed.sum + first * D, true, smaller(L, rows - first), D, n,
+                              reinterpret_cast<const T*>(packed.to + first / L * size + at), L, given(head.weight) + at * D);
         }
         T* d_embedding = static_cast<T*>(c.grad_embedding);
-        for (int64_t n = 0; n < rows; ++n)
-            for (int64_t i = 0; i < D; ++i) d_embedding[n * D + i] += packed.sum[n * padded(D) + i];
+        for (int64_t i = 0; i < rows * D; ++i) d_embedding[i] += packed.sum[i];
     }
 
     void pack_all(const Packed& packed) const {
@@ -250,8 +241,8 @@ struct Classifier : Kernel<T> {
     void clear(const Totals& totals) const {
         Base::clear(totals.recurrence);
         std::memset(totals.d_table, 0, V * H * sizeof(T));
-        std::memset(totals.d_hidden_weight, 0, Q * padded(H) * sizeof(T));
-        std::memset(totals.d_readout_weight, 0, K * padded(Q) * sizeof(T));
+        std::memset(totals.d_hidden_weight, 0, Q * H * sizeof(T));
+        std::memset(totals.d_readout_weight, 0, K * Q * sizeof(T));
         std::memset(totals.d_hidden_bias, 0, Q * sizeof(vec));
         std::memset(totals.d_readout_bias, 0, K * sizeof(vec));
         std::memset(totals.loss, 0, sizeof(vec));
@@ -328,31 +319,28 @@ struct Classifier : Kernel<T> {
     // to += the sum over samples of x y^T.
     void weight_gradient(T* to, const vec* x, int64_t height, const vec* y, int64_t width, const Block& block,
                          const Room& room) const {
-        const int64_t columns = padded(width);
         store(room.left, x, block.samples, height, height);
-        store(room.right, y, block.samples, columns, width);
-        for (int64_t l = 0; l < block.samples; ++l)
-            for (int64_t i = width; i < columns; ++i) room.right[l * columns + i] = 0;
-        add_outer(to, height, columns, room.left, 1, 0, block.samples, height, room.right);
+        store(room.right, y, block.samples, width, width);
+        product(to, true, height, width, block.samples, room.left, height, room.right);
     }
 
     void finish(const Totals* totals, const Packed& packed) const {
         Sums sums[most_groups];
         for (int64_t g = 0; g < groups(); ++g) sums[g] = totals[g].recurrence;
         Base::finish(sums);
-        const auto rows = [&](void* to, int64_t height, int64_t width, int64_t columns, T* Totals::*field) {
-            Base::add_up_rows(to, height, width, columns, [&](int64_t g) INLINE { return totals[g].*field; });
+        const auto matrices = [&](void* to, int64_t size, T* Totals::*field) {
+            Base::add_up(to, size, [&](int64_t g) INLINE { return totals[g].*field; });
         };
-        rows(packed.table, V, H, H, &Totals::d_table);
-        table_gradients(packed.table, packed, packed.sum);
+        matrices(packed.table, V * H, &Totals::d_table);
+        table_gradients(packed.table, packed);
         for (int part = 0; part < 4; ++part) {
             if (!headed(part)) continue;
-            Base::add_up_rows(packed.states[part], c.initial_states, size_of(part), size_of(part),
-                              [&](int64_t g) INLINE { return totals[g].d_states[part]; });
+            Base::add_up(packed.states[part], c.initial_states * size_of(part),
+                         [&](int64_t g) INLINE { return totals[g].d_states[part]; });
             head_gradients(part, packed.states[part], packed);
         }
-        rows(c.grad_hidden_weight, Q, H, padded(H), &Totals::d_hidden_weight);
-        rows(c.grad_readout_weight, K, Q, padded(Q), &Totals::d_readout_weight);
+        matrices(c.grad_hidden_weight, Q * H, &Totals::d_hidden_weight);
+        matrices(c.grad_readout_weight, K * Q, &Totals::d_readout_weight);
         const auto vectors = [&](void* to, int64_t size, vec* Totals::*field) {
             Base::add_up_vectors(to, size, size, [&](int64_t g) INLINE { return totals[g].*field; });
         };

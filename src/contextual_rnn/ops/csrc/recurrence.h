@@ -54,16 +54,13 @@ constexpr int64_t every = 8;  // chunks from one A that is kept to the next
 constexpr int64_t most_groups = 64;
 constexpr int64_t panel_steps = 16;  // steps that go into the gradient of W at once: their states stay in cache
 
-int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
-
 template <typename T>
 struct Kernel : Registers<T> {
     using Base = Registers<T>;
     using typename Base::vec;
     using Base::H, Base::L, Base::all, Base::sum, Base::relu, Base::relu_gradient, Base::load, Base::store;
     using Base::multiply, Base::dots, Base::combine, Base::combine_two, Base::add, Base::outer, Base::times, Base::pack, Base::parts;
-    using Base::in_parts, Base::total, Base::padded, Base::add_outer, Base::load_rows;
+    using Base::in_parts, Base::total, Base::load_rows, Base::sum_of_outer;
     static constexpr int64_t lanes = 64 / sizeof(T);  // what is saved has room for the blocks of any instruction set
 
     const FastWeightsProblem& p;
@@ -162,24 +159,24 @@ struct Kernel : Registers<T> {
 
     Sums place_sums(Arena& arena) const {
         Sums sums;
-        sums.d_weight = arena.take<T>(H * padded(H));
+        sums.d_weight = arena.take<T>(H * H);
         sums.d_gain = arena.take<vec>(H);
         sums.d_shift = arena.take<vec>(H);
         sums.d_discounts = arena.take<vec>(C);
         sums.d_retained = arena.take<vec>(C + 1);
-        sums.d_projection = arena.take<T>(H * padded(I));
+        sums.d_projection = arena.take<T>(H * I);
         sums.d_bias = arena.take<vec>(I ? H : 0);
         return sums;
     }
 
     void clear(const Sums& sums) const {
-        std::memset(sums.d_weight, 0, H * padded(H) * sizeof(T));
+        std::memset(sums.d_weight, 0, H * H * sizeof(T));
         std::memset(sums.d_gain, 0, H * sizeof(vec));
         std::memset(sums.d_shift, 0, H * sizeof(vec));
         std::memset(sums.d_discounts, 0, C * sizeof(vec));
         std::memset(sums.d_retained, 0, (C + 1) * sizeof(vec));
         if (!I) return;
-        std::memset(sums.d_projection, 0, H * padded(I) * sizeof(T));
+        std::memset(sums.d_projection, 0, H * I * sizeof(T));
         std::memset(sums.d_bias, 0, H * sizeof(vec));
     }
 
@@ -190,7 +187,7 @@ struct Kernel : Registers<T> {
         vec *own, *matrices[every], *scaled;
         vec *d_brackets, *d_memory, *discounted, *d_scores, *low_discounted, *d_low_scores;
         vec *d_h, *d_z, *d_read, *raw, *d_low, *d_matrix, *symmetric, *features;
-        T *previous, *grad_inputs;
+        T* grad_inputs;
     };
 
     Work place_work(Arena& arena, bool backwards) const {
@@ -219,7 +216,6 @@ struct Kernel : Registers<T> {
         w.d_low = arena.take<vec>(H);
         w.d_matrix = arena.take<vec>(chunked || p.a0 ? H * H : 0);
         w.symmetric = arena.take<vec>(chunked ? H * H : 0);
-        w.previous = arena.take<T>(L * smaller(C, panel_steps) * padded(larger(H, I)));
         w.grad_inputs = arena.take<T>(I ? L * T_ * H : 0);
         return w;
     }
@@ -561,8 +557,8 @@ struct Kernel : Registers<T> {
         }
         for (int64_t t = 0; t < n; t += panel_steps) {
             const int64_t steps = smaller(panel_steps, n - t);
-            if (p.grad_weight) weight_gradient(sums.d_weight, block, start + t, steps, w.previous);
-            if (p.grad_projection) projection_gradient(sums.d_projection, block, start + t, steps, w.previous);
+            if (p.grad_weight) weight_gradient(sums.d_weight, block, start + t, steps);
+            if (p.grad_projection) projection_gradient(sums.d_projection, block, start + t, steps);
         }
     }
 
@@ -720,43 +716,31 @@ struct Kernel : Registers<T> {
         if (p.grad_retained && a.matrix) sums.d_retained[C] += dot(a.matrix, w.d_matrix, H * H);
     }
 
-    // d_weight += the sum over samples and steps of d_z h(t-1)^T, in the caller's layout; columns are padded.
-    void weight_gradient(T* to, const Block& block, int64_t start, int64_t n, T* previous) const {
-        const int64_t columns = padded(H);
-        for (int64_t l = 0; l < block.samples; ++l)
-            for (int64_t t = 0; t < n; ++t) {
-                T* row = previous + (l * n + t) * columns;
-                if (start + t)
-                    std::memcpy(row, block.output + (l * T_ + start + t - 1) * H, H * sizeof(T));
-                else
-                    std::memcpy(row, given(p.h0) + (states ? states[block.first + l] : block.first + l) * H, H * sizeof(T));
-                for (int64_t i = H; i < columns; ++i) row[i] = 0;
-            }
-        add_outer(to, H, columns, block.grad_inputs + start * H, block.samples, T_ * H, n, H, previous);
+    // d_weight += the sum over samples and steps of d_z h(t-1)^T, in the caller's layout.
+    void weight_gradient(T* to, const Block& block, int64_t start, int64_t n) const {
+        typename Base::Rows previous = {block.output + (start - 1) * H, H, T_ * H};
+        if (!start) {
+            previous.begin = given(p.h0) + (states ? 0 : block.first * H);
+            previous.named = states ? states + block.first : nullptr;
+        }
+        sum_of_outer(to, true, H, H, block.samples, n, {block.grad_inputs + start * H, H, T_ * H}, previous);
     }
 
     // Likewise d_projection, the sum of d_z features^T.
-    void projection_gradient(T* to, const Block& block, int64_t start, int64_t n, T* features) const {
-        const int64_t columns = padded(I);
-        for (int64_t l = 0; l < block.samples; ++l)
-            for (int64_t t = 0; t < n; ++t) {
-                T* row = features + (l * n + t) * columns;
-                std::memcpy(row, given(p.features) + ((block.first + l) * T_ + start + t) * I, I * sizeof(T));
-                for (int64_t i = I; i < columns; ++i) row[i] = 0;
-            }
-        add_outer(to, H, columns, block.grad_inputs + start * H, block.samples, T_ * H, n, H, features);
+    void projection_gradient(T* to, const Block& block, int64_t start, int64_t n) const {
+        sum_of_outer(to, true, H, I, block.samples, n, {block.grad_inputs + start * H, H, T_ * H},
+                     {given(p.features) + (block.first * T_ + start) * I, I, T_ * I});
     }
 
-    // The sum of the matrices of all groups, whose rows are padded.
+    // The sum of the matrices of all groups, of `size` elements.
     template <typename Matrix>
-    void add_up_rows(void* to, int64_t height, int64_t width, int64_t columns, const Matrix& matrix) const {
-        if (to && !groups()) std::memset(to, 0, height * width * sizeof(T));
-        for (int64_t g = 0; to && g < groups(); ++g)
-            for (int64_t j = 0; j < height; ++j) {
-                T* row = static_cast<T*>(to) + j * width;
-                const T* from = matrix(g) + j * columns;
-                for (int64_t i = 0; i < width; ++i) row[i] = (g ? row[i] : 0) + from[i];
-            }
+    void add_up(void* to, int64_t size, const Matrix& matrix) const {
+        if (to && !groups()) std::memset(to, 0, size * sizeof(T));
+        for (int64_t g = 0; to && g < groups(); ++g) {
+            const T* from = matrix(g);
+            T* sum = static_cast<T*>(to);
+            for (int64_t i = 0; i < size; ++i) sum[i] = (g ? sum[i] : 0) + from[i];
+        }
     }
 
     // Likewise of vectors, over samples too; of `size` elements those from `used` on are zero.
@@ -770,7 +754,7 @@ struct Kernel : Registers<T> {
     }
 
     void finish(const Sums* sums) const {
-        add_up_rows(p.grad_weight, H, H, padded(H), [&](int64_t g) INLINE { return sums[g].d_weight; });
+        add_up(p.grad_weight, H * H, [&](int64_t g) INLINE { return sums[g].d_weight; });
         const auto vectors = [&](void* to, int64_t used, int64_t size, vec* Sums::*field) {
             add_up_vectors(to, used, size, [&](int64_t g) INLINE { return sums[g].*field; });
         };
@@ -778,7 +762,7 @@ struct Kernel : Registers<T> {
         vectors(p.grad_shift, H, H, &Sums::d_shift);
         vectors(p.grad_discounts, C, T_, &Sums::d_discounts);
         vectors(p.grad_retained, C + 1, T_ + 1, &Sums::d_retained);
-        add_up_rows(p.grad_projection, H, I, padded(I), [&](int64_t g) INLINE { return sums[g].d_projection; });
+        add_up(p.grad_projection, H * I, [&](int64_t g) INLINE { return sums[g].d_projection; });
         vectors(p.grad_bias, H, H, &Sums::d_bias);
     }
 

@@ -13,12 +13,15 @@
 
 namespace {
 
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
+
 #if defined(__AVX512F__)
-constexpr int bytes = 64, sums = 12, tile = 4, panel_rows = 6, panel_columns = 4;
+constexpr int bytes = 64, sums = 12, tile = 4, panel = 24, panel_columns = 4;
 #elif defined(__AVX__)
-constexpr int bytes = 32, sums = 10, tile = 3, panel_rows = 5, panel_columns = 2;
+constexpr int bytes = 32, sums = 10, tile = 3, panel = 10, panel_columns = 2;
 #else
-constexpr int bytes = 16, sums = 8, tile = 3, panel_rows = 4, panel_columns = 2;
+constexpr int bytes = 16, sums = 8, tile = 3, panel = 8, panel_columns = 2;
 #endif
 
 template <int n>
@@ -71,6 +74,9 @@ struct Arena {
         return reinterpret_cast<T*>(base + from);
     }
 };
+
+// Rows of a tile of sums that is so many vectors wide.
+constexpr int panel_rows(int across) { return panel / across < sums ? panel / across : sums; }
 
 template <typename T>
 struct Registers {
@@ -305,66 +311,101 @@ struct Registers {
         });
     }
 
-    // to = the sum over n of x y^T, rows of x and y `x_stride` and `y_stride` apart, into rows of `width`. Nothing is
-    // padded: the last columns are those before them once more.
-    static void product(T* to, int64_t height, int64_t width, int64_t n, const T* x, int64_t x_stride, const T* y,
-                        int64_t y_stride) {
-        if (width < L) {
-            for (int64_t j = 0; j < height; ++j)
-                for (int64_t i = 0; i < width; ++i) {
-                    T sum = 0;
-                    for (int64_t r = 0; r < n; ++r) sum += x[r * x_stride + j] * y[r * y_stride + i];
-                    to[j * width + i] = sum;
-                }
-            return;
+    // Rows of the caller's in runs: `step` apart, `run` from one run to the next. Those that runs begin with may lie
+    // elsewhere, one after the other or as they are named.
+    struct Rows {
+        const T* from;
+        int64_t step, run = 0;
+        const T* begin = nullptr;
+        const int64_t* named = nullptr;
+
+        inline INLINE const T* at(int64_t of, int64_t row) const {
+            if (begin && !row) return begin + (named ? named[of] : of) * step;
+            return from + of * run + row * step;
         }
-        const int64_t vectors = (width + L - 1) / L;
-        in_blocks<panel_rows>(height, [&](auto rows_, int64_t j) {
-            constexpr int down = decltype(rows_)::value;
-            in_blocks<panel_columns>(vectors, [&](auto columns_, int64_t i) {
-                constexpr int across = decltype(columns_)::value;
-                int64_t column[across];
-                each<across>([&](auto c) INLINE { column[c] = i + c + 1 < vectors ? (i + c) * L : width - L; });
-                vec sum[down][across] = {};
-                const T *a = x + j, *b = y;
-                for (int64_t r = 0; r < n; ++r, a += x_stride, b += y_stride)
-                    each<across>([&](auto c) INLINE {
-                        const vec value = *reinterpret_cast<const vec*>(b + column[c]);
-                        each<down>([&](auto k) INLINE { sum[k][c] += a[k] * value; });
-                    });
-                each<down>([&](auto k) INLINE {
-                    each<across>([&](auto c) INLINE {
-                        *reinterpret_cast<vec*>(to + (j + k) * width + column[c]) = sum[k][c];
-                    });
-                });
-            });
-        });
+        Rows after(int64_t columns) const { return {from + columns, step, run, begin ? begin + columns : begin, named}; }
+    };
+
+    // to = the sum of x y^T over `runs` runs of n rows each; where `adds`, to += that. All as the caller lays it out, so
+    // that the last columns of `to` do not fill a vector: they are summed with vectors along the height where that
+    // takes fewer of them, else in a vector that goes over columns before them once more.
+    static void sum_of_outer(T* to, bool adds, int64_t height, int64_t width, int64_t runs, int64_t n, const Rows& x,
+                             const Rows& y) {
+        const int64_t whole = width / L, left = width % L, along = (height + L - 1) / L;
+        const bool turned = left && height >= L && (!whole || left * along < height);
+        const int64_t vectors = width < L ? 0 : turned ? whole : (width + L - 1) / L;
+        tiles({to, width, false, adds}, height, width, vectors, runs, n, x, y);
+        if (turned) return tiles({to + whole * L, width, true, adds}, left, height, along, runs, n, y.after(whole * L), x);
+        for (int64_t j = 0; width < L && j < height; ++j)
+            for (int64_t i = 0; i < width; ++i) {
+                T sum = adds ? to[j * width + i] : 0;
+                for (int64_t run = 0; run < runs; ++run)
+                    for (int64_t r = 0; r < n; ++r) sum += x.at(run, r)[j] * y.at(run, r)[i];
+                to[j * width + i] = sum;
+            }
     }
 
-    static int64_t padded(int64_t width) { return (width + L - 1) / L * L; }
+    // Where sums of L columns go: rows of `width`, or turned. Of the last, the first `again` lanes are others' too.
+    struct Place {
+        T* to;
+        int64_t width;
+        bool turned, adds;
 
-    // to += the sum of x y^T over rows of x, `stride` apart, and those of y, padded, in the caller's layout. The rows of
-    // x come in `runs`, `far` apart, of `n` each.
-    static void add_outer(T* to, int64_t height, int64_t columns, const T* x, int64_t runs, int64_t far, int64_t n,
-                          int64_t stride, const T* rows) {
-        in_blocks<panel_columns>(columns / L, [&](auto columns_, int64_t i) {
-            constexpr int across = decltype(columns_)::value;
-            in_blocks<panel_rows>(height, [&](auto rows_, int64_t j) {
-                constexpr int down = decltype(rows_)::value;
-                vec sum[down][across] = {};
-                const T* y = rows + i * L;
-                for (int64_t l = 0; l < runs; ++l) {
-                    const T* from = x + l * far + j;
-                    for (int64_t t = 0; t < n; ++t, from += stride, y += columns)
-                        each<down>([&](auto k) INLINE {
-                            each<across>([&](auto c) INLINE { sum[k][c] += from[k] * reinterpret_cast<const vec*>(y)[c]; });
-                        });
-                }
-                each<down>([&](auto k) INLINE {
-                    each<across>([&](auto c) INLINE {
-                        *reinterpret_cast<vec*>(to + (j + k) * columns + (i + c) * L) += sum[k][c];
-                    });
+        template <int down, int across>
+        inline INLINE void write(int64_t j, const int64_t* column, int64_t again, const vec (&sums)[down * across]) const {
+            if (turned) {
+                vec kept[down * across];
+                each<down * across>([&](auto k) INLINE { kept[k] = sums[k]; });
+                return write_turned(j, down, across, column, again, kept);
+            }
+            each<down>([&](auto k) INLINE {
+                each<across>([&](auto c) INLINE {
+                    vec& place = *reinterpret_cast<vec*>(to + (j + k) * width + column[c]);
+                    vec sum = sums[k * across + c];
+                    if (adds) sum = place + (c + 1 == across && again ? from_lane(again, sum) : sum);
+                    place = sum;
                 });
+            });
+        }
+
+        void write_turned(int64_t j, int64_t down, int64_t across, const int64_t* column, int64_t again,
+                          const vec* sums) const {
+            for (int64_t k = 0; k < down * across; ++k) {
+                const int64_t c = k % across;
+                T* place = to + column[c] * width + j + k / across;
+                for (int64_t l = c + 1 == across ? again : 0; l < L; ++l)
+                    place[l * width] = (adds ? place[l * width] : 0) + sums[k][l];
+            }
+        }
+    };
+
+    // x from lane `first` on, zero before.
+    static vec from_lane(int64_t first, const vec& x) {
+        vec after = {};
+        for (int64_t l = first; l < L; ++l) after[l] = x[l];
+        return after;
+    }
+
+    // The sums of x y^T, in tiles that stay in registers, for the first `vectors` of those that cover the width; the
+    // last of all of them ends with it.
+    static void tiles(const Place& place, int64_t height, int64_t width, int64_t vectors, int64_t runs, int64_t n,
+                      const Rows& x, const Rows& y) {
+        in_blocks<panel_columns>(vectors, [&](auto columns_, int64_t i) {
+            constexpr int across = decltype(columns_)::value;
+            int64_t column[across];
+            each<across>([&](auto c) INLINE { column[c] = smaller((i + c) * L, width - L); });
+            in_blocks<panel_rows(across)>(height, [&](auto rows_, int64_t j) {
+                constexpr int down = decltype(rows_)::value;
+                vec sum[down * across] = {};
+                for (int64_t run = 0; run < runs; ++run)
+                    for (int64_t r = 0; r < n; ++r) {
+                        const T *a = x.at(run, r) + j, *b = y.at(run, r);
+                        each<across>([&](auto c) INLINE {
+                            const vec value = *reinterpret_cast<const vec*>(b + column[c]);
+                            each<down>([&](auto k) INLINE { sum[k * across + c] += a[k] * value; });
+                        });
+                    }
+                place.template write<down, across>(j, column, (i + across) * L - column[across - 1] - L, sum);
             });
         });
     }
