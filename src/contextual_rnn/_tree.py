@@ -62,7 +62,7 @@ class Leaf:
         if self.repeat > 1:
             axis = int(batched)
             tensor = tensor.expand(*tensor.shape[:axis], self.repeat, *tensor.shape[axis + 1 :])
-        if batched:
+        if batched and self.batch_dim:
             tensor = tensor.movedim(0, self.batch_dim)
         return tensor if self.tiled_in_place else tensor.contiguous()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from contextual_rnn.fast_weights import FastWeightsRNN, split_state
 from contextual_rnn.ops.backend import PLAIN, is_transformed
 from contextual_rnn.ops.classification import Classification, Parameters
 from contextual_rnn.ops.once import differentiable_once
-from contextual_rnn.ops.options import FastWeightsOptions, LowRank
+from contextual_rnn.ops.options import LowRank
 
 _N_PARAMETERS = len(Parameters._fields)
 
@@ -50,14 +51,15 @@ def sequence_cross_entropy(
     modules = (embedding, network, hidden, readout)
     parameters = _parameters(*modules) if _is_plain(*modules) else None
     initial = _initial(hx)
-    if parameters is None or not _serves(parameters, initial, tokens, network):
+    native = None if parameters is None else _native(parameters, initial, tokens, network)
+    if parameters is None or native is None:
         inputs = embedding(tokens)
         output, _ = network(inputs if network.batch_first else inputs.transpose(0, 1), hx)
         last = output[:, -1] if network.batch_first else output[-1]
         return functional.cross_entropy(readout(torch.relu(hidden(last))), targets)
     if initial[0] is None:
         initial = (parameters.embedding.new_zeros(len(tokens), network.hidden_size), *initial[1:])
-    return _SequenceLoss.apply(tokens, targets, network.options, *parameters, *initial)
+    return _SequenceLoss.apply(native, tokens, targets, *parameters, *initial)
 
 
 def _is_plain(embedding: nn.Module, network: nn.Module, hidden: nn.Module, readout: nn.Module) -> bool:
@@ -79,10 +81,10 @@ def _parameters(
     """None where a layer has no bias, which the native call wants."""
     if hidden.bias is None or readout.bias is None:
         return None
-    return Parameters(
-        embedding.weight, network.weight_ih, network.bias, network.weight_hh, network.norm_weight, network.norm_bias,
-        hidden.weight, hidden.bias, readout.weight, readout.bias,
-    )  # fmt: skip
+    # Not as attributes, which a module looks for in three places.
+    e, n, h, r = (module._parameters for module in (embedding, network, hidden, readout))
+    names = "weight_ih", "bias", "weight_hh", "norm_weight", "norm_bias"
+    return Parameters(e["weight"], *map(n.get, names), h["weight"], h["bias"], r["weight"], r["bias"])  # pyright: ignore[reportArgumentType]
 
 
 def _initial(hx: State | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
@@ -91,37 +93,62 @@ def _initial(hx: State | None) -> tuple[Tensor | None, Tensor | None, Tensor | N
     return (h0, None, a0.left, a0.right) if isinstance(a0, LowRank) else (h0, a0, None, None)
 
 
-def _serves(parameters: Parameters, initial: Sequence[Tensor | None], tokens: Tensor, network: FastWeightsRNN) -> bool:
-    tensors = [tensor for tensor in (*parameters, *initial) if tensor is not None]
+# What was made for a network, so that its parameters are checked once and not at every step.
+_made: WeakKeyDictionary[FastWeightsRNN, Classification] = WeakKeyDictionary()
+
+
+def _native(
+    parameters: Parameters, initial: Sequence[Tensor | None], tokens: Tensor, network: FastWeightsRNN
+) -> Classification | None:
+    """What makes the native call, None where it does not serve."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not isinstance(tokens, Tensor):
-        return False
+        return None
+    tensors = [tensor for tensor in (*parameters, *initial) if tensor is not None]
     if any([type(tensor) not in PLAIN or is_transformed(tensor) for tensor in tensors]):
-        return False
+        return None
     if not any([tensor.requires_grad for tensor in tensors]) or tokens.ndim != 2 or 0 in tokens.shape:
-        return False
-    weight = parameters.embedding
-    if in_autocast(weight.device) or any([not tensor.is_contiguous() for tensor in parameters if tensor is not None]):
-        return False
-    return Classification.serves(weight, tokens.shape[1], network.hidden_size, network.options, network.backend)
+        return None
+    weight, options = parameters.embedding, network.options
+    if in_autocast(weight.device):
+        return None
+    if not Classification.serves(weight, tokens.shape[1], network.hidden_size, options, network.backend):
+        return None
+    made = _made.get(network)
+    if made is None or not made.is_of(parameters, options):
+        if any([not tensor.is_contiguous() for tensor in parameters if tensor is not None]):
+            return None
+        made = _made[network] = Classification(parameters, None, options)
+    return made
 
 
 class _SequenceLoss(torch.autograd.Function):
-    """Gradients are made with the loss and wait for the backward pass, which scales them."""
+    """Gradients are made with the loss and handed over in the backward pass, so that nobody copies them."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, targets: Tensor, options: FastWeightsOptions, *tensors: Any) -> Tensor:
-        parameters, (h0, a0, left, right) = Parameters(*tensors[:_N_PARAMETERS]), tensors[_N_PARAMETERS:]
-        grads = Parameters(*(None if p is None else torch.empty_like(p) for p in parameters))  # pyright: ignore[reportArgumentType]
-        classification = Classification(parameters, grads, options)
-        _, of_initial = classification(tokens, targets, h0, a0 if left is None else LowRank(left, right))
-        ctx.save_for_backward(*grads, *of_initial, *tensors)
-        return classification.loss
+    def forward(ctx: Any, native: Classification, tokens: Tensor, targets: Tensor, *tensors: Any) -> Tensor:
+        loss, ctx.grads = _loss_and_gradients(native, tokens, targets, tensors)
+        ctx.native = native
+        ctx.save_for_backward(tokens, targets, *tensors)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        saved, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
-        made, tensors = saved[: len(needs)], saved[len(needs) :]
-        grads = [
-            grad * grad_output if need and grad is not None else None for grad, need in zip(made, needs, strict=True)
-        ]
-        return (None, None, None, *differentiable_once(tuple(grads), tensors))
+        tokens, targets, *tensors = ctx.saved_tensors
+        grads, ctx.grads = ctx.grads, None
+        if grads is None:  # a graph that was retained is gone through once more, its tensors maybe elsewhere
+            native = Classification(Parameters(*tensors[:_N_PARAMETERS]), None, ctx.native.options)
+            _, grads = _loss_and_gradients(native, tokens, targets, tensors)
+        grads = [grad if need else None for grad, need in zip(grads, ctx.needs_input_grad[3:], strict=True)]
+        if (scale := grad_output.item()) != 1:
+            for grad in grads:
+                if grad is not None:
+                    grad.mul_(scale)
+        return (None, None, None, *differentiable_once(tuple(grads), tuple(tensors)))
+
+
+def _loss_and_gradients(
+    native: Classification, tokens: Tensor, targets: Tensor, tensors: Sequence[Any]
+) -> tuple[Tensor, list[Tensor | None]]:
+    h0, a0, left, right = tensors[_N_PARAMETERS:]
+    found = native(tokens, targets, h0, a0 if left is None else LowRank(left, right))
+    return found.loss, [*found.parameters, *found.initial]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from numbers import Real
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +38,10 @@ class StateSpec:
     step: Callable[[nn.Module, Tensor, State], tuple[Tensor, State]] = _call_step
     dtype: torch.dtype | None = None
     device: torch.device | None = None
+    _leaves: ClassVar[tuple[Leaf, ...]]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_leaves", tuple(leaves_of(self.tree)))  # every call of a state goes through them
         names = [leaf.name for leaf in self]
         if not names:
             raise TypeError("tree: expected at least one Leaf, got none")
@@ -46,7 +49,7 @@ class StateSpec:
             raise ValueError(f"tree: expected leaves of different names, got {', '.join(names)}")
 
     def __iter__(self) -> Iterator[Leaf]:
-        return leaves_of(self.tree)
+        return iter(self._leaves)
 
     def __getitem__(self, name: str) -> StateSpec:
         """The spec of one leaf alone, for a state of its own in `LeafwiseState`; KeyError lists the names."""

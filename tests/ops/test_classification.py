@@ -60,8 +60,9 @@ class Problem:
     def natively(self, options):
         grads = Parameters(*(None if p is None else torch.full_like(p, torch.nan) for p in self.parameters))
         run = Classification(self.parameters, grads, options)
-        loss, initial = run(self.tokens, self.targets, self.h0, self.a0, self.states)
-        return [torch.tensor(loss, dtype=torch.float64), *(grad for grad in (*grads, *initial) if grad is not None)]
+        loss, found, initial = run(self.tokens, self.targets, self.h0, self.a0, self.states)
+        assert found is grads
+        return [loss.double(), *(grad for grad in (*grads, *initial) if grad is not None)]
 
     def loss(self, options):
         p, h0, a0 = self.parameters, self.h0, self.a0

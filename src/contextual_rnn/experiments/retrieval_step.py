@@ -51,12 +51,13 @@ class RetrievalStep:
     def __call__(self, tokens: Tensor, targets: Tensor, generator: torch.Generator) -> float:
         """Return the loss; gradients are where the optimizer looks for them, if it is finite."""
         if self._made:
-            return self._classification(tokens, targets, states=self.model.context_token(tokens))[0]
+            return self._classification(tokens, targets, states=self.model.context_token(tokens)).loss.item()
         (h0, a0), rows = self._states(tokens, generator)
-        loss, grads = self._classification(tokens, targets, h0, a0, rows)
+        found = self._classification(tokens, targets, h0, a0, rows)
+        loss = found.loss.item()
         if self._learned and math.isfinite(loss):
             a, left, right = (None, *a0) if isinstance(a0, LowRank) else (a0, None, None)
-            self._differentiate_state([h0, a, left, right], grads)
+            self._differentiate_state([h0, a, left, right], found.initial)
         return loss
 
     def _states(self, tokens: Tensor, generator: torch.Generator) -> tuple[Any, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,9 @@ class Parameters(NamedTuple):
     readout_bias: Tensor
 
 
+_OPTIONAL = ("bias", "norm_weight", "norm_bias")
+
+
 class Head(NamedTuple):
     """A linear layer from embeddings to one part of the initial state, weight (size, D) and bias (size,)."""
 
@@ -48,6 +52,15 @@ class Heads(NamedTuple):
     right: Head | None = None
 
 
+class LossAndGradients(NamedTuple):
+    """The loss, of no axes, its gradients by the parameters, and by h0, a0, left and right of every state, None for
+    those that do not require one."""
+
+    loss: Tensor
+    parameters: Parameters
+    initial: list[Tensor | None]
+
+
 class Classification:
     """Mean cross entropy of a readout on the last h of `fast_weights` over tokens; `grads` take the gradients.
 
@@ -56,15 +69,15 @@ class Classification:
 
     Tokens are projected once each, and every block of sequences goes forward and back before the next, so that what it
     went through stays in the processor's cache. `parameters` and `grads` are contiguous, of one dtype and to stay where
-    they are; gradients are written, not added. With `heads` the initial states are linear in the embeddings of the
-    first `contexts` tokens, made once each. `loss` is the last call's, a tensor of no axes. Raises ValueError where
-    tensors do not fit each other.
+    they are; gradients are written, not added, and without `grads` they and the loss are new tensors at every call. With
+    `heads` the initial states are linear in the embeddings of the first `contexts` tokens, made once each. Raises
+    ValueError where tensors do not fit each other.
     """
 
     def __init__(
         self,
         parameters: Parameters,
-        grads: Parameters,
+        grads: Parameters | None,
         options: FastWeightsOptions,
         heads: Heads | None = None,
         head_grads: Heads | None = None,
@@ -72,7 +85,7 @@ class Classification:
     ):
         check_options(options)
         check_norm(parameters.norm_weight, parameters.norm_bias, options)
-        self._parameters, self._grads, self._options = parameters, grads, options
+        self._parameters, self.options = parameters, options
         self._heads, self._contexts = heads, contexts
         (tokens, inputs), width = parameters.embedding.shape, len(parameters.weight_hh)
         (classes, hidden), dtype = parameters.readout_weight.shape, parameters.embedding.dtype
@@ -82,20 +95,17 @@ class Classification:
             "hidden_weight": (hidden, width), "hidden_bias": (hidden,),
             "readout_weight": (classes, hidden), "readout_bias": (classes,),
         }  # fmt: skip
-        for name, shape in shapes.items():
-            pair = getattr(parameters, name), getattr(grads, name)
-            if pair[0] is pair[1] is None and name in ("bias", "norm_weight", "norm_bias"):
-                continue
-            for tensor in pair:
-                _check_place(name, tensor, shape, dtype)
+        for places in (parameters,) if grads is None else (parameters, grads):
+            for tensor, given, (name, shape) in zip(places, parameters, shapes.items(), strict=True):
+                if not (tensor is given is None and name in _OPTIONAL):
+                    _check_place(name, tensor, shape, dtype)
+        self._grads, self._loss = grads, None if grads is None else parameters.embedding.new_empty(())
+        self._places = _places(parameters)
         self._rank = 0
-        of_heads = [0] * 16 if heads is None and head_grads is None else self._head_addresses(heads, head_grads)
+        with_heads = heads is not None or head_grads is not None
+        self._of_heads = self._head_addresses(heads, head_grads) if with_heads else [0] * 16
         self._sizes = [tokens, inputs, hidden, classes]
-        self.loss = parameters.embedding.new_empty(())
-        recurrent = ("weight_hh", "norm_weight", "norm_bias")
-        outside = [name for name in shapes if name not in recurrent]
-        self._addresses = [address(getattr(parameters, name)) for name in outside]
-        self._addresses += [self.loss.data_ptr(), *(address(getattr(grads, name)) for name in outside), *of_heads]
+        self._addresses = [*map(address, _outside(parameters))]
 
     def _head_addresses(self, heads: Heads | None, grads: Heads | None) -> list[int]:
         """The addresses of heads that fit, and of their gradients."""
@@ -119,12 +129,17 @@ class Classification:
             addresses += map(address, places)
         return addresses
 
+    def is_of(self, parameters: Parameters, options: FastWeightsOptions) -> bool:
+        """Whether it was made for these, which are still where they were."""
+        same = all(map(operator.is_, parameters, self._parameters)) and options == self.options
+        return same and _places(parameters) == self._places
+
     @staticmethod
     def serves(embedding: Tensor, steps: int, width: int, options: FastWeightsOptions, backend: str = "auto") -> bool:
         """Whether it can stand for the separate functions: decay and rate are numbers and T is at most 2 H."""
         numbers = not isinstance(options.decay, Tensor) and not isinstance(options.rate, Tensor)
         native = cpu.supports(embedding) and cpu.classification_fits(steps, width)
-        return numbers and native and choose(backend, embedding.new_empty(0, width), steps) == "cpu"
+        return numbers and native and choose(backend, embedding, steps, width) == "cpu"
 
     def __call__(
         self,
@@ -133,21 +148,23 @@ class Classification:
         h0: Float[Tensor, "N H"] | None = None,
         a0: Float[Tensor, "N H H"] | LowRank | None = None,
         states: Int[Tensor, " B"] | None = None,
-    ) -> tuple[float, list[Tensor | None]]:
-        """The loss, and gradients of h0, a0, left and right, None for those that do not require one.
-
+    ) -> LossAndGradients:
+        """The loss and its gradients, which the next call overwrites where they have places that stay.
         `states` says which of N initial states each sequence starts from; without it N is B. Where heads make them,
         h0 and a0 are left out and `states` are tokens. Raises ValueError for tensors that do not fit, and for a token,
         target or state out of range.
         """
         self._check(tokens, targets, h0, a0, states)
-        parameters, grads = self._parameters, self._grads
+        parameters, grads, loss = self._parameters, self._grads, self._loss
+        if grads is None or loss is None:
+            grads = Parameters(*[None if tensor is None else torch.empty_like(tensor) for tensor in parameters])  # pyright: ignore[reportArgumentType]
+            loss = parameters.embedding.new_empty(())
         (batch, steps), width = tokens.shape, len(parameters.weight_hh)
         number = self._contexts if h0 is None else len(h0)
         given, settings = prepare(
             parameters.embedding, steps, parameters.weight_hh,
             parameters.weight_hh.detach()[:0] if h0 is None else h0, a0, parameters.norm_weight, parameters.norm_bias,
-            None, self._options,
+            None, self.options,
         )  # fmt: skip
         initial = given[2:6]
         d_initial = [
@@ -158,7 +175,10 @@ class Classification:
         wrong = cpu.classification(
             (batch, steps, width), given, settings,
             [grads.weight_hh, *d_initial, grads.norm_weight, grads.norm_bias, None, None],
-            [*self._sizes, number, *map(address, kept), *self._addresses],
+            [
+                *self._sizes, number, *map(address, kept), *self._addresses, loss.data_ptr(),
+                *map(address, _outside(grads)), *self._of_heads,
+            ],
             (self._rank, self._heads is not None and self._heads.a0 is not None),
         )  # fmt: skip
         if wrong:
@@ -169,7 +189,7 @@ class Classification:
                 None if grad is None or tensor is None else torch.zeros_like(tensor).index_add_(0, states, grad)
                 for tensor, grad in zip(initial, d_initial, strict=True)
             ]
-        return self.loss.item(), d_initial
+        return LossAndGradients(loss, grads, d_initial)
 
     def _check(
         self, tokens: Tensor, targets: Tensor, h0: Tensor | None, a0: Tensor | LowRank | None, states: Tensor | None
@@ -193,6 +213,16 @@ class Classification:
         rows = len(tokens) if states is None else len(h0)
         for name, tensor, shape in (("h0", h0, (rows, width)), *shapes_of(a0, rows, width)):
             check_tensor(name, tensor, shape, parameters.embedding)
+
+
+def _outside(parameters: Parameters) -> tuple[Tensor | None, ...]:
+    """Those that the recurrence does not know."""
+    return parameters[:3] + parameters[6:]
+
+
+def _places(parameters: Parameters) -> list[object]:
+    """What must stay as it was checked."""
+    return [None if p is None else (p.data_ptr(), p.dtype, p.shape, p.stride()) for p in parameters]
 
 
 def _check_place(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> None:

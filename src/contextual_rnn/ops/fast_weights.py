@@ -111,7 +111,7 @@ def _run(
         check_lengths(lengths, batch, steps)
         lengths = lengths.to(inputs.device)
         inputs = without_padding(inputs, lengths)
-    name, projection = choose(backend, weight_hh, steps), ()
+    name, projection = choose(backend, weight_hh, steps, weight_hh.shape[-1]), ()
     if weight_ih is not None and name in KERNELS:
         projection = weight_ih, bias
     elif weight_ih is not None:
@@ -119,8 +119,8 @@ def _run(
     return BACKENDS[name](inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, *projection)
 
 
-def choose(backend: str, inputs: Tensor, steps: int) -> str:
-    """The backend that serves inputs (..., H) over so many steps; ValueError for a `backend` that there is not."""
+def choose(backend: str, like: Tensor, steps: int, width: int) -> str:
+    """The backend that serves tensors such as `like` over T steps of H units; ValueError for one that there is not."""
     if backend != "auto":
         if backend not in BACKENDS:
             raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
@@ -132,11 +132,10 @@ def choose(backend: str, inputs: Tensor, steps: int) -> str:
             return named
     if torch.compiler.is_exporting():
         return "reference"  # of PyTorch's own operators alone, so that what is exported runs anywhere
-    width = inputs.shape[-1]
-    if cpu.supports(inputs):
+    if cpu.supports(like):
         return "cpu"
     # Not on a CPU, where it runs in an interpreter.
-    if inputs.is_cuda and triton.supports(inputs) and steps < LONGEST["triton"] * width:
+    if like.is_cuda and triton.supports(like) and steps < LONGEST["triton"] * width:
         return "triton"
     if torch.compiler.is_compiling():
         return "reference"  # attention's hand-written derivative cannot be traced
