@@ -118,6 +118,19 @@ def test_losses_wait_for_each_other_and_gradients_add_up():
 
 
 @native
+def test_parameters_that_move_are_found_again():
+    """What was checked for a network at one step serves at the next only while its parameters stay where they were."""
+    model, kept = Model("dense"), []
+    for _ in range(2):
+        assert_agree(model, rtol=1e-9, atol=1e-10)
+        for parameter in model.parameters:
+            kept.append(parameter.data)  # alive, so that a stale address reads old numbers rather than anything
+            parameter.data = parameter.data + 0.1
+    model.network.weight_hh.data = model.network.weight_hh.data.T
+    assert_agree(model, rtol=1e-9, atol=1e-10)
+
+
+@native
 def test_frozen_parameters_get_no_gradient(monkeypatch):
     model, calls = Model(), natively(monkeypatch)
     for parameter in model.parameters:

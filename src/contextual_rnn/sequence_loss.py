@@ -83,8 +83,9 @@ def _parameters(
         return None
     # Not as attributes, which a module looks for in three places.
     e, n, h, r = (module._parameters for module in (embedding, network, hidden, readout))
-    names = "weight_ih", "bias", "weight_hh", "norm_weight", "norm_bias"
-    return Parameters(e["weight"], *map(n.get, names), h["weight"], h["bias"], r["weight"], r["bias"])  # pyright: ignore[reportArgumentType]
+    of_network = map(n.get, ("weight_ih", "bias", "weight_hh", "norm_weight", "norm_bias"))
+    found: Any = (e["weight"], *of_network, h["weight"], h["bias"], r["weight"], r["bias"])
+    return Parameters(*found)
 
 
 def _initial(hx: State | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:

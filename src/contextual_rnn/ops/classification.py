@@ -69,7 +69,7 @@ class Classification:
 
     Tokens are projected once each, and every block of sequences goes forward and back before the next, so that what it
     went through stays in the processor's cache. `parameters` and `grads` are contiguous, of one dtype and to stay where
-    they are; gradients are written, not added, and without `grads` they and the loss are new tensors at every call. With
+    they are. Gradients are written, not added; without `grads` they and the loss are new tensors at every call. With
     `heads` the initial states are linear in the embeddings of the first `contexts` tokens, made once each. Raises
     ValueError where tensors do not fit each other.
     """
