@@ -112,10 +112,10 @@ def with_heads(problem, kind):
         *(None if head is None else Head(*(torch.full_like(t, torch.nan) for t in head)) for head in heads),
     )
     run = Classification(p, grads, options, heads, head_grads, contexts)
-    value, initial = run(problem.tokens, problem.targets, states=states)
+    value, _, initial = run(problem.tokens, problem.targets, states=states)
     assert initial == [None, None, None, None]
     of_heads = [tensor for head in head_grads if head is not None for tensor in head]
-    return [torch.tensor(value, dtype=torch.float64), *(g for g in grads if g is not None), *of_heads], expected
+    return [value, *(g for g in grads if g is not None), *of_heads], expected
 
 
 def assert_agree(found, expected, tolerance):
