@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import singledispatch
+from functools import cached_property, singledispatch
 from numbers import Real
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +37,8 @@ class StateSpec:
     step: Callable[[nn.Module, Tensor, State], tuple[Tensor, State]] = _call_step
     dtype: torch.dtype | None = None
     device: torch.device | None = None
-    _leaves: ClassVar[tuple[Leaf, ...]]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_leaves", tuple(leaves_of(self.tree)))  # every call of a state goes through them
         names = [leaf.name for leaf in self]
         if not names:
             raise TypeError("tree: expected at least one Leaf, got none")
@@ -50,6 +47,10 @@ class StateSpec:
 
     def __iter__(self) -> Iterator[Leaf]:
         return iter(self._leaves)
+
+    @cached_property
+    def _leaves(self) -> tuple[Leaf, ...]:
+        return tuple(leaves_of(self.tree))  # every call of a state goes through them
 
     def __getitem__(self, name: str) -> StateSpec:
         """The spec of one leaf alone, for a state of its own in `LeafwiseState`; KeyError lists the names."""

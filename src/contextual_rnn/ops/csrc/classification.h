@@ -76,8 +76,7 @@ struct Classifier : Kernel<T> {
         T *table, *left, *right;  // the last two for products with the table
         T *hidden, *back_hidden, *readout, *back_readout;
         T* states[4];
-        T* sum;  // this and the rest for heads
-        vec *from, *to;
+        vec *from, *to;  // for heads
     };
 
     // Sums over samples, of a group of blocks.
@@ -108,9 +107,8 @@ struct Classifier : Kernel<T> {
         packed.recurrence.weight = forward.weight;
         packed.recurrence.a0 = forward.a0;
         packed.table = arena.take<T>(V * H);
-        packed.left = arena.take<T>(larger(V, H) * larger(D, H));
+        packed.left = arena.take<T>(V * larger(D, H));
         packed.right = arena.take<T>(D * H);
-        packed.sum = arena.take<T>(with_heads() ? c.initial_states * D : 0);
         packed.from = arena.take<vec>(with_heads() ? (c.initial_states + L - 1) / L * D : 0);
         packed.to = arena.take<vec>(with_heads() ? larger(some_rows, (c.initial_states + L - 1) / L * larger(H, larger(size_of(1), size_of(2)))) : 0);
         for (int part = 0; part < 4; ++part) packed.states[part] = arena.take<T>(states_size(part));
@@ -219,15 +217,12 @@ struct Classifier : Kernel<T> {
         product(static_cast<T*>(head.grad_weight), false, size, D, rows, d_states, size, given(c.embedding));
         for (int64_t first = 0; first < rows; first += L)
             Base::load(packed.to + first / L * size, d_states + first * size, smaller(L, rows - first), size, size);
-        std::memset(packed.sum, 0, rows * D * sizeof(T));
         for (int64_t at = 0; at < size; at += some_rows) {
             const int64_t n = smaller(some_rows, size - at);
             for (int64_t first = 0; first < rows; first += L)
-                product(packed.sum + first * D, true, smaller(L, rows - first), D, n,
-                              reinterpret_cast<const T*>(packed.to + first / L * size + at), L, given(head.weight) + at * D);
+                product(static_cast<T*>(c.grad_embedding) + first * D, true, smaller(L, rows - first), D, n,
+                        reinterpret_cast<const T*>(packed.to + first / L * size + at), L, given(head.weight) + at * D);
         }
-        T* d_embedding = static_cast<T*>(c.grad_embedding);
-        for (int64_t i = 0; i < rows * D; ++i) d_embedding[i] += packed.sum[i];
     }
 
     void pack_all(const Packed& packed) const {
