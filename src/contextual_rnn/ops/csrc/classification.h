@@ -34,8 +34,6 @@ extern "C" struct FastWeightsClassification {
 
 namespace {
 
-inline float exponential(float x) { return __builtin_expf(x); }
-inline double exponential(double x) { return __builtin_exp(x); }
 inline double logarithm(double x) { return __builtin_log(x); }
 
 template <typename T>
@@ -73,10 +71,10 @@ struct Classifier : Kernel<T> {
 
     struct Packed {
         Shared recurrence;
-        T *table, *left, *right;  // the last two for products with the table
+        T* table;
         T *hidden, *back_hidden, *readout, *back_readout;
         T* states[4];
-        vec *from, *to;  // for heads
+        vec *embedding, *results;  // what layers read, and room for some of what they make
     };
 
     // Sums over samples, of a group of blocks.
@@ -107,11 +105,13 @@ struct Classifier : Kernel<T> {
         packed.recurrence.weight = forward.weight;
         packed.recurrence.a0 = forward.a0;
         packed.table = arena.take<T>(V * H);
-        packed.left = arena.take<T>(V * larger(D, H));
-        packed.right = arena.take<T>(D * H);
-        packed.from = arena.take<vec>(with_heads() ? (c.initial_states + L - 1) / L * D : 0);
-        packed.to = arena.take<vec>(with_heads() ? larger(some_rows, (c.initial_states + L - 1) / L * larger(H, larger(size_of(1), size_of(2)))) : 0);
-        for (int part = 0; part < 4; ++part) packed.states[part] = arena.take<T>(states_size(part));
+        packed.embedding = arena.take<vec>((V + L - 1) / L * D);
+        int64_t results = larger(some_rows, (V + L - 1) / L * H);
+        for (int part = 0; part < 4; ++part) {
+            packed.states[part] = arena.take<T>(states_size(part));
+            if (headed(part)) results = larger(results, (c.initial_states + L - 1) / L * size_of(part));
+        }
+        packed.results = arena.take<vec>(results);
         packed.hidden = arena.take<T>(Q * H);
         packed.back_hidden = arena.take<T>(Q * H);
         packed.readout = arena.take<T>(K * Q);
@@ -151,10 +151,45 @@ struct Classifier : Kernel<T> {
         return room;
     }
 
-    // The other way round.
-    static void transpose_rows(T* to, const T* from, int64_t height, int64_t width) {
-        for (int64_t i = 0; i < width; ++i)
-            for (int64_t j = 0; j < height; ++j) to[i * height + j] = from[j * width + i];
+    // A linear layer of the embeddings of the first tokens.
+    struct Layer {
+        const T *weight, *bias;
+        T *grad_weight, *grad_bias;
+        int64_t rows, size;
+    };
+
+    Layer table_layer() const {
+        return {given(c.weight_ih), given(c.bias), static_cast<T*>(c.grad_weight_ih), static_cast<T*>(c.grad_bias), V, H};
+    }
+    Layer head_layer(int part) const {
+        const FastWeightsHead& head = c.heads[part];
+        return {given(head.weight), given(head.bias), static_cast<T*>(head.grad_weight), static_cast<T*>(head.grad_bias),
+                c.initial_states, size_of(part)};
+    }
+
+    // Some rows of a layer's weight after others, so that all results are made of them while they are in cache.
+    static constexpr int64_t some_rows = 60;
+
+    void make(T* to, const Layer& layer, const Packed& packed) const {
+        for (int64_t at = 0; at < layer.size; at += some_rows) {
+            const int64_t rows = smaller(some_rows, layer.size - at);
+            for (int64_t first = 0; first < layer.rows; first += L) {
+                for (int64_t j = 0; j < rows; ++j) packed.results[j] = all(layer.bias ? layer.bias[at + j] : 0);
+                Base::multiply_strided(packed.results, layer.weight + at * D, D, 1, packed.embedding + first / L * D, rows, D);
+                store(to + first * layer.size + at, packed.results, smaller(L, layer.rows - first), layer.size, rows);
+            }
+        }
+    }
+
+    void make_table_and_states(const Packed& packed) const {
+        for (int64_t first = 0; first < V; first += L)
+            Base::load(packed.embedding + first / L * D, given(c.embedding) + first * D, smaller(L, V - first), D, D);
+        make(packed.table, table_layer(), packed);
+        for (int part = 0; part < 4; ++part) {
+            if (!headed(part)) continue;
+            make(packed.states[part], head_layer(part), packed);
+            *initial(part) = packed.states[part];
+        }
     }
 
     // to = the sum over n rows of x y^T, those of x `stride` apart; where `adds`, to += that.
@@ -163,66 +198,22 @@ struct Classifier : Kernel<T> {
         sum_of_outer(to, adds, height, width, 1, n, {x, stride}, {y, width});
     }
 
-    void make_table(const Packed& packed) const {
-        transpose_rows(packed.left, given(c.embedding), V, D);
-        transpose_rows(packed.right, given(c.weight_ih), H, D);
-        const T* bias = given(c.bias);
-        for (int64_t v = 0; v < V; ++v)
-            for (int64_t j = 0; j < H; ++j) packed.table[v * H + j] = bias ? bias[j] : 0;
-        product(packed.table, true, V, H, D, packed.left, V, packed.right);
-    }
-
-    void table_gradients(const T* d_table, const Packed& packed) const {
-        if (T* bias = static_cast<T*>(c.grad_bias)) {
-            for (int64_t j = 0; j < H; ++j) bias[j] = 0;
-            for (int64_t v = 0; v < V; ++v)
-                for (int64_t j = 0; j < H; ++j) bias[j] += d_table[v * H + j];
+    // The gradients of a layer from those of its results; that of the embedding is added to.
+    void differentiate(const Layer& layer, const T* d_results, const Packed& packed) const {
+        const int64_t size = layer.size;
+        if (layer.grad_bias) {
+            std::memset(layer.grad_bias, 0, size * sizeof(T));
+            for (int64_t n = 0; n < layer.rows; ++n)
+                for (int64_t j = 0; j < size; ++j) layer.grad_bias[j] += d_results[n * size + j];
         }
-        if (c.grad_weight_ih) product(static_cast<T*>(c.grad_weight_ih), false, H, D, V, d_table, H, given(c.embedding));
-        if (!c.grad_embedding) return;
-        transpose_rows(packed.left, d_table, V, H);
-        product(static_cast<T*>(c.grad_embedding), false, V, D, H, packed.left, V, given(c.weight_ih));
-    }
-
-    // Some rows of a head's weight after others, so that all states are made of them while they are in cache.
-    static constexpr int64_t some_rows = 60;
-
-    void make_states(const Packed& packed) const {
-        for (int64_t first = 0; first < (with_heads() ? c.initial_states : 0); first += L)
-            Base::load(packed.from + first / L * D, given(c.embedding) + first * D, smaller(L, c.initial_states - first), D, D);
-        for (int part = 0; part < 4; ++part) {
-            if (!headed(part)) continue;
-            const int64_t size = size_of(part);
-            const T *bias = given(c.heads[part].bias), *weight = given(c.heads[part].weight);
-            for (int64_t at = 0; at < size; at += some_rows) {
-                const int64_t rows = smaller(some_rows, size - at);
-                for (int64_t first = 0; first < c.initial_states; first += L) {
-                    for (int64_t j = 0; j < rows; ++j) packed.to[j] = all(bias[at + j]);
-                    Base::multiply_strided(packed.to, weight + at * D, D, 1, packed.from + first / L * D, rows, D);
-                    store(packed.states[part] + first * size + at, packed.to, smaller(L, c.initial_states - first), size, rows);
-                }
-            }
-            *initial(part) = packed.states[part];
-        }
-    }
-
-    // From the gradients of all states, which the heads of a part have made.
-    void head_gradients(int part, const T* d_states, const Packed& packed) const {
-        const int64_t size = size_of(part), rows = c.initial_states;
-        const FastWeightsHead& head = c.heads[part];
-        T* d_bias = static_cast<T*>(head.grad_bias);
-        for (int64_t j = 0; j < size; ++j) d_bias[j] = 0;
-        for (int64_t n = 0; n < rows; ++n)
-            for (int64_t j = 0; j < size; ++j) d_bias[j] += d_states[n * size + j];
-        product(static_cast<T*>(head.grad_weight), false, size, D, rows, d_states, size, given(c.embedding));
-        for (int64_t first = 0; first < rows; first += L)
-            Base::load(packed.to + first / L * size, d_states + first * size, smaller(L, rows - first), size, size);
-        for (int64_t at = 0; at < size; at += some_rows) {
-            const int64_t n = smaller(some_rows, size - at);
-            for (int64_t first = 0; first < rows; first += L)
-                product(static_cast<T*>(c.grad_embedding) + first * D, true, smaller(L, rows - first), D, n,
-                        reinterpret_cast<const T*>(packed.to + first / L * size + at), L, given(head.weight) + at * D);
-        }
+        product(layer.grad_weight, false, size, D, layer.rows, d_results, size, given(c.embedding));
+        for (int64_t first = 0; first < layer.rows; first += L)
+            Base::load(packed.results + first / L * size, d_results + first * size, smaller(L, layer.rows - first), size, size);
+        for (int64_t at = 0; at < size; at += some_rows)
+            for (int64_t first = 0; first < layer.rows; first += L)
+                product(static_cast<T*>(c.grad_embedding) + first * D, true, smaller(L, layer.rows - first), D,
+                        smaller(some_rows, size - at), reinterpret_cast<const T*>(packed.results + first / L * size + at), L,
+                        layer.weight + at * D);
     }
 
     void pack_all(const Packed& packed) const {
@@ -299,8 +290,7 @@ struct Classifier : Kernel<T> {
         for (int64_t k = 1; k < K; ++k) highest = logits[k] > highest ? logits[k] : highest;
         for (int64_t k = 0; k < K; ++k) logits[k] -= highest;
         for (int64_t l = 0; l < block.samples; ++l) chosen[l] = logits[c.targets[block.first + l]][l];
-        T* each_one = reinterpret_cast<T*>(logits);
-        for (int64_t i = 0; i < K * L; ++i) each_one[i] = exponential(each_one[i]);
+        for (int64_t k = 0; k < K; ++k) logits[k] = Base::exponential(logits[k]);
         for (int64_t k = 0; k < K; ++k) total += logits[k];
         vec share = {};
         for (int64_t l = 0; l < block.samples; ++l) {
@@ -327,12 +317,13 @@ struct Classifier : Kernel<T> {
             Base::add_up(to, size, [&](int64_t g) INLINE { return totals[g].*field; });
         };
         matrices(packed.table, V * H, &Totals::d_table);
-        table_gradients(packed.table, packed);
+        std::memset(c.grad_embedding, 0, V * D * sizeof(T));
+        differentiate(table_layer(), packed.table, packed);
         for (int part = 0; part < 4; ++part) {
             if (!headed(part)) continue;
             Base::add_up(packed.states[part], c.initial_states * size_of(part),
                          [&](int64_t g) INLINE { return totals[g].d_states[part]; });
-            head_gradients(part, packed.states[part], packed);
+            differentiate(head_layer(part), packed.states[part], packed);
         }
         matrices(c.grad_hidden_weight, Q * H, &Totals::d_hidden_weight);
         matrices(c.grad_readout_weight, K * Q, &Totals::d_readout_weight);
@@ -361,8 +352,7 @@ struct Classifier : Kernel<T> {
         Arena arena(p.scratch);
         const Places places = place(arena);
         pack_all(places.packed);
-        make_table(places.packed);
-        make_states(places.packed);
+        make_table_and_states(places.packed);
         Base::table = places.packed.table;
         struct Call {
             const Classifier& classifier;

@@ -313,6 +313,13 @@ struct Kernel : Registers<T> {
             load_initial(to, p.h0, H, H, block);
     }
 
+    // Whether h(0) is zero and step `start` the first, so that W h(0) is not worked out, nor its gradients.
+    bool from_zero(const Activations& a, int64_t start) const {
+        vec other = {};
+        for (int64_t j = 0; !start && j < H; ++j) other = a.hs[j] != 0 ? all(1) : other;
+        return !start && sum(other) == 0;
+    }
+
     // Zero where a sequence has ended: what stands there must not matter or overflow.
     void hold(vec* h, int64_t t, const Block& block) const {
         if (!p.lengths) return;
@@ -351,7 +358,8 @@ struct Kernel : Registers<T> {
         for (int64_t t = 0; t < n; ++t) {
             const T *discounts = given(p.discounts), scale = given(p.retained)[writes(t)];
             const int64_t count = writes(t);
-            preliminary(w.z, query(a, t, 0), a.hs + t * H, start + t, block, shared, w);
+            const vec* h = !t && from_zero(a, start) ? nullptr : a.hs + t * H;
+            preliminary(w.z, query(a, t, 0), h, start + t, block, shared, w);
             for (int64_t s = 0; s < S; ++s) {
                 const int64_t read = t * S + s;
                 const vec *q = query(a, t, s), *from = w.z;
@@ -387,11 +395,11 @@ struct Kernel : Registers<T> {
         }
     }
 
-    // z and q(t, 0), from h(t-1).
+    // z and q(t, 0), from h(t-1), absent where it is zero.
     void preliminary(vec* z, vec* q, const vec* h, int64_t t, const Block& block, const Shared& shared,
                      const Work& w) const {
         load_inputs(z, block, t, shared, w);
-        multiply(z, z, 1, shared.weight, h);
+        if (h) multiply(z, z, 1, shared.weight, h);
         for (int64_t j = 0; j < H; ++j) q[j] = relu(z[j]);
         hold(q, t, block);
     }
@@ -553,11 +561,11 @@ struct Kernel : Registers<T> {
             for (int64_t j = 0; j < H; ++j) w.d_z[j] += relu_gradient(w.d_h[j], query(a, t, 0)[j]);
             store_step(block.grad_inputs, w.d_z, block, start + t);
             if (I) features_gradient(block, start + t, shared, w, sums);
-            multiply(w.d_h, nullptr, 1, shared.back_weight, w.d_z);
+            if (start + t || block.grad_h0) multiply(w.d_h, nullptr, 1, shared.back_weight, w.d_z);
         }
         for (int64_t t = 0; t < n; t += panel_steps) {
-            const int64_t steps = smaller(panel_steps, n - t);
-            if (p.grad_weight) weight_gradient(sums.d_weight, block, start + t, steps);
+            const int64_t steps = smaller(panel_steps, n - t), skipped = !t && from_zero(a, start);
+            if (p.grad_weight) weight_gradient(sums.d_weight, block, start + t + skipped, steps - skipped);
             if (p.grad_projection) projection_gradient(sums.d_projection, block, start + t, steps);
         }
     }

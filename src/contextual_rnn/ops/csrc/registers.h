@@ -85,6 +85,25 @@ struct Registers {
 
     const int64_t H;
 
+    // exp(x) for x of at most 0, to two units in the last place of a float; exp(-87) below -87. With n ln 2 + r = x, it is
+    // 2^n times the Taylor series of exp(r), whose ninth term is beyond a float where |r| <= ln(2) / 2.
+    static vec exponential(vec x) {
+        if constexpr (sizeof(T) == 4) {
+            typedef int32_t bits __attribute__((vector_size(bytes)));
+            x = x < -87 ? vec{} - 87 : x;
+            const vec shifted = x * static_cast<T>(1.4426950408889634) + static_cast<T>(12582912);  // 1.5 2^23: rounds
+            const vec n = shifted - static_cast<T>(12582912);
+            // ln 2 in two parts, the first of few enough bits for n times it to be exact.
+            const vec r = x - n * static_cast<T>(0.693145751953125) - n * static_cast<T>(1.42860682030941723e-6);
+            vec series = all(static_cast<T>(1. / 5040));
+            for (int k : {720, 120, 24, 6, 2, 1, 1}) series = series * r + static_cast<T>(1. / k);
+            return series * reinterpret_cast<vec>((__builtin_convertvector(n, bits) + 127) << 23);
+        } else {
+            for (int64_t l = 0; l < L; ++l) x[l] = __builtin_exp(x[l]);
+            return x;
+        }
+    }
+
     static vec relu(vec x) { return x < 0 ? vec{} : x; }
     static vec relu_gradient(vec grad, vec result) { return result <= 0 ? vec{} : grad; }
     static vec all(T x) { return vec{} + x; }
@@ -306,8 +325,14 @@ struct Registers {
         const int64_t along = transposed ? height : 1, across = transposed ? 1 : width;
         in_blocks<sums>(height, [&](auto count, int64_t j) {
             constexpr int rows = decltype(count)::value;
-            for (int64_t i = 0; i < width; ++i)
-                for (int k = 0; k < rows; ++k) to[j * width + i * rows + k] = matrix[(j + k) * across + i * along];
+            for (int64_t i = 0; i < width; ++i) {
+                T* place = to + j * width + i * rows;
+                const T* from = matrix + j * across + i * along;
+                if (transposed)
+                    std::memcpy(place, from, rows * sizeof(T));
+                else
+                    for (int k = 0; k < rows; ++k) place[k] = from[k * across];
+            }
         });
     }
 
