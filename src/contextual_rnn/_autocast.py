@@ -7,4 +7,5 @@ import torch
 
 def in_autocast(device: torch.device) -> bool:
     """Whether autocast is on there; False on devices without it, such as meta."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    kind = device.type
+    return (kind == "cpu" or torch.amp.is_autocast_available(kind)) and torch.is_autocast_enabled(kind)

@@ -12,6 +12,8 @@ import torch
 
 def check_size(name: str, size: int, least: int = 1) -> None:
     """Refuse a size that is not an int of at least `least`."""
+    if type(size) is int and size >= least:
+        return
     expected = "a positive int" if least == 1 else f"an int of at least {least}"
     if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
         raise TypeError(f"{name}: expected {expected}, got {size!r}")

@@ -15,7 +15,7 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths, packed_like, without_padding
 from contextual_rnn._numbers import check_size
 from contextual_rnn._tree import Leaf, State, describe_state
-from contextual_rnn.ops.fast_weights import check_options
+from contextual_rnn.ops.fast_weights import checked_options
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank, Timing
 from contextual_rnn.state_spec import StateSpec, state_spec
 
@@ -43,7 +43,7 @@ class _FastWeights(nn.Module):
         super().__init__()
         check_size("input_size", input_size)
         check_size("hidden_size", hidden_size)
-        check_options(FastWeightsOptions(inner_steps, decay, rate, layer_norm, timing, eps, False))
+        checked_options(inner_steps, decay, rate, layer_norm, timing, eps, False)
         if backend != "auto" and backend not in ops.BACKENDS:
             raise ValueError(f"backend: expected one of auto, {', '.join(ops.BACKENDS)}, got {backend!r}")
         self.input_size, self.hidden_size = input_size, hidden_size
@@ -81,7 +81,7 @@ class _FastWeights(nn.Module):
     @property
     def options(self) -> FastWeightsOptions:
         """What the recurrence is told besides its tensors."""
-        return FastWeightsOptions(
+        return checked_options(
             self.inner_steps, self.decay, self.rate, self.layer_norm, self.timing, self.eps, False
         )
 

@@ -104,21 +104,22 @@ def _native(
     """What makes the native call, None where it does not serve."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not isinstance(tokens, Tensor):
         return None
-    tensors = [tensor for tensor in (*parameters, *initial) if tensor is not None]
-    if any([type(tensor) not in PLAIN or is_transformed(tensor) for tensor in tensors]):
-        return None
-    if not any([tensor.requires_grad for tensor in tensors]) or tokens.ndim != 2 or 0 in tokens.shape:
-        return None
     weight, options = parameters.embedding, network.options
-    if in_autocast(weight.device):
+    made = _made.get(network)
+    known = made is not None and made.is_of(parameters, options)
+    for tensor in initial if known else (*parameters, *initial):
+        if tensor is not None and (type(tensor) not in PLAIN or is_transformed(tensor)):
+            return None
+    wanted = any(tensor.requires_grad for tensor in (*parameters, *initial) if tensor is not None)
+    if not wanted or tokens.ndim != 2 or 0 in tokens.shape or in_autocast(weight.device):
         return None
     if not Classification.serves(weight, tokens.shape[1], network.hidden_size, options, network.backend):
         return None
-    made = _made.get(network)
-    if made is None or not made.is_of(parameters, options):
-        if any([not tensor.is_contiguous() for tensor in parameters if tensor is not None]):
-            return None
-        made = _made[network] = Classification(parameters, None, options)
+    if known:
+        return made
+    if any(not tensor.is_contiguous() or tensor.is_neg() for tensor in parameters if tensor is not None):
+        return None
+    made = _made[network] = Classification(parameters, None, options)
     return made
 
 

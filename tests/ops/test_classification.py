@@ -159,6 +159,29 @@ def test_float32():
     assert_agree(Problem(size, "dense", True, dtype=torch.float32).natively(OPTIONS), expected, 1e-4)
 
 
+@pytest.mark.parametrize("variant", AVAILABLE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_classes_of_any_probability(monkeypatch, variant, dtype):
+    """Logits up to hundreds apart, whose exponentials reach from one to below the smallest number."""
+    monkeypatch.setattr(cpu, "instruction_set", lambda: variant)
+    problem = Problem(SIZES[2])
+    with torch.no_grad():
+        problem.parameters.readout_bias.copy_(torch.linspace(-200, 5, SIZES[2][-1]))
+        problem.targets.copy_(torch.arange(len(problem.targets)) % SIZES[2][-1])
+    expected = problem.by_autograd(OPTIONS)
+    problem.parameters = Parameters(*[None if p is None else p.detach().to(dtype) for p in problem.parameters])
+    problem.h0 = problem.h0.detach().to(dtype)
+    found = problem.natively(OPTIONS)
+    assert_agree(found, expected[: len(found)], 1e-10 if dtype == torch.float64 else 1e-5)
+
+
+def test_a_zero_state():
+    problem = Problem(SIZES[2], "low rank", True)
+    with torch.no_grad():
+        problem.h0.zero_()
+    assert_agree(problem.natively(OPTIONS), problem.by_autograd(OPTIONS), 1e-10)
+
+
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
     monkeypatch.setattr(cpu, "_WORTH_THREADS", 0)
     problem, results, before = Problem(SIZES[2], "dense"), [], torch.get_num_threads()

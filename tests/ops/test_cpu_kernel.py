@@ -81,6 +81,23 @@ def test_every_size_on_every_instruction_set(problems, assert_all_close, variant
     assert_all_close(actual, problem.evaluate("reference"), 1e-10)
 
 
+@pytest.mark.parametrize("variant", AVAILABLE)
+@pytest.mark.parametrize("chunk", [3, 100])
+@pytest.mark.parametrize("other", [None, 0, 16], ids=["none", "first", "last"])
+def test_an_h0_of_zero(make_problem, assert_all_close, monkeypatch, variant, timing, a0, chunk, other):
+    """Products with it are left out for every block of samples that all start from zero, and for no other."""
+    monkeypatch.setattr(cpu, "instruction_set", lambda: variant)
+    monkeypatch.setattr(cpu, "_chunk", lambda steps, width: chunk)
+    problem = make_problem(batch=17, steps=7, width=5, timing=timing, a0=a0, with_lengths=True)
+    leaves = problem.leaves()
+    with torch.no_grad():
+        kept = None if other is None else leaves["h0"][other, 3].clone()
+        leaves["h0"].zero_()
+        if kept is not None:
+            leaves["h0"][other, 3] = kept
+    assert_all_close(problem.evaluate("cpu", leaves), problem.evaluate("reference", leaves), 1e-11)
+
+
 @pytest.mark.parametrize("kind", ["zero", "shared", "dense", "low_rank"])
 def test_a_long_sequence(make_problem, assert_all_close, timing, kind):
     """As it comes: ten chunks, the last of them short, and sequences that end in every one of them."""
@@ -183,7 +200,7 @@ def test_what_is_saved_fits(monkeypatch, variant, rank):
         options = Settings(reads, True, norm, False, 1e-5)
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
         packed = cpu._PROBLEM.pack(
-            *cpu._sizes(tensors.inputs.shape, tensors, options, True), *addresses[:11], *[0] * 23
+            *cpu._sizes(tensors.inputs.shape, options, True, rank or 0, a0 is not None), *addresses[:11], *[0] * 23
         )
         size = getattr(cpu._library(), f"fast_weights_saved_{cpu._DTYPES[dtype]}_{variant}")
         size.restype = ctypes.c_int64

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn.ops import cpu
-from contextual_rnn.ops.backend import prepare
 from contextual_rnn.ops.cpu import address
 from contextual_rnn.ops.fast_weights import check_norm, check_options, check_tensor, choose, shapes_of
 from contextual_rnn.ops.operator import described
-from contextual_rnn.ops.options import FastWeightsOptions, LowRank
+from contextual_rnn.ops.kernel import Settings
+from contextual_rnn.ops.options import FastWeightsOptions, LowRank, decay_tables
 
 
 class Parameters(NamedTuple):
@@ -86,6 +86,8 @@ class Classification:
         check_options(options)
         check_norm(parameters.norm_weight, parameters.norm_bias, options)
         self._parameters, self.options = parameters, options
+        early = options.timing == "wenke2019"
+        self._settings = Settings(options.inner_steps, early, options.layer_norm, False, options.eps)
         self._heads, self._contexts = heads, contexts
         (tokens, inputs), width = parameters.embedding.shape, len(parameters.weight_hh)
         (classes, hidden), dtype = parameters.readout_weight.shape, parameters.embedding.dtype
@@ -101,7 +103,7 @@ class Classification:
                     _check_place(name, tensor, shape, dtype)
         self._grads, self._loss = grads, None if grads is None else parameters.embedding.new_empty(())
         self._places = _places(parameters)
-        self._rank = 0
+        self._rank, self._dense = 0, heads is not None and heads.a0 is not None
         with_heads = heads is not None or head_grads is not None
         self._of_heads = self._head_addresses(heads, head_grads) if with_heads else [0] * 16
         self._sizes = [tokens, inputs, hidden, classes]
@@ -131,8 +133,8 @@ class Classification:
 
     def is_of(self, parameters: Parameters, options: FastWeightsOptions) -> bool:
         """Whether it was made for these, which are still where they were."""
-        same = all(map(operator.is_, parameters, self._parameters)) and options == self.options
-        return same and _places(parameters) == self._places
+        same = all(map(operator.is_, parameters, self._parameters))
+        return same and (options is self.options or options == self.options) and _places(parameters) == self._places
 
     @staticmethod
     def serves(embedding: Tensor, steps: int, width: int, options: FastWeightsOptions, backend: str = "auto") -> bool:
@@ -160,26 +162,30 @@ class Classification:
             grads = Parameters(*[None if tensor is None else torch.empty_like(tensor) for tensor in parameters])  # pyright: ignore[reportArgumentType]
             loss = parameters.embedding.new_empty(())
         (batch, steps), width = tokens.shape, len(parameters.weight_hh)
-        number = self._contexts if h0 is None else len(h0)
-        given, settings = prepare(
-            parameters.embedding, steps, parameters.weight_hh,
-            parameters.weight_hh.detach()[:0] if h0 is None else h0, a0, parameters.norm_weight, parameters.norm_bias,
-            None, self.options,
-        )  # fmt: skip
-        initial = given[2:6]
+        dense, left, right = (None, *a0) if isinstance(a0, LowRank) else (a0, None, None)
+        initial = (h0, dense, left, right)
         d_initial = [
             tensor.new_empty((batch, *tensor.shape[1:])) if tensor is not None and tensor.requires_grad else None
             for tensor in initial
         ]
-        kept = [tensor if tensor is None else tensor.contiguous() for tensor in (tokens, targets, states)]
+        settings, made, number = self._settings, (self._rank, self._dense), self._contexts
+        if h0 is not None:
+            number, made = len(h0), (0 if left is None else left.shape[1], dense is not None)
+        if dense is not None and dense.stride(0) == 0:
+            dense, settings = dense[:1], settings._replace(shared_a0=True)
+        # Kept alive until the kernel is done.
+        given = [None if t is None else t.resolve_neg().contiguous() for t in (h0, dense, left, right)]
+        kept = [None if t is None else t.contiguous() for t in (tokens, targets, states)]
+        norm = parameters.norm_weight, parameters.norm_bias
         wrong = cpu.classification(
-            (batch, steps, width), given, settings,
-            [grads.weight_hh, *d_initial, grads.norm_weight, grads.norm_bias, None, None],
+            (batch, steps, width), settings,
+            (parameters.weight_hh, *given, *norm, *decay_tables(self.options, steps, parameters.embedding)),
+            (grads.weight_hh, *d_initial, grads.norm_weight, grads.norm_bias),
             [
                 *self._sizes, number, *map(address, kept), *self._addresses, loss.data_ptr(),
                 *map(address, _outside(grads)), *self._of_heads,
             ],
-            (self._rank, self._heads is not None and self._heads.a0 is not None),
+            made,
         )  # fmt: skip
         if wrong:
             name, end = (("tokens", self._sizes[0]), ("targets", self._sizes[3]), ("states", number))[wrong - 1]
@@ -196,10 +202,11 @@ class Classification:
     ) -> None:
         parameters = self._parameters
         width = len(parameters.weight_hh)
-        whole = {"tokens": (tokens, 2), "targets": (targets, 1)} | ({} if states is None else {"states": (states, 1)})
-        for name, (tensor, axes) in whole.items():
+        for name, tensor, axes in (("tokens", tokens, 2), ("targets", targets, 1), ("states", states, 1)):
+            if tensor is None and name == "states":
+                continue
             fits = isinstance(tensor, Tensor) and tensor.ndim == axes and tensor.dtype == torch.int64
-            if not fits or len(tensor) != len(tokens) or 0 in tensor.shape or tensor.device.type != "cpu":
+            if not fits or len(tensor) != len(tokens) or 0 in tensor.shape or not tensor.is_cpu:
                 shape = "(batch, time)" if axes == 2 else "(batch,)"
                 raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {described(tensor)}")
         if not cpu.classification_fits(tokens.shape[1], width):
@@ -211,7 +218,8 @@ class Classification:
         if h0 is None:
             return
         rows = len(tokens) if states is None else len(h0)
-        for name, tensor, shape in (("h0", h0, (rows, width)), *shapes_of(a0, rows, width)):
+        check_tensor("h0", h0, (rows, width), parameters.embedding)
+        for name, tensor, shape in shapes_of(a0, rows, width):
             check_tensor(name, tensor, shape, parameters.embedding)
 
 
@@ -232,5 +240,6 @@ def _check_place(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype
         or tensor.shape != shape
         or tensor.dtype != dtype
         or not (tensor.is_cpu and tensor.is_contiguous())
+        or tensor.is_neg()
     ):
         raise ValueError(f"{name}: expected contiguous {dtype} of shape {shape}, got {described(tensor)}")

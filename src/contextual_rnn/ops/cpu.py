@@ -197,8 +197,8 @@ def _run(
     if given.weight_ih is not None:
         input_size, inputs, addresses[0] = given.weight_ih.shape[1], addresses[0], 0
     problem = _PROBLEM.pack(
-        *_sizes(_shape(given), given, settings, keep), *addresses[:11], *others, input_size, inputs, *addresses[11:],
-        *of_projection,
+        *_sizes(_shape(given), settings, keep, *_initial_sizes(given), input_size), *addresses[:11], *others,
+        input_size, inputs, *addresses[11:], *of_projection,
     )  # fmt: skip
     scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]
     scratch = torch.empty(scratch_size(problem, backwards), dtype=torch.uint8)
@@ -211,15 +211,21 @@ def _contiguous(given: Given, settings: Settings) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous() for tensor in given]
 
 
-def _sizes(shape: tuple[int, ...], given: Given, settings: Settings, keep: bool) -> tuple[float, ...]:
+def _initial_sizes(given: Given) -> tuple[int, bool]:
+    """The rank of A(0), and whether there is a dense one."""
+    return 0 if given.left is None else given.left.shape[1], given.a0 is not None
+
+
+def _sizes(
+    shape: tuple[int, ...], settings: Settings, keep: bool, rank: int, dense: bool, input_size: int = 0
+) -> tuple[float, ...]:
     batch, steps, width = shape
-    rank, chunk = 0 if given.left is None else given.left.shape[1], _chunk(steps, width)
-    inputs = 0 if given.weight_ih is None else given.weight_ih.shape[1]
-    work = batch * steps * (width + min(chunk, width) + inputs) * width
+    chunk = _chunk(steps, width)
+    work = batch * steps * (width + min(chunk, width) + input_size) * width
     threads = torch.get_num_threads() if work > _WORTH_THREADS else 1
     return (
         batch, steps, width, settings.inner_steps, rank, chunk, threads, settings.write_before_read,
-        settings.layer_norm, 0 if given.a0 is None or settings.shared_a0 else width * width, keep, settings.eps,
+        settings.layer_norm, width * width if dense and not settings.shared_a0 else 0, keep, settings.eps,
     )  # fmt: skip
 
 
@@ -230,25 +236,25 @@ def classification_fits(steps: int, width: int) -> bool:
 
 def classification(
     shape: tuple[int, int, int],
-    given: Given,
     settings: Settings,
-    grads: list[Tensor | None],
+    tensors: tuple[Tensor | None, ...],
+    grads: tuple[Tensor | None, ...],
     others: list[int],
-    made: tuple[int, bool] = (0, False),
+    made: tuple[int, bool],
 ) -> int:
     """Run `Classifier` of csrc/classification.h for (B, T, H) and return what it finds out of range, 0 for nothing.
 
-    `given` is without inputs, `grads` are those of its other nine tensors before lengths; those of h0 and A(0) are of
-    every sample. `others` are the fields of `FastWeightsClassification` after the first. `made` says what A(0) heads
-    make: its rank, or whether it is dense.
+    `tensors` are those of `Given` from weight_hh to retained, contiguous, and `grads` theirs but for the last two;
+    those of h0 and A(0) are of every sample. `others` are the fields of `FastWeightsClassification` after the first.
+    `made` is the rank of A(0) and whether there is a dense one, be it given or made by heads.
     """
-    tensors = _contiguous(given, settings)
-    addresses = [0, *map(address, tensors[1:11]), *(0,) * 7, *map(address, grads), *(0,) * 7]
-    sizes = list(_sizes(shape, given, settings, False))
-    rank, dense = made
-    sizes[4], sizes[9] = rank or sizes[4], shape[2] ** 2 if dense else sizes[9]
-    scratch_size, run = _classification_functions(given.weight_hh.dtype, instruction_set())
-    problem = _CLASSIFICATION.pack(*sizes, *addresses, *others)
+    weight_hh = tensors[0]
+    assert weight_hh is not None
+    scratch_size, run = _classification_functions(weight_hh.dtype, instruction_set())
+    problem = _CLASSIFICATION.pack(
+        *_sizes(shape, settings, False, *made), 0, *map(address, tensors), *(0,) * 8, *map(address, grads), *(0,) * 9,
+        *others,
+    )  # fmt: skip
     scratch = torch.empty(scratch_size(problem), dtype=torch.uint8)
     return run(problem, scratch.data_ptr())
 
