@@ -39,6 +39,8 @@ def _of_one_seed(seed, off):
     runs = []
     for state, accuracy in authors.items():
         runs.append(retrieval_run("retrieval-authors-start", state, seed, accuracy + off, **paper))
+        alone = paper | {"leaves": "h"}
+        runs.append(retrieval_run("retrieval-authors-start-h", state, seed, 0.99 - accuracy / 10, **alone))
         for timing in ("wenke2019", "ba2016"):
             level = 0.99 + 0.002 * (-1) ** (seed + (state == "zero"))
             runs.append(retrieval_run("map", state, seed, accuracy - off, start="wenke2019", timing=timing))

@@ -31,6 +31,7 @@ def found():
         ),
         ("authors", "a gain of +29.00 (+29.00 to +29.00) points, and reaches 95 % sooner"),
         ("authors", "95 % sooner (10 (10 to 10) against never (never to never) epochs; 3 seeds)"),
+        ("choices", "at its scale. The authors' own start, h alone, wenke2019: a context state ends behind zero"),
         (
             "map",
             "Under the authors' own start a context state gains over zero in 2 (+29.00 points) of 2 cells, loses in 0",
@@ -50,7 +51,7 @@ def test_what_the_numbers_say(found, name, text):
 
 
 def test_there_is_a_finding_for_each_study(found):
-    assert list(found) == ["authors", "map", "ingredients", "controls", "table 1", "decay"]
+    assert list(found) == ["authors", "choices", "map", "ingredients", "controls", "table 1", "decay"]
 
 
 def test_other_numbers_say_otherwise():

@@ -13,6 +13,7 @@ from contextual_rnn.experiments.results import Run
 from contextual_rnn.experiments.shown import Form, interval, minus
 from contextual_rnn.experiments.studies import (
     AUTHORS,
+    CHOICES,
     CONTROLS,
     DECAY,
     INGREDIENTS,
@@ -38,6 +39,7 @@ def findings(runs: Sequence[Run], calibrated: Sequence[Mapping[str, Any]] = ()) 
     found = {
         "authors": _paper_scale(runs_of(runs, AUTHORS), "Under the authors' own start", "(h, A)"),
         "sound": _paper_scale(runs_of(runs, SOUND), "Under a sound start", "(h, A)"),
+        "choices": _choices(runs),
         "map": _map(runs_of(runs, MAP)),
         "ingredients": _ingredients(short),
         "controls": _controls(short),
@@ -49,6 +51,24 @@ def findings(runs: Sequence[Run], calibrated: Sequence[Mapping[str, Any]] = ()) 
 
 
 def _paper_scale(runs: Sequence[Run], where: str, leaves: str) -> str | None:
+    said = _of_states(runs)
+    epochs = {run.config.epochs for run in runs if run.converged}
+    return f"{where}, state {leaves}, after {max(epochs)} epochs, {said}." if said else None
+
+
+def _choices(runs: Sequence[Run]) -> str | None:
+    texts = []
+    for name in CHOICES:
+        study = runs_of(runs, name)
+        if said := _of_states(study):
+            config: Any = study[0].config
+            leaves, start = "(h, A)" if config.leaves == "h+a" else "h alone", STARTS[config.start]
+            texts.append(f"{start}, {leaves}, {config.timing}: {said}")
+    return f"What the paper leaves open, chosen otherwise, at its scale. {'. '.join(texts)}." if texts else None
+
+
+def _of_states(runs: Sequence[Run]) -> str:
+    """What the other states do beside zero; nothing where no state has seeds enough."""
     by_state = {state: [run for run in runs if run.config.state == state] for state in ("zero", "free", "context")}
     texts = []
     for state in ("context", "free"):
@@ -59,8 +79,7 @@ def _paper_scale(runs: Sequence[Run], where: str, leaves: str) -> str | None:
             f"a {state} state {ENDS[final.verdict]} zero in accuracy, {_against(final, 'share')}, and reaches 95 % "
             f"{_sooner(speed.verdict)} ({_against(speed, 'epochs')} epochs; {len(final.seeds)} seeds)"
         )
-    epochs = {run.config.epochs for run in runs if run.converged}
-    return f"{where}, state {leaves}, after {max(epochs)} epochs, {'; '.join(texts)}." if texts else None
+    return "; ".join(texts)
 
 
 def _against(seen: Contrast, form: Form) -> str:

@@ -25,6 +25,7 @@ IN_THE_README = ("authors", "map", "ingredients", "table 1", "decay")
 ASKED = {
     "authors": "the paper's scale under the authors' start",
     "sound": "the paper's scale under a sound start",
+    "choices": "the paper's scale with h alone or the timing of Ba et al.",
     "map": "the map",
     "ingredients": "the ingredients of the authors' start",
     "controls": "the controls",
