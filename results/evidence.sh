@@ -41,7 +41,7 @@ done
 # Table 1 of Ba et al. with fast weights, both timings, a sound start. 2.4 h
 $C sweep retrieval --json --out runs/table1 --grid seed=0,1,2,3,4 units=20,50,100 timing=ba2016,wenke2019 state=zero
 
-# Paper scale: 200 epochs, (h, A), the authors' start, their timing; then the other choices. 0.4 h a seed each, h 0.2.
+# Paper scale: 200 epochs, (h, A), the authors' start, their timing; then the other choices. 0.25 h a seed each, h 0.15.
 paper="$C sweep retrieval --json --grid seed=0,1,2,3,4,5,6,7,8,9 state=context,free,zero"
 $paper --leaves h+a --start wenke2019 --out runs/retrieval-authors-start
 $C sweep decay --json --grid seed=0,1,2,3,4,5,6,7,8,9 state=normal,zero,context --out runs/decay-paper
@@ -50,7 +50,8 @@ $C sweep decay --json --out runs/decay-calibration --min-scale 0.2 --grid seed=0
 $paper --leaves h --start wenke2019 --out runs/retrieval-authors-start-h
 $paper --leaves h+a --out runs/retrieval-sound-start-h+a
 $paper --leaves h+a --start wenke2019 --timing ba2016 --out runs/retrieval-authors-start-ba2016
-$paper --leaves h+a --timing ba2016 --out runs/retrieval-sound-start-h+a-ba2016
 
-# Table 1 with LSTMs. 4 h
+# Table 1 with LSTMs. 1.6 h a seed
 $C sweep retrieval --network lstm --json --out runs/table1 --grid seed=0,1,2 units=20,50,100 state=zero
+
+$paper --leaves h+a --timing ba2016 --out runs/retrieval-sound-start-h+a-ba2016
