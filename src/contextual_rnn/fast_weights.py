@@ -81,9 +81,7 @@ class _FastWeights(nn.Module):
     @property
     def options(self) -> FastWeightsOptions:
         """What the recurrence is told besides its tensors."""
-        return checked_options(
-            self.inner_steps, self.decay, self.rate, self.layer_norm, self.timing, self.eps, False
-        )
+        return checked_options(self.inner_steps, self.decay, self.rate, self.layer_norm, self.timing, self.eps, False)
 
     def project(self, input: Tensor) -> Tensor:
         """What the inputs add to the bracket, C x + b: (..., input_size) to (..., H).

@@ -77,7 +77,7 @@ def _of_states(runs: Sequence[Run]) -> str:
             continue
         texts.append(
             f"a {state} state {ENDS[final.verdict]} zero in accuracy, {_against(final, 'share')}, and reaches 95 % "
-            f"{_sooner(speed.verdict)} ({_against(speed, 'epochs')} epochs; {len(final.seeds)} seeds)"
+            f"{sooner(speed.verdict)} ({_against(speed, 'epochs')} epochs; {len(final.seeds)} seeds)"
         )
     return "; ".join(texts)
 
@@ -87,7 +87,8 @@ def _against(seen: Contrast, form: Form) -> str:
     return f"{interval(seen.ours, form)} against {interval(seen.theirs, form)}{gain}"
 
 
-def _sooner(verdict: Verdict) -> str:
+def sooner(verdict: Verdict) -> str:
+    """What a verdict on epochs is called."""
     return {"ahead": "sooner", "behind": "later", "level": "neither sooner nor later", "open": "in one seed"}[verdict]
 
 
@@ -104,7 +105,7 @@ def _map(runs: Sequence[Run]) -> str | None:
                     f"{_counted(seen, 'behind')}, and cannot be told from it in {_counted(seen, 'level')}"
                 )
         if texts:
-            sentences.append(f"under {name[0].lower()}{name[1:]} {'; '.join(texts)}")
+            sentences.append(f"under {name.lower()} {'; '.join(texts)}")
     if not sentences:
         return None
     seeds = [len(seen.seeds) for seen in told]
@@ -162,7 +163,7 @@ def _controls(runs: Sequence[Run]) -> str | None:
         seen = _told(control_contrasts(runs, start))
         each = [f"{text} {interval(found.gain, 'points')}" for text, found in seen.items() if found.gain is not None]
         if each:
-            texts.append(f"under {name[0].lower()}{name[1:]}: {', '.join(each)}")
+            texts.append(f"under {name.lower()}: {', '.join(each)}")
     return f"Controls, gain over zero in points of accuracy, {'; '.join(texts)}." if texts else None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from contextual_rnn.experiments.atomic_file import write_atomically
 from contextual_rnn.experiments.figures import to_svg
 from contextual_rnn.experiments.findings import findings
+from contextual_rnn.experiments.findings_in_short import in_short
 from contextual_rnn.experiments.published import read_results, retrieval_table
 from contextual_rnn.experiments.results import Run
 from contextual_rnn.experiments.studies import ASIDE, CONTROLS, INGREDIENTS, MAP, TABLE_1, runs_of, study
@@ -21,7 +22,6 @@ from contextual_rnn.experiments.when_it_helps import map_figure, map_table
 
 BEGIN, END = "<!-- from results/ by make pages -->", "<!-- end -->"
 FIGURE = Path("docs", "figures", "when-it-helps.svg")
-IN_THE_README = ("authors", "map", "ingredients", "table 1", "decay")
 ASKED = {
     "authors": "the paper's scale under the authors' start",
     "sound": "the paper's scale under a sound start",
@@ -35,12 +35,12 @@ ASKED = {
 
 
 def readme_block(results: Path) -> str:
-    """The README's figure, five findings and table of accuracies."""
+    """The README's figure, its five lines and table of accuracies."""
     runs = read_results(results)
-    found = findings(runs, Trained.read(results).calibration)
-    lines = "\n".join(f"- {found[name]}" for name in IN_THE_README if name in found)
+    lines = "\n".join(f"- {line}" for line in in_short(runs))
+    missing = _missing(findings(runs, Trained.read(results).calibration))
     pictured = [run for run in runs if study(run) not in ASIDE]
-    parts = [*_figure(runs, "docs/figures"), lines, _missing(found), retrieval_table(pictured)]
+    parts = [*_figure(runs, "docs/figures"), lines, missing, retrieval_table(pictured)]
     return "\n\n".join(filter(None, parts))
 
 

@@ -12,8 +12,8 @@ from contextual_rnn._shapes import Float, Int
 from contextual_rnn.ops import cpu
 from contextual_rnn.ops.cpu import address
 from contextual_rnn.ops.fast_weights import check_norm, check_options, check_tensor, choose, shapes_of
-from contextual_rnn.ops.operator import described
 from contextual_rnn.ops.kernel import Settings
+from contextual_rnn.ops.operator import described
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank, decay_tables
 
 

@@ -1,0 +1,89 @@
+"""The README's five lines: of the findings, what says most, chosen and quoted as `findings` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from contextual_rnn.experiments.comparison import STARTS
+from contextual_rnn.experiments.contrast import contrast
+from contextual_rnn.experiments.findings import ACCURACY, ENDS, FREE_RUNNING, SHORT_NAMES, SQUARED_ERROR, TO_95, sooner
+from contextual_rnn.experiments.results import Run
+from contextual_rnn.experiments.shown import interval
+from contextual_rnn.experiments.studies import AUTHORS, DECAY, INGREDIENTS, MAP, SOUND, TABLE_1, runs_of
+from contextual_rnn.experiments.study_tables import ingredient_contrasts
+from contextual_rnn.experiments.table_1 import errors
+from contextual_rnn.experiments.when_it_helps import contrasts
+
+_PAIR = ("context", "zero")
+
+
+def in_short(runs: Sequence[Run]) -> list[str]:
+    """As many of the five as the runs allow; what rests on a single seed is none."""
+    lines = [
+        _paper_scale(runs),
+        _map(runs_of(runs, MAP)),
+        _plateau(runs_of(runs, MAP, INGREDIENTS)),
+        _table_1(runs_of(runs, TABLE_1)),
+        _decay(runs_of(runs, DECAY)),
+    ]
+    return [line for line in lines if line]
+
+
+def _paper_scale(runs: Sequence[Run]) -> str | None:
+    texts = []
+    for start, name in (("wenke2019", AUTHORS), ("sound", SOUND)):
+        by_state = {state: [run for run in runs_of(runs, name) if run.config.state == state] for state in _PAIR}
+        final, speed = (contrast(by_state["context"], by_state["zero"], measure) for measure in (ACCURACY, TO_95))
+        if final is None or speed is None or final.gain is None or final.verdict == "open":
+            continue
+        texts.append(
+            f"under {STARTS[start].lower()} a context state is past 95 % {sooner(speed.verdict)} than zero "
+            f"({interval(speed.ours, 'epochs')} against {interval(speed.theirs, 'epochs')} epochs) and "
+            f"{ENDS[final.verdict]} it in the end ({interval(final.gain, 'points')} points; {len(final.seeds)} seeds)"
+        )
+    return f"The paper's scale, (h, A): {'; '.join(texts)}." if texts else None
+
+
+def _map(runs: Sequence[Run]) -> str | None:
+    texts = []
+    for start, name in STARTS.items():
+        cells = contrasts([run for run in runs if getattr(run.config, "start", "") == start], "context")
+        verdicts = [seen.verdict for seen in cells.values() if seen.verdict != "open"]
+        if verdicts:
+            texts.append(
+                f"under {name.lower()} in {verdicts.count('ahead')} of {len(verdicts)} cells, worse in "
+                f"{verdicts.count('behind')}"
+            )
+    return f"After 30 epochs, h alone, a context state is better than zero {'; '.join(texts)}." if texts else None
+
+
+def _plateau(runs: Sequence[Run]) -> str | None:
+    seen = ingredient_contrasts(runs, "wenke2019")
+    cures = [
+        f"{SHORT_NAMES.get(name, name)} ({interval(found.gain, 'points')} points)"
+        for name, found in seen.items()
+        if found.verdict == "ahead" and found.gain is not None
+    ]
+    return f"Of the authors' start, made sound alone, these cure the zero state: {', '.join(cures)}." if cures else None
+
+
+def _table_1(runs: Sequence[Run]) -> str | None:
+    texts = []
+    for (network, setting), by_units in errors(runs).items():
+        of_units = [f"{interval(found, 'error')} at {units}" for units, (found, count) in by_units.items() if count > 1]
+        if of_units:
+            texts.append(f"{network} ({setting}) {', '.join(of_units)} units")
+    return f"Test error: {'; '.join(texts)}." if texts else None
+
+
+def _decay(runs: Sequence[Run]) -> str | None:
+    by_state = {state: [run for run in runs if run.config.state == state] for state in ("normal", "zero")}
+    given, free = (contrast(by_state["normal"], by_state["zero"], m) for m in (SQUARED_ERROR, FREE_RUNNING))
+    if given is None or free is None or given.verdict == "open":
+        return None
+    words = {"ahead": "less", "behind": "more", "level": "not told apart", "open": "not told apart"}
+    texts = [
+        f"{words[seen.verdict]} {where} ({interval(seen.ours, 'number')} against {interval(seen.theirs, 'number')})"
+        for seen, where in ((given, "given the true values"), (free, "running free"))
+    ]
+    return f"Decay, squared error of the normal state beside zero's: {', '.join(texts)}; {len(given.seeds)} seeds."
