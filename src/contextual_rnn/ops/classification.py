@@ -202,9 +202,8 @@ class Classification:
     ) -> None:
         parameters = self._parameters
         width = len(parameters.weight_hh)
-        for name, tensor, axes in (("tokens", tokens, 2), ("targets", targets, 1), ("states", states, 1)):
-            if tensor is None and name == "states":
-                continue
+        named = () if states is None else (("states", states, 1),)
+        for name, tensor, axes in (("tokens", tokens, 2), ("targets", targets, 1), *named):
             fits = isinstance(tensor, Tensor) and tensor.ndim == axes and tensor.dtype == torch.int64
             if not fits or len(tensor) != len(tokens) or 0 in tensor.shape or not tensor.is_cpu:
                 shape = "(batch, time)" if axes == 2 else "(batch,)"
