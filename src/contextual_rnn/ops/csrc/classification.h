@@ -69,12 +69,26 @@ struct Classifier : Kernel<T> {
         return sizes[part];
     }
 
+    // A linear layer of the embeddings of the first tokens: what goes into the table, or a part of the initial states.
+    // On the way back its results are their gradients.
+    struct Layer {
+        const T *weight, *bias;
+        T *grad_weight, *grad_bias, *results;
+        vec* turned;  // the results, a vector for each unit of L tokens
+        int64_t rows, size;
+    };
+    struct Layers {
+        Layer each[5];
+        int64_t count = 0;
+    };
+
     struct Packed {
         Shared recurrence;
         T* table;
         T *hidden, *back_hidden, *readout, *back_readout;
         T* states[4];
-        vec *embedding, *results;  // what layers read, and room for some of what they make
+        vec *embedding, *room;  // what layers read, and a thread's room for some of what they make
+        Layers layers;
     };
 
     // Sums over samples, of a group of blocks.
@@ -106,12 +120,9 @@ struct Classifier : Kernel<T> {
         packed.recurrence.a0 = forward.a0;
         packed.table = arena.take<T>(V * H);
         packed.embedding = arena.take<vec>((V + L - 1) / L * D);
-        int64_t results = larger(some_rows, (V + L - 1) / L * H);
-        for (int part = 0; part < 4; ++part) {
-            packed.states[part] = arena.take<T>(states_size(part));
-            if (headed(part)) results = larger(results, (c.initial_states + L - 1) / L * size_of(part));
-        }
-        packed.results = arena.take<vec>(results);
+        packed.room = arena.take<vec>(larger(1, p.threads) * some_rows);
+        for (int part = 0; part < 4; ++part) packed.states[part] = arena.take<T>(states_size(part));
+        packed.layers = layers(packed, arena);
         packed.hidden = arena.take<T>(Q * H);
         packed.back_hidden = arena.take<T>(Q * H);
         packed.readout = arena.take<T>(K * Q);
@@ -151,45 +162,60 @@ struct Classifier : Kernel<T> {
         return room;
     }
 
-    // A linear layer of the embeddings of the first tokens.
-    struct Layer {
-        const T *weight, *bias;
-        T *grad_weight, *grad_bias;
-        int64_t rows, size;
-    };
-
-    Layer table_layer() const {
-        return {given(c.weight_ih), given(c.bias), static_cast<T*>(c.grad_weight_ih), static_cast<T*>(c.grad_bias), V, H};
-    }
-    Layer head_layer(int part) const {
-        const FastWeightsHead& head = c.heads[part];
-        return {given(head.weight), given(head.bias), static_cast<T*>(head.grad_weight), static_cast<T*>(head.grad_bias),
-                c.initial_states, size_of(part)};
+    Layers layers(const Packed& packed, Arena& arena) const {
+        Layers found;
+        found.each[found.count++] = {given(c.weight_ih), given(c.bias), static_cast<T*>(c.grad_weight_ih),
+                                     static_cast<T*>(c.grad_bias), packed.table, nullptr, V, H};
+        for (int part = 0; part < 4; ++part) {
+            const FastWeightsHead& head = c.heads[part];
+            if (headed(part))
+                found.each[found.count++] = {given(head.weight), given(head.bias), static_cast<T*>(head.grad_weight),
+                                             static_cast<T*>(head.grad_bias), packed.states[part], nullptr,
+                                             c.initial_states, size_of(part)};
+        }
+        for (int64_t k = 0; k < found.count; ++k)
+            found.each[k].turned = arena.take<vec>((found.each[k].rows + L - 1) / L * found.each[k].size);
+        return found;
     }
 
     // Some rows of a layer's weight after others, so that all results are made of them while they are in cache.
     static constexpr int64_t some_rows = 60;
 
-    void make(T* to, const Layer& layer, const Packed& packed) const {
-        for (int64_t at = 0; at < layer.size; at += some_rows) {
-            const int64_t rows = smaller(some_rows, layer.size - at);
-            for (int64_t first = 0; first < layer.rows; first += L) {
-                for (int64_t j = 0; j < rows; ++j) packed.results[j] = all(layer.bias ? layer.bias[at + j] : 0);
-                Base::multiply_strided(packed.results, layer.weight + at * D, D, 1, packed.embedding + first / L * D, rows, D);
-                store(to + first * layer.size + at, packed.results, smaller(L, layer.rows - first), layer.size, rows);
-            }
-        }
+    // body(layer, first row, how many, thread) for all layers.
+    template <typename Body>
+    void for_some_rows(const Layers& layers, const Body& body) const {
+        int64_t tasks = 0;
+        for (int64_t k = 0; k < layers.count; ++k) tasks += (layers.each[k].size + some_rows - 1) / some_rows;
+        in_parallel(tasks, [&](int64_t task, int64_t thread) {
+            const Layer* layer = layers.each;
+            for (int64_t own; task >= (own = (layer->size + some_rows - 1) / some_rows); ++layer) task -= own;
+            const int64_t at = task * some_rows;
+            body(*layer, at, smaller(some_rows, layer->size - at), thread);
+        });
+    }
+
+    // On one thread where the table is all there is.
+    template <typename Body>
+    void in_parallel(int64_t tasks, const Body& body) const {
+        const auto run = [](const void* context, int64_t task, int64_t thread) {
+            (*static_cast<const Body*>(context))(task, thread);
+        };
+        fast_weights_parallel(tasks, with_heads() ? threads(tasks) : 1, run, &body);
     }
 
     void make_table_and_states(const Packed& packed) const {
         for (int64_t first = 0; first < V; first += L)
             Base::load(packed.embedding + first / L * D, given(c.embedding) + first * D, smaller(L, V - first), D, D);
-        make(packed.table, table_layer(), packed);
-        for (int part = 0; part < 4; ++part) {
-            if (!headed(part)) continue;
-            make(packed.states[part], head_layer(part), packed);
-            *initial(part) = packed.states[part];
-        }
+        for_some_rows(packed.layers, [&](const Layer& layer, int64_t at, int64_t n, int64_t thread) {
+            vec* const room = packed.room + thread * some_rows;
+            for (int64_t first = 0; first < layer.rows; first += L) {
+                for (int64_t j = 0; j < n; ++j) room[j] = all(layer.bias ? layer.bias[at + j] : 0);
+                Base::multiply_strided(room, layer.weight + at * D, D, 1, packed.embedding + first / L * D, n, D);
+                store(layer.results + first * layer.size + at, room, smaller(L, layer.rows - first), layer.size, n);
+            }
+        });
+        for (int part = 0; part < 4; ++part)
+            if (headed(part)) *initial(part) = packed.states[part];
     }
 
     // to = the sum over n rows of x y^T, those of x `stride` apart; where `adds`, to += that.
@@ -198,22 +224,31 @@ struct Classifier : Kernel<T> {
         sum_of_outer(to, adds, height, width, 1, n, {x, stride}, {y, width});
     }
 
-    // The gradients of a layer from those of its results; that of the embedding is added to.
-    void differentiate(const Layer& layer, const T* d_results, const Packed& packed) const {
-        const int64_t size = layer.size;
-        if (layer.grad_bias) {
-            std::memset(layer.grad_bias, 0, size * sizeof(T));
-            for (int64_t n = 0; n < layer.rows; ++n)
-                for (int64_t j = 0; j < size; ++j) layer.grad_bias[j] += d_results[n * size + j];
-        }
-        product(layer.grad_weight, false, size, D, layer.rows, d_results, size, given(c.embedding));
-        for (int64_t first = 0; first < layer.rows; first += L)
-            Base::load(packed.results + first / L * size, d_results + first * size, smaller(L, layer.rows - first), size, size);
-        for (int64_t at = 0; at < size; at += some_rows)
+    // The gradients of all layers' weights and biases, then that of the embedding, from those of their results.
+    void differentiate_layers(const Layers& layers) const {
+        for_some_rows(layers, [&](const Layer& layer, int64_t at, int64_t n, int64_t) {
+            const T* d_results = layer.results + at;
+            if (layer.grad_bias) {
+                std::memset(layer.grad_bias + at, 0, n * sizeof(T));
+                for (int64_t row = 0; row < layer.rows; ++row)
+                    for (int64_t j = 0; j < n; ++j) layer.grad_bias[at + j] += d_results[row * layer.size + j];
+            }
+            product(layer.grad_weight + at * D, false, n, D, layer.rows, d_results, layer.size, given(c.embedding));
             for (int64_t first = 0; first < layer.rows; first += L)
-                product(static_cast<T*>(c.grad_embedding) + first * D, true, smaller(L, layer.rows - first), D,
-                        smaller(some_rows, size - at), reinterpret_cast<const T*>(packed.results + first / L * size + at), L,
-                        layer.weight + at * D);
+                Base::load(layer.turned + first / L * layer.size + at, d_results + first * layer.size,
+                           smaller(L, layer.rows - first), layer.size, n);
+        });
+        in_parallel((V + L - 1) / L, [&](int64_t block, int64_t) {
+            const int64_t first = block * L;
+            T* const to = static_cast<T*>(c.grad_embedding) + first * D;
+            std::memset(to, 0, smaller(L, V - first) * D * sizeof(T));
+            for (int64_t k = 0; k < layers.count; ++k) {
+                const Layer& layer = layers.each[k];
+                for (int64_t at = 0; first < layer.rows && at < layer.size; at += some_rows)
+                    product(to, true, smaller(L, layer.rows - first), D, smaller(some_rows, layer.size - at),
+                            reinterpret_cast<const T*>(layer.turned + block * layer.size + at), L, layer.weight + at * D);
+            }
+        });
     }
 
     void pack_all(const Packed& packed) const {
@@ -317,14 +352,10 @@ struct Classifier : Kernel<T> {
             Base::add_up(to, size, [&](int64_t g) INLINE { return totals[g].*field; });
         };
         matrices(packed.table, V * H, &Totals::d_table);
-        std::memset(c.grad_embedding, 0, V * D * sizeof(T));
-        differentiate(table_layer(), packed.table, packed);
-        for (int part = 0; part < 4; ++part) {
-            if (!headed(part)) continue;
-            Base::add_up(packed.states[part], c.initial_states * size_of(part),
+        for (int part = 0; part < 4; ++part)
+            Base::add_up(packed.states[part], states_size(part),
                          [&](int64_t g) INLINE { return totals[g].d_states[part]; });
-            differentiate(head_layer(part), packed.states[part], packed);
-        }
+        differentiate_layers(packed.layers);
         matrices(c.grad_hidden_weight, Q * H, &Totals::d_hidden_weight);
         matrices(c.grad_readout_weight, K * Q, &Totals::d_readout_weight);
         const auto vectors = [&](void* to, int64_t size, vec* Totals::*field) {
