@@ -213,7 +213,7 @@ struct Kernel : Registers<T> {
         w.d_z = arena.take<vec>(H);
         w.d_read = arena.take<vec>(H);
         w.raw = arena.take<vec>(larger(C, R));
-        w.d_low = arena.take<vec>(H);
+        w.d_low = arena.take<vec>(larger(1, R) * H);
         w.d_matrix = arena.take<vec>(chunked || p.a0 ? H * H : 0);
         w.symmetric = arena.take<vec>(chunked ? H * H : 0);
         w.grad_inputs = arena.take<T>(I ? L * T_ * H : 0);
@@ -634,16 +634,13 @@ struct Kernel : Registers<T> {
     }
 
     void low_rank_gradients(const Activations& a, const Block& block, const Work& w) const {
-        for (int64_t k = 0; k < R; ++k) {
-            if (block.grad_left) {
-                combine(w.d_low, nullptr, T_ * S, w.low_discounted + k, R, w.d_brackets, H);
-                store_factor(block.grad_left, w.d_low, block, k);
-            }
-            if (block.grad_right) {
-                combine(w.d_low, nullptr, T_ * S, w.d_low_scores + k, R, a.queries, H);
-                store_factor(block.grad_right, w.d_low, block, k);
-            }
-        }
+        const auto store_sums = [&](T* to, const vec* coefficients, const vec* rows) {
+            if (!to || !R) return;
+            outer(w.d_low, nullptr, 1, T_ * S, coefficients, R, rows, H);
+            for (int64_t k = 0; k < R; ++k) store_factor(to, w.d_low + k * H, block, k);
+        };
+        store_sums(block.grad_left, w.low_discounted, w.d_brackets);
+        store_sums(block.grad_right, w.d_low_scores, a.queries);
     }
 
     void store_factor(T* to, const vec* from, const Block& block, int64_t k) const {

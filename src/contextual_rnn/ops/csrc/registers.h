@@ -257,7 +257,12 @@ struct Registers {
 
     // to = scale from + the sum over n of x y^T, rows of H each, those of y `stride` apart; `from` may be absent.
     void outer(vec* to, const vec* from, T scale, int64_t n, const vec* x, const vec* y, int64_t stride) const {
-        in_blocks<tile>(H, [&](auto rows_, int64_t j) {
+        outer(to, from, scale, n, x, H, y, stride);
+    }
+    // Likewise of rows of x that are `height` long.
+    void outer(vec* to, const vec* from, T scale, int64_t n, const vec* x, int64_t height, const vec* y,
+               int64_t stride) const {
+        in_blocks<tile>(height, [&](auto rows_, int64_t j) {
             constexpr int rows = decltype(rows_)::value;
             in_blocks<tile>(H, [&](auto columns_, int64_t i) {
                 constexpr int columns = decltype(columns_)::value;
@@ -267,7 +272,7 @@ struct Registers {
                         each<columns>([&](auto c) INLINE { sum[k][c] = scale * from[(j + k) * H + i + c]; });
                     });
                 const vec *a = x + j, *b = y + i;
-                for (int64_t r = 0; r < n; ++r, a += H, b += stride)
+                for (int64_t r = 0; r < n; ++r, a += height, b += stride)
                     each<rows>([&](auto k) INLINE {
                         each<columns>([&](auto c) INLINE { sum[k][c] += a[k] * b[c]; });
                     });
