@@ -186,12 +186,14 @@ def test_a_zero_state():
     assert_agree(problem.natively(OPTIONS), problem.by_autograd(OPTIONS), 1e-10)
 
 
-def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
+@pytest.mark.parametrize("made", [False, True], ids=["given", "made"])
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch, made):
     monkeypatch.setattr(cpu, "_WORTH_THREADS", 0)
-    problem, results, before = Problem(SIZES[2], "dense"), [], torch.get_num_threads()
+    results, before = [], torch.get_num_threads()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results.append(problem.natively(OPTIONS))
+        problem = Problem(SIZES[2], "none" if made else "dense")
+        results.append(with_heads(problem, "low rank")[0] if made else problem.natively(OPTIONS))
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*results, strict=True))
 
