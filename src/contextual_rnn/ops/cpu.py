@@ -251,6 +251,8 @@ def classification(
     weight_hh = tensors[0]
     assert weight_hh is not None
     scratch_size, run = _classification_functions(weight_hh.dtype, instruction_set())
+    # Without inputs; lengths, output, written, saved, scratch, cotangents and the gradient of inputs; those of the two
+    # tables, and a projection.
     problem = _CLASSIFICATION.pack(
         *_sizes(shape, settings, False, *made), 0, *map(address, tensors), *(0,) * 8, *map(address, grads), *(0,) * 9,
         *others,

@@ -74,7 +74,8 @@ def fast_weights(
 
     Raises TypeError or ValueError for arguments of another type, shape, dtype, device or range.
     Deviations: Ba et al. give no bias in the bracket; the contextual-RNN authors multiply from the other side, h A,
-    which for an unsymmetric a0 is its transpose.
+    which for an unsymmetric a0 is its transpose. The native kernel leaves out products with an h0 of zero, which are
+    zero there even where weight_hh is not finite.
     """
     options = checked_options(inner_steps, decay, rate, layer_norm, timing, eps, return_fast_weights)
     projection = weight_ih, bias
