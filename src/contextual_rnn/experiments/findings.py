@@ -8,7 +8,7 @@ from typing import Any
 from contextual_rnn.experiments.calibration import calibration_finding
 from contextual_rnn.experiments.comparison import STARTS
 from contextual_rnn.experiments.contrast import Contrast, Verdict, contrast
-from contextual_rnn.experiments.evidence import MEASURES
+from contextual_rnn.experiments.evidence import MEASURES, Measure
 from contextual_rnn.experiments.results import Run
 from contextual_rnn.experiments.shown import Form, interval, minus
 from contextual_rnn.experiments.studies import (
@@ -23,7 +23,7 @@ from contextual_rnn.experiments.studies import (
     runs_of,
 )
 from contextual_rnn.experiments.study_tables import control_contrasts, ingredient_contrasts
-from contextual_rnn.experiments.table_1 import errors
+from contextual_rnn.experiments.table_1 import told_errors
 from contextual_rnn.experiments.when_it_helps import contrasts
 
 ACCURACY, TO_95, _ = MEASURES["retrieval"]
@@ -69,17 +69,23 @@ def _choices(runs: Sequence[Run]) -> str | None:
 
 def _of_states(runs: Sequence[Run]) -> str:
     """What the other states do beside zero; nothing where no state has seeds enough."""
-    by_state = {state: [run for run in runs if run.config.state == state] for state in ("zero", "free", "context")}
     texts = []
     for state in ("context", "free"):
-        final, speed = (contrast(by_state[state], by_state["zero"], measure) for measure in (ACCURACY, TO_95))
-        if final is None or speed is None or final.verdict == "open":
+        if (seen := beside_zero(runs, state, ACCURACY, TO_95)) is None:
             continue
+        final, speed = seen
         texts.append(
             f"a {state} state {ENDS[final.verdict]} zero in accuracy, {_against(final, 'share')}, and reaches 95 % "
             f"{sooner(speed.verdict)} ({_against(speed, 'epochs')} epochs; {len(final.seeds)} seeds)"
         )
     return "; ".join(texts)
+
+
+def beside_zero(runs: Sequence[Run], state: str, *measures: Measure) -> list[Contrast] | None:
+    """`state` against zero in every measure; None where a side has no runs or they share a single seed."""
+    own, zero = ([run for run in runs if run.config.state == name] for name in (state, "zero"))
+    found = [seen for measure in measures if (seen := contrast(own, zero, measure)) is not None]
+    return found if len(found) == len(measures) and found[0].verdict != "open" else None
 
 
 def _against(seen: Contrast, form: Form) -> str:
@@ -168,25 +174,16 @@ def _controls(runs: Sequence[Run]) -> str | None:
 
 
 def _table_1(runs: Sequence[Run]) -> str | None:
-    texts = [
-        f"{network} ({setting}) "
-        + ", ".join(
-            f"{interval(found, 'error')} at {units} units" for units, (found, count) in by_units.items() if count > 1
-        )
-        for (network, setting), by_units in errors(runs).items()
-        if any(count > 1 for _, count in by_units.values())
-    ]
+    texts = [f"{name} {', '.join(f'{error} units' for error in each)}" for name, each in told_errors(runs).items()]
     return f"Test error at 4 pairs: {'; '.join(texts)}." if texts else None
 
 
 def _decay(runs: Sequence[Run]) -> str | None:
-    zero = [run for run in runs if run.config.state == "zero"]
     texts = []
     for state in ("normal", "context"):
-        own = [run for run in runs if run.config.state == state]
-        given, free = (contrast(own, zero, measure) for measure in (SQUARED_ERROR, FREE_RUNNING))
-        if given is None or free is None or given.verdict == "open":
+        if (seen := beside_zero(runs, state, SQUARED_ERROR, FREE_RUNNING)) is None:
             continue
+        given, free = seen
         better = {"ahead": "below", "behind": "above", "level": "not told from", "open": ""}
         texts.append(
             f"the {state} state's squared error is {better[given.verdict]} zero's ({_against(given, 'number')}), its "

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from contextual_rnn.experiments.comparison import STARTS
-from contextual_rnn.experiments.contrast import contrast
-from contextual_rnn.experiments.findings import ACCURACY, ENDS, FREE_RUNNING, SHORT_NAMES, SQUARED_ERROR, TO_95, sooner
+from contextual_rnn.experiments.findings import (
+    ACCURACY,
+    ENDS,
+    FREE_RUNNING,
+    SHORT_NAMES,
+    SQUARED_ERROR,
+    TO_95,
+    beside_zero,
+    sooner,
+)
 from contextual_rnn.experiments.results import Run
 from contextual_rnn.experiments.shown import interval
 from contextual_rnn.experiments.studies import AUTHORS, DECAY, INGREDIENTS, MAP, SOUND, TABLE_1, runs_of
 from contextual_rnn.experiments.study_tables import ingredient_contrasts
-from contextual_rnn.experiments.table_1 import errors
+from contextual_rnn.experiments.table_1 import told_errors
 from contextual_rnn.experiments.when_it_helps import contrasts
-
-_PAIR = ("context", "zero")
 
 
 def in_short(runs: Sequence[Run]) -> list[str]:
@@ -32,14 +38,14 @@ def in_short(runs: Sequence[Run]) -> list[str]:
 def _paper_scale(runs: Sequence[Run]) -> str | None:
     texts = []
     for start, name in (("wenke2019", AUTHORS), ("sound", SOUND)):
-        by_state = {state: [run for run in runs_of(runs, name) if run.config.state == state] for state in _PAIR}
-        final, speed = (contrast(by_state["context"], by_state["zero"], measure) for measure in (ACCURACY, TO_95))
-        if final is None or speed is None or final.gain is None or final.verdict == "open":
+        seen = beside_zero(runs_of(runs, name), "context", ACCURACY, TO_95)
+        if seen is None or seen[0].gain is None:
             continue
+        final, speed = seen
         texts.append(
             f"under {STARTS[start].lower()} a context state is past 95 % {sooner(speed.verdict)} than zero "
             f"({interval(speed.ours, 'epochs')} against {interval(speed.theirs, 'epochs')} epochs) and "
-            f"{ENDS[final.verdict]} it in the end ({interval(final.gain, 'points')} points; {len(final.seeds)} seeds)"
+            f"{ENDS[final.verdict]} it in the end ({interval(seen[0].gain, 'points')} points; {len(final.seeds)} seeds)"
         )
     return f"The paper's scale, (h, A): {'; '.join(texts)}." if texts else None
 
@@ -68,19 +74,15 @@ def _plateau(runs: Sequence[Run]) -> str | None:
 
 
 def _table_1(runs: Sequence[Run]) -> str | None:
-    texts = []
-    for (network, setting), by_units in errors(runs).items():
-        of_units = [f"{interval(found, 'error')} at {units}" for units, (found, count) in by_units.items() if count > 1]
-        if of_units:
-            texts.append(f"{network} ({setting}) {', '.join(of_units)} units")
+    texts = [f"{name} {', '.join(each)} units" for name, each in told_errors(runs).items()]
     return f"Test error: {'; '.join(texts)}." if texts else None
 
 
 def _decay(runs: Sequence[Run]) -> str | None:
-    by_state = {state: [run for run in runs if run.config.state == state] for state in ("normal", "zero")}
-    given, free = (contrast(by_state["normal"], by_state["zero"], m) for m in (SQUARED_ERROR, FREE_RUNNING))
-    if given is None or free is None or given.verdict == "open":
+    contrasted = beside_zero(runs, "normal", SQUARED_ERROR, FREE_RUNNING)
+    if contrasted is None:
         return None
+    given, free = contrasted
     words = {"ahead": "less", "behind": "more", "level": "not told apart", "open": "not told apart"}
     texts = [
         f"{words[seen.verdict]} {where} ({interval(seen.ours, 'number')} against {interval(seen.theirs, 'number')})"

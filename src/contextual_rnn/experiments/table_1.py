@@ -36,6 +36,17 @@ def errors(runs: Sequence[Run]) -> dict[tuple[str, str], dict[int, tuple[Interva
     return medians
 
 
+def told_errors(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The errors of more than one seed as "0.84% (0.46% to 1.68%) at 20", by network and setting."""
+    texts = {
+        f"{network} ({setting})": [
+            f"{interval(found, 'error')} at {units}" for units, (found, count) in by_units.items() if count > 1
+        ]
+        for (network, setting), by_units in errors(runs).items()
+    }
+    return {name: each for name, each in texts.items() if each}
+
+
 def table_1(runs: Sequence[Run]) -> dict[str, Any] | None:
     """Test errors of ours below Ba et al.'s; None where there are no runs."""
     rows = [[f"{name}, Ba et al.", "", "", *(f"{error:.2f}%" for error in row)] for name, row in BA_ET_AL.items()]
