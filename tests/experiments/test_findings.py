@@ -53,8 +53,8 @@ def test_what_the_numbers_say(found, name, text):
 
 def test_in_short():
     scale, where, cures, error, decay = in_short(RUNS)
-    assert "a context state is past 95 % sooner than zero (10 (10 to 10) against never" in scale
-    assert "ends ahead of it in the end (+29.00 (+29.00 to +29.00) points; 3 seeds)" in scale
+    assert "own start, wenke2019, past 95 % sooner (10 (10 to 10) against never" in scale
+    assert "ahead in the end (+29.00 (+29.00 to +29.00) points; 3 seeds)" in scale
     assert "under the authors' own start in 2 of 2 cells, worse in 0; under a sound start in 0 of 2 cells" in where
     assert cures.endswith("cure the zero state: embedding (+20.10 (+20.00 to +20.20) points).")
     assert "2.00% (2.00% to 2.00%) at 20, 0.10% (0.10% to 0.10%) at 50 units" in error

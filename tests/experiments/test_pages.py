@@ -73,6 +73,8 @@ def test_the_report_of_results_alone(root):
     html = write_report(root / "results").read_text()
     for title in ("Findings", "When does it help?", "What is it owed to?", "Table 1 of Ba et al. (2016)"):
         assert f"<h2>{title}</h2>" in html
+    in_short = html.partition('id="in-short">')[2].partition("</ul>")[0]
+    assert in_short.count("<li>") == 5
     assert "Playground" not in html
     assert html.count("<li>Under the authors&#39; own start, state (h, A)") == 1
     assert "contextual-rnn train retrieval --out runs/retrieval-authors-start/zero-seed0" in html

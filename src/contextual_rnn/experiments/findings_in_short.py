@@ -1,13 +1,13 @@
-"""The README's five lines: of the findings, what says most, chosen and quoted as `findings` does."""
+"""Five lines for the README and the head of the report: of the findings what says most, chosen as `findings` does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from contextual_rnn.experiments.comparison import STARTS
+from contextual_rnn.experiments.config import RetrievalConfig
 from contextual_rnn.experiments.findings import (
     ACCURACY,
-    ENDS,
     FREE_RUNNING,
     SHORT_NAMES,
     SQUARED_ERROR,
@@ -17,10 +17,22 @@ from contextual_rnn.experiments.findings import (
 )
 from contextual_rnn.experiments.results import Run
 from contextual_rnn.experiments.shown import interval
-from contextual_rnn.experiments.studies import AUTHORS, DECAY, INGREDIENTS, MAP, SOUND, TABLE_1, runs_of
+from contextual_rnn.experiments.studies import (
+    AUTHORS,
+    AUTHORS_BA2016,
+    DECAY,
+    INGREDIENTS,
+    MAP,
+    SOUND,
+    SOUND_BA2016,
+    TABLE_1,
+    runs_of,
+)
 from contextual_rnn.experiments.study_tables import ingredient_contrasts
 from contextual_rnn.experiments.table_1 import told_errors
 from contextual_rnn.experiments.when_it_helps import contrasts
+
+IN_THE_END = {"ahead": "ahead", "behind": "behind", "level": "not told apart", "open": "not told apart"}
 
 
 def in_short(runs: Sequence[Run]) -> list[str]:
@@ -37,17 +49,20 @@ def in_short(runs: Sequence[Run]) -> list[str]:
 
 def _paper_scale(runs: Sequence[Run]) -> str | None:
     texts = []
-    for start, name in (("wenke2019", AUTHORS), ("sound", SOUND)):
-        seen = beside_zero(runs_of(runs, name), "context", ACCURACY, TO_95)
+    for name in (AUTHORS, AUTHORS_BA2016, SOUND, SOUND_BA2016):
+        study = runs_of(runs, name)
+        seen = beside_zero(study, "context", ACCURACY, TO_95)
         if seen is None or seen[0].gain is None:
             continue
-        final, speed = seen
+        (final, speed), config = seen, study[0].config
+        assert isinstance(config, RetrievalConfig)
         texts.append(
-            f"under {STARTS[start].lower()} a context state is past 95 % {sooner(speed.verdict)} than zero "
+            f"under {STARTS[config.start].lower()}, {config.timing}, past 95 % {sooner(speed.verdict)} "
             f"({interval(speed.ours, 'epochs')} against {interval(speed.theirs, 'epochs')} epochs) and "
-            f"{ENDS[final.verdict]} it in the end ({interval(seen[0].gain, 'points')} points; {len(final.seeds)} seeds)"
+            f"{IN_THE_END[final.verdict]} in the end ({interval(seen[0].gain, 'points')} points; "
+            f"{len(final.seeds)} seeds)"
         )
-    return f"The paper's scale, (h, A): {'; '.join(texts)}." if texts else None
+    return f"The paper's scale, (h, A), a context state beside zero: {'; '.join(texts)}." if texts else None
 
 
 def _map(runs: Sequence[Run]) -> str | None:

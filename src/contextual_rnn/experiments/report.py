@@ -21,6 +21,7 @@ from contextual_rnn.experiments.calibration import calibration_finding, calibrat
 from contextual_rnn.experiments.comparison import STARTS, Group, differing, finding, groups_of, shown, words
 from contextual_rnn.experiments.config import STATES
 from contextual_rnn.experiments.findings import findings
+from contextual_rnn.experiments.findings_in_short import in_short
 from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
 from contextual_rnn.experiments.playground import trajectories
 from contextual_rnn.experiments.published import read_results
@@ -108,6 +109,7 @@ def _studies(runs: Sequence[Run], calibrated: Sequence[dict[str, Any]]) -> dict[
     mapped, short = runs_of(runs, MAP), runs_of(runs, MAP, INGREDIENTS, CONTROLS)
     cells = map_table(mapped)
     return {
+        "in_short": in_short(runs),
         "findings": list(findings(runs, calibrated).values()),
         "map": _inline(map_figure(mapped), "map") if cells["rows"] else None,
         "map_table": [cells],
