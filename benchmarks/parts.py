@@ -9,7 +9,7 @@ from typing import Any, Literal
 from benchmarks import recurrence
 from benchmarks.machine import available_cores
 from benchmarks.recurrence import PEAK, thread_name
-from benchmarks.size import COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, TRAIN, Cell, Size
+from benchmarks.size import BARE, COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, TRAIN, Cell, Size
 from benchmarks.training_step import RANK, low_rank_step, training_step
 from benchmarks.workers import Workers, run_alone
 
@@ -159,11 +159,15 @@ def initial(plan: Plan, peers: Peers, workers: Workers) -> Results:
 
 def floor(plan: Plan, peers: Peers, workers: Workers) -> Results:
     """The recurrence alone beside the time of its multiply-adds at the processor's peak."""
-    names = peers.among([OURS, EAGER, COMPILED, JAX, PEAK], plan.base.steps)
+    names = peers.among([OURS, BARE, EAGER, COMPILED, JAX, PEAK], plan.base.steps)
+    if not recurrence.has_kernel():
+        names.remove(BARE)
     cell = workers.run(1, recurrence.recurrence, plan.base, names, plan.seconds)
     yield cell
     note = f"{recurrence.multiply_adds(plan.base):,} multiply-adds"
-    yield Figure("recurrence, 1 thread: time / its multiply-adds at peak", cell.ratio(OURS, PEAK), "at most", 2.5, note)
+    for ours in names[: names.index(EAGER)]:
+        name = f"recurrence, 1 thread: {ours} / its multiply-adds at peak"
+        yield Figure(name, cell.ratio(ours, PEAK), "at most", 2.5, note)
 
 
 def long(plan: Plan, peers: Peers, workers: Workers) -> Results:

@@ -15,9 +15,12 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.machine import peak
-from benchmarks.size import COMPILED, EAGER, JAX, OURS, Cell, Size
+from benchmarks.size import BARE, COMPILED, EAGER, JAX, OURS, Cell, Size
 from benchmarks.timing import Contender, interleave
 from contextual_rnn.ops import BACKENDS, KERNELS, LowRank, Timing, fast_weights
+from contextual_rnn.ops.backend import prepare
+from contextual_rnn.ops.fast_weights import checked_options
+from contextual_rnn.ops.kernel import Given
 
 PEAK = "multiply-adds alone"
 INITIAL = ("zero", "shared", "dense", "low rank")
@@ -59,6 +62,19 @@ class Problem:
         given = {"norm_weight": gain, "norm_bias": shift, "timing": timing, "backend": backend}
         output, _ = fast_weights(inputs, weight, h0, self._a0, **given)
         return torch.autograd.grad(output, self.tensors, self.cotangent)
+
+    def bare(self) -> Gradients:
+        """What gives `gradients` by the CPU kernel itself, forward and backward; A(0) is none."""
+        inputs, weight, h0, gain, shift = (tensor.detach() for tensor in self.tensors)
+        options, kernel = checked_options(1, 0.95, 0.5, True, "wenke2019", 1e-5, False), KERNELS["cpu"]
+        given, settings = prepare(inputs, inputs.shape[1], weight, h0, None, gain, shift, None, options)
+        wanted = [name in ("inputs", "weight_hh", "h0", "norm_weight", "norm_bias") for name in Given._fields[:10]]
+
+        def call() -> list[Tensor]:
+            output, _, saved = kernel.forward(given, settings, True, False)
+            return kernel.backward(given, settings, output, saved, self.cotangent, None, wanted)
+
+        return call
 
     def attention(self, form: Callable[..., Tensor] = peers.attention_form) -> tuple[Tensor, ...]:
         """The same by the attention form; an A(0) is dense or none."""
@@ -127,6 +143,10 @@ def check_long(size: Size) -> None:
     for initial in ("zero", "dense"):
         problem = Problem(replace(size, initial=initial), torch.float64)
         _assert_close(f"auto, A(0) {initial}", problem.gradients(), problem.gradients("reference"), 1e-9)
+
+
+def has_kernel() -> bool:
+    return KERNELS["cpu"].supports(torch.empty(0))
 
 
 def has_jax() -> bool:
@@ -213,6 +233,7 @@ def _jax_call(problem: Problem, float64: bool = False) -> Gradients:
 
 CALLS: dict[str, Callable[[Problem], Gradients]] = {
     OURS: lambda problem: problem.gradients,
+    BARE: Problem.bare,
     EAGER: lambda problem: lambda: problem.gradients("reference"),
     COMPILED: _compiled_call,
     JAX: _jax_call,

@@ -10,8 +10,9 @@ from benchmarks.timing import Seconds, ratio, spread
 What = Literal["training step", "recurrence"]
 
 # The contenders' names. Ours is timed three times where a whole step is: as `train` runs it, and as a user writes it,
-# with `sequence_cross_entropy` for a loss or module by module.
+# with `sequence_cross_entropy` for a loss or module by module; the recurrence also without autograd.
 TRAIN, FUSED, PLAIN, OURS = "ours, as train runs it", "ours, plain PyTorch, fused loss", "ours, plain PyTorch", "ours"
+BARE = "ours, without autograd"
 EAGER, COMPILED, JAX = "eager, explicit A", "torch.compile", "JAX"
 
 

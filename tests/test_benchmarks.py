@@ -12,7 +12,7 @@ from benchmarks import fast_weights, page, parts, peers, recurrence, training_st
 from benchmarks.parts import PARTS, Figure
 from benchmarks.plots import draw
 from benchmarks.recurrence import Problem, multiply_adds
-from benchmarks.size import COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, TRAIN, Cell, Size
+from benchmarks.size import BARE, COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, TRAIN, Cell, Size
 from benchmarks.timing import Contender, interleave, ratio, spread
 from contextual_rnn.experiments.pages import BEGIN, END
 
@@ -43,9 +43,9 @@ def test_a_quick_run_writes_every_figure_and_why_one_is_missing(tmp_path, capsys
     assert report["not timed"] == {JAX: "not asked for", COMPILED: "not asked for"}
     whole, alone = report["measured"]
     assert set(whole["microseconds"]) == {TRAIN, FUSED, PLAIN, EAGER}
-    assert set(alone["microseconds"]) == {OURS, EAGER, recurrence.PEAK}
+    assert set(alone["microseconds"]) == {OURS, *[BARE] * recurrence.has_kernel(), EAGER, recurrence.PEAK}
     timed = [figure for figure in report["figures"] if figure["value"] is not None]
-    assert len(report["figures"]) == 10
+    assert len(report["figures"]) == 10 + recurrence.has_kernel()
     assert {figure["target"] for figure in timed} == {20.0, 14.0, 2.5}
     for figure in report["figures"]:
         measured = figure["value"] is not None
