@@ -159,13 +159,12 @@ def initial(plan: Plan, peers: Peers, workers: Workers) -> Results:
 
 def floor(plan: Plan, peers: Peers, workers: Workers) -> Results:
     """The recurrence alone beside the time of its multiply-adds at the processor's peak."""
-    names = peers.among([OURS, BARE, EAGER, COMPILED, JAX, PEAK], plan.base.steps)
-    if not recurrence.has_kernel():
-        names.remove(BARE)
+    both = [OURS, BARE] if recurrence.has_kernel() else [OURS]
+    names = peers.among([*both, EAGER, COMPILED, JAX, PEAK], plan.base.steps)
     cell = workers.run(1, recurrence.recurrence, plan.base, names, plan.seconds)
     yield cell
     note = f"{recurrence.multiply_adds(plan.base):,} multiply-adds"
-    for ours in names[: names.index(EAGER)]:
+    for ours in both:
         name = f"recurrence, 1 thread: {ours} / its multiply-adds at peak"
         yield Figure(name, cell.ratio(ours, PEAK), "at most", 2.5, note)
 

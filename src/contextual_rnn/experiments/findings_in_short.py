@@ -52,14 +52,14 @@ def _paper_scale(runs: Sequence[Run]) -> str | None:
     for name in (AUTHORS, AUTHORS_BA2016, SOUND, SOUND_BA2016):
         study = runs_of(runs, name)
         seen = beside_zero(study, "context", ACCURACY, TO_95)
-        if seen is None or seen[0].gain is None:
+        if seen is None or (final := seen[0]).gain is None:
             continue
-        (final, speed), config = seen, study[0].config
+        speed, config = seen[1], study[0].config
         assert isinstance(config, RetrievalConfig)
         texts.append(
             f"under {STARTS[config.start].lower()}, {config.timing}, past 95 % {sooner(speed.verdict)} "
             f"({interval(speed.ours, 'epochs')} against {interval(speed.theirs, 'epochs')} epochs) and "
-            f"{IN_THE_END[final.verdict]} in the end ({interval(seen[0].gain, 'points')} points; "
+            f"{IN_THE_END[final.verdict]} in the end ({interval(final.gain, 'points')} points; "
             f"{len(final.seeds)} seeds)"
         )
     return f"The paper's scale, (h, A), a context state beside zero: {'; '.join(texts)}." if texts else None
