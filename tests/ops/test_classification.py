@@ -19,6 +19,7 @@ SIZES = [  # batch, steps, units, tokens, embedding, hidden units, classes
     (1, 1, 1, 1, 1, 1, 1),
     (37, 9, 5, 7, 3, 4, 3),
     (70, 6, 20, 11, 33, 18, 17),
+    (9, 3, 70, 21, 4, 5, 6),
 ]
 
 
@@ -85,9 +86,9 @@ class Problem:
         return [loss.detach(), *torch.autograd.grad(loss, self.leaves(), materialize_grads=True, allow_unused=True)]
 
 
-def with_heads(problem, kind):
+def with_heads(problem, kind, options=OPTIONS, of_first_token=False):
     """The loss and all gradients where linear layers make the initial states, natively and by autograd."""
-    p, options = problem.parameters, OPTIONS
+    p = problem.parameters
     (tokens, inputs), width = p.embedding.shape, len(p.weight_hh)
     sizes = {"none": {}, "dense": {"a0": width**2}, "low rank": {"left": 3 * width, "right": 3 * width}}[kind]
 
@@ -100,6 +101,8 @@ def with_heads(problem, kind):
     states = torch.randint(contexts, (len(problem.tokens),), generator=problem.generator)
     made = [functional.linear(p.embedding[:contexts], *head) for head in heads if head is not None]
     problem.h0, problem.states = made[0], states
+    if of_first_token:
+        problem.tokens[:, 0] = states
     if kind == "dense":
         problem.a0 = made[1].unflatten(1, (width, width))
     if kind == "low rank":
@@ -112,7 +115,7 @@ def with_heads(problem, kind):
         *(None if head is None else Head(*(torch.full_like(t, torch.nan) for t in head)) for head in heads),
     )
     run = Classification(p, grads, options, heads, head_grads, contexts)
-    value, _, initial = run(problem.tokens, problem.targets, states=states)
+    value, _, initial = run(problem.tokens, problem.targets, states=None if of_first_token else states)
     assert initial == [None, None, None, None]
     of_heads = [tensor for head in head_grads if head is not None for tensor in head]
     return [value, *(g for g in grads if g is not None), *of_heads], expected
@@ -142,7 +145,11 @@ def test_loss_and_every_gradient(monkeypatch, variant, size):
 @pytest.mark.parametrize("kind", ["none", "dense", "low rank"])
 def test_states_that_layers_make_of_embeddings(monkeypatch, variant, size, kind):
     monkeypatch.setattr(cpu, "instruction_set", lambda: variant)
-    assert_agree(*with_heads(Problem(size), kind), 1e-10)
+    forms = itertools.product(["ba2016", "wenke2019"], [1, 2], [False, True], [False, True])
+    for timing, inner_steps, plain, of_first_token in forms:
+        options = FastWeightsOptions(inner_steps, 0.9, 0.4, not plain, timing, 1e-5, False)
+        problem = Problem(size, bias=not plain, norm=not plain)
+        assert_agree(*with_heads(problem, kind, options, of_first_token), 1e-10)
 
 
 def test_states_are_given_or_made():
@@ -196,6 +203,15 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, made):
         results.append(with_heads(problem, "low rank")[0] if made else problem.natively(OPTIONS))
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*results, strict=True))
+
+
+def test_refuses_a_first_token_that_has_no_state():
+    problem = Problem((5, 3, 4, 11, 2, 3, 11))
+    problem.tokens[:, 0] = torch.tensor([0, 5, 6, 1, 2])
+    layer = Head(*(torch.zeros(*shape, dtype=torch.float64) for shape in ((4, 2), (4,))))
+    run = Classification(problem.parameters, problem.parameters, OPTIONS, Heads(layer), Heads(layer), 6)
+    with pytest.raises(ValueError, match="states: expected 0 to 5"):
+        run(problem.tokens, problem.targets)
 
 
 @pytest.mark.parametrize("name", ["tokens", "targets", "states"])

@@ -51,7 +51,8 @@ class RetrievalStep:
     def __call__(self, tokens: Tensor, targets: Tensor, generator: torch.Generator) -> float:
         """Return the loss; gradients are where the optimizer looks for them, if it is finite."""
         if self._made:
-            return self._classification(tokens, targets, states=self.model.context_token(tokens)).loss.item()
+            states = self.model.context_token(tokens) if self.model.shuffled_context else None
+            return self._classification(tokens, targets, states=states).loss.item()
         (h0, a0), rows = self._states(tokens, generator)
         found = self._classification(tokens, targets, h0, a0, rows)
         loss = found.loss.item()

@@ -153,7 +153,7 @@ class Classification:
     ) -> LossAndGradients:
         """The loss and its gradients, which the next call overwrites where they have places that stay.
         `states` says which of N initial states each sequence starts from; without it N is B. Where heads make them,
-        h0 and a0 are left out and `states` are tokens. Raises ValueError for tensors that do not fit, and for a token,
+        h0 and a0 are left out and `states` are tokens, without it the first of each sequence. Raises ValueError for tensors that do not fit, and for a token,
         target or state out of range.
         """
         self._check(tokens, targets, h0, a0, states)
@@ -210,10 +210,8 @@ class Classification:
                 raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {described(tensor)}")
         if not cpu.classification_fits(tokens.shape[1], width):
             raise ValueError(f"tokens: expected few enough steps for {width} units, got {tokens.shape[1]}")
-        if (self._heads is None) == (h0 is None) or (h0 is None and (a0 is not None or states is None)):
-            raise ValueError(
-                "h0: expected initial states, or heads that make them and `states` alone, got both or none"
-            )
+        if (self._heads is None) == (h0 is None) or (h0 is None and a0 is not None):
+            raise ValueError("h0: expected initial states, or heads that make them, got both or none")
         if h0 is None:
             return
         rows = len(tokens) if states is None else len(h0)

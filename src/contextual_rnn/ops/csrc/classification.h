@@ -3,7 +3,7 @@
 //   V, D, Q, K   tokens, width of their embedding, hidden units of the readout, classes
 //
 //   inputs = C embedding(token) + b, once a token
-//   initial states = given, or G embedding + c, once for each of the first tokens
+//   initial states = given, or G embedding + c, once for each of the first tokens, as then is W h(0)
 //   hidden = relu(W1 h(T) + b1), logits = W2 hidden + b2, loss = - the mean over samples of log softmax(logits)[target]
 //
 // A block goes forward, through the readout and back before the next one begins: what it went through stays in cache.
@@ -28,7 +28,8 @@ extern "C" struct FastWeightsClassification {
     void* loss;
     void *grad_embedding, *grad_weight_ih, *grad_bias;
     void *grad_hidden_weight, *grad_hidden_bias, *grad_readout_weight, *grad_readout_bias;
-    // Of h0, a0, left and right. What has one is not given, and its gradient not asked for; `states` are then tokens.
+    // Of h0, a0, left and right. What has one is not given, and its gradient not asked for; `states` are then tokens,
+    // each sample's first where they are absent.
     FastWeightsHead heads[4];
 };
 
@@ -43,7 +44,7 @@ struct Classifier : Kernel<T> {
     using typename Base::Activations;
     using Base::H, Base::L, Base::T_, Base::B, Base::p, Base::given, Base::pack, Base::all, Base::relu;
     using Base::relu_gradient, Base::multiply, Base::store, Base::sum_of_outer, Base::groups, Base::threads, Base::blocks;
-    using Base::tokens;
+    using Base::tokens, Base::starts;
 
     FastWeightsClassification& c;  // the caller's copy, in which what heads make takes its place
     const int64_t V, D, Q, K;
@@ -70,31 +71,37 @@ struct Classifier : Kernel<T> {
     }
 
     // A linear layer of the embeddings of the first tokens: what goes into the table, or a part of the initial states.
-    // On the way back its results are their gradients.
+    // Absent where its size is 0. On the way back its results are their gradients.
     struct Layer {
         const T *weight, *bias;
         T *grad_weight, *grad_bias, *results;
-        vec* turned;  // the results, a vector for each unit of L tokens
         int64_t rows, size;
     };
-    struct Layers {
-        Layer each[5];
-        int64_t count = 0;
+    static constexpr int layers = 5;  // that of the table, then the heads
+
+    // Tasks that add to one sum of the gradient of the embedding, in order on one thread: how many there are does not
+    // depend on the number of threads, nor do the sums. The first is the gradient itself.
+    struct Share {
+        int64_t begin, end, rows;
+        T* d_embedding;
     };
+    static constexpr int64_t most_shares = 8;
 
     struct Packed {
         Shared recurrence;
-        T* table;
         T *hidden, *back_hidden, *readout, *back_readout;
-        T* states[4];
-        vec *embedding, *room;  // what layers read, and a thread's room for some of what they make
-        Layers layers;
+        T *starts, *d_starts;
+        int64_t* states;
+        vec *embedding, *room;  // what layers read, and what a thread makes of some of their rows
+        Layer layers[Classifier::layers];
+        Share shares[most_shares];
+        int64_t share_count;
     };
 
     // Sums over samples, of a group of blocks.
     struct Totals {
         Sums recurrence;
-        T *d_table, *d_hidden_weight, *d_readout_weight, *d_states[4];
+        T *d_hidden_weight, *d_readout_weight, *d_results[layers];  // of h(0) the gradient of W h(0)
         vec *d_hidden_bias, *d_readout_bias, *loss;
     };
 
@@ -118,11 +125,21 @@ struct Classifier : Kernel<T> {
         packed.recurrence = Base::place_shared(arena, true);
         packed.recurrence.weight = forward.weight;
         packed.recurrence.a0 = forward.a0;
-        packed.table = arena.take<T>(V * H);
         packed.embedding = arena.take<vec>((V + L - 1) / L * D);
-        packed.room = arena.take<vec>(larger(1, p.threads) * some_rows);
-        for (int part = 0; part < 4; ++part) packed.states[part] = arena.take<T>(states_size(part));
-        packed.layers = layers(packed, arena);
+        packed.room = arena.take<vec>(threads(most_shares) * larger(some_rows, 2 * H));
+        packed.layers[0] = {given(c.weight_ih), given(c.bias), static_cast<T*>(c.grad_weight_ih),
+                            static_cast<T*>(c.grad_bias), nullptr, V, H};
+        for (int part = 0; part < 4; ++part) {
+            const FastWeightsHead& head = c.heads[part];
+            packed.layers[1 + part] = {given(head.weight), given(head.bias), static_cast<T*>(head.grad_weight),
+                                       static_cast<T*>(head.grad_bias), nullptr, c.initial_states,
+                                       headed(part) ? size_of(part) : 0};
+        }
+        for (Layer& layer : packed.layers) layer.results = arena.take<T>(layer.rows * layer.size);
+        packed.starts = arena.take<T>(headed(0) ? c.initial_states * H : 0);
+        packed.d_starts = arena.take<T>(headed(0) ? c.initial_states * H : 0);
+        place_shares(packed, arena);
+        packed.states = arena.take<int64_t>(with_heads() && !c.states ? B : 0);
         packed.hidden = arena.take<T>(Q * H);
         packed.back_hidden = arena.take<T>(Q * H);
         packed.readout = arena.take<T>(K * Q);
@@ -130,12 +147,12 @@ struct Classifier : Kernel<T> {
         for (int64_t g = 0; g < groups(); ++g) {
             Totals& totals = places.totals[g];
             totals.recurrence = Base::place_sums(arena);
-            totals.d_table = arena.take<T>(V * H);
             totals.d_hidden_weight = arena.take<T>(Q * H);
             totals.d_readout_weight = arena.take<T>(K * Q);
             totals.d_hidden_bias = arena.take<vec>(Q);
             totals.d_readout_bias = arena.take<vec>(K);
-            for (int part = 0; part < 4; ++part) totals.d_states[part] = arena.take<T>(states_size(part));
+            for (int k = 0; k < layers; ++k)
+                totals.d_results[k] = arena.take<T>(packed.layers[k].rows * packed.layers[k].size);
             totals.loss = arena.take<vec>(1);
         }
         Arena size(nullptr);
@@ -146,7 +163,6 @@ struct Classifier : Kernel<T> {
     }
 
     bool with_heads() const { return headed(0) || headed(1) || headed(2) || headed(3); }
-    int64_t states_size(int part) const { return headed(part) ? c.initial_states * size_of(part) : 0; }
 
     Room place_room(Arena& arena) const {
         Room room;
@@ -155,67 +171,89 @@ struct Classifier : Kernel<T> {
         room.grad_inputs = arena.take<T>(L * T_ * H);
         room.left = arena.take<T>(L * larger(Q, K));
         room.right = arena.take<T>(L * larger(Q, H));
-        for (int part = 0; part < 4; ++part) room.d_states[part] = arena.take<T>(headed(part) ? L * size_of(part) : 0);
+        for (int part = 1; part < 4; ++part) room.d_states[part] = arena.take<T>(headed(part) ? L * size_of(part) : 0);
         room.hidden = arena.take<vec>(Q);
         room.d_hidden = arena.take<vec>(Q);
         room.logits = arena.take<vec>(K);
         return room;
     }
 
-    Layers layers(const Packed& packed, Arena& arena) const {
-        Layers found;
-        found.each[found.count++] = {given(c.weight_ih), given(c.bias), static_cast<T*>(c.grad_weight_ih),
-                                     static_cast<T*>(c.grad_bias), packed.table, nullptr, V, H};
-        for (int part = 0; part < 4; ++part) {
-            const FastWeightsHead& head = c.heads[part];
-            if (headed(part))
-                found.each[found.count++] = {given(head.weight), given(head.bias), static_cast<T*>(head.grad_weight),
-                                             static_cast<T*>(head.grad_bias), packed.states[part], nullptr,
-                                             c.initial_states, size_of(part)};
-        }
-        for (int64_t k = 0; k < found.count; ++k)
-            found.each[k].turned = arena.take<vec>((found.each[k].rows + L - 1) / L * found.each[k].size);
-        return found;
-    }
-
-    // Some rows of a layer's weight after others, so that all results are made of them while they are in cache.
+    // At most so many rows of a layer's weight, one group after the other, so that all results are made of them while
+    // they are in cache.
     static constexpr int64_t some_rows = 60;
 
-    // body(layer, first row, how many, thread) for all layers.
-    template <typename Body>
-    void for_some_rows(const Layers& layers, const Body& body) const {
+    static int64_t tasks_of(const Layer& layer) { return (layer.size + some_rows - 1) / some_rows; }
+
+    void place_shares(Packed& packed, Arena& arena) const {
         int64_t tasks = 0;
-        for (int64_t k = 0; k < layers.count; ++k) tasks += (layers.each[k].size + some_rows - 1) / some_rows;
-        in_parallel(tasks, [&](int64_t task, int64_t thread) {
-            const Layer* layer = layers.each;
-            for (int64_t own; task >= (own = (layer->size + some_rows - 1) / some_rows); ++layer) task -= own;
-            const int64_t at = task * some_rows;
-            body(*layer, at, smaller(some_rows, layer->size - at), thread);
-        });
+        for (const Layer& layer : packed.layers) tasks += tasks_of(layer);
+        packed.share_count = with_heads() ? smaller(most_shares, tasks) : 1;
+        for (int64_t k = 0; k < packed.share_count; ++k) {
+            Share& share = packed.shares[k];
+            share.begin = tasks * k / packed.share_count;
+            share.end = tasks * (k + 1) / packed.share_count;
+            share.rows = share.begin < tasks_of(packed.layers[0]) ? V : c.initial_states;
+            share.d_embedding = k ? arena.take<T>(share.rows * D) : static_cast<T*>(c.grad_embedding);
+        }
     }
 
-    // On one thread where the table is all there is.
+    // Some rows of the weight of layer number `layer`.
+    struct Task {
+        int64_t layer, at, n, thread;
+        const Share& share;
+        bool begins;  // the share
+    };
+
     template <typename Body>
-    void in_parallel(int64_t tasks, const Body& body) const {
-        const auto run = [](const void* context, int64_t task, int64_t thread) {
-            (*static_cast<const Body*>(context))(task, thread);
+    void for_some_rows(const Packed& packed, const Body& body) const {
+        struct Call {
+            const Packed& packed;
+            const Body& body;
+        } const call = {packed, body};
+        const auto run = [](const void* context, int64_t k, int64_t thread) {
+            const auto& [packed, body] = *static_cast<const Call*>(context);
+            const Share& share = packed.shares[k];
+            for (int64_t task = share.begin; task < share.end; ++task) {
+                int64_t own = task, layer = 0;
+                for (; own >= tasks_of(packed.layers[layer]); ++layer) own -= tasks_of(packed.layers[layer]);
+                const int64_t size = packed.layers[layer].size, all = tasks_of(packed.layers[layer]), at = size * own / all;
+                body(Task{layer, at, size * (own + 1) / all - at, thread, share, task == share.begin});
+            }
         };
-        fast_weights_parallel(tasks, with_heads() ? threads(tasks) : 1, run, &body);
+        fast_weights_parallel(packed.share_count, threads(packed.share_count), run, &call);
     }
 
-    void make_table_and_states(const Packed& packed) const {
+    vec* room_of(const Packed& packed, int64_t thread) const { return packed.room + thread * larger(some_rows, 2 * H); }
+
+    void make_table_and_states(const Packed& packed) {
         for (int64_t first = 0; first < V; first += L)
             Base::load(packed.embedding + first / L * D, given(c.embedding) + first * D, smaller(L, V - first), D, D);
-        for_some_rows(packed.layers, [&](const Layer& layer, int64_t at, int64_t n, int64_t thread) {
-            vec* const room = packed.room + thread * some_rows;
+        for_some_rows(packed, [&](const Task& task) {
+            const Layer& layer = packed.layers[task.layer];
+            vec* const room = room_of(packed, task.thread);
             for (int64_t first = 0; first < layer.rows; first += L) {
-                for (int64_t j = 0; j < n; ++j) room[j] = all(layer.bias ? layer.bias[at + j] : 0);
-                Base::multiply_strided(room, layer.weight + at * D, D, 1, packed.embedding + first / L * D, n, D);
-                store(layer.results + first * layer.size + at, room, smaller(L, layer.rows - first), layer.size, n);
+                for (int64_t j = 0; j < task.n; ++j) room[j] = all(layer.bias ? layer.bias[task.at + j] : 0);
+                Base::multiply_strided(room, layer.weight + task.at * D, D, 1, packed.embedding + first / L * D, task.n, D);
+                store(layer.results + first * layer.size + task.at, room, smaller(L, layer.rows - first), layer.size, task.n);
             }
         });
+        Base::table = packed.layers[0].results;
         for (int part = 0; part < 4; ++part)
-            if (headed(part)) *initial(part) = packed.states[part];
+            if (headed(part)) *initial(part) = packed.layers[1 + part].results;
+        if (!headed(0)) return;
+        times(packed.starts, packed.recurrence.weight, packed.layers[1].results, packed);
+        starts = packed.starts;
+    }
+
+    // to = matrix x for the rows x of all initial states.
+    void times(T* to, const T* matrix, const T* from, const Packed& packed) const {
+        vec *const x = packed.room, *const y = packed.room + H;
+        for (int64_t first = 0; first < c.initial_states; first += L) {
+            const int64_t n = smaller(L, c.initial_states - first);
+            Base::load(x, from + first * H, n, H, H);
+            multiply(y, nullptr, 1, matrix, x, H, H);
+            store(to + first * H, y, n, H, H);
+        }
     }
 
     // to = the sum over n rows of x y^T, those of x `stride` apart; where `adds`, to += that.
@@ -224,31 +262,41 @@ struct Classifier : Kernel<T> {
         sum_of_outer(to, adds, height, width, 1, n, {x, stride}, {y, width});
     }
 
-    // The gradients of all layers' weights and biases, then that of the embedding, from those of their results.
-    void differentiate_layers(const Layers& layers) const {
-        for_some_rows(layers, [&](const Layer& layer, int64_t at, int64_t n, int64_t) {
-            const T* d_results = layer.results + at;
-            if (layer.grad_bias) {
-                std::memset(layer.grad_bias + at, 0, n * sizeof(T));
-                for (int64_t row = 0; row < layer.rows; ++row)
-                    for (int64_t j = 0; j < n; ++j) layer.grad_bias[at + j] += d_results[row * layer.size + j];
-            }
-            product(layer.grad_weight + at * D, false, n, D, layer.rows, d_results, layer.size, given(c.embedding));
-            for (int64_t first = 0; first < layer.rows; first += L)
-                Base::load(layer.turned + first / L * layer.size + at, d_results + first * layer.size,
-                           smaller(L, layer.rows - first), layer.size, n);
-        });
-        in_parallel((V + L - 1) / L, [&](int64_t block, int64_t) {
-            const int64_t first = block * L;
-            T* const to = static_cast<T*>(c.grad_embedding) + first * D;
-            std::memset(to, 0, smaller(L, V - first) * D * sizeof(T));
-            for (int64_t k = 0; k < layers.count; ++k) {
-                const Layer& layer = layers.each[k];
-                for (int64_t at = 0; first < layer.rows && at < layer.size; at += some_rows)
-                    product(to, true, smaller(L, layer.rows - first), D, smaller(some_rows, layer.size - at),
-                            reinterpret_cast<const T*>(layer.turned + block * layer.size + at), L, layer.weight + at * D);
-            }
-        });
+    // The gradients of all layers' weights and biases and that of the embedding, from those of their results.
+    void differentiate_layers(const Totals* totals, const Packed& packed) const {
+        if (headed(0)) {
+            Base::add_up(packed.d_starts, c.initial_states * H, [&](int64_t g) INLINE { return totals[g].d_results[1]; });
+            product(static_cast<T*>(p.grad_weight), true, H, H, c.initial_states, packed.d_starts, H, packed.layers[1].results);
+            times(packed.layers[1].results, packed.recurrence.back_weight, packed.d_starts, packed);
+        }
+        for_some_rows(packed, [&](const Task& task) { differentiate_rows(task, totals, packed); });
+        for (int64_t k = 1; k < packed.share_count; ++k) {
+            const T* from = packed.shares[k].d_embedding;
+            T* const to = static_cast<T*>(c.grad_embedding);
+            for (int64_t i = 0, size = packed.shares[k].rows * D; i < size; ++i) to[i] += from[i];
+        }
+    }
+
+    void differentiate_rows(const Task& task, const Totals* totals, const Packed& packed) const {
+        const Layer& layer = packed.layers[task.layer];
+        const int64_t at = task.at, n = task.n;
+        T* const d_results = layer.results + at;
+        for (int64_t row = 0; task.layer != 1 && row < layer.rows; ++row)
+            Base::add_up(d_results + row * layer.size, n,
+                         [&](int64_t g) INLINE { return totals[g].d_results[task.layer] + row * layer.size + at; });
+        if (layer.grad_bias) {
+            std::memset(layer.grad_bias + at, 0, n * sizeof(T));
+            for (int64_t row = 0; row < layer.rows; ++row)
+                for (int64_t j = 0; j < n; ++j) layer.grad_bias[at + j] += d_results[row * layer.size + j];
+        }
+        product(layer.grad_weight + at * D, false, n, D, layer.rows, d_results, layer.size, given(c.embedding));
+        vec* const room = room_of(packed, task.thread);
+        for (int64_t first = 0; first < layer.rows; first += L) {
+            const int64_t rows = smaller(L, layer.rows - first);
+            Base::load(room, d_results + first * layer.size, rows, layer.size, n);
+            product(task.share.d_embedding + first * D, !task.begins, rows, D, n, reinterpret_cast<const T*>(room), L,
+                    layer.weight + at * D);
+        }
     }
 
     void pack_all(const Packed& packed) const {
@@ -259,16 +307,15 @@ struct Classifier : Kernel<T> {
         pack(packed.back_readout, given(c.readout_weight), true, Q, K);
     }
 
-    void clear(const Totals& totals) const {
+    void clear(const Totals& totals, const Packed& packed) const {
         Base::clear(totals.recurrence);
-        std::memset(totals.d_table, 0, V * H * sizeof(T));
         std::memset(totals.d_hidden_weight, 0, Q * H * sizeof(T));
         std::memset(totals.d_readout_weight, 0, K * Q * sizeof(T));
         std::memset(totals.d_hidden_bias, 0, Q * sizeof(vec));
         std::memset(totals.d_readout_bias, 0, K * sizeof(vec));
         std::memset(totals.loss, 0, sizeof(vec));
-        for (int part = 0; part < 4; ++part)
-            if (headed(part)) std::memset(totals.d_states[part], 0, states_size(part) * sizeof(T));
+        for (int k = 0; k < layers; ++k)
+            std::memset(totals.d_results[k], 0, packed.layers[k].rows * packed.layers[k].size * sizeof(T));
     }
 
     void run_block(int64_t index, const Packed& packed, const Room& room, const Totals& totals) const {
@@ -277,7 +324,7 @@ struct Classifier : Kernel<T> {
         block.output = room.output;
         block.grad_inputs = room.grad_inputs;
         T** const grads[] = {&block.grad_h0, &block.grad_a0, &block.grad_left, &block.grad_right};
-        for (int part = 0; part < 4; ++part)
+        for (int part = 1; part < 4; ++part)
             if (headed(part)) *grads[part] = room.d_states[part];
         Activations a = w.activations;
         Base::forward_whole(a, block, packed.recurrence, w);
@@ -287,13 +334,14 @@ struct Classifier : Kernel<T> {
         const int64_t* token = tokens + block.first * T_;
         const T* from = room.grad_inputs;
         for (int64_t i = 0; i < block.samples * T_; ++i, from += H) {
-            T* to = totals.d_table + token[i] * H;
+            T* to = totals.d_results[0] + token[i] * H;
             for (int64_t j = 0; j < H; ++j) to[j] += from[j];
         }
         for (int part = 0; part < 4; ++part)
             for (int64_t l = 0, size = size_of(part); headed(part) && l < block.samples; ++l) {
-                T* to = totals.d_states[part] + c.states[block.first + l] * size;
-                for (int64_t j = 0; j < size; ++j) to[j] += room.d_states[part][l * size + j];
+                const T* from = part ? room.d_states[part] + l * size : room.grad_inputs + l * T_ * H;
+                T* to = totals.d_results[1 + part] + Base::states[block.first + l] * size;
+                for (int64_t j = 0; j < size; ++j) to[j] += from[j];
             }
     }
 
@@ -351,11 +399,7 @@ struct Classifier : Kernel<T> {
         const auto matrices = [&](void* to, int64_t size, T* Totals::*field) {
             Base::add_up(to, size, [&](int64_t g) INLINE { return totals[g].*field; });
         };
-        matrices(packed.table, V * H, &Totals::d_table);
-        for (int part = 0; part < 4; ++part)
-            Base::add_up(packed.states[part], states_size(part),
-                         [&](int64_t g) INLINE { return totals[g].d_states[part]; });
-        differentiate_layers(packed.layers);
+        differentiate_layers(totals, packed);
         matrices(c.grad_hidden_weight, Q * H, &Totals::d_hidden_weight);
         matrices(c.grad_readout_weight, K * Q, &Totals::d_readout_weight);
         const auto vectors = [&](void* to, int64_t size, vec* Totals::*field) {
@@ -375,16 +419,19 @@ struct Classifier : Kernel<T> {
         };
         if (!within(c.tokens, B * T_, V)) return 1;
         if (!within(c.targets, B, K)) return 2;
-        return c.states && !within(c.states, B, c.initial_states) ? 3 : 0;
+        return Base::states && !within(Base::states, B, c.initial_states) ? 3 : 0;
     }
 
     int64_t run() {
-        if (const int64_t wrong = check()) return wrong;
         Arena arena(p.scratch);
         const Places places = place(arena);
+        if (with_heads() && !c.states) {
+            for (int64_t i = 0; i < B; ++i) places.packed.states[i] = tokens[i * T_];
+            Base::states = places.packed.states;
+        }
+        if (const int64_t wrong = check()) return wrong;
         pack_all(places.packed);
         make_table_and_states(places.packed);
-        Base::table = places.packed.table;
         struct Call {
             const Classifier& classifier;
             const Places& places;
@@ -395,7 +442,7 @@ struct Classifier : Kernel<T> {
                 const auto& [classifier, places] = *static_cast<const Call*>(context);
                 const int64_t blocks = classifier.blocks(), groups = classifier.groups();
                 const Totals& totals = places.totals[group];
-                classifier.clear(totals);
+                classifier.clear(totals, places.packed);
                 Arena arena(reinterpret_cast<void*>(places.rooms + thread * places.room_size));
                 const Room room = classifier.place_room(arena);
                 for (int64_t block = blocks * group / groups; block < blocks * (group + 1) / groups; ++block)

@@ -67,6 +67,9 @@ struct Kernel : Registers<T> {
     // Where they are given, the inputs are rows of a table, one a token, and h0 and A(0) are tables of initial states.
     const int64_t *tokens = nullptr, *states = nullptr;
     const T* table = nullptr;
+    // Where there are such, rows W h(0), one for each of the initial states, are added to the inputs of the first step:
+    // h(0) is in nothing else. Their gradient is that of these inputs, and it is up to the caller.
+    const T* starts = nullptr;
     int64_t blocks_of_group = 1;
     const int64_t B, T_, S, I, C, chunks;
     const bool early, chunked;
@@ -298,6 +301,9 @@ struct Kernel : Registers<T> {
         if (!tokens) return load_step(to, p.inputs, block, t);
         const int64_t* token = tokens + block.first * T_ + t;
         load_rows(to, [&](int64_t l) INLINE { return table + token[l * T_] * H; }, block.samples, H);
+        if (t || !starts) return;
+        load_initial(w.bracket, starts, H, H, block);
+        add(to, w.bracket);
     }
     // Of a sample's own row in a tensor of initial states, or the one that it names.
     void load_initial(vec* to, const void* from, int64_t stride, int64_t width, const Block& block) const {
@@ -309,6 +315,8 @@ struct Kernel : Registers<T> {
     void load_previous(vec* to, const Block& block, int64_t t) const {
         if (t)
             load_step(to, block.output, block, t - 1);
+        else if (starts)
+            std::memset(to, 0, H * sizeof(vec));
         else
             load_initial(to, p.h0, H, H, block);
     }
