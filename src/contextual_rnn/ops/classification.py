@@ -153,8 +153,8 @@ class Classification:
     ) -> LossAndGradients:
         """The loss and its gradients, which the next call overwrites where they have places that stay.
         `states` says which of N initial states each sequence starts from; without it N is B. Where heads make them,
-        h0 and a0 are left out and `states` are tokens, without it the first of each sequence. Raises ValueError for tensors that do not fit, and for a token,
-        target or state out of range.
+        h0 and a0 are left out and `states` are tokens, without it the first of each sequence. Raises ValueError for
+        tensors that do not fit, and for a token, target or state out of range.
         """
         self._check(tokens, targets, h0, a0, states)
         parameters, grads, loss = self._parameters, self._grads, self._loss
