@@ -34,11 +34,15 @@ class Workers:
 
     def run(self, threads: int, function: Callable[..., Result], *arguments: Any) -> Result:
         if self._here:
-            torch.set_num_threads(threads)
-            return function(*arguments)
+            return _on_threads(threads, function, *arguments)
         if threads not in self._pools:
             self._pools[threads] = _pool(threads)
-        return self._pools[threads].submit(function, *arguments).result()
+        return self._pools[threads].submit(_on_threads, threads, function, *arguments).result()
+
+
+def _on_threads(threads: int, function: Callable[..., Result], *arguments: Any) -> Result:
+    torch.set_num_threads(threads)  # what was measured before may have left another number
+    return function(*arguments)
 
 
 def run_alone(function: Callable[..., Result], *arguments: Any) -> Result:

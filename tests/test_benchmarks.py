@@ -14,6 +14,7 @@ from benchmarks.plots import draw
 from benchmarks.recurrence import Problem, multiply_adds
 from benchmarks.size import BARE, COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, TRAIN, Cell, Size
 from benchmarks.timing import Contender, interleave, ratio, spread
+from benchmarks.workers import Workers
 from contextual_rnn.experiments.pages import BEGIN, END
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +54,14 @@ def test_a_quick_run_writes_every_figure_and_why_one_is_missing(tmp_path, capsys
         assert (figure["holds"] is not None) is measured
     printed = capsys.readouterr().out
     assert all(figure["name"] in printed for figure in report["figures"])
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["here", "in a process"])
+def test_every_cell_is_measured_on_its_threads(here):
+    """Whatever the one before it left: `thread_scaling` leaves one."""
+    with Workers(here=here) as workers:
+        workers.run(2, torch.set_num_threads, 1)
+        assert workers.run(2, torch.get_num_threads) == 2
 
 
 def test_the_page_says_what_the_results_say():

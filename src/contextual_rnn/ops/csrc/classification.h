@@ -77,7 +77,7 @@ struct Classifier : Kernel<T> {
         T *grad_weight, *grad_bias, *results;
         int64_t rows, size;
     };
-    static constexpr int layers = 5;  // that of the table, then the heads
+    static constexpr int layers = 5, of_table = 0, of_h0 = 1;  // the table's, h(0)'s, then those of A(0)
 
     // Tasks that add to one sum of the gradient of the embedding, in order on one thread: how many there are does not
     // depend on the number of threads, nor do the sums. The first is the gradient itself.
@@ -101,7 +101,7 @@ struct Classifier : Kernel<T> {
     // Sums over samples, of a group of blocks.
     struct Totals {
         Sums recurrence;
-        T *d_hidden_weight, *d_readout_weight, *d_results[layers];  // of h(0) the gradient of W h(0)
+        T *d_hidden_weight, *d_readout_weight, *d_results[layers];  // those of h(0) are of W h(0)
         vec *d_hidden_bias, *d_readout_bias, *loss;
     };
 
@@ -127,11 +127,11 @@ struct Classifier : Kernel<T> {
         packed.recurrence.a0 = forward.a0;
         packed.embedding = arena.take<vec>((V + L - 1) / L * D);
         packed.room = arena.take<vec>(threads(most_shares) * larger(some_rows, 2 * H));
-        packed.layers[0] = {given(c.weight_ih), given(c.bias), static_cast<T*>(c.grad_weight_ih),
-                            static_cast<T*>(c.grad_bias), nullptr, V, H};
+        packed.layers[of_table] = {given(c.weight_ih), given(c.bias), static_cast<T*>(c.grad_weight_ih),
+                                   static_cast<T*>(c.grad_bias), nullptr, V, H};
         for (int part = 0; part < 4; ++part) {
             const FastWeightsHead& head = c.heads[part];
-            packed.layers[1 + part] = {given(head.weight), given(head.bias), static_cast<T*>(head.grad_weight),
+            packed.layers[of_h0 + part] = {given(head.weight), given(head.bias), static_cast<T*>(head.grad_weight),
                                        static_cast<T*>(head.grad_bias), nullptr, c.initial_states,
                                        headed(part) ? size_of(part) : 0};
         }
@@ -192,7 +192,7 @@ struct Classifier : Kernel<T> {
             Share& share = packed.shares[k];
             share.begin = tasks * k / packed.share_count;
             share.end = tasks * (k + 1) / packed.share_count;
-            share.rows = share.begin < tasks_of(packed.layers[0]) ? V : c.initial_states;
+            share.rows = share.begin < tasks_of(packed.layers[of_table]) ? V : c.initial_states;
             share.d_embedding = k ? arena.take<T>(share.rows * D) : static_cast<T*>(c.grad_embedding);
         }
     }
@@ -237,11 +237,11 @@ struct Classifier : Kernel<T> {
                 store(layer.results + first * layer.size + task.at, room, smaller(L, layer.rows - first), layer.size, task.n);
             }
         });
-        Base::table = packed.layers[0].results;
+        Base::table = packed.layers[of_table].results;
         for (int part = 0; part < 4; ++part)
-            if (headed(part)) *initial(part) = packed.layers[1 + part].results;
+            if (headed(part)) *initial(part) = packed.layers[of_h0 + part].results;
         if (!headed(0)) return;
-        times(packed.starts, packed.recurrence.weight, packed.layers[1].results, packed);
+        times(packed.starts, packed.recurrence.weight, packed.layers[of_h0].results, packed);
         starts = packed.starts;
     }
 
@@ -265,9 +265,10 @@ struct Classifier : Kernel<T> {
     // The gradients of all layers' weights and biases and that of the embedding, from those of their results.
     void differentiate_layers(const Totals* totals, const Packed& packed) const {
         if (headed(0)) {
-            Base::add_up(packed.d_starts, c.initial_states * H, [&](int64_t g) INLINE { return totals[g].d_results[1]; });
-            product(static_cast<T*>(p.grad_weight), true, H, H, c.initial_states, packed.d_starts, H, packed.layers[1].results);
-            times(packed.layers[1].results, packed.recurrence.back_weight, packed.d_starts, packed);
+            T* const h0 = packed.layers[of_h0].results;
+            Base::add_up(packed.d_starts, c.initial_states * H, [&](int64_t g) INLINE { return totals[g].d_results[of_h0]; });
+            product(static_cast<T*>(p.grad_weight), true, H, H, c.initial_states, packed.d_starts, H, h0);
+            times(h0, packed.recurrence.back_weight, packed.d_starts, packed);
         }
         for_some_rows(packed, [&](const Task& task) { differentiate_rows(task, totals, packed); });
         for (int64_t k = 1; k < packed.share_count; ++k) {
@@ -281,7 +282,7 @@ struct Classifier : Kernel<T> {
         const Layer& layer = packed.layers[task.layer];
         const int64_t at = task.at, n = task.n;
         T* const d_results = layer.results + at;
-        for (int64_t row = 0; task.layer != 1 && row < layer.rows; ++row)
+        for (int64_t row = 0; task.layer != of_h0 && row < layer.rows; ++row)
             Base::add_up(d_results + row * layer.size, n,
                          [&](int64_t g) INLINE { return totals[g].d_results[task.layer] + row * layer.size + at; });
         if (layer.grad_bias) {
@@ -334,13 +335,13 @@ struct Classifier : Kernel<T> {
         const int64_t* token = tokens + block.first * T_;
         const T* from = room.grad_inputs;
         for (int64_t i = 0; i < block.samples * T_; ++i, from += H) {
-            T* to = totals.d_results[0] + token[i] * H;
+            T* to = totals.d_results[of_table] + token[i] * H;
             for (int64_t j = 0; j < H; ++j) to[j] += from[j];
         }
         for (int part = 0; part < 4; ++part)
             for (int64_t l = 0, size = size_of(part); headed(part) && l < block.samples; ++l) {
                 const T* from = part ? room.d_states[part] + l * size : room.grad_inputs + l * T_ * H;
-                T* to = totals.d_results[1 + part] + Base::states[block.first + l] * size;
+                T* to = totals.d_results[of_h0 + part] + Base::states[block.first + l] * size;
                 for (int64_t j = 0; j < size; ++j) to[j] += from[j];
             }
     }
