@@ -124,7 +124,8 @@ def saved_size(given: Given, settings: Settings) -> int:
         block = ((steps + chunk - 1) // chunk + _EVERY - 1) // _EVERY * width * width
     else:
         reads = steps * settings.inner_steps
-        block = (steps + 1) * width + reads * width * (2 if settings.layer_norm else 1) + reads + reads * steps
+        block = reads * width * (2 if settings.layer_norm else 1) + reads + reads * steps
+        block += (3 if settings.write_before_read and settings.layer_norm else steps + 1) * width
         block += 2 * rank * width + reads * rank
     return (batch + lanes - 1) // lanes * block * lanes
 

@@ -329,7 +329,7 @@ struct Classifier : Kernel<T> {
             if (headed(part)) *grads[part] = room.d_states[part];
         Activations a = w.activations;
         Base::forward_whole(a, block, packed.recurrence, w);
-        readout(w.d_h, a.hs + T_ * H, block, packed, room, totals);
+        readout(w.d_h, Base::hidden(a, T_), block, packed, room, totals);
         Base::backward_whole(a, block, packed.recurrence, w, totals.recurrence);
         Base::store_state_gradients(block, w);
         const int64_t* token = tokens + block.first * T_;

@@ -100,7 +100,7 @@ struct Kernel : Registers<T> {
 
     Activations place_activations(Arena& arena) const {
         Activations a;
-        a.hs = arena.take<vec>((C + 1) * H);
+        a.hs = arena.take<vec>((keeps_hidden() ? C + 1 : 3) * H);
         a.queries = arena.take<vec>(C * S * H);
         a.normed = arena.take<vec>(p.layer_norm ? C * S * H : 0);
         a.deviations = arena.take<vec>(C * S);
@@ -274,9 +274,13 @@ struct Kernel : Registers<T> {
         return b;
     }
 
+    // Whether all h(t) of a chunk are kept. Those that were not written into A are not needed again but for their signs,
+    // which layer norm tells; what is written less often stays in the nearest cache.
+    bool keeps_hidden() const { return !early || !p.layer_norm; }
+    vec* hidden(const Activations& a, int64_t t) const { return a.hs + (keeps_hidden() || !t ? t : 2 - t % 2) * H; }
     vec* query(const Activations& a, int64_t t, int64_t s) const { return a.queries + (t * S + s) * H; }
     vec* result(const Activations& a, int64_t t, int64_t s) const {
-        return s == S - 1 ? a.hs + (t + 1) * H : query(a, t, s + 1);
+        return s == S - 1 ? hidden(a, t + 1) : query(a, t, s + 1);
     }
     const vec* memories(const Activations& a) const { return early ? a.queries : a.hs + H; }
     int64_t memory_stride() const { return early ? S * H : H; }
@@ -350,23 +354,23 @@ struct Kernel : Registers<T> {
         const vec scale = *reinterpret_cast<const vec*>(inverse);
         *deviation = scale;
         const T *gain = given(p.gain), *shift = given(p.shift);
-        for (int64_t j = 0; j < H; ++j) {
-            vec value = kept[j] = (bracket[j] - centre) * scale;
-            if (gain) value *= gain[j];
-            if (shift) value += shift[j];
-            to[j] = relu(value);
-        }
+        for (int64_t j = 0; j < H; ++j) to[j] = relu(scaled(kept[j] = (bracket[j] - centre) * scale, gain, shift, j));
+    }
+
+    static inline INLINE vec scaled(vec normed, const T* gain, const T* shift, int64_t j) {
+        if (gain) normed *= gain[j];
+        return shift ? normed + shift[j] : normed;
     }
 
     // ---- forward ----
 
-    // Steps `start` .. `start + n`, whose h before the first is in place.
-    void forward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block, const Shared& shared,
-                       const Work& w) const {
+    // Steps `start` .. `start + n`, whose h before the first is in place; `output` is absent where it was made before.
+    void forward_chunk(const Activations& a, int64_t start, int64_t n, T* output, const Block& block,
+                       const Shared& shared, const Work& w) const {
         for (int64_t t = 0; t < n; ++t) {
             const T *discounts = given(p.discounts), scale = given(p.retained)[writes(t)];
             const int64_t count = writes(t);
-            const vec* h = !t && from_zero(a, start) ? nullptr : a.hs + t * H;
+            const vec* h = !t && from_zero(a, start) ? nullptr : hidden(a, t);
             preliminary(w.z, query(a, t, 0), h, start + t, block, shared, w);
             for (int64_t s = 0; s < S; ++s) {
                 const int64_t read = t * S + s;
@@ -399,7 +403,8 @@ struct Kernel : Registers<T> {
                 else
                     for (int64_t j = 0; j < H; ++j) to[j] = relu(from[j]);
             }
-            hold(a.hs + (t + 1) * H, start + t, block);
+            hold(hidden(a, t + 1), start + t, block);
+            if (output) store_step(output, hidden(a, t + 1), block, start + t);
         }
     }
 
@@ -412,12 +417,9 @@ struct Kernel : Registers<T> {
         hold(q, t, block);
     }
 
-    void store_chunk(const Activations& a, int64_t start, int64_t n, const Block& block) const {
-        for (int64_t t = 0; t < n; ++t) {
-            store_step(block.output, a.hs + (t + 1) * H, block, start + t);
-            if (p.written)
-                store_step(at(p.written, block.first * T_ * H), memories(a) + t * memory_stride(), block, start + t);
-        }
+    void store_written(const Activations& a, int64_t start, int64_t n, const Block& block) const {
+        for (int64_t t = 0; p.written && t < n; ++t)
+            store_step(at(p.written, block.first * T_ * H), memories(a) + t * memory_stride(), block, start + t);
     }
 
     void forward_block(int64_t index, const Shared& shared, const Work& w) const {
@@ -439,8 +441,8 @@ struct Kernel : Registers<T> {
         load_previous(a.hs, block, 0);
         for (int64_t k = 0; k < R; ++k) load_factors(a.left + k * H, a.right + k * H, block, k);
         set_matrix(a, block, w);
-        forward_chunk(a, 0, T_, block, shared, w);
-        store_chunk(a, 0, T_, block);
+        forward_chunk(a, 0, T_, block.output, block, shared, w);
+        store_written(a, 0, T_, block);
     }
 
     void set_matrix(Activations& a, const Block& block, const Work& w) const {
@@ -457,11 +459,11 @@ struct Kernel : Registers<T> {
             a.matrix = c || starts_with_matrix() ? now : nullptr;
             if (p.keep && c % every == 0 && a.matrix)
                 std::memcpy(saved_at(index) + c / every * H * H, now, H * H * sizeof(vec));
-            forward_chunk(a, start, n, block, shared, w);
-            store_chunk(a, start, n, block);
+            forward_chunk(a, start, n, block.output, block, shared, w);
+            store_written(a, start, n, block);
             if (c + 1 == chunks) break;
             write_chunk(next, a.matrix, memories(a), memory_stride(), w);
-            std::memcpy(a.hs, a.hs + C * H, H * sizeof(vec));
+            std::memcpy(a.hs, hidden(a, C), H * sizeof(vec));
             vec* const last = now;
             now = next;
             next = last;
@@ -495,16 +497,17 @@ struct Kernel : Registers<T> {
 
     // ---- backward ----
 
-    // In place, for what `gradient` was before relu; adds to the gradients of gain and shift.
-    void normalise_backward(vec* g, const vec* normed, vec deviation, vec* d_gain, vec* d_shift) const {
-        const T* gain = given(p.gain);
+    // to = the gradient of a bracket, from that of relu's result; adds to the gradients of gain and shift.
+    void normalise_backward(vec* g, const vec* d_result, const vec* normed, vec deviation, vec* d_gain,
+                            vec* d_shift) const {
+        const T *gain = given(p.gain), *shift = given(p.shift);
         vec sums[parts] = {}, products[parts] = {};
         in_parts([&](auto part, int64_t j) INLINE {
-            vec value = g[j];
-            const vec product = value * normed[j];
-            d_gain[j] += product;
+            vec value = relu_gradient(d_result[j], scaled(normed[j], gain, shift, j));
+            d_gain[j] += value * normed[j];
             d_shift[j] += value;
-            if (gain) g[j] = value *= gain[j];
+            if (gain) value *= gain[j];
+            g[j] = value;
             sums[part] += value;
             products[part] += value * normed[j];
         });
@@ -597,10 +600,12 @@ struct Kernel : Registers<T> {
                        const Sums& sums) const {
         const int64_t read = t * S + s, count = writes(t);
         const T *discounts = given(p.discounts), scale = given(p.retained)[count];
-        const vec *q = query(a, t, s), *h = result(a, t, s), *scores = a.scores + read * C;
+        const vec *q = query(a, t, s), *scores = a.scores + read * C;
         vec *g = w.d_brackets + read * H, *discounted = w.discounted + read * C, *d_scores = w.d_scores + read * C;
-        for (int64_t j = 0; j < H; ++j) g[j] = relu_gradient(w.d_h[j], h[j]);
-        if (p.layer_norm) normalise_backward(g, a.normed + read * H, a.deviations[read], sums.d_gain, sums.d_shift);
+        if (p.layer_norm)
+            normalise_backward(g, w.d_h, a.normed + read * H, a.deviations[read], sums.d_gain, sums.d_shift);
+        else
+            for (int64_t j = 0; j < H; ++j) g[j] = relu_gradient(w.d_h[j], result(a, t, s)[j]);
         if (s == S - 1)
             std::memcpy(w.d_z, g, H * sizeof(vec));
         else
@@ -671,7 +676,7 @@ struct Kernel : Registers<T> {
             Activations a = w.activations;
             a.matrix = c == group ? first_matrix(index, c) : w.matrices[c - group];
             load_previous(a.hs, block, start);
-            forward_chunk(a, start, n, block, shared, w);
+            forward_chunk(a, start, n, nullptr, block, shared, w);
             load_d_memory(start, n, block, w);
             if (later) write_chunk_backward(a, w, sums);
             backward_chunk(a, start, n, block, shared, w, sums);
