@@ -18,8 +18,9 @@ class FlatAdam:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._vector = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in self.parameters]))
         self._vector.grad = self.gradient = torch.zeros_like(self._vector)
+        self._values = self._vector.detach()
         sizes = [parameter.numel() for parameter in self.parameters]
-        for parameter, view in zip(self.parameters, self._vector.detach().split(sizes), strict=True):
+        for parameter, view in zip(self.parameters, self._values.split(sizes), strict=True):
             parameter.data = view.view_as(parameter)
         views = self.gradient.split(sizes)
         self._grads = {p: view.view_as(p) for p, view in zip(self.parameters, views, strict=True)}
@@ -35,7 +36,6 @@ class FlatAdam:
         grads = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
         torch.cat([grad.flatten() for grad in grads], out=self.gradient)
 
-    @torch.no_grad()
     def step(self) -> None:
         """Update every parameter."""
         if self._clip_norm is not None:
@@ -48,7 +48,7 @@ class FlatAdam:
         group = self.adam.param_groups[0]
         state["step"].add_(1)
         torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
-            [self._vector], [self.gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
+            [self._values], [self.gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
             lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
             eps=group["eps"], amsgrad=False, maximize=False,
         )  # fmt: skip

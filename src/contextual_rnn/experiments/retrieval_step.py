@@ -63,7 +63,7 @@ class RetrievalStep:
 
     def _states(self, tokens: Tensor, generator: torch.Generator) -> tuple[Any, Tensor | None]:
         """Initial states, and which of them each sequence starts from where that is not its own."""
-        state, batch_size = self._initial_state, len(tokens)
+        state, batch_size = self._initial_state, tokens.shape[0]
         if not self._learned:
             if batch_size not in self._constant:
                 self._constant[batch_size] = state(batch_size=batch_size)

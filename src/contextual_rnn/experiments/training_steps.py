@@ -37,7 +37,7 @@ class Training:
     def step(self, k: int) -> float:
         """Train on batch k and return its loss; a loss that is not finite changes nothing."""
         batch, generator = self.batches[k], generator_for("states", self.config.seed, k)
-        rows = self.group.rows(len(batch[0]))
+        rows = self.group.rows(batch[0].shape[0])
         if rows is None:
             loss = self.task.differentiate(batch, generator, self.optimizer)
         else:

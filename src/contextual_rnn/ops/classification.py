@@ -89,7 +89,7 @@ class Classification:
         early = options.timing == "wenke2019"
         self._settings = Settings(options.inner_steps, early, options.layer_norm, False, options.eps)
         self._heads, self._contexts = heads, contexts
-        (tokens, inputs), width = parameters.embedding.shape, len(parameters.weight_hh)
+        (tokens, inputs), (width, _) = parameters.embedding.shape, parameters.weight_hh.shape
         (classes, hidden), dtype = parameters.readout_weight.shape, parameters.embedding.dtype
         shapes = {
             "embedding": (tokens, inputs), "weight_ih": (width, inputs), "bias": (width,),
@@ -101,7 +101,7 @@ class Classification:
             for tensor, given, (name, shape) in zip(places, parameters, shapes.items(), strict=True):
                 if not (tensor is given is None and name in _OPTIONAL):
                     _check_place(name, tensor, shape, dtype)
-        self._grads, self._loss = grads, None if grads is None else parameters.embedding.new_empty(())
+        self._width, self._grads, self._loss = width, grads, None if grads is None else parameters.embedding.new_empty(())
         self._places = _places(parameters)
         self._rank, self._dense = 0, heads is not None and heads.a0 is not None
         with_heads = heads is not None or head_grads is not None
@@ -161,7 +161,7 @@ class Classification:
         if grads is None or loss is None:
             grads = Parameters(*[None if tensor is None else torch.empty_like(tensor) for tensor in parameters])  # pyright: ignore[reportArgumentType]
             loss = parameters.embedding.new_empty(())
-        (batch, steps), width = tokens.shape, len(parameters.weight_hh)
+        (batch, steps), width = tokens.shape, self._width
         dense, left, right = (None, *a0) if isinstance(a0, LowRank) else (a0, None, None)
         initial = (h0, dense, left, right)
         d_initial = [
@@ -170,7 +170,7 @@ class Classification:
         ]
         settings, made, number = self._settings, (self._rank, self._dense), self._contexts
         if h0 is not None:
-            number, made = len(h0), (0 if left is None else left.shape[1], dense is not None)
+            number, made = h0.shape[0], (0 if left is None else left.shape[1], dense is not None)
         if dense is not None and dense.stride(0) == 0:
             dense, settings = dense[:1], settings._replace(shared_a0=True)
         # Kept alive until the kernel is done.
@@ -200,21 +200,24 @@ class Classification:
     def _check(
         self, tokens: Tensor, targets: Tensor, h0: Tensor | None, a0: Tensor | LowRank | None, states: Tensor | None
     ) -> None:
-        parameters = self._parameters
-        width = len(parameters.weight_hh)
+        # Every step pays for this: a tensor's `len` takes five times as long as its shape.
+        parameters, width = self._parameters, self._width
         named = () if states is None else (("states", states, 1),)
+        batch = None
         for name, tensor, axes in (("tokens", tokens, 2), ("targets", targets, 1), *named):
-            fits = isinstance(tensor, Tensor) and tensor.ndim == axes and tensor.dtype == torch.int64
-            if not fits or len(tensor) != len(tokens) or 0 in tensor.shape or not tensor.is_cpu:
+            shape = tensor.shape if isinstance(tensor, Tensor) else ()
+            fits = len(shape) == axes and 0 not in shape and tensor.dtype == torch.int64 and tensor.is_cpu
+            if not fits or (batch is not None and shape[0] != batch):
                 shape = "(batch, time)" if axes == 2 else "(batch,)"
                 raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {described(tensor)}")
+            batch = shape[0]
         if not cpu.classification_fits(tokens.shape[1], width):
             raise ValueError(f"tokens: expected few enough steps for {width} units, got {tokens.shape[1]}")
         if (self._heads is None) == (h0 is None) or (h0 is None and a0 is not None):
             raise ValueError("h0: expected initial states, or heads that make them, got both or none")
         if h0 is None:
             return
-        rows = len(tokens) if states is None else len(h0)
+        rows = batch if states is None else h0.shape[0]
         check_tensor("h0", h0, (rows, width), parameters.embedding)
         for name, tensor, shape in shapes_of(a0, rows, width):
             check_tensor(name, tensor, shape, parameters.embedding)

@@ -753,11 +753,16 @@ struct Kernel : Registers<T> {
     // The sum of the matrices of all groups, of `size` elements.
     template <typename Matrix>
     void add_up(void* to, int64_t size, const Matrix& matrix) const {
-        if (to && !groups()) std::memset(to, 0, size * sizeof(T));
-        for (int64_t g = 0; to && g < groups(); ++g) {
-            const T* from = matrix(g);
-            T* sum = static_cast<T*>(to);
-            for (int64_t i = 0; i < size; ++i) sum[i] = (g ? sum[i] : 0) + from[i];
+        T* const sum = static_cast<T*>(to);
+        for (int64_t i = 0; to && size < L && i < size; ++i) {
+            sum[i] = 0;
+            for (int64_t g = 0; g < groups(); ++g) sum[i] += matrix(g)[i];
+        }
+        for (int64_t i = 0; to && size >= L && i < size; i += L) {
+            const int64_t at = smaller(i, size - L);  // the last vector goes over some of the one before it once more
+            vec total = {};
+            for (int64_t g = 0; g < groups(); ++g) total += *reinterpret_cast<const vec*>(matrix(g) + at);
+            *reinterpret_cast<vec*>(sum + at) = total;
         }
     }
 
