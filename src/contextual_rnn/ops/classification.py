@@ -101,7 +101,8 @@ class Classification:
             for tensor, given, (name, shape) in zip(places, parameters, shapes.items(), strict=True):
                 if not (tensor is given is None and name in _OPTIONAL):
                     _check_place(name, tensor, shape, dtype)
-        self._width, self._grads, self._loss = width, grads, None if grads is None else parameters.embedding.new_empty(())
+        self._width, self._grads = width, grads
+        self._loss = None if grads is None else parameters.embedding.new_empty(())
         self._places = _places(parameters)
         self._rank, self._dense = 0, heads is not None and heads.a0 is not None
         with_heads = heads is not None or head_grads is not None
