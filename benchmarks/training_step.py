@@ -171,7 +171,7 @@ class _AsUsersWriteIt(nn.Module):
         rnn = self.rnn
         assert isinstance(rnn.network, FastWeightsRNN)
         state = rnn.initial_state
-        hx = state(self.embedding(tokens[:, 0])) if state.reads_context else state(batch_size=len(tokens))
+        hx = state(self.embedding(tokens[:, 0])) if state.reads_context else None  # nobody hands over zeros
         return sequence_cross_entropy(tokens, targets, self.embedding, rnn.network, self.hidden, self.readout, hx)
 
 

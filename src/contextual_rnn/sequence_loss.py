@@ -58,7 +58,7 @@ def sequence_cross_entropy(
         last = output[:, -1] if network.batch_first else output[-1]
         return functional.cross_entropy(readout(torch.relu(hidden(last))), targets)
     if initial[0] is None:
-        initial = (parameters.embedding.new_zeros(len(tokens), network.hidden_size), *initial[1:])
+        initial = (parameters.embedding.new_zeros(tokens.shape[0], network.hidden_size), *initial[1:])
     return _SequenceLoss.apply(native, tokens, targets, *parameters, *initial)
 
 

@@ -204,14 +204,13 @@ class Classification:
         # Every step pays for this: a tensor's `len` takes five times as long as its shape.
         parameters, width = self._parameters, self._width
         named = () if states is None else (("states", states, 1),)
-        batch = None
+        batch = tokens.shape[0] if isinstance(tokens, Tensor) and tokens.ndim else 0
         for name, tensor, axes in (("tokens", tokens, 2), ("targets", targets, 1), *named):
-            shape = tensor.shape if isinstance(tensor, Tensor) else ()
+            shape: tuple[int, ...] = tensor.shape if isinstance(tensor, Tensor) else ()
             fits = len(shape) == axes and 0 not in shape and tensor.dtype == torch.int64 and tensor.is_cpu
-            if not fits or (batch is not None and shape[0] != batch):
-                shape = "(batch, time)" if axes == 2 else "(batch,)"
-                raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {described(tensor)}")
-            batch = shape[0]
+            if not fits or shape[0] != batch:
+                expected = "(batch, time)" if axes == 2 else "(batch,)"
+                raise ValueError(f"{name}: expected torch.int64 of shape {expected}, got {described(tensor)}")
         if not cpu.classification_fits(tokens.shape[1], width):
             raise ValueError(f"tokens: expected few enough steps for {width} units, got {tokens.shape[1]}")
         if (self._heads is None) == (h0 is None) or (h0 is None and a0 is not None):
