@@ -206,11 +206,10 @@ class Classification:
         named = () if states is None else (("states", states, 1),)
         batch = tokens.shape[0] if isinstance(tokens, Tensor) and tokens.ndim else 0
         for name, tensor, axes in (("tokens", tokens, 2), ("targets", targets, 1), *named):
-            shape: tuple[int, ...] = tensor.shape if isinstance(tensor, Tensor) else ()
-            fits = len(shape) == axes and 0 not in shape and tensor.dtype == torch.int64 and tensor.is_cpu
-            if not fits or shape[0] != batch:
-                expected = "(batch, time)" if axes == 2 else "(batch,)"
-                raise ValueError(f"{name}: expected torch.int64 of shape {expected}, got {described(tensor)}")
+            fits = isinstance(tensor, Tensor) and tensor.ndim == axes and tensor.dtype == torch.int64
+            if not fits or tensor.shape[0] != batch or 0 in tensor.shape or not tensor.is_cpu:
+                shape = "(batch, time)" if axes == 2 else "(batch,)"
+                raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {described(tensor)}")
         if not cpu.classification_fits(tokens.shape[1], width):
             raise ValueError(f"tokens: expected few enough steps for {width} units, got {tokens.shape[1]}")
         if (self._heads is None) == (h0 is None) or (h0 is None and a0 is not None):
