@@ -52,7 +52,7 @@ def _machine(report: dict[str, Any]) -> str:
 
 
 def _row(figure: dict[str, Any]) -> str:
-    value = "not measured" if figure["value"] is None else f"{figure['value']:.3g}"
+    value = "not measured" if figure["value"] is None else f"{figure['value']:.4g}"
     holds = "" if figure["holds"] is None else "yes" if figure["holds"] else "**no**"
     note = f" ({figure['note']})" if figure["note"] else ""
     return f"| {figure['name']}{note} | {value} | {figure['bound']} {figure['target']:g} | {holds} |"
