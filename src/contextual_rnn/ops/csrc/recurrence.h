@@ -497,7 +497,7 @@ struct Kernel : Registers<T> {
 
     // ---- backward ----
 
-    // to = the gradient of a bracket, from that of relu's result; adds to the gradients of gain and shift.
+    // g = the gradient of a bracket, from that of relu's result; adds to the gradients of gain and shift.
     void normalise_backward(vec* g, const vec* d_result, const vec* normed, vec deviation, vec* d_gain,
                             vec* d_shift) const {
         const T *gain = given(p.gain), *shift = given(p.shift);
