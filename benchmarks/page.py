@@ -17,6 +17,7 @@ PLOTTED = "benchmarks.json"
 # What is measured, in which file below results/benchmarks/, and under which key of it.
 PARTS: dict[str, tuple[str, str | None]] = {
     "Fast weights": (PLOTTED, None),
+    "Fast weights on a GPU": ("gpu.json", None),
     "What a contextual state adds to an LSTM": ("overhead.json", None),
     "Sweeps": ("sweeps.json", "sweep"),
     "Stacks of seeds": ("sweeps.json", "stack"),
@@ -45,8 +46,9 @@ def _parts(folder: Path) -> Iterator[str]:
 
 def _machine(report: dict[str, Any]) -> str:
     machine = report["machine"]
+    device = f"an {machine['gpu']} beside " if "gpu" in machine else ""
     return (
-        f"`{report['command']}` on {machine['cores']} cores of an {machine['processor']} "
+        f"`{report['command']}` on {device}{machine['cores']} cores of an {machine['processor']} "
         f"({machine['torch instruction set']}), torch {machine['versions']['torch']}."
     )
 
@@ -55,7 +57,8 @@ def _row(figure: dict[str, Any]) -> str:
     value = "not measured" if figure["value"] is None else f"{figure['value']:.4g}"
     holds = "" if figure["holds"] is None else "yes" if figure["holds"] else "**no**"
     note = f" ({figure['note']})" if figure["note"] else ""
-    return f"| {figure['name']}{note} | {value} | {figure['bound']} {figure['target']:g} | {holds} |"
+    target = "" if figure["target"] is None else f"{figure['bound']} {figure['target']:g}"
+    return f"| {figure['name']}{note} | {value} | {target} | {holds} |"
 
 
 if __name__ == "__main__":

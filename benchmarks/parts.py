@@ -23,20 +23,21 @@ class Figure:
 
     name: str
     value: float | None
-    bound: Literal["at least", "at most"]
-    target: float
+    bound: Literal["at least", "at most"] = "at least"
+    target: float | None = None  # of what is stated alone
     note: str = ""
 
     @property
     def holds(self) -> bool | None:
-        if self.value is None:
+        if self.value is None or self.target is None:
             return None
         return self.value >= self.target if self.bound == "at least" else self.value <= self.target
 
     def line(self) -> str:
         value = "not measured" if self.value is None else f"{self.value:.2f}"
+        target = "" if self.target is None else f"(target {self.bound} {self.target:g})"
         verdict = {True: "holds", False: "does not hold", None: ""}[self.holds]
-        return f"{self.name}: {value} (target {self.bound} {self.target:g})  {verdict}  {self.note}".rstrip()
+        return f"{self.name}: {value} {target}  {verdict}  {self.note}".rstrip()
 
     def summary(self) -> dict[str, Any]:
         return {**asdict(self), "holds": self.holds}

@@ -41,7 +41,7 @@ class Problem:
 
         def draw(*shape: int, scale: float = 1.0, around: Tensor | float = 0.0) -> Tensor:
             drawn = torch.randn(*shape, generator=generator, dtype=torch.float64)
-            return (around + scale * drawn).to(dtype).requires_grad_()
+            return (around + scale * drawn).to(size.device, dtype).requires_grad_()
 
         b, t, h = size.batch, size.steps, size.units
         weight = draw(h, h, scale=0.3 * h**-0.5, around=0.05 * torch.eye(h, dtype=torch.float64))
@@ -64,9 +64,10 @@ class Problem:
         return torch.autograd.grad(output, self.tensors, self.cotangent)
 
     def bare(self) -> Gradients:
-        """What gives `gradients` by the CPU kernel itself, forward and backward; A(0) is none."""
+        """What gives `gradients` by the device's kernel itself, forward and backward; A(0) is none."""
         inputs, weight, h0, gain, shift = (tensor.detach() for tensor in self.tensors)
-        options, kernel = checked_options(1, 0.95, 0.5, True, "wenke2019", 1e-5, False), KERNELS["cpu"]
+        options = checked_options(1, 0.95, 0.5, True, "wenke2019", 1e-5, False)
+        kernel = KERNELS["triton" if inputs.is_cuda else "cpu"]
         given, settings = prepare(inputs, inputs.shape[1], weight, h0, None, gain, shift, None, options)
         wanted = [name in ("inputs", "weight_hh", "h0", "norm_weight", "norm_bias") for name in Given._fields[:10]]
 
@@ -117,7 +118,21 @@ def check_operations(size: Size, jax: bool) -> list[str]:
 
     Returns what was compared.
     """
-    like = torch.empty(0, dtype=torch.float64)
+    compared = check_backends(size)
+    for initial in ("zero", "dense"):
+        problem = Problem(replace(size, initial=initial), torch.float64)
+        expected = problem.gradients("reference")
+        _assert_close("attention form", problem.attention(), expected, 1e-9)
+        compared.append(f"attention form in PyTorch, A(0) {initial}, wenke2019")
+        if jax:
+            _assert_close("JAX", _jax_call(problem, float64=True)(), expected, 1e-9)
+            compared.append(f"attention form in JAX, A(0) {initial}, wenke2019")
+    return compared
+
+
+def check_backends(size: Size) -> list[str]:
+    """As `check_operations`, without the peers."""
+    like = torch.empty(0, dtype=torch.float64, device=size.device)
     backends = [name for name in BACKENDS if name not in KERNELS or KERNELS[name].supports(like)]
     backends.remove("reference")
     compared = []
@@ -128,13 +143,6 @@ def check_operations(size: Size, jax: bool) -> list[str]:
             for backend in (*backends, "auto"):
                 _assert_close(f"{backend}, {timing}", problem.gradients(backend, timing), expected, 1e-9)
                 compared.append(f"{backend}, A(0) {initial}, {timing}")
-        if initial in ("zero", "dense"):
-            expected = problem.gradients("reference")
-            _assert_close("attention form", problem.attention(), expected, 1e-9)
-            compared.append(f"attention form in PyTorch, A(0) {initial}, wenke2019")
-            if jax:
-                _assert_close("JAX", _jax_call(problem, float64=True)(), expected, 1e-9)
-                compared.append(f"attention form in JAX, A(0) {initial}, wenke2019")
     return compared
 
 

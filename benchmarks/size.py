@@ -10,10 +10,12 @@ from benchmarks.timing import Seconds, ratio, spread
 What = Literal["training step", "recurrence"]
 
 # The contenders' names. Ours is timed three times where a whole step is: as `train` runs it, and as a user writes it,
-# with `sequence_cross_entropy` for a loss or module by module; the recurrence also without autograd.
+# with `sequence_cross_entropy` for a loss or module by module; the recurrence also without autograd. On a GPU `train`
+# captures a step as a graph, and the explicit A is timed so too.
 TRAIN, FUSED, PLAIN, OURS = "ours, as train runs it", "ours, plain PyTorch, fused loss", "ours, plain PyTorch", "ours"
 BARE = "ours, without autograd"
 EAGER, COMPILED, JAX = "eager, explicit A", "torch.compile", "JAX"
+CAPTURED = "explicit A, captured as a graph"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Size:
     units: int = 50
     threads: int = 1
     initial: str = "zero"
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

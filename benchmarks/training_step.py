@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import peers
-from benchmarks.size import COMPILED, EAGER, FUSED, JAX, PLAIN, TRAIN, Cell, Size
+from benchmarks.size import CAPTURED, COMPILED, EAGER, FUSED, JAX, PLAIN, TRAIN, Cell, Size
 from benchmarks.timing import Contender, interleave
 from contextual_rnn import ContextState, FastWeightsRNN, sequence_cross_entropy
 from contextual_rnn.experiments.associative_retrieval import EMBEDDING_SIZE, RetrievalModel
@@ -82,20 +82,23 @@ def check(size: Size, trainers: dict[str, Trainer]) -> None:
 def batches(size: Size) -> list[Batch]:
     """The first `EPOCH` batches of a run: (B, T) and (B,)."""
     config = _config(size)
-    order = Batches(config.seed, build_task(config).training, config.batch_size)
+    data = tuple(tensor.to(size.device) for tensor in build_task(config).training)
+    order = Batches(config.seed, data, config.batch_size)
     return [order[k] for k in range(EPOCH)]
 
 
-def as_train_runs_it(size: Size) -> Trainer:
+def as_train_runs_it(size: Size, backend: str = "auto") -> Trainer:
     training = Training(_config(size))
     model = training.task.model
+    assert isinstance(model, RetrievalModel)
+    _network(model).backend = backend
     if _set_initial_state(size, model):
-        training.optimizer = FlatAdam(model, training.config.learning_rate)
+        training.optimizer = FlatAdam(model)
     counter, generator = itertools.count(), torch.Generator()
 
     def gradients(batch: Batch) -> tuple[float, Gradients]:
         loss = training.task.differentiate(batch, generator, training.optimizer)
-        return loss, {name: training.optimizer.grad(p).clone().numpy() for name, p in model.named_parameters()}
+        return loss, {name: training.optimizer.grad(p).clone().cpu().numpy() for name, p in model.named_parameters()}
 
     return Trainer(gradients, lambda steps: [training.step(next(counter)) for _ in range(steps)])
 
@@ -111,6 +114,10 @@ def plain(size: Size) -> Trainer:
 
 def eager(size: Size) -> Trainer:
     return _plain(size, "reference")
+
+
+def captured(size: Size) -> Trainer:
+    return as_train_runs_it(size, "reference")
 
 
 def compiled(size: Size) -> Trainer:
@@ -150,6 +157,7 @@ TRAINERS: dict[str, Callable[[Size], Trainer]] = {
     FUSED: fused,
     PLAIN: plain,
     EAGER: eager,
+    CAPTURED: captured,
     COMPILED: compiled,
     JAX: xla,
 }
@@ -208,7 +216,7 @@ def _with_adam(
 
 def _gradients(loss: Tensor, parameters: dict[str, nn.Parameter]) -> tuple[float, Gradients]:
     grads = torch.autograd.grad(loss, list(parameters.values()))
-    return loss.item(), {name: grad.numpy() for name, grad in zip(parameters, grads, strict=True)}
+    return loss.item(), {name: grad.cpu().numpy() for name, grad in zip(parameters, grads, strict=True)}
 
 
 def _config(size: Size) -> RetrievalConfig:
@@ -220,6 +228,7 @@ def _config(size: Size) -> RetrievalConfig:
         units=size.units,
         batch_size=size.batch,
         threads=size.threads,
+        device=size.device,
         train_samples=2 * EPOCH * size.batch,  # no smaller last batch, which torch.compile would compile again
         validation_samples=1,
     )
@@ -229,7 +238,7 @@ def _model(size: Size) -> RetrievalModel:
     model = build_task(_config(size)).model
     assert isinstance(model, RetrievalModel)
     _set_initial_state(size, model)
-    return model
+    return model.to(size.device)
 
 
 def _set_initial_state(size: Size, model: nn.Module) -> bool:

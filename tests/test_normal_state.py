@@ -105,6 +105,12 @@ def test_kl_is_that_of_multivariate_normals(case, from_context, prior):
     torch.testing.assert_close(state.kl(context[1], **prior), expected[1])
 
 
+def test_the_kl_of_what_is_not_a_number_is_none():
+    """As a loss is, which training then takes for diverged."""
+    state = normal_state("lstm", scale=0.4)
+    assert state.kl(torch.full((B, 2), torch.nan)).isnan().all()
+
+
 @pytest.mark.parametrize("case", SPECS)
 def test_draws_are_mean_plus_sigma_epsilon_and_so_are_their_gradients(case, from_context):
     state = normal_state(case, scale=0.4, min_scale=0.1, scale_from_context=from_context).double().train()

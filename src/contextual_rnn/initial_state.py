@@ -290,9 +290,14 @@ class NormalState(InitialState):
         """
         check_number("prior_mean", prior_mean)
         check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
-        distribution = self.distribution(context, batch_size)
-        prior = {name: Normal(torch.full_like(d.loc, prior_mean), prior_scale) for name, d in distribution.items()}
-        return self._sum({name: kl_divergence(d, prior[name]) for name, d in distribution.items()})
+        check_call(batch_size)
+        terms = {}
+        for name, (mean, scale) in self.moments(context, batch_size, None).items():
+            prior = torch.full_like(mean, prior_mean), torch.full_like(mean, prior_scale)
+            # Unchecked: a NaN is the loss's to tell, and on a GPU every check waits for the device.
+            distributions = (Normal(*pair, validate_args=False) for pair in ((mean, torch.as_tensor(scale)), prior))
+            terms[name] = kl_divergence(*distributions)
+        return self._sum(terms)
 
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
         sums = [terms[leaf.name].sum(dim=tuple(range(-len(leaf.shape), 0))) for leaf in self.spec]

@@ -25,12 +25,12 @@ def test_equals_adam(clip_norm):
     torch.manual_seed(0)
     ours, theirs = Model().double(), Model().double()
     theirs.load_state_dict(ours.state_dict())
-    flat = FlatAdam(ours, 0.01, clip_norm)
+    flat = FlatAdam(ours, clip_norm)
     adam = torch.optim.Adam([parameter for parameter in theirs.parameters() if parameter.requires_grad], lr=0.01)
     for _ in range(5):
         x, state = torch.randn(2, 5, 3).double(), (torch.randn(1, 2, 4).double(), torch.randn(1, 2, 4).double())
         flat.differentiate(ours(x, state).square().sum())
-        flat.step()
+        flat.step(0.01)
         adam.zero_grad()
         theirs(x, state).square().sum().backward()
         if clip_norm is not None:
@@ -45,12 +45,12 @@ def test_equals_adam(clip_norm):
 def test_parameters_stay_the_models_own():
     """Loading and saving go through them, and what is loaded is what is trained on."""
     model, other = Model(), Model()
-    flat = FlatAdam(model, 0.1)
+    flat = FlatAdam(model)
     model.load_state_dict(other.state_dict())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.randn(1, 2, 4), torch.randn(1, 2, 4)
     flat.differentiate(model(torch.randn(2, 5, 3), state).square().sum())
-    flat.step()
+    flat.step(0.1)
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if name.startswith("lstm")}
     assert all((model.state_dict()[name] - before[name]).abs().max() < 0.11 for name in moved)

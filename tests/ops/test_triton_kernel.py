@@ -11,6 +11,7 @@ thread has yet to store is checked by itself, and that the programs compile for 
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,7 +28,7 @@ GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 installed = pytest.mark.skipif(not triton._INSTALLED, reason="triton is not installed")
 numbers = pytest.mark.usefixtures("runs_here")
-threads = pytest.mark.skipif(not triton._INTERPRETED, reason="checked under TRITON_INTERPRET=1")
+interpreted = pytest.mark.skipif(not triton._INTERPRETED, reason="checked under TRITON_INTERPRET=1")
 
 # Each timing and A(0) with another norm, lengths or not; sizes are odd, as every tile then has an edge.
 SMALL = [
@@ -50,10 +51,14 @@ SIZES = [
     {"batch": 1, "steps": 3, "width": 131, "a0": "dense", "inner_steps": 1, "timing": "wenke2019"},
     {"batch": 1, "steps": 17, "width": 2, "a0": "zero", "inner_steps": 1, "norm": "none"},
 ]
-# Every number of warps, matrices in registers or not, tiles by the dozen.
+# Every number of warps, matrices in registers or not, tiles by the dozen; samples together from 2,048 on.
+SIZES_OF_A_GPU = [
+    *[(128, 11, 50), (300, 40, 64), (33, 70, 128), (5, 150, 200), (3, 20, 520), (2, 9, 2048)],
+    *[(2060, 11, 50), (2049, 9, 131)],
+]
 LARGE = [
     {"batch": batch, "steps": steps, "width": width, "a0": a0, "timing": timing, "with_lengths": True, "decay": 0.95}
-    for batch, steps, width in [(128, 11, 50), (300, 40, 64), (33, 70, 128), (5, 150, 200), (3, 20, 520), (2, 9, 2048)]
+    for batch, steps, width in SIZES_OF_A_GPU
     for a0 in ("zero", "shared", "dense", "low_rank")
     for timing in TIMINGS
 ]
@@ -97,6 +102,26 @@ def small_tiles(monkeypatch):
         return _options(given, settings) | {"BLOCK_T": 2, "BLOCK_K": 8, "RESIDENT": False}
 
     monkeypatch.setattr(triton, "_options", options)
+
+
+@pytest.fixture(params=["resident", "tiled"])
+def together(monkeypatch, request):
+    """Four samples a program, by products of matrices, as there are on a GPU where samples are many."""
+    tiles = {"BLOCK_T": 1, "RESIDENT": True} if request.param == "resident" else {"BLOCK_T": 2, "RESIDENT": False}
+
+    def options(given, settings, _options=triton._options):
+        return _options(given, settings) | {"BLOCK_B": 4, "BLOCK_K": 16, "PRECISION": "ieee"} | tiles
+
+    monkeypatch.setattr(triton, "_options", options)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "options", [o for o in SMALL if o["a0"] != "dense"], ids=lambda options: f"{options['timing']}-{options['a0']}"
+)
+def test_samples_together(agrees, together, options):
+    """The last program has places for samples that there are not."""
+    agrees(batch=6, steps=4, width=5, seed=1, **options)
 
 
 @numbers
@@ -333,18 +358,9 @@ class Threads:
         self.written |= addresses
 
 
-@threads
-@pytest.mark.parametrize(
-    ("timing", "a0", "keep"),
-    [
-        ("ba2016", "dense", True),
-        ("ba2016", "dense", False),
-        ("ba2016", "zero", True),
-        ("wenke2019", "dense", True),
-        ("wenke2019", "dense", False),
-    ],
-)
-def test_threads_wait_for_one_another(make_problem, small_tiles, monkeypatch, timing, a0, keep):
+@pytest.fixture
+def nobody_races(make_problem, monkeypatch):
+    """Runs a problem, watched."""
     from triton.runtime.interpreter import interpreter_builder as builder
 
     watched = []
@@ -361,13 +377,39 @@ def test_threads_wait_for_one_another(make_problem, small_tiles, monkeypatch, ti
     watch("create_masked_load", lambda pointers, mask, *_: watched[-1].load(pointers, mask))
     watch("create_masked_store", lambda pointers, _, mask, *__: watched[-1].store(pointers, mask))
     watch("create_barrier", lambda *_: watched[-1].barrier())
-    problem = make_problem(timing=timing, a0=a0, batch=2, steps=3, width=9, learned=keep)
-    if keep:
-        evaluate(problem, "triton", "cpu")
-    else:
-        problem.run({name: leaf.detach() for name, leaf in problem.leaves().items()}, "triton")
-    assert len(watched) == (2 if keep else 1)
-    assert all(threads.barriers > 0 and threads.owners for threads in watched)
+
+    def check(keep, **options):
+        problem = make_problem(steps=3, width=9, learned=keep, **options)
+        if keep:
+            evaluate(problem, "triton", "cpu")
+        else:
+            problem.run({name: leaf.detach() for name, leaf in problem.leaves().items()}, "triton")
+        assert len(watched) == (2 if keep else 1)
+        assert all(threads.barriers > 0 and threads.owners for threads in watched)
+
+    return check
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("timing", "a0", "keep"),
+    [
+        ("ba2016", "dense", True),
+        ("ba2016", "dense", False),
+        ("ba2016", "zero", True),
+        ("wenke2019", "dense", True),
+        ("wenke2019", "dense", False),
+    ],
+)
+def test_threads_wait_for_one_another(nobody_races, small_tiles, timing, a0, keep):
+    nobody_races(keep, timing=timing, a0=a0, batch=2)
+
+
+@interpreted
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("keep", [True, False])
+def test_threads_wait_with_samples_together(nobody_races, together, timing, keep):
+    nobody_races(keep, timing=timing, a0="shared", batch=6, with_lengths=True)
 
 
 @pytest.mark.skipif(GPU or triton._INTERPRETED or not triton._INSTALLED, reason="the tests themselves run already")
@@ -381,18 +423,18 @@ def test_under_the_interpreter(which):
     assert "passed" in done.stdout
 
 
-def problem_of(dtype, width, a0, early, norm, inner_steps, steps=40):
+def problem_of(dtype, width, a0, early, norm, inner_steps, batch=2, steps=40):
     """What one call is given, by shape alone."""
 
     def of(*shape):
         return torch.empty(*shape, dtype=dtype)
 
-    dense = of(2, width, width) if a0 in ("dense", "shared") else None
-    low_rank = (of(2, 3, width), of(2, 3, width)) if a0 == "low_rank" else (None, None)
+    dense = of(batch, width, width) if a0 in ("dense", "shared") else None
+    low_rank = (of(batch, 3, width), of(batch, 3, width)) if a0 == "low_rank" else (None, None)
     gain, shift = (of(width), of(width)) if norm else (None, None)
     given = Given(
-        of(2, steps, width), of(width, width), of(2, width), dense, *low_rank, gain, shift,
-        of(steps), of(steps + 1), torch.full((2,), steps),
+        of(batch, steps, width), of(width, width), of(batch, width), dense, *low_rank, gain, shift,
+        of(steps), of(steps + 1), torch.full((batch,), steps),
     )  # fmt: skip
     return given, Settings(inner_steps, early, norm, a0 == "shared", 1e-5)
 
@@ -406,6 +448,9 @@ def problem_of(dtype, width, a0, early, norm, inner_steps, steps=40):
         (torch.float32, 50, "low_rank", True, False, 2),
         (torch.float64, 131, "dense", True, True, 2),
         (torch.bfloat16, 2048, "shared", False, True, 1),
+        (torch.float32, 50, "low_rank", True, True, 1, 4096),
+        (torch.float32, 200, "shared", False, True, 1, 4096),
+        (torch.bfloat16, 65, "zero", True, True, 2, 4096),
     ],
     ids=str,
 )
@@ -420,7 +465,7 @@ def test_compiles_for_a_gpu(monkeypatch, tmp_path, problem):
         def launch(*arguments, **options):
             compiled.append(program.warmup(*arguments, grid=(2,), **options))
 
-        return {(2,): launch}
+        return defaultdict(lambda: launch)
 
     h100 = SimpleNamespace(
         get_current_target=lambda: GPUTarget("cuda", 90, 32),

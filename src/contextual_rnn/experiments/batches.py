@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 
 
-def generator_for(*key: str | int) -> torch.Generator:
-    """A CPU generator seeded from `key` alone; other keys give independent streams."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+def seed_for(*key: str | int) -> int:
+    """A seed that is a function of `key` alone; other keys give independent streams."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big")
+
+
+def generator_for(*key: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of `seed_for` the key; of one seed a GPU draws other numbers than a CPU."""
+    return torch.Generator(device).manual_seed(seed_for(*key))
 
 
 class Batches:
-    """The batches of a run in the order in which it sees them; every epoch is a fresh permutation of `data`."""
+    """The batches of a run in the order in which it sees them; every epoch is a fresh permutation of `data`.
+
+    The order is drawn on the CPU: it is the same on every device.
+    """
 
     def __init__(self, seed: int, data: tuple[Tensor, ...], batch_size: int):
         self.seed, self.data, self.batch_size = seed, data, batch_size
@@ -30,6 +37,7 @@ class Batches:
         if epoch != self._epoch:
             order = torch.randperm(len(self.data[0]), generator=generator_for("batches", self.seed, epoch))
             # Once an epoch: a batch is then a slice, which copies nothing.
+            order = order.to(self.data[0].device)
             self._in_order, self._epoch = tuple(tensor[order] for tensor in self.data), epoch
         rows = slice(position * self.batch_size, (position + 1) * self.batch_size)
         return tuple(tensor[rows] for tensor in self._in_order)

@@ -13,6 +13,7 @@ Start = Literal["sound", "wenke2019"]
 Leaves = Literal["h", "h+a"]
 Network = Literal["fast_weights", "lstm"]
 Schedule = Literal["constant", "cosine"]
+Device = Literal["cpu", "cuda"]
 Ingredient = Literal["none", "embedding", "weights", "bias", "norm", "readout", "letters"]
 
 STATES: tuple[StateName, ...] = get_args(StateName)
@@ -20,6 +21,7 @@ STARTS: tuple[Start, ...] = get_args(Start)
 LEAVES: tuple[Leaves, ...] = get_args(Leaves)
 NETWORKS: tuple[Network, ...] = get_args(Network)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+DEVICES: tuple[Device, ...] = get_args(Device)
 INGREDIENTS: tuple[Ingredient, ...] = get_args(Ingredient)
 
 
@@ -56,6 +58,8 @@ class _Training:
     """Seeds the data set, apart from `seed` so that runs can differ in one and not the other."""
     threads: int = 1
     """CPU threads; part of the run because sums in another order give other last bits."""
+    device: Device = "cpu"
+    """cpu, or cuda: a GPU, where every step is one captured graph; sampled states are other draws there."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads"):
@@ -65,6 +69,7 @@ class _Training:
                 raise TypeError(f"{name}: expected an int, got {value!r}")
         _positive("learning_rate", self.learning_rate)
         _choose("schedule", self.schedule, SCHEDULES)
+        _choose("device", self.device, DEVICES)
 
 
 @dataclass(frozen=True)

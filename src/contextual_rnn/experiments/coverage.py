@@ -25,5 +25,5 @@ def coverage(paths: Tensor, truth: Tensor, deviations: Sequence[float]) -> Tenso
     denominator) are taken over the samples of one sequence at one step. Returns (N, D), the share over the T steps.
     """
     distance, spread = (truth - paths.mean(1)).abs(), paths.std(1)
-    within = distance[..., None] <= spread[..., None] * torch.tensor(deviations, dtype=paths.dtype)
+    within = distance[..., None] <= spread[..., None] * torch.tensor(deviations, dtype=paths.dtype, device=paths.device)
     return within.double().mean(1)

@@ -45,13 +45,13 @@ CONTROLS = (
 
 
 def select(runs: Iterable[Run], state: str, **options: Any) -> list[Run]:
-    """Retrieval runs of `state` that differ from the defaults in `options` alone, seed and epochs aside."""
+    """Retrieval runs of `state` that differ from the defaults in `options` alone, seed, epochs and device aside."""
     wanted = dataclasses.replace(RetrievalConfig(), state=state, **options)  # pyright: ignore[reportArgumentType]
     return [
         run
         for run in runs
         if isinstance(run.config, RetrievalConfig)
-        and dataclasses.replace(run.config, seed=0, epochs=wanted.epochs, threads=1) == wanted
+        and dataclasses.replace(run.config, seed=0, epochs=wanted.epochs, threads=1, device="cpu") == wanted
     ]
 
 

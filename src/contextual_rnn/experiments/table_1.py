@@ -60,7 +60,7 @@ def table_1(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def _setting(run: Run) -> str:
-    aside = ("state", "network", "units", "seed", "threads")
+    aside = ("state", "network", "units", "seed", "threads", "device")
     options = [field for field in dataclasses.fields(run.config) if field.name not in aside]
     chosen = [field for field in options if field.name == "epochs" or getattr(run.config, field.name) != field.default]
     return ", ".join(f"{words(field.name)} {shown(getattr(run.config, field.name))}" for field in chosen)

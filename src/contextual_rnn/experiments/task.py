@@ -15,11 +15,18 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Task(ABC, Generic[Model]):
-    """A data set, a model and a loss. `training` is the training set, tensors of one row an example."""
+    """Data sets, a model and a loss. `training` and `validation` are tensors of one row an example."""
 
     model: Model
     training: tuple[Tensor, ...]
+    validation: tuple[Tensor, ...]
     clip_norm: float | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Move the model and the data to `device`."""
+        self.model.to(device)
+        self.training = tuple(tensor.to(device) for tensor in self.training)
+        self.validation = tuple(tensor.to(device) for tensor in self.validation)
 
     @abstractmethod
     def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.data_parallel import ALONE, Group
 from contextual_rnn.experiments.results import Run, config_to_dict, task_name, write_json
 from contextual_rnn.experiments.tensorboard import TensorBoard
-from contextual_rnn.experiments.training_steps import Training, build_task
+from contextual_rnn.experiments.training_steps import Training, build_task, device_of
 from contextual_rnn.experiments.workers import threads
 
 # What is lost at most when a run is killed.
@@ -63,6 +63,7 @@ def train(
     if finished(config, folder):
         group.hear()
         return results.read_run(folder)
+    device_of(config, group)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / results.CONFIG).is_file():
         write_json(folder / results.CONFIG, config_to_dict(config))

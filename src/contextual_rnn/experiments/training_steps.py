@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from contextual_rnn.experiments.associative_retrieval import RetrievalTask
-from contextual_rnn.experiments.batches import Batches, generator_for
+from contextual_rnn.experiments.batches import Batches, generator_for, seed_for
+from contextual_rnn.experiments.captured_step import CapturedStep
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.data_parallel import ALONE, Group
 from contextual_rnn.experiments.flat_adam import FlatAdam
@@ -30,21 +31,26 @@ class Training:
 
     def __init__(self, config: Config, group: Group = ALONE):
         self.config, self.group = config, group
+        device = device_of(config, group)
         self.task = build_task(config)
+        self.task.to(device)
         self.batches = Batches(config.seed, self.task.training, config.batch_size)
-        self.optimizer = FlatAdam(self.task.model, config.learning_rate, self.task.clip_norm)
+        self.optimizer = FlatAdam(self.task.model, self.task.clip_norm)
+        self._captured = CapturedStep(self.task, self.optimizer) if device.type == "cuda" else None
 
     def step(self, k: int) -> float:
         """Train on batch k and return its loss; a loss that is not finite changes nothing."""
-        batch, generator = self.batches[k], generator_for("states", self.config.seed, k)
+        batch = self.batches[k]
+        if self._captured is not None:
+            return self._captured(batch, seed_for("states", self.config.seed, k), self.learning_rate(k))
+        generator = generator_for("states", self.config.seed, k)
         rows = self.group.rows(batch[0].shape[0])
         if rows is None:
             loss = self.task.differentiate(batch, generator, self.optimizer)
         else:
             loss = self._differentiate_together(batch, generator, rows)
         if math.isfinite(loss):
-            self.optimizer.adam.param_groups[0]["lr"] = self.learning_rate(k)
-            self.optimizer.step()
+            self.optimizer.step(self.learning_rate(k))
         return loss
 
     def _differentiate_together(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice) -> float:
@@ -70,29 +76,32 @@ class Training:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that training goes on from, by name: the model's and the optimizer's."""
-        adam: dict[int, dict[str, Tensor]] = self.optimizer.adam.state_dict()["state"]
         return {
             **{f"model.{name}": tensor for name, tensor in self.task.model.state_dict().items()},
-            **{f"adam.{name}": tensor for name, tensor in adam.get(0, {}).items()},
+            **{f"adam.{name}": tensor for name, tensor in self.optimizer.state.items()},
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from `tensors` of the same configuration; raises ValueError where their names or shapes are others."""
-        model = self.task.model.state_dict()
-        count = self.optimizer.adam.param_groups[0]["params"][0].shape
-        expected = {f"model.{name}": tensor.shape for name, tensor in model.items()}
-        expected |= {"adam.step": torch.Size(), "adam.exp_avg": count, "adam.exp_avg_sq": count}
+        expected = {name: tensor.shape for name, tensor in self.tensors().items()}
         found = {name: tensor.shape for name, tensor in tensors.items()}
         if differ := sorted(name for name in {**expected, **found} if found.get(name) != expected.get(name)):
             raise ValueError(f"they differ in {', '.join(differ)}")
-        self.task.model.load_state_dict({name: tensors[f"model.{name}"] for name in model})
-        adam = {name.removeprefix("adam."): tensor for name, tensor in tensors.items() if name.startswith("adam.")}
-        groups = self.optimizer.adam.state_dict()["param_groups"]
-        self.optimizer.adam.load_state_dict({"state": {0: adam}, "param_groups": groups})
+        for name, tensor in self.tensors().items():  # in place: a captured step goes on reading there
+            tensor.copy_(tensors[name])
+
+
+def device_of(config: Config, group: Group = ALONE) -> torch.device:
+    """Where a run computes; raises ValueError where that cannot be."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: expected cpu where there is no GPU that torch can use, got cuda")
+    if config.device == "cuda" and group.size > 1:
+        raise ValueError(f"device: expected cpu for a run on {group.size} processes, got cuda")
+    return torch.device(config.device)
 
 
 def build_task(config: Config) -> Task:
     """Data and freshly initialised model, a pure function of the configuration; the global generator is left alone."""
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator_for("weights", config.seed).initial_seed())
+        torch.default_generator.manual_seed(seed_for("weights", config.seed))  # no GPU's, which no fork is of
         return TASKS[task_name(config)](config)

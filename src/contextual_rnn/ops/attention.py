@@ -195,10 +195,9 @@ def _backward(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None)
         )[1:]  # fmt: skip
     grad_initial: tuple[Tensor | None, ...] = (None, None, None)
     if initial.present:
-        counts = [_writes_before_read(t, options) for t in range(steps) for _ in range(options.inner_steps)]
-        grad_initial = initial.backward(
-            torch.stack(queries, 1), torch.stack(grad_brackets, 1) * retained[counts][:, None]
-        )
+        early = _writes_before_read(0, options)
+        scale = retained[early : early + steps].repeat_interleave(options.inner_steps)
+        grad_initial = initial.backward(torch.stack(queries, 1), torch.stack(grad_brackets, 1) * scale[:, None])
     return grad_inputs, grad_weight, grad_h, *grad_initial, *grad_norm, grad_by_writing.flip(0), grad_retained
 
 

@@ -1,7 +1,8 @@
 """The GPU kernel of the fast-weights recurrence: the attention form in Triton, forward and backward, one launch each.
 
-One program takes one sample through all its steps, so the GPU is full from a few hundred samples on. No score is
-kept: the backward pass has to read every written vector again anyway, and forms the scores anew.
+One program takes some samples through all their steps: one sample where the batch is small, has an A(0) of every
+sample's own or is in float64, else as many as make a product of matrices. No score is kept: the backward pass has to
+read every written vector again anyway, and forms the scores anew.
 """
 
 from __future__ import annotations
@@ -32,9 +33,14 @@ _INSTALLED = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 
 # Elements of a tile that each thread holds, and 32-bit registers of a thread that matrices may take for all steps.
-# TODO: not timed, for want of a GPU.
 _TILE = 16
 _RESIDENT = 64
+# Samples of a program where there are so many samples at least, up to so many units: below, more programs win.
+_TOGETHER = 16
+_MANY = 1024
+# Products in three passes of ten bits, to the last bits of float32; without them the units for products stay idle.
+_PRECISION = "ieee" if torch.version.hip else "tf32x3"
+_WIDEST_TOGETHER = 256
 
 
 def availability() -> str:
@@ -117,15 +123,17 @@ def backward(
     d_inputs = new(batch, steps, width, dtype=output.dtype, device=output.device)
     d_h0 = torch.empty(batch, width, **kept)
     d_brackets = new(batch, steps, settings.inner_steps, width, **kept) if has_a0 else None
-    d_gain = torch.empty(batch, width, **kept) if wanted[6] else None
-    d_shift = torch.empty(batch, width, **kept) if wanted[7] else None
+    options = _options(given, settings)
+    programs = -(-batch // options["BLOCK_B"])
+    d_gain = torch.empty(programs, width, **kept) if wanted[6] else None
+    d_shift = torch.empty(programs, width, **kept) if wanted[7] else None
     d_discounts = torch.zeros(batch, steps, **kept) if wanted[8] else None
     d_retained = torch.zeros(batch, steps + 1, **kept) if wanted[9] else None
     _launch(
         "backward", given, given.weight_hh.contiguous(), *_constants(given, settings),
         output.contiguous(), queries, normed, deviations, d_output, d_written, d_inputs, d_h0,
         d_brackets, d_gain, d_shift, d_discounts, d_retained,
-        **_options(given, settings),
+        **options,
     )  # fmt: skip
 
     grads: list[Tensor | None] = [d_inputs, None, d_h0, None, None, None, d_gain, d_shift, d_discounts, d_retained]
@@ -167,10 +175,14 @@ def _constants(given: Given, settings: Settings) -> list[Tensor | None]:
 
 def _options(given: Given, settings: Settings) -> dict[str, Any]:
     """What the programs are compiled for, number of warps included."""
-    _, steps, width = given.inputs.shape
+    batch, steps, width = given.inputs.shape
     block = max(16, _power_of_two(width))
+    double = given.inputs.dtype == torch.float64
+    own_a0 = given.a0 is not None and not settings.shared_a0
+    together = batch >= _MANY and block <= _WIDEST_TOGETHER and not double and not own_a0
+    samples = _TOGETHER if together else 1
     warps = 4 if block <= 64 else 8 if block <= 512 else 16
-    threads, words = 32 * warps, 2 if given.inputs.dtype == torch.float64 else 1
+    threads, words = 32 * warps, 2 if double else 1
     matrices = 1 if given.a0 is None else 2
     return {
         "S": settings.inner_steps,
@@ -179,11 +191,14 @@ def _options(given: Given, settings: Settings) -> dict[str, Any]:
         "EARLY": settings.write_before_read,
         "LAYER_NORM": settings.layer_norm,
         "SHARED_A0": settings.shared_a0,
+        "BLOCK_B": samples,
         "BLOCK_H": block,
-        "BLOCK_T": max(1, min(_TILE * threads // (words * block), _power_of_two(steps))),
+        "BLOCK_T": max(1, min(_TILE * threads // (words * samples * block), _power_of_two(steps))),
         # At least 8 columns: 32 bytes, the least that a GPU fetches.
-        "BLOCK_K": max(8, 2 * _TILE * threads // (words * block)),
-        "RESIDENT": matrices * block * block * words <= _RESIDENT * threads,
+        "BLOCK_K": 16 if together else max(8, 2 * _TILE * threads // (words * block)),
+        # Half as much where shared memory too has to hold them, for a product.
+        "RESIDENT": matrices * block * block * words <= _RESIDENT * threads // (2 if together else 1),
+        "PRECISION": _PRECISION if together else None,
         "num_warps": warps,
     }
 
@@ -204,7 +219,7 @@ def _programs() -> dict[str, Any]:
 
 
 def _launch(program: str, given: Given, *tensors: Tensor | None, **options: Any) -> None:
-    """Run one program a sample."""
+    """Run as many programs as take all samples."""
     batch, steps, _ = given.inputs.shape
     if batch == 0:
         return
@@ -213,4 +228,4 @@ def _launch(program: str, given: Given, *tensors: Tensor | None, **options: Any)
     # One stage: loads that the compiler moves ahead of a barrier, to hide their latency, would miss what is stored.
     options |= {"ACC": acc, "num_stages": 1, "enable_fp_fusion": True}
     with torch.cuda.device_of(given.inputs):
-        programs[program][(batch,)](*tensors, steps, **options)
+        programs[program][(-(-batch // options["BLOCK_B"]),)](*tensors, batch, steps, **options)

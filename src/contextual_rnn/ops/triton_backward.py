@@ -1,17 +1,17 @@
-"""The program of the Triton kernel's derivative, in the terms of `triton_forward.py`; every sum is of one sample."""
+"""The program of the Triton kernel's derivative, in the terms of `triton_forward.py`; every sum is of one program."""
 
 # ruff: noqa: N803, SIM108
-# pyright: reportArgumentType=false, reportPossiblyUnboundVariable=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from contextual_rnn.ops.triton_forward import hold, load, multiply, relu_gradient
+from contextual_rnn.ops.triton_forward import hold, lengths_of, load, multiply, relu_gradient
 
 
-@triton.jit(do_not_specialize=["steps"])
+@triton.jit(do_not_specialize=["batch", "steps"])
 def backward(
     weight,
     a0,
@@ -31,10 +31,11 @@ def backward(
     grad_inputs,  # (B, T, H)
     grad_h0,  # (B, H)
     grad_brackets,  # (B, T, S, H) where there is an A(0), or None
-    grad_gain,  # (B, H), each sample's part, or None
-    grad_shift,  # (B, H), likewise
-    grad_discounts,  # (B, T) zeros, likewise
+    grad_gain,  # (P, H), the part of each of P programs, or None
+    grad_shift,  # (P, H), likewise
+    grad_discounts,  # (B, T) zeros, each sample's part, or None
     grad_retained,  # (B, T + 1) zeros, likewise
+    batch,
     steps,
     S: tl.constexpr,
     RANK: tl.constexpr,
@@ -42,130 +43,129 @@ def backward(
     EARLY: tl.constexpr,
     LAYER_NORM: tl.constexpr,
     SHARED_A0: tl.constexpr,
+    BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr,
     RESIDENT: tl.constexpr,
+    PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    sample = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0).to(tl.int64)
+    samples = program * BLOCK_B + tl.arange(0, BLOCK_B)
     units = tl.arange(0, BLOCK_H)
     rows = tl.arange(0, BLOCK_T)
-    inside = units < WIDTH
-    output += sample * steps * WIDTH
-    queries += sample * steps * S * WIDTH
-    grad_written += sample * steps * WIDTH
-    grad_inputs += sample * steps * WIDTH
-    if EARLY:
-        grad_output += sample * steps * WIDTH
-    if LAYER_NORM:
-        normed += sample * steps * S * WIDTH
-        deviations += sample * steps * S
-    if RANK > 0:
-        left += sample * RANK * WIDTH
-        right += sample * RANK * WIDTH
-    if grad_brackets is not None:
-        grad_brackets += sample * steps * S * WIDTH
-    if grad_discounts is not None:
-        grad_discounts += sample * steps
-    if grad_retained is not None:
-        grad_retained += sample * (steps + 1)
-    if lengths is not None:
-        length = tl.load(lengths + sample).to(tl.int32)
-    else:
-        length = steps
-
-    held_weight = hold(weight, WIDTH, BLOCK_H, RESIDENT, ACC)
+    sequence = samples * steps * WIDTH
+    length = lengths_of(lengths, samples, batch, steps)
+    longest = tl.max(length, 0)
+    held_weight = hold(weight, False, WIDTH, BLOCK_H, RESIDENT, ACC)
     if a0 is not None:
         if not SHARED_A0:
-            a0 += sample * WIDTH * WIDTH
-        held_a0 = hold(a0, WIDTH, BLOCK_H, RESIDENT, ACC)
-    d_gain = tl.zeros((BLOCK_H,), ACC)
-    d_shift = tl.zeros((BLOCK_H,), ACC)
-    d_h = tl.zeros((BLOCK_H,), ACC)
-    for steps_left in range(length):
-        t = length - 1 - steps_left
+            a0 += program * WIDTH * WIDTH
+        held_a0 = hold(a0, False, WIDTH, BLOCK_H, RESIDENT, ACC)
+    d_gain = tl.zeros((BLOCK_B, BLOCK_H), ACC)
+    d_shift = tl.zeros((BLOCK_B, BLOCK_H), ACC)
+    d_h = tl.zeros((BLOCK_B, BLOCK_H), ACC)
+    for steps_left in range(longest):
+        t = longest - 1 - steps_left
+        live = t < length
+        inside = live[:, None] & (units < WIDTH)[None, :]
+        now = sequence + t * WIDTH
+        at = now[:, None] + units[None, :]
         count = t
         if EARLY:
             count = t + 1
-            d_h += load(grad_output + t * WIDTH + units, inside, ACC)
+            d_h += load(grad_output + at, inside, ACC)
         else:
-            d_h += load(grad_written + t * WIDTH + units, inside, ACC)
+            d_h += load(grad_written + at, inside, ACC)
         scale = tl.load(retained + count).to(ACC)
-        d_z = tl.zeros((BLOCK_H,), ACC)
-        d_scale = tl.zeros((BLOCK_H,), ACC)
+        d_z = tl.zeros((BLOCK_B, BLOCK_H), ACC)
+        d_scale = tl.zeros((BLOCK_B, BLOCK_H), ACC)
         for reads_left in range(S):
             s = S - 1 - reads_left
-            q = load(queries + (t * S + s) * WIDTH + units, inside, ACC)
+            read = (samples * steps + t) * S + s
+            read_at = (read * WIDTH)[:, None] + units[None, :]
+            q = load(queries + read_at, inside, ACC)
             if s == S - 1:
-                result = load(output + t * WIDTH + units, inside, ACC)
+                result = load(output + at, inside, ACC)
             else:
-                result = load(queries + (t * S + s + 1) * WIDTH + units, inside, ACC)
+                result = load(queries + read_at + WIDTH, inside, ACC)
             g = relu_gradient(d_h, result)
             if LAYER_NORM:
-                bracket = load(normed + (t * S + s) * WIDTH + units, inside, ACC)
-                deviation = tl.load(deviations + t * S + s).to(ACC)
+                bracket = load(normed + read_at, inside, ACC)
+                deviation = load(deviations + read, live, ACC)
                 d_gain += g * bracket
                 d_shift += g
                 if gain is not None:
-                    g *= load(gain + units, inside, ACC)
-                mean = tl.sum(g, 0) / WIDTH
-                along = tl.sum(g * bracket, 0) / WIDTH
-                g = tl.where(inside, (g - mean - bracket * along) * deviation, 0.0)
+                    g *= load(gain + units, units < WIDTH, ACC)[None, :]
+                mean = tl.sum(g, 1) / WIDTH
+                along = tl.sum(g * bracket, 1) / WIDTH
+                g = tl.where(inside, (g - mean[:, None] - bracket * along[:, None]) * deviation[:, None], 0.0)
             d_z += g
             if grad_brackets is not None:
-                grad_bracket = grad_brackets + (t * S + s) * WIDTH
-                tl.store(grad_bracket + units, g, mask=inside)
+                tl.store(grad_brackets + read_at, g, mask=inside)
                 tl.debug_barrier()
-            total = tl.zeros((BLOCK_T, BLOCK_H), ACC)
+            total = tl.zeros((BLOCK_B, BLOCK_T, BLOCK_H), ACC)
             for first in range(0, count, BLOCK_T):
                 i = first + rows
-                seen = (i[:, None] < count) & inside[None, :]
-                at = i[:, None] * WIDTH + units[None, :]
+                seen = inside[:, None, :] & (i < count)[None, :, None]
+                memory_at = sequence[:, None, None] + (i * WIDTH)[None, :, None] + units
                 if EARLY:
-                    memory = load(queries + i[:, None] * (S * WIDTH) + units[None, :], seen, ACC)
+                    query_at = (samples * steps * (S * WIDTH))[:, None, None] + (i * (S * WIDTH))[None, :, None] + units
+                    memory = load(queries + query_at, seen, ACC)
                 else:
-                    memory = load(output + at, seen, ACC)
+                    memory = load(output + memory_at, seen, ACC)
                 age = count - 1 - i
-                discount = load(discounts + age, i < count, ACC)
-                score = tl.sum(memory * q[None, :], 1)
-                d_discounted = tl.sum(memory * g[None, :], 1)
+                discount = load(discounts + age, i < count, ACC)[None, :]
+                score = tl.sum(memory * q[:, None, :], 2)
+                d_discounted = tl.sum(memory * g[:, None, :], 2)
                 if grad_discounts is not None:
-                    sofar = load(grad_discounts + age, i < count, ACC)
-                    tl.store(grad_discounts + age, sofar + score * d_discounted, mask=i < count)
+                    sum_at = grad_discounts + (samples * steps)[:, None] + age[None, :]
+                    known = live[:, None] & (i < count)[None, :]
+                    tl.store(sum_at, load(sum_at, known, ACC) + score * d_discounted, mask=known)
                 score *= discount
                 d_score = d_discounted * discount
-                total += d_score[:, None] * memory
-                d_memory = load(grad_written + at, seen, ACC)
-                d_memory += score[:, None] * g[None, :] + d_score[:, None] * q[None, :]
-                tl.store(grad_written + at, d_memory, mask=seen)
-            d_h = tl.sum(total, 0)
+                total += d_score[:, :, None] * memory
+                d_memory = load(grad_written + memory_at, seen, ACC)
+                d_memory += score[:, :, None] * g[:, None, :] + d_score[:, :, None] * q[:, None, :]
+                tl.store(grad_written + memory_at, d_memory, mask=seen)
+            d_h = tl.sum(total, 1)
             if RANK > 0:
-                total = tl.zeros((BLOCK_T, BLOCK_H), ACC)
+                total = tl.zeros((BLOCK_B, BLOCK_T, BLOCK_H), ACC)
                 for first in range(0, RANK, BLOCK_T):
                     i = first + rows
-                    seen = (i[:, None] < RANK) & inside[None, :]
-                    to = load(left + i[:, None] * WIDTH + units[None, :], seen, ACC)
-                    of = load(right + i[:, None] * WIDTH + units[None, :], seen, ACC)
-                    total += tl.sum(to * g[None, :], 1)[:, None] * of
-                d_read = tl.sum(total, 0)
+                    seen = inside[:, None, :] & (i < RANK)[None, :, None]
+                    factor = (samples * RANK * WIDTH)[:, None, None] + (i * WIDTH)[None, :, None] + units
+                    of = load(right + factor, seen, ACC)
+                    to = load(left + factor, seen, ACC)
+                    total += tl.sum(to * g[:, None, :], 2)[:, :, None] * of
+                d_read = tl.sum(total, 1)
                 d_scale += d_read * q
                 d_h += scale * d_read
             if a0 is not None:
-                d_read = multiply(held_a0, a0, g, grad_bracket, True, WIDTH, BLOCK_H, BLOCK_K, RESIDENT, ACC)
+                d_read = multiply(
+                    held_a0, a0, g, grad_brackets + read * WIDTH, live,
+                    False, WIDTH, BLOCK_B, BLOCK_H, BLOCK_K, RESIDENT, PRECISION, ACC,
+                )  # fmt: skip
                 d_scale += d_read * q
                 d_h += scale * d_read
             tl.debug_barrier()
         if EARLY:
-            d_h += load(grad_written + t * WIDTH + units, inside, ACC)
-        d_z += relu_gradient(d_h, load(queries + t * S * WIDTH + units, inside, ACC))
-        tl.store(grad_inputs + t * WIDTH + units, d_z, mask=inside)
+            d_h += load(grad_written + at, inside, ACC)
+        first_query = ((samples * steps + t) * S * WIDTH)[:, None] + units[None, :]
+        d_z += relu_gradient(d_h, load(queries + first_query, inside, ACC))
+        tl.store(grad_inputs + at, d_z, mask=inside)
         if grad_retained is not None:
-            tl.store(grad_retained + count, tl.sum(d_scale, 0))
+            tl.store(grad_retained + samples * (steps + 1) + count, tl.sum(d_scale, 1), mask=live)
         tl.debug_barrier()
-        d_h = multiply(held_weight, weight, d_z, grad_inputs + t * WIDTH, True, WIDTH, BLOCK_H, BLOCK_K, RESIDENT, ACC)
-    tl.store(grad_h0 + sample * WIDTH + units, d_h, mask=inside)
+        d_h = multiply(
+            held_weight, weight, d_z, grad_inputs + now, live,
+            False, WIDTH, BLOCK_B, BLOCK_H, BLOCK_K, RESIDENT, PRECISION, ACC,
+        )  # fmt: skip
+    present = (samples < batch)[:, None] & (units < WIDTH)[None, :]
+    tl.store(grad_h0 + (samples * WIDTH)[:, None] + units[None, :], d_h, mask=present)
+    part = program * WIDTH + units
     if grad_gain is not None:
-        tl.store(grad_gain + sample * WIDTH + units, d_gain, mask=inside)
+        tl.store(grad_gain + part, tl.sum(d_gain, 0), mask=units < WIDTH)
     if grad_shift is not None:
-        tl.store(grad_shift + sample * WIDTH + units, d_shift, mask=inside)
+        tl.store(grad_shift + part, tl.sum(d_shift, 0), mask=units < WIDTH)

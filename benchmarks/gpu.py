@@ -1,0 +1,126 @@
+"""Time fast weights on a GPU beside the explicit A on the same one, after all were seen to compute the same.
+
+    python -m benchmarks.gpu            a minute or two on an idle GPU
+
+Of a whole training step, as `train` runs it and as a user writes it, and of the recurrence alone, whose share of the
+device's peaks is stated: of the bandwidth by the bytes that have to move whatever the algorithm (inputs, outputs and
+the gradients of both once), of the arithmetic by its multiply-adds. The device's peaks are measured too, by a copy and
+by a product of matrices in float32.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from benchmarks import machine
+from benchmarks.parts import Figure
+from benchmarks.recurrence import Problem, check_backends, multiply_adds
+from benchmarks.size import CAPTURED, EAGER, PLAIN, TRAIN, Cell, Size
+from benchmarks.timing import Contender, interleave
+from benchmarks.training_step import training_step
+
+BATCHES = (128, 8192)
+KERNEL, COPY, PRODUCT = "the kernel's two launches", "copy", "product of matrices"
+COPIED, MM_SIZE = 2**28, 8192  # elements, rows: a gigabyte, and a trillion operations
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Time fast weights on a GPU beside the explicit A, after all were seen to compute the same."""
+
+    batches: tuple[int, ...] = BATCHES
+    """Batch sizes."""
+    seconds: float = 8.0
+    """Time for the rounds of each."""
+    out: Path = Path("results/benchmarks")
+    """Folder for gpu.json."""
+
+
+def run(options: Benchmark) -> dict[str, Any]:
+    """Check, measure, print and write; returns what is written to gpu.json."""
+    report = {
+        "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
+        "machine": machine.describe() | {"gpu": torch.cuda.get_device_name()},
+        "gate": check_backends(Size(batch=33, device="cuda")),
+    }
+    cells, figures = [], []
+    for batch in options.batches:
+        size = Size(batch=batch, device="cuda")
+        step = training_step(size, [TRAIN, PLAIN, EAGER, CAPTURED], options.seconds)
+        cells += [step, alone := _recurrence(size, options.seconds / 4)]
+        for ours, peer, target in ((TRAIN, EAGER, 10.0), (PLAIN, EAGER, 10.0), (TRAIN, CAPTURED, 1.0)):
+            name = f"training step, B={batch}: {peer} / {ours}"
+            figures.append(Figure(name, step.ratio(peer, ours), "at least", target))
+        figures += _shares(alone)
+        print("\n".join(figure.line() for figure in figures[-5:]), flush=True)
+    report |= {
+        "figures": [figure.summary() for figure in figures],
+        "measured": [cell.summary() for cell in cells],
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "gpu.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _recurrence(size: Size, seconds: float) -> Cell:
+    """Forward and backward without the host, beside what the device can copy and multiply at most."""
+    problem = Problem(size, torch.float32)
+    whole = torch.empty(COPIED, device="cuda")
+    a, b = (torch.randn(MM_SIZE, MM_SIZE, device="cuda") for _ in range(2))
+    contenders = {
+        KERNEL: Contender(_waited_for(_captured(problem.bare()))),
+        COPY: Contender(_waited_for(whole.clone)),
+        PRODUCT: Contender(_waited_for(lambda: a @ b)),
+    }
+    return Cell("recurrence", size, interleave(contenders, seconds))
+
+
+def _shares(cell: Cell) -> list[Figure]:
+    """What the recurrence has to move and to multiply at the device's own peaks, over the time that it takes."""
+    size = cell.size
+    moved = 4 * size.batch * size.steps * size.units * torch.float32.itemsize
+    copied, multiplied = 2 * COPIED * torch.float32.itemsize, MM_SIZE**3
+    figures = []
+    for what, peer, share, note in (
+        ("bandwidth", COPY, moved / copied, f"{moved:,} bytes"),
+        ("arithmetic in float32", PRODUCT, multiply_adds(size) / multiplied, f"{multiply_adds(size):,} multiply-adds"),
+    ):
+        ratio = cell.ratio(peer, KERNEL)
+        assert ratio is not None
+        figures.append(Figure(f"recurrence, B={size.batch}: share of peak {what}", share * ratio, note=note))
+    return figures
+
+
+def _captured(call: Callable[[], object]) -> Callable[[], None]:
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call()  # compiles
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def _waited_for(call: Callable[[], object]) -> Callable[[int], None]:
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            call()
+        torch.cuda.synchronize()
+
+    return run
+
+
+if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        sys.exit("a GPU that torch can use is needed, and there is none")
+    run(tyro.cli(Benchmark))
