@@ -2,13 +2,15 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import fast_weights, page, parts, peers, recurrence, training_step
+from benchmarks import fast_weights, gpu, page, parts, peers, recurrence, training_step
 from benchmarks.parts import PARTS, Figure
 from benchmarks.plots import draw
 from benchmarks.recurrence import Problem, multiply_adds
@@ -78,6 +80,7 @@ def test_the_page_tells_what_does_not_hold_and_what_was_not_measured(tmp_path):
         Figure("a", 2.0, "at least", 3.0),
         Figure("b", None, "at most", 1.0, "no jax"),
         Figure("c", 4.0, "at least", 3),
+        Figure("d", 0.5, note="stated"),
     ]
     report = {"command": "run", "machine": machine, "figures": [figure.summary() for figure in figures]}
     (tmp_path / "benchmarks").mkdir()
@@ -86,7 +89,28 @@ def test_the_page_tells_what_does_not_hold_and_what_was_not_measured(tmp_path):
     assert "| a | 2 | at least 3 | **no** |" in text
     assert "| b (no jax) | not measured | at most 1 |  |" in text
     assert "| c | 4 | at least 3 | yes |" in text
+    assert "| d (stated) | 0.5 |  |  |" in text
+    assert figures[3].holds is None
+    assert "target" not in figures[3].line()
     assert text.count("## ") == 1
+
+
+def test_shares_of_a_gpus_peaks():
+    """A recurrence as fast as its bytes are copied has all of the bandwidth, and of the arithmetic what that leaves."""
+    size = Size(batch=8192, device="cuda")
+    moved, multiplied = 4 * 4 * 8192 * 11 * 50, multiply_adds(size)
+    copy, product = 2 * 4 * gpu.COPIED / 1e12, gpu.MM_SIZE**3 / 25e12
+    seconds = {gpu.KERNEL: [moved / 1e12], gpu.COPY: [copy], gpu.PRODUCT: [product]}
+    bandwidth, arithmetic = gpu._shares(Cell("recurrence", size, seconds))
+    assert bandwidth.value == pytest.approx(1)
+    assert arithmetic.value == pytest.approx(multiplied / 25e12 / (moved / 1e12))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would run")
+def test_without_a_gpu_its_benchmark_says_so():
+    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "a GPU that torch can use is needed" in done.stderr
 
 
 def test_all_parts_have_a_place_on_the_command_line():

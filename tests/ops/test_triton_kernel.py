@@ -186,7 +186,7 @@ def test_large(make_problem, assert_all_close, sizes, dtype):
     problem = make_problem(**sizes, dtype=dtype)
     rounded = {name: leaf.detach().double() for name, leaf in problem.leaves().items()}
     actual = evaluate(problem, "triton", DEVICE)
-    expected = evaluate(make_problem(**sizes), "reference", "cpu", rounded)
+    expected = evaluate(make_problem(**sizes), "reference", DEVICE, rounded)
     assert_all_close(actual, expected, 1e-9 if dtype == torch.float64 else 1e-4)
 
 
@@ -227,11 +227,8 @@ def test_any_memory_layout(make_problem, assert_all_close, a0):
     assert_all_close(*results, 1e-12)
 
 
-@numbers
-@pytest.mark.parametrize("timing", TIMINGS)
-def test_padding_and_other_samples_leak_nowhere(make_problem, assert_all_close, timing):
+def leaks_nowhere(problem, assert_all_close):
     """NaN in the padding is not seen; NaN in one sample stays in its rows, gradients included."""
-    problem = make_problem(timing=timing, a0="dense", with_lengths=True, seed=1, steps=3, inner_steps=1)
     beyond = torch.arange(3) >= problem.lengths[:, None]
     assert beyond.any()
     padded, poisoned = problem.leaves(), problem.leaves()
@@ -245,8 +242,22 @@ def test_padding_and_other_samples_leak_nowhere(make_problem, assert_all_close, 
     assert_all_close(evaluate(problem, "triton", DEVICE, padded), plain, 0)
     found = evaluate(problem, "triton", DEVICE, poisoned)
     assert found["output"][1, 0].isnan().any()
-    rows = ("output", "final", "gradient of inputs", "gradient of h0", "gradient of a0")
+    rows = [name for name, value in plain.items() if len(value) == 3]
     assert_all_close(*({name: values[name][[0, 2]] for name in rows} for values in (found, plain)), 0)
+
+
+@numbers
+@pytest.mark.parametrize("timing", TIMINGS)
+def test_padding_and_other_samples_leak_nowhere(make_problem, assert_all_close, timing):
+    options = {"a0": "dense", "with_lengths": True, "seed": 1, "steps": 3, "inner_steps": 1}
+    leaks_nowhere(make_problem(timing=timing, **options), assert_all_close)
+
+
+@interpreted
+@pytest.mark.parametrize("timing", TIMINGS)
+def test_samples_together_leak_nowhere(make_problem, assert_all_close, together, timing):
+    options = {"a0": "low_rank", "with_lengths": True, "seed": 1, "steps": 3, "inner_steps": 1}
+    leaks_nowhere(make_problem(timing=timing, **options), assert_all_close)
 
 
 @numbers
@@ -501,20 +512,25 @@ def chosen(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("found", "steps", "width", "dtype", "expected"),
+    ("found", "batch", "steps", "width", "dtype", "expected"),
     [
-        (True, 63, 4, torch.float32, "triton"),
-        (True, 63, 4, torch.bfloat16, "triton"),
-        (True, 64, 4, torch.float32, "reference"),
-        (True, 3, 2048, torch.float32, "triton"),
-        (True, 3, 2049, torch.float32, "attention"),
-        (False, 31, 4, torch.float32, "attention"),
+        (True, 2, 127, 4, torch.float32, "triton"),
+        (True, 2, 127, 4, torch.bfloat16, "triton"),
+        (True, 2, 128, 4, torch.float32, "reference"),
+        (True, 1024, 79, 4, torch.float32, "triton"),
+        (True, 1024, 80, 4, torch.float32, "reference"),
+        (True, 9999, 39, 4, torch.float32, "triton"),
+        (True, 9999, 40, 4, torch.float32, "reference"),
+        (True, 0, 3, 4, torch.float32, "triton"),
+        (True, 2, 3, 2048, torch.float32, "triton"),
+        (True, 2, 3, 2049, torch.float32, "attention"),
+        (False, 2, 31, 4, torch.float32, "attention"),
     ],
 )
-def test_auto_takes_it_on_a_gpu(chosen, monkeypatch, found, steps, width, dtype, expected):
+def test_auto_takes_it_on_a_gpu(chosen, monkeypatch, found, batch, steps, width, dtype, expected):
     monkeypatch.setattr(triton, "_INSTALLED", found)
     with FakeTensorMode():
-        shapes = (2, steps, width), (width, width), (2, width)
+        shapes = (batch, steps, width), (width, width), (batch, width)
         fast_weights(*(torch.empty(shape, device="cuda", dtype=dtype) for shape in shapes))
     assert chosen == [expected]
 

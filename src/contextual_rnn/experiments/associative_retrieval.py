@@ -18,6 +18,7 @@ from contextual_rnn import (
     StateSpec,
     state_spec,
 )
+from contextual_rnn._tree import State
 from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.config import RetrievalConfig
 from contextual_rnn.experiments.data_parallel import states_of_share
@@ -69,13 +70,17 @@ class RetrievalModel(nn.Module):
 
     def forward(self, tokens: Tensor, generator: torch.Generator | None = None, rows: slice | None = None) -> Tensor:
         """Logits over tokens, (B, 37), for sequences (B, T) that start with a letter, or for some rows of them."""
-        inputs, context = self.embed(tokens), self.embed(self.context_token(tokens))
-        if self.context_input:
-            inputs = torch.cat([inputs, context[:, None].expand_as(inputs)], dim=2)
-        hx = None
-        if rows is not None:
-            inputs, hx = inputs[rows], states_of_share(self.rnn.initial_state, context, rows, generator)
-        output, _ = self.rnn(inputs, hx, context=context, generator=generator)
+        context = self.embed(self.context_token(tokens))
+        if rows is None and self._projects_tokens():
+            state = self.rnn.initial_state(context, len(tokens), generator=generator)
+            output = self._recur_over_table(tokens, state)
+        else:
+            inputs, hx = self.embed(tokens), None
+            if self.context_input:
+                inputs = torch.cat([inputs, context[:, None].expand_as(inputs)], dim=2)
+            if rows is not None:
+                inputs, hx = inputs[rows], states_of_share(self.rnn.initial_state, context, rows, generator)
+            output, _ = self.rnn(inputs, hx, context=context, generator=generator)
         return self.readout(torch.relu(self.hidden(output[:, -1])))
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -85,6 +90,17 @@ class RetrievalModel(nn.Module):
         """
         weight = self.embedding.weight
         return one_hot_product(tokens, weight) if weight.is_cuda else self.embedding(tokens)
+
+    def _projects_tokens(self) -> bool:
+        """Whether the 37 tokens are projected once each: on a GPU; on a CPU the native call does so itself."""
+        network = self.rnn.network
+        return self.embedding.weight.is_cuda and isinstance(network, FastWeightsRNN) and not self.context_input
+
+    def _recur_over_table(self, tokens: Tensor, state: State) -> Tensor:
+        network = self.rnn.network
+        assert isinstance(network, FastWeightsRNN)
+        table = functional.linear(self.embedding.weight, network.weight_ih, network.bias)
+        return network.recur(one_hot_product(tokens, table), state)[0]
 
     def context_token(self, tokens: Tensor) -> Tensor:
         """The token of each sequence (B, T) whose embedding is its context."""

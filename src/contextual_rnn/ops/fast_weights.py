@@ -26,8 +26,7 @@ BACKENDS = {"reference": reference, "attention": attention} | {n: backend_of(ker
 ENVIRONMENT = "CONTEXTUAL_RNN_BACKEND"
 # Steps, in units of H, up to which sums over what was written win over a stored A. Measured at H = 50: at T = 8 H
 # attention takes 0.6 of the time of reference. cpu carries A itself where that is cheaper, and serves any length.
-# triton has not been timed; it keeps no scores, and takes one launch where reference takes a dozen a step.
-LONGEST = {"attention": 8, "triton": 16}
+LONGEST = 8
 
 
 def fast_weights(
@@ -112,7 +111,7 @@ def _run(
         check_lengths(lengths, batch, steps)
         lengths = lengths.to(inputs.device)
         inputs = without_padding(inputs, lengths)
-    name, projection = choose(backend, weight_hh, steps, weight_hh.shape[-1]), ()
+    name, projection = choose(backend, weight_hh, steps, weight_hh.shape[-1], batch), ()
     if weight_ih is not None and name in KERNELS:
         projection = weight_ih, bias
     elif weight_ih is not None:
@@ -120,8 +119,11 @@ def _run(
     return BACKENDS[name](inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, *projection)
 
 
-def choose(backend: str, like: Tensor, steps: int, width: int) -> str:
-    """The backend that serves tensors such as `like` over T steps of H units; ValueError for one that there is not."""
+def choose(backend: str, like: Tensor, steps: int, width: int, batch: int = 1) -> str:
+    """The backend that serves tensors such as `like` over T steps of H units; ValueError for one that there is not.
+
+    The batch size matters on a GPU alone.
+    """
     if backend != "auto":
         if backend not in BACKENDS:
             raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
@@ -136,11 +138,11 @@ def choose(backend: str, like: Tensor, steps: int, width: int) -> str:
     if cpu.supports(like):
         return "cpu"
     # Not on a CPU, where it runs in an interpreter.
-    if like.is_cuda and triton.supports(like) and steps < LONGEST["triton"] * width:
+    if like.is_cuda and triton.supports(like) and steps < triton.longest(batch) * width:
         return "triton"
     if torch.compiler.is_compiling():
         return "reference"  # attention's hand-written derivative cannot be traced
-    return "attention" if steps < LONGEST["attention"] * width else "reference"
+    return "attention" if steps < LONGEST * width else "reference"
 
 
 def checked_options(*given: Any) -> FastWeightsOptions:
