@@ -506,33 +506,30 @@ def chosen(monkeypatch):
     """The names of the backends called, which do nothing."""
     names = []
     for name in list(BACKENDS):
-        monkeypatch.setitem(BACKENDS, name, lambda *_, name=name: names.append(name) or (None, None))
+        monkeypatch.setitem(BACKENDS, name, lambda inputs, *_, name=name: names.append(name) or (inputs, None))
     monkeypatch.delenv("CONTEXTUAL_RNN_BACKEND", raising=False)
     return names
 
 
 @pytest.mark.parametrize(
-    ("found", "batch", "steps", "width", "dtype", "expected"),
+    ("found", "steps", "width", "dtype", "expected"),
     [
-        (True, 2, 127, 4, torch.float32, "triton"),
-        (True, 2, 127, 4, torch.bfloat16, "triton"),
-        (True, 2, 128, 4, torch.float32, "reference"),
-        (True, 1024, 79, 4, torch.float32, "triton"),
-        (True, 1024, 80, 4, torch.float32, "reference"),
-        (True, 9999, 39, 4, torch.float32, "triton"),
-        (True, 9999, 40, 4, torch.float32, "reference"),
-        (True, 0, 3, 4, torch.float32, "triton"),
-        (True, 2, 3, 2048, torch.float32, "triton"),
-        (True, 2, 3, 2049, torch.float32, "attention"),
-        (False, 2, 31, 4, torch.float32, "attention"),
+        (True, 32, 4, torch.float32, ["triton"]),
+        (True, 32, 4, torch.bfloat16, ["triton"]),
+        (True, 33, 4, torch.float32, ["triton"] * 3),
+        (True, 3, 2048, torch.float32, ["triton"]),
+        (True, 3, 2049, torch.float32, ["attention"]),
+        (False, 8, 4, torch.float32, ["attention"]),
+        (False, 9, 4, torch.float32, ["attention"] * 3),
     ],
 )
-def test_auto_takes_it_on_a_gpu(chosen, monkeypatch, found, batch, steps, width, dtype, expected):
+def test_auto_takes_it_on_a_gpu(chosen, monkeypatch, found, steps, width, dtype, expected):
+    """Beyond 8 H steps in chunks of 4 H; attention beyond 2 H in chunks of H."""
     monkeypatch.setattr(triton, "_INSTALLED", found)
     with FakeTensorMode():
-        shapes = (batch, steps, width), (width, width), (batch, width)
+        shapes = (2, steps, width), (width, width), (2, width)
         fast_weights(*(torch.empty(shape, device="cuda", dtype=dtype) for shape in shapes))
-    assert chosen == [expected]
+    assert chosen == expected
 
 
 def test_auto_never_interprets(chosen, monkeypatch):

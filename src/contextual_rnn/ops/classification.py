@@ -142,7 +142,7 @@ class Classification:
         """Whether it can stand for the separate functions: decay and rate are numbers and T is at most 2 H."""
         numbers = not isinstance(options.decay, Tensor) and not isinstance(options.rate, Tensor)
         native = cpu.supports(embedding) and cpu.classification_fits(steps, width)
-        return numbers and native and choose(backend, embedding, steps, width) == "cpu"
+        return numbers and native and choose(backend, embedding) == "cpu"
 
     def __call__(
         self,

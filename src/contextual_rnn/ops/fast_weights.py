@@ -17,6 +17,7 @@ from contextual_rnn._numbers import check_number, check_size
 from contextual_rnn.ops import cpu, triton
 from contextual_rnn.ops.attention import attention
 from contextual_rnn.ops.backend import backend_of
+from contextual_rnn.ops.chunks import in_chunks
 from contextual_rnn.ops.kernel import Kernel
 from contextual_rnn.ops.options import TIMINGS, FastWeightsOptions, LowRank, Timing
 from contextual_rnn.ops.reference import reference
@@ -24,9 +25,10 @@ from contextual_rnn.ops.reference import reference
 KERNELS: dict[str, Kernel] = {"cpu": cpu, "triton": triton}
 BACKENDS = {"reference": reference, "attention": attention} | {n: backend_of(kernel) for n, kernel in KERNELS.items()}
 ENVIRONMENT = "CONTEXTUAL_RNN_BACKEND"
-# Steps, in units of H, up to which sums over what was written win over a stored A. Measured at H = 50: at T = 8 H
-# attention takes 0.6 of the time of reference. cpu carries A itself where that is cheaper, and serves any length.
-LONGEST = 8
+# Steps, in units of H, beyond which a sequence is worked on in chunks, and the steps of a chunk. Attention at H = 50 on
+# a core, 16 or 64 samples: at 2 H one more chunk costs what it saves; at 8 H chunks of 1 H take 0.6 of the time of one
+# alone, and a third to a sixth of that of a stored A. cpu has chunks of its own.
+CHUNKED = {"attention": (2, 1), "triton": (8, 4)}
 
 
 def fast_weights(
@@ -65,11 +67,11 @@ def fast_weights(
     decay and rate are numbers, or tensors of no axes which may require gradients (their range is then checked on
     the CPU alone). The batch may be empty. Under autocast everything runs in the dtype of weight_hh.
 
-    `backend` is "reference" (A stored; differentiable any number of times), "attention" (A never stored;
-    differentiable once), "cpu" (the same natively), "triton" (the same on a GPU) or "auto": what the environment
-    variable CONTEXTUAL_RNN_BACKEND names; without it cpu or triton where there is the one for these tensors, else
-    attention, all while T is short enough for their sums to cost less than a stored A, and reference beyond, for
-    torch.export, and under torch.compile where no kernel serves.
+    `backend` is "reference" (A stored; differentiable any number of times), "attention" (sums over what was written,
+    and A stored between the chunks of a long sequence; differentiable once), "cpu" (the same natively), "triton" (the
+    same on a GPU) or "auto": what the environment variable CONTEXTUAL_RNN_BACKEND names; without it cpu or triton where
+    there is the one for these tensors, else attention; reference for torch.export, and under torch.compile where no
+    kernel serves.
 
     Raises TypeError or ValueError for arguments of another type, shape, dtype, device or range.
     Deviations: Ba et al. give no bias in the bracket; the contextual-RNN authors multiply from the other side, h A,
@@ -106,24 +108,24 @@ def _run(
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     check_tensors(inputs, weight_hh, h0, a0, norm_weight, norm_bias, options, weight_ih, bias)
-    batch, steps, _ = inputs.shape
+    (batch, steps, _), width = inputs.shape, weight_hh.shape[-1]
     if lengths is not None:
         check_lengths(lengths, batch, steps)
         lengths = lengths.to(inputs.device)
         inputs = without_padding(inputs, lengths)
-    name, projection = choose(backend, weight_hh, steps, weight_hh.shape[-1], batch), ()
+    name, projection = choose(backend, weight_hh), ()
     if weight_ih is not None and name in KERNELS:
         projection = weight_ih, bias
     elif weight_ih is not None:
         inputs = functional.linear(inputs, weight_ih, bias)
-    return BACKENDS[name](inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, *projection)
+    run = BACKENDS[name]
+    if name in CHUNKED and steps > CHUNKED[name][0] * width:
+        run = functools.partial(in_chunks, run, CHUNKED[name][1] * width)
+    return run(inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, *projection)
 
 
-def choose(backend: str, like: Tensor, steps: int, width: int, batch: int = 1) -> str:
-    """The backend that serves tensors such as `like` over T steps of H units; ValueError for one that there is not.
-
-    The batch size matters on a GPU alone.
-    """
+def choose(backend: str, like: Tensor) -> str:
+    """The backend that serves tensors such as `like`, of H in their last axis; ValueError for one that there is not."""
     if backend != "auto":
         if backend not in BACKENDS:
             raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
@@ -138,11 +140,11 @@ def choose(backend: str, like: Tensor, steps: int, width: int, batch: int = 1) -
     if cpu.supports(like):
         return "cpu"
     # Not on a CPU, where it runs in an interpreter.
-    if like.is_cuda and triton.supports(like) and steps < triton.longest(batch) * width:
+    if like.is_cuda and triton.supports(like):
         return "triton"
     if torch.compiler.is_compiling():
         return "reference"  # attention's hand-written derivative cannot be traced
-    return "attention" if steps < LONGEST * width else "reference"
+    return "attention"
 
 
 def checked_options(*given: Any) -> FastWeightsOptions:

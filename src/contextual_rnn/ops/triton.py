@@ -63,15 +63,6 @@ def supports(inputs: Tensor) -> bool:
     return _INSTALLED and placed and inputs.dtype in _DTYPES and inputs.shape[-1] <= WIDEST
 
 
-def longest(batch: int) -> int:
-    """Steps, in units of H, up to which sums over what was written win over a stored A.
-
-    Measured on an H200 at H = 50: 2,048 samples, which fill it, take 0.74 of the time of reference at 8 H and 1.5 at
-    16 H. Fewer take so much less, while reference is waiting for its launches: 64 samples 0.09 at 32 H.
-    """
-    return min(32, max(10, 20_480 // max(batch, 1)))
-
-
 def saved_size(given: Given, settings: Settings) -> int:
     """Elements kept for the backward pass: every query and, with layer norm, bracket and deviation."""
     batch, steps, width = given.inputs.shape
