@@ -2,10 +2,10 @@
 
     python -m benchmarks.gpu            a minute or two on an idle GPU
 
-Of a whole training step, as `train` runs it and as a user writes it, and of the recurrence alone, whose share of the
+Of a whole training step, as `train` runs it and as a user writes it; of the recurrence alone, whose share of the
 device's peaks is stated: of the bandwidth by the bytes that have to move whatever the algorithm (inputs, outputs and
-the gradients of both once), of the arithmetic by its multiply-adds. The device's peaks are measured too, by a copy and
-by a product of matrices in float32.
+the gradients of both once), of the arithmetic by its multiply-adds; and of a long sequence. The device's peaks are
+measured too, by a copy and by a product of matrices in float32.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ import tyro
 
 from benchmarks import machine
 from benchmarks.parts import Figure
-from benchmarks.recurrence import Problem, check_backends, multiply_adds
-from benchmarks.size import CAPTURED, EAGER, PLAIN, TRAIN, Cell, Size
+from benchmarks.recurrence import Problem, check_backends, check_long, multiply_adds
+from benchmarks.size import CAPTURED, EAGER, OURS, PLAIN, TRAIN, Cell, Size
 from benchmarks.timing import Contender, interleave
 from benchmarks.training_step import training_step
 
 BATCHES = (128, 8192)
+LONG = Size(batch=32, steps=2048, units=64, device="cuda")
 KERNEL, COPY, PRODUCT = "the kernel's two launches", "copy", "product of matrices"
 COPIED, MM_SIZE = 2**28, 8192  # elements, rows: a gigabyte, and a trillion operations
 
@@ -40,6 +41,8 @@ class Benchmark:
     """Batch sizes."""
     seconds: float = 8.0
     """Time for the rounds of each."""
+    long: bool = True
+    """Time a long sequence too."""
     out: Path = Path("results/benchmarks")
     """Folder for gpu.json."""
 
@@ -61,6 +64,12 @@ def run(options: Benchmark) -> dict[str, Any]:
             figures.append(Figure(name, step.ratio(peer, ours), "at least", target))
         figures += _shares(alone)
         print("\n".join(figure.line() for figure in figures[-5:]), flush=True)
+    if options.long:
+        check_long(replace(LONG, batch=2))
+        cells.append(cell := _long())
+        name = f"recurrence, T={LONG.steps} H={LONG.units} B={LONG.batch}: {EAGER} / {OURS}"
+        figures += [Figure(name, cell.ratio(EAGER, OURS), "at least", 5.0), _memory()]
+        print("\n".join(figure.line() for figure in figures[-2:]), flush=True)
     report |= {
         "figures": [figure.summary() for figure in figures],
         "measured": [cell.summary() for cell in cells],
@@ -97,6 +106,27 @@ def _shares(cell: Cell) -> list[Figure]:
         assert ratio is not None
         figures.append(Figure(f"recurrence, B={size.batch}: share of peak {what}", share * ratio, note=note))
     return figures
+
+
+def _long() -> Cell:
+    """A few rounds: the explicit A takes seconds."""
+    problem = Problem(LONG, torch.float32)
+    calls = {OURS: problem.gradients, EAGER: lambda: problem.gradients("reference")}
+    contenders = {name: Contender(_waited_for(call)) for name, call in calls.items()}
+    return Cell("recurrence", LONG, interleave(contenders, seconds=0, least=3))
+
+
+def _memory() -> Figure:
+    """What a call takes of the device's memory at most, beyond its tensors."""
+    problem, taken = Problem(LONG, torch.float32), []
+    for backend in ("auto", "reference"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        problem.gradients(backend)
+        taken.append(torch.cuda.max_memory_allocated() - before)
+    name = f"peak extra memory, T={LONG.steps} H={LONG.units} B={LONG.batch}: {OURS} / {EAGER}"
+    note = ", ".join(f"{size / 2**20:.0f} MiB" for size in taken)
+    return Figure(name, taken[0] / taken[1], "at most", 1 / 20, note)
 
 
 def _captured(call: Callable[[], object]) -> Callable[[], None]:

@@ -5,6 +5,7 @@ What needs a GPU is skipped without one: `pytest tests/experiments/test_device.p
 
 import contextlib
 import dataclasses
+import functools
 import math
 import types
 
@@ -20,6 +21,7 @@ from contextual_rnn.experiments.command_line import main
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.data_parallel import Group
 from contextual_rnn.experiments.flat_adam import FlatAdam
+from contextual_rnn.experiments.stack import side_by_side
 from contextual_rnn.experiments.training import load_model, train
 from contextual_rnn.experiments.training_steps import Training
 
@@ -208,6 +210,18 @@ def test_states_are_drawn_anew_for_every_batch_and_the_same_every_time():
     batch, seeds = training.batches[0], [seed_for("states", k) for k in (0, 1, 0)]
     losses = [captured(batch, seed, 0.0) for seed in seeds]
     assert losses[0] == losses[2] != losses[1]
+
+
+@gpu
+def test_seeds_side_by_side_are_the_seeds_alone():
+    """One captures while another one trains."""
+    configs = [dataclasses.replace(CONFIGS["normal"], seed=seed) for seed in range(4)]
+
+    def trained(config):
+        training = Training(config)
+        return [training.step(k) for k in range(5)]
+
+    assert side_by_side(1, [functools.partial(trained, config) for config in configs]) == list(map(trained, configs))
 
 
 @gpu

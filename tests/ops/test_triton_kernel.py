@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from contextual_rnn import FastWeightsRNN
 from contextual_rnn.ops import BACKENDS, TIMINGS, fast_weights, triton
 from contextual_rnn.ops.kernel import Given, Settings
 
@@ -188,6 +189,27 @@ def test_large(make_problem, assert_all_close, sizes, dtype):
     actual = evaluate(problem, "triton", DEVICE)
     expected = evaluate(make_problem(**sizes), "reference", DEVICE, rounded)
     assert_all_close(actual, expected, 1e-9 if dtype == torch.float64 else 1e-4)
+
+
+@pytest.mark.skipif(not GPU, reason="the interpreter cannot be traced")
+@pytest.mark.parametrize("batch", [3, 2048])
+def test_compiled_and_under_autocast(batch):
+    """A network on the GPU gives one and the same, in float32 also where autocast asks for less around it."""
+    network = FastWeightsRNN(6, 50, batch_first=True).to(DEVICE)
+    x, h0 = torch.randn(batch, 7, 6, device=DEVICE), torch.rand(batch, 50, device=DEVICE, requires_grad=True)
+    leaves = [h0, *network.parameters()]
+
+    def evaluated(call):
+        output, _ = call(x, h0)
+        return [output.detach(), *torch.autograd.grad(output, leaves, output.detach())]
+
+    plain, compiled = evaluated(network), evaluated(torch.compile(network, fullgraph=True, backend="aot_eager"))
+    with torch.autocast(DEVICE, torch.bfloat16):
+        cast = evaluated(network)
+    for value, same, half in zip(plain, compiled, cast, strict=True):
+        torch.testing.assert_close(same, value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, value, rtol=0.1, atol=0.1 * float(value.abs().max()))
 
 
 # What is stored is rounded: 12 dependent reads and writes, passed on with a gain of up to 10 where layer norm divides

@@ -31,7 +31,7 @@ from contextual_rnn.initial_state import InitialState
 TOKENS = string.ascii_lowercase + string.digits + "?"
 DIGIT_0 = TOKENS.index("0")
 EMBEDDING_SIZE = 100
-EVALUATION_BATCH = 500
+EVALUATION_BATCH, EVALUATION_BATCH_OF_A_GPU = 500, 20_000
 
 
 def retrieval_data(
@@ -210,7 +210,8 @@ class RetrievalTask(Task[RetrievalModel]):
     def _metrics(self, split: str, data: tuple[Tensor, ...]) -> dict[str, float]:
         log_likelihood = correct = 0.0
         sequences, targets = data
-        for tokens, target in zip(sequences.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True):
+        size = EVALUATION_BATCH_OF_A_GPU if targets.is_cuda else EVALUATION_BATCH
+        for tokens, target in zip(sequences.split(size), targets.split(size), strict=True):
             logits = self.model(tokens)
             log_likelihood -= functional.cross_entropy(logits, target, reduction="sum").item()
             correct += (logits.argmax(dim=1) == target).sum().item()

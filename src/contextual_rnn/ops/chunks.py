@@ -30,12 +30,12 @@ def in_chunks(
     O(B T (size + H) H) time and, to go back, O(B T H) memory for what the chunks keep and O(B T H^2 / size) for the A
     between them. Those are of the dtype of inputs: in half precision A is rounded there.
     """
-    chunks, outputs = inputs.split(size, dim=1), []
+    chunks, outputs, final = inputs.split(size, dim=1), [], None
     carrying = dataclasses.replace(options, return_fast_weights=True)
     for number, chunk in enumerate(chunks):
         left = None if lengths is None else (lengths - number * size).clamp(0, chunk.shape[1])
         told = options if number == len(chunks) - 1 else carrying
-        output, a0 = backend(chunk, weight_hh, h0, a0, norm_weight, norm_bias, left, told, *projection)
+        output, final = backend(chunk, weight_hh, h0, a0, norm_weight, norm_bias, left, told, *projection)
         outputs.append(output)
-        h0 = output.select(1, -1)
-    return torch.cat(outputs, dim=1), a0
+        h0, a0 = output.select(1, -1), final
+    return torch.cat(outputs, dim=1), final
