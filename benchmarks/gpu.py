@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
@@ -47,36 +46,37 @@ class Benchmark:
     """Folder for gpu.json."""
 
 
-def run(options: Benchmark) -> dict[str, Any]:
-    """Check, measure, print and write; returns what is written to gpu.json."""
+def run(options: Benchmark) -> None:
+    """Check, measure, print and write gpu.json, anew with every figure: a machine that is lent may be taken back."""
     report = {
         "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
         "machine": machine.describe() | {"gpu": torch.cuda.get_device_name()},
         "gate": check_backends(Size(batch=33, device="cuda")),
-    }
-    cells, figures = [], []
-    for batch in options.batches:
-        size = Size(batch=batch, device="cuda")
-        step = training_step(size, [TRAIN, PLAIN, EAGER, CAPTURED], options.seconds)
-        cells += [step, alone := _recurrence(size, options.seconds / 4)]
-        for ours, peer, target in ((TRAIN, EAGER, 10.0), (PLAIN, EAGER, 10.0), (TRAIN, CAPTURED, 1.0)):
-            name = f"training step, B={batch}: {peer} / {ours}"
-            figures.append(Figure(name, step.ratio(peer, ours), "at least", target))
-        figures += _shares(alone)
-        print("\n".join(figure.line() for figure in figures[-5:]), flush=True)
-    if options.long:
-        check_long(replace(LONG, batch=2))
-        cells.append(cell := _long())
-        name = f"recurrence, T={LONG.steps} H={LONG.units} B={LONG.batch}: {EAGER} / {OURS}"
-        figures += [Figure(name, cell.ratio(EAGER, OURS), "at least", 5.0), _memory()]
-        print("\n".join(figure.line() for figure in figures[-2:]), flush=True)
-    report |= {
-        "figures": [figure.summary() for figure in figures],
-        "measured": [cell.summary() for cell in cells],
+        "figures": [],
+        "measured": [],
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "gpu.json").write_text(json.dumps(report, indent=2) + "\n")
-    return report
+    for result in _results(options):
+        report["figures" if isinstance(result, Figure) else "measured"].append(result.summary())
+        if isinstance(result, Figure):
+            print(result.line(), flush=True)
+        (options.out / "gpu.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _results(options: Benchmark) -> Iterator[Cell | Figure]:
+    for batch in options.batches:
+        size = Size(batch=batch, device="cuda")
+        yield (step := training_step(size, [TRAIN, PLAIN, EAGER, CAPTURED], options.seconds))
+        for ours, peer, target in ((TRAIN, EAGER, 10.0), (PLAIN, EAGER, 10.0), (TRAIN, CAPTURED, 1.0)):
+            yield Figure(f"training step, B={batch}: {peer} / {ours}", step.ratio(peer, ours), "at least", target)
+        yield (alone := _recurrence(size, options.seconds / 4))
+        yield from _shares(alone)
+    if options.long:
+        check_long(replace(LONG, batch=2))
+        yield (cell := _long())
+        name = f"recurrence, T={LONG.steps} H={LONG.units} B={LONG.batch}: {EAGER} / {OURS}"
+        yield Figure(name, cell.ratio(EAGER, OURS), "at least", 5.0)
+        yield _memory()
 
 
 def _recurrence(size: Size, seconds: float) -> Cell:

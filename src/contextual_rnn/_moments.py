@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from contextual_rnn.state_spec import StateSpec
 
@@ -36,6 +37,17 @@ def of_rows(moments: dict[str, Moments], spec: StateSpec, rows: Tensor | None) -
             scale = scale.index_select(0, index)
         found[leaf.name] = Moments(mean.index_select(0, index), scale)
     return found
+
+
+def kl(moments: Moments, prior_mean: float, prior_scale: float) -> Tensor:
+    """KL(N(mean, scale^2) || N(prior_mean, prior_scale^2)) of every unit.
+
+    Unchecked, other than torch's own: a NaN is the loss's to tell, and on a GPU every check waits for the device.
+    """
+    mean, scale = moments
+    prior = torch.full_like(mean, prior_mean), torch.full_like(mean, prior_scale)
+    ours, theirs = (Normal(*pair, validate_args=False) for pair in ((mean, torch.as_tensor(scale)), prior))
+    return kl_divergence(ours, theirs)
 
 
 def draw(moments: Moments, generator: torch.Generator | None) -> Tensor:

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 from torch.nn import functional
 
 from contextual_rnn._back_propagated_error import BackPropagatedError
 from contextual_rnn._context import Heads, batch_of, check_call, feature_count, features_of, tile
-from contextual_rnn._moments import Moments, draw, of_rows
+from contextual_rnn._moments import Moments, draw, kl, of_rows
 from contextual_rnn._numbers import check_number, check_size
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec, state_spec
@@ -291,13 +291,8 @@ class NormalState(InitialState):
         check_number("prior_mean", prior_mean)
         check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
         check_call(batch_size)
-        terms = {}
-        for name, (mean, scale) in self.moments(context, batch_size, None).items():
-            prior = torch.full_like(mean, prior_mean), torch.full_like(mean, prior_scale)
-            # Unchecked: a NaN is the loss's to tell, and on a GPU every check waits for the device.
-            distributions = (Normal(*pair, validate_args=False) for pair in ((mean, torch.as_tensor(scale)), prior))
-            terms[name] = kl_divergence(*distributions)
-        return self._sum(terms)
+        moments = self.moments(context, batch_size, None)
+        return self._sum({name: kl(leaf, prior_mean, prior_scale) for name, leaf in moments.items()})
 
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
         sums = [terms[leaf.name].sum(dim=tuple(range(-len(leaf.shape), 0))) for leaf in self.spec]

@@ -181,14 +181,22 @@ def test_any_problem_equals_the_reference(make_problem, assert_all_close, data):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sizes", LARGE, ids=lambda sizes: "-".join(map(str, sizes.values())))
 def test_large(make_problem, assert_all_close, sizes, dtype):
-    """In single precision for as long as rounding errors do not grow with the number of steps."""
+    """In single precision for as long as rounding errors do not grow with the number of steps.
+
+    There a unit at the kink of its ReLU may fall on either side, of millions here a few: the reference's own gradients
+    in float32 are off by 6e-3 of the largest then, and by 3e-4 in the norm; those are compared in the norm.
+    """
     if dtype == torch.float32:
         sizes = sizes | {"steps": min(sizes["steps"], 11)}
     problem = make_problem(**sizes, dtype=dtype)
     rounded = {name: leaf.detach().double() for name, leaf in problem.leaves().items()}
     actual = evaluate(problem, "triton", DEVICE)
     expected = evaluate(make_problem(**sizes), "reference", DEVICE, rounded)
-    assert_all_close(actual, expected, 1e-9 if dtype == torch.float64 else 1e-4)
+    if dtype == torch.float64:
+        return assert_all_close(actual, expected, 1e-9)
+    assert_all_close(*({name: values[name] for name in ("output", "final")} for values in (actual, expected)), 1e-4)
+    for name, value in expected.items():
+        assert (actual[name].to(value.dtype) - value).norm() <= 1e-3 * value.norm(), name
 
 
 @pytest.mark.skipif(not GPU, reason="the interpreter cannot be traced")
@@ -536,9 +544,9 @@ def chosen(monkeypatch):
 @pytest.mark.parametrize(
     ("found", "steps", "width", "dtype", "expected"),
     [
-        (True, 32, 4, torch.float32, ["triton"]),
-        (True, 32, 4, torch.bfloat16, ["triton"]),
-        (True, 33, 4, torch.float32, ["triton"] * 3),
+        (True, 8, 4, torch.float32, ["triton"]),
+        (True, 8, 4, torch.bfloat16, ["triton"]),
+        (True, 9, 4, torch.float32, ["triton"] * 3),
         (True, 3, 2048, torch.float32, ["triton"]),
         (True, 3, 2049, torch.float32, ["attention"]),
         (False, 8, 4, torch.float32, ["attention"]),
@@ -546,7 +554,7 @@ def chosen(monkeypatch):
     ],
 )
 def test_auto_takes_it_on_a_gpu(chosen, monkeypatch, found, steps, width, dtype, expected):
-    """Beyond 8 H steps in chunks of 4 H; attention beyond 2 H in chunks of H."""
+    """Beyond 2 H steps in chunks of H."""
     monkeypatch.setattr(triton, "_INSTALLED", found)
     with FakeTensorMode():
         shapes = (2, steps, width), (width, width), (2, width)

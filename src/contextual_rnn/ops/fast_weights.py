@@ -25,10 +25,12 @@ from contextual_rnn.ops.reference import reference
 KERNELS: dict[str, Kernel] = {"cpu": cpu, "triton": triton}
 BACKENDS = {"reference": reference, "attention": attention} | {n: backend_of(kernel) for n, kernel in KERNELS.items()}
 ENVIRONMENT = "CONTEXTUAL_RNN_BACKEND"
-# Steps, in units of H, beyond which a sequence is worked on in chunks, and the steps of a chunk. Attention at H = 50 on
-# a core, 16 or 64 samples: at 2 H one more chunk costs what it saves; at 8 H chunks of 1 H take 0.6 of the time of one
-# alone, and a third to a sixth of that of a stored A. cpu has chunks of its own.
-CHUNKED = {"attention": (2, 1), "triton": (8, 4)}
+# These work on a sequence of more than 2 H steps in chunks of H; cpu has chunks of its own. Attention at H = 50 on a
+# core, 16 or 64 samples: at 2 H one more chunk costs what it saves; at 8 H chunks take 0.6 of the time of none, and a
+# third to a sixth of that of a stored A. Triton on an H200, milliseconds in chunks of 1, 2, 4, 8 H | none | stored A:
+#   H = 50, B = 64, T = 16 H  19, 9, 7, 11 | 22 | 551      H = 50, B = 2048, T = 8 H  14, 28, 66, 205 | 204 | 275
+#   H = 128, B = 256, T = 8 H  25, 31, 44, 84 | 84 | 878
+CHUNKED = ("attention", "triton")
 
 
 def fast_weights(
@@ -119,8 +121,8 @@ def _run(
     elif weight_ih is not None:
         inputs = functional.linear(inputs, weight_ih, bias)
     run = BACKENDS[name]
-    if name in CHUNKED and steps > CHUNKED[name][0] * width:
-        run = functools.partial(in_chunks, run, CHUNKED[name][1] * width)
+    if name in CHUNKED and steps > 2 * width:
+        run = functools.partial(in_chunks, run, width)
     return run(inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, *projection)
 
 
