@@ -57,9 +57,8 @@ def prepare(
         *decay_tables(options, steps, inputs), None if lengths is None else lengths.long(), weight_ih, bias,
     )  # fmt: skip
     shared = isinstance(a0, Tensor) and a0.stride(0) == 0
-    early = options.timing == "wenke2019"
-    settings = Settings(options.inner_steps, early, options.layer_norm, shared, options.eps)
-    return Given._make([None if tensor is None else tensor.resolve_neg() for tensor in given]), settings
+    given = Given._make([None if tensor is None else tensor.resolve_neg() for tensor in given])
+    return given, Settings.of(options, shared)
 
 
 def backend_of(kernel: Kernel) -> Backend:

@@ -86,8 +86,7 @@ class Classification:
         check_options(options)
         check_norm(parameters.norm_weight, parameters.norm_bias, options)
         self._parameters, self.options = parameters, options
-        early = options.timing == "wenke2019"
-        self._settings = Settings(options.inner_steps, early, options.layer_norm, False, options.eps)
+        self._settings = Settings.of(options, shared_a0=False)
         self._heads, self._contexts = heads, contexts
         (tokens, inputs), (width, _) = parameters.embedding.shape, parameters.weight_hh.shape
         (classes, hidden), dtype = parameters.readout_weight.shape, parameters.embedding.dtype

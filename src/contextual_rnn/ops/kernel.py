@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from contextual_rnn.ops.options import FastWeightsOptions
+
 
 class Given(NamedTuple):
     """The tensors of one call, in the order of the operator's arguments; all but `lengths` have gradients.
@@ -44,6 +46,10 @@ class Settings(NamedTuple):
     layer_norm: bool
     shared_a0: bool
     eps: float
+
+    @classmethod
+    def of(cls, options: FastWeightsOptions, shared_a0: bool) -> Settings:
+        return cls(options.inner_steps, options.timing == "wenke2019", options.layer_norm, shared_a0, options.eps)
 
 
 class Kernel(Protocol):

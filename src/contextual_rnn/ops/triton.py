@@ -39,9 +39,9 @@ _RESIDENT = 64
 # backward take 120 us of 1,024 samples either way, of 8,192 together 360 and one by one 790.
 _TOGETHER = 16
 _MANY = 1024
+_WIDEST_TOGETHER = 256
 # Products in three passes of ten bits, to the last bits of float32; without them the units for products stay idle.
 _PRECISION = "ieee" if torch.version.hip else "tf32x3"
-_WIDEST_TOGETHER = 256
 
 
 def availability() -> str:

@@ -126,7 +126,7 @@ struct Classifier : Kernel<T> {
         packed.recurrence.weight = forward.weight;
         packed.recurrence.a0 = forward.a0;
         packed.embedding = arena.take<vec>((V + L - 1) / L * D);
-        packed.room = arena.take<vec>(threads(most_shares) * larger(some_rows, 2 * H));
+        packed.room = arena.take<vec>(threads(most_shares) * room_size());
         packed.layers[of_table] = {given(c.weight_ih), given(c.bias), static_cast<T*>(c.grad_weight_ih),
                                    static_cast<T*>(c.grad_bias), nullptr, V, H};
         for (int part = 0; part < 4; ++part) {
@@ -223,7 +223,10 @@ struct Classifier : Kernel<T> {
         fast_weights_parallel(packed.share_count, threads(packed.share_count), run, &call);
     }
 
-    vec* room_of(const Packed& packed, int64_t thread) const { return packed.room + thread * larger(some_rows, 2 * H); }
+    // Vectors that a thread works in.
+    int64_t room_size() const { return larger(some_rows, 2 * H); }
+
+    vec* room_of(const Packed& packed, int64_t thread) const { return packed.room + thread * room_size(); }
 
     void make_table_and_states(const Packed& packed) {
         for (int64_t first = 0; first < V; first += L)
@@ -241,12 +244,12 @@ struct Classifier : Kernel<T> {
         for (int part = 0; part < 4; ++part)
             if (headed(part)) *initial(part) = packed.layers[of_h0 + part].results;
         if (!headed(0)) return;
-        times(packed.starts, packed.recurrence.weight, packed.layers[of_h0].results, packed);
+        times_states(packed.starts, packed.recurrence.weight, packed.layers[of_h0].results, packed);
         starts = packed.starts;
     }
 
     // to = matrix x for the rows x of all initial states.
-    void times(T* to, const T* matrix, const T* from, const Packed& packed) const {
+    void times_states(T* to, const T* matrix, const T* from, const Packed& packed) const {
         vec *const x = packed.room, *const y = packed.room + H;
         for (int64_t first = 0; first < c.initial_states; first += L) {
             const int64_t n = smaller(L, c.initial_states - first);
@@ -268,7 +271,7 @@ struct Classifier : Kernel<T> {
             T* const h0 = packed.layers[of_h0].results;
             Base::add_up(packed.d_starts, c.initial_states * H, [&](int64_t g) INLINE { return totals[g].d_results[of_h0]; });
             product(static_cast<T*>(p.grad_weight), true, H, H, c.initial_states, packed.d_starts, H, h0);
-            times(h0, packed.recurrence.back_weight, packed.d_starts, packed);
+            times_states(h0, packed.recurrence.back_weight, packed.d_starts, packed);
         }
         for_some_rows(packed, [&](const Task& task) { differentiate_rows(task, totals, packed); });
         for (int64_t k = 1; k < packed.share_count; ++k) {

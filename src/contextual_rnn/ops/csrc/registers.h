@@ -90,7 +90,7 @@ struct Registers {
     static vec exponential(vec x) {
         if constexpr (sizeof(T) == 4) {
             typedef int32_t bits __attribute__((vector_size(bytes)));
-            x = x < -87 ? vec{} - 87 : x;
+            x = x < -87 ? all(-87) : x;
             const vec shifted = x * static_cast<T>(1.4426950408889634) + static_cast<T>(12582912);  // 1.5 2^23: rounds
             const vec n = shifted - static_cast<T>(12582912);
             // ln 2 in two parts, the first of few enough bits for n times it to be exact.
