@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from benchmarks import machine
 from benchmarks.parts import Figure
 from benchmarks.recurrence import Problem, check_backends, check_long, multiply_adds
 from benchmarks.size import CAPTURED, EAGER, OURS, PLAIN, TRAIN, Cell, Size
-from benchmarks.timing import Contender, interleave
+from benchmarks.timing import interleave, repeated
 from benchmarks.training_step import training_step
+from contextual_rnn.experiments.captured_step import capture
 
 BATCHES = (128, 8192)
 LONG = Size(batch=32, steps=2048, units=64, device="cuda")
@@ -81,13 +82,13 @@ def _results(options: Benchmark) -> Iterator[Cell | Figure]:
 
 def _recurrence(size: Size, seconds: float) -> Cell:
     """Forward and backward without the host, beside what the device can copy and multiply at most."""
-    problem = Problem(size, torch.float32)
+    bare = Problem(size, torch.float32).bare()
     whole = torch.empty(COPIED, device="cuda")
     a, b = (torch.randn(MM_SIZE, MM_SIZE, device="cuda") for _ in range(2))
     contenders = {
-        KERNEL: Contender(_waited_for(_captured(problem.bare()))),
-        COPY: Contender(_waited_for(whole.clone)),
-        PRODUCT: Contender(_waited_for(lambda: a @ b)),
+        KERNEL: repeated(capture(bare, bare)[0].replay, torch.cuda.synchronize),
+        COPY: repeated(whole.clone, torch.cuda.synchronize),
+        PRODUCT: repeated(lambda: a @ b, torch.cuda.synchronize),
     }
     return Cell("recurrence", size, interleave(contenders, seconds))
 
@@ -112,7 +113,7 @@ def _long() -> Cell:
     """A few rounds: the explicit A takes seconds."""
     problem = Problem(LONG, torch.float32)
     calls = {OURS: problem.gradients, EAGER: lambda: problem.gradients("reference")}
-    contenders = {name: Contender(_waited_for(call)) for name, call in calls.items()}
+    contenders = {name: repeated(call, torch.cuda.synchronize) for name, call in calls.items()}
     return Cell("recurrence", LONG, interleave(contenders, seconds=0, least=3))
 
 
@@ -127,27 +128,6 @@ def _memory() -> Figure:
     name = f"peak extra memory, T={LONG.steps} H={LONG.units} B={LONG.batch}: {OURS} / {EAGER}"
     note = ", ".join(f"{size / 2**20:.0f} MiB" for size in taken)
     return Figure(name, taken[0] / taken[1], "at most", 1 / 20, note)
-
-
-def _captured(call: Callable[[], object]) -> Callable[[], None]:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        call()  # compiles
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
-
-
-def _waited_for(call: Callable[[], object]) -> Callable[[int], None]:
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            call()
-        torch.cuda.synchronize()
-
-    return run
 
 
 if __name__ == "__main__":

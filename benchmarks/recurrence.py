@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks import peers
 from benchmarks.machine import peak
 from benchmarks.size import BARE, COMPILED, EAGER, JAX, OURS, Cell, Size
-from benchmarks.timing import Contender, interleave
+from benchmarks.timing import interleave, repeated
 from contextual_rnn.ops import BACKENDS, KERNELS, LowRank, Timing, fast_weights
 from contextual_rnn.ops.backend import prepare
 from contextual_rnn.ops.fast_weights import checked_options
@@ -91,10 +91,10 @@ def recurrence(size: Size, names: Iterable[str], seconds: float, least: int = 5)
         # As `TOLERANCE` of training_step.py; the errors of float32 grow with the steps besides, and a unit at the kink
         # of its ReLU changes the gradients of its own step: of 90,000 steps a few.
         _assert_close(name, call(), expected, 1e-3, apart=1e-4)
-    contenders = {name: Contender(_repeat(call)) for name, call in calls.items()}
+    contenders = {name: repeated(call) for name, call in calls.items()}
     if PEAK in names:
         top = peak()
-        contenders[PEAK] = Contender(_repeat(top.run))
+        contenders[PEAK] = repeated(top.run)
     taken = interleave(contenders, seconds, least)
     if PEAK in names:
         scale = multiply_adds(size) / top.multiply_adds
@@ -172,7 +172,7 @@ def thread_scaling(size: Size, threads: int, seconds: float) -> Cell:
 
         return call
 
-    contenders = {thread_name(count): Contender(_repeat(on(count))) for count in (1, threads)}
+    contenders = {thread_name(count): repeated(on(count)) for count in (1, threads)}
     return Cell("recurrence", size, interleave(contenders, seconds))
 
 
@@ -183,7 +183,7 @@ def thread_name(count: int) -> str:
 def lengths(sizes: list[Size], seconds: float, least: int) -> list[Cell]:
     """Ours at several sizes, in turn, a cell each."""
     problems = {str(size): Problem(size, torch.float32) for size in sizes}
-    contenders = {name: Contender(_repeat(problem.gradients)) for name, problem in problems.items()}
+    contenders = {name: repeated(problem.gradients) for name, problem in problems.items()}
     taken = interleave(contenders, seconds, least)
     return [Cell("recurrence", size, {OURS: taken[str(size)]}) for size in sizes]
 
@@ -205,14 +205,6 @@ def _resident(field: str) -> float:
     # Not getrusage: its peak is that of the parent too, if that was higher.
     status = Path("/proc/self/status").read_text()
     return next(float(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field))
-
-
-def _repeat(call: Callable[[], object]) -> Callable[[int], None]:
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            call()
-
-    return run
 
 
 def _compiled_call(problem: Problem) -> Gradients:

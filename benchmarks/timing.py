@@ -23,6 +23,17 @@ class Contender:
     multiple: int = 1
 
 
+def repeated(call: Callable[[], object], after: Callable[[], object] = lambda: None) -> Contender:
+    """`call` as a contender; `after` ends a stretch, where a device has to be waited for."""
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            call()
+        after()
+
+    return Contender(run)
+
+
 def interleave(contenders: Mapping[str, Contender], seconds: float, least: int = LEAST) -> Seconds:
     """Seconds a step of every contender, one figure a round; rounds go on for about `seconds`, and are `least` or more.
 

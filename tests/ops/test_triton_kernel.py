@@ -183,8 +183,9 @@ def test_any_problem_equals_the_reference(make_problem, assert_all_close, data):
 def test_large(make_problem, assert_all_close, sizes, dtype):
     """In single precision for as long as rounding errors do not grow with the number of steps.
 
-    There a unit at the kink of its ReLU may fall on either side, of millions here a few: the reference's own gradients
-    in float32 are off by 6e-3 of the largest then, and by 3e-4 in the norm; those are compared in the norm.
+    There, of the millions of units of thousands of samples, a few at the kink of their ReLU fall on the other side: the
+    reference's own gradients in float32 are off by 6e-3 of the largest then, and by 3e-4 in the norm, in which they are
+    compared.
     """
     if dtype == torch.float32:
         sizes = sizes | {"steps": min(sizes["steps"], 11)}
@@ -192,11 +193,11 @@ def test_large(make_problem, assert_all_close, sizes, dtype):
     rounded = {name: leaf.detach().double() for name, leaf in problem.leaves().items()}
     actual = evaluate(problem, "triton", DEVICE)
     expected = evaluate(make_problem(**sizes), "reference", DEVICE, rounded)
-    if dtype == torch.float64:
-        return assert_all_close(actual, expected, 1e-9)
-    assert_all_close(*({name: values[name] for name in ("output", "final")} for values in (actual, expected)), 1e-4)
-    for name, value in expected.items():
-        assert (actual[name].to(value.dtype) - value).norm() <= 1e-3 * value.norm(), name
+    if dtype == torch.float32 and sizes["batch"] > 2000:
+        for name in [name for name in expected if name.startswith("gradient")]:
+            value, wanted = actual.pop(name).double(), expected.pop(name)
+            assert (value - wanted).norm() <= 1e-3 * wanted.norm(), name
+    assert_all_close(actual, expected, 1e-9 if dtype == torch.float64 else 1e-4)
 
 
 @pytest.mark.skipif(not GPU, reason="the interpreter cannot be traced")
@@ -257,7 +258,7 @@ def test_any_memory_layout(make_problem, assert_all_close, a0):
     assert_all_close(*results, 1e-12)
 
 
-def leaks_nowhere(problem, assert_all_close):
+def leaks_nowhere(problem, assert_all_close, *of_a0):
     """NaN in the padding is not seen; NaN in one sample stays in its rows, gradients included."""
     beyond = torch.arange(3) >= problem.lengths[:, None]
     assert beyond.any()
@@ -272,7 +273,7 @@ def leaks_nowhere(problem, assert_all_close):
     assert_all_close(evaluate(problem, "triton", DEVICE, padded), plain, 0)
     found = evaluate(problem, "triton", DEVICE, poisoned)
     assert found["output"][1, 0].isnan().any()
-    rows = [name for name, value in plain.items() if len(value) == 3]
+    rows = ("output", "final", "gradient of inputs", "gradient of h0", *(f"gradient of {name}" for name in of_a0))
     assert_all_close(*({name: values[name][[0, 2]] for name in rows} for values in (found, plain)), 0)
 
 
@@ -280,14 +281,14 @@ def leaks_nowhere(problem, assert_all_close):
 @pytest.mark.parametrize("timing", TIMINGS)
 def test_padding_and_other_samples_leak_nowhere(make_problem, assert_all_close, timing):
     options = {"a0": "dense", "with_lengths": True, "seed": 1, "steps": 3, "inner_steps": 1}
-    leaks_nowhere(make_problem(timing=timing, **options), assert_all_close)
+    leaks_nowhere(make_problem(timing=timing, **options), assert_all_close, "a0")
 
 
 @interpreted
 @pytest.mark.parametrize("timing", TIMINGS)
 def test_samples_together_leak_nowhere(make_problem, assert_all_close, together, timing):
     options = {"a0": "low_rank", "with_lengths": True, "seed": 1, "steps": 3, "inner_steps": 1}
-    leaks_nowhere(make_problem(timing=timing, **options), assert_all_close)
+    leaks_nowhere(make_problem(timing=timing, **options), assert_all_close, "left", "right")
 
 
 @numbers

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from contextual_rnn.experiments.flat_adam import FlatAdam
 from contextual_rnn.experiments.task import Task
+
+Result = TypeVar("Result")
 
 WARM_UP = 3  # passes before a capture, in which libraries compile and allocate; PyTorch asks for some
 
@@ -54,17 +58,8 @@ class CapturedStep:
 
     def _capture(self, batch: tuple[Tensor, ...]) -> _Captured:
         batch = tuple(tensor.clone() for tensor in batch)
-        with _CAPTURING:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP):
-                    self._step(batch, still=True)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            graph.register_generator_state(self._generator)
-            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                loss = self._step(batch)
+        still = functools.partial(self._step, batch, still=True)
+        graph, loss = capture(still, lambda: self._step(batch), self._generator)
         return _Captured(graph, batch, loss)
 
     def _step(self, batch: tuple[Tensor, ...], *, still: bool = False) -> Tensor:
@@ -74,3 +69,25 @@ class CapturedStep:
         skip = loss.detach().isfinite().logical_not().float()
         self._optimizer.step(self._learning_rate, skip=skip.fill_(1) if still else skip)
         return loss.detach()
+
+
+def capture(
+    warm_up: Callable[[], object], run: Callable[[], Result], generator: torch.Generator | None = None
+) -> tuple[torch.cuda.CUDAGraph, Result]:
+    """A graph of what `run` does, after some calls of `warm_up`; and what it returned, which replays overwrite.
+
+    A replay draws from `generator` as it then stands.
+    """
+    with _CAPTURING:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                warm_up()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        if generator is not None:
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            result = run()
+    return graph, result

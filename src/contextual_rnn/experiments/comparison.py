@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from contextual_rnn.experiments.config import STATES
+from contextual_rnn.experiments.config import COMPUTED_BY, STATES
 from contextual_rnn.experiments.results import Run, config_to_dict
 
 STARTS = {"wenke2019": "The authors' own start", "sound": "A sound start"}
 SHORT = {"wenke2019": "the authors' own", "sound": "sound"}
 # In one picture runs may differ in these. With a constant step size nothing in training depends on how many epochs are
 # still to come, so that a longer run goes on where a shorter one ends.
-FREE_IN_A_PICTURE = ("task", "state", "seed", "epochs", "threads", "device")
+FREE_IN_A_PICTURE = ("task", "state", "seed", "epochs", *COMPUTED_BY)
 # A lead in accuracy that counts; one standard error of 70 % on the 20,000 validation sequences is 0.003.
 GAP = 0.05
 

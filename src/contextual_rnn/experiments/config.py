@@ -23,6 +23,8 @@ NETWORKS: tuple[Network, ...] = get_args(Network)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 DEVICES: tuple[Device, ...] = get_args(Device)
 INGREDIENTS: tuple[Ingredient, ...] = get_args(Ingredient)
+# Options that say how a run is computed, not what: tables and pictures put runs together that differ in them.
+COMPUTED_BY = ("threads", "device")
 
 
 def _choose(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -183,9 +183,7 @@ class DecayTask(Task[DecayModel]):
         every = max(len(self.validation[0]) // (len(VALIDATION_PERIODS) * WATCHED_SEQUENCES), 1)
         x, period = (tensor[::every] for tensor in self.validation)
         moments = state.moments(self.model.context_of(x[:, 0], period), None, None).values()
-        scales = torch.cat(
-            [torch.as_tensor(leaf.scale, device=x.device).expand_as(leaf.mean).flatten(1) for leaf in moments], 1
-        )
+        scales = torch.cat([torch.as_tensor(leaf.scale).expand_as(leaf.mean).flatten(1) for leaf in moments], 1)
         means = torch.cat([leaf.mean.flatten(1) for leaf in moments], 1)
         generator = generator_for("coverage", 0, device=x.device)  # the same draws after every epoch
         paths = self.model.free_run(x[:, 0], period, num_samples=WATCHED_SAMPLES, sample=True, generator=generator)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from contextual_rnn.experiments.comparison import SHORT, STARTS
-from contextual_rnn.experiments.config import INGREDIENTS, RetrievalConfig
+from contextual_rnn.experiments.config import COMPUTED_BY, INGREDIENTS, RetrievalConfig
 from contextual_rnn.experiments.contrast import Contrast, contrast
 from contextual_rnn.experiments.evidence import MEASURES
 from contextual_rnn.experiments.results import Run
@@ -45,13 +45,13 @@ CONTROLS = (
 
 
 def select(runs: Iterable[Run], state: str, **options: Any) -> list[Run]:
-    """Retrieval runs of `state` that differ from the defaults in `options` alone, seed, epochs and device aside."""
+    """Retrieval runs of `state` that differ from the defaults in `options` alone; seed, epochs, `COMPUTED_BY` aside."""
     wanted = dataclasses.replace(RetrievalConfig(), state=state, **options)  # pyright: ignore[reportArgumentType]
+    aside = {"seed": 0, "epochs": wanted.epochs} | {name: getattr(wanted, name) for name in COMPUTED_BY}
     return [
         run
         for run in runs
-        if isinstance(run.config, RetrievalConfig)
-        and dataclasses.replace(run.config, seed=0, epochs=wanted.epochs, threads=1, device="cpu") == wanted
+        if isinstance(run.config, RetrievalConfig) and dataclasses.replace(run.config, **aside) == wanted
     ]
 
 

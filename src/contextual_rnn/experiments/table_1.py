@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from contextual_rnn.experiments.comparison import shown, words
+from contextual_rnn.experiments.config import COMPUTED_BY
 from contextual_rnn.experiments.contrast import values_by_seed
 from contextual_rnn.experiments.evidence import Measure, final
 from contextual_rnn.experiments.intervals import Interval, median_interval
@@ -60,7 +61,7 @@ def table_1(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def _setting(run: Run) -> str:
-    aside = ("state", "network", "units", "seed", "threads", "device")
+    aside = ("state", "network", "units", "seed", *COMPUTED_BY)
     options = [field for field in dataclasses.fields(run.config) if field.name not in aside]
     chosen = [field for field in options if field.name == "epochs" or getattr(run.config, field.name) != field.default]
     return ", ".join(f"{words(field.name)} {shown(getattr(run.config, field.name))}" for field in chosen)
