@@ -15,10 +15,10 @@ from torch import Tensor
 
 from contextual_rnn.ops.kernel import Given, Settings
 
-# `FastWeightsProblem` of csrc/recurrence.h: twelve sizes, of which the last is eps, 27 addresses, and for a projection
+# `FastWeightsProblem` of csrc/problem.h: twelve sizes, of which the last is eps, 27 addresses, and for a projection
 # one more size and six addresses.
 _PROBLEM = struct.Struct("=11qd34q")
-# `FastWeightsClassification` of csrc/classification.h: five more sizes, eighteen more addresses, four heads of four.
+# `FastWeightsClassification` of csrc/problem.h: five more sizes, eighteen more addresses, four heads of four.
 _CLASSIFICATION = struct.Struct(_PROBLEM.format + "39q")
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -97,7 +97,7 @@ def projects(weight_ih: Tensor) -> bool:
 # Chunks of 16 are as good and take twice the memory, of 64 are slower by a tenth.
 _LONGEST = 2
 _CHUNK = 32
-_EVERY = 8  # `every` of csrc/recurrence.h
+_EVERY = 8  # `every` of csrc/memory.h
 
 
 def _chunk(steps: int, width: int) -> int:
@@ -116,7 +116,7 @@ def _shape(given: Given) -> tuple[int, int, int]:
 
 
 def saved_size(given: Given, settings: Settings) -> int:
-    """Elements kept for the backward pass; `Kernel::saved_size` of csrc/recurrence.h."""
+    """Elements kept for the backward pass; `Kernel::saved_size` of csrc/memory.h."""
     rank = 0 if given.left is None else given.left.shape[1]
     batch, steps, width = _shape(given)
     chunk, lanes = _chunk(steps, width), 64 // given.inputs.dtype.itemsize
