@@ -77,8 +77,8 @@ def with_numbers(module):
 def carried_state(name):
     network, batch = CARRIED[name]
     spec = state_spec(network())
-    shapes = {leaf.name: torch.empty([*([] if batch is None else [batch]), *leaf.shape], dtype=spec.dtype) for leaf in spec}
-    return spec.pack({leaf: numbers_like(tensor) for leaf, tensor in shapes.items()})
+    rows = [] if batch is None else [batch]
+    return spec.pack({leaf.name: numbers_like(torch.empty([*rows, *leaf.shape], dtype=spec.dtype)) for leaf in spec})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from contextual_rnn.experiments.atomic_file import write_atomically
+from contextual_rnn._whole_file import write_whole
 
 # Of the time between two checkpoints at most this fraction goes into writing one, whatever the interval says.
 LARGEST_COST = 0.01
@@ -42,7 +42,7 @@ def save(path: Path, checkpoint: Checkpoint, identity: str) -> None:
     rest = {name: getattr(checkpoint, name) for name in ("step", "losses", "metrics", "seconds")}
     progress = json.dumps({"identity": identity, **rest})
     metadata = {"progress": progress, "digest": _digest(progress, checkpoint.tensors)}
-    write_atomically(path, safetensors.torch.save(checkpoint.tensors, metadata))
+    write_whole(path, safetensors.torch.save(checkpoint.tensors, metadata))
 
 
 def load(path: Path, identity: str) -> Checkpoint:
