@@ -82,9 +82,8 @@ def carried_state(name):
 
 
 if __name__ == "__main__":
-    from contextual_rnn.carried_state import save_carried_state
     from contextual_rnn.hub import HubContextualRNN
-    from contextual_rnn.state_file import save_state
+    from contextual_rnn.serialization import save_carried_state, save_state
 
     FOLDER.mkdir(exist_ok=True)
     for name, build in STATES.items():

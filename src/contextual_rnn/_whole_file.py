@@ -32,7 +32,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str, *, durable: boo
             return
         _replace(target, data, mode, durable)
     except OSError as error:
-        raise OSError(error.errno, f"could not be written: {error.strerror}", os.fspath(path)) from error
+        raise OSError(error.errno, f"could not be written: {error.strerror or error}", os.fspath(path)) from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -43,16 +43,19 @@ def remove_leftovers(folder: Path) -> None:
 
 def _replace(target: Path, data: bytes, mode: int | None, durable: bool) -> None:
     name = os.fsdecode(os.fsencode(target.name)[:NAME_BYTES])
+    permissions = 0o666 if mode is None else stat.S_IMODE(mode)  # of which the umask takes some away at first
     for last_attempt in (False, False, True):
         temporary = target.with_name(f"{name}.{secrets.token_hex(4)}{TEMPORARY}")
         try:
-            with open(temporary, "xb", buffering=0) as file:
-                if mode is not None:
-                    os.chmod(temporary, stat.S_IMODE(mode))
+            with open(
+                temporary, "xb", buffering=0, opener=lambda path, flags: os.open(path, flags, permissions)
+            ) as file:
                 _write(file, data)
                 if durable:
                     os.fsync(file.fileno())
-            os.replace(temporary, target)
+            if mode is not None:
+                os.chmod(temporary, permissions)
+            temporary.replace(target)
             return
         except BaseException as error:  # Ctrl-C too
             with contextlib.suppress(OSError):
