@@ -4,6 +4,7 @@ import ast
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,18 +101,17 @@ def test_as_long_a_name_as_the_disk_takes(tmp_path):
 
 
 def test_several_writers_of_one_file_leave_one_of_their_files_whole(tmp_path):
+    file = tmp_path / "report.html"
+
     def write(letter):
         for _ in range(20):
-            write_whole(tmp_path / "report.html", letter * 10_000, durable=False)
-
-    writers = [threading.Thread(target=write, args=(letter,)) for letter in "abc"]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        if (tmp_path / "report.html").exists():
-            text = (tmp_path / "report.html").read_text()
+            write_whole(file, letter * 10_000, durable=False)
+            text = file.read_text()
             assert len(text) == 10_000
             assert len(set(text)) == 1
+
+    with ThreadPoolExecutor(3) as writers:
+        list(writers.map(write, "abc"))
     assert names(tmp_path) == ["report.html"]
 
 

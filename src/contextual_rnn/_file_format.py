@@ -86,7 +86,7 @@ def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
     header, tensors = read_safetensors(path)
     if others := [WRITERS[other] for other in WRITERS if other != kind and {other, VERSION_0[other]} & set(header)]:
         raise ValueError(f"one of {others[0]}")
-    if "v" not in header:
+    if kind not in header or "v" not in header:
         return Contents(tensors, header.get(VERSION_0[kind]), 0, in_words=kind != STATE)
     if header["v"] != str(VERSION):
         raise ValueError(f"one of version {shortened(header['v'])}; this contextual_rnn reads versions 0 to {VERSION}")
@@ -172,13 +172,22 @@ def check_tensors(module: str, expected: Mapping[str, Tensor], received: Mapping
         if tensor.dtype != expected[name].dtype:
             raise ValueError(f"expected {name!r} of {expected[name].dtype}, as the {module} is, got {tensor.dtype}")
     for name, tensor in received.items():
-        if not is_finite(tensor) and not bool((tensor.isfinite() | (tensor == expected[name].detach().cpu())).all()):
+        if not is_finite(tensor) and not _is_finite_or_as(tensor, expected[name]):
             raise ValueError(f"expected finite numbers in {name!r}, got NaN or infinity")
 
 
 def is_finite(tensor: Tensor) -> bool:
-    eight_bits = tensor.is_floating_point() and tensor.element_size() == 1  # for which torch has no isfinite
-    return bool((tensor.float() if eight_bits else tensor).isfinite().all())
+    return bool(_comparable(tensor).isfinite().all())
+
+
+def _is_finite_or_as(tensor: Tensor, own: Tensor) -> bool:
+    tensor = _comparable(tensor)
+    return not own.is_meta and bool((tensor.isfinite() | (tensor == _comparable(own.detach().cpu()))).all())
+
+
+def _comparable(tensor: Tensor) -> Tensor:
+    """Of floats of eight bits torch has neither isfinite nor comparisons."""
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
 
 def shortened(text: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable
-from dataclasses import fields
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import fields, replace
 from numbers import Real
 from typing import Any
 
@@ -15,6 +15,15 @@ def numbers_of(feature: Any) -> dict[str, float]:
     """The fields that are numbers, by name."""
     values = {field.name: getattr(feature, field.name) for field in fields(feature)}
     return {n: float(value) for n, value in values.items() if isinstance(value, Real) and not isinstance(value, bool)}
+
+
+def with_numbers(features: Mapping[str, Any], numbers: Iterable[float]) -> dict[str, Any]:
+    """The features with other numbers, all of them in order; ValueError for one that a feature cannot have."""
+    rest = iter(numbers)
+    return {
+        name: replace(feature, **{field: next(rest) for field in numbers_of(feature)})
+        for name, feature in features.items()
+    }
 
 
 def described(feature: Any) -> str:

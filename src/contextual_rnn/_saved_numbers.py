@@ -35,6 +35,9 @@ class SavesNumbers(nn.Module):
         """What can be named but not saved, such as a function: a state_dict with another word is refused."""
         return {}
 
+    def check_saved(self, name: str, value: Any) -> None:
+        """Raise ValueError for a value of `name` that this module cannot have, where `saved_numbers` does not say it."""
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in numbers_of(self):
@@ -110,10 +113,16 @@ def checked(module: SavesNumbers, name: str, value: Any, key: str) -> float | li
     """
     value, current = value.tolist() if isinstance(value, Tensor) else value, numbers_of(module)[name]
     if not isinstance(current, list):
-        return check_number(key, value, *module.saved_numbers[name])
-    if not isinstance(value, list) or len(value) != len(current):
+        number = check_number(key, value, *module.saved_numbers[name])
+    elif not isinstance(value, list) or len(value) != len(current):
         raise ValueError(f"{key}: expected {len(current)} numbers, got {value!r}")
-    return [check_number(key, each, *module.saved_numbers[name]) for each in value]
+    else:
+        number = [check_number(key, each, *module.saved_numbers[name]) for each in value]
+    try:
+        module.check_saved(name, number)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+    return number
 
 
 def owners(module: nn.Module, *, remove_duplicate: bool = True) -> Iterator[tuple[str, SavesNumbers]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contextual_rnn._numbers import FINITE, SHARE, check_number, check_size
-from contextual_rnn._saved_features import described, numbers_of
+from contextual_rnn._saved_features import described, numbers_of, with_numbers
 from contextual_rnn._saved_numbers import SavesNumbers
 
 
@@ -128,11 +128,10 @@ class ContextNet(SavesNumbers):
 
     @feature_numbers.setter
     def feature_numbers(self, numbers: Sequence[float]) -> None:
-        rest = iter(numbers)
-        self.features = {
-            name: replace(feature, **{field: next(rest) for field in numbers_of(feature)})
-            for name, feature in self.features.items()
-        }
+        self.features = with_numbers(self.features, numbers)
+
+    def check_saved(self, name: str, value: Sequence[float]) -> None:
+        with_numbers(self.features, value)  # features check their numbers
 
     def saved_words(self) -> dict[str, str | None]:
         return {"features": "; ".join(f"{name} {described(feature)}" for name, feature in self.features.items())}

@@ -177,10 +177,13 @@ def _first_names(module: nn.Module) -> dict[str, str]:
     """Of every name of a parameter or buffer the first name of the same one."""
     numbers, first, names = keys_of_numbers(module), {}, {}
     for name, tensor in module.state_dict(keep_vars=True).items():
-        if name not in numbers:
-            address = 0 if tensor.is_meta else tensor.data_ptr()
-            same = (address, tensor.shape, tensor.stride()) if address else id(tensor)
-            names[name] = first.setdefault(same, name)
+        if name in numbers:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"state: expected parameters and buffers alone, got {type(tensor).__name__} as {name}")
+        plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
+        same = (tensor.data_ptr(), tensor.shape, tensor.stride()) if plain and tensor.numel() else id(tensor)
+        names[name] = first.setdefault(same, name)
     return names
 
 
