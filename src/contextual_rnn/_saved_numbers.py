@@ -36,7 +36,7 @@ class SavesNumbers(nn.Module):
         return {}
 
     def check_saved(self, name: str, value: Any) -> None:
-        """Raise ValueError for a value of `name` that this module cannot have, where `saved_numbers` does not say it."""
+        """Raise ValueError for a value of `name` that the module cannot have, beyond what `saved_numbers` says."""
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

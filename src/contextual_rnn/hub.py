@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 
-from contextual_rnn._file_format import parse_json, read_bytes
+from contextual_rnn._file_format import parse_json, read_bytes, shortened
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.serialization import load_weights, save_weights
 from contextual_rnn.state_spec import state_spec
@@ -89,7 +89,7 @@ class HubContextualRNN(
                 if not isinstance(parse_json(read_bytes(config)), dict):
                     raise ValueError("no JSON object")
             except ValueError as error:
-                raise ValueError(f"config: expected a JSON object in {config}, got {error}") from error
+                raise ValueError(f"config: expected a JSON object in {config}, got {shortened(str(error))}") from error
         return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     @classmethod

@@ -64,7 +64,7 @@ def load_state(state: InitialState, path: str | os.PathLike[str]) -> None:
         check_tensors(type(state).__name__, tensors_of(state), contents.tensors)
         numbers = {} if contents.version == 0 else _checked_numbers(state, contents)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"path: {error} in {path}") from error
+        raise ValueError(f"path: {shortened(str(error))} in {path}") from error
     state.load_state_dict(contents.tensors, strict=False)
     for key, (owner, name) in numbers_in(state).items():
         if key in numbers:
@@ -106,7 +106,7 @@ def load_carried_state(
     leaves = contents.tensors
     if contents.structure is None:
         raise ValueError(
-            f"path: expected a file of save_carried_state, got {path}, of {', '.join(leaves) or 'nothing'}"
+            f"path: expected a file of save_carried_state, got {path}, of {shortened(', '.join(leaves)) or 'nothing'}"
         )
     if not contents.is_for(spec.tree) or set(leaves) != {leaf.name for leaf in spec}:
         raise ValueError(
@@ -163,7 +163,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
             owner, name = owners[key]
             checked(owner, name, tensor, key)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"weights: {error} in {path}") from error
+        raise ValueError(f"weights: {shortened(str(error))} in {path}") from error
     model.load_state_dict(tensors | numbers, strict=False)
 
 
@@ -191,7 +191,7 @@ def _read(path: str | os.PathLike[str], kind: str) -> Contents:
     try:
         return read_file(path, kind)
     except ValueError as error:
-        raise ValueError(f"path: expected a file of {WRITERS[kind]}, got {path}: {error}") from error
+        raise ValueError(f"path: expected a file of {WRITERS[kind]}, got {path}: {shortened(str(error))}") from error
 
 
 def _checked_numbers(state: InitialState, contents: Contents) -> dict[str, Any]:

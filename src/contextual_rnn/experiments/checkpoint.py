@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._file_format import parse_json, read_safetensors, safetensors_bytes
+from contextual_rnn._file_format import parse_json, read_safetensors, safetensors_bytes, shortened
 from contextual_rnn._whole_file import write_whole
 
 # Of the time between two checkpoints at most this fraction goes into writing one, whatever the interval says.
@@ -63,8 +63,8 @@ def load(path: Path, identity: str) -> Checkpoint:
             raise ValueError(f"one of run {progress['identity']}, not {identity}")
     except ValueError as error:
         raise ValueError(
-            f"checkpoint: expected one that this run has written in {path}, got {error}; without the file the run "
-            "starts again from the beginning"
+            f"checkpoint: expected one that this run has written in {path}, got {shortened(str(error))}; without the "
+            "file the run starts again from the beginning"
         ) from error
     del progress["identity"]
     # Copies: kernels may round otherwise where memory is not aligned as torch's own is.
