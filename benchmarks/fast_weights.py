@@ -10,6 +10,7 @@ writes medians and ratios; only the ratios carry over to another machine.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,8 @@ from benchmarks.recurrence import check_operations, has_jax
 from benchmarks.size import COMPILED, JAX, Cell, Size
 from benchmarks.training_step import CHECKED, TRAINERS, check
 from benchmarks.workers import Workers
+from contextual_rnn._whole_file import write_whole
+from contextual_rnn.experiments.results import write_json
 
 Part = Literal["step", "initial", "floor", "long", "grid"]
 
@@ -84,9 +87,11 @@ def run(options: Benchmark) -> dict[str, Any]:
 
 def _write(report: dict[str, Any], cells: list[Cell], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmarks.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(folder / "benchmarks.json", report)
     for name, figure in plots.draw(cells).items():
-        figure.savefig(folder / f"{name}.svg")
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg")
+        write_whole(folder / f"{name}.svg", picture.getvalue())
 
 
 def _left_out(options: Benchmark) -> dict[str, str]:

@@ -10,7 +10,6 @@ measured too, by a copy and by a product of matrices in float32.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from benchmarks.size import CAPTURED, EAGER, OURS, PLAIN, TRAIN, Cell, Size
 from benchmarks.timing import interleave, repeated
 from benchmarks.training_step import training_step
 from contextual_rnn.experiments.captured_step import capture
+from contextual_rnn.experiments.results import write_json
 
 BATCHES = (128, 8192)
 LONG = Size(batch=32, steps=2048, units=64, device="cuda")
@@ -61,7 +61,7 @@ def run(options: Benchmark) -> None:
         report["figures" if isinstance(result, Figure) else "measured"].append(result.summary())
         if isinstance(result, Figure):
             print(result.line(), flush=True)
-        (options.out / "gpu.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_json(options.out / "gpu.json", report)
 
 
 def _results(options: Benchmark) -> Iterator[Cell | Figure]:

@@ -13,7 +13,6 @@ does meets all alike; the time is the processor's, of the one thread there is.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ from benchmarks.parts import Figure
 from benchmarks.timing import Seconds, ratio, spread
 from benchmarks.workers import Workers
 from contextual_rnn import ContextState, ContextualRNN, FreeState, InitialState
+from contextual_rnn.experiments.results import write_json
 
 BATCH, STEPS, UNITS, CONTEXT = 128, 25, 128, 2
 BARE, CONSTANT, FREE, CONTEXTUAL = "bare, ready state", "bare, constant state", "free state", "contextual state"
@@ -180,7 +180,7 @@ def run(options: Benchmark) -> dict[str, Any]:
     }
     print("\n".join(figure.line() for figure in found))
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "overhead.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(options.out / "overhead.json", report)
     return report
 
 

@@ -29,7 +29,7 @@ from benchmarks.parts import Figure
 from contextual_rnn.experiments import checkpoint
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.grid import combinations
-from contextual_rnn.experiments.results import CONFIG, METRICS, RESULT, WEIGHTS, config_to_dict, read_runs
+from contextual_rnn.experiments.results import CONFIG, METRICS, RESULT, WEIGHTS, config_to_dict, read_runs, write_json
 from contextual_rnn.experiments.stack import side_by_side
 from contextual_rnn.experiments.sweep import Progress, folder_name, sweep
 from contextual_rnn.experiments.training import train
@@ -81,7 +81,7 @@ def run(options: Benchmark) -> dict[str, Any]:
             "figures": figures,
         }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(told, indent=2) + "\n")
+    write_json(options.out, told)
     return told
 
 

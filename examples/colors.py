@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import tyro
 from color_table import LETTERS, WIDTH, Row, columns, letters, table
-from evidence import over_seeds, write
+from evidence import over_seeds, write, write_picture
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
@@ -141,7 +141,7 @@ def main(options: Options) -> None:
         nats = {name: torch.tensor(values["nats a letter"]) for name, values in found.items()}
         for name in ("state", "every step"):  # paired by seed: the same rows and batches
             figures[name]["less those of no covariates"] = over_seeds(nats[name] - nats["no covariates"])
-        figure.savefig(options.out / "colors.png")
+        write_picture(options.out / "colors.png", figure)
         write(options.out / "colors.json", asdict(options), figures, started)  # after every seed: it takes a while
 
 

@@ -20,7 +20,7 @@ import torch
 import tyro
 from date_texts import LOCALES, days, readings, write_anyhow
 from dates_model import SYMBOLS, Translator
-from evidence import over_seeds, write
+from evidence import over_seeds, write, write_picture
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
@@ -122,7 +122,7 @@ def main(options: Options) -> None:
             for measure, value in found.items():
                 matches[name].setdefault(measure, []).append(value)
             if attends and start == "locale":
-                draw(model, shown).savefig(options.out / "dates.png", dpi=100)
+                write_picture(options.out / "dates.png", draw(model, shown), dpi=100)
         figures = {name: {what: over_seeds(each) for what, each in found.items()} for name, found in matches.items()}
         write(options.out / "dates.json", asdict(options), figures, started)  # after every seed: it takes a while
 

@@ -1,12 +1,16 @@
 """Painted digits as a grid, and how they come about as an animation."""
 
+import tempfile
 from pathlib import Path
 
 import torch
+from evidence import write_picture
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
+
+from contextual_rnn._whole_file import write_whole
 
 SIDE = 8
 
@@ -24,10 +28,13 @@ def draw(images: Tensor, unit: str, out: Path) -> None:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     shown = axes.imshow(board(images), cmap="gray_r", vmin=0, vmax=16)
-    figure.savefig(out / f"digits-{unit}.png")
+    write_picture(out / f"digits-{unit}.png", figure)
 
     def frame(painted: int) -> None:
         shown.set_data(board(torch.where(torch.arange(SIDE * SIDE) < painted, images, 0)))
 
     frames = list(range(0, SIDE * SIDE + 1, SIDE if unit == "row" else 2)) + [SIDE * SIDE] * 8
-    FuncAnimation(figure, frame, frames).save(out / f"digits-{unit}.gif", PillowWriter(fps=4 if unit == "row" else 12))
+    with tempfile.TemporaryDirectory() as scratch:
+        animation = Path(scratch, "animation.gif")
+        FuncAnimation(figure, frame, frames).save(animation, PillowWriter(fps=4 if unit == "row" else 12))
+        write_whole(out / f"digits-{unit}.gif", animation.read_bytes())

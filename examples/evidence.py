@@ -1,5 +1,6 @@
 """What the examples share: one thread, a mean over seeds with its interval, and the file that keeps the figures."""
 
+import io
 import json
 import platform
 import sys
@@ -7,10 +8,14 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
+from matplotlib.figure import Figure
 from scipy import stats
+
+from contextual_rnn._whole_file import write_whole
 
 torch.set_num_threads(1)  # the networks are small: with two threads the noise example took four times as long
 
@@ -39,6 +44,13 @@ def write(path: Path, options: dict[str, object], figures: dict[str, object], st
         | {"python": platform.python_version()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(evidence, indent=1) + "\n")
+    write_whole(path, json.dumps(evidence, indent=1) + "\n")
     for name, figure in figures.items():
         print(name, json.dumps(figure), sep="\t")
+
+
+def write_picture(path: Path, figure: Figure, **options: Any) -> None:
+    """Write `figure` in the format that the name of `path` ends in."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix[1:], **options)
+    write_whole(path, picture.getvalue())

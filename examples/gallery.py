@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from contextual_rnn._whole_file import write_whole
+
 ROOT = Path(__file__).parents[1]
 PAINTED = {
     "recognised": ".1%",
@@ -127,4 +129,4 @@ def filled(text: str) -> str:
 
 if __name__ == "__main__":
     for path in (ROOT / "README.md", *(ROOT / "docs" / "gallery").glob("*.md")):
-        path.write_text(filled(path.read_text()))
+        write_whole(path, filled(path.read_text()))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from evidence import over_seeds, write
+from evidence import over_seeds, write, write_picture
 from glimpse_images import COARSE, DIGIT, DIGITS, EACH, IMAGE, crop, draw, scatter
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ def main(options: Options) -> None:
                 found[name].setdefault(what, []).append(float(value.float().mean()))
         figures = {name: {what: over_seeds(each) for what, each in values.items()} for name, values in found.items()}
         shown = {name: (scores[:5], places[:5]) for name, (scores, places) in read.items()}
-        draw(images[:5], target[:5], shown).savefig(options.out / "glimpses.png")
+        write_picture(options.out / "glimpses.png", draw(images[:5], target[:5], shown))
         write(options.out / "glimpses.json", asdict(options), figures, started)  # after every seed: it takes a while
 
 

@@ -20,7 +20,7 @@ import tyro
 from digit_pictures import board
 from digits import digits, diversity
 from digits_model import SIDE, Painter, train
-from evidence import over_seeds, write
+from evidence import over_seeds, write, write_picture
 from matplotlib.figure import Figure
 from sklearn.svm import SVC
 from torch import Tensor, nn
@@ -131,7 +131,7 @@ def main(options: Options) -> None:
             for measure, value in found.items():
                 values.setdefault(name, {}).setdefault(measure, []).append(value)
         if seed == 0:
-            draw(lines).savefig(options.out / "missing_label.png", bbox_inches="tight")
+            write_picture(options.out / "missing_label.png", draw(lines), bbox_inches="tight")
     figures = {name: {measure: over_seeds(each) for measure, each in found.items()} for name, found in values.items()}
     write(options.out / "missing_label.json", asdict(options), figures, started)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy
 import torch
 import tyro
-from evidence import over_seeds, write
+from evidence import over_seeds, write, write_picture
 from matplotlib.figure import Figure
 from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
@@ -140,9 +140,8 @@ def main(options: Options) -> None:
         for name in list(VARIANTS)[1:]:  # paired by seed: the same data, first weights and batches
             gains = numpy.subtract(found[name]["wasserstein"], found["none"]["wasserstein"])
             figures[name]["wasserstein, less that of none"] = over_seeds(gains)
-        draw(paths[-1, READ + 1 :], {name: path[-1] for name, path in forecasts.items()}).savefig(
-            options.out / "noise.png"
-        )
+        figure = draw(paths[-1, READ + 1 :], {name: path[-1] for name, path in forecasts.items()})
+        write_picture(options.out / "noise.png", figure)
         write(options.out / "noise.json", asdict(options), figures, started)  # after every seed: it takes a while
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy
 import torch
 import tyro
-from evidence import over_seeds, write
+from evidence import over_seeds, write, write_picture
 from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
@@ -142,7 +142,8 @@ def main(options: Options) -> None:
         }
         figures["window of 20"]["first 20 steps / zero's"] = over_seeds(first["window of 20"] / first["zero"])
         roots = {name: error.sqrt() for name, error in errors.items()}
-        draw(truth[0], {name: path[0] for name, path in paths.items()}, roots).savefig(options.out / "oscillator.png")
+        figure = draw(truth[0], {name: path[0] for name, path in paths.items()}, roots)
+        write_picture(options.out / "oscillator.png", figure)
         write(options.out / "oscillator.json", asdict(options), figures, started)  # after every seed: it takes a while
 
 

@@ -18,7 +18,7 @@ from random import Random
 import torch
 import tyro
 from date_texts import LAYOUTS, LOCALES, days, write_date
-from evidence import over_seeds, write
+from evidence import over_seeds, write, write_picture
 from matplotlib.figure import Figure
 from safetensors.torch import save
 from state_tuning_model import SYMBOLS, LowRank, Writer, scores
@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import trange
 
-from contextual_rnn import ContextState, FreeState, InitialState
-from contextual_rnn.state_file import save_state
+from contextual_rnn import ContextState, FreeState, InitialState, save_state
 
 TASKS = {  # the locale, and what is done to its texts
     "French (seen)": ("fr-FR", str),
@@ -141,7 +140,7 @@ def main(options: Options) -> None:
         task: {name: {"bytes": size, "accuracy": over_seeds(shares)} for name, (size, shares) in methods.items()}
         for task, methods in measured.items()
     }
-    draw(figures).savefig(options.out / "state_tuning.png")
+    write_picture(options.out / "state_tuning.png", draw(figures))
     write(options.out / "state_tuning.json", asdict(options), figures, started)
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-from contextual_rnn.experiments import atomic_file
+from contextual_rnn import _whole_file
 from contextual_rnn.experiments.training import train
 
 # Forks of the tests' own process, which has done everything once that PyTorch does at first use, in seconds.
@@ -70,7 +70,7 @@ def train_and_die(config, folder: Path, checkpoint_seconds: float, place: str, f
             die()
 
     if place == "half":
-        atomic_file.open = half
+        _whole_file.open = half
     else:
         os.replace = replace
     train(config, folder, checkpoint_seconds=checkpoint_seconds)

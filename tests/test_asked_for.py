@@ -25,7 +25,7 @@ from contextual_rnn import (
     state_spec,
 )
 from contextual_rnn.any_length import AnyLength
-from contextual_rnn.state_file import load_state, save_state
+from contextual_rnn.serialization import load_state, save_state
 
 # Answered by tests that stand elsewhere.
 ELSEWHERE = {

@@ -10,9 +10,10 @@ from tests.sequences_alone import build
 from torch import nn
 
 from contextual_rnn import ContextualRNN, FreeState, fast_weights_spec
-from contextual_rnn.carried_state import CARRIED, load_carried_state, save_carried_state
+from contextual_rnn.serialization import load_carried_state, save_carried_state
 
 GRU = nn.GRU(3, 5)
+CARRIED = "contextual_rnn.carried_state"  # in the header of files of version 0
 
 
 @pytest.mark.parametrize("batch", [3, None])
@@ -61,8 +62,8 @@ BAD = [
      r"network: .* c of .*, as the file has"),
     (lambda path: save_carried_state(torch.zeros(1, 2, 5).double(), path, nn.GRU(3, 5).double()),
      "path: expected leaf 'h' of torch.float32, as the network, got torch.float64"),
-    (lambda path: torch.save(torch.zeros(1, 2, 5), path), "path: expected a state as safetensors, got "),
-    (lambda path: path.write_bytes(b""), "path: expected a state as safetensors, got "),
+    (lambda path: torch.save(torch.zeros(1, 2, 5), path), "path: expected a file of save_carried_state, got "),
+    (lambda path: path.write_bytes(b""), "path: expected a file of save_carried_state, got "),
     (write({"h": torch.zeros(1, 2, 5)}), "path: expected a file of save_carried_state, got .*, of h"),
     (write({"h": torch.zeros(1, 2, 6)}, {CARRIED: H}), r"path: expected leaf 'h' of shape .*, got \(1, 2, 6\)"),
     (write({"g": torch.zeros(1, 2, 5)}, {CARRIED: H}), "network: expected one with state h"),

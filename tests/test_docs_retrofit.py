@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from contextual_rnn import FreeState
-from contextual_rnn.state_file import save_state
+from contextual_rnn.serialization import save_state
 
 PAGE = (Path(__file__).parents[1] / "docs" / "retrofit.md").read_text()
 

@@ -17,7 +17,7 @@ from contextual_rnn import (
     state_spec,
     truncated,
 )
-from contextual_rnn.carried_state import load_carried_state, save_carried_state
+from contextual_rnn.serialization import load_carried_state, save_carried_state
 
 
 def contextual(network, **options):

@@ -20,7 +20,7 @@ from contextual_rnn import (
     fast_weights_spec,
     state_spec,
 )
-from contextual_rnn.state_file import load_state, save_state
+from contextual_rnn.serialization import load_state, save_state
 
 ATTACHED = {
     "free": FreeState,
@@ -185,8 +185,8 @@ def test_files_that_are_none_are_refused(tmp_path):
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     file = file_of(tmp_path, FreeState(nn.LSTM(3, 5)))
     before = file.read_bytes()
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match=f"could not be written: disk full.*{file}"):
         save_state(randomised(FreeState(nn.LSTM(3, 5))), file)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["task"]

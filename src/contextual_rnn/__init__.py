@@ -1,6 +1,7 @@
 """Initial states for recurrent networks: constant, free, contextual, normal; fast weights; generation."""
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from contextual_rnn._tree import Leaf as Leaf
 from contextual_rnn.attention import AdditiveAttention as AdditiveAttention
@@ -27,6 +28,12 @@ from contextual_rnn.states import NormalState as NormalState
 from contextual_rnn.states import SumState as SumState
 from contextual_rnn.truncation import detach as detach
 from contextual_rnn.truncation import truncated as truncated
+
+if TYPE_CHECKING:
+    from contextual_rnn.serialization import load_carried_state as load_carried_state
+    from contextual_rnn.serialization import load_state as load_state
+    from contextual_rnn.serialization import save_carried_state as save_carried_state
+    from contextual_rnn.serialization import save_state as save_state
 
 __version__ = version("contextual-rnn")
 
@@ -57,3 +64,22 @@ __all__ = [
     "state_spec",
     "truncated",
 ]
+
+# Imported when first used, as they need safetensors; not in __all__, so that `import *` works without it.
+_OF_FILES = ("load_carried_state", "load_state", "save_carried_state", "save_state")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from contextual_rnn import serialization
+    except ModuleNotFoundError as error:
+        if error.name != "safetensors":
+            raise
+        raise ImportError(f'{name} needs safetensors: pip install "contextual-rnn[files]"') from error
+    return getattr(serialization, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_OF_FILES])

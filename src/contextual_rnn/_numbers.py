@@ -5,9 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+
+
+class Range(NamedTuple):
+    """Which numbers are allowed, in words and as a test."""
+
+    expected: str
+    fits: Callable[[float], bool]
+
+
+FINITE = Range("a finite number", lambda value: True)
+NOT_NEGATIVE = Range("a finite number of at least 0", lambda value: value >= 0)
+SHARE = Range("a number from 0 to 1", lambda value: 0 <= value <= 1)
+DECAY = Range("a number from 0 to below 1", lambda value: 0 <= value < 1)
 
 
 def check_size(name: str, size: int, least: int = 1) -> None:
@@ -22,7 +35,7 @@ def check_size(name: str, size: int, least: int = 1) -> None:
 
 
 def check_number(
-    name: str, value: Any, expected: str = "a finite number", fits: Callable[[float], bool] = lambda value: True
+    name: str, value: Any, expected: str = FINITE.expected, fits: Callable[[float], bool] = FINITE.fits
 ) -> float:
     """`value` as a float; TypeError for what is no number (a bool, a tensor), ValueError outside the range."""
     if isinstance(value, bool) or not isinstance(value, Real):

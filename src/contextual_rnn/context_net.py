@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn._numbers import check_number, check_size
+from contextual_rnn._numbers import FINITE, SHARE, check_number, check_size
+from contextual_rnn._saved_features import described, numbers_of, with_numbers
+from contextual_rnn._saved_numbers import SavesNumbers
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Categorical:
 
     def __post_init__(self) -> None:
         _check_categories(self)
-        check_number("dropout", self.dropout, "a number from 0 to 1", lambda dropout: 0 <= dropout <= 1)
+        check_number("dropout", self.dropout, *SHARE)
         if self.dropout and not self.unknown:
             raise ValueError(f"dropout: expected 0 without an unknown bucket, got {self.dropout}")
 
@@ -81,7 +84,7 @@ class SetValued:
 Feature = Categorical | Continuous | SetValued
 
 
-class ContextNet(nn.Module):
+class ContextNet(SavesNumbers):
     """Features of a dict of static covariates: ReLU(W [embedded categories, scaled quantities, summed sets] + b).
 
     `features` says what each entry is. A category is looked up in an embedding of `embedding_dim`, a set is the sum
@@ -94,6 +97,8 @@ class ContextNet(nn.Module):
 
     Raises TypeError or ValueError for features that are none of the three kinds and sizes that are no positive ints.
     """
+
+    saved_numbers = MappingProxyType({"feature_numbers": FINITE})
 
     def __init__(self, features: Mapping[str, Feature], out_features: int = 32, *, embedding_dim: int = 8):
         super().__init__()
@@ -115,6 +120,21 @@ class ContextNet(nn.Module):
                 kinds = "Categorical, Continuous or SetValued"
                 raise TypeError(f"features: expected {kinds} for {name!r}, got {type(feature).__name__}")
         self.linear = nn.Linear(width, out_features)
+
+    @property
+    def feature_numbers(self) -> list[float]:
+        """The numbers of the features, in their order: means, standard deviations and dropouts, which files restore."""
+        return [number for feature in self.features.values() for number in numbers_of(feature).values()]
+
+    @feature_numbers.setter
+    def feature_numbers(self, numbers: Sequence[float]) -> None:
+        self.features = with_numbers(self.features, numbers)
+
+    def check_saved(self, name: str, value: Sequence[float]) -> None:
+        with_numbers(self.features, value)  # features check their numbers
+
+    def saved_words(self) -> dict[str, str | None]:
+        return {"features": "; ".join(f"{name} {described(feature)}" for name, feature in self.features.items())}
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
         """Columns of raw values, each of length B, to the tensors that `forward` takes, in floats of this module.

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
-from safetensors import safe_open
-from safetensors.torch import load_model, save_model
 
+from contextual_rnn._file_format import parse_json, read_bytes, shortened
 from contextual_rnn.rnn import ContextualRNN
+from contextual_rnn.serialization import load_weights, save_weights
 from contextual_rnn.state_spec import state_spec
 
-WEIGHTS = "model.safetensors"
-SPEC = "contextual_rnn.state"  # where the weights' file says which state its network carries
+FILE, CONFIG = "model.safetensors", "config.json"
 CARD = """---
 {{ card_data }}
 ---
@@ -72,12 +71,26 @@ class HubContextualRNN(
                 lstm = nn.LSTM(1, hidden_size)
                 super().__init__(lstm, ContextState(lstm, nn.Linear(2, 50)))
 
-    Weights are read from safetensors alone, and all of them must fit. Raises ValueError for weights of a network with
-    another state, which names both, FileNotFoundError for a folder without weights.
+    Weights are read from safetensors alone, and all of them must fit; numbers such as a `min_scale` are restored.
+    Raises FileNotFoundError for a folder without weights, and ValueError for a network with another state (both are
+    shown), weights of other names, shapes or dtypes or that are not finite, another activation or other categories,
+    and a file that is damaged; each names the file.
     """
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_model(self, str(save_directory / WEIGHTS), metadata={SPEC: state_spec(self).describe()})
+        save_weights(self, save_directory / FILE)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> HubContextualRNN:
+        """The model in a folder or repository; options and further arguments are those of huggingface_hub's mixin."""
+        config = Path(pretrained_model_name_or_path) / CONFIG
+        if config.exists():  # checked here: the mixin's own errors name no file
+            try:
+                if not isinstance(parse_json(read_bytes(config)), dict):
+                    raise ValueError("no JSON object")
+            except ValueError as error:
+                raise ValueError(f"config: expected a JSON object in {config}, got {shortened(str(error))}") from error
+        return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     @classmethod
     def _from_pretrained(
@@ -94,11 +107,11 @@ class HubContextualRNN(
         **arguments: Any,
     ) -> HubContextualRNN:
         if Path(model_id).is_dir():
-            file = str(Path(model_id) / WEIGHTS)
+            file = str(Path(model_id) / FILE)
         else:
             file = hf_hub_download(
                 model_id,
-                WEIGHTS,
+                FILE,
                 revision=revision,
                 cache_dir=cache_dir,
                 force_download=force_download,
@@ -106,11 +119,7 @@ class HubContextualRNN(
                 token=token,
             )
         model = cls(**arguments)
-        with safe_open(file, framework="pt") as weights:
-            kept = (weights.metadata() or {}).get(SPEC)
-        if kept is not None and kept != (ours := state_spec(model).describe()):
-            raise ValueError(f"network: expected one with state {kept}, as the weights have, got one with state {ours}")
-        load_model(model, file, strict=strict, device=map_location)
+        load_weights(model, file, strict=strict)
         return model.to(map_location).eval()
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:

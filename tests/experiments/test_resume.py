@@ -19,7 +19,8 @@ import safetensors.torch
 import torch
 from tests.killed import PROCESSES, ended, started, train_and_die, train_as_nobody
 
-from contextual_rnn.experiments import atomic_file, checkpoint, training
+from contextual_rnn import _whole_file
+from contextual_rnn.experiments import checkpoint, training
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.results import identity, read_run
 from contextual_rnn.experiments.training import load_model, train
@@ -213,7 +214,7 @@ def test_a_full_disk_names_the_file_and_keeps_what_was_written(undisturbed, tmp_
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     # A device on which every write fails as on a full disk.
     full = functools.partial(os.open, "/dev/full", os.O_WRONLY)
-    monkeypatch.setattr(atomic_file, "open", lambda path, mode, **o: os.fdopen(full(), "wb", **o), raising=False)
+    monkeypatch.setattr(_whole_file, "open", lambda path, mode, **o: os.fdopen(full(), "wb", **o), raising=False)
     with pytest.raises(OSError, match=f"could not be written: No space left.*{tmp_path}"):
         train(undisturbed.config, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
@@ -227,19 +228,19 @@ def test_a_file_that_another_takes_for_a_leftover_is_written_again(tmp_path, mon
     def replace(source, target):
         if len(taken) < 2:
             taken.append(source)
-            atomic_file.remove_leftovers(tmp_path)
+            _whole_file.remove_leftovers(tmp_path)
         rename(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    atomic_file.write_atomically(tmp_path / "file", b"whole")
+    _whole_file.write_whole(tmp_path / "file", b"whole")
     assert (tmp_path / "file").read_bytes() == b"whole"
     taken.clear()
     monkeypatch.setattr(os, "replace", lambda source, target: Path(source).unlink() or rename(source, target))
     with pytest.raises(OSError, match=f"could not be written: No such file or directory: '{tmp_path / 'file'}'"):
-        atomic_file.write_atomically(tmp_path / "file", b"new")
+        _whole_file.write_whole(tmp_path / "file", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(OSError, match="could not be written: No such file"):
-        atomic_file.write_atomically(tmp_path / "gone" / "file", b"new")
+        _whole_file.write_whole(tmp_path / "gone" / "file", b"new")
 
 
 def test_a_read_only_folder_is_named(tmp_path):

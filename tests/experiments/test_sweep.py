@@ -12,7 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 import pyarrow.parquet
 import pytest
 
-from contextual_rnn.experiments import atomic_file, store, sweep_command, training_steps
+from contextual_rnn import _whole_file
+from contextual_rnn.experiments import store, sweep_command, training_steps
 from contextual_rnn.experiments import sweep as module
 from contextual_rnn.experiments.command_line import main
 from contextual_rnn.experiments.config import DecayConfig
@@ -134,7 +135,7 @@ def test_a_full_disk_names_the_file_and_leaves_what_has_finished(where, tmp_path
         )
 
     with monkeypatch.context() as patched:
-        patched.setattr(atomic_file, "open", full, raising=False)
+        patched.setattr(_whole_file, "open", full, raising=False)
         assert sweep(CONFIGS[:1], tmp_path, Serial()).skipped == 1, "writes nothing"
         if where == "sweep":
             with pytest.raises(OSError, match=f"No space left.*{tmp_path / 'sweep.json'}"):
@@ -158,7 +159,7 @@ def test_a_read_only_sweep_is_skipped_through_and_a_run_in_it_names_the_file(tmp
     def refuse(path, mode, **options):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(atomic_file, "open", refuse, raising=False)
+    monkeypatch.setattr(_whole_file, "open", refuse, raising=False)
     assert sweep(CONFIGS[:1], tmp_path, Serial()).skipped == 1
     with pytest.raises(OSError, match=f"could not be written: Permission denied: '{tmp_path / 'sweep.json'}'"):
         sweep(CONFIGS[:2], tmp_path, Serial())

@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
+import torch
 from torch import Tensor
 
-from contextual_rnn.experiments.atomic_file import write_atomically
+from contextual_rnn._file_format import parse_json, read_safetensors, safetensors_bytes, shortened
+from contextual_rnn._whole_file import write_whole
 
 # Of the time between two checkpoints at most this fraction goes into writing one, whatever the interval says.
 LARGEST_COST = 0.01
@@ -42,36 +43,60 @@ def save(path: Path, checkpoint: Checkpoint, identity: str) -> None:
     rest = {name: getattr(checkpoint, name) for name in ("step", "losses", "metrics", "seconds")}
     progress = json.dumps({"identity": identity, **rest})
     metadata = {"progress": progress, "digest": _digest(progress, checkpoint.tensors)}
-    write_atomically(path, safetensors.torch.save(checkpoint.tensors, metadata))
+    write_whole(path, safetensors_bytes(checkpoint.tensors, metadata))
 
 
 def load(path: Path, identity: str) -> Checkpoint:
     """The checkpoint of the run `identity` in `path`.
 
-    Raises ValueError, which names the file, where it is damaged, cut off, of another run, or no checkpoint at all.
+    Raises ValueError, which names the file, where it is damaged, cut off, of another run, or no checkpoint at all, and
+    OSError where it cannot be read.
     """
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            # Copied: safetensors' own memory may be aligned otherwise than PyTorch's.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except safetensors.SafetensorError as error:
-        raise _refused(path, str(error)) from error
-    if not {"progress", "digest"} <= metadata.keys():
-        raise _refused(path, "a safetensors file that is no checkpoint")
-    if metadata["digest"] != _digest(metadata["progress"], tensors):
-        raise _refused(path, "one whose contents do not match their digest")
-    progress: dict[str, Any] = json.loads(metadata["progress"])
-    if (found := progress.pop("identity")) != identity:
-        raise _refused(path, f"one of run {found}, not {identity}")
-    return Checkpoint(**progress, tensors=tensors)
+        metadata, tensors = read_safetensors(path)
+        if not {"progress", "digest"} <= metadata.keys():
+            raise ValueError("a safetensors file that is no checkpoint")
+        if metadata["digest"] != _digest(metadata["progress"], tensors):
+            raise ValueError("one whose contents do not match their digest")
+        progress = _progress(metadata["progress"])
+        if progress["identity"] != identity:
+            raise ValueError(f"one of run {progress['identity']}, not {identity}")
+    except ValueError as error:
+        raise ValueError(
+            f"checkpoint: expected one that this run has written in {path}, got {shortened(str(error))}; without the "
+            "file the run starts again from the beginning"
+        ) from error
+    del progress["identity"]
+    # Copies: kernels may round otherwise where memory is not aligned as torch's own is.
+    return Checkpoint(**progress, tensors={name: tensor.clone() for name, tensor in tensors.items()})
 
 
-def _refused(path: Path, got: str) -> ValueError:
-    return ValueError(
-        f"checkpoint: expected one that this run has written in {path}, got {got}; without the file the run starts "
-        "again from the beginning"
-    )
+def _progress(text: str) -> dict[str, Any]:
+    """What `save` wrote beside the tensors; ValueError for anything else."""
+    progress = parse_json(text)
+    if not isinstance(progress, dict) or progress.keys() != PROGRESS.keys():
+        raise ValueError(f"one whose progress has not the entries {', '.join(PROGRESS)}")
+    for name, is_right in PROGRESS.items():
+        if not is_right(progress[name]):
+            raise ValueError(f"one with another {name} than a checkpoint has")
+    return progress
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_line(line: Any) -> bool:
+    return isinstance(line, dict) and all(map(_is_number, line.values()))
+
+
+PROGRESS: dict[str, Callable[[Any], bool]] = {
+    "identity": lambda value: isinstance(value, str),
+    "step": lambda value: _is_number(value) and isinstance(value, int) and value >= 0,
+    "losses": _is_number,
+    "metrics": lambda value: isinstance(value, list) and all(map(_is_line, value)),
+    "seconds": lambda value: _is_number(value) and value >= 0,
+}
 
 
 def _digest(progress: str, tensors: dict[str, Tensor]) -> str:
@@ -79,7 +104,7 @@ def _digest(progress: str, tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().numpy().data)
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)  # numpy has no bfloat16
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
+from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments import figures, store
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.data_parallel import Group, started_by_torchrun
@@ -172,7 +173,7 @@ class Generate:
             (out.with_suffix(".svg"), figures.to_svg(figure)),
             (out.with_suffix(".csv"), to_csv(paths, self.period)),
         ):
-            path.write_text(text)
+            write_whole(path, text)
             print(path)
 
 

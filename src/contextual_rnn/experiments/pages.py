@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from contextual_rnn.experiments.atomic_file import write_atomically
+from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.figures import to_svg
 from contextual_rnn.experiments.findings import findings
 from contextual_rnn.experiments.findings_in_short import in_short
@@ -82,7 +82,7 @@ def write_pages(root: Path) -> None:
     results = root / "results"
     if runs_of(read_results(results), MAP):
         (root / FIGURE).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(root / FIGURE, figure_svg(results).encode())
+        write_whole(root / FIGURE, figure_svg(results))
     replace_block(root / "README.md", readme_block(results))
     replace_block(root / "docs" / "evidence.md", docs_block(results))
 
@@ -98,7 +98,7 @@ def replace_block(path: Path, block: str) -> None:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"root: expected {BEGIN} and {END} in {path}, got a page without")
-    write_atomically(path, f"{before}{BEGIN}\n{block}\n{END}{after}".encode())
+    write_whole(path, f"{before}{BEGIN}\n{block}\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 import tyro
 
-from contextual_rnn.experiments.atomic_file import write_atomically
+from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.calibration import calibration
 from contextual_rnn.experiments.comparison import SHORT, groups_of
 from contextual_rnn.experiments.config import STATES
@@ -49,7 +49,7 @@ def publish(runs: Iterable[Run], path: Path) -> None:
             del run["versions"]
     begin = json.dumps(head).removesuffix("}")
     lines = ",\n  ".join(json.dumps(run) for run in found)
-    write_atomically(path, f'{begin},\n "runs": [\n  {lines}\n ]}}\n'.encode())
+    write_whole(path, f'{begin},\n "runs": [\n  {lines}\n ]}}\n')
 
 
 def read_published(path: Path) -> list[Run]:

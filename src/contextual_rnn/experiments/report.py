@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments import drawings, figures
 from contextual_rnn.experiments.calibration import calibration_finding, calibration_table
 from contextual_rnn.experiments.comparison import STARTS, Group, differing, finding, groups_of, shown, words
@@ -98,9 +98,7 @@ def write_report(folder: Path) -> Path:
     if not published:
         write_json(folder / SUMMARY, summary(runs))
         made.write(folder)
-    beside = folder / (REPORT + ".writing")
-    beside.write_text(html, encoding="utf-8")
-    os.replace(beside, folder / REPORT)
+    write_whole(folder / REPORT, html)
     return folder / REPORT
 
 

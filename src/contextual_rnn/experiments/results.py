@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import contextual_rnn
-from contextual_rnn.experiments.atomic_file import write_atomically
+from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.config import CONFIGS, Config
 
 CONFIG, METRICS, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "weights.safetensors", "result.json"
@@ -141,7 +141,7 @@ def read_runs(folder: Path) -> list[Run]:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON that a reader sees whole or not at all."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def summary(runs: list[Run]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from contextual_rnn.experiments.atomic_file import write_atomically
+from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.results import Run, config_to_dict, identity, summary
 
 PARQUET = "results.parquet"
@@ -50,7 +50,7 @@ def write_parquet(runs: Sequence[Run], path: Path) -> None:
     names = dict.fromkeys(name for row in rows for name in row)
     data = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in names}), data)
-    write_atomically(path, data.getvalue())
+    write_whole(path, data.getvalue())
 
 
 def _row(run: Run) -> dict[str, Any]:

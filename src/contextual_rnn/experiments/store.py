@@ -8,7 +8,6 @@ nothing is locked, and two workers that have the same run put the same bytes.
 from __future__ import annotations
 
 import contextlib
-import secrets
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from contextual_rnn.experiments.atomic_file import BESIDE, write_atomically
+from contextual_rnn._whole_file import TEMPORARY, write_whole
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.results import CHECKPOINT, CONFIG, METRICS, RESULT, WEIGHTS, Run, write_json
 from contextual_rnn.experiments.training import command, train
@@ -60,10 +59,8 @@ class Store:
         """Object stores have a file whole or not at all; on a disk it is written beside and renamed."""
         path = f"{self._root}/{name}"
         if isinstance(self._files, LocalFileSystem):
-            beside = f"{path}.{secrets.token_hex(4)}{BESIDE}"
             self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._files.pipe_file(beside, data)
-            self._files.mv(beside, path)
+            write_whole(path, data)
         else:
             self._files.pipe_file(path, data)
 
@@ -89,7 +86,7 @@ def train_at(config: Config, place: Place, **options: Any) -> Run:
     if isinstance(place, Path):
         return train(config, place, **options)
     store = Store(place)
-    names = [name for name in store.names() if not name.endswith(BESIDE)]
+    names = [name for name in store.names() if not name.endswith(TEMPORARY)]
     if names and CONFIG not in names:
         raise ValueError(f"folder: expected a new, empty or matching run folder, got other files in {place}")
     with tempfile.TemporaryDirectory(prefix="contextual-rnn-") as scratch:
@@ -141,7 +138,7 @@ def exists(place: Place, name: str) -> bool:
 def write(place: Place, name: str, data: bytes) -> None:
     """Raises OSError where the folder cannot be written."""
     if isinstance(place, Path):
-        write_atomically(place / name, data)
+        write_whole(place / name, data)
     else:
         Store(place).write(name, data)
 

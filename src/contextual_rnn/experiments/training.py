@@ -15,8 +15,8 @@ import safetensors
 import safetensors.torch
 from torch import nn
 
+from contextual_rnn._whole_file import TEMPORARY, remove_leftovers, write_whole
 from contextual_rnn.experiments import checkpoint, results
-from contextual_rnn.experiments.atomic_file import BESIDE, remove_leftovers, write_atomically
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.data_parallel import ALONE, Group
 from contextual_rnn.experiments.results import Run, config_to_dict, task_name, write_json
@@ -103,7 +103,7 @@ def load_model(run: Run) -> nn.Module:
 
 def finished(config: Config, folder: Path) -> bool:
     """Whether `folder` holds the finished run of `config`; raises ValueError where it holds anything else."""
-    if not folder.exists() or all(path.name.endswith(BESIDE) for path in folder.iterdir()):
+    if not folder.exists() or all(path.name.endswith(TEMPORARY) for path in folder.iterdir()):
         return False
     if not (folder / results.CONFIG).is_file():
         raise ValueError(f"folder: expected a new, empty or matching run folder, got other files in {folder}")
@@ -155,7 +155,7 @@ def _train(
         files[results.METRICS] = "".join(json.dumps(line) + "\n" for line in lines).encode()
         if final or not by_another():
             for name, data in files.items():
-                write_atomically(folder / name, data, durable=final)
+                write_whole(folder / name, data, durable=final)
         log.write(lines[-1])
         return None
 
@@ -192,7 +192,7 @@ def _train(
         write_json(folder / results.RESULT, _result(config, folder, lines, seconds(), training, bad))
     for name, data in files.items():  # a worker that was thought dead may have come in between
         if (folder / name).read_bytes() != data:
-            write_atomically(folder / name, data)
+            write_whole(folder / name, data)
 
 
 def _result(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contextual_rnn._saved_numbers import keys_of_numbers
 from contextual_rnn.experiments.associative_retrieval import RetrievalTask
 from contextual_rnn.experiments.batches import Batches, generator_for, seed_for
 from contextual_rnn.experiments.captured_step import CapturedStep
@@ -76,16 +77,18 @@ class Training:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that training goes on from, by name: the model's and the optimizer's."""
+        model, numbers = self.task.model, keys_of_numbers(self.task.model)  # of the configuration
         return {
-            **{f"model.{name}": tensor for name, tensor in self.task.model.state_dict().items()},
+            **{f"model.{name}": tensor for name, tensor in model.state_dict().items() if name not in numbers},
             **{f"adam.{name}": tensor for name, tensor in self.optimizer.state.items()},
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from `tensors` of the same configuration; raises ValueError where their names or shapes are others."""
-        expected = {name: tensor.shape for name, tensor in self.tensors().items()}
-        found = {name: tensor.shape for name, tensor in tensors.items()}
-        if differ := sorted(name for name in {**expected, **found} if found.get(name) != expected.get(name)):
+        """Go on from `tensors` of the same configuration; raises ValueError where names, shapes or dtypes differ."""
+        expected, received = (
+            {name: (tensor.shape, tensor.dtype) for name, tensor in each.items()} for each in (self.tensors(), tensors)
+        )
+        if differ := sorted(name for name in {**expected, **received} if received.get(name) != expected.get(name)):
             raise ValueError(f"they differ in {', '.join(differ)}")
         for name, tensor in self.tensors().items():  # in place: a captured step goes on reading there
             tensor.copy_(tensors[name])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
+from types import MappingProxyType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from contextual_rnn._numbers import DECAY
+from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn.state_spec import StateSpec
 
 
-class BackPropagatedError(nn.Module):
+class BackPropagatedError(SavesNumbers):
     """Of every unit the root of a moving mean of (dE/dh0)^2, relative to what it was at the first update.
 
         square <- decay * square + (1 - decay) * mean over rows of (dE/dh0)^2
@@ -23,6 +26,8 @@ class BackPropagatedError(nn.Module):
     loss's unit nor how it is averaged over the batch matters; until then `relative` is 1. Gradients that are not
     finite are passed over. All of it is kept as buffers, so saved and moved with the module.
     """
+
+    saved_numbers = MappingProxyType({"decay": DECAY})
 
     def __init__(self, spec: StateSpec, decay: float):
         super().__init__()

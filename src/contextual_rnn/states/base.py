@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from contextual_rnn._numbers import check_size
+from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec, state_spec
 from contextual_rnn.states._heads import check_call
 from contextual_rnn.states.moments import Moments, draw, of_rows
 
 
-class InitialState(nn.Module, ABC):
+class InitialState(SavesNumbers, ABC):
     """An initial state for `network` (or a `StateSpec`): a module that returns what the network takes as state.
 
-    `spec` describes the state. Raises TypeError for a network without a registered spec.
+    `spec` describes the state. A state of your own lists in `saved_numbers` which of its attributes are numbers that
+    state_dicts and files have to restore. Raises TypeError for a network without a registered spec.
     """
 
     def __init__(self, network: nn.Module | StateSpec):

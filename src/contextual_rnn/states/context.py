@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from contextual_rnn._saved_numbers import function_name
 from contextual_rnn.state_spec import StateSpec
 from contextual_rnn.states._heads import Heads, feature_count, features_of
 from contextual_rnn.states.base import InitialState
@@ -41,6 +42,9 @@ class ContextState(InitialState):
         self.features = feature_count(net, features)
         self.activation = activation
         self.heads = Heads(self.spec, self.features, constant=0.0 if zero_init else None)
+
+    def saved_words(self) -> dict[str, str | None]:
+        return {"activation": function_name(self.activation)}
 
     @property
     def reads_context(self) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import check_number
+from contextual_rnn._numbers import FINITE, SHARE, check_number
 from contextual_rnn._tree import State
 from contextual_rnn.states._heads import check_call
 from contextual_rnn.states.base import InitialState
@@ -33,12 +34,14 @@ class ContextDropout(InitialState):
     which guides the score at every step of a diffusion; here they act on the initial state alone, once.
     """
 
+    saved_numbers = MappingProxyType({"p": SHARE, "guidance": FINITE})
+
     def __init__(self, state: InitialState, p: float = 0.1, *, guidance: float = 1.0, null: InitialState | None = None):
         for name, given in (("state", state), ("null", null)):
             if not isinstance(given, InitialState) and not (name == "null" and given is None):
                 raise TypeError(f"{name}: expected an InitialState, got {type(given).__name__}")
         super().__init__(state.spec)
-        self.p = check_number("p", p, "a number from 0 to 1", lambda p: 0 <= p <= 1)
+        self.p = check_number("p", p, *SHARE)
         self.guidance = check_number("guidance", guidance)
         self.state = state
         self.null = FreeState(self.spec) if null is None else null

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from numbers import Real
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
-from contextual_rnn._numbers import check_number
+from contextual_rnn._numbers import DECAY, NOT_NEGATIVE, check_number
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec
 from contextual_rnn.states._back_propagated_error import BackPropagatedError
@@ -29,6 +30,8 @@ class FreeState(InitialState):
     outside 0 <= error_decay < 1; RuntimeError for `error_decay` under torch.compile.
     """
 
+    saved_numbers = MappingProxyType({"noise": NOT_NEGATIVE})
+
     def __init__(
         self,
         network: nn.Module | StateSpec,
@@ -38,9 +41,9 @@ class FreeState(InitialState):
         error_decay: float | None = None,
     ):
         super().__init__(network)
-        self.noise = check_number("noise", noise, "a finite number of at least 0", lambda noise: noise >= 0)
+        self.noise = check_number("noise", noise, *NOT_NEGATIVE)
         if error_decay is not None:
-            check_number("error_decay", error_decay, "a number from 0 to below 1", lambda decay: 0 <= decay < 1)
+            check_number("error_decay", error_decay, *DECAY)
         self.error = None if error_decay is None else BackPropagatedError(self.spec, error_decay)
         self.values = nn.ParameterDict(self.spec.fill(value))
         for leaf in self.spec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn import functional
 
-from contextual_rnn._numbers import check_number
+from contextual_rnn._numbers import NOT_NEGATIVE, check_number
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec
 from contextual_rnn.states._heads import Heads, check_call, features_of
@@ -31,6 +32,8 @@ class NormalState(InitialState):
     finite number of at least 0, and options of a context network where `net` is an initial state.
     """
 
+    saved_numbers = MappingProxyType({"min_scale": NOT_NEGATIVE})
+
     def __init__(
         self,
         network: nn.Module | StateSpec,
@@ -44,7 +47,7 @@ class NormalState(InitialState):
         activation: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__(network)
-        self.min_scale = check_number("min_scale", min_scale, "a finite number of at least 0", lambda least: least >= 0)
+        self.min_scale = check_number("min_scale", min_scale, *NOT_NEGATIVE)
         above = f"a finite number above min_scale ({min_scale})"
         scale = check_number("scale", scale, above, lambda scale: scale > self.min_scale)
         if isinstance(net, InitialState):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
-from contextual_rnn._numbers import check_number
+from contextual_rnn._numbers import FINITE, check_number
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments
 
@@ -26,6 +27,8 @@ class SumState(InitialState):
     Raises TypeError for what is no InitialState or number, ValueError without states, for another number of weights,
     one that is not finite, and states made for different networks.
     """
+
+    saved_numbers = MappingProxyType({"weights": FINITE})
 
     def __init__(self, states: Sequence[InitialState], weights: Sequence[float]):
         states = list(states)
