@@ -46,7 +46,7 @@ def test_every_segment_is_as_if_alone(case, explicit, dtype, pattern):
     """Gradients through two layer norms a step are worse conditioned: in float32 they differ by up to 6e-6."""
     model = build(case, dtype)
     batch = Batch.of(model, *pattern, explicit=explicit)
-    output, state = model(batch.input(model), batch.state(model), **batch.arguments())
+    output, state = model(batch.input(model), batch.state(model), **batch.arguments(model))
     found = outcome(model, batch, batch_first(model, output), rows_of(model, state))
     assert_equal(found, outcome(model, batch, *alone(model, batch)), 1e-5 if "twice" in case else 1e-6)
 
@@ -58,7 +58,7 @@ def test_every_segment_is_as_if_alone(case, explicit, dtype, pattern):
 def test_every_reset_may_have_a_context_of_its_own(case, explicit, pattern):
     model = build(case, torch.float64)
     batch = Batch.of(model, *pattern, explicit=explicit, reset_context=True)
-    output, state = model(batch.input(model), batch.state(model), **batch.arguments())
+    output, state = model(batch.input(model), batch.state(model), **batch.arguments(model))
     found = outcome(model, batch, batch_first(model, output), rows_of(model, state))
     assert_equal(found, outcome(model, batch, *alone(model, batch)))
 
@@ -72,7 +72,7 @@ def test_a_packed_batch_is_reset_as_a_padded_one(case, enforce_sorted):
     batch = Batch.of(model, lengths, torch.rand(4, STEPS) < 0.4, explicit=False)
     options = {"batch_first": model.network.batch_first}
     packed = pack_padded_sequence(batch.input(model), lengths, enforce_sorted=enforce_sorted, **options)
-    told = batch.arguments()
+    told = batch.arguments(model)
     del told["lengths"]
     output, state = model(packed, **told)
     assert torch.equal(output.batch_sizes, packed.batch_sizes)
@@ -155,7 +155,7 @@ class TestOwnNetworks:
         model = ContextualRNN(network, NormalState(spec, nn.Linear(2, 6).double(), scale_from_context=True))
         network.batch_first = False  # for the helpers alone
         batch = Batch.of(model, *pattern, explicit=True)
-        output, state = model(batch.input(model), batch.state(model), **batch.arguments())
+        output, state = model(batch.input(model), batch.state(model), **batch.arguments(model))
         found = outcome(model, batch, batch_first(model, output), rows_of(model, state))
         assert_equal(found, outcome(model, batch, *alone(model, batch)))
 
@@ -173,7 +173,7 @@ def test_no_reset_is_no_change_by_a_bit():
     batch = Batch.of(model, torch.full((3,), STEPS), torch.zeros(3, STEPS, dtype=torch.bool), explicit=False)
     seed = torch.Generator().manual_seed(SEED)
     plain = model(batch.input(model), context=batch.context, generator=seed)
-    told = model(batch.input(model), **batch.arguments() | {"lengths": None})
+    told = model(batch.input(model), **batch.arguments(model) | {"lengths": None})
     assert all(map(torch.equal, tensors_of(told), tensors_of(plain)))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from contextual_rnn._steps import runs_as_torch_does
 from contextual_rnn._tree import State
 from contextual_rnn.fast_weights import FastWeightsRNN
 from contextual_rnn.ops import LowRank
@@ -37,7 +38,7 @@ class AnyLength(nn.Module):
         super().__init__()
         if not isinstance(model, ContextualRNN):
             raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
-        if not isinstance(model.network, nn.RNNBase | FastWeightsRNN):
+        if not runs_as_torch_does(model.network) and type(model.network).forward is not FastWeightsRNN.forward:
             kind = type(model.network).__name__
             raise TypeError(f"model: expected a network of RNN, LSTM, GRU or FastWeightsRNN, got {kind}")
         # With gradients torch 2.13 fails to trace a scan over a batch of any size once more, as ONNX needs it.

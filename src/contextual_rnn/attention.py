@@ -93,7 +93,7 @@ def _taking_part(keys: Tensor, lengths: Tensor | None, mask: Tensor | None) -> T
     batch, steps, _ = keys.shape
     taking_part = None
     if lengths is not None:
-        check_lengths(lengths, batch, steps)
+        check_lengths(lengths, batch, steps, least=1)
         taking_part = torch.arange(steps, device=keys.device) < lengths.to(keys.device)[:, None]
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:

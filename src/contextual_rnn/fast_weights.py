@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from contextual_rnn import ops
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths, packed_like, without_padding
 from contextual_rnn._numbers import check_size
+from contextual_rnn._steps import LEAVE_STATES_ALONE
 from contextual_rnn._tree import Leaf, State, describe_state
 from contextual_rnn.ops.fast_weights import checked_options
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank, Timing
@@ -171,6 +173,7 @@ class FastWeightsRNN(_FastWeights):
         input (T, B, input_size), (B, T, input_size) with `batch_first`, (T, input_size) for one example, or packed.
         hx None (zeros), h0, or (h0, a0) with h0 (B, H) and a0 None (zero), (B, H, H) or `LowRank`; without B for one
         example. a_n is None unless asked for here or at construction: it costs more than all the rest at small sizes.
+        A sequence of length 0 ends in the state that it starts from.
         """
         wanted = self.return_fast_weights if return_fast_weights is None else return_fast_weights
         if isinstance(input, PackedSequence):
@@ -199,8 +202,10 @@ class FastWeightsRNN(_FastWeights):
         output, a_n = self._recur(inputs, hx, lengths, wanted, weight_ih=self.weight_ih, bias=self.bias)
         if lengths is None:
             return output, (output[:, -1], a_n)
-        last = (lengths.to(output.device) - 1).long()
-        return output, (output[torch.arange(len(output), device=output.device), last], a_n)
+        lengths = lengths.to(output.device).long()
+        h_n = output[torch.arange(len(output), device=output.device), (lengths - 1).clamp(min=0)]
+        h0 = split_state(hx)[0]
+        return output, (torch.where(lengths[:, None] > 0, h_n, 0.0 if h0 is None else h0), a_n)
 
 
 class FastWeightsCell(_FastWeights):
@@ -215,6 +220,9 @@ class FastWeightsCell(_FastWeights):
         output, a = self.recur(projected, _unsqueeze(hx) if single else hx, return_fast_weights=True)
         assert a is not None
         return (output[0, 0], a[0]) if single else (output[:, 0], a)
+
+
+LEAVE_STATES_ALONE.update({FastWeightsRNN.forward, FastWeightsCell.forward})
 
 
 def fast_weights_spec(
@@ -238,9 +246,11 @@ def fast_weights_spec(
         raise ValueError(f"a0: expected one of {', '.join(a)}, got {a0!r}")
     tree = (Leaf("h", (width,)), a[a0])
     if isinstance(network, FastWeightsCell):
-        return StateSpec(tree, input_ndim=2, step=_cell_step).like(network.weight_hh)
+        return StateSpec(tree, input_ndim=2, time_dim=None).like(network.weight_hh)
     batch_dim = 0 if network.batch_first else 1
-    return StateSpec(tree, input_batch_dim=batch_dim, input_ndim=3, step=_sequence_step).like(network.weight_hh)
+    return StateSpec(
+        tree, input_batch_dim=batch_dim, input_ndim=3, step=_Step(1 - batch_dim), time_dim=1 - batch_dim
+    ).like(network.weight_hh)
 
 
 @state_spec.register
@@ -248,17 +258,22 @@ def _(network: _FastWeights) -> StateSpec:
     return fast_weights_spec(network)  # pyright: ignore[reportArgumentType]
 
 
-def _cell_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    state = network(inputs, state)
-    return state[0], state
+@dataclass(frozen=True)
+class _Step:
+    """One step of `FastWeightsRNN`, or of a module around one, with A in the state."""
 
+    time: int
 
-def _sequence_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    assert isinstance(network, FastWeightsRNN)
-    time = 1 if network.batch_first else 0
-    output, state = network(inputs.unsqueeze(time), state, return_fast_weights=True)
-    assert isinstance(output, Tensor)
-    return output.squeeze(time), state
+    def __call__(self, network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        options = {"return_fast_weights": True} if isinstance(network, FastWeightsRNN) else {}
+        output, state = network(inputs.unsqueeze(self.time), state, **options)
+        if state[1] is None:
+            kind = type(network).__name__
+            raise ValueError(
+                f"network: expected {kind} to return A, which the next step reads, got None; give the FastWeightsRNN "
+                "in it return_fast_weights=True"
+            )
+        return output.squeeze(self.time), state
 
 
 def split_state(hx: State | None) -> tuple[Tensor | None, Tensor | LowRank | None]:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from contextual_rnn._numbers import check_size
 from contextual_rnn.rnn import ContextualRNN, check_made
-from contextual_rnn.state_spec import state_spec
 
 
 @torch.no_grad()
@@ -39,7 +38,8 @@ def generate(
 
     Returns v(1 .. num_steps), (B, num_samples, num_steps, *value).
     Raises ValueError for sizes that do not fit, a missing context, an initial state of another dtype or device than
-    the network's or a bidirectional network, TypeError for arguments of another type.
+    the network's, a bidirectional network or one of which it stays unknown whether it takes sequences (`StateSpec`),
+    TypeError for arguments of another type and a network that returns no state.
     """
     if not isinstance(model, ContextualRNN):
         raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
@@ -60,9 +60,12 @@ def generate(
         state = _start(model, context, batch, num_samples, sample, generator)
         check_made(model.network, model.initial_state, state)
         value, values = first.repeat_interleave(num_samples, 0), []
-        run = state_spec(model).step
+        spec = model._spec
         for _ in range(num_steps):
-            output, state = run(model.network, value if embed is None else embed(value), state)
+            inputs = value if embed is None else embed(value)
+            if spec.known_time_dim == "unknown" and spec.step is None:
+                spec = model._known_spec(inputs)
+            output, state = spec.take_step(model.network, inputs, state)
             value = step(output, value)
             if not isinstance(value, Tensor):
                 raise TypeError(f"step: expected a function that returns a tensor, got {type(value).__name__}")

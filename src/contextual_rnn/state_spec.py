@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, singledispatch
 from numbers import Real
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import check_number
+from contextual_rnn._numbers import check_number, check_size
+from contextual_rnn._steps import own_copy, run_step
 from contextual_rnn._tree import Leaf, State, describe, leaves_of, map_leaves, zip_leaves
 
-
-def _call_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    return network(inputs, state)
+Step = Callable[[nn.Module, Tensor, State], tuple[Tensor, State]]
+TimeDim = int | None | Literal["unknown"]
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,29 @@ class StateSpec:
 
     `tree` is the state with a `Leaf` where the network takes a tensor: a leaf, or leaves and None in (named) tuples,
     lists and dicts. `input_batch_dim` is the batch axis of the network's input and `input_ndim` the number of axes of a
-    batched input (None where only batched input exists). `step` runs the network for one step, (inputs (B, ...),
-    state) -> (output (B, ...), state); one that is given also serves lengths and resets inside a sequence. `dtype` and
-    `device` say how parameters of an initial state are made.
+    batched input (None where only batched input exists). `dtype` and `device` say how parameters of an initial state
+    are made.
 
-    Raises TypeError for a tree without leaves or with other things in it, ValueError for two leaves of one name.
+    `time_dim` is the time axis of a batched input where the network takes sequences, None where a call is one step.
+    "unknown" means None where `input_ndim` is 2, else 1 - input_batch_dim where there is a `step`; otherwise
+    `ContextualRNN` and `generate` find out, with one step and a sequence of one step, when they first need to know.
+    `bidirectional` says that the network also runs backwards in time.
+
+    `step` runs the network for one step, (network, inputs (B, ...), state) -> (output (B, ...), state). None means one
+    call of the network, with a time axis of size 1 where it takes sequences.
+
+    Raises TypeError for a tree without leaves or with other things in it and for arguments of other types, ValueError
+    for two leaves of one name and for axes that are not there or the same.
     """
 
     tree: State
     input_batch_dim: int = 0
     input_ndim: int | None = None
-    step: Callable[[nn.Module, Tensor, State], tuple[Tensor, State]] = _call_step
+    step: Step | None = None
     dtype: torch.dtype | None = None
     device: torch.device | None = None
+    time_dim: TimeDim = "unknown"
+    bidirectional: bool = False
 
     def __post_init__(self) -> None:
         names = [leaf.name for leaf in self]
@@ -44,6 +55,13 @@ class StateSpec:
             raise TypeError("tree: expected at least one Leaf, got none")
         if len(set(names)) < len(names):
             raise ValueError(f"tree: expected leaves of different names, got {', '.join(names)}")
+        _check_axes(self.input_batch_dim, self.input_ndim, self.time_dim)
+        if self.step is not None and not callable(self.step):
+            raise TypeError(f"step: expected a function or None, got {type(self.step).__name__}")
+        if not isinstance(self.bidirectional, bool):
+            raise TypeError(f"bidirectional: expected a bool, got {self.bidirectional!r}")
+        if self.bidirectional and self.known_time_dim is None:
+            raise ValueError("bidirectional: expected False for a network that takes one step, got True")
 
     def __iter__(self) -> Iterator[Leaf]:
         return iter(self._leaves)
@@ -140,10 +158,27 @@ class StateSpec:
             raise ValueError(f"input: expected {expected}, got {inputs.ndim}: {tuple(inputs.shape)}")
         return inputs.shape[self.input_batch_dim]
 
-    @property
-    def has_own_step(self) -> bool:
-        """Whether `step` was given, so that the network is known to run over sequences."""
-        return self.step is not _call_step
+    @cached_property
+    def known_time_dim(self) -> TimeDim:
+        """`time_dim`, or what `input_ndim` and `step` say of it."""
+        if self.time_dim != "unknown" or (self.step is None and self.input_ndim != 2):
+            return self.time_dim
+        if self.input_ndim == 2:
+            return None
+        return 1 - self.input_batch_dim if self.input_batch_dim < 2 else "unknown"
+
+    def take_step(self, network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run `network` for one step: inputs (B, ...) and a state to the output (B, ...) and the next state.
+
+        Raises ValueError for a bidirectional network and where it is unknown whether the network takes sequences,
+        TypeError where the network returns something else than (output, state) or a state.
+        """
+        if self.bidirectional:
+            kind = type(network).__name__
+            raise ValueError(f"network: expected one direction to run step by step, got a bidirectional {kind}")
+        if self.step is None:
+            return run_step(network, self, inputs, state)
+        return self.step(network, inputs, own_copy(network, state))
 
     def describe(self) -> str:
         """The state in words, for error messages."""
@@ -154,21 +189,39 @@ class StateSpec:
 def state_spec(network: nn.Module) -> StateSpec:
     """The spec of the state that `network` takes.
 
-    Known are nn.RNN, nn.LSTM, nn.GRU, their cells, our fast weights and `ContextualRNN`. A network of your own is
-    registered in three lines:
+    Known are nn.RNN, nn.LSTM, nn.GRU, their cells, subclasses of these, our fast weights and `ContextualRNN`. A network
+    of your own is registered in three lines:
 
         @state_spec.register
         def _(network: MyNetwork) -> StateSpec:
             return StateSpec(Leaf("h", (network.hidden_size,)))
+
+    A module around a network that is known returns `state_spec(network.lstm)` there.
 
     Raises TypeError for a network that is not registered.
     """
     kind = type(network).__name__
     raise TypeError(
         f"network: expected one with a registered state spec, got {kind}; register it in three lines:\n\n"
-        f"    @state_spec.register\n    def _(network: {kind}) -> StateSpec:\n"
-        f'        return StateSpec(Leaf("h", (network.hidden_size,)))'
+        f"    @state_spec.register\n    def _(network: {kind}) -> StateSpec:\n        return {_likely_spec(network)}"
     )
+
+
+def _likely_spec(network: object) -> str:
+    """The spec to register, in words; what a subclass of torch's base classes carries is read off its sizes."""
+    if isinstance(network, nn.RNNBase):
+        layers = "2 * network.num_layers" if network.bidirectional else "network.num_layers"
+        width = "network.proj_size" if network.proj_size else "network.hidden_size"
+        h = f'Leaf("h", ({layers}, {width}), batch_dim=1)'
+        c = f'Leaf("c", ({layers}, network.hidden_size), batch_dim=1)'
+        axes = "time_dim=1" if network.batch_first else "input_batch_dim=1, time_dim=0"
+        options = f", input_ndim=3, {axes}{', bidirectional=True' if network.bidirectional else ''}"
+        both = network.mode == "LSTM"
+    else:
+        h, c, options, both = 'Leaf("h", (network.hidden_size,))', 'Leaf("c", (network.hidden_size,))', "", False
+        if isinstance(network, nn.RNNCellBase):
+            options, both = ", input_ndim=2", network.weight_ih.shape[0] == 4 * network.hidden_size
+    return f"StateSpec({f'({h}, {c})' if both else h}{options})"
 
 
 @state_spec.register
@@ -176,35 +229,44 @@ def _(network: StateSpec) -> StateSpec:
     return network
 
 
-@state_spec.register
-def _(network: nn.RNNBase) -> StateSpec:
+@state_spec.register(nn.RNN)
+@state_spec.register(nn.LSTM)
+@state_spec.register(nn.GRU)
+def _(network: nn.RNN | nn.LSTM | nn.GRU) -> StateSpec:
     layers = network.num_layers * (2 if network.bidirectional else 1)
     h = Leaf("h", (layers, network.proj_size or network.hidden_size), batch_dim=1)
     c = Leaf("c", (layers, network.hidden_size), batch_dim=1)
+    batch_dim = 0 if network.batch_first else 1
     return StateSpec(
         (h, c) if isinstance(network, nn.LSTM) else h,
-        input_batch_dim=0 if network.batch_first else 1,
+        input_batch_dim=batch_dim,
         input_ndim=3,
-        step=_sequence_step,
+        time_dim=1 - batch_dim,
+        bidirectional=network.bidirectional,
     ).like(next(network.parameters()))
 
 
-@state_spec.register
-def _(network: nn.RNNCellBase) -> StateSpec:
+@state_spec.register(nn.RNNCell)
+@state_spec.register(nn.LSTMCell)
+@state_spec.register(nn.GRUCell)
+def _(network: nn.RNNCell | nn.LSTMCell | nn.GRUCell) -> StateSpec:
     h, c = Leaf("h", (network.hidden_size,)), Leaf("c", (network.hidden_size,))
     tree = (h, c) if isinstance(network, nn.LSTMCell) else h
-    return StateSpec(tree, input_ndim=2, step=_cell_step).like(network.weight_ih)
+    return StateSpec(tree, input_ndim=2, time_dim=None).like(network.weight_ih)
 
 
-def _sequence_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    assert isinstance(network, nn.RNNBase)
-    if network.bidirectional:
-        raise ValueError("network: expected one direction to run step by step, got a bidirectional network")
-    time = 1 if network.batch_first else 0
-    output, state = network(inputs.unsqueeze(time), state)
-    return output.squeeze(time), state
-
-
-def _cell_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    state = network(inputs, state)
-    return (state if isinstance(state, Tensor) else state[0]), state
+def _check_axes(batch_dim: int, ndim: int | None, time_dim: TimeDim) -> None:
+    check_size("input_batch_dim", batch_dim, 0)
+    if ndim is not None:
+        check_size("input_ndim", ndim)
+        if batch_dim >= ndim:
+            raise ValueError(f"input_batch_dim: expected less than input_ndim, {ndim}, got {batch_dim}")
+    if time_dim is None or time_dim == "unknown":
+        return
+    if isinstance(time_dim, bool) or not isinstance(time_dim, int):
+        raise TypeError(f'time_dim: expected an int, None or "unknown", got {time_dim!r}')
+    if time_dim < 0 or time_dim == batch_dim or (ndim is not None and time_dim >= ndim):
+        axes = "an axis" if ndim is None else f"one of {ndim} axes"
+        raise ValueError(
+            f"time_dim: expected {axes}, counted from 0, other than the batch's {batch_dim}, got {time_dim}"
+        )

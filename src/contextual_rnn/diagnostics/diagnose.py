@@ -195,6 +195,8 @@ class _Means:
             return cls(values.mean(0), values.mean().item())
         check_lengths(lengths, batch, losses.shape[1])
         real = torch.arange(losses.shape[1]) < lengths.cpu()[:, None]
+        if not real.any():
+            raise ValueError("lengths: expected at least one real step, got none")
         values = values.where(real, 0.0)
         return cls(values.sum(0) / real.sum(0), (values.sum() / real.sum()).item())
 
