@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from contextual_rnn._tree import State, map_leaves, zip_leaves
+from contextual_rnn._tree import State, has_more, map_leaves, zip_leaves
 from contextual_rnn.state_spec import StateSpec, state_spec
 
 CARRIED = "contextual_rnn.carried_state"  # where a file says what state it holds
@@ -31,8 +31,8 @@ def save_carried_state(state: State, path: str | Path, network: nn.Module | Stat
     Raises TypeError or ValueError for a state that is not of this network.
     """
     spec = state_spec(network)
-    spec.unpack(state, "state")
-    if _more_than(spec.tree, state):
+    spec.check(state, "state")
+    if has_more(spec.tree, state):
         raise ValueError(
             f"state: expected {spec.describe()}, got something where it has None; "
             'for fast weights with A give fast_weights_spec(network, "dense")'
@@ -69,18 +69,10 @@ def load_carried_state(
         )
     if kept != (ours := spec.describe()) or set(leaves) != {leaf.name for leaf in spec}:
         raise ValueError(f"network: expected one with state {kept}, as the file has, got one with state {ours}")
-    for name, tensor in leaves.items():
-        if spec.dtype not in (None, tensor.dtype):
-            raise ValueError(f"path: expected leaf {name!r} of {spec.dtype}, as the network, got {tensor.dtype}")
+    for leaf in spec:
+        dtype, received = spec.dtype_of(leaf), leaves[leaf.name].dtype
+        if dtype not in (None, received):
+            raise ValueError(f"path: expected leaf {leaf.name!r} of {dtype}, as the network, got {received}")
     state = map_leaves(lambda leaf: leaves[leaf.name], spec.tree)
-    spec.unpack(state, "path")
+    spec.check(state, "path")
     return state
-
-
-def _more_than(tree: State, state: State) -> bool:
-    """Whether there is something where the tree has None."""
-    if isinstance(tree, dict):
-        return any(_more_than(child, state[name]) for name, child in tree.items())
-    if isinstance(tree, tuple | list):
-        return any(_more_than(child, value) for child, value in zip(tree, state, strict=True))
-    return tree is None and state is not None

@@ -95,7 +95,7 @@ class ContextualRNN(nn.Module):
         return state
 
     def _check_state(self, state: State, batch_size: int | None) -> None:
-        leaves = self._spec.unpack(state, "hx")
+        leaves = self._spec.check(state, "hx")  # layers may differ: a network's own final state has no shared layers
         for leaf in self._spec:
             tensor = leaves[leaf.name]
             size = tensor.shape[0] if tensor.ndim > len(leaf.shape) else None
@@ -122,10 +122,10 @@ def _check_like(name: str, network: nn.Module, tree: State, state: State) -> Non
     if like is None:
         return
     for leaf, tensor in zip_leaves(tree, state, name):
-        if _is_like(tensor, like.dtype, like.device):
+        if _is_like(tensor, leaf.dtype or like.dtype, like.device):
             continue
         spec = state_spec(network)  # a network's own spec may ask for something else than its first parameter
-        dtype, device = spec.dtype or like.dtype, spec.device or like.device
+        dtype, device = leaf.dtype or spec.dtype or like.dtype, spec.device or like.device
         if not _is_like(tensor, dtype, device):
             came = f"{tensor.dtype} on {tensor.device}"
             raise ValueError(f"{name}: expected {leaf.name!r} of {dtype} on {device}, as the network, got {came}")

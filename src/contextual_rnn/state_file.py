@@ -84,7 +84,7 @@ def _words(tree: State) -> State:
     if isinstance(tree, Leaf):
         sizes = list(map(str, tree.network_shape))
         sizes.insert(tree.batch_dim, "B")
-        return " ".join([tree.name, *sizes])
+        return " ".join([tree.name, *sizes, *([str(tree.dtype).removeprefix("torch.")] if tree.dtype else [])])
     if isinstance(tree, Mapping):
         return {str(name): _words(child) for name, child in tree.items()}
     return None if tree is None else [_words(child) for child in tree]
