@@ -15,7 +15,17 @@ from contextual_rnn._numbers import check_dtype, check_size
 # A state is whatever the network takes: a tensor, or tensors (and None) in tuples, lists and dicts.
 State = Any
 # Names that a leaf's own parameter, buffer or submodule could not have.
-_TAKEN = {"self", "network", *dir(nn.ModuleDict()), *dir(nn.ParameterDict())}
+_TAKEN = {
+    "self",
+    "network",
+    "reset_parameters",
+    "_start",
+    "_factors",
+    "_hooked",
+    "_tiled",
+    *dir(nn.ModuleDict()),
+    *dir(nn.ParameterDict()),
+}
 
 
 @dataclass(frozen=True)

@@ -19,32 +19,33 @@ class LeafParameters(nn.ParameterDict):
     with the batch first as its input, and one as its output. So `forward` gives all leaves side by side, (B, units).
     """
 
+    # Leaves may have any name that a ParameterDict leaves free, so all else is named with an underscore.
     __call__ = nn.Module.__call__  # that of a ParameterDict refuses
 
     def __init__(self, leaves: tuple[Leaf, ...], tensors: dict[str, Tensor], value: float | State, draw_factors: bool):
         tensors = {leaf.name: tensors[leaf.name] for leaf in leaves}
         super().__init__(tensors)
-        self.start = Start.of(value, tensors)
-        self.factors = {leaf.name: leaf.shape[-1] ** -0.5 for leaf in leaves if leaf.factor and draw_factors}
+        self._start = Start.of(value, tensors)
+        self._factors = {leaf.name: leaf.shape[-1] ** -0.5 for leaf in leaves if leaf.factor and draw_factors}
         self._draw_factors()
 
     def reset_parameters(self) -> None:
         """Start anew as the constructor does."""
-        self.start.write(dict(self.items()))
+        self._start.write(dict(self.items()))
         self._draw_factors()
 
     def _draw_factors(self) -> None:
-        for name, std in self.factors.items():
+        for name, std in self._factors.items():
             nn.init.normal_(self[name], std=std)
 
     @property
-    def hooked(self) -> bool:
+    def _hooked(self) -> bool:
         """Whether somebody watches what goes in and out."""
         return bool(self._forward_hooks or self._forward_pre_hooks or self._backward_hooks)
 
-    def tiled(self, batch_size: int | None) -> dict[str, Tensor]:
+    def _tiled(self, batch_size: int | None) -> dict[str, Tensor]:
         """Each parameter for every row of a batch, (B, *shape), or `shape` without a batch."""
-        if batch_size is None or not self.hooked or not len(self):
+        if batch_size is None or not self._hooked or not len(self):
             return {name: tile(getattr(self, name), batch_size) for name in self._keys}
         parameters = dict(self.items())
         flat = self(next(iter(parameters.values())).new_empty(batch_size, 0))

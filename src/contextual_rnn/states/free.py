@@ -66,7 +66,7 @@ class FreeState(InitialState):
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         size = batch_of(context, batch_size, batched)
         moments = self.constants(size)
-        for name, mean in self.values.tiled(size).items():
+        for name, mean in self.values._tiled(size).items():
             scale = self.noise or None
             if self.error is not None and self.training:
                 self.error.watch(name, mean)

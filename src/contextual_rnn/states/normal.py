@@ -88,8 +88,8 @@ class NormalState(InitialState):
             means = {name: leaf.mean for name, leaf in self.mean.moments(context, batch_size, batched).items()}
             raw = self.raw_scale  # pyright: ignore[reportAssignmentType]
         size = self._batch_size(means)
-        if self.raw_scale is not None and self.raw_scale.hooked:
-            raw = self.raw_scale.tiled(size)
+        if self.raw_scale is not None and self.raw_scale._hooked:
+            raw = self.raw_scale._tiled(size)
         floats = {
             name: Moments(means[name], self.min_scale + functional.softplus(raw[name]))
             for name in (leaf.name for leaf in self.spec.floats)
