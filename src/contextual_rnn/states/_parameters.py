@@ -40,13 +40,20 @@ class LeafParameters(nn.ParameterDict):
 
     @property
     def _hooked(self) -> bool:
-        """Whether somebody watches what goes in and out."""
+        """Whether a tool watches what goes in and out."""
         return bool(self._forward_hooks or self._forward_pre_hooks or self._backward_hooks)
 
     def _tiled(self, batch_size: int | None) -> dict[str, Tensor]:
         """Each parameter for every row of a batch, (B, *shape), or `shape` without a batch."""
-        if batch_size is None or not self._hooked or not len(self):
-            return {name: tile(getattr(self, name), batch_size) for name in self._keys}
+        if batch_size is not None and self._keys and self._hooked:
+            return self._through_forward(batch_size)
+        parameters = self._parameters  # an attribute of a module costs a search
+        return {
+            name: tile(getattr(self, name) if (parameter := parameters.get(name)) is None else parameter, batch_size)
+            for name in self._keys
+        }
+
+    def _through_forward(self, batch_size: int) -> dict[str, Tensor]:
         parameters = dict(self.items())
         flat = self(next(iter(parameters.values())).new_empty(batch_size, 0))
         parts = flat.split([parameter.numel() for parameter in parameters.values()], 1)

@@ -55,7 +55,9 @@ class ContextState(InitialState):
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         features = features_of(self.net, context, self.features, batch_size, batched)
         moments = {name: Moments(mean, None) for name, mean in self.from_features(features, batch_size).items()}
-        return moments | self.constants(features.shape[0] if features.ndim == 2 else batch_size)
+        if self.spec.constants:
+            moments |= self.constants(features.shape[0] if features.ndim == 2 else batch_size)
+        return moments
 
     def from_features(self, features: Tensor, batch_size: int | None) -> dict[str, Tensor]:
         """The leaves of floats for features (B, F) or (F,)."""

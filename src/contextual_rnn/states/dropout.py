@@ -69,19 +69,17 @@ class ContextDropout(InitialState):
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         if context is None:
-            return self.null.moments(None, batch_size, batched) | self.constants(
-                None if batched is False else batch_size
-            )
+            null = self.null.moments(None, batch_size, batched)
+            return null | self.constants(None if batched is False else batch_size) if self.spec.constants else null
         given = self.state.moments(context, batch_size, batched)
         guidance = check_number("guidance", self.guidance)
         if self.training or guidance == 1:
             return given
-        null, floats = self._null_beside(given), {leaf.name for leaf in self.spec.floats}
-        return {
-            name: Moments(null[name].mean + guidance * (mean - null[name].mean), scale)
-            for name, (mean, scale) in given.items()
-            if name in floats
-        } | {name: leaf for name, leaf in given.items() if name not in floats}
+        null, guided = self._null_beside(given), dict(given)
+        for leaf in self.spec.floats:
+            (mean, scale), (without, _) = given[leaf.name], null[leaf.name]
+            guided[leaf.name] = Moments(without + guidance * (mean - without), scale)
+        return guided
 
     def constants(self, batch_size: int | None) -> dict[str, Moments]:
         return self.state.constants(batch_size)

@@ -65,13 +65,14 @@ class FreeState(InitialState):
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         size = batch_of(context, batch_size, batched)
-        moments = self.constants(size)
+        moments = self.constants(size) if self.spec.constants else {}
+        noise, error = self.noise or None, self.error if self.training else None
         for name, mean in self.values._tiled(size).items():
-            scale = self.noise or None
-            if self.error is not None and self.training:
-                self.error.watch(name, mean)
-                scale = self.noise * self.error.relative(name)
-            moments[name] = Moments(mean, scale)
+            if error is None:
+                moments[name] = Moments(mean, noise)
+            else:
+                error.watch(name, mean)
+                moments[name] = Moments(mean, self.noise * error.relative(name))
         return moments
 
     def extra_repr(self) -> str:

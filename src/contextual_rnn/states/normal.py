@@ -87,14 +87,13 @@ class NormalState(InitialState):
         else:
             means = {name: leaf.mean for name, leaf in self.mean.moments(context, batch_size, batched).items()}
             raw = self.raw_scale  # pyright: ignore[reportAssignmentType]
-        size = self._batch_size(means)
         if self.raw_scale is not None and self.raw_scale._hooked:
-            raw = self.raw_scale._tiled(size)
-        floats = {
-            name: Moments(means[name], self.min_scale + functional.softplus(raw[name]))
-            for name in (leaf.name for leaf in self.spec.floats)
+            raw = self.raw_scale._tiled(self._batch_size(means))
+        moments = {
+            leaf.name: Moments(means[leaf.name], self.min_scale + functional.softplus(raw[leaf.name]))
+            for leaf in self.spec.floats
         }
-        return floats | self.constants(size)
+        return moments | self.constants(self._batch_size(means)) if self.spec.constants else moments
 
     def _batch_size(self, means: Mapping[str, Tensor]) -> int | None:
         first = self.spec.floats[0]

@@ -59,10 +59,11 @@ class SumState(InitialState):
         sums = {
             leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec.floats
         }
-        return sums | self.constants(batch_size)
+        return sums | self.constants(batch_size) if self.spec.constants else sums
 
     def constants(self, batch_size: int | None) -> dict[str, Moments]:
-        return self._terms()[0][0].constants(batch_size)
+        state, _ = self._terms()[0]
+        return state.constants(batch_size)
 
     def reset_parameters(self) -> None:
         for state, _ in self._terms():
