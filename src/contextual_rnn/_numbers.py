@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 
 class Range(NamedTuple):
@@ -46,3 +47,38 @@ def check_number(
     if not (math.isfinite(number) and fits(number)):
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
     return number
+
+
+_QUANTISED = (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4)
+
+
+def check_dtype(dtype: Any) -> None:
+    """Refuse what is neither None nor the dtype of plain tensors."""
+    if dtype is None:
+        return
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype: expected a torch.dtype or None, got {dtype!r}")
+    if dtype in _QUANTISED:
+        raise ValueError(f"dtype: expected one that is not quantised, got {dtype}")
+
+
+def check_factory(device: Any, dtype: Any) -> tuple[torch.device | None, torch.dtype | None]:
+    """`device` and `dtype` as torch's modules take them, for parameters; TypeError or ValueError for anything else."""
+    check_dtype(dtype)
+    if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+        raise ValueError(f"dtype: expected one of floats, got {dtype}")
+    if device is None or isinstance(device, torch.device):
+        return device, dtype
+    if isinstance(device, bool) or not isinstance(device, str | int):
+        raise TypeError(f"device: expected a torch.device, its name or None, got {device!r}")
+    try:
+        return torch.device(device), dtype
+    except RuntimeError as error:
+        raise ValueError(f"device: expected a torch.device, its name or None, got {device!r}: {error}") from error
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether Python can read the values: not under torch.compile, vmap or a captured graph, nor on the meta device."""
+    if torch.compiler.is_compiling() or tensor.is_meta or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

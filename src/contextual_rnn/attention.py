@@ -36,6 +36,11 @@ class AdditiveAttention(nn.Module):
         self.key = nn.Linear(key_size, hidden_size)
         self.score = nn.Linear(hidden_size, 1, bias=False)
 
+    def reset_parameters(self) -> None:
+        """Start anew as the constructor does."""
+        for layer in (self.query, self.key, self.score):
+            layer.reset_parameters()
+
     def forward(
         self,
         query: Tensor,

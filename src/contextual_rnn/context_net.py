@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn._numbers import FINITE, SHARE, check_number, check_size
+from contextual_rnn._numbers import FINITE, SHARE, check_factory, check_number, check_size
 from contextual_rnn._saved_features import described, numbers_of, with_numbers
 from contextual_rnn._saved_numbers import SavesNumbers
 
@@ -95,13 +95,23 @@ class ContextNet(SavesNumbers):
         state = ContextState(lstm, net)
         hx = state(net.encode({"crop": ["rye", "oats"], "rain": [31.0, 12.5]}))
 
-    Raises TypeError or ValueError for features that are none of the three kinds and sizes that are no positive ints.
+    Raises TypeError or ValueError for features that are none of the three kinds, sizes that are no positive ints, and a
+    device or dtype that parameters cannot have.
     """
 
     saved_numbers = MappingProxyType({"feature_numbers": FINITE})
 
-    def __init__(self, features: Mapping[str, Feature], out_features: int = 32, *, embedding_dim: int = 8):
+    def __init__(
+        self,
+        features: Mapping[str, Feature],
+        out_features: int = 32,
+        *,
+        embedding_dim: int = 8,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
+        device, dtype = check_factory(device, dtype)
         check_size("out_features", out_features)
         check_size("embedding_dim", embedding_dim)
         if not isinstance(features, Mapping) or not features:
@@ -114,12 +124,21 @@ class ContextNet(SavesNumbers):
                 self.embeddings.append(nn.Identity())
                 width += 1
             elif isinstance(feature, Categorical | SetValued):
-                self.embeddings.append(nn.Embedding(_buckets(feature), embedding_dim))
+                self.embeddings.append(nn.Embedding(_buckets(feature), embedding_dim, device=device, dtype=dtype))
                 width += embedding_dim
             else:
                 kinds = "Categorical, Continuous or SetValued"
                 raise TypeError(f"features: expected {kinds} for {name!r}, got {type(feature).__name__}")
-        self.linear = nn.Linear(width, out_features)
+        self.linear = nn.Linear(width, out_features, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Start anew as the constructor does."""
+        for layer in (*self.embeddings, self.linear):
+            if not isinstance(layer, nn.Identity):
+                layer.reset_parameters()  # pyright: ignore[reportCallIssue]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}: {_in_short(feature)}" for name, feature in self.features.items())
 
     @property
     def feature_numbers(self) -> list[float]:
@@ -225,6 +244,13 @@ class ContextNet(SavesNumbers):
                 raise ValueError(f"{name}: expected indices from 0 to {_buckets(feature) - 1}, got {value.tolist()}")
         elif not value.isfinite().all():
             raise ValueError(f"{name}: expected finite values, got {value.tolist()}")
+
+
+def _in_short(feature: Feature) -> str:
+    if isinstance(feature, Continuous):
+        return f"Continuous(mean={feature.mean:g}, std={feature.std:g})"
+    unknown = " and unknown" if feature.unknown else ""
+    return f"{type(feature).__name__}({len(feature.categories)} categories{unknown})"
 
 
 def _buckets(feature: Feature) -> int:

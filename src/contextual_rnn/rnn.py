@@ -125,7 +125,7 @@ class ContextualRNN(nn.Module):
         return self._found_spec
 
     def _check_state(self, state: State, batch_size: int | None) -> None:
-        leaves = self._spec.unpack(state, "hx")
+        leaves = self._spec.check(state, "hx")  # layers may differ: a network's own final state has no shared layers
         for leaf in self._spec:
             tensor = leaves[leaf.name]
             size = tensor.shape[0] if tensor.ndim > len(leaf.shape) else None
@@ -152,9 +152,10 @@ def _check_like(name: str, network: nn.Module, tree: State, state: State) -> Non
     if like is None:
         return
     for leaf, tensor in zip_leaves(tree, state, name):
-        if _is_like(tensor, like.dtype, like.device):
+        if _is_like(tensor, leaf.dtype or like.dtype, like.device):
             continue
         dtype, device = _dtype_and_device(network)
+        dtype = leaf.dtype or dtype
         if not _is_like(tensor, dtype, device):
             came = f"{tensor.dtype} on {tensor.device}"
             raise ValueError(f"{name}: expected {leaf.name!r} of {dtype} on {device}, as the network, got {came}")

@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import check_number, check_size
+from contextual_rnn._numbers import check_dtype, check_factory, check_number, check_size, readable
 from contextual_rnn._steps import own_copy, run_step
-from contextual_rnn._tree import Leaf, State, describe, leaves_of, map_leaves, zip_leaves
+from contextual_rnn._tree import Leaf, State, describe, has_more, leaves_of, map_leaves, zip_leaves
 
 Step = Callable[[nn.Module, Tensor, State], tuple[Tensor, State]]
 TimeDim = int | None | Literal["unknown"]
@@ -62,6 +62,9 @@ class StateSpec:
             raise TypeError(f"bidirectional: expected a bool, got {self.bidirectional!r}")
         if self.bidirectional and self.known_time_dim is None:
             raise ValueError("bidirectional: expected False for a network that takes one step, got True")
+        check_factory(self.device, None)
+        check_dtype(self.dtype)
+        _ = self.floats, self.constants  # torch.compile cannot evaluate a cached property
 
     def __iter__(self) -> Iterator[Leaf]:
         return iter(self._leaves)
@@ -69,6 +72,20 @@ class StateSpec:
     @cached_property
     def _leaves(self) -> tuple[Leaf, ...]:
         return tuple(leaves_of(self.tree))  # every call of a state goes through them
+
+    def dtype_of(self, leaf: Leaf) -> torch.dtype | None:
+        """The dtype that the network receives for a leaf, as far as the spec says it."""
+        return leaf.dtype or self.dtype
+
+    @cached_property
+    def floats(self) -> tuple[Leaf, ...]:
+        """The leaves of real or complex floats, which can be learned and drawn."""
+        return tuple(leaf for leaf in self if _is_float(self.dtype_of(leaf)))
+
+    @cached_property
+    def constants(self) -> tuple[Leaf, ...]:
+        """The leaves without floats: constants in every initial state."""
+        return tuple(leaf for leaf in self if not _is_float(self.dtype_of(leaf)))
 
     def __getitem__(self, name: str) -> StateSpec:
         """The spec of one leaf alone, for a state of its own in `LeafwiseState`; KeyError lists the names."""
@@ -96,11 +113,11 @@ class StateSpec:
             lambda leaf: leaf.to_network(leaves[leaf.name], leaves[leaf.name].ndim > len(leaf.shape)), self.tree
         )
 
-    def unpack(self, state: State, name: str = "state") -> dict[str, Tensor]:
-        """The leaves of `state`, each (B, *shape), or `shape` where the state is of one unbatched example.
+    def check(self, state: State, name: str = "state") -> dict[str, Tensor]:
+        """The leaves of `state` with the batch first, or without a batch, all layers of a shared leaf among them.
 
-        Where the spec has None anything may stand. Raises TypeError for another structure, ValueError for a leaf of
-        another shape or batch size; `name` is the argument that they name.
+        Raises TypeError for another structure, ValueError for a leaf of another shape or batch size; `name` is the
+        argument that they name.
         """
         leaves: dict[str, Tensor] = {}
         seen: tuple[str, int | None] | None = None
@@ -120,25 +137,57 @@ class StateSpec:
                     f"{batch} for {leaf.name!r}"
                 )
             seen = (leaf.name, batch)
-            leaves[leaf.name] = leaf.from_network(tensor, batched)
+            leaves[leaf.name] = tensor.movedim(leaf.batch_dim, 0) if batched else tensor
+        return leaves
+
+    def unpack(self, state: State, name: str = "state") -> dict[str, Tensor]:
+        """The leaves of `state`, each (B, *shape), or `shape` where the state is of one unbatched example.
+
+        Where the spec has None anything may stand. Raises as `check`, and ValueError for a shared leaf whose layers
+        differ; gradients flow to its first layer. torch.compile, vmap and captured graphs cannot look at the layers.
+        """
+        leaves = self.check(state, name)
+        for leaf in self:
+            if leaf.repeat == 1:
+                continue
+            tensor = leaves[leaf.name]
+            axis = tensor.ndim - len(leaf.shape)
+            leaves[leaf.name] = first = tensor.narrow(axis, 0, 1)
+            if readable(tensor) and not _same(tensor.detach(), first.detach()):
+                raise ValueError(
+                    f"{name}: expected leaf {leaf.name!r} with the same values in all {leaf.repeat} layers, as the "
+                    "spec shares one state, got layers that differ"
+                )
         return leaves
 
     def fill(self, value: float | State) -> dict[str, Tensor]:
         """New leaves of one example, each `shape`, filled with a number or copied from a state of one example.
 
-        Raises TypeError or ValueError for a number that is not finite, or a state of another structure or shape or of
-        integers.
+        Raises TypeError or ValueError for a number that is not finite or that a leaf's dtype does not have, and for a
+        state of another structure, shape or kind of numbers, or with something where the spec has None.
         """
         if isinstance(value, Real):
-            number, made = check_number("value", value), {"dtype": self.dtype, "device": self.device}
-            return {leaf.name: torch.full(leaf.shape, number, **made) for leaf in self}
+            return {leaf.name: self._full(leaf, check_number("value", value)) for leaf in self}
         leaves = self.unpack(value, "value")
+        if has_more(self.tree, value):
+            raise ValueError(f"value: expected {self.describe()}, got something where it has None")
         for leaf in self:
-            if not (leaves[leaf.name].is_floating_point() or leaves[leaf.name].is_complex()):
-                raise TypeError(f"value: expected leaf {leaf.name!r} of floats, got {leaves[leaf.name].dtype}")
-            if (came := tuple(leaves[leaf.name].shape)) != leaf.shape:
-                raise ValueError(f"value: expected leaf {leaf.name!r} of one example, {leaf.shape}, got {came}")
-        return {name: tensor.detach().to(self.device, self.dtype, copy=True) for name, tensor in leaves.items()}
+            tensor, dtype = leaves[leaf.name], self.dtype_of(leaf)
+            if (shape := tuple(tensor.shape)) != leaf.shape:
+                raise ValueError(f"value: expected leaf {leaf.name!r} of one example, {leaf.shape}, got {shape}")
+            if not _is_float(dtype):
+                if tensor.dtype != dtype:
+                    raise TypeError(f"value: expected leaf {leaf.name!r} of {dtype}, got {tensor.dtype}")
+            elif not _is_float(tensor.dtype) or (tensor.is_complex() and dtype is not None and not dtype.is_complex):
+                raise TypeError(f"value: expected leaf {leaf.name!r} of floats, got {tensor.dtype}")
+            leaves[leaf.name] = tensor.detach().to(self.device, dtype, copy=True)
+        return leaves
+
+    def _full(self, leaf: Leaf, number: float) -> Tensor:
+        dtype = self.dtype_of(leaf)
+        if dtype is not None and not _holds(dtype, number):
+            raise ValueError(f"value: expected a number that leaf {leaf.name!r} of {dtype} can hold, got {number}")
+        return torch.full(leaf.shape, number, dtype=dtype, device=self.device)
 
     def input_batch_size(self, inputs: Tensor) -> int | None:
         """Batch size of an input of the network, None for one unbatched example.
@@ -183,6 +232,26 @@ class StateSpec:
     def describe(self) -> str:
         """The state in words, for error messages."""
         return describe(self.tree)
+
+
+def _is_float(dtype: torch.dtype | None) -> bool:
+    return dtype is None or dtype.is_floating_point or dtype.is_complex
+
+
+def _holds(dtype: torch.dtype, number: float) -> bool:
+    """Whether a dtype has a number: floats those in their range, rounded; integers and bools whole ones alone."""
+    if _is_float(dtype):
+        return abs(number) <= torch.finfo(dtype).max
+    if dtype == torch.bool:
+        return number in (0, 1)
+    return number.is_integer() and torch.iinfo(dtype).min <= number <= torch.iinfo(dtype).max
+
+
+def _same(layers: Tensor, first: Tensor) -> bool:
+    """Whether all layers are the first, NaN included, but for rounding: kernels round vectors and remainders apart."""
+    rounding = 8 * torch.finfo(layers.dtype).eps if _is_float(layers.dtype) else 0.0
+    same = torch.isclose(layers, first, rtol=rounding, atol=0.0, equal_nan=_is_float(layers.dtype))
+    return bool(same.all())
 
 
 @singledispatch

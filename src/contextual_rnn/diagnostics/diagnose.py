@@ -129,11 +129,13 @@ def _diagnose(
     def shuffle(order: Tensor) -> _Means:
         return under({name: leaf[order.to(leaf.device)] for name, leaf in leaves.items()})
 
-    true = under(leaves)
+    true, floats = under(leaves), _floats(leaves)
     found = {
         "true": true,
-        "zeroed": under({name: torch.zeros_like(leaf) for name, leaf in leaves.items()}),
-        "mean": under({name: leaf.mean(0, keepdim=True).expand_as(leaf) for name, leaf in leaves.items()}),
+        "zeroed": under({**leaves, **{name: torch.zeros_like(leaf) for name, leaf in floats.items()}}),
+        "mean": under(
+            {**leaves, **{name: leaf.mean(0, keepdim=True).expand_as(leaf) for name, leaf in floats.items()}}
+        ),
     }
     p_value = None
     orders = torch.Generator().manual_seed(options.seed)
@@ -162,10 +164,10 @@ def _diagnose(
 def _influence(
     run: Callable[[State], Found], spec: StateSpec, leaves: Mapping[str, Tensor], options: _Options
 ) -> Influence | None:
-    inputs = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+    inputs = {name: leaf.clone().requires_grad_() for name, leaf in _floats(leaves).items()}
     # cuDNN has no backward pass in evaluation mode.
     with torch.enable_grad(), _same_draws(options.seed), torch.backends.cudnn.flags(enabled=False):
-        _, hidden = run(spec.pack(inputs))
+        _, hidden = run(spec.pack({**leaves, **inputs}))
         if hidden is None:
             return None
         if not hidden.requires_grad:
@@ -211,6 +213,11 @@ def _leaves(spec: StateSpec, state: State) -> dict[str, Tensor]:
     if describe_state(spec.pack(leaves)) != describe_state(state):
         raise ValueError(f"state: expected {spec.describe()}, got {describe_state(state)}")
     return leaves
+
+
+def _floats(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The leaves that can be averaged and differentiated; the others stay as they are."""
+    return {name: leaf for name, leaf in leaves.items() if leaf.is_floating_point() or leaf.is_complex()}
 
 
 @contextmanager

@@ -101,6 +101,8 @@ def influence_of(
     By Hutchinson's estimate: for v of random signs E ||v dh(t)/dh(0)||^2 = ||dh(t)/dh(0)||_F^2, a v for each sequence
     and the same for all steps, so that what fades exponentially is measured to the last digit.
     """
+    if hidden.is_complex():
+        hidden = torch.view_as_real(hidden).flatten(2)
     batch, length, units = hidden.shape
     signs = 2.0 * torch.randint(2, (batch, units), generator=generator) - 1
     signs = signs.to(hidden.device, hidden.dtype)
@@ -119,5 +121,6 @@ def influence_of(
 
 
 def _mean_square(gradient: Tensor) -> float:
-    rows = gradient.detach().flatten(1).double()
+    gradient = gradient.detach()
+    rows = (torch.view_as_real(gradient) if gradient.is_complex() else gradient).flatten(1).double()
     return rows.square().sum(1).mean().item() if len(rows) else 0.0

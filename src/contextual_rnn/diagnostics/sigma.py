@@ -34,10 +34,11 @@ def sigma_of(moments: Moments) -> Sigma | None:
     """Of one leaf with means (B, *shape); None for a leaf without noise."""
     if moments.scale is None:
         return None
-    means = moments.mean.detach().double().flatten(1)
+    means = moments.mean.detach().flatten(1)
+    means = means.cdouble() if means.is_complex() else means.double()
     scales = torch.as_tensor(moments.scale, device=means.device).detach().double()
     scales = scales.expand_as(moments.mean).flatten(1)
-    size = means.square().mean().sqrt()
+    size = means.abs().square().mean().sqrt()
     collapsed = scales.mean(0) < COLLAPSED * size
     return Sigma(scales.mean().item(), scales.min().item(), _spread(means), collapsed.double().mean().item())
 

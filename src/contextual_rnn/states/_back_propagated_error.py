@@ -32,7 +32,9 @@ class BackPropagatedError(SavesNumbers):
     def __init__(self, spec: StateSpec, decay: float):
         super().__init__()
         self.decay = decay
-        for name, square in spec.fill(0.0).items():
+        zeros = spec.fill(0.0)
+        for name in (leaf.name for leaf in spec.floats):
+            square = zeros[name]
             self.register_buffer(f"square_{name}", square)
             self.register_buffer(f"first_{name}", square.new_zeros(()))
 
@@ -64,3 +66,12 @@ class BackPropagatedError(SavesNumbers):
         else:
             square.copy_(new)
             first.copy_(new.mean().sqrt())
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Forget all errors, as the constructor does."""
+        for buffer in self.buffers():
+            buffer.zero_()
+
+    def extra_repr(self) -> str:
+        return f"decay={self.decay}"

@@ -47,6 +47,17 @@ class LeafwiseState(InitialState):
                 batch_size = mean.shape[0] if batched else None
         return moments
 
+    def constants(self, batch_size: int | None) -> dict[str, Moments]:
+        parts = [state.constants(batch_size) for state in self._states()]
+        return {name: leaf for part in parts for name, leaf in part.items()}
+
+    def reset_parameters(self) -> None:
+        for state in self._states():
+            state.reset_parameters()
+
+    def extra_repr(self) -> str:
+        return self.spec.describe()
+
     @property
     def reads_context(self) -> bool:
         return any(state.reads_context for state in self._states())

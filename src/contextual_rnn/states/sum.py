@@ -22,7 +22,7 @@ class SumState(InitialState):
 
     The states are drawn independently where they are random: a scale is the root of the sum of (w_i sigma_i)^2. All
     get the same context. `weights` is a list that may be changed at any time. Of a low-rank leaf the factors are
-    summed, not their products.
+    summed, not their products. A leaf without floats is that of the first state.
 
     Raises TypeError for what is no InitialState or number, ValueError without states, for another number of weights,
     one that is not finite, and states made for different networks.
@@ -59,7 +59,21 @@ class SumState(InitialState):
             mean = moments[first.name].mean
             batched = mean.ndim > len(first.shape)
             batch_size = mean.shape[0] if batched else None
-        return {leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec}
+        sums = {
+            leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec.floats
+        }
+        return sums | self.constants(batch_size) if self.spec.constants else sums
+
+    def constants(self, batch_size: int | None) -> dict[str, Moments]:
+        state, _ = self._terms()[0]
+        return state.constants(batch_size)
+
+    def reset_parameters(self) -> None:
+        for state, _ in self._terms():
+            state.reset_parameters()
+
+    def extra_repr(self) -> str:
+        return f"{self.spec.describe()}, weights=[{', '.join(f'{float(weight):g}' for weight in self.weights)}]"
 
     def _terms(self) -> list[tuple[InitialState, float]]:
         return [
