@@ -151,7 +151,8 @@ def test_only_leaves_of_floats_have_parameters_and_noise():
     spec = like(Mixer(torch.float32, torch.float64))
     free = FreeState(spec, noise=1.0, value=3.0)
     assert set(free.values) == {"last", "total"}
-    assert {name: tensor.dtype for name, tensor in free.state_dict().items()} == {
+    own = [*free.named_parameters(), *free.named_buffers()]
+    assert {name: tensor.dtype for name, tensor in own} == {
         "values.last": torch.float32, "values.total": torch.float64, "value_count": torch.int64
     }  # fmt: skip
     last, (total, count) = free(batch_size=B)

@@ -117,7 +117,7 @@ def test_the_start_is_the_constructors_to_the_bit(kind):
 @pytest.mark.parametrize("kind", [*STATES, *NETS])
 def test_made_on_meta_and_reset_module_by_module(kind):
     """As sharding does: whatever owns tensors resets them by itself, in any order, and none is left out."""
-    expected = build(kind).state_dict()
+    expected = tensors(build(kind))
     for order in (lambda owners: owners, reversed):
         with torch.device("meta"):
             module = build(kind)
@@ -129,7 +129,7 @@ def test_made_on_meta_and_reset_module_by_module(kind):
         torch.manual_seed(0)
         for owner in order(owners):
             owner.reset_parameters()
-        found = module.state_dict()
+        found = tensors(module)
         random = {name for name, tensor in expected.items() if not torch.equal(tensor, found[name])}
         assert all("layers" in name or "net" in name or "right" in name or kind in NETS for name in random)
         for name, tensor in found.items():
@@ -154,7 +154,7 @@ def test_a_loop_over_all_modules_starts_anew(kind, loop):
     else:
         for part in module.modules():
             reset(part)
-    for (name, found), wanted in zip(module.state_dict().items(), expected.state_dict().values(), strict=True):
+    for (name, found), wanted in zip(tensors(module).items(), tensors(expected).values(), strict=True):
         # What is drawn is drawn anew; what is not is the same.
         drawn = wanted.numel() > 1 and len(wanted.flatten().unique()) > 1 and "state" not in kind
         assert torch.equal(found, wanted) or drawn, name
@@ -180,8 +180,8 @@ def test_a_copy_resets_itself_alone(copied):
         spoil(state)
         spoil(twin)
         twin.reset_parameters()
-        assert all(tensor.eq(77).all() for tensor in state.state_dict().values())
-        assert not any(tensor.eq(77).any() for name, tensor in twin.state_dict().items() if "net." not in name)
+        assert all(tensor.eq(77).all() for tensor in tensors(state).values())
+        assert not any(tensor.eq(77).any() for name, tensor in tensors(twin).items() if "net." not in name)
 
 
 def test_a_state_that_was_moved_starts_anew_in_its_dtype():
@@ -228,10 +228,10 @@ ON_META = {
 def test_device_and_dtype_are_taken_as_torchs_modules_take_them(kind):
     make = ON_META[kind]
     for device in ("meta", torch.device("meta")):
-        assert all(tensor.is_meta for tensor in make(device=device).state_dict().values())
+        assert all(tensor.is_meta for tensor in tensors(make(device=device)).values())
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
-        tensors = [*make(dtype=dtype).state_dict().values(), *make(device="cpu", dtype=dtype).state_dict().values()]
-        assert all((tensor.dtype, tensor.device) == (dtype, torch.device("cpu")) for tensor in tensors)
+        both = [*tensors(make(dtype=dtype)).values(), *tensors(make(device="cpu", dtype=dtype)).values()]
+        assert all((tensor.dtype, tensor.device) == (dtype, torch.device("cpu")) for tensor in both)
     for bad, error in (("float32", TypeError), (3, TypeError), (torch.int64, ValueError), (torch.qint8, ValueError)):
         with pytest.raises(error, match=r"^dtype: expected"):
             make(dtype=bad)
