@@ -79,6 +79,8 @@ def check_factory(device: Any, dtype: Any) -> tuple[torch.device | None, torch.d
 
 def readable(tensor: Tensor) -> bool:
     """Whether Python can read the values: not under torch.compile, vmap or a captured graph, nor on the meta device."""
-    if torch.compiler.is_compiling() or tensor.is_meta or torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch.compiler.is_compiling() or tensor.is_meta:
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -35,7 +35,7 @@ def sigma_of(moments: Moments) -> Sigma | None:
     if moments.scale is None:
         return None
     means = moments.mean.detach().flatten(1)
-    means = means.cdouble() if means.is_complex() else means.double()
+    means = means.to(torch.complex128 if means.is_complex() else torch.float64)
     scales = torch.as_tensor(moments.scale, device=means.device).detach().double()
     scales = scales.expand_as(moments.mean).flatten(1)
     size = means.abs().square().mean().sqrt()
