@@ -96,7 +96,7 @@ def test_cells_begin_anew_before_their_step(case, pattern):
     x = torch.randn(rows, STEPS, 3, dtype=torch.float64, requires_grad=True)
     context = torch.randn(rows, 2, dtype=torch.float64, requires_grad=True)
     cotangents = torch.randn(STEPS + 1, 3, rows, 5, dtype=torch.float64)
-    run = state_spec(model).step
+    run = state_spec(model).take_step
 
     def loss(rows, reset):
         total, state, spec = torch.zeros((), dtype=torch.float64), None, model.initial_state.spec
