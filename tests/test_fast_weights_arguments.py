@@ -127,12 +127,12 @@ def test_state_of_another_batch_size():
         (torch.zeros(B, T, I), [1, 2], TypeError),
         (torch.zeros(B, T, I), torch.ones(B), TypeError),
         (torch.zeros(B, T, I), torch.ones(B + 1, dtype=torch.int64), ValueError),
-        (torch.zeros(B, T, I), torch.tensor([0, 1]), ValueError),
+        (torch.zeros(B, T, I), torch.tensor([-1, 1]), ValueError),
         (torch.zeros(B, T, I), torch.tensor([1, T + 1]), ValueError),
         (torch.zeros(T, I), torch.tensor([1]), ValueError),
         (pack_sequence([torch.zeros(T, I)]), torch.tensor([T]), ValueError),
     ],
-    ids=["list", "floats", "too many", "zero", "too long", "unbatched", "packed"],
+    ids=["list", "floats", "too many", "negative", "too long", "unbatched", "packed"],
 )
 def test_lengths(inputs, lengths, error):
     with pytest.raises(error, match=r"^lengths: expected"):

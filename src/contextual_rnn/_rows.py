@@ -39,7 +39,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], state: State) -> State:
 
 def as_returned(tree: State, state: State, returned: State) -> State:
     """`state` with None where `tree` has None and `returned` too: fast weights that were not asked for."""
-    if tree is None:
+    if tree is None or isinstance(tree, LowRank):
         return None if returned is None else state
     if isinstance(tree, Mapping):
         return {name: as_returned(child, state[name], returned[name]) for name, child in tree.items()}
@@ -53,9 +53,9 @@ def has_none(tree: State) -> bool:
     """Whether there is None in a tree: something that the network carries and the spec leaves open."""
     if isinstance(tree, Mapping):
         return any(map(has_none, tree.values()))
-    if isinstance(tree, tuple | list):
+    if isinstance(tree, tuple | list) and not isinstance(tree, LowRank):
         return any(map(has_none, tree))
-    return tree is None
+    return tree is None or isinstance(tree, LowRank)
 
 
 def _rows(tree: State, index: Tensor, states: Sequence[State], counts: Sequence[int]) -> State:
@@ -63,7 +63,7 @@ def _rows(tree: State, index: Tensor, states: Sequence[State], counts: Sequence[
         return _pick(states, tree.batch_dim, index)
     if isinstance(tree, Mapping):
         return {name: _rows(child, index, [state[name] for state in states], counts) for name, child in tree.items()}
-    if isinstance(tree, tuple | list):
+    if isinstance(tree, tuple | list) and not isinstance(tree, LowRank):  # A may be of another form in each state
         children = [_rows(child, index, [s[k] for s in states], counts) for k, child in enumerate(tree)]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
     if all(state is None for state in states):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,11 @@ from contextual_rnn._tree import State, describe_state, leaves_of, matches
 if TYPE_CHECKING:
     from contextual_rnn.state_spec import StateSpec
 
-_SEQUENCES = {kind.forward for kind in (nn.RNN, nn.LSTM, nn.GRU)}
+_SEQUENCES: set[Callable[..., Any]] = {kind.forward for kind in (nn.RNN, nn.LSTM, nn.GRU)}
 # Forward methods that leave the given state as it was; ours join in fast_weights.py.
-LEAVE_STATES_ALONE = _SEQUENCES | {kind.forward for kind in (nn.RNNCell, nn.LSTMCell, nn.GRUCell)}
+LEAVE_STATES_ALONE: set[Callable[..., Any]] = _SEQUENCES | {
+    kind.forward for kind in (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
+}
 
 
 def runs_as_torch_does(network: nn.Module) -> bool:
@@ -96,7 +98,6 @@ _SAY_TIME_DIM = (
 
 
 @torch.compiler.disable
-@torch.no_grad()
 def find_time_dim(network: nn.Module, spec: StateSpec, step: Tensor, like: Tensor) -> StateSpec:
     """`spec` with the one time_dim under which `network` runs: one step, or a sequence of one step, is tried.
 
@@ -116,7 +117,7 @@ def find_time_dim(network: nn.Module, spec: StateSpec, step: Tensor, like: Tenso
     if spec.input_ndim in (None, step.ndim + 1) and spec.input_batch_dim < 2:
         ways[1 - spec.input_batch_dim] = "a sequence of one step"
     fitting, errors = [], []
-    with _unchanged(network, inputs.device):
+    with torch.no_grad(), _unchanged(network, inputs.device):
         for time, words in ways.items():
             way = replace(spec, time_dim=time)
             try:

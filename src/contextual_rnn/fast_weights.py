@@ -246,7 +246,7 @@ def fast_weights_spec(
         raise ValueError(f"a0: expected one of {', '.join(a)}, got {a0!r}")
     tree = (Leaf("h", (width,)), a[a0])
     if isinstance(network, FastWeightsCell):
-        return StateSpec(tree, input_ndim=2, time_dim=None).like(network.weight_hh)
+        return StateSpec(tree, input_ndim=2, step=_cell_step, time_dim=None).like(network.weight_hh)
     batch_dim = 0 if network.batch_first else 1
     return StateSpec(
         tree, input_batch_dim=batch_dim, input_ndim=3, step=_Step(1 - batch_dim), time_dim=1 - batch_dim
@@ -256,6 +256,12 @@ def fast_weights_spec(
 @state_spec.register
 def _(network: _FastWeights) -> StateSpec:
     return fast_weights_spec(network)  # pyright: ignore[reportArgumentType]
+
+
+def _cell_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+    """One step of `FastWeightsCell`, or of a module around one, which may return an output beside the state."""
+    returned = network(inputs, state)
+    return returned if isinstance(returned[1], tuple | list) else (returned[0], returned)
 
 
 @dataclass(frozen=True)

@@ -118,11 +118,13 @@ class ContextualRNN(nn.Module):
 
     def _known_spec(self, step: Any) -> StateSpec:
         """The spec with what `find_time_dim` learns of the network, once; `step` is an input of one step, (B, ...)."""
-        if self._found_spec is None:
-            dtype, device = _dtype_and_device(self.network)
+        spec = self._found_spec
+        if spec is None:
+            parameter = _first_parameter(self.network)
+            dtype, device = _dtype_and_device(self.network, torch.empty(0) if parameter is None else parameter)
             like = torch.empty(0, dtype=dtype, device=device)
-            self._found_spec = find_time_dim(self.network, self._spec, step, like)
-        return self._found_spec
+            spec = self._found_spec = find_time_dim(self.network, self._spec, step, like)  # pyright: ignore[reportCallIssue]
+        return spec
 
     def _check_state(self, state: State, batch_size: int | None) -> None:
         leaves = self._spec.check(state, "hx")  # layers may differ: a network's own final state has no shared layers
@@ -154,17 +156,17 @@ def _check_like(name: str, network: nn.Module, tree: State, state: State) -> Non
     for leaf, tensor in zip_leaves(tree, state, name):
         if _is_like(tensor, leaf.dtype or like.dtype, like.device):
             continue
-        dtype, device = _dtype_and_device(network)
+        dtype, device = _dtype_and_device(network, like)
         dtype = leaf.dtype or dtype
         if not _is_like(tensor, dtype, device):
             came = f"{tensor.dtype} on {tensor.device}"
             raise ValueError(f"{name}: expected {leaf.name!r} of {dtype} on {device}, as the network, got {came}")
 
 
-def _dtype_and_device(network: nn.Module) -> tuple[torch.dtype | None, torch.device | None]:
-    """Those of a network's state: its own spec may ask for something else than its first parameter."""
-    spec, like = state_spec(network), _first_parameter(network)
-    return spec.dtype or (None if like is None else like.dtype), spec.device or (None if like is None else like.device)
+def _dtype_and_device(network: nn.Module, like: Tensor) -> tuple[torch.dtype, torch.device]:
+    """Those of a network's state: its own spec may ask for something else than its first parameter, `like`."""
+    spec = state_spec(network)
+    return spec.dtype or like.dtype, spec.device or like.device
 
 
 def _merged(arguments: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_the_arguments_below_are_good_but_for_one():
         ("lengths", torch.ones(B, dtype=torch.bool), TypeError),
         ("lengths", torch.ones(B + 1, dtype=torch.int64), ValueError),
         ("lengths", torch.ones(B, 1, dtype=torch.int64), ValueError),
-        ("lengths", torch.tensor([0, T]), ValueError),
+        ("lengths", torch.tensor([-1, T]), ValueError),
         ("lengths", torch.tensor([1, T + 1]), ValueError),
     ],
     ids=lambda value: str(value) if isinstance(value, str | float | int | None) else type(value).__name__,
