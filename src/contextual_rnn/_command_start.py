@@ -26,7 +26,7 @@ def is_command() -> bool:
 
 def follows() -> bool:
     """Whether another process of the same torchrun group prints for this one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 
 def handle(handler: Any) -> None:

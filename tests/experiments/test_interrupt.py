@@ -18,15 +18,17 @@ from pathlib import Path
 import pytest
 from tests.experiments.test_cluster import until
 from tests.experiments.test_sweep import Serial, files_of
-from tests.killed import PROCESSES, ended
+from tests.killed import PROCESSES, ended, started
+from torch import distributed
 
 from contextual_rnn.experiments import __main__ as command
-from contextual_rnn.experiments import checkpoint, interrupts, reproduce
+from contextual_rnn.experiments import checkpoint, interrupts, reproduce, workers
 from contextual_rnn.experiments.config import DecayConfig
+from contextual_rnn.experiments.data_parallel import Group
 from contextual_rnn.experiments.grid import combinations
 from contextual_rnn.experiments.results import CHECKPOINT, CONFIG, RESULT, WEIGHTS, identity
 from contextual_rnn.experiments.sweep import folder_name, sweep
-from contextual_rnn.experiments.training import train
+from contextual_rnn.experiments.training import follow, train
 from contextual_rnn.experiments.training_steps import Training
 
 OPTIONS = {"samples_per_period": 160, "units": 8, "batch_size": 16}
@@ -238,13 +240,13 @@ def assert_goes_on(folder):
 
 
 @pytest.mark.parametrize(
-    ("workers", "number", "group"),
+    ("processes", "number", "group"),
     [("1", signal.SIGINT, True), ("2", signal.SIGTERM, False), ("1", signal.SIGKILL, False)],
     ids=["Ctrl-C", "SIGTERM to the parent", "kill -9 of the parent"],
 )
-def test_a_sweep_begins_nothing_more_and_goes_on(start, tmp_path, workers, number, group):
+def test_a_sweep_begins_nothing_more_and_goes_on(start, tmp_path, processes, number, group):
     folder = tmp_path / "sweep"
-    options = ["--seeds", "3", "--workers", workers, "--checkpoint-seconds", "0.05", "--out", str(folder)]
+    options = ["--seeds", "3", "--workers", processes, "--checkpoint-seconds", "0.05", "--out", str(folder)]
     process = start("sweep", *WORDS, "12", *options)
     until(lambda: any(folder.glob(f"*/{CHECKPOINT}")))
     kill(process, number, group=group)
@@ -281,3 +283,62 @@ def test_reproduce(start, tmp_path):
     assert ended(process) == 130
     assert_interrupted(process, tmp_path, 130, f"with {results_in(folder)} of 3 runs done")
     assert_goes_on(folder)
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+def test_runs_on_a_cluster_are_cancelled(tmp_path, stack):
+    """One that is being trained stops between two steps, after a checkpoint; others, of a stack too, never begin."""
+    from distributed import LocalCluster
+
+    def interrupt(progress):
+        if any(tmp_path.glob(f"*/{CHECKPOINT}")):
+            raise KeyboardInterrupt
+
+    with LocalCluster(
+        processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None, protocol="tcp"
+    ) as cluster:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            workers.dask_workers(cluster.scheduler_address) as executor,
+        ):
+            sweep(CONFIGS, tmp_path, executor, stack=stack, checkpoint_seconds=0.05, watch=interrupt)
+        (worker,) = cluster.workers.values()
+        until(lambda: not worker.state.tasks)
+    assert results_in(tmp_path) == 0
+    assert_goes_on(tmp_path)
+
+
+def together(rank, store, folder, stopped):
+    """One of two processes that train a run; the one of rank `stopped` is interrupted after some steps."""
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    steps = iter(range(1000))
+
+    def interrupted():
+        return rank == stopped and next(steps) >= 20
+
+    group = Group(rank, 2)
+    try:
+        if rank:
+            follow(CONFIG_1, group, interrupted)
+        else:
+            train(CONFIG_1, folder, group=group, interrupted=interrupted)
+    except interrupts.Interrupted:
+        sys.exit(130)
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_two_processes_stop_after_the_same_step(tmp_path):
+    """Whichever of them gets the signal; none is left waiting for the other."""
+
+    def train_on_two(folder, stopped):
+        store = tmp_path / f"store {folder.name} {stopped}"
+        return [ended(each) for each in [started(together, rank, store, folder, stopped) for rank in range(2)]]
+
+    assert train_on_two(tmp_path / "undisturbed", None) == [0, 0]
+    assert train_on_two(tmp_path / "stopped", 0) == [130, 130]
+    assert checkpoint.load(tmp_path / "stopped" / CHECKPOINT, identity(CONFIG_1)).step == 21
+    assert train_on_two(tmp_path / "stopped", 1) == [130, 130]
+    assert checkpoint.load(tmp_path / "stopped" / CHECKPOINT, identity(CONFIG_1)).step == 42
+    assert train_on_two(tmp_path / "stopped", None) == [0, 0]
+    assert (tmp_path / "stopped" / WEIGHTS).read_bytes() == (tmp_path / "undisturbed" / WEIGHTS).read_bytes()

@@ -13,7 +13,10 @@ def main() -> int:
     interrupts.install()
     from contextual_rnn.experiments import command_line
 
-    return command_line.main()
+    status = command_line.main()
+    if interrupts.requested():
+        interrupts.end()  # without the second that Python takes to leave PyTorch
+    return status
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any, Literal, NoReturn
 
 from contextual_rnn._command_start import LINE, SIGNALS, follows, handle
 
-LIMIT_SECONDS = 4.0
+LIMIT_SECONDS = 3.5
 # `timeout` and torchrun send a signal to a process that has got it from the terminal already: that is no second Ctrl-C.
 REPEAT_SECONDS = 2.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.1
 PRINT_SECONDS = 0.5  # a terminal or pipe that takes no more text holds up no end
@@ -116,7 +116,9 @@ def print_line() -> None:
     global _printed
     with _printing:
         if not (_printed or _silent):
-            print(LINE.format(_done), file=sys.stderr, flush=True)
+            for stream, text in ((sys.stderr, LINE.format(_done) + "\n"), (sys.stdout, "")):
+                with contextlib.suppress(OSError):  # of a pipe that nobody reads any more
+                    print(text, end="", file=stream, flush=True)
         _printed = True
 
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from tqdm import tqdm
 
-from contextual_rnn.experiments import interrupts, results
+from contextual_rnn.experiments import interrupts, results, store
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig, StateName
 from contextual_rnn.experiments.report import write_report
 from contextual_rnn.experiments.training import train
@@ -55,7 +55,7 @@ def reproduce(preset: Preset, folder: Path, *, workers: int | None = None) -> Pa
     epochs = sum(config.epochs for config in runs.values())
 
     def describe() -> None:
-        done = sum((folder / name / results.RESULT).is_file() for name in runs)
+        done = store.count(folder, [f"{name}/{results.RESULT}" for name in runs])
         interrupts.describe(f"with {done} of {len(runs)} runs done")
 
     try:

@@ -109,9 +109,10 @@ class Sweep:
                     watch=lambda progress: _show(bar, progress),
                 )
         except KeyboardInterrupt:
-            if isinstance(folder, Path):  # some may have ended since the bar was last drawn
-                names = map(sweeps.folder_name, configs)
-                _describe(sum((folder / name / RESULT).is_file() for name in names), len(configs))
+            # Some may have ended since the bar was last drawn.
+            _describe(
+                store.count(folder, [f"{sweeps.folder_name(config)}/{RESULT}" for config in configs]), len(configs)
+            )
             raise
         _end(configs, folder, progress, as_json=options.json)
         return 1 if progress.failed else 0

@@ -21,7 +21,7 @@ from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.results import versions
 
 CONNECT_SECONDS = 10
-STOP_SECONDS = 3.0  # in which a process that is told to stop may end its step and write a checkpoint
+STOP_SECONDS = 2.5  # in which a process that is told to stop may end its step and write a checkpoint
 
 
 def cores() -> int:
