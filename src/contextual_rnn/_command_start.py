@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM while the command imports PyTorch, which takes seconds: one line, and no traceback.
 
-The package imports this before PyTorch. It does nothing in any process but the command `contextual-rnn`, where
-`experiments.interrupts` takes over as soon as it is there.
+The package imports this module first. It does nothing in any process but the command `contextual-rnn`, where
+`experiments.interrupts` replaces its handler once it is imported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def is_command() -> bool:
 
 
 def follows() -> bool:
-    """Whether another process of the same torchrun group prints for this one."""
+    """Whether this is not the first process of a torchrun group; the first alone prints."""
     return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 

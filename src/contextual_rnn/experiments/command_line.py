@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
             interrupts.describe("before it was done")
             return command.run() or 0
     except (KeyboardInterrupt, *REFUSALS) as error:
-        if isinstance(error, KeyboardInterrupt) or interrupts.requested():  # what fails then, fails for that reason
+        if isinstance(error, KeyboardInterrupt) or interrupts.requested():  # an error after a signal follows from it
             interrupts.print_line()
             return interrupts.status()
         print(f"contextual-rnn: {error}", file=sys.stderr)

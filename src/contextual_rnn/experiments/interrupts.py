@@ -1,11 +1,11 @@
 """Ctrl-C and SIGTERM: a command ends within seconds, with one line that says what is done.
 
-The first signal raises `Interrupted` in the main thread. Within `deferred` it is only noted: training asks `requested`
-between two steps, writes a checkpoint, and raises it itself. A thread of its own ends the process at once on a second
-signal, and where stopping takes longer than LIMIT_SECONDS, also while the main thread is inside native code. Nothing is
-lost by that: files are there whole or not at all, and the same command goes on from its last checkpoint.
+The first signal raises `Interrupted` in the main thread. Within `deferred` it only sets what `requested` returns:
+training reads that between two steps, writes a checkpoint, and raises `Interrupted` itself. A thread ends the process
+where stopping takes longer than LIMIT_SECONDS, and at once on a second signal, even while the main thread runs native
+code. That is safe: every file is whole or absent, and the same command goes on from the last checkpoint.
 
-Nothing here changes a process in which `install` was not called: there Ctrl-C raises KeyboardInterrupt as ever.
+A process that has not called `install` is not changed: there Ctrl-C raises KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any, Literal, NoReturn
 from contextual_rnn._command_start import LINE, SIGNALS, follows, handle
 
 LIMIT_SECONDS = 3.5
-# `timeout` and torchrun send a signal to a process that has got it from the terminal already: that is no second Ctrl-C.
+# `timeout` and torchrun repeat a signal that the terminal has sent to the whole group. That is no second Ctrl-C.
 REPEAT_SECONDS = 2.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.1
-PRINT_SECONDS = 0.5  # a terminal or pipe that takes no more text holds up no end
+PRINT_SECONDS = 0.5  # a pipe that nobody reads must not block the end
 
-# What a signal does: end the process at once, raise `Interrupted` in the main thread, or be noted for `requested`.
+# What a signal does: end the process at once, raise `Interrupted` in the main thread, or leave it to `requested`.
 _Mode = Literal["end", "raise", "defer"]
 
 
@@ -49,8 +49,8 @@ _printed = False
 def install(*, worker: bool = False) -> None:
     """Handle SIGINT and SIGTERM from now on; call it in the main thread of a process that is ours.
 
-    A worker prints nothing, and for it a signal that is repeated is one: its parent passes on what the terminal sends
-    to both. A signal that is ignored, as under nohup, stays ignored.
+    A worker prints nothing and ignores repetitions, because its parent repeats what the terminal sends to both. A
+    signal that is ignored, as under nohup, stays ignored.
     """
     global _silent
     _silent = worker or follows()
@@ -68,7 +68,7 @@ def requested() -> bool:
 
 
 def describe(done: str) -> None:
-    """Say what is done, such as "at step 3 of 9", for the line that is printed when the command is interrupted."""
+    """Set what the line of an interrupted command says, such as "at step 3 of 9"."""
     global _done
     _done = done
 
@@ -82,7 +82,7 @@ def raising() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """A signal is noted meanwhile, and raises `Interrupted` at the end at the latest."""
+    """A signal makes `requested` return True meanwhile, and raises `Interrupted` at the end."""
     with _in_mode("defer"):
         yield
 
@@ -123,9 +123,9 @@ def print_line() -> None:
 
 
 def end() -> NoReturn:
-    """End this process and those that it started, with its line and nothing else."""
+    """End this process and its children at once, with the line."""
     try:
-        for child in multiprocessing.active_children():  # one that is still starting does not watch its parent yet
+        for child in multiprocessing.active_children():  # one that still starts does not watch its parent yet
             child.kill()
         if sys.stderr is not None and sys.stderr.isatty() and not (_printed or _silent):
             os.write(2, b"\n")  # below the progress bar
@@ -145,7 +145,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _watch(receiver: socket.socket, worker: bool) -> None:
-    """Read the signals that Python's own C handler writes, whatever the main thread does meanwhile."""
+    """Read the signals that Python's C handler writes to a socket, whatever the main thread does meanwhile."""
     global _received
     while (number := receiver.recv(1)[0]) not in SIGNALS:
         pass
@@ -163,7 +163,7 @@ def _watch(receiver: socket.socket, worker: bool) -> None:
 
 
 def _swallowed(unraisable: Any) -> None:
-    """An interrupt that Python drops, for it was raised in a finalizer or a callback, ends the process all the same."""
+    """End the process where Python would drop the exception, because it was raised in a finalizer or a callback."""
     if isinstance(unraisable.exc_value, Interrupted):
         end()
     sys.__unraisablehook__(unraisable)

@@ -69,7 +69,7 @@ class Training:
         sums = torch.tensor([own * share, self._interrupted()], dtype=torch.float64)
         self.group.sum(sums)
         loss, interrupted = sums.tolist()
-        self._group_interrupted = interrupted > 0  # of any process: none is left waiting for another's next step
+        self._group_interrupted = interrupted > 0  # the same for all, so that no process waits for another's step
         if math.isfinite(loss):  # for all processes alike
             gradient.mul_(share)
             self.group.sum(gradient)

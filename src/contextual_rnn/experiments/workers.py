@@ -21,7 +21,7 @@ from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.results import versions
 
 CONNECT_SECONDS = 10
-STOP_SECONDS = 2.5  # in which a process that is told to stop may end its step and write a checkpoint
+STOP_SECONDS = 2.5  # for the end of a step and a checkpoint, before a process is killed
 
 
 def cores() -> int:
@@ -48,7 +48,7 @@ class Processes(Executor):
     """
 
     def __init__(self, count: int):
-        resource_tracker.ensure_running()  # by the first process otherwise, which would then get Ctrl-C too early
+        _start_resource_tracker()
         self._threads = ThreadPoolExecutor(count)
         self._own = threading.local()
         self._context = multiprocessing.get_context("spawn")
@@ -97,9 +97,21 @@ class Processes(Executor):
         self.shutdown(cancel_futures=True)
 
 
+def _start_resource_tracker() -> None:
+    """Start the process in which Python removes semaphores that killed processes leave, without its warning.
+
+    Otherwise the first worker starts it, which unblocks Ctrl-C.
+    """
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.pop()
+
+
 @contextlib.contextmanager
 def _ctrl_c_blocked() -> Iterator[None]:
-    """A process that this thread starts gets no Ctrl-C before it is ready for one; SIGTERM ends it, without a word."""
+    """A process that this thread starts gets Ctrl-C only once it handles it; SIGTERM ends it before, silently."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -126,7 +138,7 @@ def _start_worker() -> None:
 
 
 def _work(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """In a worker: `fn`, unless a signal stops it; then the process ends, and the run goes on in another."""
+    """In a worker: call `fn`; a signal that stops it ends the process, and the parent sees a broken pool."""
     try:
         with interrupts.deferred():
             return fn(*args, **kwargs)
@@ -140,10 +152,10 @@ def local_workers(count: int) -> Iterator[Executor]:
     executor = Processes(count)
     try:
         yield executor
+        executor.shutdown()
     except BaseException:
         executor.stop()
         raise
-    executor.shutdown()
 
 
 @contextlib.contextmanager
@@ -170,7 +182,7 @@ def dask_workers(address: str) -> Iterator[Executor]:
 
 
 def stop_requested() -> Callable[[], bool]:
-    """In a worker: what says that its run is no longer wanted, as a signal or a Dask client that is gone does."""
+    """In a worker: a function that returns True once the run must stop, after a signal or when Dask cancels it."""
     if "distributed" not in sys.modules:
         return interrupts.requested
     from distributed import get_worker
