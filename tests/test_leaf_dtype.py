@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from contextual_rnn.serialization import load_carried_state, save_carried_state
 from tests.networks import tensors_of
 from torch import nn
 
@@ -24,7 +23,7 @@ from contextual_rnn import (
     truncated,
 )
 from contextual_rnn.diagnostics import diagnose, diagnose_state
-from contextual_rnn.serialization import load_state, save_state
+from contextual_rnn.serialization import load_carried_state, load_state, save_carried_state, save_state
 
 B, T, H = 5, 6, 4
 

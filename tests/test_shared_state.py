@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from contextual_rnn.serialization import load_carried_state, save_carried_state
 from torch import nn
 from torch.func import vmap
 
@@ -21,6 +20,7 @@ from contextual_rnn import (
     truncated,
 )
 from contextual_rnn.diagnostics import diagnose_state
+from contextual_rnn.serialization import load_carried_state, save_carried_state
 
 B, H = 3, 4
 GRU, LSTM = nn.GRU(3, H, num_layers=2), nn.LSTM(3, H, bidirectional=True, batch_first=True)

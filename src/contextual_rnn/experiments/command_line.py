@@ -14,7 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from contextual_rnn._whole_file import write_whole
-from contextual_rnn.experiments import figures, store
+from contextual_rnn.experiments import figures, interrupts, store
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.data_parallel import Group, started_by_torchrun
 from contextual_rnn.experiments.information import information
@@ -68,7 +68,8 @@ class Train:
     def run(self) -> None:
         config = self.task.config
         folder = store.place_of(self.task.out or f"runs/{task_name(config)}-{config.state}-seed{config.seed}")
-        with started_by_torchrun() as group:
+        interrupts.describe("before the first step")
+        with interrupts.deferred(), started_by_torchrun() as group:
             if group.rank:
                 follow(config, group)
                 return
@@ -199,18 +200,30 @@ Command = (
 )
 
 
+DESCRIPTION = "Recurrent networks that start from something better than zeros: train, reproduce, generate."
+REFUSALS = (ValueError, TypeError, NonFiniteLossError, RuntimeError, OSError, ImportError)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status, 1 with one line on standard error where a command is refused."""
+    """Run the command line; returns the exit status.
+
+    1 with one line on standard error where a command is refused; 130 with one line after Ctrl-C, 143 after SIGTERM.
+    """
     try:
-        command = tyro.cli(
-            Command,  # pyright: ignore[reportArgumentType]
-            prog="contextual-rnn",
-            description="Recurrent networks that start from something better than zeros: train, reproduce, generate.",
-            args=arguments,
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-        )
-        return command.run() or 0
-    except (ValueError, TypeError, NonFiniteLossError, RuntimeError, OSError, ImportError) as error:
+        with interrupts.raising():
+            command = tyro.cli(
+                Command,  # pyright: ignore[reportArgumentType]
+                prog="contextual-rnn",
+                description=DESCRIPTION,
+                args=arguments,
+                config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+            )
+            interrupts.describe("before it was done")
+            return command.run() or 0
+    except (KeyboardInterrupt, *REFUSALS) as error:
+        if isinstance(error, KeyboardInterrupt) or interrupts.requested():  # an error after a signal follows from it
+            interrupts.print_line()
+            return interrupts.status()
         print(f"contextual-rnn: {error}", file=sys.stderr)
         return 1
 
@@ -223,5 +236,6 @@ def _train_with_bar(config: Config, folder: Place, checkpoint_seconds: float, gr
             bar.update(step - bar.n)
             shown = {name.removeprefix("validation_"): value for name, value in metrics.items() if "validation" in name}
             bar.set_postfix({"epoch": int(metrics["epoch"]), **shown}, refresh=False)
+            interrupts.describe(f"at step {step} of {total}")
 
         return store.train_at(config, folder, checkpoint_seconds=checkpoint_seconds, progress=progress, group=group)

@@ -131,6 +131,13 @@ def give_back(folder: Path, names: Iterable[str], place: Place) -> None:
                 Store(place).write(name, (folder / name).read_bytes())
 
 
+def count(place: Place, names: Iterable[str]) -> int:
+    """How many of the files `names` there are in the folder, or below it."""
+    if isinstance(place, Path):
+        return sum((place / name).is_file() for name in names)
+    return len(set(names).intersection(Store(place).names()))
+
+
 def exists(place: Place, name: str) -> bool:
     return (place / name).is_file() if isinstance(place, Path) else Store(place).exists(name)
 

@@ -16,9 +16,10 @@ import safetensors.torch
 from torch import nn
 
 from contextual_rnn._whole_file import TEMPORARY, remove_leftovers, write_whole
-from contextual_rnn.experiments import checkpoint, results
+from contextual_rnn.experiments import checkpoint, interrupts, results
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.data_parallel import ALONE, Group
+from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.results import Run, config_to_dict, task_name, write_json
 from contextual_rnn.experiments.tensorboard import TensorBoard
 from contextual_rnn.experiments.training_steps import Training, build_task, device_of
@@ -27,7 +28,7 @@ from contextual_rnn.experiments.workers import threads
 # What is lost at most when a run is killed.
 CHECKPOINT_SECONDS = 30.0
 
-# Called after every step with the number of steps done, of all steps, and the last metrics.
+# Called after every step, and where a run goes on, with the number of steps done, of all steps, and the last metrics.
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -43,6 +44,7 @@ def train(
     progress: Progress | None = None,
     group: Group = ALONE,
     saved: Callable[[], None] = lambda: None,
+    interrupted: Callable[[], bool] = interrupts.requested,
 ) -> Run:
     """Train `config` into `folder` and return the run.
 
@@ -52,7 +54,8 @@ def train(
     finished too; its result says where under "diverged", and the folder keeps the weights after the last good epoch.
     In the first process of a `group` it trains with the others, each of which calls `follow`; the sums of a batch then
     come in another order, and bytes are equal for the same number of processes. `saved` is called when there is a new
-    checkpoint.
+    checkpoint. Where `interrupted` returns True between two steps, a checkpoint is written and Interrupted raised, a
+    KeyboardInterrupt; by default it does so once the command line has received Ctrl-C or SIGTERM.
 
     Raises ValueError where the folder holds another run or other files, or a checkpoint that is damaged or another
     run's; OSError where the folder cannot be written. Both name the file and leave it as it is.
@@ -68,22 +71,27 @@ def train(
     if not (folder / results.CONFIG).is_file():
         write_json(folder / results.CONFIG, config_to_dict(config))
     with threads(config.threads):
-        _train(config, folder, checkpoint_seconds, progress, group, saved)
+        _train(config, folder, checkpoint_seconds, progress, group, saved, interrupted)
     (folder / results.CHECKPOINT).unlink(missing_ok=True)
     remove_leftovers(folder)
     return results.read_run(folder)
 
 
-def follow(config: Config, group: Group) -> None:
-    """Train along with the first process of `group`, which calls `train`; reads and writes nothing."""
+def follow(config: Config, group: Group, interrupted: Callable[[], bool] = interrupts.requested) -> None:
+    """Train along with the first process of `group`, which calls `train`; reads and writes nothing.
+
+    Where `interrupted` returns True in one process of the group, all of them raise Interrupted after the same step.
+    """
     if (begun := group.hear()) is None:
         return
     with threads(config.threads):
-        training, (step, tensors) = Training(config, group), begun
+        training, (step, tensors) = Training(config, group, interrupted), begun
         if step:
             training.restore(tensors)
         per_epoch = training.batches.per_epoch
         for k in range(step, config.epochs * per_epoch):
+            if training.interrupted():
+                raise Interrupted
             if not math.isfinite(training.step(k)) or ((k + 1) % per_epoch == 0 and not group.hear()):
                 return
 
@@ -122,9 +130,10 @@ def _train(
     progress: Progress | None,
     group: Group,
     saved: Callable[[], None],
+    interrupted: Callable[[], bool],
 ) -> None:
     started = time.monotonic()
-    training, run_identity = Training(config, group), results.identity(config)
+    training, run_identity = Training(config, group, interrupted), results.identity(config)
     task, per_epoch = training.task, training.batches.per_epoch
     total = config.epochs * per_epoch
     path = folder / results.CHECKPOINT
@@ -159,13 +168,25 @@ def _train(
         log.write(lines[-1])
         return None
 
+    def save(step: int) -> None:
+        here = checkpoint.Checkpoint(step, losses, lines, seconds(), training.tensors())
+        checkpoint.save(path, here, run_identity)
+        saved()
+
     bad = None if lines else record(0, {})
     written_over = by_another()  # perhaps while it was finished: then this one goes on, to the same files
     group.hear((begun.step, begun.tensors) if bad is None else None)
     timer = checkpoint.Timer(checkpoint_seconds)
+    if begun.step and progress is not None:
+        progress(begun.step, total, lines[-1])
     for step in range(begun.step + 1, total + 1):
         if bad is not None:
             break
+        if training.interrupted():
+            if step - 1 > begun.step:
+                save(step - 1)
+            log.close()
+            raise Interrupted
         losses += (value := training.step(step - 1))
         if not math.isfinite(value):
             bad = f"loss of step {step}"
@@ -183,9 +204,7 @@ def _train(
                 progress(step, total, lines[-1])
         if timer.due() and bad is None:
             before = time.monotonic()
-            here = checkpoint.Checkpoint(step, losses, lines, seconds(), training.tensors())
-            checkpoint.save(path, here, run_identity)
-            saved()
+            save(step)
             timer.written(time.monotonic() - before)
     log.close()
     if not by_another():
