@@ -47,7 +47,7 @@ def calibration(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """
     rows = []
     for group in groups:
-        runs = [run for run in group.runs if run.result is not None and run.config.state == "normal"]
+        runs = [run for run in group.runs if run.converged and run.config.state == "normal"]
         runs = [run for run in runs if run.task == "decay" and (run.folder / WEIGHTS).is_file()]
         if runs:
             rows.append(_row(group, sorted(runs, key=lambda run: run.config.seed)[:SEEDS]))

@@ -18,9 +18,10 @@ import tyro
 
 from contextual_rnn.experiments.atomic_file import write_atomically
 from contextual_rnn.experiments.calibration import calibration
-from contextual_rnn.experiments.comparison import SHORT, groups_of
+from contextual_rnn.experiments.comparison import ACCURACY, SHORT, groups_of
 from contextual_rnn.experiments.config import STATES
 from contextual_rnn.experiments.intervals import median_interval
+from contextual_rnn.experiments.measures import values_by_seed
 from contextual_rnn.experiments.results import CONFIG, Run, config_from_dict, config_to_dict, read_runs
 from contextual_rnn.experiments.studies import AUTHORS, CALIBRATED, DECAY
 from contextual_rnn.experiments.sweep import SWEEP
@@ -115,8 +116,8 @@ def retrieval_table(runs: Sequence[Run]) -> str:
             SHORT[group.settings["start"]],
             f"{group.settings['leaves'].replace('h+a', '(h, A)')}, {group.settings['timing']}",
             str(epochs),
-            _range(sum(run.config.state == state for run in group.runs) for state in group.accuracies()),
-            *(_accuracy([run for run in group.runs if run.config.state == state]) for state in STATES[:3]),
+            _range(len(values_by_seed(group.of_state(state), ACCURACY)) for state in group.accuracies()),
+            *(_accuracy(group.of_state(state)) for state in STATES[:3]),
         ]
         for epochs in sorted(by_epochs, reverse=True)
         for group in groups_of(by_epochs[epochs])
@@ -165,12 +166,12 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _range(numbers: Iterable[int]) -> str:
-    found = sorted(set(numbers))
-    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    counts = sorted(set(numbers))
+    return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else ""
 
 
 def _accuracy(runs: Sequence[Run]) -> str:
-    values = [run.result["final"]["validation_accuracy"] for run in runs if run.result and run.converged]
+    values = list(values_by_seed(runs, ACCURACY).values())
     if not values:
         return ""
     estimate, low, high = median_interval(values)

@@ -40,7 +40,7 @@ REPORT, SUMMARY = "report.html", "summary.json"
 FIGURE_6_PERIODS, FIGURE_6_INITIAL, FIGURE_6_SAMPLES = (2.0, 3.0), 3.0, 10
 
 # What a page shows of a large sweep; the numbers of all of it are in summary.json.
-PICTURES, TABLES, ROWS, UNFINISHED = 12, 60, 500, 10
+PICTURES, TABLES, ROWS, NAMED = 12, 60, 500, 10
 BROAD = 6.0  # inches; on a phone such a figure keeps its size and scrolls inside its card
 
 
@@ -146,7 +146,7 @@ def _pictures(groups: Sequence[Group], draw: Callable[[Sequence[Run]], Figure], 
         apart = [f"{words(option)} {shown(group.settings[option])}" for option in apart_in if option in group.settings]
         title = ": ".join(filter(None, [STARTS.get(group.settings.get("start", "")), ", ".join(apart)]))
         shared = ", ".join(f"{words(option)} {shown(value)}" for option, value in group.settings.items())
-        caption = f"{_seeds(group)} {_unfinished(group)} Shared settings: {shared}."
+        caption = f"{_seeds(group)} {_unfinished(group)} {_diverged(group)} Shared settings: {shared}."
         drawn = any(run.metrics for run in group.runs)
         svg = _inline(draw(group.runs), f"{name}-{index}") if drawn else None
         pictures.append(Picture(title, caption if drawn else f"No epoch has finished yet. {caption}", svg))
@@ -160,14 +160,23 @@ def _seeds(group: Group) -> str:
     which = f" of {' and '.join(single)}" if several else ""
     many = max(seeds.values()) > figures.THIN_LINES
     how = f"of more than {figures.THIN_LINES} a band from the first to the last decile" if many else "a thin line each"
-    texts = [f"Seeds: {several}; {how}, in bold the median of the finished ones."] if several else []
+    texts = [f"Seeds: {several}; {how}, in bold the median of those that converged."] if several else []
     return " ".join(texts + ([f"One seed{which}: no interval, read as an illustration."] if single else []))
 
 
 def _unfinished(group: Group) -> str:
-    runs = [f"{run.config.state} seed {run.config.seed} ({epochs_of(run)})" for run in group.runs if run.result is None]
-    more = f" and {len(runs) - UNFINISHED:,} more" if len(runs) > UNFINISHED else ""
-    return f"Unfinished: {', '.join(runs[:UNFINISHED])}{more}." if runs else ""
+    runs = [run for run in group.runs if run.result is None]
+    return f"Unfinished: {_named(runs)}." if runs else ""
+
+
+def _diverged(group: Group) -> str:
+    runs = [run for run in group.runs if run.result is not None and not run.converged]
+    return f"Diverged, and not in the median: {_named(runs)}." if runs else ""
+
+
+def _named(runs: Sequence[Run]) -> str:
+    names = [f"{run.config.state} seed {run.config.seed} ({epochs_of(run)})" for run in runs[:NAMED]]
+    return ", ".join(names) + (f" and {len(runs) - NAMED:,} more" if len(runs) > NAMED else "")
 
 
 def _nearest(groups: Sequence[Group], count: int) -> list[Group]:

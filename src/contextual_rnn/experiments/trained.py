@@ -77,12 +77,12 @@ def source(run: Run) -> str:
 
 
 def _first_of_each(groups: Sequence[Group]) -> list[Run]:
-    """Of every task, start and state but zero, the finished run with weights of the lowest seed in the first group."""
+    """Of every task, start and state but zero, the run with weights that converged of the lowest seed."""
     found: dict[tuple[str, ...], Run] = {}
     for group in groups:
         for run in sorted(group.runs, key=lambda run: (changed(run), run.config.seed)):
             kind = (run.task, getattr(run.config, "start", ""), run.config.state)
-            if run.result is not None and run.config.state != "zero" and (run.folder / WEIGHTS).is_file():
+            if run.converged and run.config.state != "zero" and (run.folder / WEIGHTS).is_file():
                 found.setdefault(kind, run)
     return list(found.values())
 
