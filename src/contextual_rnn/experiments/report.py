@@ -26,7 +26,7 @@ from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
 from contextual_rnn.experiments.playground import trajectories
 from contextual_rnn.experiments.published import read_results
 from contextual_rnn.experiments.report_tables import TASKS, epochs_of, final_figures, over_seeds
-from contextual_rnn.experiments.results import CONFIG, Run, summary, write_json
+from contextual_rnn.experiments.results import Refused, Run, run_folders, summary, write_json
 from contextual_rnn.experiments.run_diagnostics import HEADER
 from contextual_rnn.experiments.studies import ASIDE, CONTROLS, INGREDIENTS, MAP, TABLE_1, runs_of, study
 from contextual_rnn.experiments.study_tables import control_table, ingredient_table
@@ -53,24 +53,30 @@ class Picture:
     svg: Markup | None
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, refused: Refused = lambda error: None) -> Path:
     """Write report.html into `folder`, and what it shows as JSON; returns the path of the former.
 
     summary.json has medians and every seed's final metrics; where there are trained weights, calibration.json says how
     often the truth lies within the samples, diagnostics.json whether the initial state mattered, and playground.json
     has sampled trajectories. Unfinished runs are shown with the epochs they have. Of many groups of settings the page
     shows those nearest to the defaults and says so. A folder of published results, such as results/, gives the same
-    page without training. Raises ValueError where `folder` has neither runs nor results.
+    page without training. A damaged file is left out, with the reason in the page; its error, which names it, goes to
+    `refused` too. Raises ValueError where `folder` has neither runs nor results that can be read.
     """
-    folder = Path(folder)
-    runs = sorted(read_results(folder), key=_place)
+    folder, reasons = Path(folder), dict[str, None]()
+
+    def leave_out(error: Exception) -> None:
+        reasons[str(error).replace(f"{folder}{os.sep}", "")] = None
+        refused(error)
+
+    runs = sorted(read_results(folder, leave_out), key=_place)
     pictured = [run for run in runs if study(run) not in ASIDE]
     by_task = {task: [run for run in pictured if run.task == task] for task in TASKS}
     retrieval, decay = groups_of(by_task["retrieval"]), groups_of(by_task["decay"])
     told = [*_nearest(retrieval, TABLES), *_nearest(decay, TABLES)]
     listed = _listed(pictured, told)
-    published = not any(folder.rglob(CONFIG))
-    made = Trained.read(folder) if published else trained(_nearest(decay, PICTURES), told)
+    published = not run_folders(folder)
+    made = Trained.read(folder, leave_out) if published else trained(_nearest(decay, PICTURES), told, leave_out)
     environment = Environment(
         loader=PackageLoader("contextual_rnn.experiments", "."),
         autoescape=True,
@@ -93,6 +99,7 @@ def write_report(folder: Path) -> Path:
         over_seeds=over_seeds(told),
         commands=[run.result["command"] if run.result else command(run.config, run.folder) for run in listed],
         left_out=_left_out(pictured, listed, [*retrieval, *decay]),
+        reasons=list(reasons),
         versions=_versions(runs),
     )
     if not published:
@@ -228,7 +235,10 @@ def _published_samples(made: Trained) -> Picture | None:
     """Figure 6 from the playground's trajectories."""
     if made.playground is None:
         return None
-    paths = [trajectories(made.playground, period, FIGURE_6_INITIAL) for period in FIGURE_6_PERIODS]
+    try:
+        paths = [trajectories(made.playground, period, FIGURE_6_INITIAL) for period in FIGURE_6_PERIODS]
+    except ValueError as error:
+        return Picture("", f"There are no trajectories to show: {error}", None)
     return _fans(paths, made.playground["source"])
 
 
