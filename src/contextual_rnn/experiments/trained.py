@@ -79,7 +79,7 @@ _CALIBRATION = {
 }
 _DIAGNOSIS = {"title": str, "caption": str, "row": [str]}
 _NUMBERS = dict.fromkeys(("alpha", "beta", "total_time", "low", "step"), float)
-_LISTS = dict.fromkeys(("periods", "initials", "trained", "held_out"), [float])
+_LISTS = {name: [float] for name in ("periods", "initials", "trained", "held_out")}
 _PLAYGROUND = {**_NUMBERS, **_LISTS, "samples": int, "band_samples": int, "steps": int, "curves": str, "source": str}
 
 
