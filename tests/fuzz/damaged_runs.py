@@ -212,9 +212,8 @@ def _edited(content: Json, rng: random.Random) -> tuple[str, str]:
         del parent[key]
         return f"{place} dropped", json.dumps(content)
     if way == "rename" and isinstance(parent, dict):
-        new = rng.choice(
-            (f"{key}x", str(key)[:-1], "", "\x00", "é" + str(key), "x" * 10_000, "__class__", " " + str(key))
-        )
+        name = str(key)
+        new = rng.choice((f"{name}x", name[:-1], "", "\x00", "é" + name, "x" * 10_000, "__class__", " " + name))
         parent[new] = parent.pop(key)
         return f"{place} renamed {new[:20]!r}", json.dumps(content)
     if way == "nest":
