@@ -183,9 +183,9 @@ def test_runs_that_differ_otherwise_get_pictures_of_their_own(tmp_path):
     ("seeds", "said"),
     [
         ({"zero": 1, "context": 1}, "One seed: no interval, read as an illustration."),
-        ({"zero": 1, "context": 3}, "Seeds: context 3; a thin line each, in bold the median of the finished ones. One "
-         "seed of zero: no interval, read as an illustration."),
-        ({"zero": 2}, "Seeds: zero 2; a thin line each, in bold the median of the finished ones. Shared"),
+        ({"zero": 1, "context": 3}, "Seeds: context 3; a thin line each, in bold the median of those that converged. "
+         "One seed of zero: no interval, read as an illustration."),
+        ({"zero": 2}, "Seeds: zero 2; a thin line each, in bold the median of those that converged. Shared"),
     ],
 )  # fmt: skip
 def test_caption_says_how_many_seeds(tmp_path, seeds, said):

@@ -33,11 +33,19 @@ class Influence:
         return torch.stack([leaf.square() for leaf in self.leaves.values()]).sum(0).sqrt()
 
     @property
+    def not_finite_from(self) -> int | None:
+        """The first measured step after which the influence is not finite; None where it is everywhere."""
+        return next((step for step, value in zip(self.steps, self.total, strict=True) if not value.isfinite()), None)
+
+    @property
     def half_life(self) -> float:
         """Steps in which the influence halves, from where it is largest on: ln 2 / slope of ln influence over t.
 
-        The slope is that of least squares. 0 without any influence, infinite where it does not fade.
+        The slope is that of least squares. 0 without any influence, infinite where it does not fade, nan where it is
+        not finite.
         """
+        if self.not_finite_from is not None:
+            return math.nan
         steps, values = self._fading()
         if not steps:
             return 0.0
@@ -50,11 +58,14 @@ class Influence:
 
     @property
     def burn_in(self) -> int | None:
-        """Steps after which no more than 1 % of the largest influence is left; None where T steps do not suffice.
+        """Steps after which no more than 1 % of the largest influence is left; None where T steps do not suffice,
+        or the influence is not finite.
 
         What to run, and leave out of the loss, before a sequence whose initial state is not known. Between measured
         steps the influence is taken to fade exponentially.
         """
+        if self.not_finite_from is not None:
+            return None
         values = self.total
         peak = values.max().item()
         if peak == 0:
@@ -69,9 +80,13 @@ class Influence:
         return math.ceil(start + part * (end - start) - 1e-6)
 
     def as_dict(self) -> dict[str, object]:
-        """As JSON takes it; a half-life that is infinite is null."""
-        half_life = self.half_life if math.isfinite(self.half_life) else None
-        leaves = {name: values.tolist() for name, values in self.leaves.items()}
+        """As JSON takes it; what is not finite is null."""
+
+        def number(value: float) -> float | None:
+            return value if math.isfinite(value) else None
+
+        half_life = number(self.half_life)
+        leaves = {name: [number(value) for value in values.tolist()] for name, values in self.leaves.items()}
         return {"steps": list(self.steps), "leaves": leaves, "half_life": half_life, "burn_in": self.burn_in}
 
     def _fading(self) -> tuple[list[int], Tensor]:

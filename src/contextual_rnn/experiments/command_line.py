@@ -101,6 +101,30 @@ class Reproduce:
             webbrowser.open(report.resolve().as_uri())
 
 
+class LeftOut:
+    """Says on standard error, when a command ends, which damaged files were left out, and how many."""
+
+    def __init__(self) -> None:
+        self._messages: dict[str, None] = {}
+        self._folder, self._place = "", ""
+
+    def copy_of(self, place: Place, folder: Path) -> None:
+        """Errors that name `folder` are about `place`, of which it is a copy."""
+        self._folder, self._place = str(folder), str(place)
+
+    def __call__(self, error: Exception) -> None:
+        text = str(error)
+        self._messages[text.replace(self._folder, self._place) if self._folder else text] = None
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        for text in self._messages:
+            print(f"contextual-rnn: left out: {text}", file=sys.stderr)
+        if self._messages:
+            print(f"contextual-rnn: left out: {len(self._messages)} in all", file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class Report:
     """Write one self-contained HTML report of every run below a folder, or of published results such as results/."""
@@ -109,9 +133,10 @@ class Report:
     """Folder with runs or with published results, or its URL."""
 
     def run(self) -> None:
-        place = store.place_of(self.folder)
-        with store.readable(place) as folder:
-            report = write_report(folder)
+        place, left_out = store.place_of(self.folder), LeftOut()
+        with left_out, store.readable(place, refused=left_out) as folder:
+            left_out.copy_of(place, folder)
+            report = write_report(folder, left_out)
             store.give_back(folder, [REPORT, SUMMARY, CALIBRATION, DIAGNOSTICS, PLAYGROUND], place)
         print(f"report: {report.resolve() if isinstance(place, Path) else store.below(place, REPORT)}")
 
@@ -126,9 +151,10 @@ class Results:
     """Where to write; by default results.parquet in the folder."""
 
     def run(self) -> None:
-        place = store.place_of(self.folder)
-        with store.readable(place, (CONFIG, METRICS, RESULT)) as folder:
-            runs = read_runs(folder)
+        place, left_out = store.place_of(self.folder), LeftOut()
+        with left_out, store.readable(place, (CONFIG, METRICS, RESULT), left_out) as folder:
+            left_out.copy_of(place, folder)
+            runs = read_runs(folder, left_out)
             print(table(runs))
             if isinstance(place, str):
                 runs = [dataclasses.replace(run, folder=run.folder.relative_to(folder)) for run in runs]

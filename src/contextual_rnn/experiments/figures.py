@@ -202,27 +202,24 @@ def _panels(count: int, *, width: float, height: float, columns: int = 2) -> tup
 def _curves(axes: Axes, runs: Sequence[Run], metric: str) -> list[End]:
     """A line for each run, thin where a state has several, and then in bold the median; the ends of the bold lines.
 
-    Of many runs there is a band from the first to the last decile instead. Median and band are over the finished runs
-    where there are any, so that one that has just begun does not cut it short.
+    Of many runs there is a band from the first to the last decile instead. Median and band are over the runs that
+    converged where there are any, so that one that has just begun does not cut it short, else over the unfinished
+    ones. Runs that diverged are thin lines alone.
     """
     ends = []
     for state, colour in COLOURS.items():
-        found = [
-            (run.result is not None, curve)
-            for run in runs
-            if run.config.state == state
-            if (curve := _curve(run, metric))
-        ]
-        if not found:
-            continue
-        if 1 < len(found) <= THIN_LINES:
-            for _, curve in found:
+        drawn = [(run, curve) for run in runs if run.config.state == state and (curve := _curve(run, metric))]
+        converged = [curve for run, curve in drawn if run.converged]
+        curves = converged or [curve for run, curve in drawn if run.result is None]
+        if len(drawn) <= THIN_LINES and (len(drawn) > 1 or not curves):
+            for _, curve in drawn:
                 axes.plot(list(curve), list(curve.values()), color=colour, lw=0.7, alpha=0.6)
-        curves = [curve for finished, curve in found if finished] or [curve for _, curve in found]
+        if not curves:
+            continue
         epochs = sorted(set.intersection(*map(set, curves)))
         values = numpy.array([[curve[epoch] for epoch in epochs] for curve in curves])
         medians = numpy.median(values, axis=0).tolist()
-        if len(found) > THIN_LINES:
+        if len(drawn) > THIN_LINES:
             axes.fill_between(epochs, *numpy.quantile(values, BAND, axis=0), color=colour, alpha=0.2, lw=0)
         axes.plot(epochs, medians, color=colour, lw=1.8)
         ends.append(End(epochs[-1], medians[-1], LABELS[state], colour))

@@ -21,6 +21,7 @@ from contextual_rnn.experiments.linear_cosine_decay import (
 )
 from contextual_rnn.experiments.results import Run
 from contextual_rnn.experiments.training import load_model
+from contextual_rnn.experiments.trajectories import checked_paths
 
 PERIODS = torch.linspace(0.5, 4.5, 33)  # every eighth
 INITIALS = torch.linspace(*INITIAL_RANGE, 5)  # every half
@@ -34,13 +35,13 @@ def playground(run: Run) -> dict[str, Any]:
     `curves`, 16-bit little-endian numbers in base64, are for each period, each initial value: the mean over `SAMPLES`
     trajectories, their standard deviation, and `SHOWN` of them, each t = 1 .. 25; a number n stands for
     low + n * step. The same draws are taken at every point of the grid, so that what changes there is the condition.
-    Raises ValueError for a run without weights or that is none of the decay task.
+    Raises ValueError for a run without weights, with damaged ones, or that is none of the decay task.
     """
     if run.task != "decay":
         raise ValueError(f"run: expected a run of the decay task, got one of {run.task} in {run.folder}")
     model = load_model(run)
     assert isinstance(model, DecayModel)
-    numbers, low, step = to_integers(torch.stack([_curves(model, period.item()) for period in PERIODS]))
+    numbers, low, step = to_integers(torch.stack([_curves(run, model, period.item()) for period in PERIODS]))
     return {
         "periods": PERIODS.tolist(),
         "initials": INITIALS.tolist(),
@@ -58,7 +59,7 @@ def playground(run: Run) -> dict[str, Any]:
     }
 
 
-def _curves(model: DecayModel, period: float) -> Tensor:
+def _curves(run: Run, model: DecayModel, period: float) -> Tensor:
     """(initial values, 2 + SHOWN, 25) for one period."""
     found = []
     for initial in INITIALS:
@@ -69,6 +70,7 @@ def _curves(model: DecayModel, period: float) -> Tensor:
             sample=True,
             generator=generator_for("playground"),
         )[0, :, 1:]
+        checked_paths(paths, run)
         found.append(torch.cat([paths.mean(0)[None], paths.std(0)[None], paths[:SHOWN]]))
     return torch.stack(found)
 

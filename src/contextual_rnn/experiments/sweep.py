@@ -18,7 +18,7 @@ from typing import Any
 from contextual_rnn.experiments import interrupts, results, store
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.interrupts import Interrupted
-from contextual_rnn.experiments.results import config_from_dict, config_to_dict, identity, read_json, task_name
+from contextual_rnn.experiments.results import config_from_dict, config_to_dict, identity, task_name
 from contextual_rnn.experiments.stack import side_by_side, stacks
 from contextual_rnn.experiments.store import Place
 from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, finished
@@ -202,7 +202,7 @@ def _record(error: str, place: Place) -> None:
 
 def _outcome_before(config: Config, folder: Path) -> Outcome | None:
     try:
-        return Outcome(read_json(folder / results.RESULT)) if finished(config, folder) else None
+        return Outcome(results.read_result(folder / results.RESULT, config)) if finished(config, folder) else None
     except (ValueError, OSError):
         return Outcome(error=traceback.format_exc())
 

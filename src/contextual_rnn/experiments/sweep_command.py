@@ -17,8 +17,8 @@ from contextual_rnn.experiments import interrupts, store
 from contextual_rnn.experiments import sweep as sweeps
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.estimate import estimated_seconds
-from contextual_rnn.experiments.evidence import MEASURES
 from contextual_rnn.experiments.grid import combinations, grid_from_file, grid_from_words
+from contextual_rnn.experiments.measures import MEASURES
 from contextual_rnn.experiments.results import CONFIG, RESULT, Run, summary, task_name
 from contextual_rnn.experiments.results_table import table
 from contextual_rnn.experiments.store import Place

@@ -13,13 +13,14 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 from contextual_rnn._whole_file import TEMPORARY, remove_leftovers, write_whole
 from contextual_rnn.experiments import checkpoint, interrupts, results
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.data_parallel import ALONE, Group
 from contextual_rnn.experiments.interrupts import Interrupted
+from contextual_rnn.experiments.json_file import json_object
 from contextual_rnn.experiments.results import Run, config_to_dict, task_name, write_json
 from contextual_rnn.experiments.tensorboard import TensorBoard
 from contextual_rnn.experiments.training_steps import Training, build_task, device_of
@@ -97,16 +98,45 @@ def follow(config: Config, group: Group, interrupted: Callable[[], bool] = inter
 
 
 def load_model(run: Run) -> nn.Module:
-    """The trained model of a run, in evaluation mode; raises ValueError where it has no weights, or not those."""
+    """The trained model of a run, in evaluation mode.
+
+    Raises ValueError, which names the file, where there are no weights, or not those of its configuration.
+    """
     weights = run.folder / results.WEIGHTS
-    if not weights.is_file():
+    if not results.has_weights(run):
         raise ValueError(f"run: expected trained weights, got none in {run.folder}")
-    model = build_task(run.config).model
     try:
-        model.load_state_dict(safetensors.torch.load_file(weights))
-    except (safetensors.SafetensorError, RuntimeError) as error:
+        # The configuration first: a model of another one may be too large for this machine.
+        tensors = _read_weights(weights, run.config)
+        model = build_task(run.config).model
+        expected = model.state_dict()
+        if differ := [name for name in {**expected, **tensors} if not _alike(expected.get(name), tensors.get(name))]:
+            raise ValueError(f"they differ in {', '.join(sorted(differ))}")
+        model.load_state_dict(tensors)
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"run: expected the weights of its configuration in {weights}, got others: {error}") from error
     return model.eval()
+
+
+def _read_weights(path: Path, config: Config) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError("no file")
+    with safetensors.safe_open(path, "pt") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+        if "config" not in metadata:
+            raise ValueError("weights without a configuration")
+        written = results.parsed_config(json_object(metadata["config"], path), path)
+        if differ := differing_options(written, config):
+            raise ValueError(f"those of a configuration that differs in {differ}")
+        # Copied: safetensors' own memory may be aligned otherwise than PyTorch's.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    if bad := sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all()):
+        raise ValueError(f"values that are not finite in {', '.join(bad)}")
+    return tensors
+
+
+def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and (one.shape, one.dtype) == (other.shape, other.dtype)
 
 
 def finished(config: Config, folder: Path) -> bool:
@@ -115,12 +145,15 @@ def finished(config: Config, folder: Path) -> bool:
         return False
     if not (folder / results.CONFIG).is_file():
         raise ValueError(f"folder: expected a new, empty or matching run folder, got other files in {folder}")
-    found, wanted = config_to_dict(results.read_config(folder)), config_to_dict(config)
-    if differ := [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]:
-        raise ValueError(
-            f"folder: expected a run of this configuration, got one that differs in {', '.join(differ)}: {folder}"
-        )
+    if differ := differing_options(results.read_config(folder), config):
+        raise ValueError(f"folder: expected a run of this configuration, got one that differs in {differ}: {folder}")
     return (folder / results.RESULT).is_file()
+
+
+def differing_options(one: Config, other: Config) -> str:
+    """The names of the options, and of the task, in which two configurations differ."""
+    left, right = config_to_dict(one), config_to_dict(other)
+    return ", ".join(name for name in {**left, **right} if left.get(name) != right.get(name))
 
 
 def _train(
