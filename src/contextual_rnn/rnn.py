@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sequences import Sequences
 from contextual_rnn._tree import State, fits, matches, zip_leaves
-from contextual_rnn.initial_state import InitialState
 from contextual_rnn.state_spec import StateSpec, state_spec
+from contextual_rnn.states import InitialState
 
 
 class ContextualRNN(nn.Module):

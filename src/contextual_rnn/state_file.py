@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from contextual_rnn._tree import Leaf, State
-from contextual_rnn.initial_state import InitialState
+from contextual_rnn.states import InitialState
 
 # Short, for a state may be a kilobyte: {"spec": '["h 1 B 128","c 1 B 128"]'}.
 SPEC = "spec"

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from contextual_rnn._tree import State
-from contextual_rnn.initial_state import InitialState, Moments
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.state_spec import StateSpec, state_spec
+from contextual_rnn.states import InitialState, Moments
 
 # Losses (B, T) or (B,), with h(t) (B, T, H) beside them where it was seen.
 Found = tuple[Tensor, Tensor | None]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from contextual_rnn.initial_state import Moments
+from contextual_rnn.states import Moments
 
 COLLAPSED = 0.01  # of the size of the means
 

@@ -26,7 +26,7 @@ from contextual_rnn.experiments.flat_adam import FlatAdam
 from contextual_rnn.experiments.retrieval_step import RetrievalStep
 from contextual_rnn.experiments.task import Task
 from contextual_rnn.fast_weights import fast_weights_spec
-from contextual_rnn.initial_state import InitialState
+from contextual_rnn.states import InitialState
 
 TOKENS = string.ascii_lowercase + string.digits + "?"
 DIGIT_0 = TOKENS.index("0")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from contextual_rnn._tree import State
-from contextual_rnn.initial_state import InitialState
+from contextual_rnn.states import InitialState
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from contextual_rnn.experiments.config import DecayConfig
 from contextual_rnn.experiments.coverage import coverage
 from contextual_rnn.experiments.data_parallel import states_of_share
 from contextual_rnn.experiments.task import Task
-from contextual_rnn.initial_state import InitialState
+from contextual_rnn.states import InitialState
 
 ALPHA, BETA, TOTAL_TIME = 0.0, 0.001, 25.0
 STEPS = 25

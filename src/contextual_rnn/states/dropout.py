@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._context import check_call
-from contextual_rnn._moments import Moments, draw, of_rows
 from contextual_rnn._numbers import check_number
 from contextual_rnn._tree import State
-from contextual_rnn.initial_state import FreeState, InitialState
+from contextual_rnn.states._heads import check_call
+from contextual_rnn.states.base import InitialState
+from contextual_rnn.states.free import FreeState
+from contextual_rnn.states.moments import Moments, draw, of_rows
 
 
 class ContextDropout(InitialState):

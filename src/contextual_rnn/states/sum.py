@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from contextual_rnn._moments import Moments
 from contextual_rnn._numbers import check_number
-from contextual_rnn.initial_state import InitialState
+from contextual_rnn.states.base import InitialState
+from contextual_rnn.states.moments import Moments
 
 
 class SumState(InitialState):

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from contextual_rnn.initial_state import InitialState, Moments
 from contextual_rnn.state_spec import StateSpec
+from contextual_rnn.states.base import InitialState
+from contextual_rnn.states.moments import Moments
 
 
 class LeafwiseState(InitialState):

@@ -1,0 +1,116 @@
+"""A normally distributed initial state (paper, Eq. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+from torch.nn import functional
+
+from contextual_rnn._numbers import check_number
+from contextual_rnn._tree import State
+from contextual_rnn.state_spec import StateSpec
+from contextual_rnn.states._heads import Heads, check_call, features_of
+from contextual_rnn.states.base import InitialState
+from contextual_rnn.states.context import ContextState
+from contextual_rnn.states.moments import Moments, kl
+
+
+class NormalState(InitialState):
+    """h0 ~ N(g(context), sigma^2) with sigma = min_scale + softplus(s), reparameterised (paper, Eq. 4).
+
+    Training draws h0 = mean + sigma * epsilon; evaluation takes the mean. `net` is the context network, with options
+    as for `ContextState`, or another initial state that serves as the mean. s is a free vector for each leaf, or with
+    `scale_from_context` the output of a second head. Sigma starts at `scale`. `min_scale` is a floor: without a KL
+    term (the paper has none) nothing but early stopping keeps sigma above zero.
+
+    Raises TypeError or ValueError for a scale that is not a finite number above min_scale, a min_scale that is no
+    finite number of at least 0, and options of a context network where `net` is an initial state.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | StateSpec,
+        net: nn.Module,
+        scale: float = 0.25,
+        *,
+        min_scale: float = 0.0,
+        scale_from_context: bool = False,
+        features: int | None = None,
+        zero_init: bool = False,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ):
+        super().__init__(network)
+        self.min_scale = check_number("min_scale", min_scale, "a finite number of at least 0", lambda least: least >= 0)
+        above = f"a finite number above min_scale ({min_scale})"
+        scale = check_number("scale", scale, above, lambda scale: scale > self.min_scale)
+        if isinstance(net, InitialState):
+            if net.spec.tree != self.spec.tree:
+                raise ValueError(f"net: expected a state for {self.spec.describe()}, got one for {net.spec.describe()}")
+            options = {"features": features, "zero_init": zero_init or None, "activation": activation}
+            for name, option in options.items():
+                if option is not None:
+                    raise ValueError(f"{name}: expected only with a context network as net, got {type(net).__name__}")
+            self.mean = net
+        else:
+            self.mean = ContextState(self.spec, net, features=features, zero_init=zero_init, activation=activation)
+        excess = torch.tensor(scale - min_scale, dtype=torch.float64, device="cpu")
+        start = float(excess + torch.log(-torch.expm1(-excess)))  # softplus^-1, sound for large and small excess
+        self.scale_heads = self.raw_scale = None
+        if not scale_from_context:
+            self.raw_scale = nn.ParameterDict(self.spec.fill(start))
+        elif isinstance(self.mean, ContextState):
+            self.scale_heads = Heads(self.spec, self.mean.features, constant=start)
+        else:
+            raise ValueError(f"scale_from_context: expected a context network as net, got {type(net).__name__}")
+
+    @property
+    def reads_context(self) -> bool:
+        return self.mean.reads_context
+
+    def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        if self.scale_heads is not None and isinstance(self.mean, ContextState):
+            features = features_of(self.mean.net, context, self.mean.features, batch_size, batched)
+            means = self.mean.from_features(features, batch_size)
+            raw: Mapping[str, Tensor] = self.scale_heads(features, batch_size)
+        else:
+            means = {name: leaf.mean for name, leaf in self.mean.moments(context, batch_size, batched).items()}
+            raw = self.raw_scale  # pyright: ignore[reportAssignmentType]
+        return {name: Moments(mean, self.min_scale + functional.softplus(raw[name])) for name, mean in means.items()}
+
+    def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
+        """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape)."""
+        check_call(batch_size)
+        moments = self.moments(context, batch_size, None)
+        return {name: Normal(mean, torch.as_tensor(scale)) for name, (mean, scale) in moments.items()}
+
+    def log_prob(self, state: State, context: Any = None) -> Tensor:
+        """log N(state; g(context), sigma^2) summed over leaves and units, (B,) in nats, or () without a batch.
+
+        Raises TypeError or ValueError for a state of another structure or shape than the network's.
+        """
+        values = self.spec.unpack(state)
+        first = next(iter(self.spec))
+        value = values[first.name]
+        distribution = self.distribution(context, value.shape[0] if value.ndim > len(first.shape) else None)
+        return self._sum({name: distribution[name].log_prob(value) for name, value in values.items()})
+
+    def kl(
+        self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0
+    ) -> Tensor:
+        """KL(N(g(context), sigma^2) || N(prior_mean, prior_scale^2)) summed over leaves and units, (B,) in nats.
+
+        Raises TypeError or ValueError for a prior_mean that is not a finite number, a prior_scale not a positive one.
+        """
+        check_number("prior_mean", prior_mean)
+        check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
+        check_call(batch_size)
+        moments = self.moments(context, batch_size, None)
+        return self._sum({name: kl(leaf, prior_mean, prior_scale) for name, leaf in moments.items()})
+
+    def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
+        sums = [terms[leaf.name].sum(dim=tuple(range(-len(leaf.shape), 0))) for leaf in self.spec]
+        return torch.stack(torch.broadcast_tensors(*sums)).sum(0)
