@@ -25,6 +25,8 @@ from contextual_rnn.ops.reference import reference
 KERNELS: dict[str, Kernel] = {"cpu": cpu, "triton": triton}
 BACKENDS = {"reference": reference, "attention": attention} | {n: backend_of(kernel) for n, kernel in KERNELS.items()}
 ENVIRONMENT = "CONTEXTUAL_RNN_BACKEND"
+# torch before 2.7 does not say so.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 # These work on a sequence of more than 2 H steps in chunks of H; cpu has chunks of its own. Attention at H = 50 on a
 # core, 16 or 64 samples: at 2 H one more chunk costs what it saves; at 8 H chunks take 0.6 of the time of none, and a
 # third to a sixth of that of a stored A. Triton on an H200, milliseconds in chunks of 1, 2, 4, 8 H | none | stored A:
@@ -137,7 +139,7 @@ def choose(backend: str, like: Tensor) -> str:
             raise ValueError(f"{ENVIRONMENT}: expected one of auto, {', '.join(BACKENDS)}, got {named!r}")
         if named != "auto":
             return named
-    if torch.compiler.is_exporting():
+    if _is_exporting():
         return "reference"  # of PyTorch's own operators alone, so that what is exported runs anywhere
     if cpu.supports(like):
         return "cpu"
