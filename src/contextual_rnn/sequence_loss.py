@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._shapes import Float, Int
+from contextual_rnn._tensors import PLAIN_TENSORS
 from contextual_rnn._tree import State
 from contextual_rnn.fast_weights import FastWeightsRNN, split_state
-from contextual_rnn.ops.backend import PLAIN, is_transformed
+from contextual_rnn.ops.backend import is_transformed
 from contextual_rnn.ops.classification import Classification, Parameters
 from contextual_rnn.ops.once import differentiable_once
 from contextual_rnn.ops.options import LowRank
@@ -108,7 +109,7 @@ def _native(
     made = _made.get(network)
     known = made is not None and made.is_of(parameters, options)
     for tensor in initial if known else (*parameters, *initial):
-        if tensor is not None and (type(tensor) not in PLAIN or is_transformed(tensor)):
+        if tensor is not None and (type(tensor) not in PLAIN_TENSORS or is_transformed(tensor)):
             return None
     wanted = any(tensor.requires_grad for tensor in (*parameters, *initial) if tensor is not None)
     if not wanted or tokens.ndim != 2 or 0 in tokens.shape or in_autocast(weight.device):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contextual_rnn._tensors import described
 from contextual_rnn.ops.kernel import Given, Settings
 
 # `FastWeightsProblem` of csrc/recurrence.h: twelve sizes, of which the last is eps, 27 addresses, and for a projection
@@ -138,7 +139,7 @@ def forward(given: Given, settings: Settings, keep: bool, keep_written: bool) ->
     output = given.inputs.new_empty(_shape(given))
     saved = output.new_empty(saved_size(given, settings) if keep else 0)
     written = torch.empty_like(output) if keep_written else output.new_empty(0)
-    addresses = output.data_ptr(), written.data_ptr() if keep_written else 0, saved.data_ptr()
+    addresses = address(output), address(written) if keep_written else 0, address(saved)
     _run(False, given, settings, keep, (*addresses, *(0,) * 13), (0, 0, 0))
     return output, written, saved
 
@@ -153,11 +154,7 @@ def backward(
     wanted: list[bool],
 ) -> list[Tensor]:
     """As `Kernel.backward` of kernel.py."""
-    output = output.contiguous()
-    if grad_output is not None:
-        grad_output = grad_output.contiguous()
-    if grad_written is not None:
-        grad_written = grad_written.contiguous()
+    output, grad_output, grad_written = map(_in_memory, (output, grad_output, grad_written))
     made = list(wanted)
     if given.weight_ih is None:
         made[0] = True  # the gradient of inputs in any case: that of the weights comes from it
@@ -165,18 +162,33 @@ def backward(
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if want and tensor is not None else None
         for tensor, want in zip(given[:10] + given[11:], made, strict=False)
     ]
-    addresses = [0 if grad is None else grad.data_ptr() for grad in grads]
+    addresses = [*map(address, grads)]
     of_projection = 0, 0, 0
     if given.weight_ih is not None:
         of_projection = addresses[0], addresses[10], addresses[11]
         addresses[0] = 0
-    came = output.data_ptr(), 0, saved.data_ptr(), 0, address(grad_output), address(grad_written), *addresses[:10]
-    _run(True, given, settings, True, came, of_projection)
+    others = address(output), 0, address(saved), 0, address(grad_output), address(grad_written), *addresses[:10]
+    _run(True, given, settings, True, others, of_projection)
     return [grad for grad, want in zip(grads, wanted, strict=False) if want and grad is not None]
 
 
 def address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+    """Where the kernel reads or writes a contiguous tensor, 0 for none; ValueError for elements without memory."""
+    return 0 if tensor is None else tensor.data_ptr() or _address_of_nothing(tensor)
+
+
+def _address_of_nothing(tensor: Tensor) -> int:
+    if tensor.numel():
+        raise ValueError(f"expected tensors with memory, got {described(tensor)} whose memory was freed or never taken")
+    return 0
+
+
+def _in_memory(tensor: Tensor | None) -> Tensor | None:
+    """The elements as they are, contiguous: not negated, nor zeros without memory."""
+    if tensor is None:
+        return None
+    tensor = tensor.resolve_neg().contiguous()
+    return tensor.clone() if tensor._is_zerotensor() else tensor
 
 
 def _run(
@@ -193,7 +205,7 @@ def _run(
     of features, weight_ih and bias.
     """
     tensors = _contiguous(given, settings)  # kept alive until the kernel is done
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    addresses = [0 if tensor is None else tensor.data_ptr() or _address_of_nothing(tensor) for tensor in tensors]
     input_size, inputs = 0, 0
     if given.weight_ih is not None:
         input_size, inputs, addresses[0] = given.weight_ih.shape[1], addresses[0], 0
@@ -202,7 +214,7 @@ def _run(
         input_size, inputs, *addresses[11:], *of_projection,
     )  # fmt: skip
     scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]
-    scratch = torch.empty(scratch_size(problem, backwards), dtype=torch.uint8)
+    scratch = torch.empty(scratch_size(problem, backwards), dtype=torch.uint8, device="cpu")
     run(problem, scratch.data_ptr())
 
 
@@ -258,7 +270,7 @@ def classification(
         *_sizes(shape, settings, False, *made), 0, *map(address, tensors), *(0,) * 8, *map(address, grads), *(0,) * 9,
         *others,
     )  # fmt: skip
-    scratch = torch.empty(scratch_size(problem), dtype=torch.uint8)
+    scratch = torch.empty(scratch_size(problem), dtype=torch.uint8, device="cpu")
     return run(problem, scratch.data_ptr())
 
 
