@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn._numbers import check_number, check_size
+from contextual_rnn._numbers import check_elements, check_flag, check_number, check_size
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Categorical:
 
     def __post_init__(self) -> None:
         _check_categories(self)
+        check_flag("unknown", self.unknown)
         check_number("dropout", self.dropout, "a number from 0 to 1", lambda dropout: 0 <= dropout <= 1)
         if self.dropout and not self.unknown:
             raise ValueError(f"dropout: expected 0 without an unknown bucket, got {self.dropout}")
@@ -55,7 +56,7 @@ class Continuous:
 
         Raises ValueError for no values or one that is not finite.
         """
-        data = torch.as_tensor([check_number("values", float(value)) for value in values], dtype=torch.float64)
+        data = torch.tensor([check_number("values", _plain(v)) for v in values], dtype=torch.float64, device="cpu")
         if not len(data):
             raise ValueError("values: expected at least one, got none")
         std = float(data.std(correction=0))
@@ -71,6 +72,7 @@ class SetValued:
 
     def __post_init__(self) -> None:
         _check_categories(self)
+        check_flag("unknown", self.unknown)
 
     @classmethod
     def fit(cls, values: Iterable[Collection[Hashable]], unknown: bool = False) -> SetValued:
@@ -99,6 +101,7 @@ class ContextNet(nn.Module):
         super().__init__()
         check_size("out_features", out_features)
         check_size("embedding_dim", embedding_dim)
+        check_elements(out_features=out_features, embedding_dim=embedding_dim)
         if not isinstance(features, Mapping) or not features:
             raise TypeError(f"features: expected a dict of at least one feature, got {features!r}")
         self.features, self.out_features = dict(features), out_features

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 
+from contextual_rnn._numbers import check_flag
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.state_spec import state_spec
 
@@ -105,6 +106,7 @@ class HubContextualRNN(
                 local_files_only=local_files_only,
                 token=token,
             )
+        check_flag("strict", strict)
         model = cls(**arguments)
         with safe_open(file, framework="pt") as weights:
             kept = (weights.metadata() or {}).get(SPEC)

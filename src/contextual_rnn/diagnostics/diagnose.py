@@ -137,7 +137,7 @@ def _diagnose(
     }
     p_value = None
     orders = torch.Generator().manual_seed(options.seed)
-    shuffled = [shuffle(torch.randperm(batch, generator=orders)) for _ in range(options.permutations)]
+    shuffled = [shuffle(torch.randperm(batch, generator=orders, device="cpu")) for _ in range(options.permutations)]
     if shuffled:
         found["shuffled"] = _Means(
             torch.stack([means.steps for means in shuffled]).mean(0),
@@ -194,7 +194,7 @@ class _Means:
         if lengths is None:
             return cls(values.mean(0), values.mean().item())
         check_lengths(lengths, batch, losses.shape[1])
-        real = torch.arange(losses.shape[1]) < lengths.cpu()[:, None]
+        real = torch.arange(losses.shape[1], device="cpu") < lengths.cpu()[:, None]
         values = values.where(real, 0.0)
         return cls(values.sum(0) / real.sum(0), (values.sum() / real.sum()).item())
 

@@ -60,7 +60,7 @@ class Training:
             own = self.task.differentiate(batch, generator, self.optimizer, rows)
         else:
             gradient.zero_()
-        loss = torch.tensor(own * share, dtype=torch.float64)
+        loss = torch.tensor(own * share, dtype=torch.float64, device="cpu")
         self.group.sum(loss)
         if math.isfinite(loss.item()):  # for all processes alike
             gradient.mul_(share)
@@ -102,6 +102,7 @@ def device_of(config: Config, group: Group = ALONE) -> torch.device:
 
 def build_task(config: Config) -> Task:
     """Data and freshly initialised model, a pure function of the configuration; the global generator is left alone."""
-    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+    # On the CPU, wherever else this process makes its modules: a GPU would draw other weights.
+    with _GLOBAL_GENERATOR, torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for("weights", config.seed))  # no GPU's, which no fork is of
         return TASKS[task_name(config)](config)

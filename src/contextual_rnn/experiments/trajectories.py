@@ -32,7 +32,7 @@ def sample_trajectories(
             raise ValueError(f"{name}: expected finite numbers, got {values}")
     model = load_model(run)
     assert isinstance(model, DecayModel)
-    period = torch.tensor(list(periods), dtype=torch.float32)
+    period = torch.tensor(list(periods), dtype=torch.float32, device="cpu")
     return model.free_run(
         torch.full_like(period, initial),
         period,
