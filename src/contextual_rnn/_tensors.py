@@ -22,9 +22,17 @@ def check_dense(name: str, value: object, expected: str = "a tensor") -> None:
         raise ValueError(f"{name}: expected a strided tensor of numbers, got a quantised one of {value.dtype}")
 
 
+def check_readable(name: str, value: object, expected: str = "a tensor") -> None:
+    """Refuse anything but a dense tensor whose values can be read."""
+    check_dense(name, value, expected)
+    assert isinstance(value, Tensor)
+    if value.is_meta:
+        raise ValueError(f"{name}: expected a tensor whose values can be read, got one on meta")
+
+
 def check_floats(name: str, value: object) -> None:
     """Refuse anything but a dense tensor of a dtype that torch's networks compute in."""
-    check_dense(name, value, "a floating-point tensor")
+    check_dense(name, value)
     assert isinstance(value, Tensor)
     if value.dtype not in FLOATS:
         raise TypeError(f"{name}: expected a floating-point tensor of at least 16 bits, got {value.dtype}")

@@ -15,7 +15,7 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._fast_weights_state import split_state, unsqueeze_state
 from contextual_rnn._lengths import check_lengths, packed_like, without_padding
 from contextual_rnn._numbers import check_elements, check_flag, check_size, shortened
-from contextual_rnn._tensors import FLOATS, check_dense
+from contextual_rnn._tensors import FLOATS, check_dense, check_readable
 from contextual_rnn._tree import Leaf, State
 from contextual_rnn.ops.fast_weights import check_backend, checked_options
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank, Timing
@@ -204,7 +204,7 @@ class FastWeightsRNN(_FastWeights):
         self, inputs: Tensor, hx: State | None, lengths: Tensor | None, wanted: bool
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
         if lengths is not None:
-            check_dense("lengths", lengths)
+            check_readable("lengths", lengths, "a tensor of int64 or int32")
             check_lengths(lengths, *inputs.shape[:2])
             inputs = without_padding(inputs, lengths)
         _check_input(inputs, self.weight_ih)

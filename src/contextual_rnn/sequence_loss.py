@@ -82,10 +82,12 @@ _NO_TARGET = -(2**30)  # torch would leave out targets of -100
 def _check_indices(name: str, indices: Tensor, axes: int, network: FastWeightsRNN) -> None:
     check_dense(name, indices)
     shape, device = "(batch, time)" if axes == 2 else "(batch,)", network.weight_hh.device
-    fits = indices.dtype == torch.int64 and indices.ndim == axes and indices.device == device
-    if not fits or 0 in indices.shape:
-        expected = f"torch.int64 of shape {shape} on {device}, no axis of size 0"
-        raise ValueError(f"{name}: expected {expected}, got {described(indices)}")
+    if indices.dtype != torch.int64 or indices.ndim != axes:
+        raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {described(indices)}")
+    if indices.device != device:
+        raise ValueError(f"{name}: expected a tensor on {device}, as the network, got one on {indices.device}")
+    if 0 in indices.shape:
+        raise ValueError(f"{name}: expected shape {shape} of at least one of each, got {tuple(indices.shape)}")
 
 
 def _check_range(name: str, indices: Tensor, end: int) -> None:

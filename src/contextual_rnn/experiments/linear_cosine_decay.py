@@ -74,7 +74,7 @@ class DecayModel(nn.Module):
         lstm = nn.LSTM(2 if self.period_in_input else 1, config.units, batch_first=True)
         self.rnn = ContextualRNN(lstm, _initial_state(config, lstm))
         self.readout = nn.Linear(config.units, 1)
-        self.register_buffer("largest_step", torch.tensor(largest_step))
+        self.register_buffer("largest_step", torch.tensor(largest_step, device=lstm.weight_hh_l0.device))
 
     def forward(
         self, x: Tensor, period: Tensor, generator: torch.Generator | None = None, rows: slice | None = None

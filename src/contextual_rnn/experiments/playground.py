@@ -78,7 +78,7 @@ def trajectories(shown: dict[str, Any], period: float, initial: float) -> Tensor
     if period not in shown["periods"] or initial not in shown["initials"]:
         raise ValueError(f"period, initial: expected a point of the grid, got {period}, {initial}")
     raw = bytearray(base64.b64decode(shown["curves"]))
-    numbers = torch.frombuffer(raw, dtype=torch.uint16, device="cpu").to(torch.float64)
+    numbers = torch.frombuffer(raw, dtype=torch.uint16).to(torch.float64)
     grid = numbers.view(len(shown["periods"]), len(shown["initials"]), 2 + shown["samples"], shown["steps"])
     paths = grid[shown["periods"].index(period), shown["initials"].index(initial), 2:] * shown["step"] + shown["low"]
     first = paths.new_full((len(paths), 1), initial * (1 + shown["alpha"] + shown["beta"]))

@@ -145,9 +145,7 @@ class _Recurrence(torch.autograd.Function):
         left, needs, grad_outputs = iter(present), iter(ctx.needs_input_grad[4:]), (grad_output, grad_written)
         tensors: list[Any] = [None if absent else next(left) for absent in ctx.absent]
         wanted = _without_lengths([not absent and next(needs) for absent in ctx.absent])
-        # Under vmap the gradients of many losses come at once.
-        mapped = any([is_transformed(grad) for grad in grad_outputs if grad is not None])
-        if mapped or torch.is_grad_enabled():  # somebody means to differentiate this once more
+        if torch.is_grad_enabled():  # somebody means to differentiate this once more
             grads = _Derivative.apply(ctx.kernel, *tensors, *ctx.settings, output, saved, *grad_outputs, *wanted)
         else:
             grads = differentiate(ctx.kernel, Given(*tensors), ctx.settings, output, saved, *grad_outputs, wanted)

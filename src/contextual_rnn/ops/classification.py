@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._shapes import Float, Int
-from contextual_rnn._tensors import PLAIN_TENSORS, check_floats, described
+from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, check_floats, described
 from contextual_rnn.ops import cpu
-from contextual_rnn.ops.cpu import address
 from contextual_rnn.ops.fast_weights import check_norm, check_tensor, checked_options, choose, shapes_of
 from contextual_rnn.ops.kernel import Settings
+from contextual_rnn.ops.memory import address
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank, decay_tables
 
 
@@ -227,7 +227,8 @@ class Classification:
             raise ValueError("h0: expected initial states, or heads that make them, got both or none")
         if h0 is None:
             return
-        rows = batch if states is None else h0.shape[0]
+        check_dense("h0", h0)
+        rows = h0.shape[0] if states is not None and h0.ndim else batch
         check_tensor("h0", h0, (rows, width), parameters.embedding)
         for name, tensor, shape in shapes_of(a0, rows, width):
             check_tensor(name, tensor, shape, parameters.embedding)
@@ -250,7 +251,8 @@ def _places(parameters: Parameters) -> list[object]:
 def _check_place(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Refuse what the native call could not read or write at its address."""
     if (
-        type(tensor) not in PLAIN_TENSORS
+        tensor is None
+        or type(tensor) not in PLAIN_TENSORS
         or tensor.is_nested
         or tensor.layout != torch.strided
         or tensor.shape != shape

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._tensors import described
 from contextual_rnn.ops.kernel import Given, Settings
+from contextual_rnn.ops.memory import address, address_of_nothing, in_memory
 
 # `FastWeightsProblem` of csrc/recurrence.h: twelve sizes, of which the last is eps, 27 addresses, and for a projection
 # one more size and six addresses.
@@ -31,23 +31,23 @@ def _library() -> ctypes.CDLL | None:
         if not _takes_ours(library := ctypes.CDLL(named)):
             raise ImportError(f"CONTEXTUAL_RNN_KERNEL: expected a build of these sources, got {named}")
         return library
-    library = _found()
+    library = _installed()
     return library if library is not None and _takes_ours(library) else None
 
 
-def _found() -> ctypes.CDLL | None:
+def _installed() -> ctypes.CDLL | None:
     # An editable install keeps the library in a folder of its own, which the package's path names beside the source.
     folders = sys.modules[__name__.rpartition(".")[0]].__path__
-    found = [file for folder in folders for file in sorted(Path(folder).glob("*fast_weights_cpu.*"))]
-    return ctypes.CDLL(str(found[0])) if found else None
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*fast_weights_cpu.*"))]
+    return ctypes.CDLL(str(files[0])) if files else None
 
 
 def _takes_ours(library: ctypes.CDLL) -> bool:
     try:
-        found = [getattr(library, f"fast_weights_{what}_size_baseline")() for what in ("problem", "classification")]
+        sizes = [getattr(library, f"fast_weights_{what}_size_baseline")() for what in ("problem", "classification")]
     except AttributeError:
         return False
-    return found == [_PROBLEM.size, _CLASSIFICATION.size]
+    return sizes == [_PROBLEM.size, _CLASSIFICATION.size]
 
 
 @functools.cache
@@ -62,9 +62,9 @@ def instruction_set() -> str | None:
 
 def availability() -> str:
     """Whether the kernel can run, and why not."""
-    if found := instruction_set():
-        return f"available ({found}, float32 and float64)"
-    if _found() is not None:
+    if name_of_set := instruction_set():
+        return f"available ({name_of_set}, float32 and float64)"
+    if _installed() is not None:
         return "not available: built from other sources than these; install the package again"
     return "not available: not built at install, for want of a C++ compiler"
 
@@ -154,7 +154,7 @@ def backward(
     wanted: list[bool],
 ) -> list[Tensor]:
     """As `Kernel.backward` of kernel.py."""
-    output, grad_output, grad_written = map(_in_memory, (output, grad_output, grad_written))
+    output, grad_output, grad_written = output.contiguous(), in_memory(grad_output), in_memory(grad_written)
     made = list(wanted)
     if given.weight_ih is None:
         made[0] = True  # the gradient of inputs in any case: that of the weights comes from it
@@ -172,25 +172,6 @@ def backward(
     return [grad for grad, want in zip(grads, wanted, strict=False) if want and grad is not None]
 
 
-def address(tensor: Tensor | None) -> int:
-    """Where the kernel reads or writes a contiguous tensor, 0 for none; ValueError for elements without memory."""
-    return 0 if tensor is None else tensor.data_ptr() or _address_of_nothing(tensor)
-
-
-def _address_of_nothing(tensor: Tensor) -> int:
-    if tensor.numel():
-        raise ValueError(f"expected tensors with memory, got {described(tensor)} whose memory was freed or never taken")
-    return 0
-
-
-def _in_memory(tensor: Tensor | None) -> Tensor | None:
-    """The elements as they are, contiguous: not negated, nor zeros without memory."""
-    if tensor is None:
-        return None
-    tensor = tensor.resolve_neg().contiguous()
-    return tensor.clone() if tensor._is_zerotensor() else tensor
-
-
 def _run(
     backwards: bool,
     given: Given,
@@ -205,7 +186,11 @@ def _run(
     of features, weight_ih and bias.
     """
     tensors = _contiguous(given, settings)  # kept alive until the kernel is done
-    addresses = [0 if tensor is None else tensor.data_ptr() or _address_of_nothing(tensor) for tensor in tensors]
+    try:
+        addresses = [0 if tensor is None else tensor.data_ptr() or address_of_nothing(tensor) for tensor in tensors]
+    except ValueError as error:
+        empty = [tensor is not None and tensor.numel() > 0 and not tensor.data_ptr() for tensor in tensors]
+        raise ValueError(f"{Given._fields[empty.index(True)]}: {error}") from None
     input_size, inputs = 0, 0
     if given.weight_ih is not None:
         input_size, inputs, addresses[0] = given.weight_ih.shape[1], addresses[0], 0

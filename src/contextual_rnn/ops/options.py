@@ -62,12 +62,16 @@ def decay_tables(options: FastWeightsOptions, steps: int, like: Tensor) -> Table
     held = _HELD.get()
     if held is not None and key in held:
         return held[key]
-    if like.is_cuda and torch.cuda.is_current_stream_capturing():
+    if _is_capturing(like):
         return _tables(*key)  # a CUDA graph keeps what is made in it; what others made may be gone at its next replay
     tables = _cached_tables(*key)
     if held is not None:
         held[key] = tables
     return tables
+
+
+def _is_capturing(like: Tensor) -> bool:
+    return like.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 _HELD: ContextVar[dict[Key, Tables] | None] = ContextVar("tables of decay that calls hold", default=None)
