@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contextual_rnn._numbers import check_elements, check_flag, check_number, check_size
+from contextual_rnn._tensors import check_dense
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,7 @@ class ContextNet(nn.Module):
             raise ValueError(f"context: expected only {', '.join(self.features)}, got feature {name!r} too")
 
     def _check(self, name: str, feature: Feature, value: Tensor) -> None:
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a tensor, as encode makes it, got {type(value).__name__}")
+        check_dense(name, value, "a tensor, as encode makes it")
         dtype = torch.long if isinstance(feature, Categorical) else self.linear.weight.dtype
         if value.dtype != dtype:
             raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
