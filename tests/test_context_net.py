@@ -176,3 +176,24 @@ def test_bad_features():
         Continuous.fit([])
     with pytest.raises(ValueError, match="out_features: expected a positive int, got 0"):
         ContextNet(FEATURES, 0)
+
+
+@pytest.mark.parametrize("kind", [Categorical, SetValued])
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_unknown_is_true_or_false(kind, value):
+    for make in (kind, kind.fit):
+        with pytest.raises(TypeError, match=f"^unknown: expected True or False, got {value!r}"):
+            make(("rye", "oats"), unknown=value)
+
+
+def test_quantities_beyond_float_are_refused_by_name():
+    net = ContextNet({"rain": Continuous(0.0, 1.0)})
+    with pytest.raises(ValueError, match=r"^rain: expected a finite number, got 1000"):
+        net.encode({"rain": [10**400]})
+    with pytest.raises(ValueError, match=r"^values: expected a finite number, got 1000"):
+        Continuous.fit([1.0, 10**400])
+    with pytest.raises(ValueError, match=r"^std: expected a positive, finite number, got 1000"):
+        Continuous(0.0, 10**400)
+    for name in ("out_features", "embedding_dim"):
+        with pytest.raises(ValueError, match=f"{name}.*: expected"):
+            ContextNet({"crop": Categorical(("rye",))}, **{"out_features": 2, name: 2**62})

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn._numbers import FINITE, SHARE, check_factory, check_number, check_size
+from contextual_rnn._numbers import FINITE, SHARE, check_elements, check_factory, check_flag, check_number, check_size
 from contextual_rnn._saved_features import described, numbers_of, with_numbers
 from contextual_rnn._saved_numbers import SavesNumbers
+from contextual_rnn._tensors import check_dense
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Categorical:
 
     def __post_init__(self) -> None:
         _check_categories(self)
+        check_flag("unknown", self.unknown)
         check_number("dropout", self.dropout, *SHARE)
         if self.dropout and not self.unknown:
             raise ValueError(f"dropout: expected 0 without an unknown bucket, got {self.dropout}")
@@ -58,7 +60,7 @@ class Continuous:
 
         Raises ValueError for no values or one that is not finite.
         """
-        data = torch.as_tensor([check_number("values", float(value)) for value in values], dtype=torch.float64)
+        data = torch.tensor([check_number("values", _plain(v)) for v in values], dtype=torch.float64, device="cpu")
         if not len(data):
             raise ValueError("values: expected at least one, got none")
         std = float(data.std(correction=0))
@@ -74,6 +76,7 @@ class SetValued:
 
     def __post_init__(self) -> None:
         _check_categories(self)
+        check_flag("unknown", self.unknown)
 
     @classmethod
     def fit(cls, values: Iterable[Collection[Hashable]], unknown: bool = False) -> SetValued:
@@ -114,6 +117,7 @@ class ContextNet(SavesNumbers):
         device, dtype = check_factory(device, dtype)
         check_size("out_features", out_features)
         check_size("embedding_dim", embedding_dim)
+        check_elements(out_features=out_features, embedding_dim=embedding_dim)
         if not isinstance(features, Mapping) or not features:
             raise TypeError(f"features: expected a dict of at least one feature, got {features!r}")
         self.features, self.out_features = dict(features), out_features
@@ -227,8 +231,7 @@ class ContextNet(SavesNumbers):
             raise ValueError(f"context: expected only {', '.join(self.features)}, got feature {name!r} too")
 
     def _check(self, name: str, feature: Feature, value: Tensor) -> None:
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a tensor, as encode makes it, got {type(value).__name__}")
+        check_dense(name, value, "a tensor, as encode makes it")
         dtype = torch.long if isinstance(feature, Categorical) else self.linear.weight.dtype
         if value.dtype != dtype:
             raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")

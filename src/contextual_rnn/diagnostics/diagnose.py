@@ -140,7 +140,7 @@ def _diagnose(
     }
     p_value = None
     orders = torch.Generator().manual_seed(options.seed)
-    shuffled = [shuffle(torch.randperm(batch, generator=orders)) for _ in range(options.permutations)]
+    shuffled = [shuffle(torch.randperm(batch, generator=orders, device="cpu")) for _ in range(options.permutations)]
     if shuffled:
         found["shuffled"] = _Means(
             torch.stack([means.steps for means in shuffled]).mean(0),
@@ -192,7 +192,7 @@ def _influence(
 
 def _padding(lengths: Tensor | None, steps: int) -> Tensor | None:
     """Which steps of each sequence stand behind its end, (B, T); None where none does."""
-    return None if lengths is None else torch.arange(steps) >= lengths.cpu()[:, None]
+    return None if lengths is None else torch.arange(steps, device="cpu") >= lengths.cpu()[:, None]
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Influence:
             return 0.0
         if len(steps) < 2:  # felt in one step alone
             return math.inf if len(self.steps) == 1 or steps[0] == self.steps[-1] else 0.0
-        t = torch.tensor(steps, dtype=torch.float64)
+        t = torch.tensor(steps, dtype=torch.float64, device="cpu")
         t = t - t.mean()
         slope = ((t * values.log()).sum() / t.square().sum()).item()
         return math.log(2) / -slope if slope < 0 else math.inf
@@ -100,7 +100,7 @@ def measured_steps(length: int, most: int) -> list[int]:
     """At most `most` steps of 1 .. length, the first and the last among them, denser where the influence is young."""
     if length <= most:
         return list(range(1, length + 1))
-    ratio = torch.linspace(0, math.log(length), most, dtype=torch.float64).exp()
+    ratio = torch.linspace(0, math.log(length), most, dtype=torch.float64, device="cpu").exp()
     return sorted({round(step) for step in ratio.tolist()})
 
 
@@ -119,11 +119,11 @@ def influence_of(
     if hidden.is_complex():
         hidden = torch.view_as_real(hidden).flatten(2)
     batch, length, units = hidden.shape
-    signs = 2.0 * torch.randint(2, (batch, units), generator=generator) - 1
+    signs = 2.0 * torch.randint(2, (batch, units), generator=generator, device=generator.device) - 1
     signs = signs.to(hidden.device, hidden.dtype)
     squares: dict[str, list[float]] = {name: [] for name in leaves}
     for step in steps:
-        rows = torch.ones(batch, dtype=torch.bool) if lengths is None else lengths.cpu() >= step
+        rows = torch.ones(batch, dtype=torch.bool, device="cpu") if lengths is None else lengths.cpu() >= step
         along = (signs * hidden[:, step - 1]).sum()
         gradients: Sequence[Tensor | None] = [None] * len(leaves)
         if along.requires_grad:
@@ -131,7 +131,7 @@ def influence_of(
         for name, gradient in zip(leaves, gradients, strict=True):
             size = 0.0 if gradient is None else _mean_square(gradient[rows.to(gradient.device)])
             squares[name].append(size / units)
-    roots = {name: torch.tensor(values, dtype=torch.float64).sqrt() for name, values in squares.items()}
+    roots = {name: torch.tensor(values, dtype=torch.float64, device="cpu").sqrt() for name, values in squares.items()}
     return Influence(tuple(steps), length, roots)
 
 

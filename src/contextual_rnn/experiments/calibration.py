@@ -146,10 +146,12 @@ def _row(group: Group, runs: Sequence[Run], shares: Sequence[dict[str, Any]]) ->
 def _coverage_of(run: Run) -> dict[str, Any]:
     model = load_model(run)
     assert isinstance(model, DecayModel)
-    period = torch.tensor(VALIDATION_PERIODS).repeat_interleave(SEQUENCES)
+    period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat_interleave(SEQUENCES)
     low, high = INITIAL_RANGE
     # As in training, x(0) is 1 + beta times the drawn value.
-    drawn = low + (high - low) * torch.rand(len(period), generator=generator_for("calibration", "initial"))
+    drawn = low + (high - low) * torch.rand(
+        len(period), generator=generator_for("calibration", "initial"), device="cpu"
+    )
     truth = linear_cosine_decay(drawn, period)
     draws = generator_for("calibration", "states", run.config.seed)
     paths = model.free_run(truth[:, 0], period, num_samples=SAMPLES, sample=True, generator=draws)

@@ -190,7 +190,7 @@ class Generate:
         paths = sample_trajectories(
             run, initial=self.initial, periods=self.period, num_samples=self.samples, seed=self.seed, mean=self.mean
         )
-        period = torch.tensor(self.period)
+        period = torch.tensor(self.period, device="cpu")
         truths = linear_cosine_decay(torch.full_like(period, self.initial), period)
         by_period = dict(zip(self.period, paths, strict=True))
         figure = figures.trajectory_fans(by_period, dict(zip(self.period, truths, strict=True)), self.initial)

@@ -77,7 +77,7 @@ def retrieval_curves(runs: Sequence[Run]) -> Figure:
 def decay_sequence() -> Figure:
     """Figure 4: the decay task's function for T = 4, t_f = 100, x(0) = 4, alpha = 0, beta = 0.001."""
     figure, (axes,) = _panels(1, width=4.8, height=3.0)
-    curve = linear_cosine_decay(torch.tensor([4.0]), torch.tensor([4.0]), points=101, total_time=100.0)[0]
+    curve = linear_cosine_decay(*torch.full((2, 1), 4.0, device="cpu"), points=101, total_time=100.0)[0]
     axes.plot(curve.tolist(), color=INK)
     axes.set(xlabel="t", ylabel="x(t)")
     return figure
@@ -172,7 +172,7 @@ def spread_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def _fan(axes: Axes, samples: Tensor, truth: Tensor) -> None:
     t, colour = range(samples.shape[1]), COLOURS["normal"]
-    low, high = torch.quantile(samples, torch.tensor(BAND, dtype=samples.dtype), dim=0).tolist()
+    low, high = torch.quantile(samples, samples.new_tensor(BAND), dim=0).tolist()
     axes.fill_between(t, low, high, color=colour, alpha=0.25, lw=0, label="10th to 90th percentile")
     lines = axes.plot(t, samples.T.tolist(), color=colour, lw=0.8)
     lines[0].set_label(f"{len(samples)} sample{'s' * (len(samples) > 1)}")

@@ -23,8 +23,8 @@ from contextual_rnn.experiments.results import Run
 from contextual_rnn.experiments.training import load_model
 from contextual_rnn.experiments.trajectories import checked_paths
 
-PERIODS = torch.linspace(0.5, 4.5, 33)  # every eighth
-INITIALS = torch.linspace(*INITIAL_RANGE, 5)  # every half
+PERIODS = torch.linspace(0.5, 4.5, 33, device="cpu")  # every eighth
+INITIALS = torch.linspace(*INITIAL_RANGE, 5, device="cpu")  # every half
 SHOWN, SAMPLES = 10, 100  # trajectories drawn, and those that the band is taken over
 
 
@@ -65,7 +65,7 @@ def _curves(run: Run, model: DecayModel, period: float) -> Tensor:
     for initial in INITIALS:
         paths = model.free_run(
             initial[None] * (1 + ALPHA + BETA),  # x(0) of the curve that is asked for
-            torch.tensor([period]),
+            torch.tensor([period], device="cpu"),
             num_samples=SAMPLES,
             sample=True,
             generator=generator_for("playground"),
@@ -83,7 +83,7 @@ def trajectories(shown: dict[str, Any], period: float, initial: float) -> Tensor
     numbers = torch.frombuffer(raw, dtype=torch.uint16).to(torch.float64)
     grid = numbers.view(len(shown["periods"]), len(shown["initials"]), 2 + shown["samples"], shown["steps"])
     paths = grid[shown["periods"].index(period), shown["initials"].index(initial), 2:] * shown["step"] + shown["low"]
-    first = torch.full((len(paths), 1), initial * (1 + shown["alpha"] + shown["beta"]), dtype=paths.dtype)
+    first = paths.new_full((len(paths), 1), initial * (1 + shown["alpha"] + shown["beta"]))
     return torch.cat([first, paths], dim=1)
 
 

@@ -225,7 +225,9 @@ def _samples(runs: Sequence[Run]) -> Picture | None:
 
 def _fans(paths: Iterable[Tensor], caption: str) -> Picture:
     initial, periods = FIGURE_6_INITIAL, FIGURE_6_PERIODS
-    truths = linear_cosine_decay(torch.full((len(periods),), initial), torch.tensor(periods))
+    truths = linear_cosine_decay(
+        torch.full((len(periods),), initial, device="cpu"), torch.tensor(periods, device="cpu")
+    )
     sampled, true = (dict(zip(periods, curves, strict=True)) for curves in (paths, truths))
     return Picture("", caption, _inline(figures.trajectory_fans(sampled, true, initial), "figure6"))
 

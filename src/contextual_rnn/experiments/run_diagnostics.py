@@ -38,9 +38,11 @@ def diagnose_run(run: Run) -> Diagnosis:
 
 
 def _diagnose_decay(model: DecayModel) -> Diagnosis:
-    period = torch.tensor(VALIDATION_PERIODS).repeat(SEQUENCES // len(VALIDATION_PERIODS))
+    period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat(SEQUENCES // len(VALIDATION_PERIODS))
     low, high = INITIAL_RANGE
-    initial = low + (high - low) * torch.rand(len(period), generator=generator_for("diagnostics", "decay"))
+    initial = low + (high - low) * torch.rand(
+        len(period), generator=generator_for("diagnostics", "decay"), device="cpu"
+    )
     x = linear_cosine_decay(initial, period)
     return diagnose(model, lambda: (model(x[:, :-1], period) - x.diff() / model.largest_step).square())
 

@@ -67,7 +67,7 @@ class Training:
             own = self.task.differentiate(batch, generator, self.optimizer, rows)
         else:
             gradient.zero_()
-        sums = torch.tensor([own * share, self._interrupted()], dtype=torch.float64)
+        sums = torch.tensor([own * share, self._interrupted()], dtype=torch.float64, device="cpu")
         self.group.sum(sums)
         loss, interrupted = sums.tolist()
         self._group_interrupted = interrupted > 0  # the same for all, so that no process waits for another's step
@@ -113,6 +113,7 @@ def device_of(config: Config, group: Group = ALONE) -> torch.device:
 
 def build_task(config: Config) -> Task:
     """Data and freshly initialised model, a pure function of the configuration; the global generator is left alone."""
-    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+    # On the CPU, wherever else this process makes its modules: a GPU would draw other weights.
+    with _GLOBAL_GENERATOR, torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for("weights", config.seed))  # no GPU's, which no fork is of
         return TASKS[task_name(config)](config)

@@ -33,7 +33,7 @@ def sample_trajectories(
             raise ValueError(f"{name}: expected finite numbers, got {values}")
     model = load_model(run)
     assert isinstance(model, DecayModel)
-    period = torch.tensor(list(periods), dtype=torch.float32)
+    period = torch.tensor(list(periods), dtype=torch.float32, device="cpu")
     paths = model.free_run(
         torch.full_like(period, initial),
         period,
