@@ -2,12 +2,12 @@
 
 The header is the metadata of a safetensors file, texts by name:
 
-    spec, carried or weights    the state's structure as JSON: ["h 1 B 128","c 1 B 128"], B where the batch axis is
-    v                           the version of this format
-    numbers                     numbers that are no tensors, as JSON by name; one of 0 is left out
-    words                       names of functions and the like, as JSON by name
+    h0v1, hxv1 or weightsv1    the state's structure as JSON: ["h 1 B 128","c 1 B 128"], B where the batch axis is
+    numbers                    numbers that are no tensors, as JSON by name; one of 0 is left out
+    words                      names of functions and the like, as JSON by name
 
-Short, for a state may be a kilobyte. Version 0 had no `v`, numbers or words; its files still load.
+The first name says what the file holds and in which version of this format. All are short, for a state may be a
+kilobyte. Version 0 had other names, and neither numbers nor words; its files still load.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,10 +30,12 @@ from contextual_rnn._tree import Leaf, State
 from contextual_rnn._whole_file import write_whole
 
 VERSION = 1
-# What a file holds, which is also the name of its structure in the header: what wrote it, and the name in version 0.
-STATE, CARRIED, WEIGHTS = "spec", "carried", "weights"
+# What a file holds: an initial state, a state that a network ended in, or all of a model.
+STATE, CARRIED, WEIGHTS = "h0", "hx", "weights"
+NAME = re.compile(f"({STATE}|{CARRIED}|{WEIGHTS})v(.*)", re.DOTALL)
+# What writes it, and the name that its structure had in version 0.
 WRITERS = {STATE: "save_state", CARRIED: "save_carried_state", WEIGHTS: "save_pretrained"}
-VERSION_0 = {STATE: STATE, CARRIED: "contextual_rnn.carried_state", WEIGHTS: "contextual_rnn.state"}
+VERSION_0 = {STATE: "spec", CARRIED: "contextual_rnn.carried_state", WEIGHTS: "contextual_rnn.state"}
 
 LENGTH_BYTES = 8  # of the number before the header that says how long it is
 SHOWN = 500  # characters of a file's own text in a message
@@ -71,7 +74,7 @@ def write_file(
     words: Mapping[str, str | None] | None = None,
 ) -> None:
     """Write tensors and a header; raises OSError, which names `path` and leaves the old file as it was."""
-    header = {kind: structure_of(tree), "v": str(VERSION)}
+    header = {f"{kind}v{VERSION}": structure_of(tree)}
     if written := {name: number for name, number in (numbers or {}).items() if number != 0}:
         header["numbers"] = _compact(written)
     if named := {name: word for name, word in (words or {}).items() if word is not None}:
@@ -84,19 +87,22 @@ def write_file(
 def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
     """The contents of a file of `kind`; ValueError says what else it is, OSError names a file that cannot be read."""
     header, tensors = read_safetensors(path)
-    if others := [WRITERS[other] for other in WRITERS if other != kind and {other, VERSION_0[other]} & set(header)]:
+    kinds = {match[1]: match[2] for match in map(NAME.fullmatch, header) if match}
+    kinds |= {each: "0" for each, name in VERSION_0.items() if name in header and each not in kinds}
+    if others := [WRITERS[other] for other in kinds if other != kind]:
         raise ValueError(f"one of {others[0]}")
-    if kind not in header or "v" not in header:
+    version = kinds.get(kind, "0")
+    if version == "0":
         return Contents(tensors, header.get(VERSION_0[kind]), 0, in_words=kind != STATE)
-    if header["v"] != str(VERSION):
-        raise ValueError(f"one of version {shortened(header['v'])}; this contextual_rnn reads versions 0 to {VERSION}")
+    if version != str(VERSION):
+        raise ValueError(f"one of version {shortened(version)}; this contextual_rnn reads versions 0 to {VERSION}")
     numbers, words = (parse_json(header.get(name, "{}")) for name in ("numbers", "words"))
     for name, entries in (("numbers", numbers), ("words", words)):
         if not isinstance(entries, dict):
             raise ValueError(f"one whose {name} are no JSON object")
     if not all(isinstance(word, str) for word in words.values()):
         raise ValueError("one whose words are no texts")
-    return Contents(tensors, header.get(kind), VERSION, numbers, words)
+    return Contents(tensors, header[f"{kind}v{version}"], VERSION, numbers, words)
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
