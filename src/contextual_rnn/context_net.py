@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contextual_rnn._numbers import check_number, check_size
+from contextual_rnn._precision import wide
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Continuous:
         if not len(data):
             raise ValueError("values: expected at least one, got none")
         std = float(data.std(correction=0))
-        return cls(float(data.mean()), std if std > 1e-12 * float(data.abs().max()) else 1.0)
+        rounding = 4 * torch.finfo(data.dtype).eps * float(data.abs().max())
+        return cls(float(data.mean()), std if std > rounding else 1.0)
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,11 @@ class ContextNet(nn.Module):
         self.linear = nn.Linear(width, out_features)
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
-        """Columns of raw values, each of length B, to the tensors that `forward` takes, in floats of this module.
+        """Columns of raw values, each of length B, to the tensors that `forward` takes.
 
-        A set is any collection of its members. Raises ValueError or TypeError that names the feature: missing or not
+        A quantity stays as it is, in float64, which `forward` scales before it rounds: seconds since 1970 have more
+        digits than float32. Without float64 on the device (mps) it is float32. A set is any collection of its members,
+        encoded in floats of this module. Raises ValueError or TypeError that names the feature: missing or not
         asked for, columns of different lengths, an unknown category without a bucket, a quantity that is no finite
         number.
         """
@@ -135,7 +139,7 @@ class ContextNet(nn.Module):
         for name, feature in self.features.items():
             if isinstance(feature, Continuous):
                 column = [check_number(name, _plain(value)) for value in rows[name]]
-                encoded[name] = torch.tensor(column, dtype=self.linear.weight.dtype, **made)
+                encoded[name] = torch.tensor(column, dtype=_exact(self.linear.weight.device), **made)
                 continue
             index = {category: number for number, category in enumerate(feature.categories)}
             if isinstance(feature, Categorical):
@@ -154,7 +158,8 @@ class ContextNet(nn.Module):
     def forward(self, context: Mapping[str, Tensor]) -> Tensor:
         """Features (B, out_features) of tensors as `encode` makes them; without B for one example.
 
-        Categories (B,) int64, quantities (B,) and sets (B, members) of floats. Raises ValueError or TypeError that
+        Categories (B,) int64, quantities (B,) and sets (B, members) of floats. A quantity is scaled in its own dtype,
+        float32 at least, and then rounded to this module's. Raises ValueError or TypeError that
         names the feature for one that is missing, not asked for, of another type, shape or batch, out of range or not
         finite.
         """
@@ -168,10 +173,11 @@ class ContextNet(nn.Module):
                 raise ValueError(f"{name}: expected a batch of {tuple(lead[1])}, as {lead[0]}, got {tuple(batch)}")
             lead = lead or (name, batch)
             if isinstance(feature, Continuous):
-                parts.append(((value - feature.mean) / feature.std)[..., None])
+                scaled = (wide(value) - feature.mean) / feature.std
+                parts.append(scaled[..., None].to(self.linear.weight.dtype))
             elif isinstance(feature, SetValued):
                 assert isinstance(embedding, nn.Embedding)
-                parts.append(value @ embedding.weight)
+                parts.append(value.to(embedding.weight.dtype) @ embedding.weight)
             else:
                 if self.training and feature.dropout:
                     hidden = torch.rand(value.shape, device=value.device) < feature.dropout
@@ -190,9 +196,9 @@ class ContextNet(nn.Module):
     def _check(self, name: str, feature: Feature, value: Tensor) -> None:
         if not isinstance(value, Tensor):
             raise TypeError(f"{name}: expected a tensor, as encode makes it, got {type(value).__name__}")
-        dtype = torch.long if isinstance(feature, Categorical) else self.linear.weight.dtype
-        if value.dtype != dtype:
-            raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
+        categorical = isinstance(feature, Categorical)
+        if not (value.dtype == torch.long if categorical else value.is_floating_point()):
+            raise TypeError(f"{name}: expected {'torch.int64' if categorical else 'floats'}, got {value.dtype}")
         axes = ["members"] if isinstance(feature, SetValued) else []
         if value.ndim not in (len(axes), len(axes) + 1) or (axes and value.shape[-1] != _buckets(feature)):
             one = f"({_buckets(feature)},)" if axes else "()"
@@ -205,6 +211,10 @@ class ContextNet(nn.Module):
                 raise ValueError(f"{name}: expected indices from 0 to {_buckets(feature) - 1}, got {value.tolist()}")
         elif not value.isfinite().all():
             raise ValueError(f"{name}: expected finite values, got {value.tolist()}")
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _buckets(feature: Feature) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contextual_rnn._autocast import in_autocast
+from contextual_rnn._precision import wide
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn._tree import State
 from contextual_rnn.fast_weights import FastWeightsRNN, split_state
@@ -37,7 +38,7 @@ def sequence_cross_entropy(
 
     Loss and gradients, those of hx too, are those of the modules called one after the other:
     `cross_entropy(readout(relu(hidden(network(embedding(tokens), hx)[0][:, -1]))), targets)` where the network is
-    `batch_first`, which it need not be. Where the CPU kernel serves, all come of one native call: a training step takes
+    `batch_first`, which it need not be. The loss is computed and returned in float32 at least. Where the CPU kernel serves, all come of one native call: a training step takes
     about half the time. Elsewhere (no gradient wanted, another device, torch.compile, torch.func, autocast, hooks,
     parametrizations, an embedding with options, more than 2 H steps) the modules are called.
 
@@ -56,7 +57,7 @@ def sequence_cross_entropy(
         inputs = embedding(tokens)
         output, _ = network(inputs if network.batch_first else inputs.transpose(0, 1), hx)
         last = output[:, -1] if network.batch_first else output[-1]
-        return functional.cross_entropy(readout(torch.relu(hidden(last))), targets)
+        return functional.cross_entropy(wide(readout(torch.relu(hidden(last)))), targets)
     if initial[0] is None:
         initial = (parameters.embedding.new_zeros(tokens.shape[0], network.hidden_size), *initial[1:])
     return _SequenceLoss.apply(native, tokens, targets, *parameters, *initial)

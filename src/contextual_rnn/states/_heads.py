@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._numbers import check_size
+from contextual_rnn._precision import is_narrow, wide
 from contextual_rnn.state_spec import StateSpec
 
 # Layers that hand on as many features as they get; GLU and MultiheadAttention are the module's exceptions.
@@ -114,8 +116,11 @@ class Heads(nn.Module):
                     nn.init.normal_(layer.bias, std=leaf.shape[-1] ** -0.5)
             self.layers[leaf.name] = layer
 
-    def forward(self, features: Tensor, batch_size: int | None) -> dict[str, Tensor]:
-        """Features of one example are tiled to `batch_size`, where that is given."""
+    def forward(self, features: Tensor, batch_size: int | None, precise: bool = False) -> dict[str, Tensor]:
+        """Features of one example are tiled to `batch_size`, where that is given.
+
+        With `precise` the layers compute in float32 at least, also under autocast.
+        """
         weight = next(self.parameters(), None)  # none where the layers are quantised, and take what they take
         if weight is not None and (
             features.device != weight.device or (features.dtype != weight.dtype and not in_autocast(weight.device))
@@ -124,8 +129,25 @@ class Heads(nn.Module):
                 f"context: expected features of {weight.dtype} on {weight.device}, "
                 f"got {features.dtype} on {features.device}"
             )
-        leaves = {name: layer(features).unflatten(-1, self.shapes[name]) for name, layer in self.layers.items()}
+        run = _run_precisely if precise else _run
+        leaves = {name: run(layer, features).unflatten(-1, self.shapes[name]) for name, layer in self.layers.items()}
         return leaves if features.ndim == 2 else {name: tile(leaf, batch_size) for name, leaf in leaves.items()}
+
+
+def _run(layer: nn.Module, features: Tensor) -> Tensor:
+    return layer(features)
+
+
+def _run_precisely(layer: nn.Module, features: Tensor) -> Tensor:
+    weight = next(layer.parameters(), None)  # none where the layer is quantised
+    if weight is None:
+        return layer(features)
+    autocast = in_autocast(weight.device)
+    if not autocast and not is_narrow(weight.dtype):
+        return layer(features)
+    parameters = {name: wide(parameter) for name, parameter in layer.named_parameters()}
+    with torch.autocast(weight.device.type, enabled=False) if autocast else nullcontext():
+        return torch.func.functional_call(layer, parameters, (features.to(wide(weight).dtype),))
 
 
 def tile(value: Tensor, batch_size: int | None) -> Tensor:

@@ -50,9 +50,9 @@ class ContextState(InitialState):
         features = features_of(self.net, context, self.features, batch_size, batched)
         return {name: Moments(mean, None) for name, mean in self.from_features(features, batch_size).items()}
 
-    def from_features(self, features: Tensor, batch_size: int | None) -> dict[str, Tensor]:
-        """The leaves for features (B, F) or (F,)."""
-        leaves = self.heads(features, batch_size)
+    def from_features(self, features: Tensor, batch_size: int | None, precise: bool = False) -> dict[str, Tensor]:
+        """The leaves for features (B, F) or (F,); with `precise` in float32 at least."""
+        leaves = self.heads(features, batch_size, precise)
         if self.activation is None:
             return leaves
         activated = {name: self.activation(leaf) for name, leaf in leaves.items()}

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import check_number
+from contextual_rnn._precision import wide
 from contextual_rnn._tree import State
 from contextual_rnn.states._heads import check_call
+from contextual_rnn.states._recomputed import draw_again
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.free import FreeState
 from contextual_rnn.states.moments import Moments, draw, of_rows
@@ -61,10 +63,11 @@ class ContextDropout(InitialState):
         if self.training or guidance == 1:
             return given
         null = self._null_beside(given)
-        return {
-            name: Moments(null[name].mean + guidance * (mean - null[name].mean), scale)
-            for name, (mean, scale) in given.items()
-        }
+        guided = {}
+        for name, (mean, scale) in given.items():
+            start = wide(null[name].mean)
+            guided[name] = Moments((start + guidance * (wide(mean) - start)).to(mean.dtype), scale)
+        return guided
 
     def forward(
         self,
@@ -83,7 +86,7 @@ class ContextDropout(InitialState):
         null, first = self._null_beside(given), next(iter(self.spec))
         mean = given[first.name].mean
         batch = mean.shape[: mean.ndim - len(first.shape)]  # (B,), or () without a batch
-        drop = torch.rand(batch, generator=generator, device=mean.device) < self.p
+        drop = draw_again(lambda: torch.rand(batch, generator=generator, device=mean.device), generator) < self.p
         leaves = {}
         for leaf in self.spec:
             chosen = drop.reshape(*batch, *(1 for _ in leaf.shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -12,6 +13,7 @@ from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec
 from contextual_rnn.states._back_propagated_error import BackPropagatedError
 from contextual_rnn.states._heads import batch_of, tile
+from contextual_rnn.states._recomputed import compute_again
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments
 
@@ -53,6 +55,6 @@ class FreeState(InitialState):
             mean, scale = tile(self.values[leaf.name], size), self.noise or None
             if self.error is not None and self.training:
                 self.error.watch(leaf.name, mean)
-                scale = self.noise * self.error.relative(leaf.name)
+                scale = self.noise * compute_again(partial(self.error.relative, leaf.name))
             moments[leaf.name] = Moments(mean, scale)
         return moments

@@ -11,6 +11,7 @@ from torch.distributions import Normal
 from torch.nn import functional
 
 from contextual_rnn._numbers import check_number
+from contextual_rnn._precision import wide
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec
 from contextual_rnn.states._heads import Heads, check_call, features_of
@@ -72,43 +73,53 @@ class NormalState(InitialState):
         return self.mean.reads_context
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        if self.scale_heads is not None and isinstance(self.mean, ContextState):
+        return self._moments(context, batch_size, batched)
+
+    def _moments(
+        self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
+    ) -> dict[str, Moments]:
+        """With `precise` the heads compute in float32 at least, as densities need it; a draw does not."""
+        raw: Mapping[str, Tensor] = self.raw_scale  # pyright: ignore[reportAssignmentType]
+        if isinstance(self.mean, ContextState):
             features = features_of(self.mean.net, context, self.mean.features, batch_size, batched)
-            means = self.mean.from_features(features, batch_size)
-            raw: Mapping[str, Tensor] = self.scale_heads(features, batch_size)
+            means = self.mean.from_features(features, batch_size, precise)
+            if self.scale_heads is not None:
+                raw = self.scale_heads(features, batch_size, precise)
         else:
             means = {name: leaf.mean for name, leaf in self.mean.moments(context, batch_size, batched).items()}
-            raw = self.raw_scale  # pyright: ignore[reportAssignmentType]
-        return {name: Moments(mean, self.min_scale + functional.softplus(raw[name])) for name, mean in means.items()}
+        scales = {name: self.min_scale + functional.softplus(wide(raw[name])) for name in means}
+        return {name: Moments(mean, scales[name]) for name, mean in means.items()}
 
     def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
-        """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape)."""
+        """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape), in float32 at least."""
         check_call(batch_size)
-        moments = self.moments(context, batch_size, None)
-        return {name: Normal(mean, torch.as_tensor(scale)) for name, (mean, scale) in moments.items()}
+        moments = self._moments(context, batch_size, None, precise=True)
+        return {name: Normal(wide(mean), torch.as_tensor(scale)) for name, (mean, scale) in moments.items()}
 
     def log_prob(self, state: State, context: Any = None) -> Tensor:
         """log N(state; g(context), sigma^2) summed over leaves and units, (B,) in nats, or () without a batch.
 
+        Computed and returned in float32, of a state or module in float64 in float64, under autocast too.
         Raises TypeError or ValueError for a state of another structure or shape than the network's.
         """
         values = self.spec.unpack(state)
         first = next(iter(self.spec))
         value = values[first.name]
         distribution = self.distribution(context, value.shape[0] if value.ndim > len(first.shape) else None)
-        return self._sum({name: distribution[name].log_prob(value) for name, value in values.items()})
+        return self._sum({name: distribution[name].log_prob(wide(value)) for name, value in values.items()})
 
     def kl(
         self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0
     ) -> Tensor:
         """KL(N(g(context), sigma^2) || N(prior_mean, prior_scale^2)) summed over leaves and units, (B,) in nats.
 
+        Computed and returned in float32, of a module in float64 in float64, under autocast too.
         Raises TypeError or ValueError for a prior_mean that is not a finite number, a prior_scale not a positive one.
         """
         check_number("prior_mean", prior_mean)
         check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
         check_call(batch_size)
-        moments = self.moments(context, batch_size, None)
+        moments = self._moments(context, batch_size, None, precise=True)
         return self._sum({name: kl(leaf, prior_mean, prior_scale) for name, leaf in moments.items()})
 
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from contextual_rnn._numbers import check_number
+from contextual_rnn._precision import wide
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments
 
@@ -65,8 +66,12 @@ class SumState(InitialState):
 
 
 def _sum(terms: list[tuple[Moments, float]]) -> Moments:
-    means = [weight * moments.mean for moments, weight in terms]
-    scales = [weight * torch.as_tensor(moments.scale) for moments, weight in terms if moments.scale is not None]
+    means = [weight * wide(moments.mean) for moments, weight in terms]
+    scales = [weight * _as_tensor(moments.scale, mean) for (moments, weight), mean in zip(terms, means, strict=True) if moments.scale is not None]
     squares = [scale.square() for scale in scales]
     scale = sum(squares[1:], squares[0]).sqrt() if squares[1:] else scales[0].abs() if scales else None
-    return Moments(sum(means[1:], means[0]), scale)
+    return Moments(sum(means[1:], means[0]).to(terms[0][0].mean.dtype), scale)
+
+
+def _as_tensor(scale: Tensor | float, mean: Tensor) -> Tensor:
+    return wide(scale) if isinstance(scale, Tensor) else torch.as_tensor(scale, dtype=mean.dtype)
