@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
-def check_size(name: str, size: int, least: int = 1) -> None:
-    """Refuse a size that is not an int of at least `least`."""
+def check_size(name: str, size: Any, least: int = 1) -> int:
+    """`size` as an int of at least `least`.
+
+    Integers of numpy and integer tensors of no axes are such too, bools are not. While torch.export or torch.jit.trace
+    runs, a size may stand for any number and is returned as it is.
+    """
     if type(size) is int and size >= least:
-        return
+        return size
     expected = "a positive int" if least == 1 else f"an int of at least {least}"
-    if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
-        raise TypeError(f"{name}: expected {expected}, got {size!r}")
+    if isinstance(size, Tensor):
+        if size.ndim or size.dtype.is_floating_point or size.dtype.is_complex or size.dtype == torch.bool:
+            raise TypeError(f"{name}: expected {expected}, got {size!r}")
+        if torch.jit.is_tracing():
+            return size  # pyright: ignore[reportReturnType]
+    if not isinstance(size, torch.SymInt):
+        try:
+            if isinstance(size, bool):
+                raise TypeError
+            size = operator.index(size)
+        except TypeError:
+            raise TypeError(f"{name}: expected {expected}, got {size!r}") from None
     if size < least:
         raise ValueError(f"{name}: expected {expected}, got {size}")
+    return size  # pyright: ignore[reportReturnType]
 
 
 def check_number(

@@ -105,6 +105,7 @@ class Sequences:
         """The piece from step `start` to before `stop`."""
         lengths, ended = self.lengths, False
         if lengths is not None:
+            _refuse_tracing("lengths")
             lengths = (lengths - start).clamp(0, stop - start)
             ended = start > 0 and not torch.compiler.is_compiling() and bool((lengths == 0).any())
         return replace(
@@ -117,7 +118,7 @@ class Sequences:
 
     def split(self, name: str, step: int) -> tuple[Sequences, Sequences]:
         """The pieces before and from `step`, which is the argument `name`."""
-        check_size(name, step)
+        step = check_size(name, step)
         if step >= self.num_steps:
             raise ValueError(f"{name}: expected fewer steps than the input's {self.num_steps}, got {step}")
         after = self.steps(step, self.num_steps)
@@ -144,6 +145,7 @@ class Sequences:
         if not self.batch or (self.resets is None and not self.ended and not by_steps):
             hx = self.model._start(self.context, self.batch, self.generator) if hx is None else hx
             return self._whole_rows(hx, options)
+        _refuse_tracing("lengths" if self.resets is None else "reset")
         resets = torch.full((self.batch, self.num_steps), -1) if self.resets is None else self.resets
         lengths = torch.full((self.batch,), resets.shape[1]) if self.lengths is None else self.lengths.cpu()
         segments = Segments.between(resets, lengths.clamp(max=resets.shape[1]))
@@ -221,6 +223,11 @@ class Sequences:
                 output = _masked(output, real)
             outputs.append(output)
         return torch.stack(outputs, self.time), state
+
+
+def _refuse_tracing(name: str) -> None:
+    if torch.jit.is_tracing():
+        raise ValueError(f"{name}: expected none under torch.jit.trace here, where its values would become constants")
 
 
 def _takes_lengths(network: nn.Module) -> bool:

@@ -30,8 +30,8 @@ class AdditiveAttention(nn.Module):
 
     def __init__(self, query_size: int, key_size: int, hidden_size: int):
         super().__init__()
-        for name, size in (("query_size", query_size), ("key_size", key_size), ("hidden_size", hidden_size)):
-            check_size(name, size)
+        query_size, key_size = check_size("query_size", query_size), check_size("key_size", key_size)
+        hidden_size = check_size("hidden_size", hidden_size)
         self.query = nn.Linear(query_size, hidden_size, bias=False)
         self.key = nn.Linear(key_size, hidden_size)
         self.score = nn.Linear(hidden_size, 1, bias=False)

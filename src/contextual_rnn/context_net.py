@@ -99,8 +99,8 @@ class ContextNet(nn.Module):
 
     def __init__(self, features: Mapping[str, Feature], out_features: int = 32, *, embedding_dim: int = 8):
         super().__init__()
-        check_size("out_features", out_features)
-        check_size("embedding_dim", embedding_dim)
+        out_features = check_size("out_features", out_features)
+        embedding_dim = check_size("embedding_dim", embedding_dim)
         if not isinstance(features, Mapping) or not features:
             raise TypeError(f"features: expected a dict of at least one feature, got {features!r}")
         self.features, self.out_features = dict(features), out_features

@@ -41,9 +41,8 @@ class _FastWeights(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        check_size("input_size", input_size)
-        check_size("hidden_size", hidden_size)
-        checked_options(inner_steps, decay, rate, layer_norm, timing, eps, False)
+        input_size, hidden_size = check_size("input_size", input_size), check_size("hidden_size", hidden_size)
+        inner_steps = checked_options(inner_steps, decay, rate, layer_norm, timing, eps, False).inner_steps
         if backend != "auto" and backend not in ops.BACKENDS:
             raise ValueError(f"backend: expected one of auto, {', '.join(ops.BACKENDS)}, got {backend!r}")
         self.input_size, self.hidden_size = input_size, hidden_size
@@ -226,7 +225,7 @@ def fast_weights_spec(
     """
     if not isinstance(network, _FastWeights):
         raise TypeError(f"network: expected FastWeightsRNN or FastWeightsCell, got {type(network).__name__}")
-    check_size("rank", rank)
+    rank = check_size("rank", rank)
     width = network.hidden_size
     a: dict[str, State] = {
         "zero": None,

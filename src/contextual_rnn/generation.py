@@ -43,8 +43,7 @@ def generate(
     """
     if not isinstance(model, ContextualRNN):
         raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
-    check_size("num_steps", num_steps)
-    check_size("num_samples", num_samples)
+    num_steps, num_samples = check_size("num_steps", num_steps), check_size("num_samples", num_samples)
     if not callable(step):
         raise TypeError(f"step: expected a function, got {type(step).__name__}")
     if not (embed is None or callable(embed)):

@@ -68,7 +68,7 @@ class ContextualRNN(nn.Module):
         packed = isinstance(input, PackedSequence)
         if packed and self._spec.input_ndim == 2:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
-        batch_size = int(input.batch_sizes[0]) if packed else self._spec.input_batch_size(input)
+        batch_size = _packed_batch_size(input) if packed else self._spec.input_batch_size(input)
         network = self.network  # an attribute of a module costs a search
         if hx is not None and not matches(self._spec.tree, hx, batch_size, _first_parameter(network)):
             self._check_state(hx, batch_size)
@@ -107,6 +107,11 @@ class ContextualRNN(nn.Module):
 def check_made(network: nn.Module, initial_state: InitialState, state: State) -> None:
     """Refuse what an initial state made if its dtype or device is not the network's."""
     _check_like("initial_state", network, initial_state.spec.tree, state)
+
+
+def _packed_batch_size(packed: PackedSequence) -> int:
+    size = packed.batch_sizes[0]
+    return size if torch.jit.is_tracing() else int(size)  # pyright: ignore[reportReturnType]
 
 
 def _first_parameter(network: nn.Module) -> Tensor | None:

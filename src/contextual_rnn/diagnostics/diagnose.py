@@ -107,9 +107,8 @@ class _Options:
             raise TypeError(f"losses: expected a function, got {type(losses).__name__}")
         if not (network is None or isinstance(network, nn.Module)):
             raise TypeError(f"network: expected a module or None, got {type(network).__name__}")
-        check_size("permutations", self.permutations, 0)
-        check_size("influence_steps", self.influence_steps, 2)
-        check_size("seed", self.seed, 0)
+        for name, least in (("permutations", 0), ("influence_steps", 2), ("seed", 0)):
+            object.__setattr__(self, name, check_size(name, getattr(self, name), least))
 
 
 def _diagnose(

@@ -138,7 +138,11 @@ def choose(backend: str, like: Tensor) -> str:
     if backend != "auto":
         if backend not in BACKENDS:
             raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+        if backend != "reference" and torch._C._is_tracing():
+            raise ValueError(f"backend: expected auto or reference under torch.jit.trace, got {backend!r}")
         return backend
+    if torch._C._is_tracing():
+        return "reference"  # the others leave no operators behind that torch.jit.trace could see
     if named := os.environ.get(ENVIRONMENT):
         if named not in BACKENDS and named != "auto":
             raise ValueError(f"{ENVIRONMENT}: expected one of auto, {', '.join(BACKENDS)}, got {named!r}")
@@ -160,7 +164,8 @@ def checked_options(*given: Any) -> FastWeightsOptions:
     """Options, in the order of their fields, refused outside their range; plain numbers are checked once."""
     if tuple(map(type, given)) == _PLAIN_OPTIONS and not torch.compiler.is_compiling():
         return _kept_options(*given)
-    options = FastWeightsOptions(*given)
+    inner_steps, *others = given
+    options = FastWeightsOptions(check_size("inner_steps", inner_steps), *others)
     check_options(options)
     return options
 

@@ -29,14 +29,17 @@ _WIDTH_KEEPING = (
 )
 
 
-def check_call(batch_size: int | None, batched: bool | None = None, generator: torch.Generator | None = None) -> None:
-    """Refuse what no initial state can be called with."""
+def check_call(
+    batch_size: int | None, batched: bool | None = None, generator: torch.Generator | None = None
+) -> int | None:
+    """The batch size as an int; refuse what no initial state can be called with."""
     if batch_size is not None:
-        check_size("batch_size", batch_size, 0)
+        batch_size = check_size("batch_size", batch_size, 0)
         if batched is False:
             raise ValueError(f"batch_size: expected None with batched=False, got {batch_size}")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
+    return batch_size
 
 
 def batch_of(context: Any, batch_size: int | None, batched: bool | None) -> int | None:
@@ -54,8 +57,7 @@ def feature_count(net: nn.Module, features: int | None) -> int:
     if not isinstance(net, nn.Module):
         raise TypeError(f"net: expected a context network (nn.Module), got {type(net).__name__}")
     if features is not None:
-        check_size("features", features)
-        return features
+        return check_size("features", features)
     width = _output_width(net)
     if width is None:
         raise ValueError(f"features: expected the width of what net returns, as {type(net).__name__} does not tell it")
@@ -157,6 +159,8 @@ def tile(value: Tensor, batch_size: int | None) -> Tensor:
     """
     if batch_size is None:
         return value.clone()
+    if isinstance(batch_size, Tensor):  # a size that torch.jit.trace follows, which may be any
+        return value.clone().expand(batch_size, *value.shape)
     return value.clone()[None] if batch_size == 1 else value.expand(batch_size, *value.shape)
 
 

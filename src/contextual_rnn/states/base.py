@@ -59,7 +59,7 @@ class InitialState(nn.Module, ABC):
         Raises ValueError for a context missing or of the wrong batch size, width, dtype or device, ValueError or
         TypeError for other bad arguments.
         """
-        check_call(batch_size, batched, generator)
+        batch_size = check_call(batch_size, batched, generator)
         moments = of_rows(self.moments(context, batch_size, batched), self.spec, rows)
         return self.spec.pack({n: draw(leaf, generator) if self.training else leaf.mean for n, leaf in moments.items()})
 
@@ -75,8 +75,8 @@ class InitialState(nn.Module, ABC):
 
         Row b * num_samples + s is draw s for context b. A state without noise is repeated.
         """
-        check_call(batch_size, generator=generator)
-        check_size("num_samples", num_samples)
+        batch_size = check_call(batch_size, generator=generator)
+        num_samples = check_size("num_samples", num_samples)
         moments, leaves = self.moments(context, batch_size, None), {}
         for leaf in self.spec:
             mean, scale = moments[leaf.name]

@@ -81,7 +81,7 @@ class ContextDropout(InitialState):
         """As for every state; None as context is no error but the null state. `generator` repeats the dropping too."""
         if context is None or not self.training or self.p == 0:
             return super().forward(context, batch_size, batched=batched, generator=generator, rows=rows)
-        check_call(batch_size, batched, generator)
+        batch_size = check_call(batch_size, batched, generator)
         given = of_rows(self.moments(context, batch_size, batched), self.spec, rows)
         null, first = self._null_beside(given), next(iter(self.spec))
         mean = given[first.name].mean

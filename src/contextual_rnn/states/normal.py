@@ -92,7 +92,7 @@ class NormalState(InitialState):
 
     def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
         """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape), in float32 at least."""
-        check_call(batch_size)
+        batch_size = check_call(batch_size)
         moments = self._moments(context, batch_size, None, precise=True)
         return {name: Normal(wide(mean), torch.as_tensor(scale)) for name, (mean, scale) in moments.items()}
 
@@ -118,7 +118,7 @@ class NormalState(InitialState):
         """
         check_number("prior_mean", prior_mean)
         check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
-        check_call(batch_size)
+        batch_size = check_call(batch_size)
         moments = self._moments(context, batch_size, None, precise=True)
         return self._sum({name: kl(leaf, prior_mean, prior_scale) for name, leaf in moments.items()})
 
