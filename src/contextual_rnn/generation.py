@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import check_size
+from contextual_rnn._sharded import as_forward
 from contextual_rnn.rnn import ContextualRNN, check_made
 from contextual_rnn.state_spec import state_spec
 
@@ -56,10 +57,10 @@ def generate(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        state = _start(model, context, batch, num_samples, sample, generator)
+        state = as_forward(model, _start)(model, context, batch, num_samples, sample, generator)
         check_made(model.network, model.initial_state, state)
         value, values = first.repeat_interleave(num_samples, 0), []
-        run = state_spec(model).step
+        run = as_forward(model, state_spec(model).step)
         for _ in range(num_steps):
             output, state = run(model.network, value if embed is None else embed(value), state)
             value = step(output, value)

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sequences import Sequences
+from contextual_rnn._sharded import is_sharded, set_around
 from contextual_rnn._tree import State, fits, matches, zip_leaves
 from contextual_rnn.state_spec import StateSpec, state_spec
 from contextual_rnn.states import InitialState
@@ -34,6 +35,11 @@ class ContextualRNN(nn.Module):
         self._spec = spec
         self.network = network
         self.initial_state = initial_state
+        set_around(initial_state, self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        set_around(self.initial_state, self)
 
     def forward(
         self,
@@ -129,6 +135,8 @@ def _check_like(name: str, network: nn.Module, tree: State, state: State) -> Non
     for leaf, tensor in zip_leaves(tree, state, name):
         if _is_like(tensor, like.dtype, like.device):
             continue
+        if is_sharded(like) and tensor.device == like.device:
+            continue  # the network casts its inputs to the dtype that it computes with
         spec = state_spec(network)  # a network's own spec may ask for something else than its first parameter
         dtype, device = spec.dtype or like.dtype, spec.device or like.device
         if not _is_like(tensor, dtype, device):

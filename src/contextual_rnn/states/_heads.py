@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._numbers import check_size
 from contextual_rnn._precision import is_narrow, wide
+from contextual_rnn._sharded import is_sharded
 from contextual_rnn.state_spec import StateSpec
 
 # Layers that hand on as many features as they get; GLU and MultiheadAttention are the module's exceptions.
@@ -125,7 +126,8 @@ class Heads(nn.Module):
         """
         weight = next(self.parameters(), None)  # none where the layers are quantised, and take what they take
         if weight is not None and (
-            features.device != weight.device or (features.dtype != weight.dtype and not in_autocast(weight.device))
+            features.device != weight.device
+            or (features.dtype != weight.dtype and not in_autocast(weight.device) and not is_sharded(weight))
         ):
             raise ValueError(
                 f"context: expected features of {weight.dtype} on {weight.device}, "

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils import checkpoint
 
 _CHECKPOINT = checkpoint.__file__
-# None where no saved-tensor hook is set: then no call of checkpoint is under way but a reentrant one. From torch 2.5 on.
+# It gives None where no saved-tensor hook is set: then only a reentrant checkpoint can be under way. Not in torch 2.4.
 _top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from contextual_rnn._numbers import check_size
+from contextual_rnn._sharded import gathered
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec, state_spec
 from contextual_rnn.states._heads import check_call
@@ -77,7 +78,7 @@ class InitialState(nn.Module, ABC):
         """
         batch_size = check_call(batch_size, generator=generator)
         num_samples = check_size("num_samples", num_samples)
-        moments, leaves = self.moments(context, batch_size, None), {}
+        moments, leaves = gathered(self, self.moments)(context, batch_size, None), {}
         for leaf in self.spec:
             mean, scale = moments[leaf.name]
             batched = mean.ndim > len(leaf.shape)

@@ -47,16 +47,19 @@ class ContextState(InitialState):
         return True
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        features = features_of(self.net, context, self.features, batch_size, batched)
-        return {name: Moments(mean, None) for name, mean in self.from_features(features, batch_size).items()}
+        means, _ = self.means(context, batch_size, batched)
+        return {name: Moments(mean, None) for name, mean in means.items()}
 
-    def from_features(self, features: Tensor, batch_size: int | None, precise: bool = False) -> dict[str, Tensor]:
-        """The leaves for features (B, F) or (F,); with `precise` in float32 at least."""
+    def means(
+        self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The leaves, with `precise` in float32 at least, and the features (B, F) or (F,) that they are made of."""
+        features = features_of(self.net, context, self.features, batch_size, batched)
         leaves = self.heads(features, batch_size, precise)
         if self.activation is None:
-            return leaves
+            return leaves, features
         activated = {name: self.activation(leaf) for name, leaf in leaves.items()}
         for name, leaf in activated.items():
             if leaf.shape != (expected := leaves[name].shape):
                 raise ValueError(f"activation: expected shape {tuple(expected)} kept, got {tuple(leaf.shape)}")
-        return activated
+        return activated, features

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from contextual_rnn._numbers import check_number
 from contextual_rnn._precision import wide
+from contextual_rnn._sharded import as_forward
 from contextual_rnn._tree import State
 from contextual_rnn.states._heads import check_call
 from contextual_rnn.states._recomputed import draw_again
@@ -57,8 +58,8 @@ class ContextDropout(InitialState):
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         if context is None:
-            return self.null.moments(None, batch_size, batched)
-        given = self.state.moments(context, batch_size, batched)
+            return as_forward(self.null, self.null.moments)(None, batch_size, batched)
+        given = as_forward(self.state, self.state.moments)(context, batch_size, batched)
         guidance = check_number("guidance", self.guidance)
         if self.training or guidance == 1:
             return given
@@ -99,4 +100,4 @@ class ContextDropout(InitialState):
         first = next(iter(self.spec))
         mean = given[first.name].mean
         batch_size = mean.shape[0] if mean.ndim > len(first.shape) else None
-        return self.null.moments(None, batch_size, batch_size is not None)
+        return as_forward(self.null, self.null.moments)(None, batch_size, batch_size is not None)

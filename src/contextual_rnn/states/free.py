@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from contextual_rnn._numbers import check_number
+from contextual_rnn._sharded import is_fsdp
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec
 from contextual_rnn.states._back_propagated_error import BackPropagatedError
@@ -52,7 +53,9 @@ class FreeState(InitialState):
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         size, moments = batch_of(context, batch_size, batched), {}
         for leaf in self.spec:
-            mean, scale = tile(self.values[leaf.name], size), self.noise or None
+            value = self.values[leaf.name]
+            # Under FSDP the parameter's memory is gone when the network reads what was tiled without copies.
+            mean, scale = tile(value.clone() if is_fsdp(self) else value, size), self.noise or None
             if self.error is not None and self.training:
                 self.error.watch(leaf.name, mean)
                 scale = self.noise * compute_again(partial(self.error.relative, leaf.name))

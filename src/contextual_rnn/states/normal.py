@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from contextual_rnn._numbers import check_number
 from contextual_rnn._precision import wide
+from contextual_rnn._sharded import as_forward, gathered
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec
-from contextual_rnn.states._heads import Heads, check_call, features_of
+from contextual_rnn.states._heads import Heads, check_call
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.context import ContextState
 from contextual_rnn.states.moments import Moments, kl
@@ -81,19 +82,19 @@ class NormalState(InitialState):
         """With `precise` the heads compute in float32 at least, as densities need it; a draw does not."""
         raw: Mapping[str, Tensor] = self.raw_scale  # pyright: ignore[reportAssignmentType]
         if isinstance(self.mean, ContextState):
-            features = features_of(self.mean.net, context, self.mean.features, batch_size, batched)
-            means = self.mean.from_features(features, batch_size, precise)
+            means, features = as_forward(self.mean, self.mean.means)(context, batch_size, batched, precise)
             if self.scale_heads is not None:
                 raw = self.scale_heads(features, batch_size, precise)
         else:
-            means = {name: leaf.mean for name, leaf in self.mean.moments(context, batch_size, batched).items()}
+            moments = as_forward(self.mean, self.mean.moments)(context, batch_size, batched)
+            means = {name: leaf.mean for name, leaf in moments.items()}
         scales = {name: self.min_scale + functional.softplus(wide(raw[name])) for name in means}
         return {name: Moments(mean, scales[name]) for name, mean in means.items()}
 
     def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
         """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape), in float32 at least."""
         batch_size = check_call(batch_size)
-        moments = self._moments(context, batch_size, None, precise=True)
+        moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
         return {name: Normal(wide(mean), torch.as_tensor(scale)) for name, (mean, scale) in moments.items()}
 
     def log_prob(self, state: State, context: Any = None) -> Tensor:
@@ -119,7 +120,7 @@ class NormalState(InitialState):
         check_number("prior_mean", prior_mean)
         check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
         batch_size = check_call(batch_size)
-        moments = self._moments(context, batch_size, None, precise=True)
+        moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
         return self._sum({name: kl(leaf, prior_mean, prior_scale) for name, leaf in moments.items()})
 
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
