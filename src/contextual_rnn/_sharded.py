@@ -31,6 +31,11 @@ def is_sharded(tensor: Tensor) -> bool:
     return kind is not Tensor and kind is not nn.Parameter and hasattr(kind, "full_tensor")
 
 
+def casts_inputs(network: nn.Module, parameter: Tensor) -> bool:
+    """Whether FSDP casts what the network receives; `parameter` is one of its own."""
+    return is_sharded(parameter) or hasattr(type(network), "summon_full_params")
+
+
 def is_fsdp(module: nn.Module) -> bool:
     """Whether fully_shard was given this module."""
     return hasattr(type(module), "_get_fsdp_state")

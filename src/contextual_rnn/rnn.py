@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sequences import Sequences
-from contextual_rnn._sharded import is_sharded, set_around
+from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn._tree import State, fits, matches, zip_leaves
 from contextual_rnn.state_spec import StateSpec, state_spec
 from contextual_rnn.states import InitialState
@@ -135,8 +135,8 @@ def _check_like(name: str, network: nn.Module, tree: State, state: State) -> Non
     for leaf, tensor in zip_leaves(tree, state, name):
         if _is_like(tensor, like.dtype, like.device):
             continue
-        if is_sharded(like) and tensor.device == like.device:
-            continue  # the network casts its inputs to the dtype that it computes with
+        if tensor.device == like.device and casts_inputs(network, like):
+            continue
         spec = state_spec(network)  # a network's own spec may ask for something else than its first parameter
         dtype, device = spec.dtype or like.dtype, spec.device or like.device
         if not _is_like(tensor, dtype, device):

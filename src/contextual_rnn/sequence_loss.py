@@ -39,8 +39,9 @@ def sequence_cross_entropy(
     Loss and gradients, those of hx too, are those of the modules called one after the other:
     `cross_entropy(readout(relu(hidden(network(embedding(tokens), hx)[0][:, -1]))), targets)` where the network is
     `batch_first`, which it need not be. The loss is computed and returned in float32 at least. Where the CPU kernel
-    serves, all come of one native call: a training step takes about half the time. Elsewhere (no gradient wanted, another device, torch.compile, torch.func, autocast, hooks,
-    parametrizations, an embedding with options, more than 2 H steps) the modules are called.
+    serves, all come of one native call: a training step takes about half the time. Elsewhere (no gradient wanted,
+    another device, torch.compile, torch.jit.trace, torch.func, autocast, hooks, parametrizations, an embedding with
+    options, more than 2 H steps) the modules are called.
 
     Shapes: tokens (B, T) and targets (B,) int64, hx as `FastWeightsRNN` takes it. Raises ValueError for tensors that
     do not fit each other and for a token or target out of range, TypeError for another network; RuntimeError where
@@ -105,7 +106,7 @@ def _native(
     """What makes the native call, None where it does not serve."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not isinstance(tokens, Tensor):
         return None
-    if torch._C._is_tracing():
+    if torch.jit.is_tracing():
         return None
     weight, options = parameters.embedding, network.options
     made = _made.get(network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -134,8 +135,16 @@ class Heads(nn.Module):
                 f"got {features.dtype} on {features.device}"
             )
         run = _run_precisely if precise else _run
-        leaves = {name: run(layer, features).unflatten(-1, self.shapes[name]) for name, layer in self.layers.items()}
+        leaves = {name: _leaf(name, run(layer, features), self.shapes[name]) for name, layer in self.layers.items()}
         return leaves if features.ndim == 2 else {name: tile(leaf, batch_size) for name, leaf in leaves.items()}
+
+
+def _leaf(name: str, output: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if is_sharded(output):  # by tensor parallelism
+        output = output.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
+    if output.shape[-1] != (width := math.prod(shape)) and not torch.jit.is_tracing():
+        raise ValueError(f"heads: expected an output of width {width} for {name!r}, got {output.shape[-1]}")
+    return output.unflatten(-1, shape)
 
 
 def _run(layer: nn.Module, features: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, GeneratorType
 from typing import Any
 
 import torch
@@ -107,12 +107,8 @@ def _look_up() -> tuple[list[_Record], tuple[object, Tensor] | None, bool]:
                 return recording, _record_of(frame.f_locals["ctx"]).next(task), True
             if name == "forward":
                 recording.append(_record_of(frame.f_locals["ctx"]))
-            elif name == "checkpoint":
-                generator = frame.f_locals.get("gen")
-                started = generator is not None and generator.gi_frame is not None
-                call = generator.gi_frame.f_locals.get("new_frame") if started else None
-                if call is not None:
-                    recording.append(_record_of(call))
+            elif isinstance(run := frame.f_locals.get("gen"), GeneratorType) and run.gi_frame is not None:
+                recording.append(_record_of(run.gi_frame.f_locals["new_frame"]))
         frame = frame.f_back
     return recording, None, False
 
