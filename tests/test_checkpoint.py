@@ -93,8 +93,11 @@ def assert_same(model, run, options, advance=0):
     assert not torch.equal(other[0], plain[0]), "the draw matters"
 
 
-def loss(output, cotangent=torch.linspace(-1, 1, B * T * 4, dtype=torch.float64).view(B, T, 4)):
-    return (output * cotangent).sum() + output.square().sum()
+COTANGENT = torch.linspace(-1, 1, B * T * 4, dtype=torch.float64).view(B, T, 4)
+
+
+def loss(output):
+    return (output * COTANGENT).sum() + output.square().sum()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -125,7 +128,7 @@ def test_several_calls_with_one_generator_in_one_segment_and_in_several(way):
 
 
 def test_noise_by_the_error_is_that_of_the_forward_pass_when_a_backward_pass_came_between():
-    model, x, context = build("free, by its error")
+    model, x, _ = build("free, by its error")
 
     def run(model, saving, generator):
         outputs = [saving(lambda x: model(x, generator=generator)[0], x * scale) for scale in (1.0, 9.0)]
@@ -201,7 +204,7 @@ def test_a_draw_that_cannot_be_matched_is_refused():
                 return model(x, context=context, generator=generator)[0].mul(grad).sum() * grad[..., :3]
 
     output = Again.apply(x.requires_grad_())
-    with pytest.raises(RuntimeError, match="generator: expected a draw that torch.utils.checkpoint can repeat"):
+    with pytest.raises(RuntimeError, match=r"generator: expected a draw that torch\.utils.checkpoint can repeat"):
         output.sum().backward()
 
 

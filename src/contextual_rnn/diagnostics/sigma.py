@@ -35,7 +35,7 @@ def sigma_of(moments: Moments) -> Sigma | None:
     if moments.scale is None:
         return None
     means = moments.mean.detach().double().flatten(1)
-    scales = torch.as_tensor(moments.scale).detach().to(means.device, torch.float64)
+    scales = torch.as_tensor(moments.scale, dtype=torch.float64, device=means.device).detach()
     scales = scales.expand_as(moments.mean).flatten(1)
     size = means.square().mean().sqrt()
     collapsed = scales.mean(0) < COLLAPSED * size
