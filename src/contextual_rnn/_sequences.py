@@ -226,7 +226,7 @@ class Sequences:
 
 
 def _refuse_tracing(name: str) -> None:
-    if torch.jit.is_tracing():
+    if torch._C._is_tracing():
         raise ValueError(f"{name}: expected none under torch.jit.trace here, where its values would become constants")
 
 

@@ -106,7 +106,7 @@ def _native(
     """What makes the native call, None where it does not serve."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not isinstance(tokens, Tensor):
         return None
-    if torch.jit.is_tracing():
+    if torch._C._is_tracing():
         return None
     weight, options = parameters.embedding, network.options
     made = _made.get(network)

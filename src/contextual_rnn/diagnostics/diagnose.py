@@ -57,13 +57,13 @@ def diagnose(
     options.check(losses, network)
     intercept = Intercept(model, network)
     with _evaluation(model), torch.inference_mode(False):
-        with torch.no_grad(), _same_draws(seed):
+        with torch.no_grad(), _same_draws(options.seed):
             intercept.run(losses, None)
         spec, moments = intercept.initial_state.spec, intercept.moments
         leaves = _leaves(spec, intercept.state)
         sigma = {name: found for name, leaf in moments.items() if (found := sigma_of(leaf)) is not None}
         with torch.no_grad():
-            drawn = _leaves(spec, intercept.draw(seed)) if sigma else None
+            drawn = _leaves(spec, intercept.draw(options.seed)) if sigma else None
         return _diagnose(lambda state: intercept.run(losses, state), spec, leaves, drawn, sigma, options)
 
 

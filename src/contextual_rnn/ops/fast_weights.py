@@ -122,7 +122,7 @@ def _run(
         projection = weight_ih, bias
     elif weight_ih is not None:
         inputs = functional.linear(inputs, weight_ih, bias)
-    run = BACKENDS[name]
+    run: Callable[..., Any] = BACKENDS[name]
     if name in CHUNKED and steps > 2 * width:
         run = functools.partial(in_chunks, run, width)
     if name in KERNELS or not is_narrow(inputs.dtype):

@@ -18,7 +18,8 @@ from torch.utils import checkpoint
 
 _CHECKPOINT = checkpoint.__file__
 # It gives None where no saved-tensor hook is set: then only a reentrant checkpoint can be under way. Not in torch 2.4.
-_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+_autograd: Any = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
+_top_hooks = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
 
 
 class _Record:
