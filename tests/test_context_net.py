@@ -140,7 +140,7 @@ def test_unknown_category_without_a_bucket():
         ({"rain": None}, ValueError, "context: expected feature 'rain'"),
         ({"soil": torch.zeros(3)}, ValueError, "got feature 'soil' too"),
         ({"rain": [1.0]}, TypeError, "rain: expected a tensor, as encode makes it, got list"),
-        ({"rain": torch.zeros(3, dtype=torch.long)}, TypeError, "rain: expected torch.float32, got torch.int64"),
+        ({"rain": torch.zeros(3, dtype=torch.long)}, TypeError, "rain: expected floats, got torch.int64"),
         ({"crop": torch.zeros(3)}, TypeError, "crop: expected torch.int64, got torch.float32"),
         ({"crop": torch.tensor([0, 1, 3])}, ValueError, r"crop: expected indices from 0 to 2, got \[0, 1, 3\]"),
         ({"crop": torch.tensor([0, 1, -1])}, ValueError, "crop: expected indices from 0 to 2"),

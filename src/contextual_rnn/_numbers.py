@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
@@ -26,17 +27,32 @@ DECAY = Range("a number from 0 to below 1", lambda value: 0 <= value < 1)
 _MOST = 2**63 - 1  # what torch takes as a size
 
 
-def check_size(name: str, size: int, least: int = 1) -> None:
-    """Refuse a size that is not an int of at least `least`, or that torch cannot count to."""
+def check_size(name: str, size: Any, least: int = 1) -> int:
+    """`size` as an int of at least `least` that torch can count to.
+
+    Integers of numpy and integer tensors of no axes are such too, bools are not. While torch.export or torch.jit.trace
+    runs, a size may stand for any number and is returned as it is.
+    """
     if type(size) is int and least <= size <= _MOST:
-        return
+        return size
     expected = "a positive int" if least == 1 else f"an int of at least {least}"
-    if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
-        raise TypeError(f"{name}: expected {expected}, got {shortened(size)}")
+    if isinstance(size, Tensor):
+        if size.ndim or size.dtype.is_floating_point or size.dtype.is_complex or size.dtype == torch.bool:
+            raise TypeError(f"{name}: expected {expected}, got {shortened(size)}")
+        if torch._C._is_tracing():
+            return size  # pyright: ignore[reportReturnType]
+    if not isinstance(size, torch.SymInt):
+        try:
+            if isinstance(size, bool):
+                raise TypeError
+            size = operator.index(size)
+        except (TypeError, RuntimeError):
+            raise TypeError(f"{name}: expected {expected}, got {shortened(size)}") from None
     if size < least:
         raise ValueError(f"{name}: expected {expected}, got {shortened(size)}")
     if isinstance(size, int) and size > _MOST:
         raise ValueError(f"{name}: expected {expected} below 2**63, got {shortened(size)}")
+    return size  # pyright: ignore[reportReturnType]
 
 
 def check_elements(**sizes: int) -> None:

@@ -140,6 +140,7 @@ class Sequences:
         """The piece from step `start` to before `stop`."""
         first, lengths, begun, over = self.first, self.lengths, None, False
         if lengths is not None:
+            _refuse_tracing("lengths")
             first = torch.zeros_like(lengths) if first is None else first
             end = first + lengths
             if start > 0 and not torch.compiler.is_compiling():
@@ -160,7 +161,7 @@ class Sequences:
 
     def split(self, name: str, step: int) -> tuple[Sequences, Sequences]:
         """The pieces before and from `step`, which is the argument `name`."""
-        check_size(name, step)
+        step = check_size(name, step)
         if step >= self.num_steps:
             raise ValueError(f"{name}: expected fewer steps than the input's {self.num_steps}, got {step}")
         after = self.steps(step, self.num_steps)
@@ -188,6 +189,7 @@ class Sequences:
             state = hx if carried is None else carried
             state = self.model._start(self.context, self.batch, self.generator) if state is None else state
             return self._whole_rows(state, carry)
+        _refuse_tracing("lengths" if self.resets is None else "reset")
         resets = torch.full((self.batch, self.num_steps), -1) if self.resets is None else self.resets
         zeros = torch.zeros(self.batch, dtype=torch.int64)
         lengths = zeros + resets.shape[1] if self.lengths is None else self.lengths.cpu().long()
@@ -243,6 +245,11 @@ class Sequences:
         place = torch.cat([index for index, _ in sources]).argsort()
         counts = [len(index) for index, _ in sources]
         return take_of_all(self.spec.tree, place, [state for _, state in sources], counts)
+
+
+def _refuse_tracing(name: str) -> None:
+    if torch._C._is_tracing():
+        raise ValueError(f"{name}: expected none under torch.jit.trace here, where its values would become constants")
 
 
 def _one_step(input: Tensor, batch_dim: int) -> Tensor:

@@ -61,9 +61,8 @@ class Leaf:
             raise TypeError(f"shape: expected a tuple of positive ints, got {self.shape!r}")
         if not self.shape:
             raise ValueError("shape: expected at least one axis, got ()")
-        for size in self.shape:
-            check_size("shape", size)
-        check_size("batch_dim", self.batch_dim, 0)
+        object.__setattr__(self, "shape", tuple(check_size("shape", size) for size in self.shape))
+        object.__setattr__(self, "batch_dim", check_size("batch_dim", self.batch_dim, 0))
         if self.batch_dim > len(self.shape):
             raise ValueError(f"batch_dim: expected 0 to {len(self.shape)}, got {self.batch_dim}")
         check_dtype(self.dtype)

@@ -32,8 +32,8 @@ class AdditiveAttention(nn.Module):
 
     def __init__(self, query_size: int, key_size: int, hidden_size: int):
         super().__init__()
-        for name, size in (("query_size", query_size), ("key_size", key_size), ("hidden_size", hidden_size)):
-            check_size(name, size)
+        query_size, key_size = check_size("query_size", query_size), check_size("key_size", key_size)
+        hidden_size = check_size("hidden_size", hidden_size)
         check_elements(hidden_size=hidden_size, query_size=query_size)
         check_elements(hidden_size=hidden_size, key_size=key_size)
         self.query = nn.Linear(query_size, hidden_size, bias=False)

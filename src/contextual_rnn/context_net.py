@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contextual_rnn._numbers import FINITE, SHARE, check_elements, check_factory, check_flag, check_number, check_size
+from contextual_rnn._precision import wide
 from contextual_rnn._saved_features import described, numbers_of, with_numbers
 from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn._tensors import check_dense
@@ -64,7 +65,8 @@ class Continuous:
         if not len(data):
             raise ValueError("values: expected at least one, got none")
         std = float(data.std(correction=0))
-        return cls(float(data.mean()), std if std > 1e-12 * float(data.abs().max()) else 1.0)
+        rounding = 4 * torch.finfo(data.dtype).eps * float(data.abs().max())
+        return cls(float(data.mean()), std if std > rounding else 1.0)
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ class ContextNet(SavesNumbers):
     ):
         super().__init__()
         device, dtype = check_factory(device, dtype)
-        check_size("out_features", out_features)
-        check_size("embedding_dim", embedding_dim)
+        out_features = check_size("out_features", out_features)
+        embedding_dim = check_size("embedding_dim", embedding_dim)
         check_elements(out_features=out_features, embedding_dim=embedding_dim)
         if not isinstance(features, Mapping) or not features:
             raise TypeError(f"features: expected a dict of at least one feature, got {features!r}")
@@ -160,9 +162,11 @@ class ContextNet(SavesNumbers):
         return {"features": "; ".join(f"{name} {described(feature)}" for name, feature in self.features.items())}
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
-        """Columns of raw values, each of length B, to the tensors that `forward` takes, in floats of this module.
+        """Columns of raw values, each of length B, to the tensors that `forward` takes.
 
-        A set is any collection of its members. Raises ValueError or TypeError that names the feature: missing or not
+        A quantity stays as it is, in float64, which `forward` scales before it rounds: seconds since 1970 have more
+        digits than float32. Without float64 on the device (mps) it is float32. A set is any collection of its members,
+        encoded in floats of this module. Raises ValueError or TypeError that names the feature: missing or not
         asked for, columns of different lengths, an unknown category without a bucket, a quantity that is no finite
         number.
         """
@@ -178,7 +182,7 @@ class ContextNet(SavesNumbers):
         for name, feature in self.features.items():
             if isinstance(feature, Continuous):
                 column = [check_number(name, _plain(value)) for value in rows[name]]
-                encoded[name] = torch.tensor(column, dtype=self.linear.weight.dtype, **made)
+                encoded[name] = torch.tensor(column, dtype=_exact(self.linear.weight.device), **made)
                 continue
             index = {category: number for number, category in enumerate(feature.categories)}
             if isinstance(feature, Categorical):
@@ -197,7 +201,8 @@ class ContextNet(SavesNumbers):
     def forward(self, context: Mapping[str, Tensor]) -> Tensor:
         """Features (B, out_features) of tensors as `encode` makes them; without B for one example.
 
-        Categories (B,) int64, quantities (B,) and sets (B, members) of floats. Raises ValueError or TypeError that
+        Categories (B,) int64, quantities (B,) and sets (B, members) of floats. A quantity is scaled in its own dtype,
+        float32 at least, and then rounded to this module's. Raises ValueError or TypeError that
         names the feature for one that is missing, not asked for, of another type, shape or batch, out of range or not
         finite.
         """
@@ -211,10 +216,11 @@ class ContextNet(SavesNumbers):
                 raise ValueError(f"{name}: expected a batch of {tuple(lead[1])}, as {lead[0]}, got {tuple(batch)}")
             lead = lead or (name, batch)
             if isinstance(feature, Continuous):
-                parts.append(((value - feature.mean) / feature.std)[..., None])
+                scaled = (wide(value) - feature.mean) / feature.std
+                parts.append(scaled[..., None].to(self.linear.weight.dtype))
             elif isinstance(feature, SetValued):
                 assert isinstance(embedding, nn.Embedding)
-                parts.append(value @ embedding.weight)
+                parts.append(value.to(embedding.weight.dtype) @ embedding.weight)
             else:
                 if self.training and feature.dropout:
                     hidden = torch.rand(value.shape, device=value.device) < feature.dropout
@@ -232,9 +238,9 @@ class ContextNet(SavesNumbers):
 
     def _check(self, name: str, feature: Feature, value: Tensor) -> None:
         check_dense(name, value, "a tensor, as encode makes it")
-        dtype = torch.long if isinstance(feature, Categorical) else self.linear.weight.dtype
-        if value.dtype != dtype:
-            raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
+        categorical = isinstance(feature, Categorical)
+        if not (value.dtype == torch.long if categorical else value.is_floating_point()):
+            raise TypeError(f"{name}: expected {'torch.int64' if categorical else 'floats'}, got {value.dtype}")
         axes = ["members"] if isinstance(feature, SetValued) else []
         if value.ndim not in (len(axes), len(axes) + 1) or (axes and value.shape[-1] != _buckets(feature)):
             one = f"({_buckets(feature)},)" if axes else "()"
@@ -254,6 +260,10 @@ def _in_short(feature: Feature) -> str:
         return f"Continuous(mean={feature.mean:g}, std={feature.std:g})"
     unknown = " and unknown" if feature.unknown else ""
     return f"{type(feature).__name__}({len(feature.categories)} categories{unknown})"
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _buckets(feature: Feature) -> int:

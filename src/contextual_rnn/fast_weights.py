@@ -45,12 +45,11 @@ class _FastWeights(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        check_size("input_size", input_size)
-        check_size("hidden_size", hidden_size)
+        input_size, hidden_size = check_size("input_size", input_size), check_size("hidden_size", hidden_size)
         check_elements(hidden_size=hidden_size, input_size=max(input_size, hidden_size))
         check_flag("bias", bias)
         check_flag("elementwise_affine", elementwise_affine)
-        checked_options(inner_steps, decay, rate, layer_norm, timing, eps, False)
+        inner_steps = checked_options(inner_steps, decay, rate, layer_norm, timing, eps, False).inner_steps
         check_backend(backend)
         if dtype is not None and dtype not in FLOATS:
             raise TypeError(f"dtype: expected a floating-point dtype of at least 16 bits, got {dtype}")
@@ -247,7 +246,7 @@ def fast_weights_spec(
     """
     if not isinstance(network, _FastWeights):
         raise TypeError(f"network: expected FastWeightsRNN or FastWeightsCell, got {type(network).__name__}")
-    check_size("rank", rank)
+    rank = check_size("rank", rank)
     width = network.hidden_size
     a: dict[str, State] = {
         "zero": None,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import check_size
+from contextual_rnn._sharded import as_forward
 from contextual_rnn.rnn import ContextualRNN, check_made
 
 
@@ -43,8 +44,7 @@ def generate(
     """
     if not isinstance(model, ContextualRNN):
         raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
-    check_size("num_steps", num_steps)
-    check_size("num_samples", num_samples)
+    num_steps, num_samples = check_size("num_steps", num_steps), check_size("num_samples", num_samples)
     if not callable(step):
         raise TypeError(f"step: expected a function, got {type(step).__name__}")
     if not (embed is None or callable(embed)):
@@ -57,7 +57,7 @@ def generate(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        state = _start(model, context, batch, num_samples, sample, generator)
+        state = as_forward(model, _start)(model, context, batch, num_samples, sample, generator)
         check_made(model.network, model.initial_state, state)
         value, values = first.repeat_interleave(num_samples, 0), []
         spec = model._spec
@@ -65,7 +65,7 @@ def generate(
             inputs = value if embed is None else embed(value)
             if spec.known_time_dim == "unknown" and spec.step is None:
                 spec = model._known_spec(inputs)
-            output, state = spec.take_step(model.network, inputs, state)
+            output, state = as_forward(model, spec.take_step)(model.network, inputs, state)
             value = step(output, value)
             if not isinstance(value, Tensor):
                 raise TypeError(f"step: expected a function that returns a tensor, got {type(value).__name__}")

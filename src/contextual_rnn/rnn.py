@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sequences import Sequences
+from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn._steps import copied, find_time_dim, may_change_states
 from contextual_rnn._tree import State, fits, matches, zip_leaves
 from contextual_rnn.state_spec import StateSpec, state_spec
@@ -38,6 +39,11 @@ class ContextualRNN(nn.Module):
         self._copies_states = may_change_states(network)
         self.network = network
         self.initial_state = initial_state
+        set_around(initial_state, self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        set_around(self.initial_state, self)
 
     def forward(
         self,
@@ -76,7 +82,7 @@ class ContextualRNN(nn.Module):
         packed = isinstance(input, PackedSequence)
         if packed and self._spec.known_time_dim is None:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
-        batch_size = int(input.batch_sizes[0]) if packed else self._spec.input_batch_size(input)
+        batch_size = _packed_batch_size(input) if packed else self._spec.input_batch_size(input)
         network = self.network  # an attribute of a module costs a search
         if hx is not None and not matches(self._spec.tree, hx, batch_size, _first_parameter(network)):
             self._check_state(hx, batch_size)
@@ -141,6 +147,11 @@ def check_made(network: nn.Module, initial_state: InitialState, state: State) ->
     _check_like("initial_state", network, initial_state.spec.tree, state)
 
 
+def _packed_batch_size(packed: PackedSequence) -> int:
+    size = packed.batch_sizes[0]
+    return size if torch._C._is_tracing() else int(size)  # pyright: ignore[reportReturnType]
+
+
 def _first_parameter(network: nn.Module) -> Tensor | None:
     """next(network.parameters(), None) at a tenth of its time, which every step of a loop would pay."""
     for parameter in network._parameters.values():
@@ -155,6 +166,8 @@ def _check_like(name: str, network: nn.Module, tree: State, state: State) -> Non
         return
     for leaf, tensor in zip_leaves(tree, state, name):
         if _is_like(tensor, leaf.dtype or like.dtype, like.device):
+            continue
+        if tensor.device == like.device and casts_inputs(network, like):
             continue
         dtype, device = _dtype_and_device(network, like)
         dtype = leaf.dtype or dtype

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._fast_weights_state import split_state
+from contextual_rnn._precision import wide
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, described
 from contextual_rnn._tree import State
@@ -39,9 +40,10 @@ def sequence_cross_entropy(
 
     Loss and gradients, those of hx too, are those of the modules called one after the other:
     `cross_entropy(readout(relu(hidden(network(embedding(tokens), hx)[0][:, -1]))), targets)` where the network is
-    `batch_first`, which it need not be. Where the CPU kernel serves, all come of one native call: a training step takes
-    about half the time. Elsewhere (no gradient wanted, another device, torch.compile, torch.func, autocast, hooks,
-    parametrizations, an embedding with options, more than 2 H steps) the modules are called.
+    `batch_first`, which it need not be. The loss is computed and returned in float32 at least. Where the CPU kernel
+    serves, all come of one native call: a training step takes about half the time. Elsewhere (no gradient wanted,
+    another device, torch.compile, torch.jit.trace, torch.func, autocast, hooks, parametrizations, an embedding with
+    options, more than 2 H steps) the modules are called.
 
     Shapes: tokens (B, T) and targets (B,) int64, B and T at least 1, hx as `FastWeightsRNN` takes it. Raises ValueError
     for tensors that do not fit each other, an empty batch, which has no mean, and a token or target out of range (on a
@@ -68,7 +70,7 @@ def sequence_cross_entropy(
         inputs = embedding(tokens)
         output, _ = network(inputs if network.batch_first else inputs.transpose(0, 1), hx)
         last = output[:, -1] if network.batch_first else output[-1]
-        scores = readout(torch.relu(hidden(last)))
+        scores = wide(readout(torch.relu(hidden(last))))
         _check_range("targets", targets, scores.shape[-1])
         return functional.cross_entropy(scores, targets, ignore_index=_NO_TARGET)
     if initial[0] is None:
@@ -140,6 +142,8 @@ def _native(
 ) -> Classification | None:
     """The native call, None where it does not serve."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    if torch._C._is_tracing():
         return None
     weight, options = parameters.embedding, network.options
     made = _made.get(network)

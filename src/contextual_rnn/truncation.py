@@ -44,7 +44,7 @@ def truncated(
     """
     if not isinstance(model, ContextualRNN):
         raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
-    check_size("steps", steps)
+    steps = check_size("steps", steps)
     given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
     sequences = Sequences.of(model, input, context, generator, **given, pieces="steps")
     if hx is not None:

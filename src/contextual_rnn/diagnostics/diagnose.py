@@ -59,13 +59,13 @@ def diagnose(
     options.check(losses, network)
     intercept = Intercept(model, network)
     with _evaluation(model), torch.inference_mode(False):
-        with torch.no_grad(), _same_draws(seed):
+        with torch.no_grad(), _same_draws(options.seed):
             intercept.run(losses, None)
         spec, moments = intercept.initial_state.spec, intercept.moments
         leaves = _leaves(spec, intercept.state)
         sigma = {name: found for name, leaf in moments.items() if (found := sigma_of(leaf)) is not None}
         with torch.no_grad():
-            drawn = _leaves(spec, intercept.draw(seed)) if sigma else None
+            drawn = _leaves(spec, intercept.draw(options.seed)) if sigma else None
         return _diagnose(lambda state: intercept.run(losses, state), spec, leaves, drawn, sigma, options)
 
 
@@ -109,9 +109,8 @@ class _Options:
             raise TypeError(f"losses: expected a function, got {type(losses).__name__}")
         if not (network is None or isinstance(network, nn.Module)):
             raise TypeError(f"network: expected a module or None, got {type(network).__name__}")
-        check_size("permutations", self.permutations, 0)
-        check_size("influence_steps", self.influence_steps, 2)
-        check_size("seed", self.seed, 0)
+        for name, least in (("permutations", 0), ("influence_steps", 2), ("seed", 0)):
+            object.__setattr__(self, name, check_size(name, getattr(self, name), least))
 
 
 def _diagnose(

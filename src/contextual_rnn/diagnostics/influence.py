@@ -130,6 +130,8 @@ def influence_of(
             gradients = torch.autograd.grad(along, list(leaves.values()), retain_graph=True, allow_unused=True)
         for name, gradient in zip(leaves, gradients, strict=True):
             size = 0.0 if gradient is None else _mean_square(gradient[rows.to(gradient.device)])
+            if size < torch.finfo(hidden.dtype).tiny ** 2:
+                size = 0.0  # gradients of this dtype have lost their digits there
             squares[name].append(size / units)
     roots = {name: torch.tensor(values, dtype=torch.float64, device="cpu").sqrt() for name, values in squares.items()}
     return Influence(tuple(steps), length, roots)

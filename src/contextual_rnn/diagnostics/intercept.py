@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from contextual_rnn._sharded import as_forward
 from contextual_rnn._steps import copied
 from contextual_rnn._tree import State
 from contextual_rnn.rnn import ContextualRNN
@@ -74,7 +75,8 @@ class Intercept:
         batched: bool | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        self._context, self.moments = context, self.initial_state.moments(context, batch_size, batched)
+        moments = as_forward(self.initial_state, self.initial_state.moments)
+        self._context, self.moments = context, moments(context, batch_size, batched)
 
 
 def watch(losses: Callable[[], Any], network: nn.Module | None) -> Found:

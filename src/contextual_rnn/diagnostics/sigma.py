@@ -43,7 +43,7 @@ def sigma_of(moments: Moments) -> Sigma | None:
         return None
     means = moments.mean.detach().flatten(1)
     means = means.to(torch.complex128 if means.is_complex() else torch.float64)
-    scales = torch.as_tensor(moments.scale, device=means.device).detach().double()
+    scales = torch.as_tensor(moments.scale, dtype=torch.float64, device=means.device).detach()
     scales = scales.expand_as(moments.mean).flatten(1)
     if not (means.isfinite().all() and scales.isfinite().all()):
         return Sigma(math.nan, math.nan, math.nan, math.nan)

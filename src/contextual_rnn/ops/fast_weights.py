@@ -14,6 +14,7 @@ from torch.nn import functional
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths, without_padding
 from contextual_rnn._numbers import check_flag, check_number, check_size, shortened
+from contextual_rnn._precision import is_narrow
 from contextual_rnn._tensors import check_dense, check_floats, check_readable
 from contextual_rnn.ops import cpu, triton
 from contextual_rnn.ops.attention import attention
@@ -70,7 +71,8 @@ def fast_weights(
     kernel does so block by block, and neither projected inputs nor their gradient pass through memory.
 
     decay and rate are numbers, or tensors of no axes which may require gradients (their range is then checked on
-    the CPU alone). The batch may be empty. Under autocast everything runs in the dtype of weight_hh.
+    the CPU alone). The batch may be empty. Under autocast everything runs in the dtype of weight_hh. Tensors of
+    float16 and bfloat16 are summed in float32, and what is returned is rounded to them.
 
     `backend` is "reference" (A stored; differentiable any number of times), "attention" (sums over what was written,
     and A stored between the chunks of a long sequence; differentiable once), "cpu" (the same natively), "triton" (the
@@ -125,17 +127,26 @@ def _run(
         projection = weight_ih, bias
     elif weight_ih is not None:
         inputs = functional.linear(inputs, weight_ih, bias)
-    run = BACKENDS[name]
+    run: Callable[..., Any] = BACKENDS[name]
     if name in CHUNKED and steps > 2 * width:
         run = functools.partial(in_chunks, run, width)
-    return run(inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, *projection)
+    if name in KERNELS or not is_narrow(inputs.dtype):
+        return run(inputs, weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, *projection)
+    # A is a sum over time: in bfloat16 a decay of 0.999 would round to 1.
+    given = inputs, weight_hh, h0, a0, norm_weight, norm_bias
+    output, final = run(*(_cast(tensor, torch.float32) for tensor in given), lengths, options)
+    return _cast(output, inputs.dtype), _cast(final, inputs.dtype)
 
 
 def choose(backend: str, like: Tensor) -> str:
     """The backend that serves tensors such as `like`, of H in their last axis; ValueError for one that there is not."""
     if backend != "auto":
         check_backend(backend)
+        if backend != "reference" and torch._C._is_tracing():
+            raise ValueError(f"backend: expected auto or reference under torch.jit.trace, got {backend!r}")
         return backend
+    if torch._C._is_tracing():
+        return "reference"  # the others leave no operators behind that torch.jit.trace could see
     if named := os.environ.get(ENVIRONMENT):
         if named not in BACKENDS and named != "auto":
             raise ValueError(f"{ENVIRONMENT}: expected one of auto, {', '.join(BACKENDS)}, got {named!r}")
@@ -178,7 +189,7 @@ def _checked_options(
     eps: float,
     return_fast_weights: bool,
 ) -> FastWeightsOptions:
-    check_size("inner_steps", inner_steps)
+    inner_steps = check_size("inner_steps", inner_steps)
     if inner_steps > MOST_INNER_STEPS:
         raise ValueError(f"inner_steps: expected at most {MOST_INNER_STEPS}, got {inner_steps}")
     check_flag("layer_norm", layer_norm)

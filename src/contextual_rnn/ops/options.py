@@ -30,7 +30,7 @@ class LowRank(NamedTuple):
 
     def dense(self) -> Tensor:
         """The matrix itself, (B, H, H)."""
-        return self.left.mT @ self.right
+        return self.left.transpose(1, 2) @ self.right  # which the older ONNX exporter knows, unlike mT
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +15,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._numbers import check_size
+from contextual_rnn._precision import is_narrow, wide
+from contextual_rnn._sharded import is_sharded
 from contextual_rnn.state_spec import StateSpec
 
 # Layers that hand on as many features as they get; GLU and MultiheadAttention are the module's exceptions.
@@ -30,14 +34,17 @@ _WIDTH_KEEPING = (
 )
 
 
-def check_call(batch_size: int | None, batched: bool | None = None, generator: torch.Generator | None = None) -> None:
-    """Refuse what no initial state can be called with."""
+def check_call(
+    batch_size: int | None, batched: bool | None = None, generator: torch.Generator | None = None
+) -> int | None:
+    """The batch size as an int; refuse what no initial state can be called with."""
     if batch_size is not None:
-        check_size("batch_size", batch_size, 0)
+        batch_size = check_size("batch_size", batch_size, 0)
         if batched is False:
             raise ValueError(f"batch_size: expected None with batched=False, got {batch_size}")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
+    return batch_size
 
 
 def batch_of(context: Any, batch_size: int | None, batched: bool | None) -> int | None:
@@ -72,8 +79,7 @@ def feature_count(net: nn.Module, features: int | None) -> int:
     if not isinstance(net, nn.Module):
         raise TypeError(f"net: expected a context network (nn.Module), got {type(net).__name__}")
     if features is not None:
-        check_size("features", features)
-        return features
+        return check_size("features", features)
     width = _output_width(net)
     if width is None:
         raise ValueError(f"features: expected the width of what net returns, as {type(net).__name__} does not tell it")
@@ -115,6 +121,9 @@ def features_of(net: nn.Module, context: Any, width: int, batch_size: int | None
     return features
 
 
+Run = Callable[[nn.Module, Tensor], Tensor]
+
+
 class Heads(nn.Module):
     """One linear layer for every leaf of floats, from features (B, F) or (F,) to (B, *shape) or `shape`.
 
@@ -147,31 +156,36 @@ class Heads(nn.Module):
         for layer in self.layers.values():
             layer.reset_parameters()  # pyright: ignore[reportCallIssue]
 
-    def forward(self, features: Tensor, batch_size: int | None) -> dict[str, Tensor]:
-        """Features of one example are tiled to `batch_size`, where that is given."""
+    def forward(self, features: Tensor, batch_size: int | None, precise: bool = False) -> dict[str, Tensor]:
+        """Features of one example are tiled to `batch_size`, where that is given.
+
+        With `precise` the layers compute in float32 at least, also under autocast.
+        """
+        run = _run_precisely if precise else _run
         if self.own_dtype or self.complex:
-            leaves = {name: self._mixed(name, layer, features) for name, layer in self.layers.items()}
+            leaves = {name: self._mixed(name, layer, features, run) for name, layer in self.layers.items()}
         else:
             # None where the layers are quantised, and take what they take.
             _check_features(features, next(self.parameters(), None))
-            leaves = {name: layer(features).unflatten(-1, self.shapes[name]) for name, layer in self.layers.items()}
+            leaves = {name: _leaf(name, run(layer, features), self.shapes[name]) for name, layer in self.layers.items()}
         return leaves if features.ndim == 2 else {name: tile(leaf, batch_size) for name, leaf in leaves.items()}
 
-    def _mixed(self, name: str, layer: nn.Module, features: Tensor) -> Tensor:
+    def _mixed(self, name: str, layer: nn.Module, features: Tensor, run: Run) -> Tensor:
         weight = next(layer.parameters(), None)
         if name in self.own_dtype and weight is not None and features.is_floating_point():
             features = features.to(weight.dtype)
         _check_features(features, weight)
-        leaf = layer(features)
+        output = run(layer, features)
         if name not in self.complex:
-            return leaf.unflatten(-1, self.shapes[name])
-        leaf = leaf.float() if leaf.dtype == torch.bfloat16 else leaf  # which has no complex numbers
-        return torch.view_as_complex(leaf.unflatten(-1, (*self.shapes[name], 2)))
+            return _leaf(name, output, self.shapes[name])
+        output = output.float() if output.dtype == torch.bfloat16 else output  # which has no complex numbers
+        return torch.view_as_complex(_leaf(name, output, (*self.shapes[name], 2)))
 
 
 def _check_features(features: Tensor, weight: Tensor | None) -> None:
     if weight is not None and (
-        features.device != weight.device or (features.dtype != weight.dtype and not in_autocast(weight.device))
+        features.device != weight.device
+        or (features.dtype != weight.dtype and not in_autocast(weight.device) and not is_sharded(weight))
     ):
         raise ValueError(
             f"context: expected features of {weight.dtype} on {weight.device}, "
@@ -192,6 +206,30 @@ def _reset(layer: nn.Linear, constant: float, bias_std: float | None) -> None:
     _fill(layer, constant, bias_std)
 
 
+def _leaf(name: str, output: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if is_sharded(output):  # by tensor parallelism
+        output = output.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
+    if output.shape[-1] != (width := math.prod(shape)) and not torch._C._is_tracing():
+        raise ValueError(f"heads: expected an output of width {width} for {name!r}, got {output.shape[-1]}")
+    return output.unflatten(-1, shape)
+
+
+def _run(layer: nn.Module, features: Tensor) -> Tensor:
+    return layer(features)
+
+
+def _run_precisely(layer: nn.Module, features: Tensor) -> Tensor:
+    weight = next(layer.parameters(), None)  # none where the layer is quantised
+    if weight is None:
+        return layer(features)
+    autocast = in_autocast(weight.device)
+    if not autocast and not is_narrow(weight.dtype):
+        return layer(features)
+    parameters = {name: wide(parameter) for name, parameter in layer.named_parameters()}
+    with torch.autocast(weight.device.type, enabled=False) if autocast else nullcontext():
+        return torch.func.functional_call(layer, parameters, (features.to(wide(weight).dtype),))
+
+
 def tile(value: Tensor, batch_size: int | None) -> Tensor:
     """`value` for every row of a batch, without copies for several rows.
 
@@ -199,6 +237,8 @@ def tile(value: Tensor, batch_size: int | None) -> Tensor:
     """
     if batch_size is None:
         return value.clone()
+    if isinstance(batch_size, Tensor):  # a size that torch.jit.trace follows, which may be any
+        return value.clone().expand(batch_size, *value.shape)
     return value.clone()[None] if batch_size == 1 else value.expand(batch_size, *value.shape)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from contextual_rnn._numbers import check_factory, check_size
 from contextual_rnn._saved_numbers import SavesNumbers
+from contextual_rnn._sharded import gathered
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec, state_spec
 from contextual_rnn.states._heads import check_call, tile
@@ -99,7 +100,7 @@ class InitialState(SavesNumbers, ABC):
         Raises ValueError for a context missing or of the wrong batch size, width, dtype or device, ValueError or
         TypeError for other bad arguments, such as no batch size beside a context that has no tensor to say it.
         """
-        check_call(batch_size, batched, generator)
+        batch_size = check_call(batch_size, batched, generator)
         moments = of_rows(self.moments(context, batch_size, batched), self.spec, rows)
         return self.spec.pack({n: draw(leaf, generator) if self.training else leaf.mean for n, leaf in moments.items()})
 
@@ -115,9 +116,9 @@ class InitialState(SavesNumbers, ABC):
 
         Row b * num_samples + s is draw s for context b. A state without noise is repeated.
         """
-        check_call(batch_size, generator=generator)
-        check_size("num_samples", num_samples)
-        moments, leaves = self.moments(context, batch_size, None), {}
+        batch_size = check_call(batch_size, generator=generator)
+        num_samples = check_size("num_samples", num_samples)
+        moments, leaves = gathered(self, self.moments)(context, batch_size, None), {}
         for leaf in self.spec:
             mean, scale = moments[leaf.name]
             batched = mean.ndim > len(leaf.shape)

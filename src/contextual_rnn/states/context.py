@@ -57,15 +57,22 @@ class ContextState(InitialState):
         return True
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        features = features_of(self.net, context, self.features, batch_size, batched)
-        moments = {name: Moments(mean, None) for name, mean in self.from_features(features, batch_size).items()}
+        means, features = self.means(context, batch_size, batched)
+        moments = {name: Moments(mean, None) for name, mean in means.items()}
         if self.spec.constants:
             moments |= self.constants(features.shape[0] if features.ndim == 2 else batch_size)
         return moments
 
-    def from_features(self, features: Tensor, batch_size: int | None) -> dict[str, Tensor]:
-        """The leaves of floats for features (B, F) or (F,)."""
-        leaves = self.heads(features, batch_size)
+    def means(
+        self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The leaves of floats, with `precise` in float32 at least, and their features, (B, F) or (F,)."""
+        features = features_of(self.net, context, self.features, batch_size, batched)
+        return self.from_features(features, batch_size, precise), features
+
+    def from_features(self, features: Tensor, batch_size: int | None, precise: bool = False) -> dict[str, Tensor]:
+        """The leaves of floats for features (B, F) or (F,), with `precise` in float32 at least."""
+        leaves = self.heads(features, batch_size, precise)
         if self.activation is None:
             return leaves
         activated = {name: self.activation(leaf) for name, leaf in leaves.items()}

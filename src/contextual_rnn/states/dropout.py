@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import FINITE, SHARE, check_number
+from contextual_rnn._precision import wide
+from contextual_rnn._sharded import as_forward
 from contextual_rnn._tree import State
 from contextual_rnn.states._heads import check_call
+from contextual_rnn.states._recomputed import draw_again
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.free import FreeState
 from contextual_rnn.states.moments import Moments, draw, of_rows
@@ -72,16 +75,16 @@ class ContextDropout(InitialState):
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         if context is None:
-            null = self.null.moments(None, batch_size, batched)
+            null = as_forward(self.null, self.null.moments)(None, batch_size, batched)
             return null | self.constants(None if batched is False else batch_size) if self.spec.constants else null
-        given = self.state.moments(context, batch_size, batched)
+        given = as_forward(self.state, self.state.moments)(context, batch_size, batched)
         guidance = check_number("guidance", self.guidance)
         if self.training or guidance == 1:
             return given
         null, guided = self._null_beside(given), dict(given)
         for leaf in self.spec.floats:
-            (mean, scale), (without, _) = given[leaf.name], null[leaf.name]
-            guided[leaf.name] = Moments(without + guidance * (mean - without), scale)
+            (mean, scale), start = given[leaf.name], wide(null[leaf.name].mean)
+            guided[leaf.name] = Moments((start + guidance * (wide(mean) - start)).to(mean.dtype), scale)
         return guided
 
     def constants(self, batch_size: int | None) -> dict[str, Moments]:
@@ -106,12 +109,12 @@ class ContextDropout(InitialState):
         """As for every state; None as context is no error but the null state. `generator` repeats the dropping too."""
         if context is None or not self.training or self.p == 0:
             return super().forward(context, batch_size, batched=batched, generator=generator, rows=rows)
-        check_call(batch_size, batched, generator)
+        batch_size = check_call(batch_size, batched, generator)
         given = of_rows(self.moments(context, batch_size, batched), self.spec, rows)
         null, first = self._null_beside(given), next(iter(self.spec))
         mean = given[first.name].mean
         batch = mean.shape[: mean.ndim - len(first.shape)]  # (B,), or () without a batch
-        drop = torch.rand(batch, generator=generator, device=mean.device) < self.p
+        drop = draw_again(lambda: torch.rand(batch, generator=generator, device=mean.device), generator) < self.p
         leaves = {leaf.name: given[leaf.name].mean for leaf in self.spec.constants}
         for leaf in self.spec.floats:
             chosen = drop.reshape(*batch, *(1 for _ in leaf.shape))
@@ -124,4 +127,4 @@ class ContextDropout(InitialState):
         first = next(iter(self.spec))
         mean = given[first.name].mean
         batch_size = mean.shape[0] if mean.ndim > len(first.shape) else None
-        return self.null.moments(None, batch_size, batch_size is not None)
+        return as_forward(self.null, self.null.moments)(None, batch_size, batch_size is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Real
 from types import MappingProxyType
 from typing import Any
@@ -10,11 +11,13 @@ import torch
 from torch import nn
 
 from contextual_rnn._numbers import DECAY, NOT_NEGATIVE, check_number
+from contextual_rnn._sharded import is_fsdp
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec
 from contextual_rnn.states._back_propagated_error import BackPropagatedError
 from contextual_rnn.states._heads import batch_of
 from contextual_rnn.states._parameters import LeafParameters
+from contextual_rnn.states._recomputed import compute_again
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments
 
@@ -69,13 +72,15 @@ class FreeState(InitialState):
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         size = batch_of(context, batch_size, batched)
         moments = self.constants(size) if self.spec.constants else {}
-        noise, error = self.noise or None, self.error if self.training else None
+        noise, error, sharded = self.noise or None, self.error if self.training else None, is_fsdp(self)
         for name, mean in self.values._tiled(size).items():
+            if sharded:  # the parameter's memory is gone when the network reads what was tiled without copies
+                mean = mean.clone()
             if error is None:
                 moments[name] = Moments(mean, noise)
             else:
                 error.watch(name, mean)
-                moments[name] = Moments(mean, self.noise * error.relative(name))
+                moments[name] = Moments(mean, self.noise * compute_again(partial(error.relative, name)))
         return moments
 
     def extra_repr(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from contextual_rnn._sharded import as_forward
 from contextual_rnn.state_spec import StateSpec
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments
@@ -39,7 +40,7 @@ class LeafwiseState(InitialState):
         moments: dict[str, Moments] = {}
         # States of a context go first: they know whether it is a batch, the others follow them.
         for state in sorted(self._states(), key=lambda state: not state.reads_context):
-            moments |= state.moments(context, batch_size, batched)
+            moments |= as_forward(state, state.moments)(context, batch_size, batched)
             if state.reads_context:
                 (leaf,) = state.spec
                 mean = moments[leaf.name].mean

@@ -13,9 +13,11 @@ from torch.distributions import Normal
 from torch.nn import functional
 
 from contextual_rnn._numbers import NOT_NEGATIVE, check_number
+from contextual_rnn._precision import wide
+from contextual_rnn._sharded import as_forward, gathered
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec
-from contextual_rnn.states._heads import Heads, check_call, features_of
+from contextual_rnn.states._heads import Heads, check_call
 from contextual_rnn.states._parameters import LeafParameters
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.context import ContextState
@@ -83,19 +85,24 @@ class NormalState(InitialState):
         return self.mean.reads_context
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        if self.scale_heads is not None and isinstance(self.mean, ContextState):
-            features = features_of(self.mean.net, context, self.mean.features, batch_size, batched)
-            means = self.mean.from_features(features, batch_size)
-            raw: Mapping[str, Tensor] = self.scale_heads(features, batch_size)
+        return self._moments(context, batch_size, batched)
+
+    def _moments(
+        self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
+    ) -> dict[str, Moments]:
+        """With `precise` the heads compute in float32 at least, as densities need it; a draw does not."""
+        raw: Mapping[str, Tensor] = self.raw_scale  # pyright: ignore[reportAssignmentType]
+        if isinstance(self.mean, ContextState):
+            means, features = as_forward(self.mean, self.mean.means)(context, batch_size, batched, precise)
+            if self.scale_heads is not None:
+                raw = self.scale_heads(features, batch_size, precise)
         else:
-            means = {name: leaf.mean for name, leaf in self.mean.moments(context, batch_size, batched).items()}
-            raw = self.raw_scale  # pyright: ignore[reportAssignmentType]
+            moments = as_forward(self.mean, self.mean.moments)(context, batch_size, batched)
+            means = {name: leaf.mean for name, leaf in moments.items()}
         if self.raw_scale is not None and self.raw_scale._hooked:
             raw = self.raw_scale._tiled(self._batch_size(means))
-        moments = {
-            leaf.name: Moments(means[leaf.name], self.min_scale + functional.softplus(raw[leaf.name]))
-            for leaf in self.spec.floats
-        }
+        scales = {leaf.name: self.min_scale + functional.softplus(wide(raw[leaf.name])) for leaf in self.spec.floats}
+        moments = {name: Moments(means[name], scale) for name, scale in scales.items()}
         return moments | self.constants(self._batch_size(means)) if self.spec.constants else moments
 
     def _batch_size(self, means: Mapping[str, Tensor]) -> int | None:
@@ -116,35 +123,37 @@ class NormalState(InitialState):
         return f"{self.spec.describe()}, min_scale={self.min_scale}"
 
     def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
-        """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape)."""
-        check_call(batch_size)
-        moments = self.moments(context, batch_size, None)
+        """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape), in float32 at least."""
+        batch_size = check_call(batch_size)
+        moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
         moments = {leaf.name: moments[leaf.name] for leaf in self.spec.floats}
-        return {name: Normal(mean, torch.as_tensor(scale)) for name, (mean, scale) in moments.items()}
+        return {name: Normal(wide(mean), torch.as_tensor(scale)) for name, (mean, scale) in moments.items()}
 
     def log_prob(self, state: State, context: Any = None) -> Tensor:
         """log N(state; g(context), sigma^2) summed over leaves and units, (B,) in nats, or () without a batch.
 
-        Leaves without floats are ignored. Raises TypeError or ValueError for a state of another structure or shape than
-        the network's, or whose layers differ where the spec shares one state between them.
+        Computed and returned in float32, of a state or module in float64 in float64, under autocast too. Leaves without
+        floats are ignored. Raises TypeError or ValueError for a state of another structure or shape than the network's,
+        or whose layers differ where the spec shares one state between them.
         """
         values = self.spec.unpack(state)
         first = self.spec.floats[0]
         value = values[first.name]
         distribution = self.distribution(context, value.shape[0] if value.ndim > len(first.shape) else None)
-        return self._sum({name: leaf.log_prob(values[name]) for name, leaf in distribution.items()})
+        return self._sum({name: leaf.log_prob(wide(values[name])) for name, leaf in distribution.items()})
 
     def kl(
         self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0
     ) -> Tensor:
         """KL(N(g(context), sigma^2) || N(prior_mean, prior_scale^2)) summed over leaves and units, (B,) in nats.
 
+        Computed and returned in float32, of a module in float64 in float64, under autocast too.
         Raises TypeError or ValueError for a prior_mean that is not a finite number, a prior_scale not a positive one.
         """
         check_number("prior_mean", prior_mean)
         check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
-        check_call(batch_size)
-        moments = self.moments(context, batch_size, None)
+        batch_size = check_call(batch_size)
+        moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
         return self._sum({leaf.name: kl(moments[leaf.name], prior_mean, prior_scale) for leaf in self.spec.floats})
 
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from contextual_rnn._numbers import FINITE, check_number
+from contextual_rnn._precision import wide
+from contextual_rnn._sharded import as_forward
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments
 
@@ -54,7 +57,7 @@ class SumState(InitialState):
         first, terms = next(iter(self.spec)), []
         # States of a context go first: they know whether it is a batch, the others follow them.
         for state, weight in sorted(self._terms(), key=lambda term: not term[0].reads_context):
-            moments = state.moments(context, batch_size, batched)
+            moments = as_forward(state, state.moments)(context, batch_size, batched)
             terms.append((moments, weight))
             mean = moments[first.name].mean
             batched = mean.ndim > len(first.shape)
@@ -82,8 +85,17 @@ class SumState(InitialState):
 
 
 def _sum(terms: list[tuple[Moments, float]]) -> Moments:
-    means = [weight * moments.mean for moments, weight in terms]
-    scales = [weight * torch.as_tensor(moments.scale) for moments, weight in terms if moments.scale is not None]
+    means = [weight * wide(moments.mean) for moments, weight in terms]
+    scales = [
+        weight * _as_tensor(moments.scale, mean)
+        for (moments, weight), mean in zip(terms, means, strict=True)
+        if moments.scale is not None
+    ]
     squares = [scale.square() for scale in scales]
     scale = sum(squares[1:], squares[0]).sqrt() if squares[1:] else scales[0].abs() if scales else None
-    return Moments(sum(means[1:], means[0]), scale)
+    dtype = functools.reduce(torch.promote_types, (moments.mean.dtype for moments, _ in terms))
+    return Moments(sum(means[1:], means[0]).to(dtype), scale)
+
+
+def _as_tensor(scale: Tensor | float, mean: Tensor) -> Tensor:
+    return wide(scale) if isinstance(scale, Tensor) else torch.as_tensor(scale, dtype=mean.real.dtype)
