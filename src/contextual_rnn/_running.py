@@ -58,6 +58,8 @@ def _in_one_call(
     output, state = network(packed, first, **whole(network, carry))
     padded = output.data.new_zeros(input.shape[0] * input.shape[1], *output.data.shape[1:])
     padded = padded.index_copy(0, place, output.data).unflatten(0, input.shape[:2])
+    if everywhere:
+        return padded, take(spec.tree, segments.last, state)
     return padded, _finals(spec, segments, starts, running, [state])
 
 
@@ -175,8 +177,6 @@ def _nothing(network: nn.Module, spec: StateSpec, input: Tensor, state: State, c
 def _finals(spec: StateSpec, segments: Segments, starts: State, order: Tensor, states: list[State]) -> State:
     """The state after each row's last segment; `states` are of the segments `order`, one after the other."""
     count = len(segments.row)
-    if len(order) == count and len(states) == 1:
-        return take(spec.tree, order.argsort()[segments.last], states[0])
     place = torch.arange(count)
     place[order] = count + torch.arange(len(order))
     counts = [count, *(_rows_of(spec, state) for state in states)]

@@ -28,16 +28,16 @@ class Segments:
     def between(cls, resets: Tensor, first: Tensor, lengths: Tensor) -> Segments:
         """Cut rows of `lengths` (B,) steps from `first` (B,) before each step where `resets` (B, T) is not -1."""
         step = torch.arange(resets.shape[1])
-        begins = (resets >= 0) | (step == first[:, None])
-        begins &= (step >= first[:, None]) & (step < (first + lengths)[:, None])
+        first, end = first[:, None], (first + lengths)[:, None]
+        begins = ((resets >= 0) & (step > first) | (step == first)) & (step < end)
         row, start = begins.nonzero(as_tuple=True)
         reset = resets[row, start]
         empty = (lengths == 0).nonzero()[:, 0]
         if len(empty):
             row, order = torch.cat([row, empty]).sort(stable=True)
-            start = torch.cat([start, first[empty]])[order]
+            start = torch.cat([start, first[empty, 0]])[order]
             reset = torch.cat([reset, torch.full_like(empty, -1)])[order]
-        end = (first + lengths)[row]
+        end = end[row, 0]
         goes_on = row[1:] == row[:-1]  # the next segment is of the same row
         end[:-1] = torch.where(goes_on, start[1:], end[:-1])
         ends_row = torch.cat([~goes_on, row.new_ones(min(1, len(row)), dtype=torch.bool)])

@@ -219,7 +219,10 @@ class Sequences:
 
     def _starts(self, hx: State | None, carried: State | None, segments: Segments) -> State:
         """The state that each segment starts from."""
-        make, rows, anew = self.model._start, segments.row, segments.reset >= 0
+        make, rows = self.model._start, segments.row
+        if hx is None and carried is None and self.reset_context is None:
+            return make(self.context, self.batch, self.generator, rows)
+        anew = segments.reset >= 0
         begun = torch.zeros(self.batch, dtype=torch.bool)
         if carried is not None:
             begun = ~begun if self.begun is None else self.begun

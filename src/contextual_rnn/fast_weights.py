@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from contextual_rnn import ops
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._fast_weights_state import split_state, unsqueeze_state
+from contextual_rnn._fast_weights_steps import SequenceStep, cell_step
 from contextual_rnn._lengths import check_lengths, packed_like, without_padding
 from contextual_rnn._numbers import check_elements, check_flag, check_size, shortened
 from contextual_rnn._steps import LEAVE_STATES_ALONE
@@ -258,40 +258,16 @@ def fast_weights_spec(
         raise ValueError(f"a0: expected one of {', '.join(a)}, got {shortened(a0)}")
     tree = (Leaf("h", (width,)), a[a0])
     if isinstance(network, FastWeightsCell):
-        return StateSpec(tree, input_ndim=2, step=_cell_step, time_dim=None).like(network.weight_hh)
+        return StateSpec(tree, input_ndim=2, step=cell_step, time_dim=None).like(network.weight_hh)
     batch_dim = 0 if network.batch_first else 1
     return StateSpec(
-        tree, input_batch_dim=batch_dim, input_ndim=3, step=_Step(1 - batch_dim), time_dim=1 - batch_dim
+        tree, input_batch_dim=batch_dim, input_ndim=3, step=SequenceStep(1 - batch_dim), time_dim=1 - batch_dim
     ).like(network.weight_hh)
 
 
 @state_spec.register
 def _(network: _FastWeights) -> StateSpec:
     return fast_weights_spec(network)  # pyright: ignore[reportArgumentType]
-
-
-def _cell_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    """One step of `FastWeightsCell`, or of a module around one, which may return an output beside the state."""
-    returned = network(inputs, state)
-    return returned if isinstance(returned[1], tuple | list) else (returned[0], returned)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One step of `FastWeightsRNN`, or of a module around one, with A in the state."""
-
-    time: int
-
-    def __call__(self, network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        options = {"return_fast_weights": True} if isinstance(network, FastWeightsRNN) else {}
-        output, state = network(inputs.unsqueeze(self.time), state, **options)
-        if state[1] is None:
-            kind = type(network).__name__
-            raise ValueError(
-                f"network: expected {kind} to return A, which the next step reads, got None; give the FastWeightsRNN "
-                "in it return_fast_weights=True"
-            )
-        return output.squeeze(self.time), state
 
 
 def _check_input(inputs: Tensor, weight: Tensor) -> None:
