@@ -8,9 +8,13 @@ import torch.multiprocessing
 from tests.deployment.matrix import build, inputs_for
 from tests.networks import tensors_of
 from torch import distributed, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from contextual_rnn import ContextState, ContextualRNN, LeafwiseState, NormalState, generate, state_spec
+
+try:
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+except ImportError:
+    pytest.skip("torch 2.6 is the first with fully_shard here", allow_module_level=True)
 
 CASES = ["context lstm", "normal gru", "free lstm", "normal lstm cell", "free fast weights, dense A"]
 SHARDED = {
@@ -85,8 +89,7 @@ def compare(rank, case, how):
     with torch.no_grad():
         expected = densities(plain, context)
         torch.testing.assert_close(densities(sharded, context), expected, **close)  # no forward has run
-    if not hasattr(plain.network, "bidirectional") or not plain.network.bidirectional:
-        torch.testing.assert_close(roll_out(sharded, context), roll_out(plain, context), **close)
+    torch.testing.assert_close(roll_out(sharded, context), roll_out(plain, context), **close)
     halves = []
     for half in (slice(0, 2), slice(2, 4)):
         part = x[half] if getattr(plain.network, "batch_first", True) else x[:, half]

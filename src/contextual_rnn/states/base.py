@@ -95,10 +95,12 @@ class InitialState(SavesNumbers, ABC):
         `context` is what the context network takes; one of one example is tiled where `batch_size` is given. Without
         `batch_size` the context says it: the first axis of its first tensor, or how many sequences its first
         PackedSequence holds. With neither, or `batched=False`, the state is of one example unbatched. `generator` makes
-        draws repeatable. `rows`, (N,) int64: these rows of the batch, each a new draw.
+        draws repeatable, also where torch.utils.checkpoint recomputes a call. `rows`, (N,) int64: these rows of the
+        batch, each a new draw.
 
         Raises ValueError for a context missing or of the wrong batch size, width, dtype or device, ValueError or
-        TypeError for other bad arguments, such as no batch size beside a context that has no tensor to say it.
+        TypeError for other bad arguments, such as no batch size beside a context that has no tensor to say it;
+        RuntimeError for a draw from `generator` in a backward pass that cannot be the same as in the forward pass.
         """
         batch_size = check_call(batch_size, batched, generator)
         moments = of_rows(self.moments(context, batch_size, batched), self.spec, rows)

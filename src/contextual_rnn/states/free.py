@@ -28,9 +28,10 @@ class FreeState(InitialState):
     In training h0 = variable + noise * epsilon, epsilon ~ N(0, 1) drawn anew for every row and unit; in evaluation
     h0 = variable. With `error_decay` the noise of a unit is in proportion to a moving mean, of that decay, of the error
     back-propagated to it (Zimmermann et al. 2012): noise * `BackPropagatedError.relative`, which starts at `noise` (the
-    source leaves this open), fades as the network learns, and never exceeds it in root mean square. `value` is where
-    the variable starts, as for `ConstantState`; a low-rank factor that would start at zero starts at N(0, 1 / width).
-    Noise on a complex leaf is complex too, with E |epsilon|^2 = 1.
+    source leaves this open), fades as the network learns, and never exceeds it in root mean square. Under a
+    loss scale give the scaler to `error.unscale`, or the noise follows the scale. `value` is where the variable starts,
+    as for `ConstantState`; a low-rank factor that would start at zero starts at N(0, 1 / width). Noise on a complex
+    leaf is complex too, with E |epsilon|^2 = 1.
 
     Raises TypeError or ValueError for a `noise` that is no number, negative or not finite, and an `error_decay`
     outside 0 <= error_decay < 1 or beside a complex leaf; RuntimeError for `error_decay` under torch.compile.
