@@ -1,0 +1,262 @@
+"""One call of a public name, made by its number and judged: refused as documented, right, or a finding."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import re
+import time
+import traceback
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+import contextual_rnn
+from tests.fuzz import of_diagnostics, of_files, of_ops, of_sequences, of_states, surroundings  # noqa: F401
+from tests.fuzz.call import CASES, Call, documented
+from tests.fuzz.draw import Draw
+from tests.fuzz.networks import OddError
+from tests.fuzz.outcome import Outcome
+from tests.fuzz.values import hostile, same_tensor, short
+
+OURS = str(Path(contextual_rnn.__file__).parent)
+HERE = str(Path(__file__).parent)
+SLOW = 10.0  # seconds of processor time
+LARGE = (
+    "ContextualRNN.forward", "truncated", "generate", "FastWeightsRNN.forward", "fast_weights", "InitialState.forward",
+    "InitialState.sample", "sequence_cross_entropy", "AdditiveAttention.forward", "diagnose", "StateSpec.unpack",
+    "torch.ops.contextual_rnn.fast_weights_cpu", "torch.ops.contextual_rnn.fast_weights_cpu_backward",
+    "ops.classification.Classification.__call__", "NormalState.kl", "NormalState.log_prob", "ContextNet.encode",
+)  # fmt: skip
+LARGEST = 100_000  # elements of an argument that is looked at before and after
+MEMORY = re.compile(r"allocate|not enough memory|out of memory|Storage size calculation overflowed", re.IGNORECASE)
+NAMED = re.compile(r"^[A-Za-z_][\w.\[\]'/]*(, [A-Za-z_][\w.\[\]']*)*: ")
+# Python's words for arguments that a function does not have, and torch's for what only its modes refuse.
+BINDING = re.compile(r"(un)?expected (keyword )?argument|positional argument|multiple values for")
+OF_A_MODE = re.compile(r"[Ii]nference tensor|vmap|functorch|[Ff]ake ?[Tt]ensor")
+# What torch's networks say of an input, Python of a path and the hub of a name: they name the argument too.
+OF_OTHERS = re.compile(
+    r"\binput\b|os.PathLike|Repo id must|[Rr]epo_id|device string|device type|'dtype' must be|'device'"
+)
+SCHEMA = re.compile(r"Expected a value of type .* for argument '\w+'")
+
+
+def run(seed: str, number: int) -> Outcome:
+    """Make call `number` of `seed`."""
+    names = _names()
+    name, started = names[number % len(names)], time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outcome = _run(name, f"{seed}/{number}")
+    seconds = time.process_time() - started
+    if seconds > SLOW:
+        outcome = dataclasses.replace(outcome, kind="finding", error="slow", message=f"{seconds:.1f} s")
+    return outcome
+
+
+@functools.cache
+def _names() -> list[str]:
+    """Whose turn it is: each way to build calls once, the larger ones four times."""
+    builds = {build: name for name, build in reversed(CASES.items())}
+    names = [name for name, build in CASES.items() if builds[build] == name]
+    return names + 3 * [name for name in names if name in LARGE]
+
+
+def _run(name: str, seed: str) -> Outcome:
+    d = Draw(f"{seed}/change")
+    mode = d.choose(["hostile"] * 5 + ["valid"] * 2 + ["same"] * 3)
+    call = CASES[name](Draw(seed))
+    if mode == "hostile":
+        return _hostile(name, call, d)
+    return _valid(name, call, seed) if mode == "valid" else _same(name, call, d, seed)
+
+
+def _hostile(name: str, call: Call, d: Draw) -> Outcome:
+    texts, changes = [], []
+    for _ in range(d.choose([1, 1, 1, 2])):
+        places: list[int | str] = [*range(len(call.args)), *call.kwargs]
+        places = [place for place in places if str(place) not in call.keep]
+        if not places:
+            break
+        place = d.choose(places)
+        holder: Any = call.kwargs if isinstance(place, str) else call.args
+        old = holder[place]
+        text, holder[place] = hostile(d, str(place), old)
+        texts.append(f"{place}={text}")
+        changes.append((old, holder[place]))
+    around = d.choose(list(surroundings.ALL) if d.chance(0.2) else ["nothing"])
+    text = f"{', '.join(texts)}" + (f" under {around}" if around != "nothing" else "")
+    torch.manual_seed(0)
+    try:
+        with surroundings.ALL[around]():
+            result = call.run()
+    except Exception as error:
+        return judged(name, text, call, error, around)
+    for old, new in changes:
+        number = isinstance(old, int | float)
+        if (number and isinstance(new, str | list)) or (isinstance(old, Tensor) and type(new) is str):
+            return Outcome(name, text, "finding", "taken", "", f"{short(new)} taken for {short(old)}: {short(result)}")
+        if number and not isinstance(old, bool) and isinstance(new, float) and new != new:
+            return Outcome(name, text, "finding", "taken", "", f"nan taken for {short(old)}: {short(result)}")
+    return Outcome(name, text, "taken")
+
+
+def _valid(name: str, call: Call, seed: str) -> Outcome:
+    before = None if call.changes else _numbers([*call.args, call.kwargs, call.function])
+    try:
+        result = _called(call)
+    except Exception as error:
+        return dataclasses.replace(judged(name, "valid", call, error, "nothing"), kind="finding")
+    try:
+        if call.expect is not None:
+            call.expect(result)
+    except Exception as error:
+        return _wrong(name, "valid", f"{type(error).__name__}: {error}")
+    if before is not None and not _equal(before, _numbers([*call.args, call.kwargs, call.function]), 0):
+        return _wrong(name, "valid", "an argument or the module was changed")
+    if call.same and not _equal(_numbers(result), _numbers(_called(CASES[name](Draw(seed)))), 0):
+        return _wrong(name, "valid", "a second call returned something else")
+    return Outcome(name, "valid", "right")
+
+
+def _same(name: str, call: Call, d: Draw, seed: str) -> Outcome:
+    """Tensors of another layout, or another mode of torch: the result is the same."""
+    other, text, around = CASES[name](Draw(seed)), "", "nothing"
+    if d.chance(0.5) or call.keep or call.plain:
+        others = call.makes * surroundings.DEFAULTS + call.gradient * surroundings.WITHOUT_GRADIENT
+        around = text = d.choose([name for name in surroundings.SAME if name not in others])
+    else:
+        for place in (*range(len(other.args)), *other.kwargs):
+            holder: Any = other.kwargs if isinstance(place, str) else other.args
+            change, holder[place] = same_tensor(d, holder[place])
+            text += f"{place}: {change}; " if change else ""
+    try:
+        result = _called(call)
+        with surroundings.SAME.get(around, contextlib.nullcontext)():
+            changed = _called(other)
+    except Exception as error:
+        return dataclasses.replace(judged(name, text, other, error, around), kind="finding")
+    # Of another default dtype torch draws other numbers.
+    if call.same and not _equal(_numbers(result), _numbers(changed), math.inf if "dtype" in around else 1e-4):
+        return _wrong(name, text, "another result than from plain tensors")
+    return Outcome(name, text, "right")
+
+
+def _called(call: Call) -> Any:
+    torch.manual_seed(0)
+    return call.run()
+
+
+def _wrong(name: str, text: str, message: str) -> Outcome:
+    return Outcome(name, text, "finding", "wrong", "", message)
+
+
+def judged(name: str, text: str, call: Call, error: Exception, around: str) -> Outcome:
+    """Whether an error is one that is documented and says which argument it is about."""
+    frames = traceback.extract_tb(error.__traceback__)
+    of_ours = [frame for frame in frames if frame.filename.startswith(OURS)]
+    place = ""
+    if of_ours:
+        place = f"{os.path.relpath(of_ours[-1].filename, OURS)}:{of_ours[-1].name}"
+    message, kind = " ".join(str(error).split()), "finding"
+    ours_raised = bool(frames) and frames[-1].filename.startswith(OURS)
+    of_function = call.function if not hasattr(call.function, "__wrapped__") else call.function.__wrapped__
+    allowed = (*documented(of_function), *call.also)
+    if isinstance(error, OddError):
+        kind = "odd"
+    elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and MEMORY.search(message)):
+        kind = "memory"
+    elif isinstance(error, allowed) and (NAMED.match(message) or (ours_raised and _not_of_arguments(error))):
+        kind = "refused"
+    elif isinstance(error, TypeError) and BINDING.search(message) and (not of_ours or ours_raised):
+        kind = "refused"
+    elif isinstance(error, call.also):
+        kind = "refused"
+    elif not of_ours and SCHEMA.search(message):  # of an operator: torch's own words, which name the argument
+        kind = "refused"
+    elif OF_A_MODE.search(message) or type(error).__module__.startswith("torch._subclasses"):
+        kind = "mode"
+    elif not of_ours and frames and frames[-1].filename.startswith(HERE):
+        kind = "harness" if not isinstance(error, TypeError | AttributeError | ValueError) else "user"
+    elif _others_say(frames, error, message):
+        kind = "network"
+    elif call.alone is not None and _fails_alone(call, type(error), around):
+        kind = "network"
+    return Outcome(name, text, kind, type(error).__name__, place, message[:300])
+
+
+def _not_of_arguments(error: Exception) -> bool:
+    return not isinstance(error, ValueError | TypeError)
+
+
+def _others_say(frames: traceback.StackSummary, error: Exception, message: str) -> bool:
+    """Whether another library refuses one of its own arguments by name."""
+    if not OF_OTHERS.search(message):
+        return False
+    inside = frames[-1].filename if frames else ""
+    of_network = inside.endswith(os.path.join("nn", "modules", "rnn.py")) and "hidden" not in message
+    of_option = "device string" in message or "device type" in message or "argument 'd" in message
+    return of_network or of_option or "huggingface_hub" in inside or "PathLike" in message
+
+
+def _fails_alone(call: Call, kind: type[Exception], around: str) -> bool:
+    try:
+        with surroundings.ALL[around]():
+            call.alone(call) if call.alone is not None else None
+    except kind:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+def _numbers(value: Any, depth: int = 0) -> list[Any]:
+    """Copies of all tensors and numbers in a value, in order."""
+    if isinstance(value, Tensor):
+        fits = value.numel() <= LARGEST and value.layout == torch.strided
+        return [value.detach().clone() if fits else tuple(value.shape)]
+    if isinstance(value, int | float | str) or value is None:
+        return [value]
+    if isinstance(value, nn.Module):
+        return [entry for tensor in value.state_dict().values() for entry in _numbers(tensor)]
+    if isinstance(value, PackedSequence):
+        return _numbers(value.data)
+    if isinstance(value, Mapping):
+        return [entry for child in value.values() for entry in _numbers(child, depth + 1)]
+    if isinstance(value, tuple | list) and depth < 8:
+        return [entry for child in value for entry in _numbers(child, depth + 1)]
+    if isinstance(value, torch.distributions.Normal):
+        return _numbers([value.loc, value.scale])
+    return []
+
+
+def _equal(first: list[Any], second: list[Any], tolerance: float) -> bool:
+    if len(first) != len(second):
+        return False
+    for a, b in zip(first, second, strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            a, b = a.as_subclass(Tensor), b.as_subclass(Tensor)
+            if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+                return False
+            if a.is_meta or tolerance == math.inf:
+                continue
+            if not torch.allclose(a.double(), b.double(), rtol=tolerance, atol=tolerance, equal_nan=True):
+                return False
+        elif isinstance(a, str) and tolerance:
+            continue  # numbers in words, of other last digits
+        elif tolerance == math.inf:
+            continue
+        elif isinstance(a, float) and isinstance(b, float):
+            if not (a == b or (a != a and b != b) or abs(a - b) <= tolerance * max(abs(a), abs(b))):
+                return False
+        elif type(a) is not type(b) or a != b:
+            return False
+    return True
