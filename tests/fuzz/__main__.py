@@ -36,9 +36,7 @@ def _report(kind: str, options: argparse.Namespace, numbers: range) -> bool:
         if outcome.kind != "finding" and not (options.all or len(numbers) == 1):
             continue
         alike[outcome.kind, outcome.key] += 1
-        if alike[outcome.kind, outcome.key] == 1 and (
-            outcome.kind == "finding" or outcome.message or len(numbers) == 1
-        ):
+        if alike[outcome.kind, outcome.key] == 1:
             print(f"{kind} {number}: {outcome.kind}: {outcome.name}({outcome.text})", flush=True)
             print(f"    {outcome.error} {outcome.place}: {outcome.message}", flush=True)
     for (of, key), count in alike.most_common():

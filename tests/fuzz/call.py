@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
 from tests.fuzz.draw import Draw
+from torch import nn
 
 # Modules with public names; those of the first three are in `__all__`, the rest is imported by name.
 WITH_ALL = ("contextual_rnn", "contextual_rnn.ops", "contextual_rnn.diagnostics")
@@ -26,10 +25,12 @@ BY_NAME = (
 class Call:
     """A valid call.
 
-    `expect` raises AssertionError where a result is not what the documentation says. `alone` runs the user's network
-    without us: an error that it raises too is the network's. `changes` says that arguments may change, `same` that a
-    second call returns the same, `makes` that it makes things by torch's defaults, `plain` that its tensors can have
-    no other layout, `gradient` that `finish` differentiates, `also` what it may raise besides, `keep` which arguments stay, `finish` makes numbers of the result.
+    `expect` raises AssertionError where a result is not what the documentation says, `finish` makes numbers of the
+    result. `alone` runs the user's network without us: an error that it raises too is the network's. `also` is what
+    the call may raise besides, `keep` the arguments that stay as they are.
+
+    `changes` says that arguments may change, `same` that a second call returns the same, `makes` that it makes things
+    by torch's defaults, `plain` that its tensors can have no other layout, `gradient` that `finish` differentiates.
     """
 
     function: Callable[..., Any]
@@ -89,13 +90,13 @@ def public_names() -> list[str]:
 def _methods(kind: type) -> Iterator[tuple[str, str]]:
     """Public methods that a class of ours defines, each under the public class it is called on."""
     for base in kind.__mro__:
-        if base is kind or base.__name__.startswith("_"):
-            for name, value in vars(base).items():
-                callable_ = isinstance(value, property | classmethod) or inspect.isfunction(value)
-                callable_ = callable_ and not getattr(value, "__name__", name).startswith("_")
-                if base.__module__.startswith("contextual_rnn") and callable_ and not name.startswith("_"):
-                    if not getattr(value, "__isabstractmethod__", False):
-                        yield kind.__name__, name
+        if not base.__module__.startswith("contextual_rnn") or not (base is kind or base.__name__.startswith("_")):
+            continue
+        for name, value in vars(base).items():
+            method = isinstance(value, property | classmethod) or inspect.isfunction(value)
+            hidden = name.startswith("_") or getattr(value, "__name__", name).startswith("_")
+            if method and not hidden and not getattr(value, "__isabstractmethod__", False):
+                yield kind.__name__, name
 
 
 def documented(function: Callable[..., Any]) -> tuple[type[BaseException], ...]:

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
-
-import contextual_rnn
 from tests.fuzz import of_diagnostics, of_files, of_ops, of_sequences, of_states, surroundings  # noqa: F401
 from tests.fuzz.call import CASES, Call, documented
 from tests.fuzz.draw import Draw
 from tests.fuzz.networks import OddError
 from tests.fuzz.outcome import Outcome
 from tests.fuzz.values import hostile, same_tensor, short
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+import contextual_rnn
 
 OURS = str(Path(contextual_rnn.__file__).parent)
 HERE = str(Path(__file__).parent)
@@ -42,10 +42,8 @@ NAMED = re.compile(r"^[A-Za-z_][\w.\[\]'/]*(, [A-Za-z_][\w.\[\]']*)*: ")
 # Python's words for arguments that a function does not have, and torch's for what only its modes refuse.
 BINDING = re.compile(r"(un)?expected (keyword )?argument|positional argument|multiple values for")
 OF_A_MODE = re.compile(r"[Ii]nference tensor|vmap|functorch|[Ff]ake ?[Tt]ensor")
-# What torch's networks say of an input, Python of a path and the hub of a name: they name the argument too.
-OF_OTHERS = re.compile(
-    r"\binput\b|os.PathLike|Repo id must|[Rr]epo_id|device string|device type|'dtype' must be|'device'"
-)
+# What Python says of a path and torch of a device or dtype names the argument too.
+OF_OTHERS = ("os.PathLike", "device string", "device type at start", "argument 'dtype'", "argument 'device'")
 SCHEMA = re.compile(r"Expected a value of type .* for argument '\w+'")
 
 
@@ -163,54 +161,52 @@ def judged(name: str, text: str, call: Call, error: Exception, around: str) -> O
     """Whether an error is one that is documented and says which argument it is about."""
     frames = traceback.extract_tb(error.__traceback__)
     of_ours = [frame for frame in frames if frame.filename.startswith(OURS)]
-    place = ""
-    if of_ours:
-        place = f"{os.path.relpath(of_ours[-1].filename, OURS)}:{of_ours[-1].name}"
-    message, kind = " ".join(str(error).split()), "finding"
-    ours_raised = bool(frames) and frames[-1].filename.startswith(OURS)
-    of_function = call.function if not hasattr(call.function, "__wrapped__") else call.function.__wrapped__
-    allowed = (*documented(of_function), *call.also)
+    place = f"{os.path.relpath(of_ours[-1].filename, OURS)}:{of_ours[-1].name}" if of_ours else ""
+    message = " ".join(str(error).split())
     if isinstance(error, OddError):
-        kind = "odd"
+        kind = "user"
     elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and MEMORY.search(message)):
         kind = "memory"
-    elif isinstance(error, allowed) and (NAMED.match(message) or (ours_raised and _not_of_arguments(error))):
-        kind = "refused"
-    elif isinstance(error, TypeError) and BINDING.search(message) and (not of_ours or ours_raised):
-        kind = "refused"
-    elif isinstance(error, call.also):
-        kind = "refused"
-    elif not of_ours and SCHEMA.search(message):  # of an operator: torch's own words, which name the argument
+    elif _is_documented(call, error, message, frames, bool(of_ours)):
         kind = "refused"
     elif OF_A_MODE.search(message) or type(error).__module__.startswith("torch._subclasses"):
         kind = "mode"
     elif not of_ours and frames and frames[-1].filename.startswith(HERE):
-        kind = "harness" if not isinstance(error, TypeError | AttributeError | ValueError) else "user"
-    elif _others_say(frames, error, message):
+        kind = "user"  # a step or a loss of ours that is handed what it does not expect
+    elif _others_say(frames, message) or _fails_alone(call, type(error), around):
         kind = "network"
-    elif call.alone is not None and _fails_alone(call, type(error), around):
-        kind = "network"
+    else:
+        kind = "finding"
     return Outcome(name, text, kind, type(error).__name__, place, message[:300])
 
 
-def _not_of_arguments(error: Exception) -> bool:
-    return not isinstance(error, ValueError | TypeError)
-
-
-def _others_say(frames: traceback.StackSummary, error: Exception, message: str) -> bool:
-    """Whether another library refuses one of its own arguments by name."""
-    if not OF_OTHERS.search(message):
+def _is_documented(call: Call, error: Exception, message: str, frames: traceback.StackSummary, inside: bool) -> bool:
+    if isinstance(error, call.also):
+        return True
+    raised_here = bool(frames) and frames[-1].filename.startswith(OURS)
+    if isinstance(error, TypeError) and BINDING.search(message):  # Python's own, of a signature
+        return raised_here or not inside
+    if not inside and SCHEMA.search(message):  # torch's own, of an operator
+        return True
+    if not isinstance(error, documented(call.function)):
         return False
+    return bool(NAMED.match(message)) or (raised_here and not isinstance(error, ValueError | TypeError))
+
+
+def _others_say(frames: traceback.StackSummary, message: str) -> bool:
+    """Whether another library refuses one of its own arguments by name."""
     inside = frames[-1].filename if frames else ""
-    of_network = inside.endswith(os.path.join("nn", "modules", "rnn.py")) and "hidden" not in message
-    of_option = "device string" in message or "device type" in message or "argument 'd" in message
-    return of_network or of_option or "huggingface_hub" in inside or "PathLike" in message
+    if inside.endswith(os.path.join("nn", "modules", "rnn.py")):
+        return "input" in message and "hidden" not in message
+    return "huggingface_hub" in inside or any(words in message for words in OF_OTHERS)
 
 
 def _fails_alone(call: Call, kind: type[Exception], around: str) -> bool:
+    if call.alone is None:
+        return False
     try:
         with surroundings.ALL[around]():
-            call.alone(call) if call.alone is not None else None
+            call.alone(call)
     except kind:
         return True
     except Exception:

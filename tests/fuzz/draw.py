@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from tests.networks import INPUT_SIZE, NETWORKS, SPECS, make_input
 from torch import Tensor, nn
 
 import contextual_rnn as ours
 from contextual_rnn import InitialState, StateSpec
-from tests.networks import INPUT_SIZE, NETWORKS, SPECS, make_input
 
 Choice = TypeVar("Choice")
 CONTEXT_SIZE = 2

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-
-from contextual_rnn import state_spec
-from contextual_rnn.diagnostics import Diagnosis, Influence, Sigma, diagnose, diagnose_state
 from tests.fuzz.call import Call, case
 from tests.fuzz.draw import Draw, random_state
 from tests.fuzz.of_sequences import STEPS, model_of
 from tests.networks import NETWORKS, make_input
+
+from contextual_rnn import state_spec
+from contextual_rnn.diagnostics import Diagnosis, Influence, Sigma, diagnose, diagnose_state
 
 NAMES = ["gru", "lstm", "rnn", "fast weights"]
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tests.fuzz.call import Call, case
+from tests.fuzz.draw import Draw
+from tests.networks import tensors_of
 from torch import Tensor
 
 from contextual_rnn import LowRank, ops
@@ -12,9 +15,6 @@ from contextual_rnn.ops import cpu
 from contextual_rnn.ops.classification import Classification, Parameters
 from contextual_rnn.ops.kernel import Given, Settings
 from contextual_rnn.ops.options import FastWeightsOptions, decay_tables
-from tests.fuzz.call import Call, case
-from tests.fuzz.draw import Draw
-from tests.networks import tensors_of
 
 B, T, H, FEATURES, RANK = 3, 4, 5, 3, 2
 
@@ -108,9 +108,8 @@ if cpu.availability().startswith("available"):
     def _(d: Draw) -> Call:
         options = FastWeightsOptions(1, 0.9, 0.25, True, d.choose(list(ops.TIMINGS)), 1e-5, False)
         native = Classification(_parameters(), None, options)
-        a0 = d.choose(
-            [None, 0.3 * torch.randn(B, H, H), LowRank(0.3 * torch.randn(B, 2, H), 0.3 * torch.randn(B, 2, H))]
-        )
+        low_rank = LowRank(*(0.3 * torch.randn(2, B, RANK, H)))
+        a0 = d.choose([None, 0.3 * torch.randn(B, H, H), low_rank])
         args = [torch.randint(7, (B, T)), torch.randint(4, (B,)), torch.rand(B, H), a0]
         return Call(native, args, expect=_finite, gradient=True,
                     finish=lambda result: (result.loss, result.parameters))  # fmt: skip

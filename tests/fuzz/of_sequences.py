@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tests.fuzz.call import Call, case
+from tests.fuzz.draw import Draw, Subject, network_and_spec, random_state, subject
+from tests.networks import INPUT_SIZE, is_cell, make_input, tensors_of
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import contextual_rnn as ours
 from contextual_rnn.any_length import AnyLength
-from tests.fuzz.call import Call, case
-from tests.fuzz.draw import Draw, Subject, network_and_spec, random_state, subject
-from tests.networks import INPUT_SIZE, is_cell, make_input, tensors_of
 
 STEPS = 4
 SEQUENCES = [

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tests.fuzz.call import Call, case
+from tests.fuzz.draw import KINDS, NETS, Draw, context_net, network_and_spec, random_state, rows_of, subject
+from tests.networks import NETWORKS, tensors_of
 from torch import Tensor, nn
 
 import contextual_rnn as ours
 from contextual_rnn import Leaf, LowRank, StateSpec, state_spec
-from tests.fuzz.call import Call, case
-from tests.fuzz.draw import KINDS, NETS, Draw, context_net, network_and_spec, random_state, rows_of, subject
-from tests.networks import NETWORKS, tensors_of
 
 RANDOM = ("normal", "scaled normal", "free normal")
 
@@ -278,7 +278,7 @@ def _(d: Draw) -> Call:
 
 @case("StateSpec.input_batch_size")
 def _(d: Draw) -> Call:
-    network, spec = network_and_spec(d)
+    _, spec = network_and_spec(d)
     return Call(spec.input_batch_size, [torch.randn(2, 3) if spec.input_ndim == 2 else torch.randn(2, 3, 4)])
 
 

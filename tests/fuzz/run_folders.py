@@ -1,4 +1,4 @@
-"""Damaged folders of runs beside a sound one: the command line names the file, goes on and never ends in a traceback."""
+"""Damaged folders of runs beside a sound one: the command line names the file and goes on, without a traceback."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from contextual_rnn.experiments.command_line import main
 from tests.fuzz.calls import OURS
 from tests.fuzz.outcome import Outcome
+
+from contextual_rnn.experiments.command_line import main
 
 TINY = {
     "retrieval": ["--epochs", "1", "--train-samples", "8", "--validation-samples", "4", "--units", "4", "--pairs", "1"],

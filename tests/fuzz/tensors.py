@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from tests.fuzz.draw import Draw
 from tests.fuzz.networks import OddError
+from torch import Tensor, nn
 
 HUGE = 2**40
 

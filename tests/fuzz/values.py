@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests.fuzz.draw import KINDS, NETS, Draw, initial_state, network_and_spec
+from tests.fuzz.networks import ODD_NETWORKS, OddError
+from tests.fuzz.tensors import SAME, hostile_tensor
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 import contextual_rnn as ours
 from contextual_rnn import InitialState, Leaf, LowRank, StateSpec
-from tests.fuzz.draw import KINDS, NETS, Draw, initial_state, network_and_spec
-from tests.fuzz.networks import ODD_NETWORKS, OddError
-from tests.fuzz.tensors import SAME, hostile_tensor
 
 # Numbers of rounds: a large one is valid, and takes for ever.
 ROUNDS = ("num_steps", "permutations", "influence_steps", "inner_steps")
@@ -66,7 +66,8 @@ def _fail(*args: Any, **kwargs: Any) -> Any:
 
 FUNCTIONS: list[Callable[..., Any]] = [
     _fail, lambda *args: None, lambda *args: "text", lambda *args: torch.zeros(3, 5), lambda *args: torch.zeros(()),
-    lambda *args: args[0] if args else 0.0, lambda *args: args, lambda: None, lambda *args: torch.zeros(3, 4) * math.nan,
+    lambda *args: args[0] if args else 0.0, lambda *args: args, lambda: None,
+    lambda *args: torch.full((3, 4), math.nan),
     lambda *args: args[0][..., :1] if args and isinstance(args[0], Tensor) else 1, nn.Linear(5, 5),
     lambda *args: args[0].long() if args and isinstance(args[0], Tensor) else [],
     lambda *args: torch.zeros(3, 4, dtype=torch.long), torch.sigmoid, torch.relu_, lambda *args: torch.zeros(2, 0),
@@ -150,7 +151,7 @@ def _of_container(d: Draw, name: str, value: Any) -> tuple[str, Any]:
     if change == "kind":
         kind = d.choose([list, tuple, iter, lambda pairs: dict(enumerate(pairs))])
         return "another container", kind([entry for _, entry in entries])
-    more = entries + [("another", entries[0][1] if entries else 0)]
+    more = [*entries, ("another", entries[0][1] if entries else 0)]
     return "more entries", _like(value, more)
 
 
