@@ -31,7 +31,7 @@ def main() -> int:
 
 def _report(kind: str, options: argparse.Namespace, numbers: range) -> bool:
     kinds, alike = Counter(), Counter()
-    for number, outcome in tries(kind, options.seed, numbers, options.workers):
+    for (_, number), outcome in tries(options.seed, [(kind, number) for number in numbers], options.workers):
         kinds[outcome.kind] += 1
         if outcome.kind != "finding" and not (options.all or len(numbers) == 1):
             continue

@@ -30,7 +30,8 @@ class Call:
     the call may raise besides, `keep` the arguments that stay as they are.
 
     `changes` says that arguments may change, `same` that a second call returns the same, `makes` that it makes things
-    by torch's defaults, `plain` that its tensors can have no other layout, `gradient` that `finish` differentiates.
+    by torch's defaults, `plain` that its tensors can have no other layout, `gradient` that `finish` differentiates,
+    `lenient` that a valid call may be refused.
     """
 
     function: Callable[..., Any]
@@ -43,6 +44,7 @@ class Call:
     makes: bool = False
     plain: bool = False
     gradient: bool = False
+    lenient: bool = False
     also: tuple[type[BaseException], ...] = ()
     keep: tuple[str, ...] = ()
     finish: Callable[[Any], Any] = lambda result: result

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from tests.fuzz.call import Call, case
 from tests.fuzz.draw import Draw, Subject, network_and_spec, random_state, subject
+from tests.fuzz.networks import ODD_NETWORKS
 from tests.networks import INPUT_SIZE, is_cell, make_input, tensors_of
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -72,6 +73,40 @@ def _(d: Draw) -> Call:
         elif getattr(s.network, "batch_first", False) and d.chance(0.3) and "lengths" not in options:
             options["mask"] = torch.arange(STEPS) < torch.randint(2, STEPS + 1, (batch, 1))
     return Call(model, [inputs], options, expect=_finite, alone=_bare)
+
+
+@case("ContextualRNN.forward of odd networks")
+def _(d: Draw) -> Call:
+    """Networks of a user's own: right, or refused by name; what they raise themselves is passed on."""
+    kind = d.choose(["in place", "state alone", "wrong state", "no state", "text", "raising", "without parameters",
+                     "delegating", "own lstm", "half"])  # fmt: skip
+    network = ODD_NETWORKS[kind]()
+    state = d.choose([ours.FreeState(network, value=0.25), ours.ConstantState(network, 0.25)])
+    batch, cell = d.choose([None, 1, 3]), state.spec.input_ndim == 2
+    batch = batch if cell else 3
+    options: dict[str, Any] = {}
+    if not cell or (batch is not None and d.chance(0.3)):
+        options = d.some(reset=torch.tensor([True, False, True][: batch or 1])) if cell else {}
+        options |= {} if cell else d.some(lengths=torch.tensor([4, 1, 2]))
+
+    def call(model: Any, x: Any, **options: Any) -> Any:
+        return model(x, **options)
+
+    inputs = torch.randn(*(() if batch is None else (batch,)), *(() if cell else (STEPS,)), INPUT_SIZE)
+    return Call(call, [ours.ContextualRNN(network, state), inputs], options, lenient=True, keep=("0",))
+
+
+@case("generate of odd networks")
+def _(d: Draw) -> Call:
+    network = ODD_NETWORKS[d.choose(["in place", "state alone", "wrong state", "no state", "text", "raising"])]()
+    model = ours.ContextualRNN(network, ours.FreeState(network, value=0.25))
+
+    def step(output: Tensor, value: Tensor) -> Tensor:
+        return value + output[:, :INPUT_SIZE]
+
+    options = {"num_steps": 2} | d.some(num_samples=2, sample=False)
+    return Call(lambda model, first, **options: ours.generate(model, step, first, **options),
+                [model, torch.randn(2, INPUT_SIZE)], options, lenient=True, keep=("0",))  # fmt: skip
 
 
 @case("truncated")

@@ -11,7 +11,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -20,28 +20,26 @@ from tests.fuzz.outcome import Outcome
 
 HANGING = 120.0  # seconds after which a process is given up; a slow machine is no finding, see `calls.SLOW`
 ADDRESS_SPACE = 12 << 30  # bytes: what asks for more gets an error, not the machine's memory
+Job = tuple[str, int]
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def _work(kind: str, seed: str, connection: Connection) -> None:
-    """Make the tries whose numbers are received, until there are no more."""
+def _work(seed: str, connection: Connection) -> None:
+    """Make the tries that are received, until there are no more."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    import torch
-
-    torch.set_num_threads(1)
-    run = importlib.import_module(f"tests.fuzz.{kind}").run
     with tempfile.TemporaryDirectory(prefix="contextual-rnn-fuzz-") as folder:
         os.chdir(folder)
         with contextlib.suppress(EOFError):
             while True:
-                connection.send(_try(run, seed, connection.recv()))
+                connection.send(_outcome(seed, connection.recv()))
         os.chdir("/")
 
 
-def _try(run: Callable[[str, int], Outcome], seed: str, number: int) -> Outcome:
+def _outcome(seed: str, job: Job) -> Outcome:
+    kind, number = job
     try:
-        return run(seed, number)
+        return importlib.import_module(f"tests.fuzz.{kind}").run(seed, number)
     except BaseException as error:  # of the tries themselves, or one that no library may raise
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}"
@@ -52,39 +50,37 @@ def _try(run: Callable[[str, int], Outcome], seed: str, number: int) -> Outcome:
 class _Worker:
     process: Any
     connection: Connection
-    number: int | None = None
+    job: Job | None = None
     begun: float = 0.0
 
 
-def _start(kind: str, seed: str) -> _Worker:
+def _start(seed: str) -> _Worker:
     ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=_work, args=(kind, seed, theirs), daemon=True)
+    process = SPAWN.Process(target=_work, args=(seed, theirs), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
 
 
-def tries(kind: str, seed: str, numbers: Iterable[int], workers: int = 1) -> Iterator[tuple[int, Outcome]]:
-    """The outcome of every try of a kind, "calls" for instance, as it is there."""
-    left = iter(numbers)
-    running: list[_Worker] = []
+def tries(seed: str, jobs: Iterable[Job], workers: int = 1) -> Iterator[tuple[Job, Outcome]]:
+    """The outcome of every try, which is the name of a module with `run(seed, number)` and a number, as it is there."""
+    left, running = iter(jobs), []
     try:
         for _ in range(workers):
-            running.append(_next(_start(kind, seed), left))
-        while any(worker.number is not None for worker in running):
-            ready = wait([w.connection for w in running if w.number is not None], timeout=1.0)
+            running.append(_next(_start(seed), left))
+        while any(worker.job is not None for worker in running):
+            ready = wait([worker.connection for worker in running if worker.job is not None], timeout=1.0)
             for place, worker in enumerate(running):
-                if worker.number is None:
+                answered = worker.connection in ready
+                if worker.job is None or not (answered or time.monotonic() - worker.begun > HANGING):
                     continue
-                hangs = time.monotonic() - worker.begun > HANGING
-                if worker.connection not in ready and not hangs:
-                    continue
-                outcome = _crash(worker) if hangs and worker.connection not in ready else _receive(worker)
-                yield worker.number, outcome
-                if not worker.process.is_alive() or outcome.error in ("crash", "hang"):
+                outcome = _receive(worker) if answered else _crash(worker)
+                yield worker.job, outcome
+                if outcome.error in ("crash", "hang"):
                     worker.process.kill()
                     worker.process.join()
-                    worker = running[place] = _start(kind, seed)
+                    worker.connection.close()
+                    worker = running[place] = _start(seed)
                 _next(worker, left)
     finally:
         for worker in running:
@@ -93,10 +89,10 @@ def tries(kind: str, seed: str, numbers: Iterable[int], workers: int = 1) -> Ite
             worker.process.kill()
 
 
-def _next(worker: _Worker, left: Iterator[int]) -> _Worker:
-    worker.number, worker.begun = next(left, None), time.monotonic()
-    if worker.number is not None:
-        worker.connection.send(worker.number)
+def _next(worker: _Worker, left: Iterator[Job]) -> _Worker:
+    worker.job, worker.begun = next(left, None), time.monotonic()
+    if worker.job is not None:
+        worker.connection.send(worker.job)
     return worker
 
 

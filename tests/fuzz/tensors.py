@@ -11,8 +11,10 @@ import torch
 from tests.fuzz.draw import Draw
 from tests.fuzz.networks import OddError
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 HUGE = 2**40
+MAY_BE_REFUSED = "a wrapper"
 
 
 class Plain(Tensor):
@@ -25,6 +27,27 @@ class Raising(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise OddError("a tensor that fails")
+
+
+class Wrapper(Tensor):
+    """A subclass without memory of its own, as DTensor is: every function runs on the tensor inside."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Wrapper:
+        places = {"dtype": inner.dtype, "device": inner.device, "strides": inner.stride()}
+        return Tensor._make_wrapper_subclass(cls, inner.shape, **places)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __init__(self, inner: Tensor):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def plain(value: Any) -> Any:
+            return value.inner if isinstance(value, Wrapper) else value
+
+        return func(*tree_map(plain, args), **tree_map(plain, kwargs or {}))
 
 
 def _strided(tensor: Tensor) -> Tensor:
@@ -61,6 +84,7 @@ SAME: dict[str, Callable[[Tensor], Tensor]] = {
     "with a gradient": _with_gradient,
     "a parameter": lambda t: nn.Parameter(t.clone(), requires_grad=t.is_floating_point()),
     "a subclass": lambda t: t.as_subclass(Plain),
+    MAY_BE_REFUSED: lambda t: Wrapper(t.detach().clone()),
 }
 
 
@@ -136,6 +160,7 @@ HOSTILE: dict[str, Callable[[Tensor], Any]] = {
     "negative": lambda t: torch._neg_view(t.detach().float()),
     "imaginary": lambda t: torch.complex(t.detach().float(), t.detach().float()).conj().imag,
     "of inference": _in_inference,
+    "a wrapper": lambda t: Wrapper(t.detach().clone()),
     "failing": lambda t: t.detach().as_subclass(Raising),
     "fake": _fake,
     "not finite": _filled(math.nan),
