@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.fuzz import of_diagnostics, of_files, of_ops, of_sequences, of_states, surroundings  # noqa: F401
+from tests.fuzz import of_diagnostics, of_files, of_ops, of_sequences, of_states, surroundings, transforms  # noqa: F401
 from tests.fuzz.call import CASES, Call, documented
 from tests.fuzz.draw import Draw
 from tests.fuzz.networks import OddError
@@ -41,7 +41,9 @@ MEMORY = re.compile(r"allocate|not enough memory|out of memory|Storage size calc
 NAMED = re.compile(r"^[A-Za-z_][\w.\[\]'/]*(, [A-Za-z_][\w.\[\]']*)*: ")
 # Python's words for arguments that a function does not have, and torch's for what only its modes refuse.
 BINDING = re.compile(r"(un)?expected (keyword )?argument|positional argument|multiple values for")
-OF_A_MODE = re.compile(r"[Ii]nference tensor|vmap|functorch|[Ff]ake ?[Tt]ensor")
+OF_A_MODE = re.compile(
+    r"[Ii]nference tensor|vmap|functorch|[Ff]ake ?[Tt]ensor|Batching rule not implemented|can be differentiated once"
+)
 # What Python says of a path and torch of a device or dtype names the argument too.
 OF_OTHERS = ("os.PathLike", "device string", "device type at start", "argument 'dtype'", "argument 'device'")
 SCHEMA = re.compile(r"Expected a value of type .* for argument '\w+'")
@@ -70,11 +72,13 @@ def names() -> list[str]:
 
 def _run(name: str, seed: str) -> Outcome:
     d = Draw(f"{seed}/change")
-    mode = d.choose(["hostile"] * 5 + ["valid"] * 2 + ["same"] * 3)
+    mode = d.choose(["hostile"] * 10 + ["valid"] * 4 + ["same"] * 5 + ["transformed"])
     call = CASES[name](Draw(seed))
     if mode == "hostile":
         return _hostile(name, call, d)
-    return _valid(name, call, seed) if mode == "valid" else _same(name, call, d, seed)
+    if mode == "transformed" and (place := transforms.place_of(d, call)) is not None and not call.makes:
+        return _transformed(name, call, place, d, seed)
+    return _same(name, call, d, seed) if mode == "same" else _valid(name, call, seed)
 
 
 def _hostile(name: str, call: Call, d: Draw) -> Outcome:
@@ -149,6 +153,23 @@ def _same(name: str, call: Call, d: Draw, seed: str) -> Outcome:
     return Outcome(name, text, "right")
 
 
+def _transformed(name: str, call: Call, place: int | str, d: Draw, seed: str) -> Outcome:
+    """Under torch.func: refused by torch or us, or the same numbers as without."""
+    text = d.choose(list(transforms.TRANSFORMS))
+    changed, plain = transforms.TRANSFORMS[text]
+    holder: Any = call.kwargs if isinstance(place, str) else call.args
+    results = []
+    for compute in (plain, changed):
+        torch.manual_seed(0)
+        try:
+            results.append(compute(lambda: CASES[name](Draw(seed)), place, holder[place]))
+        except Exception as error:
+            return judged(name, f"{text} over {place}", call, error, "nothing")
+    if not _equal(*map(_numbers, results), 1e-4 if name in transforms.EXACT else math.inf):
+        return _wrong(name, f"{text} over {place}", f"another result than without {text}")
+    return Outcome(name, text, "right")
+
+
 def _called(call: Call) -> Any:
     torch.manual_seed(0)
     return call.run()
@@ -172,6 +193,8 @@ def judged(name: str, text: str, call: Call, error: Exception, around: str) -> O
         kind = "refused"
     elif OF_A_MODE.search(message) or type(error).__module__.startswith("torch._subclasses"):
         kind = "mode"
+    elif "Cannot access data pointer" in message and not frames[-1].filename.startswith(OURS):
+        kind = "mode"  # of torch.func, in an operator that it does not know
     elif not of_ours and frames and frames[-1].filename.startswith(HERE):
         kind = "user"  # a step or a loss of ours that is handed what it does not expect
     elif _others_say(frames, message) or _fails_alone(call, type(error), around):
