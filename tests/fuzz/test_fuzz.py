@@ -56,13 +56,13 @@ WRONG = {
 def test_what_is_wrong_is_found(name, monkeypatch):
     monkeypatch.setitem(CASES, "wrong", WRONG[name])
     monkeypatch.setattr(calls, "names", lambda: ["wrong"])
-    assert "finding" in {calls.run(SEED, number).kind for number in range(300)}
+    assert any(calls.run(SEED, number).kind == "finding" for number in range(300))
 
 
 def test_text_for_a_flag_is_found(monkeypatch):
     monkeypatch.setitem(CASES, "wrong", lambda d: Call(lambda flag: 1 if flag else 2, [True]))
     monkeypatch.setattr(calls, "names", lambda: ["wrong"])
-    assert "taken" in {calls.run(SEED, number).error for number in range(100)}
+    assert any(calls.run(SEED, number).error == "taken" for number in range(300))
 
 
 CRASHES = {"os.abort()": "SIGABRT", "os.kill(os.getpid(), 11)": "SIGSEGV", "os._exit(3)": "exit status 3"}
