@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import math
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.fuzz import of_diagnostics, of_files, of_ops, of_sequences, of_states, surroundings, transforms  # noqa: F401
+from tests.fuzz import surroundings, transforms
 from tests.fuzz.call import CASES, Call, documented
 from tests.fuzz.draw import Draw
 from tests.fuzz.networks import OddError
@@ -27,6 +28,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 import contextual_rnn
 
+for module in ("context_nets", "diagnostics", "files", "ops", "sequences", "specs", "states"):
+    importlib.import_module(f"tests.fuzz.of_{module}")  # whose builders join CASES
 OURS = str(Path(contextual_rnn.__file__).parent)
 HERE = str(Path(__file__).parent)
 MOST_SECONDS = 10.0  # of processor time for one call
@@ -197,8 +200,8 @@ def judged(name: str, text: str, call: Call, error: Exception, around: str) -> O
         kind = "mode"
     elif "Cannot access data pointer" in message and not frames[-1].filename.startswith(OURS):
         kind = "mode"  # of torch.func, in an operator that it does not know
-    elif not of_ours and frames and frames[-1].filename.startswith(HERE):
-        kind = "user"  # a step or a loss of ours that is handed what it does not expect
+    elif frames and frames[-1].filename.startswith(HERE):
+        kind = "user"  # a network, a step or a loss of the tests that is handed what it does not expect
     elif _others_say(frames, message) or _fails_alone(call, type(error), around):
         kind = "network"
     else:
