@@ -49,6 +49,10 @@ class Call:
     keep: tuple[str, ...] = ()
     finish: Callable[[Any], Any] = lambda result: result
 
+    def places(self) -> list[int | str]:
+        """The arguments that may be replaced."""
+        return [place for place in (*range(len(self.args)), *self.kwargs) if str(place) not in self.keep]
+
     def run(self) -> Any:
         return self.finish(self.function(*self.args, **self.kwargs))
 

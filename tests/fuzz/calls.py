@@ -89,11 +89,9 @@ def _run(name: str, seed: str) -> Outcome:
 def _hostile(name: str, call: Call, d: Draw) -> Outcome:
     texts, changes = [], []
     for _ in range(d.choose([1, 1, 1, 2])):
-        places: list[int | str] = [*range(len(call.args)), *call.kwargs]
-        places = [place for place in places if str(place) not in call.keep]
-        if not places:
+        if not call.places():
             break
-        place = d.choose(places)
+        place = d.choose(call.places())
         holder: Any = call.kwargs if isinstance(place, str) else call.args
         old = holder[place]
         text, holder[place] = hostile(d, str(place), old)
@@ -138,11 +136,11 @@ def _valid(name: str, call: Call, seed: str) -> Outcome:
 def _same(name: str, call: Call, d: Draw, seed: str) -> Outcome:
     """Tensors of another layout, or another mode of torch: the result is the same."""
     other, text, around = CASES[name](Draw(seed)), "", "nothing"
-    if d.chance(0.5) or call.keep or call.plain:
+    if d.chance(0.5) or call.plain:
         others = call.makes * surroundings.DEFAULTS + call.gradient * surroundings.WITHOUT_GRADIENT
         around = text = d.choose([name for name in surroundings.SAME if name not in others])
     else:
-        for place in (*range(len(other.args)), *other.kwargs):
+        for place in other.places():
             holder: Any = other.kwargs if isinstance(place, str) else other.args
             change, holder[place] = same_tensor(d, holder[place])
             text += f"{place}: {change}; " if change else ""

@@ -41,6 +41,8 @@ def _(d: Draw) -> Call:
         backend=d.choose(["attention", "reference", "cpu", "auto"]),
     )  # fmt: skip
     options["layer_norm"] = norm
+    if not norm:  # what is written grows without bound
+        options |= {"rate": 0.02, "inner_steps": 1}
     if norm and d.chance(0.5):
         options |= {"norm_weight": random(H), "norm_bias": random(H)}
     if project:
@@ -57,7 +59,8 @@ def _(d: Draw) -> Call:
             return result
         return result, torch.autograd.grad((output * torch.linspace(-1, 1, H, dtype=output.dtype)).sum(), weight)
 
-    return Call(ops.fast_weights, [inputs, weight, h0, a0], options, expect=_finite, finish=finish, gradient=backward)
+    return Call(ops.fast_weights, [inputs, weight, h0, a0], options, expect=_finite, finish=finish, gradient=backward,
+                keep=("1",) if backward else ())  # fmt: skip
 
 
 def _given(d: Draw) -> tuple[Given, Settings]:

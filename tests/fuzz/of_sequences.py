@@ -159,7 +159,7 @@ def _(d: Draw) -> Call:
 
 def _sizes(d: Draw) -> dict[str, Any]:
     return d.some(
-        inner_steps=2, decay=d.choose([0.9, 0.0, torch.tensor(0.9)]), rate=d.choose([0.25, torch.tensor(0.25)]),
+        decay=d.choose([0.9, 0.0, torch.tensor(0.9)]), rate=d.choose([0.05, torch.tensor(0.05)]),
         bias=False, layer_norm=d.chance(0.7), elementwise_affine=False, eps=1e-4, timing="wenke2019",
         backend=d.choose(["attention", "reference", "cpu"]), dtype=torch.float32, device="cpu",
     )  # fmt: skip
