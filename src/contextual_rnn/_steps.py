@@ -97,7 +97,6 @@ _SAY_TIME_DIM = (
 )
 
 
-@torch.compiler.disable
 def find_time_dim(network: nn.Module, spec: StateSpec, step: Tensor, like: Tensor) -> StateSpec:
     """`spec` with the one time_dim under which `network` runs: one step, or a sequence of one step, is tried.
 

@@ -129,7 +129,7 @@ class ContextualRNN(nn.Module):
             parameter = _first_parameter(self.network)
             dtype, device = _dtype_and_device(self.network, torch.empty(0) if parameter is None else parameter)
             like = torch.empty(0, dtype=dtype, device=device)
-            spec = self._found_spec = find_time_dim(self.network, self._spec, step, like)  # pyright: ignore[reportCallIssue]
+            spec = self._found_spec = find_time_dim(self.network, self._spec, step, like)
         return spec
 
     def _check_state(self, state: State, batch_size: int | None) -> None:
