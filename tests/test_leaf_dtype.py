@@ -22,6 +22,7 @@ from contextual_rnn import (
     state_spec,
     truncated,
 )
+from contextual_rnn._tree import matches
 from contextual_rnn.diagnostics import diagnose, diagnose_state
 from contextual_rnn.serialization import load_carried_state, load_state, save_carried_state, save_state
 
@@ -319,6 +320,16 @@ def test_saved_and_loaded(tmp_path):
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in state.state_dict().items())
     with pytest.raises(ValueError, match="float16"):
         load_state(STATES["sum"](like(Mixer(torch.float64, torch.float16))), tmp_path / "state.safetensors")
+
+
+def test_a_carried_state_takes_the_quick_check():
+    """Which every step of a loop pays for; the slow one that words the error is for what is wrong."""
+    network = Mixer(torch.float32, torch.float64)
+    spec, weight = state_spec(network), network.u.weight
+    last, (total, count) = ContextualRNN(network, FreeState(network, value=1.0))(torch.randn(B, 3))[1]
+    assert matches(spec.tree, (last, [total, count]), B, weight)
+    assert not matches(spec.tree, (last, [total.float(), count]), B, weight)
+    assert not matches(spec.tree, (last.double(), [total, count]), B, weight)
 
 
 def test_a_state_of_another_dtype_is_refused_by_name():

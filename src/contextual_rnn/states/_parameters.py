@@ -47,11 +47,11 @@ class LeafParameters(nn.ParameterDict):
         """Each parameter for every row of a batch, (B, *shape), or `shape` without a batch."""
         if batch_size is not None and self._keys and self._hooked:
             return self._through_forward(batch_size)
-        parameters = self._parameters  # an attribute of a module costs a search
-        return {
-            name: tile(getattr(self, name) if (parameter := parameters.get(name)) is None else parameter, batch_size)
-            for name in self._keys
-        }
+        parameters, tiles = self._parameters, {}  # an attribute of a module costs a search
+        for name in self._keys:
+            parameter = parameters.get(name)  # None where torch's parametrizations took its place
+            tiles[name] = tile(getattr(self, name) if parameter is None else parameter, batch_size)
+        return tiles
 
     def _through_forward(self, batch_size: int) -> dict[str, Tensor]:
         parameters = dict(self.items())
