@@ -215,6 +215,24 @@ def test_copies_and_transforms(case):
     assert numbers(copy.deepcopy(state).half(), names) == before, "floats have no dtype to lose"
 
 
+class Tempered(FreeState):
+    """Another number beside those of its base class, as the documentation writes it."""
+
+    saved_numbers = {"temperature": ("a positive number", lambda value: value > 0)}  # noqa: RUF012
+    temperature = 1.0
+
+
+def test_a_subclass_adds_numbers_to_those_of_its_base():
+    source, target = Tempered(GRU, 0.3), Tempered(GRU)
+    source.temperature = 0.5
+    target.load_state_dict(source.state_dict())
+    assert (target.noise, target.temperature, FreeState(GRU).state_dict().keys()) == (
+        0.3, 0.5, {"saved_noise", "values.h"},
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match=r"saved_temperature: expected a positive number, got 0\.0"):
+        target.load_state_dict(source.state_dict() | {"saved_temperature": torch.zeros(())})
+
+
 def test_numbers_that_a_user_made_parameters_are_parameters():
     state, other = (SumState([FreeState(GRU, value=1.0), FreeState(GRU, value=2.0)], [1, 1]) for _ in range(2))
     for each in (state, other):

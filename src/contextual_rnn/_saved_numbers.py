@@ -28,8 +28,10 @@ class SavesNumbers(nn.Module):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in vars(cls).get("saved_numbers", {}):
-            setattr(cls, PREFIX + name, _as_tensor(name))
+        if own := vars(cls).get("saved_numbers"):
+            cls.saved_numbers = {**super(cls, cls).saved_numbers, **own}  # those of the base classes too
+            for name in own:
+                setattr(cls, PREFIX + name, _as_tensor(name))
 
     def saved_words(self) -> dict[str, str | None]:
         """What can be named but not saved, such as a function: a state_dict with another word is refused."""
