@@ -162,7 +162,7 @@ def local_workers(count: int) -> Iterator[Executor]:
 def dask_workers(address: str) -> Iterator[Executor]:
     """The workers of the scheduler at `address`, and those that join it later; a run whose worker is lost moves on.
 
-    Whatever is raised meanwhile, an interrupt too, cancels all runs that have not finished.
+    Whatever is raised meanwhile, an interrupt too, closes the client, and Dask cancels the runs that have not finished.
 
     Raises ImportError where Dask is not installed, OSError where there is no scheduler, and RuntimeError, which names
     the worker, where one has no contextual_rnn or other versions than this process.
@@ -173,12 +173,7 @@ def dask_workers(address: str) -> Iterator[Executor]:
         raise ImportError('Dask is not installed: pip install "contextual-rnn[sweeps]"') from error
     with Client(address, timeout=CONNECT_SECONDS, set_as_default=False) as client:
         _check_environments(cast("dict[str, Any]", client.run(versions, on_error="return")))
-        executor = client.get_executor(pure=False)
-        try:
-            yield executor
-        except BaseException:
-            executor.shutdown(wait=False)
-            raise
+        yield client.get_executor(pure=False)
 
 
 def stop_requested() -> Callable[[], bool]:
