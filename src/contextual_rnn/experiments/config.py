@@ -49,7 +49,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         raise ValueError(f"{name}: expected a number that 64 bits hold, got one of {int(value).bit_length()} bits")
     if not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, got {value!r}")
-    return float(value) if kind is float else int(value)  # pyright: ignore[reportArgumentType]
+    return int(value) if isinstance(value, Integral) and kind is int else float(value)
 
 
 @functools.cache
