@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -194,7 +195,7 @@ def short(value: Any) -> str:
     if isinstance(value, list | tuple) and len(value) < 12:
         return f"{type(value).__name__}({', '.join(map(short, value))})"
     try:
-        text = repr(value)
+        text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
     except Exception:
         text = ""
     return text if 0 < len(text) < 70 else f"a {type(value).__name__}"
