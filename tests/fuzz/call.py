@@ -16,7 +16,7 @@ from torch import nn
 # Modules with public names; those of the first three are in `__all__`, the rest is imported by name.
 WITH_ALL = ("contextual_rnn", "contextual_rnn.ops", "contextual_rnn.diagnostics")
 BY_NAME = (
-    "contextual_rnn.any_length", "contextual_rnn.carried_state", "contextual_rnn.hub", "contextual_rnn.state_file",
+    "contextual_rnn.any_length", "contextual_rnn.hub", "contextual_rnn.serialization",
     "contextual_rnn.experiments.command_line",
 )  # fmt: skip
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contextual_rnn.carried_state import load_carried_state, save_carried_state
 from tests.fuzz.calls import OURS
 from tests.fuzz.draw import Draw, network_and_spec, random_state, subject
 from tests.fuzz.of_files import hub_model
@@ -23,6 +22,7 @@ from tests.networks import tensors_of
 from torch import Tensor, nn
 
 from contextual_rnn.hub import HubContextualRNN
+from contextual_rnn.serialization import load_carried_state, save_carried_state
 from contextual_rnn.state_file import load_state, save_state
 
 LONGEST = 10_000  # characters of a message

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contextual_rnn.carried_state import load_carried_state, save_carried_state
 from tests.fuzz.call import Call, case
 from tests.fuzz.draw import Draw, network_and_spec, random_state, subject
 from torch import nn
@@ -17,6 +16,7 @@ from torch import nn
 from contextual_rnn import ContextState
 from contextual_rnn.experiments.command_line import main
 from contextual_rnn.hub import HubContextualRNN
+from contextual_rnn.serialization import load_carried_state, save_carried_state
 from contextual_rnn.state_file import load_state, save_state
 
 FOLDER = tempfile.TemporaryDirectory(prefix="contextual-rnn-fuzz-")
