@@ -22,6 +22,7 @@ from tests.fuzz.call import CASES, Call, documented
 from tests.fuzz.draw import Draw
 from tests.fuzz.networks import OddError
 from tests.fuzz.outcome import Outcome
+from tests.fuzz.tensors import MAY_BE_REFUSED
 from tests.fuzz.values import hostile, same_tensor, short
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
