@@ -22,6 +22,7 @@ from tests.fuzz.call import CASES, Call, documented
 from tests.fuzz.draw import Draw
 from tests.fuzz.networks import OddError
 from tests.fuzz.outcome import Outcome
+from tests.fuzz.tensors import MAY_BE_REFUSED
 from tests.fuzz.values import hostile, same_tensor, short
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -149,7 +150,9 @@ def _same(name: str, call: Call, d: Draw, seed: str) -> Outcome:
         with surroundings.SAME.get(around, contextlib.nullcontext)():
             changed = _called(other)
     except Exception as error:
-        return dataclasses.replace(judged(name, text, other, error, around), kind="finding")
+        outcome = judged(name, text, other, error, around)
+        refused = MAY_BE_REFUSED in text or call.lenient
+        return outcome if refused else dataclasses.replace(outcome, kind="finding")
     # Of another default dtype torch draws other numbers.
     if call.same and not _equal(_numbers(result), _numbers(changed), math.inf if "dtype" in around else 1e-4):
         return _wrong(name, text, "another result than from plain tensors")
