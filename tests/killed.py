@@ -10,7 +10,7 @@ from contextual_rnn.experiments.training import train
 
 # Forks of the tests' own process, which has done everything once that PyTorch does at first use, in seconds.
 PROCESSES = multiprocessing.get_context("fork")
-SECONDS = 120  # within which a process has to end that ends by itself
+SECONDS = 280  # a process that has not ended by itself by then hangs; a test has 300
 
 
 def started(target, *arguments, **options):

@@ -9,9 +9,20 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 from tests.networks import SPECS, make, tensors_of
+from tests.own_networks import OWN
 from torch import Tensor, nn
 
-from contextual_rnn import ContextualRNN, FastWeightsRNN, NormalState, detach, fast_weights_spec
+from contextual_rnn import (
+    ContextualRNN,
+    FastWeightsRNN,
+    Leaf,
+    LowRank,
+    NormalState,
+    detach,
+    fast_weights_spec,
+    state_spec,
+)
+from contextual_rnn._rows import map_tensors
 
 STEPS = 6
 SEED = 5
@@ -19,6 +30,8 @@ SEED = 5
 CASES = [name for name in SPECS if "cell" not in name]
 CASES += ["fast weights wenke2019, dense A", "fast weights wenke2019, low-rank A"]
 TWO_INNER_STEPS = ["fast weights twice ba2016, dense A", "fast weights twice wenke2019, low-rank A"]
+UNDIVIDED = ["both ways in a module", "fast weights in a module"]  # cannot go on in the middle
+ONE_WAY_OWN = [name for name in OWN if name not in UNDIVIDED]
 ONE_WAY = [name for name in CASES if "both ways" not in name and name != "lstm projected"] + ["lstm projected one way"]
 
 
@@ -32,6 +45,9 @@ def build(case: str, dtype: torch.dtype) -> ContextualRNN:
         timing, inner_steps = "wenke2019" if "2019" in case else "ba2016", 2 if "twice" in case else 1
         network = FastWeightsRNN(3, 5, timing=timing, inner_steps=inner_steps, dtype=dtype)
         spec = fast_weights_spec(network, "low_rank" if "low-rank" in case else "dense", rank=2)
+    elif case in OWN:
+        network = OWN[case]().to(dtype)
+        spec = state_spec(network).like(next(network.parameters()))
     else:
         network, spec = make(case, dtype)
     if isinstance(network, FastWeightsRNN):
@@ -42,16 +58,32 @@ def build(case: str, dtype: torch.dtype) -> ContextualRNN:
 
 @st.composite
 def patterns(draw, max_batch: int = 4):
-    """Lengths (B,) and resets (B, T): padding has resets too, which mean nothing."""
+    """Lengths (B,) and resets (B, T): padding has resets too, which mean nothing, and a row may have no step at all."""
     batch = draw(st.integers(1, max_batch))
-    lengths = draw(st.lists(st.integers(1, STEPS), min_size=batch, max_size=batch))
+    lengths = draw(st.lists(st.integers(0, STEPS), min_size=batch, max_size=batch))
     flags = st.lists(st.sampled_from([False, False, True]), min_size=STEPS, max_size=STEPS)
     return torch.tensor(lengths), torch.tensor(draw(st.lists(flags, min_size=batch, max_size=batch)))
 
 
+def axes_of(model: ContextualRNN) -> tuple[int, int]:
+    """Batch and time axis of the network's input."""
+    spec = state_spec(model)
+    time = spec.known_time_dim
+    return spec.input_batch_dim, time if isinstance(time, int) else 1 - spec.input_batch_dim
+
+
+def in_layout(model: ContextualRNN, flags: Tensor) -> Tensor:
+    """Flags (B, T) in the layout of the input."""
+    batch, time = axes_of(model)
+    return flags if batch < time else flags.T
+
+
 @dataclass
 class Batch:
-    """What a test gives to the model, all of it random and batch first; `hx` is in leaves, or None."""
+    """What a test gives to the model, all of it random and batch first; `hx` is in leaves, or None.
+
+    The real steps of a row are `lengths` from `first`, which the model gets as a mask where it is given.
+    """
 
     x: Tensor
     context: Tensor
@@ -59,9 +91,18 @@ class Batch:
     reset: Tensor
     hx: dict[str, Tensor] | None
     reset_context: Tensor | None = None
+    first: Tensor | None = None
 
     @classmethod
-    def of(cls, model: ContextualRNN, lengths: Tensor, reset: Tensor, explicit: bool, reset_context: bool = False):
+    def of(
+        cls,
+        model: ContextualRNN,
+        lengths: Tensor,
+        reset: Tensor,
+        explicit: bool,
+        reset_context: bool = False,
+        first: Tensor | None = None,
+    ):
         dtype, batch = next(model.parameters()).dtype, len(lengths)
 
         def random(*shape: int) -> Tensor:
@@ -69,7 +110,17 @@ class Batch:
 
         hx = {leaf.name: random(batch, *leaf.shape) for leaf in model.initial_state.spec} if explicit else None
         contexts = random(int(reset.sum()), 2) if reset_context else None
-        return cls(random(batch, STEPS, 3), random(batch, 2), lengths, reset, hx, contexts)
+        return cls(random(batch, STEPS, 3), random(batch, 2), lengths, reset, hx, contexts, first)
+
+    @property
+    def begin(self) -> Tensor:
+        return torch.zeros_like(self.lengths) if self.first is None else self.first
+
+    @property
+    def real(self) -> Tensor:
+        """(B, T), True for the real steps."""
+        step = torch.arange(STEPS)
+        return (step >= self.begin[:, None]) & (step < (self.begin + self.lengths)[:, None])
 
     def leaves(self, model: ContextualRNN) -> list[Tensor]:
         """Everything that gets a gradient."""
@@ -77,27 +128,34 @@ class Batch:
         return [*given, *([] if self.reset_context is None else [self.reset_context]), *model.parameters()]
 
     def input(self, model: ContextualRNN, padding: float = torch.nan) -> Tensor:
-        """In the network's layout, with `padding` after each row's end: it must not be read."""
-        beyond = torch.arange(STEPS) >= self.lengths[:, None]
-        x = self.x.masked_fill(beyond[..., None], padding)
-        return x if model.network.batch_first else x.transpose(0, 1)
+        """In the network's layout, with `padding` outside each row's steps: it must not be read."""
+        return self.x.masked_fill(~self.real[..., None], padding).movedim((0, 1), axes_of(model))
 
     def state(self, model: ContextualRNN) -> Any:
         return None if self.hx is None else model.initial_state.spec.pack(self.hx)
 
-    def arguments(self) -> dict[str, Any]:
-        given = {"context": self.context, "lengths": self.lengths, "reset": self.reset}
+    def arguments(self, model: ContextualRNN) -> dict[str, Any]:
+        given: dict[str, Any] = {"context": self.context, "reset": in_layout(model, self.reset)}
+        given |= {"lengths": self.lengths} if self.first is None else {"mask": in_layout(model, self.real)}
         return given | {"reset_context": self.reset_context, "generator": torch.Generator().manual_seed(SEED)}
 
 
 def batch_first(model: ContextualRNN, output: Tensor) -> Tensor:
-    return output if model.network.batch_first else output.transpose(0, 1)
+    return output.movedim(axes_of(model), (0, 1))
 
 
 def rows_of(model: ContextualRNN, state: Any) -> list[Tensor]:
     """The tensors of a state, each (B, ...)."""
-    dim = 1 if isinstance(model.network, nn.RNNBase) else 0
-    return [tensor.movedim(dim, 0) for tensor in tensors_of(state)]
+
+    def rows(tree: Any, state: Any) -> list[Tensor]:
+        if isinstance(tree, Leaf):
+            return [state.movedim(tree.batch_dim, 0)]
+        if tree is None or isinstance(tree, LowRank):
+            return tensors_of(state)
+        keys = tree if isinstance(tree, dict) else range(len(tree))
+        return [tensor for key in keys for tensor in rows(tree[key], state[key])]
+
+    return rows(model.initial_state.spec.tree, state)
 
 
 def alone(model: ContextualRNN, batch: Batch, bounds: tuple[int, ...] = (), silent: int = 0):
@@ -105,25 +163,32 @@ def alone(model: ContextualRNN, batch: Batch, bounds: tuple[int, ...] = (), sile
 
     Before the steps `bounds` the state goes on detached; the steps before `silent` run without gradients. Draws come
     from one generator: for each piece between bounds first those of rows that start, then those of resets, except
-    where both come from one context: then all segments in order.
+    where both come from one context: then all that are drawn in order.
     """
-    generator, rows = torch.Generator().manual_seed(SEED), len(batch.lengths)
-    states: list[Any] = [None] * rows if batch.hx is None else [_row(model, batch.hx, row) for row in range(rows)]
+    generator, rows, axes = torch.Generator().manual_seed(SEED), len(batch.lengths), axes_of(model)
+    given: list[Any] = [None] * rows if batch.hx is None else [_row(model, batch.hx, row) for row in range(rows)]
+    states = list(given)
     outputs: list[list[Tensor]] = [[] for _ in range(rows)]
-    numbers = batch.reset.flatten().cumsum(0).view_as(batch.reset) - 1
+    flags = in_layout(model, batch.reset)
+    numbers = in_layout(model, flags.flatten().cumsum(0).view_as(flags) - 1)
     for first, stop in zip((0, *bounds), (*bounds, STEPS), strict=True):
         if first > 0:
-            states = [detach(state) for state in states]  # that of a row which has ended too
+            begun = (batch.begin < first) & (batch.lengths > 0)
+            # Detached is that of a row which has ended too, and that of a row to come is as at first.
+            states = [detach(states[row]) if begun[row] else given[row] for row in range(rows)]
         segments = []  # (row, start, stop, whether it begins anew)
         for row in range(rows):
-            end = min(stop, int(batch.lengths[row]))
-            cuts = [t for t in range(first, end) if t == first or batch.reset[row, t]]
+            begin = max(first, int(batch.begin[row]))
+            end = min(stop, int(batch.begin[row] + batch.lengths[row]))
+            cuts = [t for t in range(begin, end) if t == begin or batch.reset[row, t]]
+            if not cuts and states[row] is None:
+                segments.append((row, first, first, False))
             stops = [*cuts[1:], end] if cuts else []
             segments += [(row, t, until, bool(batch.reset[row, t])) for t, until in zip(cuts, stops, strict=True)]
         fresh = [segment for segment in segments if states[segment[0]] is None and not segment[3]]
         anew = [segment for segment in segments if segment[3]]
-        if all(state is None for state in states) and batch.reset_context is None:
-            drawn = _noise(model, segments, generator)
+        if batch.reset_context is None:
+            drawn = _noise(model, [segment for segment in segments if segment in fresh or segment in anew], generator)
         else:
             drawn = _noise(model, fresh, generator) | _noise(model, anew, generator)
         for segment in segments:
@@ -134,14 +199,41 @@ def alone(model: ContextualRNN, batch: Batch, bounds: tuple[int, ...] = (), sile
                     if new and batch.reset_context is not None:
                         context = batch.reset_context[numbers[row, start]][None]
                     states[row] = _draw(model, context, drawn[segment])
-                x = batch.x[row : row + 1, start:until]
-                output, states[row] = model.network(x if model.network.batch_first else x.transpose(0, 1), states[row])
+                if start == until:
+                    continue
+                x = batch.x[row : row + 1, start:until].movedim((0, 1), axes)
+                own = map_tensors(Tensor.clone, states[row])  # the network may overwrite it
+                output, states[row] = model.network(x, own)
                 outputs[row].append(batch_first(model, output)[0])
-    padded = [
-        nn.functional.pad(torch.cat(o), (0, 0, 0, STEPS - int(n))) for o, n in zip(outputs, batch.lengths, strict=True)
-    ]
-    finals = [rows_of(model, state) for state in states]
+    width = next((output.shape[1:] for row in outputs for output in row), width_of(model))
+    padded = []
+    for row, parts in enumerate(outputs):
+        before, length = int(batch.begin[row]), int(batch.lengths[row])
+        before = before if length else 0
+        parts = [batch.x.new_zeros(before, *width), *parts, batch.x.new_zeros(STEPS - before - length, *width)]
+        padded.append(torch.cat(parts))
+    finals = [rows_of(model, as_finals(model, state)) for state in states]
     return torch.stack(padded), [torch.cat(leaf) for leaf in zip(*finals, strict=True)]
+
+
+def as_finals(model: ContextualRNN, state: Any) -> Any:
+    """A start as the network returns it: A of fast weights is a matrix then, or None where it is not asked for."""
+    if not isinstance(fast := getattr(model.network, "network", model.network), FastWeightsRNN):
+        return state
+    h, a = state
+    if not fast.return_fast_weights:
+        return h, None
+    if a is None:
+        return h, h.new_zeros(*h.shape, h.shape[1])
+    return h, a.dense() if isinstance(a, LowRank) else a
+
+
+def width_of(model: ContextualRNN) -> tuple[int, ...]:
+    """The axes of an output after batch and time."""
+    dtype = next(model.parameters()).dtype
+    x = torch.zeros(1, 1, 3, dtype=dtype).movedim((0, 1), axes_of(model))
+    with torch.no_grad():
+        return tuple(batch_first(model, model(x, context=torch.zeros(1, 2, dtype=dtype))[0]).shape[2:])
 
 
 def _row(model, hx, row):

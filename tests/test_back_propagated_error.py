@@ -1,6 +1,7 @@
 """Noise of a FreeState that follows the error back-propagated to it."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -153,3 +154,95 @@ def test_torch_compile_is_refused_by_name():
     compiled = torch.compile(free(), backend="eager", fullgraph=True)
     with pytest.raises(Exception, match="error_decay: expected None under"):
         compiled(batch_size=B)
+
+
+def train(amp, unscale, *, micro=1, overflow=(3,), growth_interval=2, elsewhere=False):
+    """Twelve steps in which nothing is learned; `unscale` names where the scaler is given. What `relative` is then."""
+    torch.manual_seed(0)
+    gru = nn.GRU(3, H)
+    h0 = FreeState(gru, noise=0.1, error_decay=0.5)
+    model, x, other = ContextualRNN(gru, h0), torch.randn(7, B, 3), nn.Parameter(torch.zeros(()))
+    scaler = torch.amp.GradScaler("cpu", enabled=amp, growth_interval=growth_interval)
+    optimizer = torch.optim.SGD([*model.parameters(), other], 0.0)
+    give = lambda place: h0.error.unscale(scaler) if place == unscale else None  # noqa: E731
+    give("once")
+    for step in range(12):
+        optimizer.zero_grad()
+        before = copy.deepcopy(h0.error.state_dict())
+        for part in range(micro):
+            give("before the forward pass")
+            loss = model(x)[0].square().mean() / (1 + step)
+            overflows = step in overflow and part == micro - 1
+            if elsewhere:
+                loss = loss + other * (torch.inf if overflows else 1.0)
+            elif overflows:
+                loss = loss * torch.inf
+            give("before the backward pass")
+            scaler.scale(loss).backward()
+        give("after the backward pass")
+        if not amp and step in overflow:
+            if elsewhere:  # what the scaler does: nothing of this step counts
+                h0.error.load_state_dict(before)
+            continue
+        scaler.step(optimizer)
+        give("after the step")
+        scaler.update()
+    return h0.error.relative("h")
+
+
+PLACES = ["once", "before the forward pass", "before the backward pass", "after the backward pass", "after the step"]
+
+
+@pytest.mark.parametrize("options", [{}, {"micro": 2}, {"overflow": (0, 1)}, {"elsewhere": True}], ids=str)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_loss_scale_is_divided_out_wherever_the_scaler_is_given(place, options):
+    plain = train(False, None, **options)
+    torch.testing.assert_close(train(False, place, **options), plain, rtol=0, atol=0)
+    torch.testing.assert_close(train(True, place, **options), plain)
+    assert not torch.allclose(train(True, None, **options), plain, rtol=0.1), "the scale matters"
+
+
+def test_two_parts_of_a_step_that_overflows_in_the_last():
+    """The first is measured as without a scaler, since no part of the step can know what the others will be."""
+    plain = train(False, None, micro=2, overflow=(0, 5))
+    torch.testing.assert_close(train(True, "once", micro=2, overflow=(0, 5)), plain)
+
+
+def test_a_scaler_that_was_not_used_yet_leaves_what_was_measured():
+    state = free()
+    back_propagate(state, torch.rand(B, H, dtype=torch.float64))
+    before = copy.deepcopy(state.state_dict())
+    state.error.unscale(torch.amp.GradScaler("cpu"))
+    assert all(torch.equal(before[name], tensor) for name, tensor in state.state_dict().items())
+    used = torch.amp.GradScaler("cpu")
+    used.scale(torch.ones(()))
+    other = free()
+    other.load_state_dict(before)
+    other.error.unscale(used)  # as when training is resumed
+    assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+
+
+def test_the_scaler_is_no_part_of_the_module_and_copies_are_without():
+    state, scaler = free(), torch.amp.GradScaler("cpu")
+    names = list(state.state_dict())
+    state.error.unscale(scaler)
+    scaler.scale(state(batch_size=B).sum()).backward()  # a scaler that may not be pickled in the middle of a step
+    scaler.unscale_(torch.optim.SGD(state.parameters(), 0.1))
+    assert list(state.state_dict()) == names
+    for other in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+        assert torch.equal(scale_of(other), scale_of(state))
+        for each in (state, other):
+            each.zero_grad()
+        torch.manual_seed(0)
+        back_propagate(state, 65536.0 * torch.ones(B, H, dtype=torch.float64))
+        torch.manual_seed(0)
+        back_propagate(other, torch.ones(B, H, dtype=torch.float64))
+        torch.testing.assert_close(scale_of(other), scale_of(state))
+    state.error.unscale(None)
+    back_propagate(state, torch.ones(B, H, dtype=torch.float64))
+    torch.testing.assert_close(scale_of(state).mean(), scale_of(other).mean(), rtol=0.2, atol=0)
+
+
+def test_what_is_no_scaler_is_refused():
+    with pytest.raises(TypeError, match="scaler: expected a GradScaler or None, got float"):
+        free().error.unscale(65536.0)

@@ -140,7 +140,7 @@ def test_unknown_category_without_a_bucket():
         ({"rain": None}, ValueError, "context: expected feature 'rain'"),
         ({"soil": torch.zeros(3)}, ValueError, "got feature 'soil' too"),
         ({"rain": [1.0]}, TypeError, "rain: expected a tensor, as encode makes it, got list"),
-        ({"rain": torch.zeros(3, dtype=torch.long)}, TypeError, "rain: expected torch.float32, got torch.int64"),
+        ({"rain": torch.zeros(3, dtype=torch.long)}, TypeError, "rain: expected floats, got torch.int64"),
         ({"crop": torch.zeros(3)}, TypeError, "crop: expected torch.int64, got torch.float32"),
         ({"crop": torch.tensor([0, 1, 3])}, ValueError, r"crop: expected indices from 0 to 2, got \[0, 1, 3\]"),
         ({"crop": torch.tensor([0, 1, -1])}, ValueError, "crop: expected indices from 0 to 2"),
@@ -176,3 +176,24 @@ def test_bad_features():
         Continuous.fit([])
     with pytest.raises(ValueError, match="out_features: expected a positive int, got 0"):
         ContextNet(FEATURES, 0)
+
+
+@pytest.mark.parametrize("kind", [Categorical, SetValued])
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_unknown_is_true_or_false(kind, value):
+    for make in (kind, kind.fit):
+        with pytest.raises(TypeError, match=f"^unknown: expected True or False, got {value!r}"):
+            make(("rye", "oats"), unknown=value)
+
+
+def test_quantities_beyond_float_are_refused_by_name():
+    net = ContextNet({"rain": Continuous(0.0, 1.0)})
+    with pytest.raises(ValueError, match=r"^rain: expected a finite number, got 1000"):
+        net.encode({"rain": [10**400]})
+    with pytest.raises(ValueError, match=r"^values: expected a finite number, got 1000"):
+        Continuous.fit([1.0, 10**400])
+    with pytest.raises(ValueError, match=r"^std: expected a positive, finite number, got 1000"):
+        Continuous(0.0, 10**400)
+    for name in ("out_features", "embedding_dim"):
+        with pytest.raises(ValueError, match=f"{name}.*: expected"):
+            ContextNet({"crop": Categorical(("rye",))}, **{"out_features": 2, name: 2**62})

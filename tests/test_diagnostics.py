@@ -162,7 +162,7 @@ def test_every_network_can_be_diagnosed(kind):
                 output, _ = self.network(make_input(network, BATCH), state)
                 return output.movedim(spec.input_batch_dim, 0)
             for x in xs:
-                output, state = spec.step(self.network, x, state)
+                output, state = spec.take_step(self.network, x, state)
                 outputs.append(output)
             return torch.stack(outputs, 1)
 

@@ -29,7 +29,8 @@ def losses_of(rnn, **options):
         ({"seed": "a"}, TypeError, "seed"),
         ({"network": "gru"}, TypeError, "network: expected a module or None, got str"),
         ({"network": nn.Linear(1, 1)}, TypeError, "network: expected one with a registered state spec"),
-        ({"lengths": torch.tensor([1, 2, 5])}, ValueError, "lengths: expected 1 to 4"),
+        ({"lengths": torch.tensor([1, 2, 5])}, ValueError, "lengths: expected 0 to 4"),
+        ({"lengths": torch.tensor([0, 0, 0])}, ValueError, "lengths: expected at least one real step, got none"),
         ({"lengths": torch.tensor([1, 2])}, ValueError, "lengths: expected shape"),
     ],
 )

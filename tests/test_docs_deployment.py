@@ -9,7 +9,9 @@ from tests.deployment.matrix import CASES
 from tests.deployment.test_copies import KEPT
 from tests.deployment.test_distributed import CASES as DISTRIBUTED
 from tests.deployment.test_export import EXPORTED
+from tests.deployment.test_fully_shard import CASES as SHARDED
 from tests.deployment.test_quantised import CASES as QUANTISED
+from tests.deployment.test_trace import EXPORTED as EXPORTED_BY_TRACE
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text()
 
@@ -34,3 +36,5 @@ def test_the_counts_of_the_table_are_those_of_the_tests():
     assert len(DISTRIBUTED) == 9
     assert len(EXPORTED) == 7
     assert len(QUANTISED) == 8
+    assert len(SHARDED) == 5
+    assert len(EXPORTED_BY_TRACE) == 5

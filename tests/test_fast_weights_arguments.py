@@ -1,5 +1,9 @@
 """FastWeightsRNN, FastWeightsCell and fast_weights_spec refuse bad arguments, naming them."""
 
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -41,11 +45,48 @@ def x(network, batched):
         ("timing", "2016", ValueError),
         ("backend", "fast", ValueError),
         ("layers", 2, TypeError),
+        *((name, 2**63, ValueError) for name in ("input_size", "hidden_size", "inner_steps")),
+        *((name, 2**61, ValueError) for name in ("input_size", "hidden_size", "inner_steps")),
+        *((name, value, ValueError) for name in ("decay", "rate", "eps") for value in (10**400, Fraction(10**400))),
+        *((name, Decimal("0.5"), TypeError) for name in ("decay", "rate", "eps")),
+        *(
+            (name, value, TypeError)
+            for name in ("bias", "layer_norm", "elementwise_affine")
+            for value in ("no", 1, None)
+        ),
+        ("decay", torch.tensor(0.5).to_sparse(), ValueError),
+        ("decay", torch.tensor([0.5]), ValueError),
+        ("rate", torch.tensor(1), TypeError),
+        ("timing", [], ValueError),
+        ("backend", [], ValueError),
+        ("backend", None, ValueError),
+        ("dtype", torch.int64, TypeError),
+        ("dtype", torch.complex64, TypeError),
+        ("dtype", "float32", TypeError),
     ],
 )
 def test_construction(kind, name, value, error):
     with pytest.raises(error, match=name):
         kind(**{"input_size": I, "hidden_size": H} | {name: value})
+
+
+@pytest.mark.parametrize("name", ["batch_first", "return_fast_weights"])
+@pytest.mark.parametrize("value", ["no", 0, None])
+def test_flags_of_a_sequence_network(name, value):
+    with pytest.raises(TypeError, match=f"^{name}: expected True or False, got {value!r}"):
+        FastWeightsRNN(I, H, **{name: value})
+    if name == "return_fast_weights" and value is not None:
+        with pytest.raises(TypeError, match=f"^{name}: expected True or False, got {value!r}"):
+            NETWORKS["rnn"](torch.zeros(B, T, I), return_fast_weights=value)
+
+
+@pytest.mark.parametrize("kind", [Fraction, np.float32, np.float64])
+def test_numbers_of_any_kind_are_the_floats_that_they_stand_for(kind):
+    given, x = {"decay": 0.5, "rate": 0.25, "eps": 2**-10}, torch.randn(B, T, I)
+    network = FastWeightsRNN(I, H, **given)
+    expected, _ = network(x)
+    network.decay, network.rate, network.eps = map(kind, given.values())
+    assert torch.equal(network(x)[0], expected)
 
 
 @pytest.mark.parametrize("shape", [(I,), (1, B, T, I), ()])
@@ -127,12 +168,12 @@ def test_state_of_another_batch_size():
         (torch.zeros(B, T, I), [1, 2], TypeError),
         (torch.zeros(B, T, I), torch.ones(B), TypeError),
         (torch.zeros(B, T, I), torch.ones(B + 1, dtype=torch.int64), ValueError),
-        (torch.zeros(B, T, I), torch.tensor([0, 1]), ValueError),
+        (torch.zeros(B, T, I), torch.tensor([-1, 1]), ValueError),
         (torch.zeros(B, T, I), torch.tensor([1, T + 1]), ValueError),
         (torch.zeros(T, I), torch.tensor([1]), ValueError),
         (pack_sequence([torch.zeros(T, I)]), torch.tensor([T]), ValueError),
     ],
-    ids=["list", "floats", "too many", "zero", "too long", "unbatched", "packed"],
+    ids=["list", "floats", "too many", "negative", "too long", "unbatched", "packed"],
 )
 def test_lengths(inputs, lengths, error):
     with pytest.raises(error, match=r"^lengths: expected"):

@@ -165,7 +165,7 @@ def test_step_by_step(network, kind):
         expected = network(as_input(network, x), hx)[0]
         expected = expected if network.batch_first else expected.transpose(0, 1)
     for t in range(T):
-        output, hx = spec.step(network, x[:, t], hx)
+        output, hx = spec.take_step(network, x[:, t], hx)
         torch.testing.assert_close(output, expected[:, t])
 
 

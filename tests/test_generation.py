@@ -200,6 +200,6 @@ def test_every_network_can_be_stepped():
         network, _ = make(case)
         spec = state_spec(network)
         lead = {leaf.name: torch.randn(B, *leaf.shape) for leaf in spec}
-        output, state = spec.step(network, torch.randn(B, 3), spec.pack(lead))
+        output, state = spec.take_step(network, torch.randn(B, 3), spec.pack(lead))
         assert output.shape == (B, network.hidden_size)
         assert tensors_of(state)

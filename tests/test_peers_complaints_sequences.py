@@ -198,7 +198,7 @@ class TestLayout:
                     assert torch.equal(leaf[1:], before[1:])
                     assert torch.equal(leaf[:, 1:], before[:, 1:])
 
-    def test_contexts_masks_and_resets_have_the_batch_first_whatever_batch_first_says(self):
+    def test_contexts_have_the_batch_first_and_flags_the_layout_of_the_input(self):
         """A state's layout ignores it: https://github.com/pytorch/pytorch/issues/4145,
         https://github.com/pytorch/pytorch/issues/144116
         """
@@ -207,9 +207,9 @@ class TestLayout:
         model = contextual(first)
         other = ContextualRNN(second, model.initial_state)
         x, context = torch.randn(4, 6, 3), torch.randn(4, 2)
-        told = {"context": context, "reset": torch.rand(4, 6) < 0.3, "lengths": torch.tensor([6, 1, 4, 2])}
-        output, state = model(x, **told)
-        other_output, other_state = other(x.transpose(0, 1), **told)
+        given, reset = {"context": context, "lengths": torch.tensor([6, 1, 4, 2])}, torch.rand(4, 6) < 0.3
+        output, state = model(x, reset=reset, **given)
+        other_output, other_state = other(x.transpose(0, 1), reset=reset.T, **given)
         torch.testing.assert_close((output, state), (other_output.transpose(0, 1), other_state))
 
     def test_layers_and_directions_are_named_by_their_place(self):

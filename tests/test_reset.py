@@ -46,7 +46,7 @@ def test_every_segment_is_as_if_alone(case, explicit, dtype, pattern):
     """Gradients through two layer norms a step are worse conditioned: in float32 they differ by up to 6e-6."""
     model = build(case, dtype)
     batch = Batch.of(model, *pattern, explicit=explicit)
-    output, state = model(batch.input(model), batch.state(model), **batch.arguments())
+    output, state = model(batch.input(model), batch.state(model), **batch.arguments(model))
     found = outcome(model, batch, batch_first(model, output), rows_of(model, state))
     assert_equal(found, outcome(model, batch, *alone(model, batch)), 1e-5 if "twice" in case else 1e-6)
 
@@ -58,7 +58,7 @@ def test_every_segment_is_as_if_alone(case, explicit, dtype, pattern):
 def test_every_reset_may_have_a_context_of_its_own(case, explicit, pattern):
     model = build(case, torch.float64)
     batch = Batch.of(model, *pattern, explicit=explicit, reset_context=True)
-    output, state = model(batch.input(model), batch.state(model), **batch.arguments())
+    output, state = model(batch.input(model), batch.state(model), **batch.arguments(model))
     found = outcome(model, batch, batch_first(model, output), rows_of(model, state))
     assert_equal(found, outcome(model, batch, *alone(model, batch)))
 
@@ -72,7 +72,7 @@ def test_a_packed_batch_is_reset_as_a_padded_one(case, enforce_sorted):
     batch = Batch.of(model, lengths, torch.rand(4, STEPS) < 0.4, explicit=False)
     options = {"batch_first": model.network.batch_first}
     packed = pack_padded_sequence(batch.input(model), lengths, enforce_sorted=enforce_sorted, **options)
-    told = batch.arguments()
+    told = batch.arguments(model)
     del told["lengths"]
     output, state = model(packed, **told)
     assert torch.equal(output.batch_sizes, packed.batch_sizes)
@@ -96,7 +96,7 @@ def test_cells_begin_anew_before_their_step(case, pattern):
     x = torch.randn(rows, STEPS, 3, dtype=torch.float64, requires_grad=True)
     context = torch.randn(rows, 2, dtype=torch.float64, requires_grad=True)
     cotangents = torch.randn(STEPS + 1, 3, rows, 5, dtype=torch.float64)
-    run = state_spec(model).step
+    run = state_spec(model).take_step
 
     def loss(rows, reset):
         total, state, spec = torch.zeros((), dtype=torch.float64), None, model.initial_state.spec
@@ -155,7 +155,7 @@ class TestOwnNetworks:
         model = ContextualRNN(network, NormalState(spec, nn.Linear(2, 6).double(), scale_from_context=True))
         network.batch_first = False  # for the helpers alone
         batch = Batch.of(model, *pattern, explicit=True)
-        output, state = model(batch.input(model), batch.state(model), **batch.arguments())
+        output, state = model(batch.input(model), batch.state(model), **batch.arguments(model))
         found = outcome(model, batch, batch_first(model, output), rows_of(model, state))
         assert_equal(found, outcome(model, batch, *alone(model, batch)))
 
@@ -173,7 +173,7 @@ def test_no_reset_is_no_change_by_a_bit():
     batch = Batch.of(model, torch.full((3,), STEPS), torch.zeros(3, STEPS, dtype=torch.bool), explicit=False)
     seed = torch.Generator().manual_seed(SEED)
     plain = model(batch.input(model), context=batch.context, generator=seed)
-    told = model(batch.input(model), **batch.arguments() | {"lengths": None})
+    told = model(batch.input(model), **batch.arguments(model) | {"lengths": None})
     assert all(map(torch.equal, tensors_of(told), tensors_of(plain)))
 
 
@@ -246,6 +246,32 @@ def test_a_reset_reaches_the_carried_fast_weights():
     fresh, (_, fresh_a) = network(x)
     torch.testing.assert_close(output, torch.stack([carried[0], fresh[1]]))
     torch.testing.assert_close(a_n, torch.stack([carried_a[0], fresh_a[1]]))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_flags_of_as_many_rows_as_steps_have_the_layout_of_the_input(batch_first, packed):
+    """Row 1 begins anew at step 4, or ends there."""
+    gru, size = nn.GRU(3, 4, batch_first=batch_first), 6
+    model, x = ContextualRNN(gru, FreeState(gru, value=1.0)), torch.randn(size, size, 3)
+    late = torch.zeros(size, size, dtype=torch.bool)  # (B, T)
+    late[1, 4:] = True
+    reset = late.clone()
+    reset[1, 5] = False
+
+    def outputs(**flags):
+        flags = {name: flag if batch_first else flag.T for name, flag in flags.items()}
+        if not packed:
+            output, _ = model(x, **flags)
+        else:
+            steps = pack_padded_sequence(x, torch.full((size,), size), batch_first=batch_first)
+            output, _ = pad_packed_sequence(model(steps, **flags)[0], batch_first=batch_first)
+        return output if batch_first else output.transpose(0, 1)
+
+    plain = outputs()
+    assert torch.equal((outputs(reset=reset) - plain).abs().amax(-1) > 1e-6, late)
+    if not packed:
+        torch.testing.assert_close(outputs(mask=~late), plain.masked_fill(late[..., None], 0))
 
 
 def test_an_empty_batch_runs():

@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.networks import SPECS, make, make_input
+from tests.networks import SPECS, make, make_input, tensors_of
+from tests.own_networks import LeakyIntegrator
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from contextual_rnn import ContextState, ContextualRNN, state_spec
+from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, LowRank, state_spec
 
 B, T = 4, 6  # the longest sequence is shorter than the batch
 LENGTHS = torch.tensor([2, 5, 1, 4])
@@ -90,6 +91,56 @@ def test_gradients_are_the_sums_of_those_alone_and_padding_is_not_read(case, pad
     alone = [gradients(torch.tensor([row]), steps=length) for row, length in enumerate(lengths)]
     # Sums of a few hundred terms of size 1 in float64, in another order.
     torch.testing.assert_close(found, tuple(map(sum, zip(*alone, strict=True))), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [T, 0])
+@pytest.mark.parametrize("how", ["lengths", "mask"])
+@pytest.mark.parametrize("case", [*SEQUENCES, "own"])
+def test_a_batch_without_a_step_ends_as_it_starts(case, how, steps):
+    network, spec = make(case, torch.float64) if case != "own" else (LeakyIntegrator().double(), None)
+    spec = state_spec(network).like(next(network.parameters())) if spec is None else spec
+    model = ContextualRNN(network, ContextState(spec, nn.Linear(2, 6).double()))
+    if case.startswith("fast"):
+        network.return_fast_weights = True
+    time_first = state_spec(network).input_batch_dim == 1
+    x, context = torch.full((B, steps, 3), torch.nan, dtype=torch.float64), torch.randn(B, 2, dtype=torch.float64)
+    mask = torch.zeros(B, steps, dtype=torch.bool)
+    given = (
+        {"mask": mask.T if time_first else mask} if how == "mask" else {"lengths": torch.zeros(B, dtype=torch.int64)}
+    )
+    output, state = model(x.transpose(0, 1) if time_first else x, context=context, **given)
+    assert output.shape[:2] == ((steps, B) if time_first else (B, steps))
+    assert not output.any()
+    start = model.initial_state(context)
+    if case.startswith("fast"):
+        assert state[1].shape == (B, 5, 5)
+        dense = torch.zeros_like(state[1]) if start[1] is None else start[1]
+        start = start[0], dense.dense() if isinstance(dense, LowRank) else dense
+    assert all(map(torch.equal, tensors_of(state), tensors_of(start)))
+    (output.sum() + sum(tensor.sum() for tensor in tensors_of(state))).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert not any(parameter.grad.any() for parameter in network.parameters())
+    assert next(model.initial_state.parameters()).grad.any()
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("a0", ["none", "dense"])
+def test_fast_weights_take_lengths_of_0(batch_first, a0):
+    network = FastWeightsRNN(3, 5, batch_first=batch_first, return_fast_weights=True)
+    h0, lengths = torch.randn(B, 5, requires_grad=True), torch.tensor([0, 6, 0, 2])
+    a0 = None if a0 == "none" else torch.randn(B, 5, 5)
+    x = torch.randn(B, T, 3)
+    x[[0, 2]] = torch.nan
+    output, (h_n, a_n) = network(x if batch_first else x.transpose(0, 1), (h0, a0), lengths=lengths)
+    output = output if batch_first else output.transpose(0, 1)
+    assert torch.equal(h_n[[0, 2]], h0[[0, 2]])
+    assert torch.equal(a_n[[0, 2]], torch.zeros(2, 5, 5) if a0 is None else a0[[0, 2]])
+    assert not output[[0, 2]].any()
+    torch.testing.assert_close(h_n[[1, 3]], output[[1, 3], [5, 1]])
+    (grad,) = torch.autograd.grad((h_n[[0, 2]] * 3).sum(), h0)
+    assert torch.equal(grad, torch.tensor([3.0, 0, 3, 0])[:, None].expand(4, 5))
+    _, (h_n, _) = network(x if batch_first else x.transpose(0, 1), lengths=torch.zeros(B, dtype=torch.int32))
+    assert not h_n.any()
 
 
 def test_contexts_follow_their_sequences_through_sorting():

@@ -261,18 +261,35 @@ def test_a_second_derivative_is_refused():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"tokens": torch.full((21, 6), TOKENS)}, "tokens: expected 0 to 6, got one out of range"),
-        ({"targets": torch.full((21,), -1)}, "targets: expected 0 to 4, got one out of range"),
-        ({"targets": torch.zeros(20, dtype=torch.int64)}, r"targets: expected torch.int64 of shape \(batch,\), got"),
+        ({"tokens": torch.full((21, 6), TOKENS)}, "tokens: expected 0 to 6, got "),
+        ({"tokens": torch.full((21, 6), -1)}, "tokens: expected 0 to 6, got "),
+        ({"targets": torch.full((21,), 5)}, "targets: expected 0 to 4, got "),
+        ({"targets": torch.full((21,), -1)}, "targets: expected 0 to 4, got "),
+        ({"targets": torch.full((21,), -100)}, "targets: expected 0 to 4, got "),  # which torch would leave out
+        ({"targets": torch.zeros(20, dtype=torch.int64)}, r"targets: expected shape \(21,\), as tokens, got \(20,\)"),
+        ({"targets": torch.zeros(21, 1, dtype=torch.int64)}, r"targets: expected torch.int64 of shape \(batch,\), got"),
+        ({"tokens": torch.zeros(0, 6, dtype=torch.int64)}, r"tokens: expected .* at least one of each, got \(0, 6\)"),
+        ({"tokens": torch.zeros(21, 0, dtype=torch.int64)}, r"tokens: expected .* at least one of each, got \(21, 0\)"),
+        ({"targets": torch.zeros(0, dtype=torch.int64)}, r"targets: expected .* at least one of each, got \(0,\)"),
         ({"tokens": torch.zeros(21, 6)}, r"tokens: expected torch.int64 of shape \(batch, time\), got torch.float32"),
         ({"hx": torch.zeros(20, 9).double()}, r"h0: expected shape \(21, 9\), got \(20, 9\)"),
         ({"hx": torch.zeros(21, 9)}, "h0: expected torch.float64 on cpu, as inputs, got torch.float32 on cpu"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_input(changed, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("grad", [True, False], ids=["native", "module by module"])
+def test_bad_input(changed, message, grad):
+    with torch.set_grad_enabled(grad), pytest.raises(ValueError, match=f"^{message}"):
         Model().in_one_call(**changed)
+
+
+@native
+def test_parameters_that_moved_are_not_read_where_they_were():
+    """What is read is where the parameters are at the call, or nothing is."""
+    model = Model()
+    model.in_one_call()
+    model.network.weight_hh.data = model.network.weight_hh.data.clone().mul_(2)
+    torch.testing.assert_close(model.in_one_call(), model.by_modules())
 
 
 @native

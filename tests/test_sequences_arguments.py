@@ -13,11 +13,12 @@ GRU = nn.GRU(3, 5)
 MODEL = ContextualRNN(GRU, ContextState(GRU, nn.Linear(2, 6)))
 X, C, H = torch.randn(T, B, 3), torch.randn(B, 2), torch.randn(1, B, 5)
 LENGTHS = torch.tensor([2, 5, 1, 4])
-MASK = torch.arange(T) < LENGTHS[:, None]
-RESET = torch.zeros(B, T, dtype=torch.bool)
-RESET[1, 2] = RESET[3, 0] = True
+MASK = torch.arange(T)[:, None] < LENGTHS
+RESET = torch.zeros(T, B, dtype=torch.bool)
+RESET[2, 1] = RESET[0, 3] = True
 PACKED = pack_padded_sequence(X, LENGTHS, enforce_sorted=False)
 CELL = ContextualRNN(gru_cell := nn.GRUCell(3, 5), FreeState(gru_cell))
+FIRST = ContextualRNN(first := nn.GRU(3, 5, batch_first=True), ContextState(first, nn.Linear(2, 6)))
 BOTH = ContextualRNN(both := nn.GRU(3, 5, bidirectional=True), FreeState(both))
 springs = Springs(3, 5)
 OWN = ContextualRNN(springs, FreeState(state_spec(springs).like(springs.weight)))
@@ -33,24 +34,32 @@ def changed(mask, *places):
 BAD = [
     (lambda: MODEL(X, context=C, mask=MASK.float()), TypeError, "mask: expected a tensor of bool, got torch.float32"),
     (lambda: MODEL(X, context=C, mask=MASK.tolist()), TypeError, "mask: expected a tensor of bool, got list"),
-    (lambda: MODEL(X, context=C, mask=MASK.T), ValueError, r"mask: expected shape \(4, 5\), got \(5, 4\)"),
-    (lambda: MODEL(X, context=C, mask=changed(MASK, (0, 3))), ValueError,
-     "mask: expected no real step after padding, got one at step 3 of row 0"),
-    (lambda: MODEL(X, context=C, mask=changed(MASK, (2, 0))), ValueError,
-     "mask: expected padding after at least one real step, got none first in row 2"),
+    (lambda: MODEL(X, context=C, mask=MASK.T), ValueError,
+     r"mask: expected shape \(5, 4\), \(time, batch\) as the input, got \(4, 5\)"),
+    (lambda: FIRST(X.transpose(0, 1), context=C, mask=MASK), ValueError,
+     r"mask: expected shape \(4, 5\), \(batch, time\) as the input, got \(5, 4\)"),
+    (lambda: MODEL(X, context=C, mask=changed(MASK, (3, 0))), ValueError,
+     "mask: expected the real steps of each row in one block, got padding at step 2 and a real step after it at step 3 "
+     "of row 0"),
+    (lambda: MODEL(X, context=C, mask=changed(MASK, (1, 1), (3, 1))), ValueError,
+     "mask: .* got padding at step 1 and a real step after it at step 2 of row 1"),
+    (lambda: FIRST(X.transpose(0, 1), context=C, mask=changed(MASK, (3, 2)).T), ValueError,
+     "mask: .* got padding at step 1 and a real step after it at step 3 of row 2"),
     (lambda: MODEL(X, context=C, mask=MASK, lengths=LENGTHS), ValueError, "mask: expected none beside lengths"),
     (lambda: MODEL(PACKED, context=C, mask=MASK), ValueError, "mask: expected only with a padded batch of sequences"),
-    (lambda: MODEL(X[:, 0], context=C[0], mask=MASK[0]), ValueError, "mask: expected only with a padded batch"),
+    (lambda: MODEL(X[:, 0], context=C[0], mask=MASK[:, 0]), ValueError, "mask: expected only with a padded batch"),
     (lambda: CELL(X[0], mask=MASK), ValueError, "mask: expected only with a padded batch of .*, got an input of one"),
     (lambda: OWN(X[0], mask=MASK), ValueError, "mask: expected only with a padded batch"),
     (lambda: MODEL(X, context=C, reset=RESET.int()), TypeError, "reset: expected a tensor of bool, got torch.int32"),
     (lambda: MODEL(X, context=C, reset=[True]), TypeError, "reset: expected a tensor of bool, got list"),
-    (lambda: MODEL(X, context=C, reset=RESET.T), ValueError, r"reset: expected shape \(4, 5\), got \(5, 4\)"),
-    (lambda: MODEL(X, context=C, reset=RESET[:, 0]), ValueError, r"reset: expected shape \(4, 5\), got \(4,\)"),
-    (lambda: MODEL(PACKED, context=C, reset=RESET[:3]), ValueError, r"reset: expected shape \(4, 5\), got \(3, 5\)"),
-    (lambda: MODEL(X[:, 0], context=C[0], reset=RESET[0]), ValueError, "reset: expected only with a padded batch"),
-    (lambda: CELL(X[0], reset=RESET), ValueError, r"reset: expected shape \(4,\), got \(4, 5\)"),
-    (lambda: OWN(X[0], reset=RESET), ValueError, r"reset: expected shape \(4,\), got \(4, 5\)"),
+    (lambda: MODEL(X, context=C, reset=RESET.T), ValueError,
+     r"reset: expected shape \(5, 4\), \(time, batch\) as the input, got \(4, 5\)"),
+    (lambda: MODEL(X, context=C, reset=RESET[0]), ValueError, r"reset: expected shape \(5, 4\), .*, got \(4,\)"),
+    (lambda: MODEL(PACKED, context=C, reset=RESET[:3]), ValueError,
+     r"reset: expected shape \(5, 4\), .*, got \(3, 4\)"),
+    (lambda: MODEL(X[:, 0], context=C[0], reset=RESET[:, 0]), ValueError, "reset: expected only with a padded batch"),
+    (lambda: CELL(X[0], reset=RESET), ValueError, r"reset: expected shape \(4,\), got \(5, 4\)"),
+    (lambda: OWN(X[0], reset=RESET), ValueError, r"reset: expected shape \(4,\), got \(5, 4\)"),
     (lambda: MODEL(X, H, reset=RESET), ValueError, "context: expected what the context network takes, got None"),
     (lambda: MODEL(X, H, reset=~RESET & False), ValueError, "context: expected what the context network takes, got"),
     (lambda: MODEL(X, context=C, reset_context=C), ValueError, "reset_context: expected only with reset, got it alone"),
@@ -72,7 +81,7 @@ BAD = [
     (lambda: truncated(CELL, X[0], 2), ValueError, "steps: expected only with a padded batch of sequences, got an"),
     (lambda: truncated(MODEL, PACKED, 2, context=C), ValueError, "steps: expected only with a padded batch"),
     (lambda: truncated(MODEL, X, 2, H[:, :2]), ValueError, "hx: expected 'h' of batch size 4, as the input, got 2"),
-    (lambda: truncated(MODEL, X, 2, context=C, lengths=LENGTHS + 1), ValueError, "lengths: expected 1 to 5, got 2 to"),
+    (lambda: truncated(MODEL, X, 2, context=C, lengths=LENGTHS + 1), ValueError, "lengths: expected 0 to 5, got 2 to"),
     (lambda: truncated(MODEL, X.tolist(), 2), ValueError, "steps: expected only with a padded batch"),
     (lambda: MODEL.initial_state(C, rows=torch.tensor([4])), ValueError, "rows: expected 0 to 3, got 4 to 4"),
     (lambda: MODEL.initial_state(C, rows=torch.tensor([-1])), ValueError, "rows: expected 0 to 3, got -1 to -1"),

@@ -1,5 +1,7 @@
 """Initial states for recurrent networks: constant, free, contextual, normal; fast weights; generation."""
 
+from contextual_rnn import _command_start as _command_start  # isort: split
+
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 

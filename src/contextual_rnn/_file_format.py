@@ -214,7 +214,7 @@ def _structure(tree: State) -> State:
     if isinstance(tree, Leaf):
         sizes = list(map(str, tree.network_shape))
         sizes.insert(tree.batch_dim, "B")
-        return " ".join([tree.name, *sizes])
+        return " ".join([tree.name, *sizes, *([str(tree.dtype).removeprefix("torch.")] if tree.dtype else [])])
     if isinstance(tree, Mapping):
         return {str(name): _structure(child) for name, child in tree.items()}
     return None if tree is None else [_structure(child) for child in tree]
@@ -228,9 +228,10 @@ def _in_words(structure: Any) -> str:
     if structure is None:
         return "None"
     name, *sizes = str(structure).split(" ")
+    dtype = f", torch.{sizes.pop()}" if sizes and sizes[-1] != "B" and not sizes[-1].isdecimal() else ""
     batched, one = ", ".join(sizes).replace("B", "batch"), [size for size in sizes if size != "B"]
     example = f"({one[0]},)" if len(one) == 1 else f"({', '.join(one)})"
-    return f"{name} of shape ({batched}) or {example} without a batch"
+    return f"{name} of shape ({batched}) or {example} without a batch{dtype}"
 
 
 def _compact(value: Any, *, sort_keys: bool = True) -> str:

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 
-def check_lengths(lengths: Tensor, batch_size: int, steps: int) -> None:
-    """Refuse anything but (B,) integers from 1 to T."""
+def check_lengths(lengths: Tensor, batch_size: int, steps: int, least: int = 0) -> None:
+    """Refuse anything but (B,) integers from `least` to T."""
     if not isinstance(lengths, Tensor) or lengths.dtype not in (torch.int64, torch.int32):
         came = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
         raise TypeError(f"lengths: expected a tensor of int64 or int32, got {came}")
@@ -16,30 +16,40 @@ def check_lengths(lengths: Tensor, batch_size: int, steps: int) -> None:
         raise ValueError(f"lengths: expected shape ({batch_size},), got {tuple(lengths.shape)}")
     if torch.compiler.is_compiling():
         return  # values cannot be read there
-    if lengths.numel() and not (int(lengths.min()) >= 1 and int(lengths.max()) <= steps):
-        raise ValueError(f"lengths: expected 1 to {steps}, got {int(lengths.min())} to {int(lengths.max())}")
+    if lengths.numel() and not (int(lengths.min()) >= least and int(lengths.max()) <= steps):
+        raise ValueError(f"lengths: expected {least} to {steps}, got {int(lengths.min())} to {int(lengths.max())}")
 
 
-def check_flags(name: str, flags: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse anything but a tensor of bool of this shape."""
+def check_flags(name: str, flags: Tensor, sizes: dict[str, int]) -> None:
+    """Refuse anything but a tensor of bool of these sizes, which have the names of their axes."""
     if not isinstance(flags, Tensor) or flags.dtype != torch.bool:
         came = flags.dtype if isinstance(flags, Tensor) else type(flags).__name__
         raise TypeError(f"{name}: expected a tensor of bool, got {came}")
-    if tuple(flags.shape) != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {tuple(flags.shape)}")
+    if tuple(flags.shape) != (shape := tuple(sizes.values())):
+        axes = f", ({', '.join(sizes)}) as the input" if len(sizes) > 1 else ""
+        raise ValueError(f"{name}: expected shape {shape}{axes}, got {tuple(flags.shape)}")
 
 
-def lengths_of(mask: Tensor, batch_size: int, steps: int) -> Tensor:
-    """The lengths (B,) that a mask (B, T) of the real steps says, which must come first in every row."""
-    check_flags("mask", mask, (batch_size, steps))
-    if not torch.compiler.is_compiling():  # values cannot be read there
-        if not bool(mask[:, 0].all()):
-            row = int((~mask[:, 0]).nonzero()[0])
-            raise ValueError(f"mask: expected padding after at least one real step, got none first in row {row}")
-        if bool((holes := mask[:, 1:] & ~mask[:, :-1]).any()):
-            row, step = holes.nonzero()[0].tolist()
-            raise ValueError(f"mask: expected no real step after padding, got one at step {step + 1} of row {row}")
-    return mask.sum(1)
+def blocks_of(mask: Tensor) -> tuple[Tensor | None, Tensor]:
+    """First step and length (B,) of the real steps that a mask (B, T) says, one block a row; first is None for zeros.
+
+    Raises ValueError for a mask with a hole.
+    """
+    lengths = mask.sum(1)
+    if torch.compiler.is_compiling() or not mask.shape[1]:  # values cannot be read there
+        return None, lengths
+    first = mask.to(torch.uint8).argmax(1)
+    step = torch.arange(mask.shape[1], device=mask.device)
+    after = mask & (step >= (first + lengths)[:, None])
+    if bool(after.any()):
+        row = int(after.nonzero()[0, 0])
+        real = mask[row].nonzero()[:, 0]
+        gap = int((real.diff() > 1).nonzero()[0])
+        raise ValueError(
+            f"mask: expected the real steps of each row in one block, got padding at step {int(real[gap]) + 1} and a "
+            f"real step after it at step {int(real[gap + 1])} of row {row}"
+        )
+    return (first if bool(first.any()) else None), lengths
 
 
 def without_padding(inputs: Tensor, lengths: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
-"""Numbers that come as arguments."""
+"""Numbers and flags that are arguments."""
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 
 class Range(NamedTuple):
@@ -22,16 +24,42 @@ NOT_NEGATIVE = Range("a finite number of at least 0", lambda value: value >= 0)
 SHARE = Range("a number from 0 to 1", lambda value: 0 <= value <= 1)
 DECAY = Range("a number from 0 to below 1", lambda value: 0 <= value < 1)
 
+_MOST = 2**63 - 1  # what torch takes as a size
 
-def check_size(name: str, size: int, least: int = 1) -> None:
-    """Refuse a size that is not an int of at least `least`."""
-    if type(size) is int and size >= least:
-        return
+
+def check_size(name: str, size: Any, least: int = 1) -> int:
+    """`size` as an int of at least `least` that torch can count to.
+
+    Integers of numpy and integer tensors of no axes are such too, bools are not. While torch.export or torch.jit.trace
+    runs, a size may stand for any number and is returned as it is.
+    """
+    if type(size) is int and least <= size <= _MOST:
+        return size
     expected = "a positive int" if least == 1 else f"an int of at least {least}"
-    if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
-        raise TypeError(f"{name}: expected {expected}, got {size!r}")
+    if isinstance(size, Tensor):
+        if size.ndim or size.dtype.is_floating_point or size.dtype.is_complex or size.dtype == torch.bool:
+            raise TypeError(f"{name}: expected {expected}, got {shortened(size)}")
+        if torch._C._is_tracing():
+            return size  # pyright: ignore[reportReturnType]
+    if not isinstance(size, torch.SymInt):
+        try:
+            if isinstance(size, bool):
+                raise TypeError
+            size = operator.index(size)
+        except (TypeError, RuntimeError):
+            raise TypeError(f"{name}: expected {expected}, got {shortened(size)}") from None
     if size < least:
-        raise ValueError(f"{name}: expected {expected}, got {size}")
+        raise ValueError(f"{name}: expected {expected}, got {shortened(size)}")
+    if isinstance(size, int) and size > _MOST:
+        raise ValueError(f"{name}: expected {expected} below 2**63, got {shortened(size)}")
+    return size  # pyright: ignore[reportReturnType]
+
+
+def check_elements(**sizes: int) -> None:
+    """Refuse sizes of one tensor, by name, of which torch cannot count the bytes."""
+    if math.prod(sizes.values()) > _MOST // 8:
+        values = ", ".join(map(shortened, sizes.values()))
+        raise ValueError(f"{', '.join(sizes)}: expected a product that fits in memory, got {values}")
 
 
 def check_number(
@@ -39,10 +67,65 @@ def check_number(
 ) -> float:
     """`value` as a float; TypeError for what is no number (a bool, a tensor), ValueError outside the range."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: expected {expected}, got {value!r}")
-    number = float(value)
+        raise TypeError(f"{name}: expected {expected}, got {shortened(value)}")
+    try:
+        number = float(value)
+    except OverflowError:  # an int or a fraction beyond the range of float
+        number = math.inf
     if torch.compiler.is_compiling():
         return number  # which may be symbolic there
     if not (math.isfinite(number) and fits(number)):
-        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+        raise ValueError(f"{name}: expected {expected}, got {shortened(value)}")
     return number
+
+
+_QUANTISED = (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4)
+
+
+def check_dtype(dtype: Any) -> None:
+    """Refuse what is neither None nor the dtype of plain tensors."""
+    if dtype is None:
+        return
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype: expected a torch.dtype or None, got {dtype!r}")
+    if dtype in _QUANTISED:
+        raise ValueError(f"dtype: expected one that is not quantised, got {dtype}")
+
+
+def check_factory(device: Any, dtype: Any) -> tuple[torch.device | None, torch.dtype | None]:
+    """`device` and `dtype` as torch's modules take them, for parameters; TypeError or ValueError for anything else."""
+    check_dtype(dtype)
+    if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+        raise ValueError(f"dtype: expected one of floats, got {dtype}")
+    if device is None or isinstance(device, torch.device):
+        return device, dtype
+    if isinstance(device, bool) or not isinstance(device, str | int):
+        raise TypeError(f"device: expected a torch.device, its name or None, got {device!r}")
+    try:
+        return torch.device(device), dtype
+    except RuntimeError as error:
+        raise ValueError(f"device: expected a torch.device, its name or None, got {device!r}: {error}") from error
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether Python can read the values: not under torch.compile, vmap or a captured graph, nor on the meta device."""
+    if torch.compiler.is_compiling() or tensor.is_meta:
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse anything but True and False: every other object has a truth of its own, "no" too."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {shortened(value)}")
+
+
+def shortened(value: object) -> str:
+    """The repr of a value, for the message of an error; an int of more than 4300 digits has none."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a value of {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -29,7 +29,7 @@ class SavesNumbers(nn.Module):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if own := vars(cls).get("saved_numbers"):
-            inherited = {name: of for base in cls.__bases__ for name, of in getattr(base, "saved_numbers", {}).items()}
+            inherited = getattr(super(cls, cls), "saved_numbers", {})
             cls.saved_numbers = {**inherited, **own}
             for name in own:
                 setattr(cls, PREFIX + name, _as_tensor(name))

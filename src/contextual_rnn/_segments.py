@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ class Segments:
     """The segments of a batch, row by row and in time; all tensors are on the CPU.
 
     row (N,): the row of the batch that a segment is of. reset (N,): the number of the reset that it begins with, -1
-    for none. start (N,) and length (N,): its steps. last (B,): the last segment of each row, -1 where a row has none.
+    for none. start (N,) and length (N,): its steps. last (B,): the last segment of each row. A row without a step has
+    one segment, of length 0.
     """
 
     row: Tensor
@@ -24,26 +25,33 @@ class Segments:
     last: Tensor
 
     @classmethod
-    def between(cls, resets: Tensor, lengths: Tensor) -> Segments:
-        """Cut rows of `lengths` (B,), 0 allowed, before each step where `resets` (B, T) is not -1."""
-        batch, steps = resets.shape
-        begins = resets >= 0
-        begins[:, :1] = True
-        begins &= torch.arange(steps) < lengths[:, None]
+    def between(cls, resets: Tensor, first: Tensor, lengths: Tensor) -> Segments:
+        """Cut rows of `lengths` (B,) steps from `first` (B,) before each step where `resets` (B, T) is not -1."""
+        step = torch.arange(resets.shape[1])
+        first, end = first[:, None], (first + lengths)[:, None]
+        begins = ((resets >= 0) & (step > first) | (step == first)) & (step < end)
         row, start = begins.nonzero(as_tuple=True)
-        end = lengths[row]
+        reset = resets[row, start]
+        empty = (lengths == 0).nonzero()[:, 0]
+        if len(empty):
+            row, order = torch.cat([row, empty]).sort(stable=True)
+            start = torch.cat([start, first[empty, 0]])[order]
+            reset = torch.cat([reset, torch.full_like(empty, -1)])[order]
+        end = end[row, 0]
         goes_on = row[1:] == row[:-1]  # the next segment is of the same row
         end[:-1] = torch.where(goes_on, start[1:], end[:-1])
-        last = torch.full((batch,), -1)
         ends_row = torch.cat([~goes_on, row.new_ones(min(1, len(row)), dtype=torch.bool)])
-        last[row[ends_row]] = ends_row.nonzero()[:, 0]
-        return cls(row, resets[row, start], start, end - start, last)
+        return cls(row, reset, start, end - start, ends_row.nonzero()[:, 0])
 
-    def beginning(self, steps: int) -> Tensor:
-        """(B, T): the segment that begins at a step of a row, -1 for none."""
-        begun = torch.full((len(self.last), steps), -1)
-        begun[self.row, self.start] = torch.arange(len(self.row))
-        return begun
+    @property
+    def running(self) -> Tensor:
+        """The segments that have a step."""
+        return self.length.nonzero()[:, 0]
+
+    def only(self, index: Tensor) -> Segments:
+        """The segments `index` alone; which are the last of their rows is left as it was."""
+        return replace(self, row=self.row[index], reset=self.reset[index], start=self.start[index],
+                       length=self.length[index])  # fmt: skip
 
     def packed(self, input: Tensor, time: int) -> tuple[PackedSequence, Tensor]:
         """The segments of a padded input as a packed batch, and the place of each of its steps in the padded one."""

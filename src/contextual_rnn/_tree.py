@@ -7,14 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import check_size
+from contextual_rnn._numbers import check_dtype, check_size
 
 # A state is whatever the network takes: a tensor, or tensors (and None) in tuples, lists and dicts.
 State = Any
 # Names that a leaf's own parameter, buffer or submodule could not have.
-_TAKEN = {"self", "network", *dir(nn.ModuleDict()), *dir(nn.ParameterDict())}
+_TAKEN = {
+    "self",
+    "network",
+    "reset_parameters",
+    "_start",
+    "_factors",
+    "_hooked",
+    "_tiled",
+    *dir(nn.ModuleDict()),
+    *dir(nn.ParameterDict()),
+}
 
 
 @dataclass(frozen=True)
@@ -25,10 +36,12 @@ class Leaf:
     `repeat` > 1 says that the first axis is of size 1 here and repeated that often for the network (one state shared
     by all layers and directions). `factor` marks one of two tensors that are multiplied together: were both zero,
     neither would get a gradient, so a factor never starts at zero. `tiled_in_place` says that the network reads a
-    state tiled over the batch without copies, so none are made.
+    state tiled over the batch without copies, so none are made. `dtype` is what the network receives for this leaf,
+    whatever the parameters of an initial state are moved to; None: the dtype of the network. A leaf of a dtype without
+    floats, such as a counter, is a constant in every initial state.
 
     Raises TypeError or ValueError for a name that no attribute of a module can have, a shape that is not a tuple of
-    positive ints, or a batch_dim outside it.
+    positive ints, a batch_dim outside it, or a dtype that is none or quantised.
     """
 
     name: str
@@ -37,6 +50,7 @@ class Leaf:
     repeat: int = 1
     factor: bool = False
     tiled_in_place: bool = False
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -47,30 +61,26 @@ class Leaf:
             raise TypeError(f"shape: expected a tuple of positive ints, got {self.shape!r}")
         if not self.shape:
             raise ValueError("shape: expected at least one axis, got ()")
-        for size in self.shape:
-            check_size("shape", size)
-        check_size("batch_dim", self.batch_dim, 0)
+        object.__setattr__(self, "shape", tuple(check_size("shape", size) for size in self.shape))
+        object.__setattr__(self, "batch_dim", check_size("batch_dim", self.batch_dim, 0))
         if self.batch_dim > len(self.shape):
             raise ValueError(f"batch_dim: expected 0 to {len(self.shape)}, got {self.batch_dim}")
+        check_dtype(self.dtype)
 
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
 
     def to_network(self, tensor: Tensor, batched: bool) -> Tensor:
-        """(B, *shape), or `shape` where not batched, to the network's layout."""
+        """(B, *shape), or `shape` where not batched, to the network's layout and dtype."""
+        if self.dtype is not None:
+            tensor = tensor.to(self.dtype)
         if self.repeat > 1:
             axis = int(batched)
             tensor = tensor.expand(*tensor.shape[:axis], self.repeat, *tensor.shape[axis + 1 :])
         if batched and self.batch_dim:
             tensor = tensor.movedim(0, self.batch_dim)
         return tensor if self.tiled_in_place else tensor.contiguous()
-
-    def from_network(self, tensor: Tensor, batched: bool) -> Tensor:
-        """The network's layout to (B, *shape), or to `shape` where not batched."""
-        if batched:
-            tensor = tensor.movedim(self.batch_dim, 0)
-        return tensor.narrow(int(batched), 0, 1) if self.repeat > 1 else tensor
 
     @property
     def network_shape(self) -> tuple[int, ...]:
@@ -130,7 +140,7 @@ def zip_leaves(tree: State, state: State, name: str, whole: State = None) -> Ite
 
 
 def matches(tree: State, state: State, batch_size: int | None, like: Tensor | None) -> bool:
-    """Whether `state` is what `tree` says, of this batch size, with the dtype and device of `like`.
+    """Whether `state` is what `tree` says, of this batch size, on the device of `like`, of its dtype or the leaf's own.
 
     A quick answer for every call; `zip_leaves` and `StateSpec.unpack` say what is wrong.
     """
@@ -142,7 +152,7 @@ def matches(tree: State, state: State, batch_size: int | None, like: Tensor | No
         return (
             isinstance(state, Tensor)
             and state.shape == shape
-            and (like is None or (state.dtype == like.dtype and state.device == like.device))
+            and (like is None or (state.dtype == (tree.dtype or like.dtype) and state.device == like.device))
         )
     if isinstance(tree, (tuple, list)):  # tuple | list would be made anew each time
         if not isinstance(state, (tuple, list)) or len(tree) != len(state):
@@ -165,9 +175,10 @@ def fits(tree: State, other: State) -> bool:
     if tree is None:
         return True
     if isinstance(tree, Leaf):
-        return isinstance(other, Leaf) and (tree.network_shape, tree.batch_dim) == (
+        return isinstance(other, Leaf) and (tree.network_shape, tree.batch_dim, tree.dtype) == (
             other.network_shape,
             other.batch_dim,
+            other.dtype,
         )
     if isinstance(tree, Mapping):
         return isinstance(other, Mapping) and set(tree) == set(other) and all(fits(tree[k], other[k]) for k in tree)
@@ -176,10 +187,19 @@ def fits(tree: State, other: State) -> bool:
     return all(fits(child, value) for child, value in zip(tree, other, strict=True))
 
 
+def has_more(tree: State, state: State) -> bool:
+    """Whether there is something where the tree has None."""
+    if isinstance(tree, Mapping):
+        return any(has_more(child, state[name]) for name, child in tree.items())
+    if isinstance(tree, tuple | list):
+        return any(has_more(child, value) for child, value in zip(tree, state, strict=True))
+    return tree is None and state is not None
+
+
 def describe(tree: State) -> str:
     """A tree in words, for error messages."""
     if isinstance(tree, Leaf):
-        return f"{tree.name} of shape {tree.shape_text}"
+        return f"{tree.name} of shape {tree.shape_text}" + (f", {tree.dtype}" if tree.dtype else "")
     if isinstance(tree, Mapping):
         return "{" + ", ".join(f"{name}: {describe(child)}" for name, child in tree.items()) + "}"
     if isinstance(tree, tuple | list):

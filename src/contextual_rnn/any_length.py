@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from contextual_rnn._steps import runs_as_torch_does
+from contextual_rnn._tensors import check_dense
 from contextual_rnn._tree import State
 from contextual_rnn.fast_weights import FastWeightsRNN
 from contextual_rnn.ops import LowRank
@@ -37,7 +39,7 @@ class AnyLength(nn.Module):
         super().__init__()
         if not isinstance(model, ContextualRNN):
             raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
-        if not isinstance(model.network, nn.RNNBase | FastWeightsRNN):
+        if not runs_as_torch_does(model.network) and type(model.network).forward is not FastWeightsRNN.forward:
             kind = type(model.network).__name__
             raise TypeError(f"model: expected a network of RNN, LSTM, GRU or FastWeightsRNN, got {kind}")
         # With gradients torch 2.13 fails to trace a scan over a batch of any size once more, as ONNX needs it.
@@ -45,9 +47,9 @@ class AnyLength(nn.Module):
 
     def forward(self, input: Tensor, hx: State | None = None, *, context: Any = None) -> tuple[Tensor, State]:
         """The output and final state, as the model returns them, from `hx` or from the initial state for `context`."""
-        if not isinstance(input, Tensor) or input.ndim != 3:
-            came = tuple(input.shape) if isinstance(input, Tensor) else type(input).__name__
-            raise ValueError(f"input: expected a batch of sequences, 3 axes, got {came}")
+        check_dense("input", input)
+        if input.ndim != 3:
+            raise ValueError(f"input: expected a batch of sequences, 3 axes, got shape {tuple(input.shape)}")
         network = self.model.network
         steps = input.transpose(0, 1) if network.batch_first else input
         if hx is None:

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths
-from contextual_rnn._numbers import check_size
+from contextual_rnn._numbers import check_elements, check_size
+from contextual_rnn._tensors import check_dense, check_floats, check_readable
 
 
 class Attended(NamedTuple):
@@ -30,11 +32,18 @@ class AdditiveAttention(nn.Module):
 
     def __init__(self, query_size: int, key_size: int, hidden_size: int):
         super().__init__()
-        for name, size in (("query_size", query_size), ("key_size", key_size), ("hidden_size", hidden_size)):
-            check_size(name, size)
+        query_size, key_size = check_size("query_size", query_size), check_size("key_size", key_size)
+        hidden_size = check_size("hidden_size", hidden_size)
+        check_elements(hidden_size=hidden_size, query_size=query_size)
+        check_elements(hidden_size=hidden_size, key_size=key_size)
         self.query = nn.Linear(query_size, hidden_size, bias=False)
         self.key = nn.Linear(key_size, hidden_size)
         self.score = nn.Linear(hidden_size, 1, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Start anew as the constructor does."""
+        for layer in (self.query, self.key, self.score):
+            layer.reset_parameters()
 
     def forward(
         self,
@@ -72,9 +81,13 @@ class AdditiveAttention(nn.Module):
         return Attended(output, weights) if query.ndim == 3 else Attended(output[:, 0], weights[:, 0])
 
     def _check(self, query: Tensor, keys: Tensor, values: Tensor) -> None:
+        weight = self.key.weight
         for name, tensor in (("query", query), ("keys", keys), ("values", values)):
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+            check_floats(name, tensor)
+            fits = tensor.dtype == weight.dtype or in_autocast(weight.device)
+            if not fits or tensor.device != weight.device:
+                given = f"{tensor.dtype} on {tensor.device}"
+                raise ValueError(f"{name}: expected {weight.dtype} on {weight.device}, got {given}")
         key_size, query_size = self.key.in_features, self.query.in_features
         if keys.ndim != 3 or keys.shape[-1] != key_size:
             raise ValueError(f"keys: expected shape (B, S, {key_size}), got {tuple(keys.shape)}")
@@ -93,12 +106,13 @@ def _taking_part(keys: Tensor, lengths: Tensor | None, mask: Tensor | None) -> T
     batch, steps, _ = keys.shape
     taking_part = None
     if lengths is not None:
-        check_lengths(lengths, batch, steps)
+        check_readable("lengths", lengths, "a tensor of int64 or int32")
+        check_lengths(lengths, batch, steps, least=1)
         taking_part = torch.arange(steps, device=keys.device) < lengths.to(keys.device)[:, None]
     if mask is not None:
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            came = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise TypeError(f"mask: expected a tensor of bool, got {came}")
+        check_dense("mask", mask, "a tensor of bool")
+        if mask.dtype != torch.bool:
+            raise TypeError(f"mask: expected a tensor of bool, got {mask.dtype}")
         if mask.shape != (batch, steps):
             raise ValueError(f"mask: expected shape ({batch}, {steps}), got {tuple(mask.shape)}")
         if mask.device != keys.device:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn._numbers import FINITE, SHARE, check_number, check_size
+from contextual_rnn._numbers import FINITE, SHARE, check_elements, check_factory, check_flag, check_number, check_size
+from contextual_rnn._precision import wide
 from contextual_rnn._saved_features import described, numbers_of, with_numbers
 from contextual_rnn._saved_numbers import SavesNumbers
+from contextual_rnn._tensors import check_dense
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Categorical:
 
     def __post_init__(self) -> None:
         _check_categories(self)
+        check_flag("unknown", self.unknown)
         check_number("dropout", self.dropout, *SHARE)
         if self.dropout and not self.unknown:
             raise ValueError(f"dropout: expected 0 without an unknown bucket, got {self.dropout}")
@@ -58,11 +61,12 @@ class Continuous:
 
         Raises ValueError for no values or one that is not finite.
         """
-        data = torch.as_tensor([check_number("values", float(value)) for value in values], dtype=torch.float64)
+        data = torch.tensor([check_number("values", _plain(v)) for v in values], dtype=torch.float64, device="cpu")
         if not len(data):
             raise ValueError("values: expected at least one, got none")
         std = float(data.std(correction=0))
-        return cls(float(data.mean()), std if std > 1e-12 * float(data.abs().max()) else 1.0)
+        rounding = 4 * torch.finfo(data.dtype).eps * float(data.abs().max())
+        return cls(float(data.mean()), std if std > rounding else 1.0)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class SetValued:
 
     def __post_init__(self) -> None:
         _check_categories(self)
+        check_flag("unknown", self.unknown)
 
     @classmethod
     def fit(cls, values: Iterable[Collection[Hashable]], unknown: bool = False) -> SetValued:
@@ -95,15 +100,26 @@ class ContextNet(SavesNumbers):
         state = ContextState(lstm, net)
         hx = state(net.encode({"crop": ["rye", "oats"], "rain": [31.0, 12.5]}))
 
-    Raises TypeError or ValueError for features that are none of the three kinds and sizes that are no positive ints.
+    Raises TypeError or ValueError for features that are none of the three kinds, sizes that are no positive ints, and a
+    device or dtype that parameters cannot have.
     """
 
     saved_numbers = MappingProxyType({"feature_numbers": FINITE})
 
-    def __init__(self, features: Mapping[str, Feature], out_features: int = 32, *, embedding_dim: int = 8):
+    def __init__(
+        self,
+        features: Mapping[str, Feature],
+        out_features: int = 32,
+        *,
+        embedding_dim: int = 8,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
-        check_size("out_features", out_features)
-        check_size("embedding_dim", embedding_dim)
+        device, dtype = check_factory(device, dtype)
+        out_features = check_size("out_features", out_features)
+        embedding_dim = check_size("embedding_dim", embedding_dim)
+        check_elements(out_features=out_features, embedding_dim=embedding_dim)
         if not isinstance(features, Mapping) or not features:
             raise TypeError(f"features: expected a dict of at least one feature, got {features!r}")
         self.features, self.out_features = dict(features), out_features
@@ -114,12 +130,21 @@ class ContextNet(SavesNumbers):
                 self.embeddings.append(nn.Identity())
                 width += 1
             elif isinstance(feature, Categorical | SetValued):
-                self.embeddings.append(nn.Embedding(_buckets(feature), embedding_dim))
+                self.embeddings.append(nn.Embedding(_buckets(feature), embedding_dim, device=device, dtype=dtype))
                 width += embedding_dim
             else:
                 kinds = "Categorical, Continuous or SetValued"
                 raise TypeError(f"features: expected {kinds} for {name!r}, got {type(feature).__name__}")
-        self.linear = nn.Linear(width, out_features)
+        self.linear = nn.Linear(width, out_features, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Start anew as the constructor does."""
+        for layer in (*self.embeddings, self.linear):
+            if not isinstance(layer, nn.Identity):
+                layer.reset_parameters()  # pyright: ignore[reportCallIssue]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}: {_in_short(feature)}" for name, feature in self.features.items())
 
     @property
     def feature_numbers(self) -> list[float]:
@@ -137,9 +162,11 @@ class ContextNet(SavesNumbers):
         return {"features": "; ".join(f"{name} {described(feature)}" for name, feature in self.features.items())}
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
-        """Columns of raw values, each of length B, to the tensors that `forward` takes, in floats of this module.
+        """Columns of raw values, each of length B, to the tensors that `forward` takes.
 
-        A set is any collection of its members. Raises ValueError or TypeError that names the feature: missing or not
+        A quantity stays as it is, in float64, which `forward` scales before it rounds: seconds since 1970 have more
+        digits than float32. Without float64 on the device (mps) it is float32. A set is any collection of its members,
+        encoded in floats of this module. Raises ValueError or TypeError that names the feature: missing or not
         asked for, columns of different lengths, an unknown category without a bucket, a quantity that is no finite
         number.
         """
@@ -155,7 +182,7 @@ class ContextNet(SavesNumbers):
         for name, feature in self.features.items():
             if isinstance(feature, Continuous):
                 column = [check_number(name, _plain(value)) for value in rows[name]]
-                encoded[name] = torch.tensor(column, dtype=self.linear.weight.dtype, **made)
+                encoded[name] = torch.tensor(column, dtype=_exact(self.linear.weight.device), **made)
                 continue
             index = {category: number for number, category in enumerate(feature.categories)}
             if isinstance(feature, Categorical):
@@ -174,7 +201,8 @@ class ContextNet(SavesNumbers):
     def forward(self, context: Mapping[str, Tensor]) -> Tensor:
         """Features (B, out_features) of tensors as `encode` makes them; without B for one example.
 
-        Categories (B,) int64, quantities (B,) and sets (B, members) of floats. Raises ValueError or TypeError that
+        Categories (B,) int64, quantities (B,) and sets (B, members) of floats. A quantity is scaled in its own dtype,
+        float32 at least, and then rounded to this module's. Raises ValueError or TypeError that
         names the feature for one that is missing, not asked for, of another type, shape or batch, out of range or not
         finite.
         """
@@ -188,10 +216,11 @@ class ContextNet(SavesNumbers):
                 raise ValueError(f"{name}: expected a batch of {tuple(lead[1])}, as {lead[0]}, got {tuple(batch)}")
             lead = lead or (name, batch)
             if isinstance(feature, Continuous):
-                parts.append(((value - feature.mean) / feature.std)[..., None])
+                scaled = (wide(value) - feature.mean) / feature.std
+                parts.append(scaled[..., None].to(self.linear.weight.dtype))
             elif isinstance(feature, SetValued):
                 assert isinstance(embedding, nn.Embedding)
-                parts.append(value @ embedding.weight)
+                parts.append(value.to(embedding.weight.dtype) @ embedding.weight)
             else:
                 if self.training and feature.dropout:
                     hidden = torch.rand(value.shape, device=value.device) < feature.dropout
@@ -208,11 +237,10 @@ class ContextNet(SavesNumbers):
             raise ValueError(f"context: expected only {', '.join(self.features)}, got feature {name!r} too")
 
     def _check(self, name: str, feature: Feature, value: Tensor) -> None:
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a tensor, as encode makes it, got {type(value).__name__}")
-        dtype = torch.long if isinstance(feature, Categorical) else self.linear.weight.dtype
-        if value.dtype != dtype:
-            raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
+        check_dense(name, value, "a tensor, as encode makes it")
+        categorical = isinstance(feature, Categorical)
+        if not (value.dtype == torch.long if categorical else value.is_floating_point()):
+            raise TypeError(f"{name}: expected {'torch.int64' if categorical else 'floats'}, got {value.dtype}")
         axes = ["members"] if isinstance(feature, SetValued) else []
         if value.ndim not in (len(axes), len(axes) + 1) or (axes and value.shape[-1] != _buckets(feature)):
             one = f"({_buckets(feature)},)" if axes else "()"
@@ -225,6 +253,17 @@ class ContextNet(SavesNumbers):
                 raise ValueError(f"{name}: expected indices from 0 to {_buckets(feature) - 1}, got {value.tolist()}")
         elif not value.isfinite().all():
             raise ValueError(f"{name}: expected finite values, got {value.tolist()}")
+
+
+def _in_short(feature: Feature) -> str:
+    if isinstance(feature, Continuous):
+        return f"Continuous(mean={feature.mean:g}, std={feature.std:g})"
+    unknown = " and unknown" if feature.unknown else ""
+    return f"{type(feature).__name__}({len(feature.categories)} categories{unknown})"
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _buckets(feature: Feature) -> int:

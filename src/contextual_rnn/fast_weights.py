@@ -12,10 +12,14 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from contextual_rnn import ops
 from contextual_rnn._autocast import in_autocast
+from contextual_rnn._fast_weights_state import split_state, unsqueeze_state
+from contextual_rnn._fast_weights_steps import SequenceStep, cell_step
 from contextual_rnn._lengths import check_lengths, packed_like, without_padding
-from contextual_rnn._numbers import check_size
-from contextual_rnn._tree import Leaf, State, describe_state
-from contextual_rnn.ops.fast_weights import checked_options
+from contextual_rnn._numbers import check_elements, check_flag, check_size, shortened
+from contextual_rnn._steps import LEAVE_STATES_ALONE
+from contextual_rnn._tensors import FLOATS, check_dense, check_readable
+from contextual_rnn._tree import Leaf, State
+from contextual_rnn.ops.fast_weights import check_backend, checked_options
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank, Timing
 from contextual_rnn.state_spec import StateSpec, state_spec
 
@@ -41,22 +45,25 @@ class _FastWeights(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        check_size("input_size", input_size)
-        check_size("hidden_size", hidden_size)
-        checked_options(inner_steps, decay, rate, layer_norm, timing, eps, False)
-        if backend != "auto" and backend not in ops.BACKENDS:
-            raise ValueError(f"backend: expected one of auto, {', '.join(ops.BACKENDS)}, got {backend!r}")
+        input_size, hidden_size = check_size("input_size", input_size), check_size("hidden_size", hidden_size)
+        check_elements(hidden_size=hidden_size, input_size=max(input_size, hidden_size))
+        check_flag("bias", bias)
+        check_flag("elementwise_affine", elementwise_affine)
+        inner_steps = checked_options(inner_steps, decay, rate, layer_norm, timing, eps, False).inner_steps
+        check_backend(backend)
+        if dtype is not None and dtype not in FLOATS:
+            raise TypeError(f"dtype: expected a floating-point dtype of at least 16 bits, got {dtype}")
         self.input_size, self.hidden_size = input_size, hidden_size
         self.inner_steps, self.decay, self.rate = inner_steps, decay, rate
         self.timing: Timing = timing
         self.backend, self.layer_norm, self.eps = backend, layer_norm, eps
-        made: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size, **made))
-        self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size, **made))
-        self.bias = nn.Parameter(torch.empty(hidden_size, **made)) if bias else None
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size, **place))
+        self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size, **place))
+        self.bias = nn.Parameter(torch.empty(hidden_size, **place)) if bias else None
         affine = layer_norm and elementwise_affine
-        self.norm_weight = nn.Parameter(torch.empty(hidden_size, **made)) if affine else None
-        self.norm_bias = nn.Parameter(torch.empty(hidden_size, **made)) if affine else None
+        self.norm_weight = nn.Parameter(torch.empty(hidden_size, **place)) if affine else None
+        self.norm_bias = nn.Parameter(torch.empty(hidden_size, **place)) if affine else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -80,7 +87,7 @@ class _FastWeights(nn.Module):
 
     @property
     def options(self) -> FastWeightsOptions:
-        """What the recurrence is told besides its tensors."""
+        """The options of the recurrence, as `ops.fast_weights` takes them."""
         return checked_options(self.inner_steps, self.decay, self.rate, self.layer_norm, self.timing, self.eps, False)
 
     def project(self, input: Tensor) -> Tensor:
@@ -111,7 +118,8 @@ class _FastWeights(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         h0, a0 = split_state(hx)
         if h0 is None:
-            h0 = inputs.new_zeros(inputs.shape[0], self.hidden_size)
+            check_dense("inputs", inputs)
+            h0 = inputs.new_zeros(*inputs.shape[:1], self.hidden_size)
         return ops.fast_weights(
             inputs,
             self.weight_hh,
@@ -155,6 +163,8 @@ class FastWeightsRNN(_FastWeights):
         **options: Any,
     ):
         super().__init__(input_size, hidden_size, **options)
+        check_flag("batch_first", batch_first)
+        check_flag("return_fast_weights", return_fast_weights)
         self.batch_first = batch_first
         self.return_fast_weights = return_fast_weights
 
@@ -171,20 +181,23 @@ class FastWeightsRNN(_FastWeights):
         input (T, B, input_size), (B, T, input_size) with `batch_first`, (T, input_size) for one example, or packed.
         hx None (zeros), h0, or (h0, a0) with h0 (B, H) and a0 None (zero), (B, H, H) or `LowRank`; without B for one
         example. a_n is None unless asked for here or at construction: it costs more than all the rest at small sizes.
+        A sequence of length 0 ends in the state that it starts from.
         """
         wanted = self.return_fast_weights if return_fast_weights is None else return_fast_weights
         if isinstance(input, PackedSequence):
+            check_dense("input", input.data)
             if lengths is not None:
                 raise ValueError("lengths: expected none with a packed input, which carries its own")
             padded, lengths = pad_packed_sequence(input, batch_first=True)
             output, state = self._forward(padded, hx, lengths, wanted)
             return packed_like(input, output, 1), state
-        if not isinstance(input, Tensor) or input.ndim not in (2, 3):
-            raise ValueError(f"input: expected 3 axes, or 2 for one example, got {_shape_of(input)}")
+        check_dense("input", input, "a tensor or a PackedSequence")
+        if input.ndim not in (2, 3):
+            raise ValueError(f"input: expected 3 axes, or 2 for one example, got {tuple(input.shape)}")
         if input.ndim == 2:
             if lengths is not None:
                 raise ValueError("lengths: expected none with an unbatched input")
-            output, (h_n, a_n) = self._forward(input[None], _unsqueeze(hx), None, wanted)
+            output, (h_n, a_n) = self._forward(input[None], unsqueeze_state(hx), None, wanted)
             return output[0], (h_n[0], None if a_n is None else a_n[0])
         output, state = self._forward(input if self.batch_first else input.transpose(0, 1), hx, lengths, wanted)
         return output if self.batch_first else output.transpose(0, 1), state
@@ -193,14 +206,17 @@ class FastWeightsRNN(_FastWeights):
         self, inputs: Tensor, hx: State | None, lengths: Tensor | None, wanted: bool
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
         if lengths is not None:
+            check_readable("lengths", lengths, "a tensor of int64 or int32")
             check_lengths(lengths, *inputs.shape[:2])
             inputs = without_padding(inputs, lengths)
         _check_input(inputs, self.weight_ih)
         output, a_n = self._recur(inputs, hx, lengths, wanted, weight_ih=self.weight_ih, bias=self.bias)
         if lengths is None:
             return output, (output[:, -1], a_n)
-        last = (lengths.to(output.device) - 1).long()
-        return output, (output[torch.arange(len(output), device=output.device), last], a_n)
+        lengths = lengths.to(output.device).long()
+        h_n = output[torch.arange(len(output), device=output.device), (lengths - 1).clamp(min=0)]
+        h0 = split_state(hx)[0]
+        return output, (torch.where(lengths[:, None] > 0, h_n, 0.0 if h0 is None else h0), a_n)
 
 
 class FastWeightsCell(_FastWeights):
@@ -208,13 +224,17 @@ class FastWeightsCell(_FastWeights):
 
     def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, Tensor]:
         """Return (h, A), (B, H) and (B, H, H). hx is None (zeros), h, or (h, A), A None, dense or `LowRank`."""
-        if not isinstance(input, Tensor) or input.ndim not in (1, 2):
-            raise ValueError(f"input: expected 2 axes, or 1 for one example, got {_shape_of(input)}")
+        check_dense("input", input)
+        if input.ndim not in (1, 2):
+            raise ValueError(f"input: expected 2 axes, or 1 for one example, got {tuple(input.shape)}")
         single = input.ndim == 1
         projected = self.project(input[None, None] if single else input[:, None])
-        output, a = self.recur(projected, _unsqueeze(hx) if single else hx, return_fast_weights=True)
+        output, a = self.recur(projected, unsqueeze_state(hx) if single else hx, return_fast_weights=True)
         assert a is not None
         return (output[0, 0], a[0]) if single else (output[:, 0], a)
+
+
+LEAVE_STATES_ALONE.update({FastWeightsRNN.forward, FastWeightsCell.forward})
 
 
 def fast_weights_spec(
@@ -226,7 +246,7 @@ def fast_weights_spec(
     """
     if not isinstance(network, _FastWeights):
         raise TypeError(f"network: expected FastWeightsRNN or FastWeightsCell, got {type(network).__name__}")
-    check_size("rank", rank)
+    rank = check_size("rank", rank)
     width = network.hidden_size
     a: dict[str, State] = {
         "zero": None,
@@ -234,13 +254,15 @@ def fast_weights_spec(
         # One factor may start at zero; `factor` keeps the other from it, or neither would ever move.
         "low_rank": LowRank(Leaf("a_left", (rank, width)), Leaf("a_right", (rank, width), factor=True)),  # pyright: ignore[reportArgumentType]
     }
-    if a0 not in a:
-        raise ValueError(f"a0: expected one of {', '.join(a)}, got {a0!r}")
+    if not isinstance(a0, str) or a0 not in a:
+        raise ValueError(f"a0: expected one of {', '.join(a)}, got {shortened(a0)}")
     tree = (Leaf("h", (width,)), a[a0])
     if isinstance(network, FastWeightsCell):
-        return StateSpec(tree, input_ndim=2, step=_cell_step).like(network.weight_hh)
+        return StateSpec(tree, input_ndim=2, step=cell_step, time_dim=None).like(network.weight_hh)
     batch_dim = 0 if network.batch_first else 1
-    return StateSpec(tree, input_batch_dim=batch_dim, input_ndim=3, step=_sequence_step).like(network.weight_hh)
+    return StateSpec(
+        tree, input_batch_dim=batch_dim, input_ndim=3, step=SequenceStep(1 - batch_dim), time_dim=1 - batch_dim
+    ).like(network.weight_hh)
 
 
 @state_spec.register
@@ -248,49 +270,11 @@ def _(network: _FastWeights) -> StateSpec:
     return fast_weights_spec(network)  # pyright: ignore[reportArgumentType]
 
 
-def _cell_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    state = network(inputs, state)
-    return state[0], state
-
-
-def _sequence_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    assert isinstance(network, FastWeightsRNN)
-    time = 1 if network.batch_first else 0
-    output, state = network(inputs.unsqueeze(time), state, return_fast_weights=True)
-    assert isinstance(output, Tensor)
-    return output.squeeze(time), state
-
-
-def split_state(hx: State | None) -> tuple[Tensor | None, Tensor | LowRank | None]:
-    """h0 and a0 of what the network takes as hx. Raises TypeError for anything else."""
-    if hx is None or isinstance(hx, Tensor):
-        return hx, None
-    if not isinstance(hx, tuple | list) or len(hx) != 2:
-        raise TypeError(f"hx: expected h0 or (h0, a0), got {describe_state(hx)}")
-    h0, a0 = hx
-    tensors = [h0, *(a0 if isinstance(a0, LowRank) else [a0])]
-    if not all(tensor is None or isinstance(tensor, Tensor) for tensor in tensors):
-        raise TypeError(f"hx: expected tensors, LowRank or None as (h0, a0), got {describe_state(hx)}")
-    return h0, a0
-
-
-def _unsqueeze(hx: State | None) -> State | None:
-    """The state of one example as that of a batch of one."""
-    h0, a0 = split_state(hx)
-    if isinstance(a0, LowRank):
-        a0 = LowRank(a0.left[None], a0.right[None])
-    elif a0 is not None:
-        a0 = a0[None]
-    return None if h0 is None else h0[None], a0
-
-
 def _check_input(inputs: Tensor, weight: Tensor) -> None:
-    if inputs.shape[-1] != weight.shape[1]:
-        raise ValueError(f"input: expected width {weight.shape[1]}, got {inputs.shape[-1]}")
+    check_dense("input", inputs)
+    width = inputs.shape[-1] if inputs.ndim else 0
+    if width != weight.shape[1]:
+        raise ValueError(f"input: expected width {weight.shape[1]}, got {width}")
     autocast = in_autocast(weight.device)
     if inputs.device != weight.device or (inputs.dtype != weight.dtype and not autocast):
         raise ValueError(f"input: expected {weight.dtype} on {weight.device}, got {inputs.dtype} on {inputs.device}")
-
-
-def _shape_of(value: object) -> object:
-    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

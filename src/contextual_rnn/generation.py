@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import check_size
+from contextual_rnn._sharded import as_forward
 from contextual_rnn.rnn import ContextualRNN, check_made
-from contextual_rnn.state_spec import state_spec
 
 
 @torch.no_grad()
@@ -39,12 +39,12 @@ def generate(
 
     Returns v(1 .. num_steps), (B, num_samples, num_steps, *value).
     Raises ValueError for sizes that do not fit, a missing context, an initial state of another dtype or device than
-    the network's or a bidirectional network, TypeError for arguments of another type.
+    the network's, a bidirectional network or one of which it stays unknown whether it takes sequences (`StateSpec`),
+    TypeError for arguments of another type and a network that returns no state.
     """
     if not isinstance(model, ContextualRNN):
         raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
-    check_size("num_steps", num_steps)
-    check_size("num_samples", num_samples)
+    num_steps, num_samples = check_size("num_steps", num_steps), check_size("num_samples", num_samples)
     if not callable(step):
         raise TypeError(f"step: expected a function, got {type(step).__name__}")
     if not (embed is None or callable(embed)):
@@ -57,12 +57,15 @@ def generate(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        state = _start(model, context, batch, num_samples, sample, generator)
+        state = as_forward(model, _start)(model, context, batch, num_samples, sample, generator)
         check_made(model.network, model.initial_state, state)
         value, values = first.repeat_interleave(num_samples, 0), []
-        run = state_spec(model).step
+        spec = model._spec
         for _ in range(num_steps):
-            output, state = run(model.network, value if embed is None else embed(value), state)
+            inputs = value if embed is None else embed(value)
+            if spec.known_time_dim == "unknown" and spec.step is None:
+                spec = model._known_spec(inputs)
+            output, state = as_forward(model, spec.take_step)(model.network, inputs, state)
             value = step(output, value)
             if not isinstance(value, Tensor):
                 raise TypeError(f"step: expected a function that returns a tensor, got {type(value).__name__}")

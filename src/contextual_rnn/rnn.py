@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sequences import Sequences
+from contextual_rnn._sharded import casts_inputs, set_around
+from contextual_rnn._steps import copied, find_time_dim, may_change_states
 from contextual_rnn._tree import State, fits, matches, zip_leaves
 from contextual_rnn.state_spec import StateSpec, state_spec
 from contextual_rnn.states import InitialState
@@ -32,8 +35,15 @@ class ContextualRNN(nn.Module):
                 f"initial_state: expected one for {spec.describe()}, got one for {initial_state.spec.describe()}"
             )
         self._spec = spec
+        self._found_spec: StateSpec | None = None
+        self._copies_states = may_change_states(network)
         self.network = network
         self.initial_state = initial_state
+        set_around(initial_state, self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        set_around(self.initial_state, self)
 
     def forward(
         self,
@@ -47,42 +57,56 @@ class ContextualRNN(nn.Module):
         reset_context: Any = None,
         burn_in: int = 0,
         generator: torch.Generator | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> Any:
         """Run the network from `hx` where given, else from the initial state for `context`.
 
         `input` is what the network takes, a PackedSequence included; contexts stand in the order of the sequences as
-        they were before packing. `generator` makes a random initial state repeatable.
+        they were before packing. `generator` makes a random initial state repeatable. Further keyword arguments are
+        passed to the network; `arguments` holds those that have one of the names here.
 
-        `lengths`, (B,) integers on any device and in any order, or `mask`, (B, T) of bool and True for the real steps,
-        which come first, say how long each sequence of a padded batch is: outputs beyond are zero and the final state
-        is that of the last real step. `reset`, (B, T) of bool, begins row b anew before step t where it is True: from
-        the initial state for the row's context, with a draw of its own, or for `reset_context`, which has a context
-        for each True, row by row, as `contexts[reset]` has. Every piece between resets is a sequence of its own, and
-        the final state is that of the last. A cell takes a `reset` of (B,), before its step. The first `burn_in` steps
-        run without gradients, and the outputs are those of the steps after. All of (B, T) whatever `batch_first` says.
+        `lengths`, (B,) integers from 0 on any device and in any order, say how long each sequence of a padded batch is;
+        or `mask`, of bool, is True for the real steps, one block in each row. Outputs elsewhere are zero and the final
+        state is that of the last real step, or what the row starts from where there is none. `reset`, of bool, begins a
+        row anew before a step where it is True: from the initial state for the row's context, with a draw of its own,
+        or for `reset_context`, which has a context for each True, in the order of `contexts[reset]`. Every piece
+        between resets is a sequence of its own, and the final state is that of the last. Masks and resets have the
+        layout of the input: (B, T), or (T, B) where time comes first. A cell takes a `reset` of (B,), before its step.
+        The first `burn_in` steps run without gradients, and the outputs are those of the steps after.
 
         Raises ValueError or TypeError for an input of other axes, a context or state that does not fit it, bad lengths,
-        masks, resets and burn-ins, and an initial state whose dtype or device is not the network's: with every call,
-        as modules may be moved.
+        masks, resets and burn-ins, further arguments beside these, and an initial state whose dtype or device is not
+        the network's: with every call, as modules may be moved.
         """
         packed = isinstance(input, PackedSequence)
-        if packed and self._spec.input_ndim == 2:
+        if packed and self._spec.known_time_dim is None:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
-        batch_size = int(input.batch_sizes[0]) if packed else self._spec.input_batch_size(input)
+        batch_size = _packed_batch_size(input) if packed else self._spec.input_batch_size(input)
         network = self.network  # an attribute of a module costs a search
         if hx is not None and not matches(self._spec.tree, hx, batch_size, _first_parameter(network)):
             self._check_state(hx, batch_size)
         if lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0:
-            return network(input, self._start(context, batch_size, generator) if hx is None else hx)
-        told = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
+            state = self._start(context, batch_size, generator) if hx is None else hx
+            if self._copies_states:
+                state = copied(state)
+            if arguments is None and not more:
+                return network(input, state)
+            return network(input, state, **_merged(arguments, more))
+        if arguments is not None or more:
+            names = ", ".join(_merged(arguments, more))
+            raise ValueError(
+                f"arguments: expected none for the network beside lengths, mask, reset and burn_in, got {names}"
+            )
+        given = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
         pieces = None if burn_in == 0 else "burn_in"
-        sequences = Sequences.of(self, self._spec, input, context, generator, **told, pieces=pieces)
+        sequences = Sequences.of(self, input, context, generator, **given, pieces=pieces)
         if burn_in == 0:
             return sequences.run(hx)
         before, after = sequences.split("burn_in", burn_in)
         with torch.no_grad():
-            _, hx = before.run(hx, carry=True)
-        return after.run(hx)
+            _, carried = before.run(hx, carry=True)
+        return after.run(hx, carried=carried)
 
     def _start(
         self, context: Any, batch_size: int | None, generator: torch.Generator | None, rows: Tensor | None = None
@@ -94,8 +118,22 @@ class ContextualRNN(nn.Module):
         check_made(self.network, self.initial_state, state)
         return state
 
+    def _own(self, state: State) -> State:
+        """`state`, or a copy where the network may overwrite it."""
+        return copied(state) if self._copies_states else state
+
+    def _known_spec(self, step: Any) -> StateSpec:
+        """The spec with what `find_time_dim` learns of the network, once; `step` is an input of one step, (B, ...)."""
+        spec = self._found_spec
+        if spec is None:
+            parameter = _first_parameter(self.network)
+            dtype, device = _dtype_and_device(self.network, torch.empty(0) if parameter is None else parameter)
+            like = torch.empty(0, dtype=dtype, device=device)
+            spec = self._found_spec = find_time_dim(self.network, self._spec, step, like)
+        return spec
+
     def _check_state(self, state: State, batch_size: int | None) -> None:
-        leaves = self._spec.unpack(state, "hx")
+        leaves = self._spec.check(state, "hx")  # layers may differ: a network's own final state has no shared layers
         for leaf in self._spec:
             tensor = leaves[leaf.name]
             size = tensor.shape[0] if tensor.ndim > len(leaf.shape) else None
@@ -107,6 +145,11 @@ class ContextualRNN(nn.Module):
 def check_made(network: nn.Module, initial_state: InitialState, state: State) -> None:
     """Refuse what an initial state made if its dtype or device is not the network's."""
     _check_like("initial_state", network, initial_state.spec.tree, state)
+
+
+def _packed_batch_size(packed: PackedSequence) -> int:
+    size = packed.batch_sizes[0]
+    return size if torch._C._is_tracing() else int(size)  # pyright: ignore[reportReturnType]
 
 
 def _first_parameter(network: nn.Module) -> Tensor | None:
@@ -122,13 +165,33 @@ def _check_like(name: str, network: nn.Module, tree: State, state: State) -> Non
     if like is None:
         return
     for leaf, tensor in zip_leaves(tree, state, name):
-        if _is_like(tensor, like.dtype, like.device):
+        if _is_like(tensor, leaf.dtype or like.dtype, like.device):
             continue
-        spec = state_spec(network)  # a network's own spec may ask for something else than its first parameter
-        dtype, device = spec.dtype or like.dtype, spec.device or like.device
+        if tensor.device == like.device and casts_inputs(network, like):
+            continue
+        dtype, device = _dtype_and_device(network, like)
+        dtype = leaf.dtype or dtype
         if not _is_like(tensor, dtype, device):
             came = f"{tensor.dtype} on {tensor.device}"
             raise ValueError(f"{name}: expected {leaf.name!r} of {dtype} on {device}, as the network, got {came}")
+
+
+def _dtype_and_device(network: nn.Module, like: Tensor) -> tuple[torch.dtype, torch.device]:
+    """Those of a network's state: its own spec may ask for something else than its first parameter, `like`."""
+    spec = state_spec(network)
+    return spec.dtype or like.dtype, spec.device or like.device
+
+
+def _merged(arguments: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
+    """The arguments for the network alone."""
+    if arguments is None:
+        return more
+    if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
+        received = f"{type(arguments).__name__}" if not isinstance(arguments, Mapping) else f"names {list(arguments)}"
+        raise TypeError(f"arguments: expected a dict from names to values, got {received}")
+    if both := sorted(set(arguments) & set(more)):
+        raise ValueError(f"arguments: expected each argument once, got {', '.join(both)} as a keyword too")
+    return {**arguments, **more}
 
 
 def _is_like(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> bool:

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contextual_rnn._autocast import in_autocast
+from contextual_rnn._fast_weights_state import split_state
+from contextual_rnn._precision import wide
 from contextual_rnn._shapes import Float, Int
+from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, described
 from contextual_rnn._tree import State
-from contextual_rnn.fast_weights import FastWeightsRNN, split_state
-from contextual_rnn.ops.backend import PLAIN, is_transformed
+from contextual_rnn.fast_weights import FastWeightsRNN
+from contextual_rnn.ops.backend import is_transformed
 from contextual_rnn.ops.classification import Classification, Parameters
 from contextual_rnn.ops.once import differentiable_once
 from contextual_rnn.ops.options import LowRank
@@ -37,29 +40,65 @@ def sequence_cross_entropy(
 
     Loss and gradients, those of hx too, are those of the modules called one after the other:
     `cross_entropy(readout(relu(hidden(network(embedding(tokens), hx)[0][:, -1]))), targets)` where the network is
-    `batch_first`, which it need not be. Where the CPU kernel serves, all come of one native call: a training step takes
-    about half the time. Elsewhere (no gradient wanted, another device, torch.compile, torch.func, autocast, hooks,
-    parametrizations, an embedding with options, more than 2 H steps) the modules are called.
+    `batch_first`, which it need not be. The loss is computed and returned in float32 at least. Where the CPU kernel
+    serves, all come of one native call: a training step takes about half the time. Elsewhere (no gradient wanted,
+    another device, torch.compile, torch.jit.trace, torch.func, autocast, hooks, parametrizations, an embedding with
+    options, more than 2 H steps) the modules are called.
 
-    Shapes: tokens (B, T) and targets (B,) int64, hx as `FastWeightsRNN` takes it. Raises ValueError for tensors that
-    do not fit each other and for a token or target out of range, TypeError for another network; RuntimeError where
-    the gradient of the native call is differentiated again. Source: the model of Ba et al. (2016), section 4.1, and
+    Shapes: tokens (B, T) and targets (B,) int64, B and T at least 1, hx as `FastWeightsRNN` takes it. Raises ValueError
+    for tensors that do not fit each other, an empty batch, which has no mean, and a token or target out of range (on a
+    CPU, where they can be read), TypeError for another network; RuntimeError where the gradient of the native call is
+    differentiated again. Source: the model of Ba et al. (2016), section 4.1, and
     of the paper, section 2.2.1.
     """
     if not isinstance(network, FastWeightsRNN):
         raise TypeError(f"network: expected FastWeightsRNN, got {type(network).__name__}")
+    for name, module in (("embedding", embedding), ("hidden", hidden), ("readout", readout)):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"{name}: expected a module, got {type(module).__name__}")
+    _check_indices("tokens", tokens, 2, network)
+    _check_indices("targets", targets, 1, network)
+    if targets.shape[0] != tokens.shape[0]:
+        raise ValueError(f"targets: expected shape ({tokens.shape[0]},), as tokens, got {tuple(targets.shape)}")
     modules = (embedding, network, hidden, readout)
     parameters = _parameters(*modules) if _is_plain(*modules) else None
     initial = _initial(hx)
-    native = None if parameters is None else _native(parameters, initial, tokens, network)
+    native = None if parameters is None else _native(parameters, initial, tokens, targets, network)
     if parameters is None or native is None:
+        if isinstance(embedding, nn.Embedding):
+            _check_range("tokens", tokens, embedding.num_embeddings)
         inputs = embedding(tokens)
         output, _ = network(inputs if network.batch_first else inputs.transpose(0, 1), hx)
         last = output[:, -1] if network.batch_first else output[-1]
-        return functional.cross_entropy(readout(torch.relu(hidden(last))), targets)
+        scores = wide(readout(torch.relu(hidden(last))))
+        _check_range("targets", targets, scores.shape[-1])
+        return functional.cross_entropy(scores, targets, ignore_index=_NO_TARGET)
     if initial[0] is None:
         initial = (parameters.embedding.new_zeros(tokens.shape[0], network.hidden_size), *initial[1:])
     return _SequenceLoss.apply(native, tokens, targets, *parameters, *initial)
+
+
+_NO_TARGET = -(2**30)  # torch would leave out targets of -100
+
+
+def _check_indices(name: str, indices: Tensor, axes: int, network: FastWeightsRNN) -> None:
+    check_dense(name, indices)
+    shape, device = "(batch, time)" if axes == 2 else "(batch,)", network.weight_hh.device
+    if indices.dtype != torch.int64 or indices.ndim != axes:
+        raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {described(indices)}")
+    if indices.device != device:
+        raise ValueError(f"{name}: expected a tensor on {device}, as the network, got one on {indices.device}")
+    if 0 in indices.shape:
+        raise ValueError(f"{name}: expected shape {shape} of at least one of each, got {tuple(indices.shape)}")
+
+
+def _check_range(name: str, indices: Tensor, end: int) -> None:
+    """Refuse indices outside 0 to end - 1, where they can be read without waiting for them."""
+    if torch.compiler.is_compiling() or is_transformed(indices) or not indices.is_cpu:
+        return
+    least, most = int(indices.min()), int(indices.max())
+    if least < 0 or most >= end:
+        raise ValueError(f"{name}: expected 0 to {end - 1}, got {least} to {most}")
 
 
 def _is_plain(embedding: nn.Module, network: nn.Module, hidden: nn.Module, readout: nn.Module) -> bool:
@@ -99,19 +138,21 @@ _made: WeakKeyDictionary[FastWeightsRNN, Classification] = WeakKeyDictionary()
 
 
 def _native(
-    parameters: Parameters, initial: Sequence[Tensor | None], tokens: Tensor, network: FastWeightsRNN
+    parameters: Parameters, initial: Sequence[Tensor | None], tokens: Tensor, targets: Tensor, network: FastWeightsRNN
 ) -> Classification | None:
-    """What makes the native call, None where it does not serve."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not isinstance(tokens, Tensor):
+    """The native call, None where it does not serve."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    if torch._C._is_tracing():
         return None
     weight, options = parameters.embedding, network.options
     made = _made.get(network)
     known = made is not None and made.is_of(parameters, options)
-    for tensor in initial if known else (*parameters, *initial):
-        if tensor is not None and (type(tensor) not in PLAIN or is_transformed(tensor)):
+    for tensor in (tokens, targets, *initial) if known else (tokens, targets, *parameters, *initial):
+        if tensor is not None and (type(tensor) not in PLAIN_TENSORS or is_transformed(tensor)):
             return None
     wanted = any(tensor.requires_grad for tensor in (*parameters, *initial) if tensor is not None)
-    if not wanted or tokens.ndim != 2 or 0 in tokens.shape or in_autocast(weight.device):
+    if not wanted or in_autocast(weight.device):
         return None
     if not Classification.serves(weight, tokens.shape[1], network.hidden_size, options, network.backend):
         return None

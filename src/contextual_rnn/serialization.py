@@ -6,7 +6,6 @@ Needs `pip install "contextual-rnn[files]"`, which is safetensors; without this 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from contextual_rnn._file_format import (
     write_file,
 )
 from contextual_rnn._saved_numbers import checked, differing_words, keys_of_numbers, numbers_in, numbers_of, words_in
-from contextual_rnn._tree import State, map_leaves, zip_leaves
+from contextual_rnn._tree import State, has_more, map_leaves, zip_leaves
 from contextual_rnn.state_spec import StateSpec, state_spec
 from contextual_rnn.states.base import InitialState
 
@@ -83,8 +82,8 @@ def save_carried_state(state: State, path: str | os.PathLike[str], network: nn.M
     Raises TypeError or ValueError for a state that is not of this network, and OSError, which names the file.
     """
     spec = state_spec(network)
-    spec.unpack(state, "state")
-    if _has_more(spec.tree, state):
+    spec.check(state, "state")
+    if has_more(spec.tree, state):
         raise ValueError(
             f"state: expected {spec.describe()}, got something where it has None; "
             'for fast weights with A give fast_weights_spec(network, "dense")'
@@ -113,17 +112,16 @@ def load_carried_state(
             f"network: expected one with state {contents.described()}, as the file has, "
             f"got one with state {spec.describe()}: {path}"
         )
-    for name, tensor in leaves.items():
-        if spec.dtype not in (None, tensor.dtype):
-            raise ValueError(
-                f"path: expected leaf {name!r} of {spec.dtype}, as the network, got {tensor.dtype} in {path}"
-            )
+    for leaf in spec:
+        name, tensor, dtype = leaf.name, leaves[leaf.name], spec.dtype_of(leaf)
+        if dtype not in (None, tensor.dtype):
+            raise ValueError(f"path: expected leaf {name!r} of {dtype}, as the network, got {tensor.dtype} in {path}")
         if not is_finite(tensor):
             raise ValueError(f"path: expected finite numbers in leaf {name!r}, got NaN or infinity in {path}")
     # Copies: kernels may round otherwise where memory is not aligned as torch's own is.
     state = map_leaves(lambda leaf: leaves[leaf.name].to(device, copy=True), spec.tree)
     try:
-        spec.unpack(state, "path")
+        spec.check(state, "path")
     except ValueError as error:
         raise ValueError(f"{error} in {path}") from error
     return state
@@ -208,12 +206,3 @@ def _checked_numbers(state: InitialState, contents: Contents) -> dict[str, Any]:
 def _check_state(state: InitialState) -> None:
     if not isinstance(state, InitialState):
         raise TypeError(f"state: expected an InitialState, got {type(state).__name__}")
-
-
-def _has_more(tree: State, state: State) -> bool:
-    """Whether there is something where the tree has None."""
-    if isinstance(tree, Mapping):
-        return any(_has_more(child, state[name]) for name, child in tree.items())
-    if isinstance(tree, tuple | list):
-        return any(_has_more(child, value) for child, value in zip(tree, state, strict=True))
-    return tree is None and state is not None

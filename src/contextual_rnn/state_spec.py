@@ -1,174 +1,52 @@
-"""What state does a network carry? One description, read by every initial state."""
+"""Which state does a network carry? The networks that are known, and how to register others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, singledispatch
-from numbers import Real
+from functools import singledispatch
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from contextual_rnn._numbers import check_number
-from contextual_rnn._tree import Leaf, State, describe, leaves_of, map_leaves, zip_leaves
-
-
-def _call_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    return network(inputs, state)
-
-
-@dataclass(frozen=True)
-class StateSpec:
-    """The state of a network: its leaves and how they are put together.
-
-    `tree` is the state with a `Leaf` where the network takes a tensor: a leaf, or leaves and None in (named) tuples,
-    lists and dicts. `input_batch_dim` is the batch axis of the network's input and `input_ndim` the number of axes of a
-    batched input (None where only batched input exists). `step` runs the network for one step, (inputs (B, ...),
-    state) -> (output (B, ...), state); one that is given also serves lengths and resets inside a sequence. `dtype` and
-    `device` say how parameters of an initial state are made.
-
-    Raises TypeError for a tree without leaves or with other things in it, ValueError for two leaves of one name.
-    """
-
-    tree: State
-    input_batch_dim: int = 0
-    input_ndim: int | None = None
-    step: Callable[[nn.Module, Tensor, State], tuple[Tensor, State]] = _call_step
-    dtype: torch.dtype | None = None
-    device: torch.device | None = None
-
-    def __post_init__(self) -> None:
-        names = [leaf.name for leaf in self]
-        if not names:
-            raise TypeError("tree: expected at least one Leaf, got none")
-        if len(set(names)) < len(names):
-            raise ValueError(f"tree: expected leaves of different names, got {', '.join(names)}")
-
-    def __iter__(self) -> Iterator[Leaf]:
-        return iter(self._leaves)
-
-    @cached_property
-    def _leaves(self) -> tuple[Leaf, ...]:
-        return tuple(leaves_of(self.tree))  # every call of a state goes through them
-
-    def __getitem__(self, name: str) -> StateSpec:
-        """The spec of one leaf alone, for a state of its own in `LeafwiseState`; KeyError lists the names."""
-        for leaf in self:
-            if leaf.name == name:
-                return replace(self, tree=leaf)
-        raise KeyError(f"leaf: expected one of {', '.join(leaf.name for leaf in self)}, got {name!r}")
-
-    def like(self, tensor: Tensor) -> StateSpec:
-        """This spec with the dtype and device of `tensor`."""
-        return replace(self, dtype=tensor.dtype, device=tensor.device)
-
-    def shared(self) -> StateSpec:
-        """This spec with one state for all layers and directions, which the network gets repeated."""
-
-        def share(leaf: Leaf) -> Leaf:
-            layered = leaf.batch_dim == 1 and leaf.repeat == 1
-            return replace(leaf, shape=(1, *leaf.shape[1:]), repeat=leaf.shape[0]) if layered else leaf
-
-        return replace(self, tree=map_leaves(share, self.tree))
-
-    def pack(self, leaves: Mapping[str, Tensor]) -> State:
-        """Put leaves, each (B, *shape) or all `shape`, together as the network takes them."""
-        return map_leaves(
-            lambda leaf: leaf.to_network(leaves[leaf.name], leaves[leaf.name].ndim > len(leaf.shape)), self.tree
-        )
-
-    def unpack(self, state: State, name: str = "state") -> dict[str, Tensor]:
-        """The leaves of `state`, each (B, *shape), or `shape` where the state is of one unbatched example.
-
-        Where the spec has None anything may stand. Raises TypeError for another structure, ValueError for a leaf of
-        another shape or batch size; `name` is the argument that they name.
-        """
-        leaves: dict[str, Tensor] = {}
-        seen: tuple[str, int | None] | None = None
-        for leaf, tensor in zip_leaves(self.tree, state, name):
-            batched = tensor.ndim > len(leaf.shape)
-            expected = list(leaf.network_shape)
-            if batched:
-                expected.insert(leaf.batch_dim, tensor.shape[min(leaf.batch_dim, tensor.ndim - 1)])
-            if list(tensor.shape) != expected:
-                raise ValueError(
-                    f"{name}: expected leaf {leaf.name!r} of shape {leaf.shape_text}, got {tuple(tensor.shape)}"
-                )
-            batch = tensor.shape[leaf.batch_dim] if batched else None
-            if seen is not None and seen[1] != batch:
-                raise ValueError(
-                    f"{name}: expected leaves of one batch size, got {seen[1]} for {seen[0]!r}, "
-                    f"{batch} for {leaf.name!r}"
-                )
-            seen = (leaf.name, batch)
-            leaves[leaf.name] = leaf.from_network(tensor, batched)
-        return leaves
-
-    def fill(self, value: float | State) -> dict[str, Tensor]:
-        """New leaves of one example, each `shape`, filled with a number or copied from a state of one example.
-
-        Raises TypeError or ValueError for a number that is not finite, or a state of another structure or shape or of
-        integers.
-        """
-        if isinstance(value, Real):
-            number, made = check_number("value", value), {"dtype": self.dtype, "device": self.device}
-            return {leaf.name: torch.full(leaf.shape, number, **made) for leaf in self}
-        leaves = self.unpack(value, "value")
-        for leaf in self:
-            if not (leaves[leaf.name].is_floating_point() or leaves[leaf.name].is_complex()):
-                raise TypeError(f"value: expected leaf {leaf.name!r} of floats, got {leaves[leaf.name].dtype}")
-            if (came := tuple(leaves[leaf.name].shape)) != leaf.shape:
-                raise ValueError(f"value: expected leaf {leaf.name!r} of one example, {leaf.shape}, got {came}")
-        return {name: tensor.detach().to(self.device, self.dtype, copy=True) for name, tensor in leaves.items()}
-
-    def input_batch_size(self, inputs: Tensor) -> int | None:
-        """Batch size of an input of the network, None for one unbatched example.
-
-        Raises TypeError for an input that is no tensor, ValueError for one of more or fewer axes.
-        """
-        if not isinstance(inputs, Tensor):
-            raise TypeError(f"input: expected a tensor, got {type(inputs).__name__}")
-        if self.input_ndim is None:
-            expected, fits = f"at least {self.input_batch_dim + 1} axes", inputs.ndim > self.input_batch_dim
-        elif inputs.ndim == self.input_ndim - 1:
-            return None
-        else:
-            expected = f"{self.input_ndim} axes, or {self.input_ndim - 1} without a batch"
-            fits = inputs.ndim == self.input_ndim
-        if not fits:
-            raise ValueError(f"input: expected {expected}, got {inputs.ndim}: {tuple(inputs.shape)}")
-        return inputs.shape[self.input_batch_dim]
-
-    @property
-    def has_own_step(self) -> bool:
-        """Whether `step` was given, so that the network is known to run over sequences."""
-        return self.step is not _call_step
-
-    def describe(self) -> str:
-        """The state in words, for error messages."""
-        return describe(self.tree)
+from contextual_rnn._spec import StateSpec as StateSpec
+from contextual_rnn._tree import Leaf
 
 
 @singledispatch
 def state_spec(network: nn.Module) -> StateSpec:
     """The spec of the state that `network` takes.
 
-    Known are nn.RNN, nn.LSTM, nn.GRU, their cells, our fast weights and `ContextualRNN`. A network of your own is
-    registered in three lines:
+    Known are nn.RNN, nn.LSTM, nn.GRU, their cells, subclasses of these, our fast weights and `ContextualRNN`. A network
+    of your own is registered in three lines:
 
         @state_spec.register
         def _(network: MyNetwork) -> StateSpec:
             return StateSpec(Leaf("h", (network.hidden_size,)))
+
+    A module around a network that is known returns `state_spec(network.lstm)` there.
 
     Raises TypeError for a network that is not registered.
     """
     kind = type(network).__name__
     raise TypeError(
         f"network: expected one with a registered state spec, got {kind}; register it in three lines:\n\n"
-        f"    @state_spec.register\n    def _(network: {kind}) -> StateSpec:\n"
-        f'        return StateSpec(Leaf("h", (network.hidden_size,)))'
+        f"    @state_spec.register\n    def _(network: {kind}) -> StateSpec:\n        return {_likely_spec(network)}"
     )
+
+
+def _likely_spec(network: object) -> str:
+    """The spec to register, in words; what a subclass of torch's base classes carries is read off its sizes."""
+    if isinstance(network, nn.RNNBase):
+        layers = "2 * network.num_layers" if network.bidirectional else "network.num_layers"
+        width = "network.proj_size" if network.proj_size else "network.hidden_size"
+        h = f'Leaf("h", ({layers}, {width}), batch_dim=1)'
+        c = f'Leaf("c", ({layers}, network.hidden_size), batch_dim=1)'
+        axes = "time_dim=1" if network.batch_first else "input_batch_dim=1, time_dim=0"
+        options = f", input_ndim=3, {axes}{', bidirectional=True' if network.bidirectional else ''}"
+        both = network.mode == "LSTM"
+    else:
+        h, c, options, both = 'Leaf("h", (network.hidden_size,))', 'Leaf("c", (network.hidden_size,))', "", False
+        if isinstance(network, nn.RNNCellBase):
+            options, both = ", input_ndim=2", network.weight_ih.shape[0] == 4 * network.hidden_size
+    return f"StateSpec({f'({h}, {c})' if both else h}{options})"
 
 
 @state_spec.register
@@ -176,35 +54,27 @@ def _(network: StateSpec) -> StateSpec:
     return network
 
 
-@state_spec.register
-def _(network: nn.RNNBase) -> StateSpec:
+@state_spec.register(nn.RNN)
+@state_spec.register(nn.LSTM)
+@state_spec.register(nn.GRU)
+def _(network: nn.RNN | nn.LSTM | nn.GRU) -> StateSpec:
     layers = network.num_layers * (2 if network.bidirectional else 1)
     h = Leaf("h", (layers, network.proj_size or network.hidden_size), batch_dim=1)
     c = Leaf("c", (layers, network.hidden_size), batch_dim=1)
+    batch_dim = 0 if network.batch_first else 1
     return StateSpec(
         (h, c) if isinstance(network, nn.LSTM) else h,
-        input_batch_dim=0 if network.batch_first else 1,
+        input_batch_dim=batch_dim,
         input_ndim=3,
-        step=_sequence_step,
+        time_dim=1 - batch_dim,
+        bidirectional=network.bidirectional,
     ).like(next(network.parameters()))
 
 
-@state_spec.register
-def _(network: nn.RNNCellBase) -> StateSpec:
+@state_spec.register(nn.RNNCell)
+@state_spec.register(nn.LSTMCell)
+@state_spec.register(nn.GRUCell)
+def _(network: nn.RNNCell | nn.LSTMCell | nn.GRUCell) -> StateSpec:
     h, c = Leaf("h", (network.hidden_size,)), Leaf("c", (network.hidden_size,))
     tree = (h, c) if isinstance(network, nn.LSTMCell) else h
-    return StateSpec(tree, input_ndim=2, step=_cell_step).like(network.weight_ih)
-
-
-def _sequence_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    assert isinstance(network, nn.RNNBase)
-    if network.bidirectional:
-        raise ValueError("network: expected one direction to run step by step, got a bidirectional network")
-    time = 1 if network.batch_first else 0
-    output, state = network(inputs.unsqueeze(time), state)
-    return output.squeeze(time), state
-
-
-def _cell_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    state = network(inputs, state)
-    return (state if isinstance(state, Tensor) else state[0]), state
+    return StateSpec(tree, input_ndim=2, time_dim=None).like(network.weight_ih)

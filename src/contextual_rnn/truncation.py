@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import check_size
+from contextual_rnn._rows import map_tensors
 from contextual_rnn._sequences import Sequences
 from contextual_rnn._tree import State
 from contextual_rnn.rnn import ContextualRNN
-from contextual_rnn.state_spec import state_spec
 
 
 def truncated(
@@ -44,23 +44,24 @@ def truncated(
     """
     if not isinstance(model, ContextualRNN):
         raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
-    check_size("steps", steps)
-    told: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
-    sequences = Sequences.of(model, state_spec(model), input, context, generator, **told, pieces="steps")
+    steps = check_size("steps", steps)
+    given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
+    sequences = Sequences.of(model, input, context, generator, **given, pieces="steps")
     if hx is not None:
         model._check_state(hx, sequences.batch)
     return _pieces(sequences, steps, hx)
 
 
 def _pieces(sequences: Sequences, steps: int, hx: State | None) -> Iterator[tuple[slice, Tensor, State]]:
+    carried = None
     for start in range(0, sequences.num_steps, steps):
         stop = min(start + steps, sequences.num_steps)
         piece = sequences.steps(start, stop)
         if piece.over:
             return
-        output, state = piece.run(hx, carry=True)
+        output, state = piece.run(hx, carried=carried, carry=True)
         yield slice(start, stop), output, state
-        hx = detach(state)
+        carried = detach(state)
 
 
 def detach(state: State) -> State:
@@ -69,11 +70,4 @@ def detach(state: State) -> State:
     output, state = model(x, context=context)
     output, state = model(more, detach(state))
     """
-    if isinstance(state, Tensor):
-        return state.detach()
-    if isinstance(state, Mapping):
-        return {name: detach(child) for name, child in state.items()}
-    if isinstance(state, tuple | list):
-        children = [detach(child) for child in state]
-        return type(state)(*children) if hasattr(state, "_fields") else type(state)(children)
-    return state
+    return map_tensors(Tensor.detach, state)

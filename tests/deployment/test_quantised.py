@@ -39,6 +39,21 @@ def test_values_within_a_part_in_a_hundred(case, layers):
         torch.testing.assert_close(tensor, full, rtol=0.05, atol=0.05)
 
 
+def test_lengths_and_resets_equal_those_of_each_row():
+    """Each row's activations have a scale of their own alone: within that of a batch."""
+    quantised = quantize_dynamic(build("context lstm").eval(), {nn.LSTM, nn.Linear})
+    x, context = inputs_for(quantised, 3)
+    lengths = torch.tensor([4, 0, 2])
+    with torch.no_grad():
+        output, (h, _) = quantised(x, context=context, lengths=lengths)
+        for row, length in enumerate(lengths.tolist()):
+            assert not output[row, length:].any()
+            if length:
+                wanted, (last, _) = quantised(x[row : row + 1, :length], context=context[row : row + 1])
+                torch.testing.assert_close(output[row : row + 1, :length], wanted, rtol=0, atol=0.02)
+                torch.testing.assert_close(h[:, row], last[:, 0], rtol=0, atol=0.02)
+
+
 def test_carried_packed_and_refused():
     model = build("context lstm").eval()
     quantised = quantize_dynamic(model, {nn.LSTM, nn.Linear})

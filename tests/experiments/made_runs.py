@@ -1,5 +1,6 @@
 """Finished runs that nobody trained, for tests of what is said about them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
@@ -54,3 +55,9 @@ def _of_one_seed(seed, off):
     for state, error in (("zero", 0.001), ("normal", 0.0008 + off / 20)):
         runs.append(decay_run("decay-paper", state, seed, error))
     return runs
+
+
+def diverged(run):
+    """The run as if its loss had ended after the epochs that it has."""
+    final = {"epoch": run.metrics[-1]["epoch"], "step": 1}
+    return replace(run, result={**run.result, "final": final, "diverged": "loss of step 2 is not finite"})

@@ -24,7 +24,7 @@ WORDS = ["sweep", "decay", "--samples-per-period", "320", "--units", "16", "--ep
 ENVIRONMENT_WITHOUT_THE_PACKAGE = "sys.modules['contextual_rnn'] = None"
 
 
-def until(condition, seconds=120):
+def until(condition, seconds=280):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end

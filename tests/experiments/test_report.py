@@ -183,9 +183,9 @@ def test_runs_that_differ_otherwise_get_pictures_of_their_own(tmp_path):
     ("seeds", "said"),
     [
         ({"zero": 1, "context": 1}, "One seed: no interval, read as an illustration."),
-        ({"zero": 1, "context": 3}, "Seeds: context 3; a thin line each, in bold the median of the finished ones. One "
-         "seed of zero: no interval, read as an illustration."),
-        ({"zero": 2}, "Seeds: zero 2; a thin line each, in bold the median of the finished ones. Shared"),
+        ({"zero": 1, "context": 3}, "Seeds: context 3; a thin line each, in bold the median of those that converged. "
+         "One seed of zero: no interval, read as an illustration."),
+        ({"zero": 2}, "Seeds: zero 2; a thin line each, in bold the median of those that converged. Shared"),
     ],
 )  # fmt: skip
 def test_caption_says_how_many_seeds(tmp_path, seeds, said):
@@ -282,10 +282,15 @@ def test_a_model_without_trajectories_costs_figure_6_alone(tmp_path, monkeypatch
     assert "Figure 5:" in page.text
 
 
-def test_non_finite_numbers_are_called_so(tmp_path):
+def test_runs_with_numbers_that_are_not_finite_are_left_out_by_name(tmp_path):
+    """Training writes none: a run that has them is damaged."""
     decay(tmp_path / "a", "zero", error=math.nan, finished=False)
     decay(tmp_path / "b", "context", error=math.inf)
-    assert [row[5] for row in page_of(tmp_path).rows[1:]] == ["non-finite", "non-finite"]
+    decay(tmp_path / "c", "free")
+    page = page_of(tmp_path)
+    assert [row[0] for row in page.rows[1:]] == ["free"]
+    for name in ("a", "b"):
+        assert f"{name}/metrics.jsonl, got something else: {'NaN' if name == 'a' else 'Infinity'}" in page.text
 
 
 def test_hostile_strings_are_text(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The report in a real browser: the playground moves, nothing is loaded or logged, phones and dark mode are served."""
 
+import itertools
 import shutil
 
 import pytest
@@ -14,6 +15,7 @@ from contextual_rnn.experiments.studies import study
 from contextual_rnn.experiments.training import train
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+from selenium.common.exceptions import WebDriverException  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
@@ -22,6 +24,8 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 WANTED = "needs chromium and chromedriver (on Debian: apt install chromium-driver)"
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason=WANTED)
+PATIENCE = 200  # seconds until a page that never gets there is an error; no test asks for more speed than this
+VISITS = itertools.count()
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900")
 
 
@@ -58,9 +62,23 @@ def chrome():
 def browser(chrome, page):
     """The page, freshly opened on a desk, in light mode; without a message to the console when the test is over."""
     look(chrome, 1200, "light")
-    chrome.get(page)
+    visit(chrome, page)
     yield chrome
     assert chrome.get_log("browser") == []
+
+
+def visit(driver, url):
+    """Open `url` and wait for all of it: where it is the address already, `get` may return before the page is there."""
+    address = f"{url}?{next(VISITS)}"
+    driver.get(address)
+    script = "return location.href === arguments[0] && document.readyState === 'complete'"
+    until(driver, lambda: driver.execute_script(script, address))
+
+
+def until(driver, condition):
+    """Wait for what the browser does in its own time."""
+    waiting = WebDriverWait(driver, PATIENCE, poll_frequency=0.05, ignored_exceptions=[WebDriverException])
+    return waiting.until(lambda _: condition())
 
 
 def look(driver, width, scheme):
@@ -68,6 +86,8 @@ def look(driver, width, scheme):
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    seen = "return [innerWidth, matchMedia('(prefers-color-scheme: dark)').matches]"
+    until(driver, lambda: driver.execute_script(seen) == [width, scheme == "dark"])
 
 
 def curves(driver):
@@ -84,6 +104,13 @@ def text(driver, name):
     return driver.find_element(By.ID, f"playground-{name}").text
 
 
+def move(driver, slider, key):
+    """Press a key on a slider, and wait until the page says another value."""
+    before = text(driver, f"{slider}-value")
+    driver.find_element(By.ID, f"playground-{slider}").send_keys(key)
+    until(driver, lambda: text(driver, f"{slider}-value") != before)
+
+
 def test_the_playground_is_drawn(browser):
     found = curves(browser)
     assert {kind: len(lines) for kind, lines in found.items()} == {"band": 1, "sample": 10, "truth": 1}
@@ -98,24 +125,23 @@ def test_the_playground_is_drawn(browser):
 @pytest.mark.parametrize("slider", ["period", "initial"])
 def test_sliders_move_and_curves_change(browser, slider):
     before, label = curves(browser), text(browser, f"{slider}-value")
-    browser.find_element(By.ID, f"playground-{slider}").send_keys(Keys.ARROW_RIGHT)
+    move(browser, slider, Keys.ARROW_RIGHT)
     after = curves(browser)
     assert text(browser, f"{slider}-value") != label
     for kind in ("band", "sample", "truth"):
         assert all(new != old for new, old in zip(after[kind], before[kind], strict=True)), kind
-    browser.find_element(By.ID, f"playground-{slider}").send_keys(Keys.ARROW_LEFT)
+    move(browser, slider, Keys.ARROW_LEFT)
     assert curves(browser) == before
 
 
 def test_ends_of_the_sliders_and_trained_periods(browser):
-    period = browser.find_element(By.ID, "playground-period")
-    period.send_keys(Keys.HOME)
+    move(browser, "period", Keys.HOME)
     assert text(browser, "period-value") == "0.5, trained on"
-    period.send_keys(Keys.END)
+    move(browser, "period", Keys.END)
     assert text(browser, "period-value") == "4.5, trained on"
     assert len(curves(browser)["sample"][9]) == 26, "the last curve of the last row of the grid"
     browser.find_element(By.XPATH, "//button[.='T = 3']").click()
-    assert text(browser, "period-value") == "3.0, not in training"
+    until(browser, lambda: text(browser, "period-value") == "3.0, not in training")
 
 
 def test_the_true_curve_is_equation_3(browser):
@@ -138,8 +164,8 @@ def test_no_width_scrolls_sideways(browser, width, scheme):
     whole, seen, window = browser.execute_script(f"return [{root}.scrollWidth, {root}.clientWidth, innerWidth]")
     assert whole == seen <= width == window
     plot = browser.find_element(By.ID, "playground-plot").rect
-    redrawn = lambda driver: plot["width"] - 12 < curves(driver)["truth"][0][-1][0] < plot["width"]  # noqa: E731
-    WebDriverWait(browser, 20).until(redrawn)  # the window says that it was resized a little later
+    # The page is drawn anew at the event `resize`, a little after it has its new width.
+    until(browser, lambda: plot["width"] - 12 < curves(browser)["truth"][0][-1][0] < plot["width"])
     sizes = browser.execute_script(
         "return [...document.querySelectorAll('#playground-plot text')].map(t => t.getBoundingClientRect().height)"
     )
@@ -165,7 +191,7 @@ def test_dark_mode_is_dark_and_readable(browser):
 @pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (390, "light"), (1200, "dark")])
 def test_the_evidence_is_readable_everywhere(browser, evidence, width, scheme):
     look(browser, width, scheme)
-    browser.get(evidence)
+    visit(browser, evidence)
     root = "document.documentElement"
     assert browser.execute_script(f"return {root}.scrollWidth === {root}.clientWidth"), "no width scrolls sideways"
     (picture,) = browser.find_elements(By.CSS_SELECTOR, "svg.broad[id], figure svg.broad")[:1]
@@ -180,11 +206,11 @@ def test_the_evidence_is_readable_everywhere(browser, evidence, width, scheme):
 
 
 def test_the_map_opens_to_its_numbers(browser, evidence):
-    browser.get(evidence)
+    visit(browser, evidence)
     table = browser.find_element(By.CSS_SELECTOR, "details table")
     assert not table.is_displayed()
     browser.find_element(By.TAG_NAME, "summary").click()
-    assert table.is_displayed()
+    until(browser, table.is_displayed)
     assert "29.00" in table.text
 
 

@@ -75,7 +75,7 @@ class Problem:
     def lengths(self) -> Tensor | None:
         if not self.with_lengths:
             return None
-        return torch.randint(1, self.steps + 1, (self.batch,), generator=torch.Generator().manual_seed(self.seed))
+        return torch.randint(0, self.steps + 1, (self.batch,), generator=torch.Generator().manual_seed(self.seed))
 
     def a0_of(self, leaves: dict[str, Tensor]) -> Tensor | LowRank | None:
         if self.a0 == "low_rank":

@@ -277,3 +277,54 @@ def test_refuses_heads_that_do_not_fit():
         Classification(p, p, OPTIONS, Heads(good), None, 5)
     with pytest.raises(ValueError, match="contexts: expected 1 to the 11 tokens"):
         Classification(p, p, OPTIONS, Heads(good), Heads(good), 12)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "nested", "meta", "half", "freed", "negated", "strided"])
+@pytest.mark.parametrize("name", ["embedding", "weight_hh", "bias", "readout_weight"])
+def test_parameters_of_another_kind(kind, name):
+    """They are read at their address."""
+    problem = Problem(SIZES[1], dtype=torch.float32)
+    tensor = getattr(problem.parameters, name).detach()
+    other = {
+        "sparse": lambda: tensor.to_sparse(),
+        "nested": lambda: torch.nested.nested_tensor(list(tensor)) if tensor.ndim > 1 else tensor.to_sparse(),
+        "meta": lambda: tensor.to("meta"),
+        "half": lambda: tensor.half(),
+        "freed": tensor.clone,
+        "negated": lambda: torch._neg_view(-tensor),
+        "strided": lambda: torch.stack([tensor, tensor], -1)[..., 0],
+    }[kind]()
+    if kind == "freed":
+        other.untyped_storage().resize_(0)
+    with pytest.raises((TypeError, ValueError), match=f"^({name}|weight_ih): expected .*got "):
+        Classification(problem.parameters._replace(**{name: other}), None, OPTIONS)
+
+
+def test_parameters_of_no_dtype_of_the_kernel():
+    for dtype in (torch.float16, torch.int64):
+        parameters = Parameters(*(p.detach().to(dtype) for p in Problem(SIZES[1]).parameters))
+        with pytest.raises((TypeError, ValueError), match=r"^embedding: expected .*got "):
+            Classification(parameters, None, OPTIONS)
+
+
+@pytest.mark.parametrize("of_grads", [False, True])
+def test_memory_that_moved_is_not_used(of_grads):
+    problem = Problem(SIZES[1])
+    grads = Parameters(*(torch.empty_like(p) for p in problem.parameters))
+    run = Classification(problem.parameters, grads, OPTIONS)
+    moved = (grads if of_grads else problem.parameters).weight_ih
+    moved.data = moved.data.clone()
+    with pytest.raises(ValueError, match=r"^parameters: expected tensors that stay where they are"):
+        run(problem.tokens, problem.targets, problem.h0)
+
+
+@pytest.mark.parametrize("name", ["tokens", "targets", "states", "h0"])
+def test_inputs_of_another_kind(name):
+    problem = Problem(SIZES[1], named=True)
+    run = Classification(problem.parameters, None, OPTIONS)
+    given = {name: getattr(problem, name) for name in ("tokens", "targets", "h0", "states")}
+    tensor = given[name].detach()
+    kinds = [tensor.to_sparse(), tensor.to("meta"), torch.nested.nested_tensor([*tensor]), tensor.tolist()]
+    for other in kinds:
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected .*got "):
+            run(**given | {name: other})

@@ -1,5 +1,7 @@
 """What every backend owes besides the right numbers: any memory layout, no leaks between samples, the right choice."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -78,6 +80,46 @@ def test_nothing_explodes_beyond_the_end_of_a_sequence(make_problem, backend, ti
         results.append((output[:1, :2], final[:1], grads[0][:1, :2], grads[1], grads[2][:1]))
     for together, alone in zip(*results, strict=True):
         torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("steps", [4, 13])  # 13: in chunks
+def test_a_sequence_of_length_0_ends_in_its_a0(make_problem, backend, timing, a0, steps):
+    """Beside one that has steps, which is as if alone, and in a batch of nothing else; padding may be NaN."""
+    problem = make_problem(timing=timing, a0=a0, steps=steps, batch=3, seed=1)
+    cotangents = problem.draw(11, 3, steps, problem.width), problem.draw(12, 3, problem.width, problem.width)
+    all_rows = {"weight_hh", "norm_weight", "norm_bias", *(["a0"] if a0 == "shared" else [])}
+
+    def run(rows, lengths):
+        leaves = problem.leaves()
+        with torch.no_grad():
+            leaves["inputs"][[0, 2]] = torch.nan
+        leaves = {
+            name: (leaf if name in all_rows else leaf[rows]).detach().requires_grad_() for name, leaf in leaves.items()
+        }
+        some = dataclasses.replace(problem, batch=len(rows))
+        output, final = some.run(leaves, backend, lengths=torch.tensor(lengths))
+        start = some.a0_of(leaves)
+        start = torch.zeros_like(final) if start is None else start.dense() if a0 == "low_rank" else start
+        for row, length in enumerate(lengths):
+            assert length or (torch.equal(final[row], start[row]) and not output[row].any())
+        loss = sum((tensor * of[rows]).sum() for tensor, of in zip((output, final), cotangents, strict=True))
+        return output, final, dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+    output, final, grads = run([0, 1, 2], [0, 3, 0])
+    wanted_output, wanted_final, wanted = run([1], [3])
+    _, _, nothing = run([0, 1, 2], [0, 0, 0])
+    torch.testing.assert_close((output[1:2], final[1:2]), (wanted_output, wanted_final), rtol=0, atol=1e-12)
+    if a0 == "shared":
+        wanted["a0"] = wanted["a0"] + cotangents[1][[0, 2]].sum(0)
+    if a0 == "dense":
+        assert torch.equal(grads["a0"][[0, 2]], cotangents[1][[0, 2]])
+        assert torch.equal(nothing["a0"], cotangents[1])
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad if name in all_rows else grad[1:2], wanted[name], rtol=0, atol=1e-11)
+    for name in ("inputs", "h0"):
+        assert not grads[name][[0, 2]].any()
+        assert not nothing[name].any()
+    assert not nothing["weight_hh"].any()
 
 
 def test_lengths_may_be_of_any_integer_type(make_problem, backend):

@@ -58,7 +58,8 @@ def run_by_hand(problem):
         length = problem.steps if lengths is None else int(lengths[b])
         x = leaves["inputs"][b][:length]
         h, a = run_one_sample(x, leaves["weight_hh"], leaves["h0"][b], a, gain, shift, problem)
-        output[b, :length] = torch.tensor(h, dtype=torch.float64)
+        if length:
+            output[b, :length] = torch.tensor(h, dtype=torch.float64)
         final.append(a)
     return {"output": output, "final": torch.tensor(final, dtype=torch.float64)}
 

@@ -16,6 +16,7 @@ from contextual_rnn._tree import State, describe_state
 from contextual_rnn.diagnostics.diagnosis import Diagnosis
 from contextual_rnn.diagnostics.influence import Influence, influence_of, measured_steps
 from contextual_rnn.diagnostics.intercept import Found, Intercept, watch
+from contextual_rnn.diagnostics.not_finite import among, not_finite
 from contextual_rnn.diagnostics.sigma import Sigma, sigma_of
 from contextual_rnn.state_spec import StateSpec, state_spec
 
@@ -43,9 +44,10 @@ def diagnose(
     of the hypothesis that a state says nothing about its own sequence (exact for sequences drawn independently); by a
     draw where the state is random; and once with gradients, for the influence of h(0) on h(t) at no more than
     `influence_steps` steps. h(t) is what `network` returns, by default the network of the `ContextualRNN` around the
-    initial state; `losses` may return it instead, as (losses, h) with h (B, T, H). `lengths`, (B,), says how long each
-    sequence of a padded batch is. The same `seed` gives the same diagnosis. Modes, parameters, their gradients and the
-    global generators are left as they were.
+    initial state; `losses` may return it instead, as (losses, h) with h (B, T, H). Where losses, states or h(t) are not
+    finite, the diagnosis names them, and has no p-value where they are losses of the test. `lengths`, (B,), says how
+    long each sequence of a padded batch is. The same `seed` gives the same diagnosis. Modes, parameters, their
+    gradients and the global generators are left as they were.
 
     Raises ValueError for a model with no initial state or several, for `losses` that do not call it once, are of
     another shape, or forbid gradients, for fewer than two sequences and for bad lengths or sizes, TypeError for
@@ -57,13 +59,13 @@ def diagnose(
     options.check(losses, network)
     intercept = Intercept(model, network)
     with _evaluation(model), torch.inference_mode(False):
-        with torch.no_grad(), _same_draws(seed):
+        with torch.no_grad(), _same_draws(options.seed):
             intercept.run(losses, None)
         spec, moments = intercept.initial_state.spec, intercept.moments
         leaves = _leaves(spec, intercept.state)
         sigma = {name: found for name, leaf in moments.items() if (found := sigma_of(leaf)) is not None}
         with torch.no_grad():
-            drawn = _leaves(spec, intercept.draw(seed)) if sigma else None
+            drawn = _leaves(spec, intercept.draw(options.seed)) if sigma else None
         return _diagnose(lambda state: intercept.run(losses, state), spec, leaves, drawn, sigma, options)
 
 
@@ -107,9 +109,8 @@ class _Options:
             raise TypeError(f"losses: expected a function, got {type(losses).__name__}")
         if not (network is None or isinstance(network, nn.Module)):
             raise TypeError(f"network: expected a module or None, got {type(network).__name__}")
-        check_size("permutations", self.permutations, 0)
-        check_size("influence_steps", self.influence_steps, 2)
-        check_size("seed", self.seed, 0)
+        for name, least in (("permutations", 0), ("influence_steps", 2), ("seed", 0)):
+            object.__setattr__(self, name, check_size(name, getattr(self, name), least))
 
 
 def _diagnose(
@@ -122,81 +123,106 @@ def _diagnose(
 ) -> Diagnosis:
     batch = len(next(iter(leaves.values())))
 
-    def under(leaves: Mapping[str, Tensor]) -> _Means:
+    def under(arm: str, leaves: Mapping[str, Tensor]) -> _Means:
         with torch.no_grad(), _same_draws(options.seed):
-            return _Means.of(run(spec.pack(leaves))[0], batch, options.lengths)
+            return _Means.of(arm, run(spec.pack(leaves))[0], batch, options.lengths)
 
     def shuffle(order: Tensor) -> _Means:
-        return under({name: leaf[order.to(leaf.device)] for name, leaf in leaves.items()})
+        return under("shuffled", {name: leaf[order.to(leaf.device)] for name, leaf in leaves.items()})
 
-    true = under(leaves)
+    true, floats = under("true", leaves), _floats(leaves)
+    means = {name: leaf.mean(0, keepdim=True).expand_as(leaf) for name, leaf in floats.items()}
     found = {
         "true": true,
-        "zeroed": under({name: torch.zeros_like(leaf) for name, leaf in leaves.items()}),
-        "mean": under({name: leaf.mean(0, keepdim=True).expand_as(leaf) for name, leaf in leaves.items()}),
+        "zeroed": under("zeroed", {**leaves, **{name: torch.zeros_like(leaf) for name, leaf in floats.items()}}),
+        "mean": under("mean", {**leaves, **means}),
     }
     p_value = None
     orders = torch.Generator().manual_seed(options.seed)
-    shuffled = [shuffle(torch.randperm(batch, generator=orders)) for _ in range(options.permutations)]
+    shuffled = [shuffle(torch.randperm(batch, generator=orders, device="cpu")) for _ in range(options.permutations)]
     if shuffled:
         found["shuffled"] = _Means(
             torch.stack([means.steps for means in shuffled]).mean(0),
             sum(means.overall for means in shuffled) / len(shuffled),
+            among(means.not_finite for means in shuffled),
         )
-        if any((leaf != leaf[:1]).any() for leaf in leaves.values()):
-            # Not "at most", so that what is no number counts against.
-            as_good = sum(not means.overall > true.overall for means in shuffled)
+        finite = all(found[arm].not_finite is None for arm in ("true", "shuffled"))
+        if finite and any((leaf != leaf[:1]).any() for leaf in leaves.values()):
+            as_good = sum(means.overall <= true.overall for means in shuffled)
             p_value = (1 + as_good) / (1 + len(shuffled))
     if drawn is not None:
-        found["sampled"] = under(drawn)
+        found["sampled"] = under("sampled", drawn)
+    influence, not_finite_h = _influence(run, spec, leaves, options)
+    states = [
+        not_finite(f"{kind} {name}(0)", leaf, f"{name}(0)")
+        for kind, state in (("the state", leaves), ("the draw of", drawn or {}))
+        for name, leaf in state.items()
+    ]
+    sentences = [*states, *(means.not_finite for means in found.values()), not_finite_h]
     return Diagnosis(
         losses={name: means.steps for name, means in found.items()},
         overall={name: means.overall for name, means in found.items()},
         permutations=options.permutations,
         p_value=p_value,
-        influence=_influence(run, spec, leaves, options),
+        influence=influence,
         sigma=sigma,
+        not_finite=tuple(sentence for sentence in sentences if sentence is not None),
     )
 
 
 def _influence(
     run: Callable[[State], Found], spec: StateSpec, leaves: Mapping[str, Tensor], options: _Options
-) -> Influence | None:
-    inputs = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+) -> tuple[Influence | None, str | None]:
+    """The influence where h(t) was seen, and what of h(t) is not finite."""
+    inputs = {name: leaf.clone().requires_grad_() for name, leaf in _floats(leaves).items()}
     # cuDNN has no backward pass in evaluation mode.
     with torch.enable_grad(), _same_draws(options.seed), torch.backends.cudnn.flags(enabled=False):
-        _, hidden = run(spec.pack(inputs))
+        _, hidden = run(spec.pack({**leaves, **inputs}))
         if hidden is None:
-            return None
+            return None, None
         if not hidden.requires_grad:
             raise ValueError("losses: expected h(t) with a gradient, got one without; is it run under torch.no_grad?")
         steps = measured_steps(hidden.shape[1], options.influence_steps)
         generator = torch.Generator().manual_seed(options.seed)
-        return influence_of(hidden, inputs, steps, options.lengths, generator)
+        padding = _padding(options.lengths, hidden.shape[1])
+        real = hidden if padding is None else hidden.detach().masked_fill(padding[..., None].to(hidden.device), 0.0)
+        return influence_of(hidden, inputs, steps, options.lengths, generator), not_finite("h(t)", real, "h")
+
+
+def _padding(lengths: Tensor | None, steps: int) -> Tensor | None:
+    """Which steps of each sequence stand behind its end, (B, T); None where none does."""
+    return None if lengths is None else torch.arange(steps, device="cpu") >= lengths.cpu()[:, None]
 
 
 @dataclass(frozen=True)
 class _Means:
-    """Mean losses: of each step, (T,), and over all steps and sequences."""
+    """Mean losses: of each step, (T,), and over all steps and sequences; and what of them is not finite."""
 
     steps: Tensor
     overall: float
+    not_finite: str | None
 
     @classmethod
-    def of(cls, losses: object, batch: int, lengths: Tensor | None) -> _Means:
+    def of(cls, arm: str, losses: object, batch: int, lengths: Tensor | None) -> _Means:
         if not isinstance(losses, Tensor):
             raise TypeError(f"losses: expected a function that returns a tensor, got {type(losses).__name__}")
         if losses.ndim not in (1, 2) or len(losses) != batch or not losses.numel():
             raise ValueError(f"losses: expected ({batch}, steps) or ({batch},), got {tuple(losses.shape)}")
-        values = losses.detach().double().cpu()
+        values, padding = losses.detach().double().cpu(), None
+        if values.ndim == 2 and lengths is not None:
+            check_lengths(lengths, batch, losses.shape[1])
+            padding = _padding(lengths, losses.shape[1])
+        if padding is not None:
+            if padding.all():
+                raise ValueError("lengths: expected at least one real step, got none")
+            values = values.masked_fill(padding, 0.0)
+        bad = not_finite(f"losses under the state {arm}", values, "losses")
         if values.ndim == 1:
-            return cls(values.mean()[None], values.mean().item())
-        if lengths is None:
-            return cls(values.mean(0), values.mean().item())
-        check_lengths(lengths, batch, losses.shape[1])
-        real = torch.arange(losses.shape[1]) < lengths.cpu()[:, None]
-        values = values.where(real, 0.0)
-        return cls(values.sum(0) / real.sum(0), (values.sum() / real.sum()).item())
+            return cls(values.mean()[None], values.mean().item(), bad)
+        if padding is None:
+            return cls(values.mean(0), values.mean().item(), bad)
+        real = ~padding
+        return cls(values.sum(0) / real.sum(0), (values.sum() / real.sum()).item(), bad)
 
 
 def _leaves(spec: StateSpec, state: State) -> dict[str, Tensor]:
@@ -209,6 +235,11 @@ def _leaves(spec: StateSpec, state: State) -> dict[str, Tensor]:
     if describe_state(spec.pack(leaves)) != describe_state(state):
         raise ValueError(f"state: expected {spec.describe()}, got {describe_state(state)}")
     return leaves
+
+
+def _floats(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The leaves that can be averaged and differentiated; the others stay as they are."""
+    return {name: leaf for name, leaf in leaves.items() if leaf.is_floating_point() or leaf.is_complex()}
 
 
 @contextmanager

@@ -26,7 +26,8 @@ class Diagnosis:
     (that of the batch, for every sequence), `shuffled` (that of another sequence, mean over the permutations) and,
     where the state is random, `sampled` (a draw; the others stand on its mean). `overall` has their means over all
     steps and sequences. `p_value` is that of the permutation test; None where all sequences have the same state, or no
-    permutations were asked for. `influence` is None where no h(t) was to be seen. `sigma` has the random leaves.
+    permutations were asked for, or losses of the test are not finite. `influence` is None where no h(t) was to be seen.
+    `sigma` has the random leaves. `not_finite` says, a sentence each, which losses, states and h(t) are not finite.
     """
 
     losses: Mapping[str, Tensor]
@@ -35,6 +36,7 @@ class Diagnosis:
     p_value: float | None
     influence: Influence | None
     sigma: Mapping[str, Sigma]
+    not_finite: tuple[str, ...] = ()
 
     @property
     def half_life(self) -> float | None:
@@ -78,27 +80,41 @@ class Diagnosis:
             "p_value": self.p_value,
             "influence": None if self.influence is None else self.influence.as_dict(),
             "sigma": {name: sigma.as_dict() for name, sigma in self.sigma.items()},
+            "not_finite": list(self.not_finite),
         }
 
     def findings(self) -> list[str]:
-        """What is under the table: the p-value, the influence of h(0), sigma, a line each."""
+        """What is under the table: what is not finite, the p-value, the influence of h(0), sigma, a line each."""
+        lines = list(self.not_finite)
         if self.p_value is not None:
             hypothesis = f"that another sequence's state does as well ({self.permutations} permutations)"
-            lines = [f"p = {self.p_value:.3g} for the hypothesis {hypothesis}"]
-        elif self.permutations:
-            lines = ["no p-value: every sequence has the same initial state"]
+            lines.append(f"p = {self.p_value:.3g} for the hypothesis {hypothesis}")
+        elif not self.permutations:
+            lines.append("no p-value: no permutations were asked for")
+        elif not math.isfinite(self.overall["true"] + self.overall["shuffled"]):
+            lines.append("no p-value: the losses are not finite")
         else:
-            lines = ["no p-value: no permutations were asked for"]
-        if self.influence is None:
-            lines.append("influence of h(0): not measured, no h(t) was to be seen")
-        else:
-            lines.append(f"influence of h(0): {_half_life(self.influence.half_life)}; {_burn_in(self.influence)}")
-        for name, sigma in self.sigma.items():
-            lines.append(
-                f"sigma of {name}: {sigma.mean:.3g} (smallest {sigma.smallest:.3g}), the means spread by "
-                f"{sigma.spread:.3g} over contexts, {sigma.collapsed:.0%} of the units collapsed"
-            )
+            lines.append("no p-value: every sequence has the same initial state")
+        lines.append(f"influence of h(0): {_influence(self.influence)}")
+        lines += [f"sigma of {name}: {_sigma(sigma)}" for name, sigma in self.sigma.items()]
         return lines
+
+
+def _influence(influence: Influence | None) -> str:
+    if influence is None:
+        return "not measured, no h(t) was to be seen"
+    if (step := influence.not_finite_from) is not None:
+        return f"not finite from step {step} on"
+    return f"{_half_life(influence.half_life)}; {_burn_in(influence)}"
+
+
+def _sigma(sigma: Sigma) -> str:
+    if not sigma.finite:
+        return "not finite"
+    return (
+        f"{sigma.mean:.3g} (smallest {sigma.smallest:.3g}), the means spread by {sigma.spread:.3g} over contexts, "
+        f"{sigma.collapsed:.0%} of the units collapsed"
+    )
 
 
 def _half_life(steps: float) -> str:

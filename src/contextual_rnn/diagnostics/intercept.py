@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from contextual_rnn._sharded import as_forward
+from contextual_rnn._steps import copied
 from contextual_rnn._tree import State
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.state_spec import StateSpec, state_spec
@@ -43,9 +45,10 @@ class Intercept:
         def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: State) -> State | None:
             nonlocal calls
             calls += 1
+            # Copies: a network may overwrite the state that it is given.
             if state is not None:
-                return state
-            self.state = output
+                return copied(state)
+            self.state = copied(output)
             self._remember(*args, **kwargs)
             return None
 
@@ -72,7 +75,8 @@ class Intercept:
         batched: bool | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        self._context, self.moments = context, self.initial_state.moments(context, batch_size, batched)
+        moments = as_forward(self.initial_state, self.initial_state.moments)
+        self._context, self.moments = context, moments(context, batch_size, batched)
 
 
 def watch(losses: Callable[[], Any], network: nn.Module | None) -> Found:
@@ -80,8 +84,7 @@ def watch(losses: Callable[[], Any], network: nn.Module | None) -> Found:
     seen: list[Tensor] = []
     with ExitStack() as hooks:
         # Backwards in time h(t) is no function of fewer than all steps: there is no influence after t of them.
-        if network is not None and not getattr(network, "bidirectional", False):
-            spec = state_spec(network)
+        if network is not None and not (spec := state_spec(network)).bidirectional:
             hook = network.register_forward_hook(lambda module, args, output: seen.append(_hidden(output, spec)))
             hooks.callback(hook.remove)
         found: Any = losses()
@@ -92,13 +95,14 @@ def watch(losses: Callable[[], Any], network: nn.Module | None) -> Found:
 
 def _hidden(output: Any, spec: StateSpec) -> Tensor:
     """h(t), (B, T, H), of what a network or cell returns."""
-    while isinstance(output, tuple | list) and not isinstance(output, PackedSequence):
-        output = output[0]
+    while isinstance(output, tuple | list | Mapping) and not isinstance(output, PackedSequence):
+        output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
     if isinstance(output, PackedSequence):
         return pad_packed_sequence(output, batch_first=True)[0]
-    if spec.input_ndim == 2 or output.ndim == 2:  # one step
-        return output.flatten(1).unsqueeze(1)
-    return output.movedim(spec.input_batch_dim, 0).flatten(2)
+    batch, time = spec.input_batch_dim, spec.known_time_dim
+    if time is None or output.ndim == 2:  # one step
+        return output.movedim(batch, 0).flatten(1).unsqueeze(1)
+    return output.movedim((batch, time if isinstance(time, int) else 1 - batch), (0, 1)).flatten(2)
 
 
 def _initial_state_in(model: nn.Module) -> InitialState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ def draw(diagnosis: Diagnosis) -> Figure:
         axes.set_xlabel("step t")
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     _losses(panels[0], diagnosis.losses)
+    if diagnosis.not_finite:
+        text = "\n".join(textwrap.fill(sentence, 120) for sentence in diagnosis.not_finite)
+        figure.suptitle(text, fontsize=8, color="#B00020")
     influence = diagnosis.influence
     if influence is not None:
         axes, total = panels[1], influence.total
@@ -48,6 +52,7 @@ def draw(diagnosis: Diagnosis) -> Figure:
             axes.legend(frameon=False, fontsize=9)
         if (total > 0).any():
             axes.set_yscale("log", nonpositive="mask")
+        if (total > 0).any() and influence.not_finite_from is None:
             axes.axhline(FADED * total.max().item(), color="#888888", lw=0.8)
         axes.set_ylabel("influence, size of dh(t)/dh(0)")
     return figure
@@ -66,6 +71,7 @@ def _losses(axes: Axes, losses: Mapping[str, Tensor]) -> None:
     else:
         axes.legend(title="initial state", frameon=False, fontsize=9, title_fontsize=9)
     values = torch.cat(list(losses.values()))
-    if values.min() > 0 and values.max() > 10 * values.min():
+    values = values[values.isfinite()]
+    if len(values) and values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
     axes.set_ylabel("loss")

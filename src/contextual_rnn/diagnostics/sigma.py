@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -18,7 +19,8 @@ class Sigma:
 
     `mean` and `smallest` are over units and contexts, `spread` is the standard deviation of the mean state over
     contexts, averaged over units: sigma far above it hides the context, far below it is no distribution any more.
-    `collapsed` is the share of units with a sigma under 1 % of the root mean square of the mean state.
+    `collapsed` is the share of units with a sigma under 1 % of the root mean square of the mean state. All are nan
+    where a sigma or a mean is not finite.
     """
 
     mean: float
@@ -26,18 +28,26 @@ class Sigma:
     spread: float
     collapsed: float
 
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+    @property
+    def finite(self) -> bool:
+        return all(map(math.isfinite, asdict(self).values()))
+
+    def as_dict(self) -> dict[str, float | None]:
+        """As JSON takes it; what is not finite is null."""
+        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
 def sigma_of(moments: Moments) -> Sigma | None:
     """Of one leaf with means (B, *shape); None for a leaf without noise."""
     if moments.scale is None:
         return None
-    means = moments.mean.detach().double().flatten(1)
-    scales = torch.as_tensor(moments.scale, device=means.device).detach().double()
+    means = moments.mean.detach().flatten(1)
+    means = means.to(torch.complex128 if means.is_complex() else torch.float64)
+    scales = torch.as_tensor(moments.scale, dtype=torch.float64, device=means.device).detach()
     scales = scales.expand_as(moments.mean).flatten(1)
-    size = means.square().mean().sqrt()
+    if not (means.isfinite().all() and scales.isfinite().all()):
+        return Sigma(math.nan, math.nan, math.nan, math.nan)
+    size = means.abs().square().mean().sqrt()
     collapsed = scales.mean(0) < COLLAPSED * size
     return Sigma(scales.mean().item(), scales.min().item(), _spread(means), collapsed.double().mean().item())
 

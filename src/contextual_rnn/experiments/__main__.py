@@ -5,12 +5,18 @@ Processes of a sweep import the file that the command was started by: here it co
 
 import sys
 
+from contextual_rnn.experiments import interrupts
+
 
 def main() -> int:
     """Run the command line; returns the exit status."""
+    interrupts.install()
     from contextual_rnn.experiments import command_line
 
-    return command_line.main()
+    status = command_line.main()
+    if interrupts.requested():
+        interrupts.end()  # without the second that Python takes to leave PyTorch
+    return status
 
 
 if __name__ == "__main__":

@@ -44,11 +44,12 @@ def retrieval_data(
     """
     if not 1 <= pairs <= letters:
         raise ValueError(f"pairs: expected 1 to {letters}, the letters there are, got {pairs}")
-    keys = torch.rand(num_samples, letters, generator=generator).argsort(dim=1)[:, :pairs]
-    values = DIGIT_0 + torch.randint(10, (num_samples, pairs), generator=generator)
-    asked = torch.randint(pairs, (num_samples, 1), generator=generator)
+    source = {"generator": generator, "device": generator.device}
+    keys = torch.rand(num_samples, letters, **source).argsort(dim=1)[:, :pairs]
+    values = DIGIT_0 + torch.randint(10, (num_samples, pairs), **source)
+    asked = torch.randint(pairs, (num_samples, 1), **source)
     body = torch.cat([keys, values], dim=1) if modified else torch.stack([keys, values], dim=2).flatten(1)
-    marks = torch.full((num_samples, 2), TOKENS.index("?"))
+    marks = torch.full_like(values[:, :1], TOKENS.index("?")).expand(-1, 2)
     return torch.cat([body, marks, keys.gather(1, asked)], dim=1), values.gather(1, asked)[:, 0]
 
 

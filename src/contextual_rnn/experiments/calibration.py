@@ -19,8 +19,9 @@ from contextual_rnn.experiments.linear_cosine_decay import (
     DecayModel,
     linear_cosine_decay,
 )
-from contextual_rnn.experiments.results import WEIGHTS, Run, config_to_dict
+from contextual_rnn.experiments.results import Refused, Run, config_to_dict, has_weights, raise_it
 from contextual_rnn.experiments.training import load_model
+from contextual_rnn.experiments.trajectories import checked_paths
 
 CLOSE = 0.03  # a coverage that is off by less is called right
 SEEDS = 20
@@ -36,21 +37,23 @@ NAMES = {"min_scale": "sigma at least", "kl_weight": "KL weight"}
 WATCHED = ("mean_scale", "smallest_scale", "trajectory_spread", "coverage_two_deviations")
 
 
-def calibration(groups: Sequence[Group]) -> list[dict[str, Any]]:
+def calibration(groups: Sequence[Group], refused: Refused = raise_it) -> list[dict[str, Any]]:
     """Of every group of decay runs with the normal state: options, seeds, how much of the truth is inside, sigma.
 
     `observed` has for each seed the share of steps at which the true curve lies inside the central interval of each of
     `levels`, mean and standard deviation taken over samples run freely from x(0); `two_deviations` that within two
     standard deviations (nominal 95.4 %), `by_period` its median over seeds for each held-out period. `final` has
     each seed's metrics after the last epoch, `epochs` medians over seeds after every epoch. Of many seeds the first
-    SEEDS are sampled. All as JSON takes it.
+    SEEDS are sampled. All as JSON takes it. Where the weights of a run are damaged, the error goes to `refused`, which
+    by default raises it, and the other runs are sampled.
     """
     rows = []
     for group in groups:
-        runs = [run for run in group.runs if run.result is not None and run.config.state == "normal"]
-        runs = [run for run in runs if run.task == "decay" and (run.folder / WEIGHTS).is_file()]
-        if runs:
-            rows.append(_row(group, sorted(runs, key=lambda run: run.config.seed)[:SEEDS]))
+        runs = [run for run in group.runs if run.converged and run.config.state == "normal"]
+        runs = [run for run in runs if run.task == "decay" and has_weights(run)]
+        sampled = _sampled(sorted(runs, key=lambda run: run.config.seed)[:SEEDS], refused)
+        if sampled:
+            rows.append(_row(group, *zip(*sampled, strict=True)))
     return sorted(rows, key=lambda row: (row["label"] != PAPER, *(row["options"][name] for name in NAMES)))
 
 
@@ -96,8 +99,18 @@ def calibration_finding(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Two standard deviations should hold {TWO_DEVIATIONS:.1%} of the truth: {'; '.join(texts)}."
 
 
-def _row(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
-    shares = [_coverage_of(run) for run in runs]
+def _sampled(runs: Sequence[Run], refused: Refused) -> list[tuple[Run, dict[str, Any]]]:
+    """The runs with their coverage."""
+    sampled = []
+    for run in runs:
+        try:
+            sampled.append((run, _coverage_of(run)))
+        except ValueError as error:
+            refused(error)
+    return sampled
+
+
+def _row(group: Group, runs: Sequence[Run], shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
     inside = [share["two_deviations"] for share in shares]
     whole = [run.metrics for run in runs if len(run.metrics) == len(runs[0].metrics)]
     defaults = config_to_dict(DecayConfig())
@@ -133,13 +146,16 @@ def _row(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
 def _coverage_of(run: Run) -> dict[str, Any]:
     model = load_model(run)
     assert isinstance(model, DecayModel)
-    period = torch.tensor(VALIDATION_PERIODS).repeat_interleave(SEQUENCES)
+    period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat_interleave(SEQUENCES)
     low, high = INITIAL_RANGE
     # As in training, x(0) is 1 + beta times the drawn value.
-    drawn = low + (high - low) * torch.rand(len(period), generator=generator_for("calibration", "initial"))
+    drawn = low + (high - low) * torch.rand(
+        len(period), generator=generator_for("calibration", "initial"), device="cpu"
+    )
     truth = linear_cosine_decay(drawn, period)
     draws = generator_for("calibration", "states", run.config.seed)
     paths = model.free_run(truth[:, 0], period, num_samples=SAMPLES, sample=True, generator=draws)
+    checked_paths(paths, run)
     inside = coverage(paths[..., 1:], truth[:, 1:], [*map(deviations_of, LEVELS), 2.0])
     *observed, two = inside.mean(0).tolist()
     by_period = inside[:, -1].unflatten(0, (-1, SEQUENCES)).mean(1).tolist()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from contextual_rnn.experiments.flat_adam import FlatAdam
 from contextual_rnn.experiments.task import Task
+from contextual_rnn.ops.options import holding_tables
 
 Result = TypeVar("Result")
 
@@ -21,10 +22,21 @@ WARM_UP = 3  # passes before a capture, in which libraries compile and allocate;
 _CAPTURING = threading.Lock()
 
 
-class _Captured(NamedTuple):
+class Captured(NamedTuple, Generic[Result]):
+    """A graph, the result that each replay overwrites, and what it reads by address besides: all live as long as it."""
+
     graph: torch.cuda.CUDAGraph
+    result: Result
+    tables: dict[Any, Any]  # of decay, see `holding_tables`
+
+    def replay(self) -> Result:
+        self.graph.replay()
+        return self.result
+
+
+class _CapturedBatch(NamedTuple):
     batch: tuple[Tensor, ...]  # where the graph reads its batch
-    loss: Tensor  # and writes its loss
+    step: Captured[Tensor]
 
 
 class CapturedStep:
@@ -39,7 +51,7 @@ class CapturedStep:
         device = optimizer.gradient.device
         self._generator = torch.Generator(device)
         self._learning_rate, self._filled = torch.zeros((), device=device), 0.0
-        self._captured: dict[int, _Captured] = {}
+        self._captured: dict[int, _CapturedBatch] = {}
 
     def __call__(self, batch: tuple[Tensor, ...], seed: int, learning_rate: float) -> float:
         """Train on `batch` and return its loss."""
@@ -53,14 +65,12 @@ class CapturedStep:
             self._learning_rate.fill_(learning_rate)
             self._filled = learning_rate
         self._generator.manual_seed(seed)
-        captured.graph.replay()
-        return captured.loss.item()
+        return captured.step.replay().item()
 
-    def _capture(self, batch: tuple[Tensor, ...]) -> _Captured:
+    def _capture(self, batch: tuple[Tensor, ...]) -> _CapturedBatch:
         batch = tuple(tensor.clone() for tensor in batch)
         still = functools.partial(self._step, batch, still=True)
-        graph, loss = capture(still, lambda: self._step(batch), self._generator)
-        return _Captured(graph, batch, loss)
+        return _CapturedBatch(batch, capture(still, lambda: self._step(batch), self._generator))
 
     def _step(self, batch: tuple[Tensor, ...], *, still: bool = False) -> Tensor:
         """What is captured; `still`: every kernel of it runs and nothing changes."""
@@ -73,12 +83,12 @@ class CapturedStep:
 
 def capture(
     warm_up: Callable[[], object], run: Callable[[], Result], generator: torch.Generator | None = None
-) -> tuple[torch.cuda.CUDAGraph, Result]:
-    """A graph of what `run` does, after some calls of `warm_up`; and what it returned, which replays overwrite.
+) -> Captured[Result]:
+    """A graph of what `run` does, after some calls of `warm_up`.
 
     A replay draws from `generator` as it then stands.
     """
-    with _CAPTURING:
+    with _CAPTURING, holding_tables() as tables:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -90,4 +100,4 @@ def capture(
             graph.register_generator_state(generator)
         with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             result = run()
-    return graph, result
+    return Captured(graph, result, tables)

@@ -14,7 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from contextual_rnn._whole_file import write_whole
-from contextual_rnn.experiments import figures, store
+from contextual_rnn.experiments import figures, interrupts, store
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.data_parallel import Group, started_by_torchrun
 from contextual_rnn.experiments.information import information
@@ -68,7 +68,8 @@ class Train:
     def run(self) -> None:
         config = self.task.config
         folder = store.place_of(self.task.out or f"runs/{task_name(config)}-{config.state}-seed{config.seed}")
-        with started_by_torchrun() as group:
+        interrupts.describe("before the first step")
+        with interrupts.deferred(), started_by_torchrun() as group:
             if group.rank:
                 follow(config, group)
                 return
@@ -100,6 +101,30 @@ class Reproduce:
             webbrowser.open(report.resolve().as_uri())
 
 
+class LeftOut:
+    """Says on standard error, when a command ends, which damaged files were left out, and how many."""
+
+    def __init__(self) -> None:
+        self._messages: dict[str, None] = {}
+        self._folder, self._place = "", ""
+
+    def copy_of(self, place: Place, folder: Path) -> None:
+        """Errors that name `folder` are about `place`, of which it is a copy."""
+        self._folder, self._place = str(folder), str(place)
+
+    def __call__(self, error: Exception) -> None:
+        text = str(error)
+        self._messages[text.replace(self._folder, self._place) if self._folder else text] = None
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        for text in self._messages:
+            print(f"contextual-rnn: left out: {text}", file=sys.stderr)
+        if self._messages:
+            print(f"contextual-rnn: left out: {len(self._messages)} in all", file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class Report:
     """Write one self-contained HTML report of every run below a folder, or of published results such as results/."""
@@ -108,9 +133,10 @@ class Report:
     """Folder with runs or with published results, or its URL."""
 
     def run(self) -> None:
-        place = store.place_of(self.folder)
-        with store.readable(place) as folder:
-            report = write_report(folder)
+        place, left_out = store.place_of(self.folder), LeftOut()
+        with left_out, store.readable(place, refused=left_out) as folder:
+            left_out.copy_of(place, folder)
+            report = write_report(folder, left_out)
             store.give_back(folder, [REPORT, SUMMARY, CALIBRATION, DIAGNOSTICS, PLAYGROUND], place)
         print(f"report: {report.resolve() if isinstance(place, Path) else store.below(place, REPORT)}")
 
@@ -125,9 +151,10 @@ class Results:
     """Where to write; by default results.parquet in the folder."""
 
     def run(self) -> None:
-        place = store.place_of(self.folder)
-        with store.readable(place, (CONFIG, METRICS, RESULT)) as folder:
-            runs = read_runs(folder)
+        place, left_out = store.place_of(self.folder), LeftOut()
+        with left_out, store.readable(place, (CONFIG, METRICS, RESULT), left_out) as folder:
+            left_out.copy_of(place, folder)
+            runs = read_runs(folder, left_out)
             print(table(runs))
             if isinstance(place, str):
                 runs = [dataclasses.replace(run, folder=run.folder.relative_to(folder)) for run in runs]
@@ -163,7 +190,7 @@ class Generate:
         paths = sample_trajectories(
             run, initial=self.initial, periods=self.period, num_samples=self.samples, seed=self.seed, mean=self.mean
         )
-        period = torch.tensor(self.period)
+        period = torch.tensor(self.period, device="cpu")
         truths = linear_cosine_decay(torch.full_like(period, self.initial), period)
         by_period = dict(zip(self.period, paths, strict=True))
         figure = figures.trajectory_fans(by_period, dict(zip(self.period, truths, strict=True)), self.initial)
@@ -199,18 +226,30 @@ Command = (
 )
 
 
+DESCRIPTION = "Recurrent networks that start from something better than zeros: train, reproduce, generate."
+REFUSALS = (ValueError, TypeError, NonFiniteLossError, RuntimeError, OSError, ImportError)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status, 1 with one line on standard error where a command is refused."""
+    """Run the command line; returns the exit status.
+
+    1 with one line on standard error where a command is refused; 130 with one line after Ctrl-C, 143 after SIGTERM.
+    """
     try:
-        command = tyro.cli(
-            Command,  # pyright: ignore[reportArgumentType]
-            prog="contextual-rnn",
-            description="Recurrent networks that start from something better than zeros: train, reproduce, generate.",
-            args=arguments,
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-        )
-        return command.run() or 0
-    except (ValueError, TypeError, NonFiniteLossError, RuntimeError, OSError, ImportError) as error:
+        with interrupts.raising():
+            command = tyro.cli(
+                Command,  # pyright: ignore[reportArgumentType]
+                prog="contextual-rnn",
+                description=DESCRIPTION,
+                args=arguments,
+                config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+            )
+            interrupts.describe("before it was done")
+            return command.run() or 0
+    except (KeyboardInterrupt, *REFUSALS) as error:
+        if isinstance(error, KeyboardInterrupt) or interrupts.requested():  # an error after a signal follows from it
+            interrupts.print_line()
+            return interrupts.status()
         print(f"contextual-rnn: {error}", file=sys.stderr)
         return 1
 
@@ -223,5 +262,6 @@ def _train_with_bar(config: Config, folder: Place, checkpoint_seconds: float, gr
             bar.update(step - bar.n)
             shown = {name.removeprefix("validation_"): value for name, value in metrics.items() if "validation" in name}
             bar.set_postfix({"epoch": int(metrics["epoch"]), **shown}, refresh=False)
+            interrupts.describe(f"at step {step} of {total}")
 
         return store.train_at(config, folder, checkpoint_seconds=checkpoint_seconds, progress=progress, group=group)

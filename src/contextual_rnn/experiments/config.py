@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from contextual_rnn.ops import TIMINGS, Timing
+from contextual_rnn.ops import Timing
 
 StateName = Literal["zero", "free", "context", "normal"]
 Start = Literal["sound", "wenke2019"]
@@ -27,18 +30,46 @@ INGREDIENTS: tuple[Ingredient, ...] = get_args(Ingredient)
 COMPUTED_BY = ("threads", "device")
 
 
-def _choose(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
+LARGEST_INT = 2**63 - 1
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """`value` as the type of an option has it: an int where a float is expected becomes one, nothing else changes."""
+    if get_origin(kind) is Literal:
+        return _chosen(name, value, get_args(kind))
+    if get_origin(kind) is UnionType:
+        return None if value is None else _typed(name, value, get_args(kind)[0])
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}: expected True or False, got {value!r}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+        raise TypeError(f"{name}: expected {'an int' if kind is int else 'a number'}, got {value!r}")
+    if isinstance(value, Integral) and abs(int(value)) > LARGEST_INT:
+        raise ValueError(f"{name}: expected a number that 64 bits hold, got one of {int(value).bit_length()} bits")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    return int(value) if isinstance(value, Integral) and kind is int else float(value)
+
+
+@functools.cache
+def _kinds(config: type) -> dict[str, Any]:
+    return get_type_hints(config)
+
+
+def _chosen(name: str, value: Any, choices: tuple[object, ...]) -> Any:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+    return value
 
 
 def _at_least(name: str, value: float, least: float) -> None:
-    if not (isinstance(value, int | float) and math.isfinite(value) and value >= least):
+    if not value >= least:
         raise ValueError(f"{name}: expected a number of at least {least}, got {value!r}")
 
 
 def _positive(name: str, value: float) -> None:
-    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+    if not value > 0:
         raise ValueError(f"{name}: expected a positive, finite number, got {value!r}")
 
 
@@ -64,14 +95,11 @@ class _Training:
     """cpu, or cuda: a GPU, where every step is one captured graph; sampled states are other draws there."""
 
     def __post_init__(self) -> None:
+        for name, kind in _kinds(type(self)).items():
+            object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
         for name in ("epochs", "batch_size", "threads"):
-            value = getattr(self, name)
-            _at_least(name, value, 1)
-            if not isinstance(value, int):
-                raise TypeError(f"{name}: expected an int, got {value!r}")
+            _at_least(name, getattr(self, name), 1)
         _positive("learning_rate", self.learning_rate)
-        _choose("schedule", self.schedule, SCHEDULES)
-        _choose("device", self.device, DEVICES)
 
 
 @dataclass(frozen=True)
@@ -119,12 +147,6 @@ class RetrievalConfig(_Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _choose("state", self.state, STATES)
-        _choose("leaves", self.leaves, LEAVES)
-        _choose("start", self.start, STARTS)
-        _choose("timing", self.timing, TIMINGS)
-        _choose("switched", self.switched, INGREDIENTS)
-        _choose("network", self.network, NETWORKS)
         if self.network == "lstm" and (self.start, self.switched, self.leaves) != ("sound", "none", "h"):
             raise ValueError("network: expected fast_weights for leaves h+a or the authors' start, got lstm")
         for name in ("decay", "rate"):
@@ -176,7 +198,6 @@ class DecayConfig(_Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _choose("state", self.state, STATES)
         for name in ("units", "context_units", "samples_per_period"):
             _at_least(name, getattr(self, name), 1)
         _at_least("samples_per_period", self.samples_per_period, 2)

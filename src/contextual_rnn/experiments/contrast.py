@@ -10,16 +10,17 @@ from typing import Literal
 
 from scipy import stats
 
-from contextual_rnn.experiments.evidence import Measure
 from contextual_rnn.experiments.intervals import (
     Interval,
     median_interval,
     paired_gain,
     probability_of_improvement,
 )
+from contextual_rnn.experiments.measures import Measure, values_by_seed
 from contextual_rnn.experiments.results import Run
 
 Verdict = Literal["ahead", "behind", "level", "open"]
+ENDS: dict[Verdict, str] = {"ahead": "ends ahead of", "behind": "ends behind", "level": "cannot be told from"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _told_by_chance(count: int) -> float:
 
 
 def contrast(ours: Iterable[Run], theirs: Iterable[Run], measure: Measure) -> Contrast | None:
-    """The finished runs of both sides; None where they share no seed."""
+    """The runs of both sides that converged; None where they share no seed."""
     left, right = values_by_seed(ours, measure), values_by_seed(theirs, measure)
     seeds = tuple(sorted(left.keys() & right.keys()))
     if not seeds:
@@ -74,12 +75,3 @@ def contrast(ours: Iterable[Run], theirs: Iterable[Run], measure: Measure) -> Co
         paired_gain(*signed) if finite else None,
         probability_of_improvement(*signed),
     )
-
-
-def values_by_seed(runs: Iterable[Run], measure: Measure) -> dict[int, float]:
-    """The measure of every finished run that has it; of two runs of one seed the first counts."""
-    found: dict[int, float] = {}
-    for run in runs:
-        if run.converged and not math.isnan(value := measure.of(run)):
-            found.setdefault(run.config.seed, value)
-    return found

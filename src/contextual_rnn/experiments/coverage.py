@@ -15,7 +15,7 @@ LEVELS = (*(round(0.05 * step, 2) for step in range(1, 20)), 0.99)
 
 def deviations_of(level: float) -> float:
     """Half the width of the central interval of a normal distribution that holds `level`, in standard deviations."""
-    return math.sqrt(2) * torch.erfinv(torch.tensor(level, dtype=torch.float64)).item()
+    return math.sqrt(2) * torch.erfinv(torch.tensor(level, dtype=torch.float64, device="cpu")).item()
 
 
 def coverage(paths: Tensor, truth: Tensor, deviations: Sequence[float]) -> Tensor:

@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from contextual_rnn.experiments.comparison import Group
 from contextual_rnn.experiments.config import STATES
-from contextual_rnn.experiments.intervals import (
-    Interval,
-    epochs_to,
-    median_interval,
-    paired_gain,
-    probability_of_improvement,
-)
-from contextual_rnn.experiments.results import Run
+from contextual_rnn.experiments.contrast import contrast
+from contextual_rnn.experiments.intervals import Interval, median_interval
+from contextual_rnn.experiments.measures import MEASURES, values_by_seed
 
 BASELINE = "zero"
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A number of a finished run, and whether more of it is better."""
-
-    name: str
-    of: Callable[[Run], float]
-    more_is_better: bool
-
-
-def final(metric: str) -> Callable[[Run], float]:
-    """A metric of the last epoch; nan where the run has not finished or diverged."""
-    return lambda run: run.result["final"].get(metric, math.nan) if run.result is not None else math.nan
-
-
-MEASURES: dict[str, tuple[Measure, ...]] = {
-    "retrieval": (
-        Measure("validation_accuracy", final("validation_accuracy"), True),
-        Measure("epochs_to_95", lambda run: epochs_to(run, 0.95), False),
-        Measure("epochs_to_99", lambda run: epochs_to(run, 0.99), False),
-    ),
-    "decay": (
-        Measure("validation_squared_error", final("validation_squared_error"), False),
-        Measure("free_running_squared_error", final("free_running_squared_error"), False),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -75,36 +43,21 @@ class Evidence:
 
 
 def evidence(groups: Sequence[Group]) -> list[Evidence]:
-    """Every measure of every state of every group, from the finished runs; groups of single seeds are left out."""
+    """Every measure of every state of every group, over runs that converged; groups of single seeds are left out."""
     return [row for group in groups for row in _evidence_of(group)]
 
 
 def _evidence_of(group: Group) -> list[Evidence]:
-    by_state: dict[str, dict[int, Run]] = {}
-    for run in group.runs:
-        if run.result is not None:
-            by_state.setdefault(run.config.state, {})[run.config.seed] = run
-    if max(map(len, by_state.values()), default=0) < 2:
+    by_state = {state: [run for run in group.runs if run.config.state == state and run.converged] for state in STATES}
+    if max(map(len, by_state.values())) < 2:
         return []
     rows = []
     for measure in MEASURES[group.runs[0].task]:
-        values = {
-            state: {seed: value for seed, run in runs.items() if not math.isnan(value := measure.of(run))}
-            for state, runs in by_state.items()
-        }
-        rows += [_row(group, measure, state, values) for state in STATES if values.get(state)]
+        for state, runs in by_state.items():
+            if values := values_by_seed(runs, measure):
+                zero = None if state == BASELINE else contrast(runs, by_state[BASELINE], measure)
+                gain, improvement = (None, None) if zero is None else (zero.gain, zero.improvement)
+                value = median_interval(list(values.values()))
+                seeds = tuple(sorted(values))
+                rows.append(Evidence(group.settings, state, measure.name, seeds, value, gain, improvement))
     return rows
-
-
-def _row(group: Group, measure: Measure, state: str, values: Mapping[str, Mapping[int, float]]) -> Evidence:
-    own, zero = values[state], values.get(BASELINE, {})
-    gain = improvement = None
-    if state != BASELINE and own.keys() & zero.keys():
-        sign = 1 if measure.more_is_better else -1
-        ours, theirs = ({seed: sign * value for seed, value in side.items()} for side in (own, zero))
-        improvement = probability_of_improvement(ours, theirs)
-        if all(map(math.isfinite, [*ours.values(), *theirs.values()])):  # "for ever" has no difference
-            gain = paired_gain(ours, theirs)
-    return Evidence(
-        group.settings, state, measure.name, tuple(sorted(own)), median_interval(list(own.values())), gain, improvement
-    )

@@ -77,7 +77,7 @@ def retrieval_curves(runs: Sequence[Run]) -> Figure:
 def decay_sequence() -> Figure:
     """Figure 4: the decay task's function for T = 4, t_f = 100, x(0) = 4, alpha = 0, beta = 0.001."""
     figure, (axes,) = _panels(1, width=4.8, height=3.0)
-    curve = linear_cosine_decay(torch.tensor([4.0]), torch.tensor([4.0]), points=101, total_time=100.0)[0]
+    curve = linear_cosine_decay(*torch.full((2, 1), 4.0, device="cpu"), points=101, total_time=100.0)[0]
     axes.plot(curve.tolist(), color=INK)
     axes.set(xlabel="t", ylabel="x(t)")
     return figure
@@ -172,7 +172,7 @@ def spread_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def _fan(axes: Axes, samples: Tensor, truth: Tensor) -> None:
     t, colour = range(samples.shape[1]), COLOURS["normal"]
-    low, high = torch.quantile(samples, torch.tensor(BAND, dtype=samples.dtype), dim=0).tolist()
+    low, high = torch.quantile(samples, samples.new_tensor(BAND), dim=0).tolist()
     axes.fill_between(t, low, high, color=colour, alpha=0.25, lw=0, label="10th to 90th percentile")
     lines = axes.plot(t, samples.T.tolist(), color=colour, lw=0.8)
     lines[0].set_label(f"{len(samples)} sample{'s' * (len(samples) > 1)}")
@@ -202,27 +202,24 @@ def _panels(count: int, *, width: float, height: float, columns: int = 2) -> tup
 def _curves(axes: Axes, runs: Sequence[Run], metric: str) -> list[End]:
     """A line for each run, thin where a state has several, and then in bold the median; the ends of the bold lines.
 
-    Of many runs there is a band from the first to the last decile instead. Median and band are over the finished runs
-    where there are any, so that one that has just begun does not cut it short.
+    Of many runs there is a band from the first to the last decile instead. Median and band are over the runs that
+    converged where there are any, so that one that has just begun does not cut it short, else over the unfinished
+    ones. Runs that diverged are thin lines alone.
     """
     ends = []
     for state, colour in COLOURS.items():
-        found = [
-            (run.result is not None, curve)
-            for run in runs
-            if run.config.state == state
-            if (curve := _curve(run, metric))
-        ]
-        if not found:
-            continue
-        if 1 < len(found) <= THIN_LINES:
-            for _, curve in found:
+        drawn = [(run, curve) for run in runs if run.config.state == state and (curve := _curve(run, metric))]
+        converged = [curve for run, curve in drawn if run.converged]
+        curves = converged or [curve for run, curve in drawn if run.result is None]
+        if len(drawn) <= THIN_LINES and (len(drawn) > 1 or not curves):
+            for _, curve in drawn:
                 axes.plot(list(curve), list(curve.values()), color=colour, lw=0.7, alpha=0.6)
-        curves = [curve for finished, curve in found if finished] or [curve for _, curve in found]
+        if not curves:
+            continue
         epochs = sorted(set.intersection(*map(set, curves)))
         values = numpy.array([[curve[epoch] for epoch in epochs] for curve in curves])
         medians = numpy.median(values, axis=0).tolist()
-        if len(found) > THIN_LINES:
+        if len(drawn) > THIN_LINES:
             axes.fill_between(epochs, *numpy.quantile(values, BAND, axis=0), color=colour, alpha=0.2, lw=0)
         axes.plot(epochs, medians, color=colour, lw=1.8)
         ends.append(End(epochs[-1], medians[-1], LABELS[state], colour))

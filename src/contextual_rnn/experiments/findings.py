@@ -7,8 +7,8 @@ from typing import Any
 
 from contextual_rnn.experiments.calibration import calibration_finding
 from contextual_rnn.experiments.comparison import STARTS
-from contextual_rnn.experiments.contrast import Contrast, Verdict, contrast
-from contextual_rnn.experiments.evidence import MEASURES, Measure
+from contextual_rnn.experiments.contrast import ENDS, Contrast, Verdict, contrast
+from contextual_rnn.experiments.measures import MEASURES, Measure
 from contextual_rnn.experiments.results import Run
 from contextual_rnn.experiments.shown import Form, interval, minus
 from contextual_rnn.experiments.studies import (
@@ -28,7 +28,6 @@ from contextual_rnn.experiments.when_it_helps import contrasts
 
 ACCURACY, TO_95, _ = MEASURES["retrieval"]
 SQUARED_ERROR, FREE_RUNNING = MEASURES["decay"]
-ENDS: dict[Verdict, str] = {"ahead": "ends ahead of", "behind": "ends behind", "level": "cannot be told from"}
 SHORT = (MAP, INGREDIENTS, CONTROLS)
 SHORT_NAMES = {"weights": "W and C", "norm": "layer norm"}
 
@@ -116,7 +115,7 @@ def _map(runs: Sequence[Run]) -> str | None:
         return None
     seeds = [len(seen.seeds) for seen in told]
     counts = " to ".join(map(str, dict.fromkeys((min(seeds), max(seeds)))))
-    epochs = max(run.config.epochs for run in runs)
+    epochs = max(run.config.epochs for run in runs if run.converged)
     return (
         f"When does it help (the map: accuracy after {epochs} epochs with h(0) alone, {counts} seeds a cell)? "
         f"{'. '.join(text[0].upper() + text[1:] for text in sentences)}. Were no state better anywhere, up to "

@@ -74,7 +74,7 @@ class DecayModel(nn.Module):
         lstm = nn.LSTM(2 if self.period_in_input else 1, config.units, batch_first=True)
         self.rnn = ContextualRNN(lstm, _initial_state(config, lstm))
         self.readout = nn.Linear(config.units, 1)
-        self.register_buffer("largest_step", torch.tensor(largest_step))
+        self.register_buffer("largest_step", torch.tensor(largest_step, device=next(lstm.parameters()).device))
 
     def forward(
         self, x: Tensor, period: Tensor, generator: torch.Generator | None = None, rows: slice | None = None
@@ -145,9 +145,9 @@ class DecayTask(Task[DecayModel]):
 
     def __init__(self, config: DecayConfig):
         def data(split: str, periods: tuple[float, ...], samples: int) -> tuple[Tensor, Tensor]:
-            period = torch.tensor(periods).repeat_interleave(samples)
+            period = torch.tensor(periods, device="cpu").repeat_interleave(samples)
             low, high = INITIAL_RANGE
-            draws = torch.rand(len(period), generator=generator_for("decay", split, config.data_seed))
+            draws = torch.rand(len(period), generator=generator_for("decay", split, config.data_seed), device="cpu")
             return linear_cosine_decay(low + (high - low) * draws, period), period
 
         self.training = data("training", TRAINING_PERIODS, config.samples_per_period)
@@ -183,7 +183,10 @@ class DecayTask(Task[DecayModel]):
         every = max(len(self.validation[0]) // (len(VALIDATION_PERIODS) * WATCHED_SEQUENCES), 1)
         x, period = (tensor[::every] for tensor in self.validation)
         moments = state.moments(self.model.context_of(x[:, 0], period), None, None).values()
-        scales = torch.cat([torch.as_tensor(leaf.scale).expand_as(leaf.mean).flatten(1) for leaf in moments], 1)
+        scales = torch.cat(
+            [torch.as_tensor(leaf.scale, device=leaf.mean.device).expand_as(leaf.mean).flatten(1) for leaf in moments],
+            1,
+        )
         means = torch.cat([leaf.mean.flatten(1) for leaf in moments], 1)
         generator = generator_for("coverage", 0, device=x.device)  # the same draws after every epoch
         paths = self.model.free_run(x[:, 0], period, num_samples=WATCHED_SAMPLES, sample=True, generator=generator)

@@ -21,9 +21,10 @@ from contextual_rnn.experiments.linear_cosine_decay import (
 )
 from contextual_rnn.experiments.results import Run
 from contextual_rnn.experiments.training import load_model
+from contextual_rnn.experiments.trajectories import checked_paths
 
-PERIODS = torch.linspace(0.5, 4.5, 33)  # every eighth
-INITIALS = torch.linspace(*INITIAL_RANGE, 5)  # every half
+PERIODS = torch.linspace(0.5, 4.5, 33, device="cpu")  # every eighth
+INITIALS = torch.linspace(*INITIAL_RANGE, 5, device="cpu")  # every half
 SHOWN, SAMPLES = 10, 100  # trajectories drawn, and those that the band is taken over
 
 
@@ -34,13 +35,13 @@ def playground(run: Run) -> dict[str, Any]:
     `curves`, 16-bit little-endian numbers in base64, are for each period, each initial value: the mean over `SAMPLES`
     trajectories, their standard deviation, and `SHOWN` of them, each t = 1 .. 25; a number n stands for
     low + n * step. The same draws are taken at every point of the grid, so that what changes there is the condition.
-    Raises ValueError for a run without weights or that is none of the decay task.
+    Raises ValueError for a run without weights, with damaged ones, or that is none of the decay task.
     """
     if run.task != "decay":
         raise ValueError(f"run: expected a run of the decay task, got one of {run.task} in {run.folder}")
     model = load_model(run)
     assert isinstance(model, DecayModel)
-    numbers, low, step = to_integers(torch.stack([_curves(model, period.item()) for period in PERIODS]))
+    numbers, low, step = to_integers(torch.stack([_curves(run, model, period.item()) for period in PERIODS]))
     return {
         "periods": PERIODS.tolist(),
         "initials": INITIALS.tolist(),
@@ -58,17 +59,18 @@ def playground(run: Run) -> dict[str, Any]:
     }
 
 
-def _curves(model: DecayModel, period: float) -> Tensor:
+def _curves(run: Run, model: DecayModel, period: float) -> Tensor:
     """(initial values, 2 + SHOWN, 25) for one period."""
     found = []
     for initial in INITIALS:
         paths = model.free_run(
             initial[None] * (1 + ALPHA + BETA),  # x(0) of the curve that is asked for
-            torch.tensor([period]),
+            torch.tensor([period], device="cpu"),
             num_samples=SAMPLES,
             sample=True,
             generator=generator_for("playground"),
         )[0, :, 1:]
+        checked_paths(paths, run)
         found.append(torch.cat([paths.mean(0)[None], paths.std(0)[None], paths[:SHOWN]]))
     return torch.stack(found)
 
@@ -81,7 +83,7 @@ def trajectories(shown: dict[str, Any], period: float, initial: float) -> Tensor
     numbers = torch.frombuffer(raw, dtype=torch.uint16).to(torch.float64)
     grid = numbers.view(len(shown["periods"]), len(shown["initials"]), 2 + shown["samples"], shown["steps"])
     paths = grid[shown["periods"].index(period), shown["initials"].index(initial), 2:] * shown["step"] + shown["low"]
-    first = torch.full((len(paths), 1), initial * (1 + shown["alpha"] + shown["beta"]), dtype=paths.dtype)
+    first = paths.new_full((len(paths), 1), initial * (1 + shown["alpha"] + shown["beta"]))
     return torch.cat([first, paths], dim=1)
 
 

@@ -18,10 +18,23 @@ import tyro
 
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.calibration import calibration
-from contextual_rnn.experiments.comparison import SHORT, groups_of
+from contextual_rnn.experiments.comparison import ACCURACY, SHORT, groups_of
 from contextual_rnn.experiments.config import STATES
 from contextual_rnn.experiments.intervals import median_interval
-from contextual_rnn.experiments.results import CONFIG, Run, config_from_dict, config_to_dict, read_runs
+from contextual_rnn.experiments.json_file import check, damaged, parse, read_json, read_text
+from contextual_rnn.experiments.measures import values_by_seed
+from contextual_rnn.experiments.results import (
+    CONFIG,
+    Refused,
+    Run,
+    checked_result,
+    config_to_dict,
+    parsed_config,
+    raise_it,
+    read_runs,
+    run_folders,
+    task_name,
+)
 from contextual_rnn.experiments.studies import AUTHORS, CALIBRATED, DECAY
 from contextual_rnn.experiments.sweep import SWEEP
 from contextual_rnn.experiments.trained import Trained, trained
@@ -53,21 +66,28 @@ def publish(runs: Iterable[Run], path: Path) -> None:
 
 
 def read_published(path: Path) -> list[Run]:
-    """The runs of a file that `publish` wrote; their folders are those of their commands."""
-    content = json.loads(Path(path).read_text())
+    """The runs of a file that `publish` wrote; their folders are those of their commands.
+
+    Raises ValueError, which names the file, for any other.
+    """
+    return _runs_of(read_json(Path(path)), Path(path))
+
+
+def _runs_of(content: dict[str, Any], path: Path) -> list[Run]:
+    check(content, {"options": {}, "versions?": {str: str}, "runs": [{"options": {}}]}, path)
     versions = {"versions": content["versions"]} if "versions" in content else {}
-    return [_run(content["options"], {**run, **versions}) for run in content["runs"]]
+    return [_run(content["options"], {**run, **versions}, path) for run in content["runs"]]
 
 
 def publish_all(folder: Path, results: Path) -> list[Path]:
     """Publish every sweep directly below `folder` that has finished runs, and what a report makes of their weights.
 
     Calibration comes from the sweep decay-calibration, diagnostics and playground from the paper's own settings.
-    Returns the files of runs.
+    Returns the files of runs. Raises ValueError, which names the file, for a damaged run.
     """
     written, paper = [], []
     for sweep in sorted(path.parent for path in folder.glob(f"*/{SWEEP}")):
-        runs = [run for run in read_runs(sweep) if run.result is not None]
+        runs = [run for run in read_runs(sweep) if run.result is not None] if run_folders(sweep) else []
         if not runs:
             continue
         if sweep.name == CALIBRATED:
@@ -82,23 +102,41 @@ def publish_all(folder: Path, results: Path) -> list[Path]:
     return written
 
 
-def read_results(folder: Path) -> list[Run]:
+def read_results(folder: Path, refused: Refused = raise_it) -> list[Run]:
     """The runs below `folder`, or where it has none those of the files in it that `publish` wrote.
 
-    Raises ValueError where there are neither.
+    The error of a damaged run or file, which names it, goes to `refused`, which by default raises it. Raises ValueError
+    where there is nothing that can be read.
     """
-    if any(Path(folder).rglob(CONFIG)):
-        return read_runs(folder)
-    files = published_files(folder)
-    if not files:
+    if run_folders(folder):
+        return read_runs(folder, refused)
+    runs: list[Run] = []
+    for path, content in _contents(folder, refused).items():
+        try:
+            runs += _runs_of(content, path)
+        except ValueError as error:
+            refused(error)
+    if not runs:
         raise ValueError(f"folder: expected runs (folders with {CONFIG}) or published results, got none in {folder}")
-    return [run for file in files for run in read_published(file)]
+    return runs
 
 
 def published_files(folder: Path) -> list[Path]:
     """The files in `folder` that `publish` wrote, among others that it did not."""
-    contents = {path: json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))}
-    return [path for path, content in contents.items() if isinstance(content, dict) and "runs" in content]
+    return list(_contents(folder, raise_it))
+
+
+def _contents(folder: Path, refused: Refused) -> dict[Path, dict[str, Any]]:
+    contents: dict[Path, dict[str, Any]] = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            content = parse(read_text(path), path)
+        except ValueError as error:
+            refused(error)
+        else:
+            if isinstance(content, dict) and "runs" in content:
+                contents[path] = content
+    return contents
 
 
 def retrieval_table(runs: Sequence[Run]) -> str:
@@ -115,8 +153,8 @@ def retrieval_table(runs: Sequence[Run]) -> str:
             SHORT[group.settings["start"]],
             f"{group.settings['leaves'].replace('h+a', '(h, A)')}, {group.settings['timing']}",
             str(epochs),
-            _range(sum(run.config.state == state for run in group.runs) for state in group.accuracies()),
-            *(_accuracy([run for run in group.runs if run.config.state == state]) for state in STATES[:3]),
+            _range(len(values_by_seed(group.of_state(state), ACCURACY)) for state in group.accuracies()),
+            *(_accuracy(group.of_state(state)) for state in STATES[:3]),
         ]
         for epochs in sorted(by_epochs, reverse=True)
         for group in groups_of(by_epochs[epochs])
@@ -143,17 +181,21 @@ def _relative(command: str) -> str:
     return f"{words}--out {Path('runs', *Path(folder).parts[-2:])}" if Path(folder).is_absolute() else command
 
 
-def _run(shared: dict[str, Any], published: dict[str, Any]) -> Run:
+def _run(shared: dict[str, Any], published: dict[str, Any], path: Path) -> Run:
     published = dict(published)
-    options, metrics = {**shared, **published.pop("options")}, published.pop("metrics")
+    config = parsed_config({**shared, **published.pop("options")}, path)
+    check(published, {"metrics": {str: [(float, None)]}}, path)
+    metrics = published.pop("metrics")
     epochs = max(map(len, metrics.values()), default=0)
     lines: list[dict[str, float]] = [{"epoch": epoch} for epoch in range(epochs)]
     for name, values in metrics.items():
+        if len(values) != epochs:
+            raise damaged(path, f"{epochs} values of {name}", str(len(values)))
         for line, value in zip(lines, values, strict=True):
             if value is not None:
                 line[name] = value
-    folder = Path(published["command"].rpartition("--out ")[2])
-    return Run(folder, options["task"], config_from_dict(options), lines, published)
+    result = checked_result(published, config, path)
+    return Run(Path(result["command"].rpartition("--out ")[2]), task_name(config), config, lines, result)
 
 
 def _has(run: dict[str, Any], name: str, value: object) -> bool:
@@ -165,12 +207,12 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _range(numbers: Iterable[int]) -> str:
-    found = sorted(set(numbers))
-    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    counts = sorted(set(numbers))
+    return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else ""
 
 
 def _accuracy(runs: Sequence[Run]) -> str:
-    values = [run.result["final"]["validation_accuracy"] for run in runs if run.result and run.converged]
+    values = list(values_by_seed(runs, ACCURACY).values())
     if not values:
         return ""
     estimate, low, high = median_interval(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
 from contextual_rnn.experiments.playground import trajectories
 from contextual_rnn.experiments.published import read_results
 from contextual_rnn.experiments.report_tables import TASKS, epochs_of, final_figures, over_seeds
-from contextual_rnn.experiments.results import CONFIG, Run, summary, write_json
+from contextual_rnn.experiments.results import Refused, Run, run_folders, summary, write_json
 from contextual_rnn.experiments.run_diagnostics import HEADER
 from contextual_rnn.experiments.studies import ASIDE, CONTROLS, INGREDIENTS, MAP, TABLE_1, runs_of, study
 from contextual_rnn.experiments.study_tables import control_table, ingredient_table
@@ -40,7 +41,7 @@ REPORT, SUMMARY = "report.html", "summary.json"
 FIGURE_6_PERIODS, FIGURE_6_INITIAL, FIGURE_6_SAMPLES = (2.0, 3.0), 3.0, 10
 
 # What a page shows of a large sweep; the numbers of all of it are in summary.json.
-PICTURES, TABLES, ROWS, UNFINISHED = 12, 60, 500, 10
+PICTURES, TABLES, ROWS, NAMED = 12, 60, 500, 10
 BROAD = 6.0  # inches; on a phone such a figure keeps its size and scrolls inside its card
 
 
@@ -53,24 +54,30 @@ class Picture:
     svg: Markup | None
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, refused: Refused = lambda error: None) -> Path:
     """Write report.html into `folder`, and what it shows as JSON; returns the path of the former.
 
     summary.json has medians and every seed's final metrics; where there are trained weights, calibration.json says how
     often the truth lies within the samples, diagnostics.json whether the initial state mattered, and playground.json
     has sampled trajectories. Unfinished runs are shown with the epochs they have. Of many groups of settings the page
     shows those nearest to the defaults and says so. A folder of published results, such as results/, gives the same
-    page without training. Raises ValueError where `folder` has neither runs nor results.
+    page without training. A damaged file is left out, with the reason in the page; its error, which names it, goes to
+    `refused` too. Raises ValueError where `folder` has neither runs nor results that can be read.
     """
-    folder = Path(folder)
-    runs = sorted(read_results(folder), key=_place)
+    folder, reasons = Path(folder), dict[str, None]()
+
+    def leave_out(error: Exception) -> None:
+        reasons[str(error).replace(f"{folder}{os.sep}", "")] = None
+        refused(error)
+
+    runs = sorted(read_results(folder, leave_out), key=_place)
     pictured = [run for run in runs if study(run) not in ASIDE]
     by_task = {task: [run for run in pictured if run.task == task] for task in TASKS}
     retrieval, decay = groups_of(by_task["retrieval"]), groups_of(by_task["decay"])
     told = [*_nearest(retrieval, TABLES), *_nearest(decay, TABLES)]
     listed = _listed(pictured, told)
-    published = not any(folder.rglob(CONFIG))
-    made = Trained.read(folder) if published else trained(_nearest(decay, PICTURES), told)
+    published = not run_folders(folder)
+    made = Trained.read(folder, leave_out) if published else trained(_nearest(decay, PICTURES), told, leave_out)
     environment = Environment(
         loader=PackageLoader("contextual_rnn.experiments", "."),
         autoescape=True,
@@ -93,6 +100,7 @@ def write_report(folder: Path) -> Path:
         over_seeds=over_seeds(told),
         commands=[run.result["command"] if run.result else command(run.config, run.folder) for run in listed],
         left_out=_left_out(pictured, listed, [*retrieval, *decay]),
+        reasons=list(reasons),
         versions=_versions(runs),
     )
     if not published:
@@ -144,7 +152,7 @@ def _pictures(groups: Sequence[Group], draw: Callable[[Sequence[Run]], Figure], 
         apart = [f"{words(option)} {shown(group.settings[option])}" for option in apart_in if option in group.settings]
         title = ": ".join(filter(None, [STARTS.get(group.settings.get("start", "")), ", ".join(apart)]))
         shared = ", ".join(f"{words(option)} {shown(value)}" for option, value in group.settings.items())
-        caption = f"{_seeds(group)} {_unfinished(group)} Shared settings: {shared}."
+        caption = f"{_seeds(group)} {_unfinished(group)} {_diverged(group)} Shared settings: {shared}."
         drawn = any(run.metrics for run in group.runs)
         svg = _inline(draw(group.runs), f"{name}-{index}") if drawn else None
         pictures.append(Picture(title, caption if drawn else f"No epoch has finished yet. {caption}", svg))
@@ -158,14 +166,23 @@ def _seeds(group: Group) -> str:
     which = f" of {' and '.join(single)}" if several else ""
     many = max(seeds.values()) > figures.THIN_LINES
     how = f"of more than {figures.THIN_LINES} a band from the first to the last decile" if many else "a thin line each"
-    texts = [f"Seeds: {several}; {how}, in bold the median of the finished ones."] if several else []
+    texts = [f"Seeds: {several}; {how}, in bold the median of those that converged."] if several else []
     return " ".join(texts + ([f"One seed{which}: no interval, read as an illustration."] if single else []))
 
 
 def _unfinished(group: Group) -> str:
-    runs = [f"{run.config.state} seed {run.config.seed} ({epochs_of(run)})" for run in group.runs if run.result is None]
-    more = f" and {len(runs) - UNFINISHED:,} more" if len(runs) > UNFINISHED else ""
-    return f"Unfinished: {', '.join(runs[:UNFINISHED])}{more}." if runs else ""
+    runs = [run for run in group.runs if run.result is None]
+    return f"Unfinished: {_named(runs)}." if runs else ""
+
+
+def _diverged(group: Group) -> str:
+    runs = [run for run in group.runs if run.result is not None and not run.converged]
+    return f"Diverged, and not in the median: {_named(runs)}." if runs else ""
+
+
+def _named(runs: Sequence[Run]) -> str:
+    names = [f"{run.config.state} seed {run.config.seed} ({epochs_of(run)})" for run in runs[:NAMED]]
+    return ", ".join(names) + (f" and {len(runs) - NAMED:,} more" if len(runs) > NAMED else "")
 
 
 def _nearest(groups: Sequence[Group], count: int) -> list[Group]:
@@ -208,7 +225,9 @@ def _samples(runs: Sequence[Run]) -> Picture | None:
 
 def _fans(paths: Iterable[Tensor], caption: str) -> Picture:
     initial, periods = FIGURE_6_INITIAL, FIGURE_6_PERIODS
-    truths = linear_cosine_decay(torch.full((len(periods),), initial), torch.tensor(periods))
+    truths = linear_cosine_decay(
+        torch.full((len(periods),), initial, device="cpu"), torch.tensor(periods, device="cpu")
+    )
     sampled, true = (dict(zip(periods, curves, strict=True)) for curves in (paths, truths))
     return Picture("", caption, _inline(figures.trajectory_fans(sampled, true, initial), "figure6"))
 
@@ -217,7 +236,10 @@ def _published_samples(made: Trained) -> Picture | None:
     """Figure 6 from the playground's trajectories."""
     if made.playground is None:
         return None
-    paths = [trajectories(made.playground, period, FIGURE_6_INITIAL) for period in FIGURE_6_PERIODS]
+    try:
+        paths = [trajectories(made.playground, period, FIGURE_6_INITIAL) for period in FIGURE_6_PERIODS]
+    except ValueError as error:
+        return Picture("", f"There are no trajectories to show: {error}", None)
     return _fans(paths, made.playground["source"])
 
 

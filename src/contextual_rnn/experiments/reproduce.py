@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from tqdm import tqdm
 
-from contextual_rnn.experiments import results
+from contextual_rnn.experiments import interrupts, results, store
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig, StateName
 from contextual_rnn.experiments.report import write_report
 from contextual_rnn.experiments.training import train
@@ -53,12 +53,21 @@ def reproduce(preset: Preset, folder: Path, *, workers: int | None = None) -> Pa
     """
     runs = runs_of(preset)
     epochs = sum(config.epochs for config in runs.values())
-    with local_workers(workers or cores()) as pool:
-        futures = {pool.submit(train, config, folder / name): name for name, config in runs.items()}
-        with tqdm(total=epochs, unit="epoch", desc=f"reproduce {preset}", disable=None) as bar:
-            for done, latest in _watch(list(futures), [folder / name for name in runs]):
-                bar.update(done - bar.n)
-                bar.set_postfix_str(latest)
+
+    def describe() -> None:
+        done = store.count(folder, [f"{name}/{results.RESULT}" for name in runs])
+        interrupts.describe(f"with {done} of {len(runs)} runs done")
+
+    try:
+        with local_workers(workers or cores()) as pool:
+            futures = {pool.submit(train, config, folder / name): name for name, config in runs.items()}
+            with tqdm(total=epochs, unit="epoch", desc=f"reproduce {preset}", disable=None) as bar:
+                for done, latest in _watch(list(futures), [folder / name for name in runs]):
+                    describe()
+                    bar.update(done - bar.n)
+                    bar.set_postfix_str(latest)
+    finally:
+        describe()
     failed = {name: error for future, name in futures.items() if (error := future.exception()) is not None}
     report = write_report(folder)
     if failed:

@@ -15,8 +15,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import platform
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,19 @@ import torch
 import contextual_rnn
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.config import CONFIGS, Config
+from contextual_rnn.experiments.json_file import check, damaged, parse, read_json, read_text
 
 CONFIG, METRICS, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "weights.safetensors", "result.json"
 CHECKPOINT = "checkpoint.safetensors"
+# The metric that every run has that converged.
+HEADLINE = {"retrieval": "validation_accuracy", "decay": "validation_squared_error"}
+
+# Called with the error of a file or folder that is then left out.
+Refused = Callable[[Exception], object]
+
+
+def raise_it(error: Exception) -> None:
+    raise error
 
 
 @dataclass(frozen=True)
@@ -81,11 +93,12 @@ def identity(config: Config) -> str:
 def config_from_dict(options: dict[str, Any]) -> Config:
     """The configuration written as `options`.
 
-    Raises ValueError for an unknown task or option, listing those there are.
+    Raises ValueError for an unknown task or option, listing those there are, and for values that the configuration
+    refuses; TypeError for values of another type.
     """
     options = dict(options)
     task = options.pop("task", None)
-    if task not in CONFIGS:
+    if not isinstance(task, str) or task not in CONFIGS:
         raise ValueError(f"task: expected one of {', '.join(CONFIGS)}, got {task!r}")
     known = {field.name for field in dataclasses.fields(CONFIGS[task])}
     if unknown := sorted(set(options) - known):
@@ -94,48 +107,107 @@ def config_from_dict(options: dict[str, Any]) -> Config:
 
 
 def read_config(folder: Path) -> Config:
-    """The configuration of the run in `folder`; raises ValueError where there is none."""
+    """The configuration of the run in `folder`. Raises ValueError, which names the file, where there is none."""
+    path = Path(folder) / CONFIG
+    if not os.path.lexists(path):
+        raise ValueError(f"folder: expected a run (a folder with {CONFIG}), got {folder}")
+    return parsed_config(read_json(path), path)
+
+
+def parsed_config(options: dict[str, Any], path: Path) -> Config:
+    """`config_from_dict` of what stands in `path`. Raises ValueError, which names the file."""
     try:
-        return config_from_dict(read_json(folder / CONFIG))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"folder: expected a run (a folder with {CONFIG}), got {folder}") from error
+        return config_from_dict(options)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"file: expected a configuration in {path}, got one that is refused: {error}") from error
+
+
+def read_result(path: Path, config: Config) -> dict[str, Any]:
+    """The result of a finished run of `config`. Raises ValueError, which names the file, where it holds none."""
+    return checked_result(read_json(path), config, path)
+
+
+def checked_result(result: dict[str, Any], config: Config, path: Path) -> dict[str, Any]:
+    """`result`, which stands in `path`. Raises ValueError, which names the file, where it is none of `config`."""
+    check(result, _RESULT, path)
+    if "diverged" not in result:
+        check(result["final"], {"epoch": int, HEADLINE[task_name(config)]: float}, path, "final")
+        if result["final"]["epoch"] != config.epochs:
+            raise damaged(path, f"epoch {config.epochs}, the last, for final", str(result["final"]["epoch"]))
+    return result
+
+
+_RESULT = {
+    "final": {str: float, "epoch?": int},
+    "diverged?": str,
+    "seconds": float,
+    "processes?": int,
+    "parameters?": int,
+    "command": str,
+    "versions": {str: str},
+}
 
 
 def read_run(folder: Path) -> Run:
-    """Read one run; raises ValueError where `folder` holds none."""
+    """Read one run. Raises ValueError, which names the file, where `folder` holds none or a file is damaged."""
     folder = Path(folder)
     config = read_config(folder)
     metrics_file, result_file = folder / METRICS, folder / RESULT
-    metrics = _read_lines(metrics_file) if metrics_file.is_file() else []
-    result = read_json(result_file) if result_file.is_file() else None
-    return Run(folder, task_name(config), config, metrics, result)
+    metrics = _read_metrics(metrics_file, config) if os.path.lexists(metrics_file) else []
+    result = read_result(result_file, config) if os.path.lexists(result_file) else None
+    run = Run(folder, task_name(config), config, metrics, result)
+    if run.converged and len(metrics) != config.epochs + 1:
+        expected = f"{config.epochs + 1} lines of a finished run of {config.epochs} epochs"
+        raise damaged(metrics_file, expected, str(len(metrics)))
+    return run
 
 
-def _read_lines(path: Path) -> list[dict[str, float]]:
+def _read_metrics(path: Path, config: Config) -> list[dict[str, float]]:
     """Whole lines alone: folders of older versions may end in half of one."""
-    return [_parsed(line, path) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = [parse(line, path) for line in read_text(path).split("\n")[:-1]]
+    for epoch, line in enumerate(lines):
+        check(line, {str: float, "epoch": int}, path, f"line {epoch + 1}")
+        if line["epoch"] != epoch or epoch > config.epochs:
+            raise damaged(path, f"epoch {epoch} of {config.epochs} in line {epoch + 1}", str(line["epoch"]))
+    return lines
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises ValueError, which names the file, where it holds no JSON object."""
-    return _parsed(path.read_text(errors="replace"), path)
+def has_weights(run: Run) -> bool:
+    """Whether there is a file of weights, or something in its place."""
+    return os.path.lexists(run.folder / WEIGHTS)
 
 
-def _parsed(text: str, path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"file: expected JSON in {path}, got something else: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"file: expected a JSON object in {path}, got {type(found).__name__}")
-    return found
+def run_folders(folder: Path, refused: Refused = lambda error: None) -> list[Path]:
+    """Every folder at or below `folder` with one of a run's files, sorted; links to folders are not followed.
+
+    The error of a folder that cannot be listed goes to `refused`.
+    """
+
+    def failed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # another process has removed it
+            refused(error)
+
+    files = {CONFIG, METRICS, CHECKPOINT, RESULT}
+    found = [Path(p) for p, folders, names in os.walk(folder, onerror=failed) if not files.isdisjoint(folders + names)]
+    return sorted(path for path in found if path.name not in files)
 
 
-def read_runs(folder: Path) -> list[Run]:
-    """Every run in `folder` or below it, sorted by path; raises ValueError where there is none."""
-    runs = [read_run(path.parent) for path in sorted(Path(folder).rglob(CONFIG))]
+def read_runs(folder: Path, refused: Refused = raise_it) -> list[Run]:
+    """Every run in `folder` or below it, sorted by path.
+
+    The error of a damaged run, which names its file, goes to `refused`, which by default raises it; the other runs are
+    read. Raises ValueError where there is no run that can be read.
+    """
+    runs: list[Run] = []
+    folders = run_folders(folder, refused)
+    for path in folders:
+        try:
+            runs.append(read_run(path))
+        except (ValueError, OSError) as error:
+            refused(error)
     if not runs:
-        raise ValueError(f"folder: expected runs (folders with {CONFIG}), got none in {folder}")
+        received = f"{len(folders)} that cannot be read" if folders else "none"
+        raise ValueError(f"folder: expected runs (folders with {CONFIG}), got {received} in {folder}")
     return runs
 
 

@@ -38,9 +38,11 @@ def diagnose_run(run: Run) -> Diagnosis:
 
 
 def _diagnose_decay(model: DecayModel) -> Diagnosis:
-    period = torch.tensor(VALIDATION_PERIODS).repeat(SEQUENCES // len(VALIDATION_PERIODS))
+    period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat(SEQUENCES // len(VALIDATION_PERIODS))
     low, high = INITIAL_RANGE
-    initial = low + (high - low) * torch.rand(len(period), generator=generator_for("diagnostics", "decay"))
+    initial = low + (high - low) * torch.rand(
+        len(period), generator=generator_for("diagnostics", "decay"), device="cpu"
+    )
     x = linear_cosine_decay(initial, period)
     return diagnose(model, lambda: (model(x[:, :-1], period) - x.diff() / model.largest_step).square())
 
@@ -75,5 +77,8 @@ def numbers_of(found: Diagnosis) -> list[str]:
     losses = [f"{found.overall[name]:.3g}" for name in ("true", "zeroed", "mean", "shuffled")]
     p_value = "-" if found.p_value is None else f"{found.p_value:.2g}"
     half_life = "-" if found.half_life is None else f"{found.half_life:.3g}".replace("inf", "does not fade")
+    half_life = half_life.replace("nan", "not finite")
     longer = "" if found.influence is None else f"more than {found.influence.length}"
+    if found.influence is not None and found.influence.not_finite_from is not None:
+        longer = "-"
     return [*losses, p_value, half_life, longer if found.burn_in is None else str(found.burn_in)]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from contextual_rnn.experiments.comparison import SHORT, STARTS
 from contextual_rnn.experiments.config import COMPUTED_BY, INGREDIENTS, RetrievalConfig
 from contextual_rnn.experiments.contrast import Contrast, contrast
-from contextual_rnn.experiments.evidence import MEASURES
+from contextual_rnn.experiments.measures import MEASURES
 from contextual_rnn.experiments.results import Run
 from contextual_rnn.experiments.shown import interval
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from contextual_rnn.experiments import results, store
+from contextual_rnn.experiments import interrupts, results, store
 from contextual_rnn.experiments.config import Config
-from contextual_rnn.experiments.results import config_from_dict, config_to_dict, identity, read_json, task_name
+from contextual_rnn.experiments.interrupts import Interrupted
+from contextual_rnn.experiments.results import config_from_dict, config_to_dict, identity, task_name
 from contextual_rnn.experiments.stack import side_by_side, stacks
 from contextual_rnn.experiments.store import Place
 from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, finished
+from contextual_rnn.experiments.workers import stop_requested
 
 SWEEP, ERROR = "sweep.json", "error.txt"
 WATCH_SECONDS = 0.5
@@ -46,6 +48,11 @@ class Progress:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     running: int = 0
     retried: int = 0
+
+    @property
+    def done(self) -> int:
+        """How many runs have a result, those that were there before included."""
+        return sum(outcome.result is not None for outcome in self.outcomes.values())
 
     @property
     def failed(self) -> dict[str, str]:
@@ -140,17 +147,33 @@ def _gathered(done: SimpleQueue[Any]) -> Iterator[Any]:
 def run_into(
     options: list[dict[str, Any]], folder: str, names: list[str], checkpoint_seconds: float, versions: dict[str, str]
 ) -> list[Outcome]:
-    """On a worker: train runs side by side and say how each ended. Nothing raised in training gets out of here."""
+    """On a worker: train runs side by side and say how each ended. Nothing raised in training gets out of here.
+
+    Raises Interrupted where a signal asks this process to stop.
+    """
+    interrupted = stop_requested()
     work = [
-        functools.partial(_run_into, each, store.place_of(folder), name, checkpoint_seconds, versions)
+        functools.partial(_run_into, each, store.place_of(folder), name, checkpoint_seconds, versions, interrupted)
         for each, name in zip(options, names, strict=True)
     ]
-    return side_by_side(options[0]["threads"], work) if len(work) > 1 else [work[0]()]
+    try:
+        return side_by_side(options[0]["threads"], work) if len(work) > 1 else [work[0]()]
+    except Interrupted:
+        if interrupts.requested():
+            raise
+        return len(names) * [Outcome(error="cancelled")]  # by a client that no longer asks for it
 
 
 def _run_into(
-    options: dict[str, Any], folder: Place, name: str, checkpoint_seconds: float, versions: dict[str, str]
+    options: dict[str, Any],
+    folder: Place,
+    name: str,
+    checkpoint_seconds: float,
+    versions: dict[str, str],
+    interrupted: Callable[[], bool],
 ) -> Outcome:
+    if interrupted():
+        raise Interrupted
     worker, place = f"{platform.node()}, process {os.getpid()}", store.below(folder, name)
     try:
         if (own := results.versions()) != versions:  # of a worker that came late; the first were asked before
@@ -159,7 +182,8 @@ def _run_into(
             raise FileNotFoundError(
                 f"folder: expected the sweep's, shared by all workers, got none on {worker}: {folder}"
             )
-        run = store.train_at(config_from_dict(options), place, checkpoint_seconds=checkpoint_seconds)
+        config = config_from_dict(options)
+        run = store.train_at(config, place, checkpoint_seconds=checkpoint_seconds, interrupted=interrupted)
         store.remove(place, ERROR)
         return Outcome(run.result, worker=worker)
     except Exception:
@@ -178,7 +202,7 @@ def _record(error: str, place: Place) -> None:
 
 def _outcome_before(config: Config, folder: Path) -> Outcome | None:
     try:
-        return Outcome(read_json(folder / results.RESULT)) if finished(config, folder) else None
+        return Outcome(results.read_result(folder / results.RESULT, config)) if finished(config, folder) else None
     except (ValueError, OSError):
         return Outcome(error=traceback.format_exc())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import sys
@@ -14,19 +13,17 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
-from contextual_rnn.experiments import store
+from contextual_rnn.experiments import interrupts, store
 from contextual_rnn.experiments import sweep as sweeps
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.estimate import estimated_seconds
-from contextual_rnn.experiments.evidence import MEASURES
 from contextual_rnn.experiments.grid import combinations, grid_from_file, grid_from_words
+from contextual_rnn.experiments.measures import MEASURES
 from contextual_rnn.experiments.results import CONFIG, RESULT, Run, summary, task_name
 from contextual_rnn.experiments.results_table import table
 from contextual_rnn.experiments.store import Place
 from contextual_rnn.experiments.training import CHECKPOINT_SECONDS, finished
 from contextual_rnn.experiments.workers import cores, dask_workers, local_workers
-
-INTERRUPTED = 130  # what a shell gives a command that ended on an interrupt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +72,7 @@ class Sweep:
     """Train every combination of some options and seeds, side by side, here or on a cluster.
 
     Options not in the grid are as given. Killed or interrupted, the same command goes on. The exit status is 1 where
-    a run failed; a run that diverged has not.
+    a run failed; a run that diverged has not; 130 after Ctrl-C, 143 after SIGTERM.
     """
 
     task: Annotated[
@@ -97,26 +94,26 @@ class Sweep:
         if options.dry_run:
             return _dry_run(configs, folder, workers * min(options.stack, together))
         executor = dask_workers(options.scheduler) if options.scheduler else local_workers(workers)
-        with contextlib.ExitStack() as stack:
-            bar = stack.enter_context(
-                tqdm(total=len(configs), unit="run", desc=f"sweep {task_name(options.config)}", disable=None)
-            )
-            try:
+        try:
+            with (
+                tqdm(total=len(configs), unit="run", desc=f"sweep {task_name(options.config)}", disable=None) as bar,
+                executor as pool,
+            ):
                 progress = sweeps.sweep(
                     configs,
                     folder,
-                    stack.enter_context(executor),
+                    pool,
                     retries=options.retries,
                     stack=options.stack,
                     checkpoint_seconds=options.checkpoint_seconds,
                     watch=lambda progress: _show(bar, progress),
                 )
-            except KeyboardInterrupt:
-                progress = None
-        if progress is None:
-            done = sum(_finished(configs, folder))
-            print(f"interrupted with {done} of {len(configs)} runs done; the same command goes on", file=sys.stderr)
-            return INTERRUPTED
+        except KeyboardInterrupt:
+            # Some may have ended since the bar was last drawn.
+            _describe(
+                store.count(folder, [f"{sweeps.folder_name(config)}/{RESULT}" for config in configs]), len(configs)
+            )
+            raise
         _end(configs, folder, progress, as_json=options.json)
         return 1 if progress.failed else 0
 
@@ -144,7 +141,12 @@ def _time(seconds: float) -> str:
     return tqdm.format_interval(math.ceil(seconds))
 
 
+def _describe(done: int, total: int) -> None:
+    interrupts.describe(f"with {done} of {total} runs done")
+
+
 def _show(bar: Any, progress: sweeps.Progress) -> None:
+    _describe(progress.done, progress.total)
     bar.initial = progress.skipped
     texts = [f"{progress.running} running", f"{len(progress.failed)} failed"]
     if best := _best(progress):

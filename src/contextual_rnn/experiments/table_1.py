@@ -8,9 +8,8 @@ from typing import Any
 
 from contextual_rnn.experiments.comparison import shown, words
 from contextual_rnn.experiments.config import COMPUTED_BY
-from contextual_rnn.experiments.contrast import values_by_seed
-from contextual_rnn.experiments.evidence import Measure, final
 from contextual_rnn.experiments.intervals import Interval, median_interval
+from contextual_rnn.experiments.measures import Measure, final, values_by_seed
 from contextual_rnn.experiments.results import Run
 from contextual_rnn.experiments.shown import interval
 

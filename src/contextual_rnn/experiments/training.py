@@ -13,12 +13,14 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 from contextual_rnn._whole_file import TEMPORARY, remove_leftovers, write_whole
-from contextual_rnn.experiments import checkpoint, results
+from contextual_rnn.experiments import checkpoint, interrupts, results
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.data_parallel import ALONE, Group
+from contextual_rnn.experiments.interrupts import Interrupted
+from contextual_rnn.experiments.json_file import json_object
 from contextual_rnn.experiments.results import Run, config_to_dict, task_name, write_json
 from contextual_rnn.experiments.tensorboard import TensorBoard
 from contextual_rnn.experiments.training_steps import Training, build_task, device_of
@@ -27,7 +29,7 @@ from contextual_rnn.experiments.workers import threads
 # What is lost at most when a run is killed.
 CHECKPOINT_SECONDS = 30.0
 
-# Called after every step with the number of steps done, of all steps, and the last metrics.
+# Called after every step, and where a run goes on, with the number of steps done, of all steps, and the last metrics.
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -43,6 +45,7 @@ def train(
     progress: Progress | None = None,
     group: Group = ALONE,
     saved: Callable[[], None] = lambda: None,
+    interrupted: Callable[[], bool] = interrupts.requested,
 ) -> Run:
     """Train `config` into `folder` and return the run.
 
@@ -52,7 +55,8 @@ def train(
     finished too; its result says where under "diverged", and the folder keeps the weights after the last good epoch.
     In the first process of a `group` it trains with the others, each of which calls `follow`; the sums of a batch then
     come in another order, and bytes are equal for the same number of processes. `saved` is called when there is a new
-    checkpoint.
+    checkpoint. Where `interrupted` returns True between two steps, a checkpoint is written and Interrupted raised, a
+    KeyboardInterrupt; by default it does so once the command line has received Ctrl-C or SIGTERM.
 
     Raises ValueError where the folder holds another run or other files, or a checkpoint that is damaged or another
     run's; OSError where the folder cannot be written. Both name the file and leave it as it is.
@@ -68,37 +72,71 @@ def train(
     if not (folder / results.CONFIG).is_file():
         write_json(folder / results.CONFIG, config_to_dict(config))
     with threads(config.threads):
-        _train(config, folder, checkpoint_seconds, progress, group, saved)
+        _train(config, folder, checkpoint_seconds, progress, group, saved, interrupted)
     (folder / results.CHECKPOINT).unlink(missing_ok=True)
     remove_leftovers(folder)
     return results.read_run(folder)
 
 
-def follow(config: Config, group: Group) -> None:
-    """Train along with the first process of `group`, which calls `train`; reads and writes nothing."""
+def follow(config: Config, group: Group, interrupted: Callable[[], bool] = interrupts.requested) -> None:
+    """Train along with the first process of `group`, which calls `train`; reads and writes nothing.
+
+    Where `interrupted` returns True in one process of the group, all of them raise Interrupted after the same step.
+    """
     if (begun := group.hear()) is None:
         return
     with threads(config.threads):
-        training, (step, tensors) = Training(config, group), begun
+        training, (step, tensors) = Training(config, group, interrupted), begun
         if step:
             training.restore(tensors)
         per_epoch = training.batches.per_epoch
         for k in range(step, config.epochs * per_epoch):
+            if training.interrupted():
+                raise Interrupted
             if not math.isfinite(training.step(k)) or ((k + 1) % per_epoch == 0 and not group.hear()):
                 return
 
 
 def load_model(run: Run) -> nn.Module:
-    """The trained model of a run, in evaluation mode; raises ValueError where it has no weights, or not those."""
+    """The trained model of a run, in evaluation mode.
+
+    Raises ValueError, which names the file, where there are no weights, or not those of its configuration.
+    """
     weights = run.folder / results.WEIGHTS
-    if not weights.is_file():
+    if not results.has_weights(run):
         raise ValueError(f"run: expected trained weights, got none in {run.folder}")
-    model = build_task(run.config).model
     try:
-        model.load_state_dict(safetensors.torch.load_file(weights))
-    except (safetensors.SafetensorError, RuntimeError) as error:
+        # The configuration first: a model of another one may be too large for this machine.
+        tensors = _read_weights(weights, run.config)
+        model = build_task(run.config).model
+        expected = model.state_dict()
+        if differ := [name for name in {**expected, **tensors} if not _alike(expected.get(name), tensors.get(name))]:
+            raise ValueError(f"they differ in {', '.join(sorted(differ))}")
+        model.load_state_dict(tensors)
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"run: expected the weights of its configuration in {weights}, got others: {error}") from error
     return model.eval()
+
+
+def _read_weights(path: Path, config: Config) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError("no file")
+    with safetensors.safe_open(path, "pt") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+        if "config" not in metadata:
+            raise ValueError("weights without a configuration")
+        written = results.parsed_config(json_object(metadata["config"], path), path)
+        if differ := differing_options(written, config):
+            raise ValueError(f"those of a configuration that differs in {differ}")
+        # Copied: safetensors' own memory may be aligned otherwise than PyTorch's.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    if bad := sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all()):
+        raise ValueError(f"values that are not finite in {', '.join(bad)}")
+    return tensors
+
+
+def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and (one.shape, one.dtype) == (other.shape, other.dtype)
 
 
 def finished(config: Config, folder: Path) -> bool:
@@ -107,12 +145,15 @@ def finished(config: Config, folder: Path) -> bool:
         return False
     if not (folder / results.CONFIG).is_file():
         raise ValueError(f"folder: expected a new, empty or matching run folder, got other files in {folder}")
-    found, wanted = config_to_dict(results.read_config(folder)), config_to_dict(config)
-    if differ := [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]:
-        raise ValueError(
-            f"folder: expected a run of this configuration, got one that differs in {', '.join(differ)}: {folder}"
-        )
+    if differ := differing_options(results.read_config(folder), config):
+        raise ValueError(f"folder: expected a run of this configuration, got one that differs in {differ}: {folder}")
     return (folder / results.RESULT).is_file()
+
+
+def differing_options(one: Config, other: Config) -> str:
+    """The names of the options, and of the task, in which two configurations differ."""
+    left, right = config_to_dict(one), config_to_dict(other)
+    return ", ".join(name for name in {**left, **right} if left.get(name) != right.get(name))
 
 
 def _train(
@@ -122,9 +163,10 @@ def _train(
     progress: Progress | None,
     group: Group,
     saved: Callable[[], None],
+    interrupted: Callable[[], bool],
 ) -> None:
     started = time.monotonic()
-    training, run_identity = Training(config, group), results.identity(config)
+    training, run_identity = Training(config, group, interrupted), results.identity(config)
     task, per_epoch = training.task, training.batches.per_epoch
     total = config.epochs * per_epoch
     path = folder / results.CHECKPOINT
@@ -159,13 +201,25 @@ def _train(
         log.write(lines[-1])
         return None
 
+    def save(step: int) -> None:
+        here = checkpoint.Checkpoint(step, losses, lines, seconds(), training.tensors())
+        checkpoint.save(path, here, run_identity)
+        saved()
+
     bad = None if lines else record(0, {})
     written_over = by_another()  # perhaps while it was finished: then this one goes on, to the same files
     group.hear((begun.step, begun.tensors) if bad is None else None)
     timer = checkpoint.Timer(checkpoint_seconds)
+    if begun.step and progress is not None:
+        progress(begun.step, total, lines[-1])
     for step in range(begun.step + 1, total + 1):
         if bad is not None:
             break
+        if training.interrupted():
+            if step - 1 > begun.step:
+                save(step - 1)
+            log.close()
+            raise Interrupted
         losses += (value := training.step(step - 1))
         if not math.isfinite(value):
             bad = f"loss of step {step}"
@@ -183,9 +237,7 @@ def _train(
                 progress(step, total, lines[-1])
         if timer.due() and bad is None:
             before = time.monotonic()
-            here = checkpoint.Checkpoint(step, losses, lines, seconds(), training.tensors())
-            checkpoint.save(path, here, run_identity)
-            saved()
+            save(step)
             timer.written(time.monotonic() - before)
     log.close()
     if not by_another():

@@ -17,6 +17,7 @@ from contextual_rnn.experiments.captured_step import CapturedStep
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.data_parallel import ALONE, Group
 from contextual_rnn.experiments.flat_adam import FlatAdam
+from contextual_rnn.experiments.interrupts import requested
 from contextual_rnn.experiments.linear_cosine_decay import DecayTask
 from contextual_rnn.experiments.results import task_name
 from contextual_rnn.experiments.task import Task
@@ -30,8 +31,9 @@ _GLOBAL_GENERATOR = threading.Lock()
 class Training:
     """A run in memory: its task, the order of its batches, and its optimizer."""
 
-    def __init__(self, config: Config, group: Group = ALONE):
+    def __init__(self, config: Config, group: Group = ALONE, interrupted: Callable[[], bool] = requested):
         self.config, self.group = config, group
+        self._interrupted, self._group_interrupted = interrupted, False
         device = device_of(config, group)
         self.task = build_task(config)
         self.task.to(device)
@@ -54,6 +56,10 @@ class Training:
             self.optimizer.step(self.learning_rate(k))
         return loss
 
+    def interrupted(self) -> bool:
+        """Whether to stop before the next step; all processes of a group return the same."""
+        return self._interrupted() if self.group.size == 1 else self._group_interrupted
+
     def _differentiate_together(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice) -> float:
         """The mean over the batch is the processes' own means, each by its share; so are the gradients."""
         share, gradient, own = (rows.stop - rows.start) / len(batch[0]), self.optimizer.gradient, 0.0
@@ -61,12 +67,14 @@ class Training:
             own = self.task.differentiate(batch, generator, self.optimizer, rows)
         else:
             gradient.zero_()
-        loss = torch.tensor(own * share, dtype=torch.float64)
-        self.group.sum(loss)
-        if math.isfinite(loss.item()):  # for all processes alike
+        sums = torch.tensor([own * share, self._interrupted()], dtype=torch.float64, device="cpu")
+        self.group.sum(sums)
+        loss, interrupted = sums.tolist()
+        self._group_interrupted = interrupted > 0  # the same for all, so that no process waits for another's step
+        if math.isfinite(loss):  # for all processes alike
             gradient.mul_(share)
             self.group.sum(gradient)
-        return loss.item()
+        return loss
 
     def learning_rate(self, k: int) -> float:
         """Adam's step size for batch k."""
@@ -105,6 +113,7 @@ def device_of(config: Config, group: Group = ALONE) -> torch.device:
 
 def build_task(config: Config) -> Task:
     """Data and freshly initialised model, a pure function of the configuration; the global generator is left alone."""
-    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+    # On the CPU, wherever else this process makes its modules: a GPU would draw other weights.
+    with _GLOBAL_GENERATOR, torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for("weights", config.seed))  # no GPU's, which no fork is of
         return TASKS[task_name(config)](config)

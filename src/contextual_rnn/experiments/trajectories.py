@@ -12,7 +12,7 @@ from torch import Tensor
 
 from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.linear_cosine_decay import DecayModel
-from contextual_rnn.experiments.results import Run
+from contextual_rnn.experiments.results import WEIGHTS, Run
 from contextual_rnn.experiments.training import load_model
 
 
@@ -23,7 +23,8 @@ def sample_trajectories(
     """Run the model of a decay run freely from x(0) = `initial`: (periods, num_samples, 26), in the units of x.
 
     Every sample has an initial state of its own draw, repeatable by `seed`; with `mean` all start at the mean state.
-    Raises ValueError for a run of another task or without weights, and for non-finite numbers.
+    Raises ValueError for a run of another task, without weights or with damaged ones, and for numbers that are not
+    finite.
     """
     if run.task != "decay":
         raise ValueError(f"run: expected a run of the decay task, got one of {run.task} in {run.folder}")
@@ -32,14 +33,22 @@ def sample_trajectories(
             raise ValueError(f"{name}: expected finite numbers, got {values}")
     model = load_model(run)
     assert isinstance(model, DecayModel)
-    period = torch.tensor(list(periods), dtype=torch.float32)
-    return model.free_run(
+    period = torch.tensor(list(periods), dtype=torch.float32, device="cpu")
+    paths = model.free_run(
         torch.full_like(period, initial),
         period,
         num_samples=num_samples,
         sample=not mean,
         generator=generator_for("trajectories", seed),
     )
+    return checked_paths(paths, run)
+
+
+def checked_paths(paths: Tensor, run: Run) -> Tensor:
+    """`paths` of the model of `run`; raises ValueError, which names its weights, where they are not finite."""
+    if not paths.isfinite().all():
+        raise ValueError(f"run: expected finite trajectories from the weights in {run.folder / WEIGHTS}, got others")
+    return paths
 
 
 def to_csv(paths: Tensor, periods: Sequence[float]) -> str:

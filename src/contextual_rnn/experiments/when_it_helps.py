@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from contextual_rnn.experiments.comparison import SHORT, STARTS
 from contextual_rnn.experiments.config import RetrievalConfig
 from contextual_rnn.experiments.contrast import Contrast, contrast
-from contextual_rnn.experiments.evidence import MEASURES, Measure
+from contextual_rnn.experiments.measures import MEASURES, Measure
 from contextual_rnn.experiments.results import Run
 from contextual_rnn.experiments.shown import interval, minus
 

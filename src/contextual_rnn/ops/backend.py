@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from contextual_rnn._shapes import Float, Int
+from contextual_rnn._tensors import PLAIN_TENSORS
 from contextual_rnn.ops.attention import final_fast_weights
 from contextual_rnn.ops.kernel import Given, Kernel, Settings
 from contextual_rnn.ops.once import refuse_second_derivative
@@ -80,17 +81,19 @@ def backend_of(kernel: Kernel) -> Backend:
         weight_ih: Float[Tensor, "H I"] | None = None,
         bias: Float[Tensor, " H"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B H H"] | None]:
-        if not kernel.supports(inputs):
+        if not kernel.supports(weight_hh):
             raise ValueError(
                 f"backend: expected tensors for the {kernel.name} kernel, {kernel.availability()}, "
-                f"got {inputs.dtype} on {inputs.device}"
+                f"got {inputs.dtype} of {weight_hh.shape[-1]} units on {inputs.device}"
             )
-        eager = type(inputs) in PLAIN and not torch.compiler.is_compiling()
-        if weight_ih is not None and not (eager and kernel.projects(weight_ih)):
-            inputs, weight_ih, bias = functional.linear(inputs, weight_ih, bias), None, None
         given, settings = prepare(
             inputs, inputs.shape[1], weight_hh, h0, a0, norm_weight, norm_bias, lengths, options, weight_ih, bias
         )
+        # Tensors of classes of their own may have their elements elsewhere: they go by the operator.
+        eager = _PLAIN_OR_NONE.issuperset(map(type, given)) and not torch.compiler.is_compiling()
+        if weight_ih is not None and not (eager and kernel.projects(weight_ih)):
+            projected = functional.linear(given.inputs, weight_ih, bias)
+            given = given._replace(inputs=projected, weight_ih=None, bias=None)
         keep_written = settings.write_before_read and options.return_fast_weights
         if not eager:
             keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
@@ -111,7 +114,7 @@ def backend_of(kernel: Kernel) -> Backend:
     return backend
 
 
-PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN_OR_NONE = PLAIN_TENSORS | {type(None)}
 is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 

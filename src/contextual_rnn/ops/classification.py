@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._shapes import Float, Int
+from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, check_floats, described
 from contextual_rnn.ops import cpu
-from contextual_rnn.ops.cpu import address
-from contextual_rnn.ops.fast_weights import check_norm, check_options, check_tensor, choose, shapes_of
+from contextual_rnn.ops.fast_weights import check_norm, check_tensor, checked_options, choose, shapes_of
 from contextual_rnn.ops.kernel import Settings
-from contextual_rnn.ops.operator import described
+from contextual_rnn.ops.memory import address
 from contextual_rnn.ops.options import FastWeightsOptions, LowRank, decay_tables
 
 
@@ -83,9 +83,15 @@ class Classification:
         head_grads: Heads | None = None,
         contexts: int = 0,
     ):
-        check_options(options)
+        options = checked_options(*vars(options).values())
         check_norm(parameters.norm_weight, parameters.norm_bias, options)
         self._parameters, self.options = parameters, options
+        for name in ("embedding", "weight_hh", "readout_weight"):
+            matrix = getattr(parameters, name)
+            check_floats(name, matrix)
+            if matrix.ndim != 2 or 0 in matrix.shape or not cpu.supports(matrix):
+                expected = f"a matrix of no axis 0 for the cpu kernel, {cpu.availability()}"
+                raise ValueError(f"{name}: expected {expected}, got {described(matrix)}")
         self._settings = Settings.of(options, shared_a0=False)
         self._heads, self._contexts = heads, contexts
         (tokens, inputs), (width, _) = parameters.embedding.shape, parameters.weight_hh.shape
@@ -108,6 +114,9 @@ class Classification:
         self._of_heads = self._head_addresses(heads, head_grads) if with_heads else [0] * 16
         self._sizes = [tokens, inputs, hidden, classes]
         self._addresses = [*map(address, _outside(parameters))]
+        every = [*parameters, *(grads or ()), *_tensors_of(heads), *_tensors_of(head_grads)]
+        self._fixed = [tensor for tensor in every if tensor is not None]
+        self._fixed_addresses = [*map(Tensor.data_ptr, self._fixed)]
 
     def _head_addresses(self, heads: Heads | None, grads: Heads | None) -> list[int]:
         """The addresses of heads that fit, and of their gradients."""
@@ -156,6 +165,8 @@ class Classification:
         h0 and a0 are left out and `states` are tokens, without it the first of each sequence. Raises ValueError for
         tensors that do not fit, and for a token, target or state out of range.
         """
+        if [*map(Tensor.data_ptr, self._fixed)] != self._fixed_addresses:
+            raise ValueError("parameters: expected tensors that stay where they are in memory, got some that moved")
         self._check(tokens, targets, h0, a0, states)
         parameters, grads, loss = self._parameters, self._grads, self._loss
         if grads is None or loss is None:
@@ -203,10 +214,11 @@ class Classification:
         # Every step pays for this: a tensor's `len` takes five times as long as its shape.
         parameters, width = self._parameters, self._width
         named = () if states is None else (("states", states, 1),)
-        batch = tokens.shape[0] if isinstance(tokens, Tensor) and tokens.ndim else 0
+        batch = tokens.shape[0] if type(tokens) in PLAIN_TENSORS and not tokens.is_nested and tokens.ndim else 0
         for name, tensor, axes in (("tokens", tokens, 2), ("targets", targets, 1), *named):
-            fits = isinstance(tensor, Tensor) and tensor.ndim == axes and tensor.dtype == torch.int64
-            if not fits or tensor.shape[0] != batch or 0 in tensor.shape or not tensor.is_cpu:
+            fits = type(tensor) in PLAIN_TENSORS and tensor.ndim == axes and tensor.dtype == torch.int64
+            dense = fits and not tensor.is_nested and tensor.layout == torch.strided and tensor.is_cpu
+            if not dense or tensor.shape[0] != batch or 0 in tensor.shape:
                 shape = "(batch, time)" if axes == 2 else "(batch,)"
                 raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {described(tensor)}")
         if not cpu.classification_fits(tokens.shape[1], width):
@@ -215,10 +227,15 @@ class Classification:
             raise ValueError("h0: expected initial states, or heads that make them, got both or none")
         if h0 is None:
             return
-        rows = batch if states is None else h0.shape[0]
+        check_dense("h0", h0)
+        rows = h0.shape[0] if states is not None and h0.ndim else batch
         check_tensor("h0", h0, (rows, width), parameters.embedding)
         for name, tensor, shape in shapes_of(a0, rows, width):
             check_tensor(name, tensor, shape, parameters.embedding)
+
+
+def _tensors_of(heads: Heads | None) -> list[Tensor]:
+    return [] if heads is None else [tensor for head in heads if head is not None for tensor in head]
 
 
 def _outside(parameters: Parameters) -> tuple[Tensor | None, ...]:
@@ -235,9 +252,13 @@ def _check_place(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype
     """Refuse what the native call could not read or write at its address."""
     if (
         tensor is None
+        or type(tensor) not in PLAIN_TENSORS
+        or tensor.is_nested
+        or tensor.layout != torch.strided
         or tensor.shape != shape
         or tensor.dtype != dtype
         or not (tensor.is_cpu and tensor.is_contiguous())
         or tensor.is_neg()
+        or not tensor.data_ptr()
     ):
         raise ValueError(f"{name}: expected contiguous {dtype} of shape {shape}, got {described(tensor)}")

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from contextual_rnn.ops.kernel import Given, Settings
+from contextual_rnn.ops.memory import address, address_of_nothing, in_memory
 
-# `FastWeightsProblem` of csrc/recurrence.h: twelve sizes, of which the last is eps, 27 addresses, and for a projection
+# `FastWeightsProblem` of csrc/problem.h: twelve sizes, of which the last is eps, 27 addresses, and for a projection
 # one more size and six addresses.
 _PROBLEM = struct.Struct("=11qd34q")
-# `FastWeightsClassification` of csrc/classification.h: five more sizes, eighteen more addresses, four heads of four.
+# `FastWeightsClassification` of csrc/problem.h: five more sizes, eighteen more addresses, four heads of four.
 _CLASSIFICATION = struct.Struct(_PROBLEM.format + "39q")
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -30,23 +31,23 @@ def _library() -> ctypes.CDLL | None:
         if not _takes_ours(library := ctypes.CDLL(named)):
             raise ImportError(f"CONTEXTUAL_RNN_KERNEL: expected a build of these sources, got {named}")
         return library
-    library = _found()
+    library = _installed()
     return library if library is not None and _takes_ours(library) else None
 
 
-def _found() -> ctypes.CDLL | None:
+def _installed() -> ctypes.CDLL | None:
     # An editable install keeps the library in a folder of its own, which the package's path names beside the source.
     folders = sys.modules[__name__.rpartition(".")[0]].__path__
-    found = [file for folder in folders for file in sorted(Path(folder).glob("*fast_weights_cpu.*"))]
-    return ctypes.CDLL(str(found[0])) if found else None
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*fast_weights_cpu.*"))]
+    return ctypes.CDLL(str(files[0])) if files else None
 
 
 def _takes_ours(library: ctypes.CDLL) -> bool:
     try:
-        found = [getattr(library, f"fast_weights_{what}_size_baseline")() for what in ("problem", "classification")]
+        sizes = [getattr(library, f"fast_weights_{what}_size_baseline")() for what in ("problem", "classification")]
     except AttributeError:
         return False
-    return found == [_PROBLEM.size, _CLASSIFICATION.size]
+    return sizes == [_PROBLEM.size, _CLASSIFICATION.size]
 
 
 @functools.cache
@@ -61,9 +62,9 @@ def instruction_set() -> str | None:
 
 def availability() -> str:
     """Whether the kernel can run, and why not."""
-    if found := instruction_set():
-        return f"available ({found}, float32 and float64)"
-    if _found() is not None:
+    if name_of_set := instruction_set():
+        return f"available ({name_of_set}, float32 and float64)"
+    if _installed() is not None:
         return "not available: built from other sources than these; install the package again"
     return "not available: not built at install, for want of a C++ compiler"
 
@@ -97,7 +98,7 @@ def projects(weight_ih: Tensor) -> bool:
 # Chunks of 16 are as good and take twice the memory, of 64 are slower by a tenth.
 _LONGEST = 2
 _CHUNK = 32
-_EVERY = 8  # `every` of csrc/recurrence.h
+_EVERY = 8  # `every` of csrc/memory.h
 
 
 def _chunk(steps: int, width: int) -> int:
@@ -116,7 +117,7 @@ def _shape(given: Given) -> tuple[int, int, int]:
 
 
 def saved_size(given: Given, settings: Settings) -> int:
-    """Elements kept for the backward pass; `Kernel::saved_size` of csrc/recurrence.h."""
+    """Elements kept for the backward pass; `Kernel::saved_size` of csrc/memory.h."""
     rank = 0 if given.left is None else given.left.shape[1]
     batch, steps, width = _shape(given)
     chunk, lanes = _chunk(steps, width), 64 // given.inputs.dtype.itemsize
@@ -138,7 +139,7 @@ def forward(given: Given, settings: Settings, keep: bool, keep_written: bool) ->
     output = given.inputs.new_empty(_shape(given))
     saved = output.new_empty(saved_size(given, settings) if keep else 0)
     written = torch.empty_like(output) if keep_written else output.new_empty(0)
-    addresses = output.data_ptr(), written.data_ptr() if keep_written else 0, saved.data_ptr()
+    addresses = address(output), address(written) if keep_written else 0, address(saved)
     _run(False, given, settings, keep, (*addresses, *(0,) * 13), (0, 0, 0))
     return output, written, saved
 
@@ -153,11 +154,7 @@ def backward(
     wanted: list[bool],
 ) -> list[Tensor]:
     """As `Kernel.backward` of kernel.py."""
-    output = output.contiguous()
-    if grad_output is not None:
-        grad_output = grad_output.contiguous()
-    if grad_written is not None:
-        grad_written = grad_written.contiguous()
+    output, grad_output, grad_written = output.contiguous(), in_memory(grad_output), in_memory(grad_written)
     made = list(wanted)
     if given.weight_ih is None:
         made[0] = True  # the gradient of inputs in any case: that of the weights comes from it
@@ -165,18 +162,14 @@ def backward(
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if want and tensor is not None else None
         for tensor, want in zip(given[:10] + given[11:], made, strict=False)
     ]
-    addresses = [0 if grad is None else grad.data_ptr() for grad in grads]
+    addresses = [*map(address, grads)]
     of_projection = 0, 0, 0
     if given.weight_ih is not None:
         of_projection = addresses[0], addresses[10], addresses[11]
         addresses[0] = 0
-    came = output.data_ptr(), 0, saved.data_ptr(), 0, address(grad_output), address(grad_written), *addresses[:10]
-    _run(True, given, settings, True, came, of_projection)
+    others = address(output), 0, address(saved), 0, address(grad_output), address(grad_written), *addresses[:10]
+    _run(True, given, settings, True, others, of_projection)
     return [grad for grad, want in zip(grads, wanted, strict=False) if want and grad is not None]
-
-
-def address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _run(
@@ -193,7 +186,11 @@ def _run(
     of features, weight_ih and bias.
     """
     tensors = _contiguous(given, settings)  # kept alive until the kernel is done
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    try:
+        addresses = [0 if tensor is None else tensor.data_ptr() or address_of_nothing(tensor) for tensor in tensors]
+    except ValueError as error:
+        empty = [tensor is not None and tensor.numel() > 0 and not tensor.data_ptr() for tensor in tensors]
+        raise ValueError(f"{Given._fields[empty.index(True)]}: {error}") from None
     input_size, inputs = 0, 0
     if given.weight_ih is not None:
         input_size, inputs, addresses[0] = given.weight_ih.shape[1], addresses[0], 0
@@ -202,7 +199,7 @@ def _run(
         input_size, inputs, *addresses[11:], *of_projection,
     )  # fmt: skip
     scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]
-    scratch = torch.empty(scratch_size(problem, backwards), dtype=torch.uint8)
+    scratch = torch.empty(scratch_size(problem, backwards), dtype=torch.uint8, device="cpu")
     run(problem, scratch.data_ptr())
 
 
@@ -258,7 +255,7 @@ def classification(
         *_sizes(shape, settings, False, *made), 0, *map(address, tensors), *(0,) * 8, *map(address, grads), *(0,) * 9,
         *others,
     )  # fmt: skip
-    scratch = torch.empty(scratch_size(problem), dtype=torch.uint8)
+    scratch = torch.empty(scratch_size(problem), dtype=torch.uint8, device="cpu")
     return run(problem, scratch.data_ptr())
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contextual_rnn._tensors import described
 from contextual_rnn.ops.kernel import Given, Kernel, Settings
 from contextual_rnn.ops.once import refuse_second_derivative
+from contextual_rnn.ops.options import MOST_INNER_STEPS
 
 _GIVEN = (
     "Tensor inputs, Tensor weight_hh, Tensor h0, Tensor? a0, Tensor? left, Tensor? right, Tensor? norm_weight, "
@@ -41,18 +43,21 @@ def one_by_one(call: Callable[..., Any]) -> Callable[..., Any]:
 def differentiate(kernel: Kernel, given: Given, settings: Settings, output: Tensor, *others: Any) -> list[Tensor]:
     """`Kernel.backward`, which must not be entered with less than it saved."""
     saved, expected = others[0], kernel.saved_size(given, settings)
-    if saved.shape != (expected,) or saved.dtype != output.dtype or not saved.is_contiguous():
-        raise RuntimeError(f"saved: expected {expected} elements of {output.dtype}, got {described(saved)}")
+    fits = saved.dtype == output.dtype and saved.device == output.device and saved.layout == torch.strided
+    if not fits or saved.shape != (expected,) or not saved.is_contiguous():
+        place = f"{output.dtype} on {output.device}"
+        raise RuntimeError(f"saved: expected {expected} contiguous elements of {place}, got {described(saved)}")
     return kernel.backward(given, settings, output, *others)
 
 
 def _check(kernel: Kernel, given: Given, settings: Settings, **others: Tensor | None) -> None:
-    """Refuse what the public door never lets through, since anybody may call an operator."""
+    """Refuse what `fast_weights` refuses, since anybody may call an operator."""
     inputs = given.inputs
-    if inputs.ndim != 3 or 0 in inputs.shape[1:] or not kernel.supports(inputs):
+    if inputs.is_nested or inputs.ndim != 3 or 0 in inputs.shape[1:] or not kernel.supports(inputs):
         raise ValueError(f"inputs: expected (B, T, H) for the {kernel.name} kernel, got {described(inputs)}")
     batch, steps, width = inputs.shape
-    rank = given.left.shape[1] if given.left is not None and given.left.ndim == 3 else 1
+    left = given.left
+    rank = left.shape[1] if left is not None and not left.is_nested and left.ndim == 3 else 1
     shapes = {
         "inputs": inputs.shape, "weight_hh": (width, width), "h0": (batch, width), "a0": (batch, width, width),
         "left": (batch, rank, width), "right": (batch, rank, width), "norm_weight": (width,), "norm_bias": (width,),
@@ -62,20 +67,13 @@ def _check(kernel: Kernel, given: Given, settings: Settings, **others: Tensor | 
         shape, dtype = ((batch,), torch.int64) if name == "lengths" else (shapes[name], inputs.dtype)
         if tensor is None:
             continue
-        fits = tensor.shape == shape and tensor.dtype == dtype and tensor.device == inputs.device
-        if not fits or tensor.layout != torch.strided:
+        fits = not tensor.is_nested and tensor.layout == torch.strided and tensor.shape == shape
+        if not fits or tensor.dtype != dtype or tensor.device != inputs.device:
             raise ValueError(f"{name}: expected {dtype} of shape {tuple(shape)}, got {described(tensor)}")
     if (given.left is None) != (given.right is None) or (given.left is not None and given.a0 is not None):
         raise ValueError("a0: expected left and right together and no a0 beside them")
-    if settings.inner_steps < 1 or not 0 < settings.eps < float("inf"):
-        raise ValueError(f"inner_steps, eps: expected at least 1 and a positive number, got {settings}")
-
-
-def described(value: object) -> str:
-    """What came, for the message of an error."""
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
+    if not 1 <= settings.inner_steps <= MOST_INNER_STEPS or not 0 < settings.eps < float("inf"):
+        raise ValueError(f"inner_steps, eps: expected 1 to {MOST_INNER_STEPS} and a positive number, got {settings}")
 
 
 def spread(grads: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
@@ -99,6 +97,7 @@ def register(kernel: Kernel) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         given, settings = Given(*arguments[:N_GIVEN]), Settings(*arguments[N_GIVEN : N_GIVEN + N_SETTINGS])
         _check(kernel, given, settings)
+        given = Given._make([None if tensor is None else tensor.resolve_neg() for tensor in given])
         return kernel.forward(given, settings, *arguments[N_GIVEN + N_SETTINGS :])
 
     @torch.library.impl(f"{name}_backward", "default")
@@ -109,6 +108,7 @@ def register(kernel: Kernel) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
         absent = [want and tensor is None for tensor, want in zip(given, wanted, strict=False)]
         if len(wanted) != N_DIFFERENTIABLE or any(absent):
             raise ValueError(f"wanted: expected {N_DIFFERENTIABLE} bools, none true for an absent tensor, got {wanted}")
+        given = Given._make([None if tensor is None else tensor.resolve_neg() for tensor in given])
         return differentiate(kernel, given, settings, output, saved, grad_output, grad_written, wanted)
 
     @torch.library.register_fake(name)
@@ -144,6 +144,7 @@ def register(kernel: Kernel) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
 
     torch.library.register_autograd(name, derivative, setup_context=setup_context)
     torch.library.register_autograd(f"{name}_backward", refuse_second_derivative)
-    torch.library.register_vmap(name, one_by_one(operator))
-    torch.library.register_vmap(f"{name}_backward", one_by_one(backward_operator))
+    if hasattr(torch.library, "register_vmap"):  # torch 2.4 has none: vmap inside torch.compile is refused there
+        torch.library.register_vmap(name, one_by_one(operator))
+        torch.library.register_vmap(f"{name}_backward", one_by_one(backward_operator))
     return operator

@@ -1,10 +1,13 @@
-"""What every backend of the fast-weights recurrence is told besides its tensors."""
+"""The options of the fast-weights recurrence, and the tables of decay that every backend reads."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +15,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 Timing = Literal["ba2016", "wenke2019"]
 TIMINGS: tuple[Timing, ...] = get_args(Timing)
+MOST_INNER_STEPS = 1000  # far beyond use; sizes of memory are products with it
 
 
 class LowRank(NamedTuple):
@@ -26,7 +30,7 @@ class LowRank(NamedTuple):
 
     def dense(self) -> Tensor:
         """The matrix itself, (B, H, H)."""
-        return self.left.mT @ self.right
+        return self.left.transpose(1, 2) @ self.right  # which the older ONNX exporter knows, unlike mT
 
 
 @dataclass(frozen=True)
@@ -40,30 +44,62 @@ class FastWeightsOptions:
     return_fast_weights: bool
 
 
-def decay_tables(options: FastWeightsOptions, steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """How much of what was written is left: rate * decay^age, (T,), by age 0..T-1, and decay^count, (T + 1,).
+Key = tuple[float | Tensor, float | Tensor, int, torch.dtype, torch.device]
+Tables = tuple[Tensor, Tensor]
+
+
+def decay_tables(options: FastWeightsOptions, steps: int, like: Tensor) -> Tables:
+    """How much of a written vector is left: rate * decay^age, (T,), by age 0..T-1, and decay^count, (T + 1,).
 
     A read after `count` writes sees A(0) times the second at `count` and every written pair times the first at its
     age. Gradients of decay and rate, where they are tensors, come through these tables.
     """
-    decay, rate = options.decay, options.rate
-    learned = isinstance(decay, Tensor) or isinstance(rate, Tensor)
-    # What a mode such as FakeTensorMode makes is good for that mode alone.
+    key: Key = options.decay, options.rate, steps, like.dtype, like.device
+    learned = isinstance(options.decay, Tensor) or isinstance(options.rate, Tensor)
+    # A mode such as FakeTensorMode makes tensors that are good for that mode alone.
     if learned or torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
-        return _tables(decay, rate, steps, like.dtype, like.device)
-    return _kept_tables(decay, rate, steps, like.dtype, like.device)
+        return _tables(*key)
+    held = _HELD.get()
+    if held is not None and key in held:
+        return held[key]
+    if _is_capturing(like):
+        return _tables(*key)  # a CUDA graph keeps what is made in it; what others made may be gone at its next replay
+    tables = _cached_tables(*key)
+    if held is not None:
+        held[key] = tables
+    return tables
+
+
+def _is_capturing(like: Tensor) -> bool:
+    return like.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+_HELD: ContextVar[dict[Key, Tables] | None] = ContextVar("tables of decay that calls hold", default=None)
+
+
+@contextmanager
+def holding_tables() -> Iterator[dict[Key, Tables]]:
+    """The tables that calls inside read, each made once.
+
+    A captured graph reads them by address at every replay: whoever keeps the graph keeps this dict too. It begins
+    before the capture, with calls that fill it.
+    """
+    held: dict[Key, Tables] = {}
+    token = _HELD.set(held)
+    try:
+        yield held
+    finally:
+        _HELD.reset(token)
 
 
 def _tables(
     decay: float | Tensor, rate: float | Tensor, steps: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
+) -> Tables:
     powers = decay ** torch.arange(steps + 1, dtype=torch.float64, device=device)
     return (rate * powers[:steps]).to(dtype), powers.to(dtype)
 
 
 @functools.lru_cache(maxsize=64)
-def _kept_tables(
-    decay: float, rate: float, steps: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _cached_tables(*key: Any) -> Tables:
     with torch.inference_mode(False), torch.no_grad():
-        return _tables(decay, rate, steps, dtype, device)
+        return _tables(*key)

@@ -21,7 +21,7 @@ def reference(
     options: FastWeightsOptions,
 ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B H H"] | None]:
     """Step through time carrying A explicitly; O(B T H^2 (1 + S)) time, O(B T H^2) memory under autograd."""
-    batch, _, width = inputs.shape
+    batch, width = inputs.shape[0], int(inputs.shape[2])
     if a0 is None:
         a = inputs.new_zeros(batch, width, width)
     elif isinstance(a0, LowRank):

@@ -44,7 +44,7 @@ def lengths_of(lengths, samples, batch, steps):
     """How many steps each sample of this program takes, (BLOCK_B,): none where there is no such sample."""
     present = samples < batch
     if lengths is not None:
-        length = tl.load(lengths + samples, mask=present, other=0).to(tl.int32)
+        length = tl.minimum(tl.load(lengths + samples, mask=present, other=0), steps).to(tl.int32)
     else:
         length = tl.where(present, steps, 0)
     return length

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._numbers import check_size
+from contextual_rnn._precision import is_narrow, wide
+from contextual_rnn._sharded import is_sharded
 from contextual_rnn.state_spec import StateSpec
 
 # Layers that hand on as many features as they get; GLU and MultiheadAttention are the module's exceptions.
@@ -27,24 +34,44 @@ _WIDTH_KEEPING = (
 )
 
 
-def check_call(batch_size: int | None, batched: bool | None = None, generator: torch.Generator | None = None) -> None:
-    """Refuse what no initial state can be called with."""
+def check_call(
+    batch_size: int | None, batched: bool | None = None, generator: torch.Generator | None = None
+) -> int | None:
+    """The batch size as an int; refuse what no initial state can be called with."""
     if batch_size is not None:
-        check_size("batch_size", batch_size, 0)
+        batch_size = check_size("batch_size", batch_size, 0)
         if batched is False:
             raise ValueError(f"batch_size: expected None with batched=False, got {batch_size}")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
+    return batch_size
 
 
 def batch_of(context: Any, batch_size: int | None, batched: bool | None) -> int | None:
-    """The batch size of a state that does not depend on the context; None for one unbatched example."""
+    """The batch size of a state that does not depend on the context; None for one unbatched example.
+
+    Raises ValueError for a context that does not tell it.
+    """
     if batched is False:
         return None
     if batch_size is not None:
         return batch_size
-    tensor = next(_tensors(context), None)
-    return None if tensor is None or tensor.ndim == 0 else tensor.shape[0]
+    if context is None:
+        return None
+    for part in _parts(context):
+        return _rows_of(part)
+    raise ValueError(
+        f"batch_size: expected the number of rows, as {_describe(context)} does not tell it, got None "
+        "(batched=False is one example without a batch)"
+    )
+
+
+def _rows_of(part: Tensor | PackedSequence) -> int | None:
+    if isinstance(part, PackedSequence):
+        return int(part.batch_sizes[0])
+    if part.is_nested:
+        return part.size(0)
+    return part.shape[0] if part.ndim else None
 
 
 def feature_count(net: nn.Module, features: int | None) -> int:
@@ -52,8 +79,7 @@ def feature_count(net: nn.Module, features: int | None) -> int:
     if not isinstance(net, nn.Module):
         raise TypeError(f"net: expected a context network (nn.Module), got {type(net).__name__}")
     if features is not None:
-        check_size("features", features)
-        return features
+        return check_size("features", features)
     width = _output_width(net)
     if width is None:
         raise ValueError(f"features: expected the width of what net returns, as {type(net).__name__} does not tell it")
@@ -95,37 +121,113 @@ def features_of(net: nn.Module, context: Any, width: int, batch_size: int | None
     return features
 
 
+Run = Callable[[nn.Module, Tensor], Tensor]
+
+
 class Heads(nn.Module):
-    """One linear layer for every leaf, from features (B, F) or (F,) to (B, *shape) or `shape`.
+    """One linear layer for every leaf of floats, from features (B, F) or (F,) to (B, *shape) or `shape`.
 
     With `constant` the layers start as that number, whatever the features; a factor that would start at zero does not.
+    A leaf with a dtype of its own has a layer of that dtype, which gets the features in it; of a complex leaf the layer
+    gives real and imaginary parts.
     """
 
     def __init__(self, spec: StateSpec, features: int, *, constant: float | None):
         super().__init__()
-        self.shapes = {leaf.name: leaf.shape for leaf in spec}
+        self.shapes = {leaf.name: leaf.shape for leaf in spec.floats}
+        self.own_dtype = {leaf.name for leaf in spec.floats if leaf.dtype is not None}
+        self.complex: set[str] = set()
         self.layers = nn.ModuleDict()
-        for leaf in spec:
-            layer = nn.Linear(features, leaf.numel, dtype=spec.dtype, device=spec.device)
+        for leaf in spec.floats:
+            dtype, numel = spec.dtype_of(leaf), leaf.numel
+            if dtype is not None and dtype.is_complex:
+                self.complex.add(leaf.name)
+                dtype, numel = dtype.to_real(), 2 * numel
+            layer = nn.Linear(features, numel, dtype=dtype, device=spec.device)
             if constant is not None:
-                nn.init.zeros_(layer.weight)
-                nn.init.constant_(layer.bias, constant)
-                if leaf.factor and constant == 0:
-                    nn.init.normal_(layer.bias, std=leaf.shape[-1] ** -0.5)
+                std = leaf.shape[-1] ** -0.5 if leaf.factor and constant == 0 else None
+                _fill(layer, constant, std)
+                # Whoever resets a model resets this layer by itself, and quantisation looks for nn.Linear: no subclass.
+                setattr(layer, "reset_parameters", partial(_reset, layer, constant, std))  # noqa: B010
             self.layers[leaf.name] = layer
 
-    def forward(self, features: Tensor, batch_size: int | None) -> dict[str, Tensor]:
-        """Features of one example are tiled to `batch_size`, where that is given."""
-        weight = next(self.parameters(), None)  # none where the layers are quantised, and take what they take
-        if weight is not None and (
-            features.device != weight.device or (features.dtype != weight.dtype and not in_autocast(weight.device))
-        ):
-            raise ValueError(
-                f"context: expected features of {weight.dtype} on {weight.device}, "
-                f"got {features.dtype} on {features.device}"
-            )
-        leaves = {name: layer(features).unflatten(-1, self.shapes[name]) for name, layer in self.layers.items()}
+    def reset_parameters(self) -> None:
+        """Start anew as the constructor does."""
+        for layer in self.layers.values():
+            layer.reset_parameters()  # pyright: ignore[reportCallIssue]
+
+    def forward(self, features: Tensor, batch_size: int | None, precise: bool = False) -> dict[str, Tensor]:
+        """Features of one example are tiled to `batch_size`, where that is given.
+
+        With `precise` the layers compute in float32 at least, also under autocast.
+        """
+        run = _run_precisely if precise else _run
+        if self.own_dtype or self.complex:
+            leaves = {name: self._mixed(name, layer, features, run) for name, layer in self.layers.items()}
+        else:
+            # None where the layers are quantised, and take what they take.
+            _check_features(features, next(self.parameters(), None))
+            leaves = {name: _leaf(name, run(layer, features), self.shapes[name]) for name, layer in self.layers.items()}
         return leaves if features.ndim == 2 else {name: tile(leaf, batch_size) for name, leaf in leaves.items()}
+
+    def _mixed(self, name: str, layer: nn.Module, features: Tensor, run: Run) -> Tensor:
+        weight = next(layer.parameters(), None)
+        if name in self.own_dtype and weight is not None and features.is_floating_point():
+            features = features.to(weight.dtype)
+        _check_features(features, weight)
+        output = run(layer, features)
+        if name not in self.complex:
+            return _leaf(name, output, self.shapes[name])
+        output = output.float() if output.dtype == torch.bfloat16 else output  # which has no complex numbers
+        return torch.view_as_complex(_leaf(name, output, (*self.shapes[name], 2)))
+
+
+def _check_features(features: Tensor, weight: Tensor | None) -> None:
+    if weight is not None and (
+        features.device != weight.device
+        or (features.dtype != weight.dtype and not in_autocast(weight.device) and not is_sharded(weight))
+    ):
+        raise ValueError(
+            f"context: expected features of {weight.dtype} on {weight.device}, "
+            f"got {features.dtype} on {features.device}"
+        )
+
+
+def _fill(layer: nn.Linear, constant: float, bias_std: float | None) -> None:
+    """A layer whose output is `constant`, or a random bias, whatever comes in."""
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, constant)
+    if bias_std is not None:
+        nn.init.normal_(layer.bias, std=bias_std)
+
+
+def _reset(layer: nn.Linear, constant: float, bias_std: float | None) -> None:
+    nn.Linear.reset_parameters(layer)  # draws the random numbers that the constructor draws
+    _fill(layer, constant, bias_std)
+
+
+def _leaf(name: str, output: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if is_sharded(output):  # by tensor parallelism
+        output = output.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
+    if output.shape[-1] != (width := math.prod(shape)) and not torch._C._is_tracing():
+        raise ValueError(f"heads: expected an output of width {width} for {name!r}, got {output.shape[-1]}")
+    return output.unflatten(-1, shape)
+
+
+def _run(layer: nn.Module, features: Tensor) -> Tensor:
+    return layer(features)
+
+
+def _run_precisely(layer: nn.Module, features: Tensor) -> Tensor:
+    weight = next(layer.parameters(), None)  # none where the layer is quantised
+    if weight is None:
+        return layer(features)
+    autocast = in_autocast(weight.device)
+    if not autocast and not is_narrow(weight.dtype):
+        return layer(features)
+    parameters = {name: wide(parameter) for name, parameter in layer.named_parameters()}
+    with torch.autocast(weight.device.type, enabled=False) if autocast else nullcontext():
+        return torch.func.functional_call(layer, parameters, (features.to(wide(weight).dtype),))
 
 
 def tile(value: Tensor, batch_size: int | None) -> Tensor:
@@ -135,22 +237,31 @@ def tile(value: Tensor, batch_size: int | None) -> Tensor:
     """
     if batch_size is None:
         return value.clone()
+    if isinstance(batch_size, Tensor):  # a size that torch.jit.trace follows, which may be any
+        return value.clone().expand(batch_size, *value.shape)
     return value.clone()[None] if batch_size == 1 else value.expand(batch_size, *value.shape)
 
 
-def _tensors(context: Any) -> Iterator[Tensor]:
-    if isinstance(context, Tensor):
+def _parts(context: Any) -> Iterator[Tensor | PackedSequence]:
+    """What in a context tells a batch size, in order."""
+    if isinstance(context, Tensor | PackedSequence):
         yield context
     elif isinstance(context, Mapping):
         for value in context.values():
-            yield from _tensors(value)
+            yield from _parts(value)
     elif isinstance(context, tuple | list):
         for value in context:
-            yield from _tensors(value)
+            yield from _parts(value)
+    elif is_dataclass(context) and not isinstance(context, type):
+        for field in fields(context):
+            yield from _parts(getattr(context, field.name))
 
 
 def _describe(context: Any) -> str:
+    if isinstance(context, PackedSequence):
+        return f"a PackedSequence of {_rows_of(context)} sequences, of {context.data.dtype}, on {context.data.device}"
     if isinstance(context, Tensor):
-        return f"a tensor of shape {tuple(context.shape)}, {context.dtype}, on {context.device}"
-    parts = [_describe(tensor) for tensor in _tensors(context)]
+        shape = f"{context.size(0)} rows, nested" if context.is_nested else f"shape {tuple(context.shape)}"
+        return f"a tensor of {shape}, {context.dtype}, on {context.device}"
+    parts = [_describe(part) for part in _parts(context)]
     return f"{type(context).__name__}" + (f" of {', '.join(parts)}" if parts else "")

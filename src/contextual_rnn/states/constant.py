@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
+from contextual_rnn._numbers import readable
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec
 from contextual_rnn.states._heads import batch_of, tile
@@ -21,11 +23,23 @@ class ConstantState(InitialState):
     structure.
     """
 
-    def __init__(self, network: nn.Module | StateSpec, value: float | State = 0.0):
-        super().__init__(network)
-        for leaf, tensor in self.spec.fill(value).items():
-            self.register_buffer(f"value_{leaf}", tensor)
+    def __init__(
+        self,
+        network: nn.Module | StateSpec,
+        value: float | State = 0.0,
+        *,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(network, device=device, dtype=dtype)
+        self._keep(self.spec.fill(value), value)
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         size = batch_of(context, batch_size, batched)
         return {leaf.name: Moments(tile(getattr(self, f"value_{leaf.name}"), size), None) for leaf in self.spec}
+
+    def extra_repr(self) -> str:
+        values = [getattr(self, f"value_{leaf.name}") for leaf in self.spec]
+        first = values[0].flatten()[0]
+        same = readable(first) and all(bool((value == first).all()) for value in values)
+        return f"{self.spec.describe()}, value={first.item()}" if same else self.spec.describe()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from contextual_rnn._saved_numbers import function_name
@@ -20,7 +22,8 @@ class ContextState(InitialState):
     leaf = activation(W_leaf net(context) + b_leaf). `net` maps a context to features (B, F), or (F,) for one example;
     F is read off its last layer, or given as `features` where that cannot be done. With `zero_init` the heads start at
     zero, so that a trained network's output does not change by a bit until training moves them; a low-rank factor
-    keeps a random bias, for two zero factors would never move.
+    keeps a random bias, for two zero factors would never move. A head is of its leaf's dtype; that of a complex leaf
+    gives real and imaginary parts. `device` and `dtype` are those of the heads.
 
     Raises TypeError for a `net` that is no module or an `activation` that is no function, ValueError where F is
     neither given nor to be read off, and in the forward pass for an `activation` that changes the shape.
@@ -34,14 +37,17 @@ class ContextState(InitialState):
         features: int | None = None,
         zero_init: bool = False,
         activation: Callable[[Tensor], Tensor] | None = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ):
-        super().__init__(network)
+        super().__init__(network, device=device, dtype=dtype)
         if activation is not None and not callable(activation):
             raise TypeError(f"activation: expected a function or None, got {type(activation).__name__}")
         self.net = net
         self.features = feature_count(net, features)
         self.activation = activation
         self.heads = Heads(self.spec, self.features, constant=0.0 if zero_init else None)
+        self._keep(replace(self.spec, tree=self.spec.constants).fill(0) if self.spec.constants else {}, 0)
 
     def saved_words(self) -> dict[str, str | None]:
         return {"activation": function_name(self.activation)}
@@ -51,12 +57,22 @@ class ContextState(InitialState):
         return True
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        features = features_of(self.net, context, self.features, batch_size, batched)
-        return {name: Moments(mean, None) for name, mean in self.from_features(features, batch_size).items()}
+        means, features = self.means(context, batch_size, batched)
+        moments = {name: Moments(mean, None) for name, mean in means.items()}
+        if self.spec.constants:
+            moments |= self.constants(features.shape[0] if features.ndim == 2 else batch_size)
+        return moments
 
-    def from_features(self, features: Tensor, batch_size: int | None) -> dict[str, Tensor]:
-        """The leaves for features (B, F) or (F,)."""
-        leaves = self.heads(features, batch_size)
+    def means(
+        self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The leaves of floats, with `precise` in float32 at least, and their features, (B, F) or (F,)."""
+        features = features_of(self.net, context, self.features, batch_size, batched)
+        return self.from_features(features, batch_size, precise), features
+
+    def from_features(self, features: Tensor, batch_size: int | None, precise: bool = False) -> dict[str, Tensor]:
+        """The leaves of floats for features (B, F) or (F,), with `precise` in float32 at least."""
+        leaves = self.heads(features, batch_size, precise)
         if self.activation is None:
             return leaves
         activated = {name: self.activation(leaf) for name, leaf in leaves.items()}
@@ -64,3 +80,15 @@ class ContextState(InitialState):
             if leaf.shape != (expected := leaves[name].shape):
                 raise ValueError(f"activation: expected shape {tuple(expected)} kept, got {tuple(leaf.shape)}")
         return activated
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.heads.reset_parameters()
+
+    def extra_repr(self) -> str:
+        activation = f", activation={_name(self.activation)}" if self.activation is not None else ""
+        return f"{self.spec.describe()}, features={self.features}{activation}"
+
+
+def _name(function: Callable[[Tensor], Tensor]) -> str:
+    return getattr(function, "__name__", None) or type(function).__name__

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from contextual_rnn._sharded import as_forward
 from contextual_rnn.state_spec import StateSpec
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments
@@ -39,13 +40,24 @@ class LeafwiseState(InitialState):
         moments: dict[str, Moments] = {}
         # States of a context go first: they know whether it is a batch, the others follow them.
         for state in sorted(self._states(), key=lambda state: not state.reads_context):
-            moments |= state.moments(context, batch_size, batched)
+            moments |= as_forward(state, state.moments)(context, batch_size, batched)
             if state.reads_context:
                 (leaf,) = state.spec
                 mean = moments[leaf.name].mean
                 batched = mean.ndim > len(leaf.shape)
                 batch_size = mean.shape[0] if batched else None
         return moments
+
+    def constants(self, batch_size: int | None) -> dict[str, Moments]:
+        parts = [state.constants(batch_size) for state in self._states()]
+        return {name: leaf for part in parts for name, leaf in part.items()}
+
+    def reset_parameters(self) -> None:
+        for state in self._states():
+            state.reset_parameters()
+
+    def extra_repr(self) -> str:
+        return self.spec.describe()
 
     @property
     def reads_context(self) -> bool:

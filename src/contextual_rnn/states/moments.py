@@ -8,11 +8,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from contextual_rnn._precision import wide
 from contextual_rnn.state_spec import StateSpec
+from contextual_rnn.states._recomputed import draw_again
 
 
 class Moments(NamedTuple):
-    """Of one leaf: the mean, (B, *shape) or `shape`, and the scale, which broadcasts against it; None: no noise."""
+    """Of one leaf: the mean, (B, *shape) or `shape`, and the scale, which broadcasts against it; None: no noise.
+
+    The mean has the dtype of the state, a scale that is a tensor float32 at least.
+    """
 
     mean: Tensor
     scale: Tensor | float | None
@@ -40,11 +45,11 @@ def of_rows(moments: dict[str, Moments], spec: StateSpec, rows: Tensor | None) -
 
 
 def kl(moments: Moments, prior_mean: float, prior_scale: float) -> Tensor:
-    """KL(N(mean, scale^2) || N(prior_mean, prior_scale^2)) of every unit.
+    """KL(N(mean, scale^2) || N(prior_mean, prior_scale^2)) of every unit, in float32 at least.
 
     Unchecked, other than torch's own: a NaN is the loss's to tell, and on a GPU every check waits for the device.
     """
-    mean, scale = moments
+    mean, scale = wide(moments.mean), moments.scale
     prior = torch.full_like(mean, prior_mean), torch.full_like(mean, prior_scale)
     ours, theirs = (Normal(*pair, validate_args=False) for pair in ((mean, torch.as_tensor(scale)), prior))
     return kl_divergence(ours, theirs)
@@ -56,4 +61,7 @@ def draw(moments: Moments, generator: torch.Generator | None) -> Tensor:
         return mean
     if generator is not None and generator.device.type != mean.device.type and not mean.is_meta:
         raise ValueError(f"generator: expected one on {mean.device}, as the state, got one on {generator.device}")
-    return mean + scale * torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+    noise = draw_again(
+        lambda: torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device), generator
+    )
+    return (mean + scale * noise).to(mean.dtype)

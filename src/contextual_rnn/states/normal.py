@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,9 +13,12 @@ from torch.distributions import Normal
 from torch.nn import functional
 
 from contextual_rnn._numbers import NOT_NEGATIVE, check_number
+from contextual_rnn._precision import wide
+from contextual_rnn._sharded import as_forward, gathered
 from contextual_rnn._tree import State
 from contextual_rnn.state_spec import StateSpec
-from contextual_rnn.states._heads import Heads, check_call, features_of
+from contextual_rnn.states._heads import Heads, check_call
+from contextual_rnn.states._parameters import LeafParameters
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.context import ContextState
 from contextual_rnn.states.moments import Moments, kl
@@ -26,10 +30,12 @@ class NormalState(InitialState):
     Training draws h0 = mean + sigma * epsilon; evaluation takes the mean. `net` is the context network, with options
     as for `ContextState`, or another initial state that serves as the mean. s is a free vector for each leaf, or with
     `scale_from_context` the output of a second head. Sigma starts at `scale`. `min_scale` is a floor: without a KL
-    term (the paper has none) nothing but early stopping keeps sigma above zero.
+    term (the paper has none) nothing but early stopping keeps sigma above zero. Leaves without floats have no sigma:
+    they are those of the mean. `device` and `dtype` are those of what is made here.
 
     Raises TypeError or ValueError for a scale that is not a finite number above min_scale, a min_scale that is no
-    finite number of at least 0, and options of a context network where `net` is an initial state.
+    finite number of at least 0, and options of a context network where `net` is an initial state; ValueError for a
+    network whose state has complex leaves or none of floats.
     """
 
     saved_numbers = MappingProxyType({"min_scale": NOT_NEGATIVE})
@@ -45,8 +51,11 @@ class NormalState(InitialState):
         features: int | None = None,
         zero_init: bool = False,
         activation: Callable[[Tensor], Tensor] | None = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ):
-        super().__init__(network)
+        super().__init__(network, device=device, dtype=dtype)
+        _check_floats(self.spec)
         self.min_scale = check_number("min_scale", min_scale, *NOT_NEGATIVE)
         above = f"a finite number above min_scale ({min_scale})"
         scale = check_number("scale", scale, above, lambda scale: scale > self.min_scale)
@@ -64,7 +73,8 @@ class NormalState(InitialState):
         start = float(excess + torch.log(-torch.expm1(-excess)))  # softplus^-1, sound for large and small excess
         self.scale_heads = self.raw_scale = None
         if not scale_from_context:
-            self.raw_scale = nn.ParameterDict(self.spec.fill(start))
+            floats, spec = self.spec.floats, replace(self.spec, tree=self.spec.floats)
+            self.raw_scale = LeafParameters(floats, spec.fill(start), start, draw_factors=False)
         elif isinstance(self.mean, ContextState):
             self.scale_heads = Heads(self.spec, self.mean.features, constant=start)
         else:
@@ -75,45 +85,88 @@ class NormalState(InitialState):
         return self.mean.reads_context
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        if self.scale_heads is not None and isinstance(self.mean, ContextState):
-            features = features_of(self.mean.net, context, self.mean.features, batch_size, batched)
-            means = self.mean.from_features(features, batch_size)
-            raw: Mapping[str, Tensor] = self.scale_heads(features, batch_size)
+        return self._moments(context, batch_size, batched)
+
+    def _moments(
+        self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
+    ) -> dict[str, Moments]:
+        """With `precise` the heads compute in float32 at least, as densities need it; a draw does not."""
+        raw: Mapping[str, Tensor] = self.raw_scale  # pyright: ignore[reportAssignmentType]
+        if isinstance(self.mean, ContextState):
+            means, features = as_forward(self.mean, self.mean.means)(context, batch_size, batched, precise)
+            if self.scale_heads is not None:
+                raw = self.scale_heads(features, batch_size, precise)
         else:
-            means = {name: leaf.mean for name, leaf in self.mean.moments(context, batch_size, batched).items()}
-            raw = self.raw_scale  # pyright: ignore[reportAssignmentType]
-        return {name: Moments(mean, self.min_scale + functional.softplus(raw[name])) for name, mean in means.items()}
+            moments = as_forward(self.mean, self.mean.moments)(context, batch_size, batched)
+            means = {name: leaf.mean for name, leaf in moments.items()}
+        if self.raw_scale is not None and self.raw_scale._hooked:
+            raw = self.raw_scale._tiled(self._batch_size(means))
+        scales = {leaf.name: self.min_scale + functional.softplus(wide(raw[leaf.name])) for leaf in self.spec.floats}
+        moments = {name: Moments(means[name], scale) for name, scale in scales.items()}
+        return moments | self.constants(self._batch_size(means)) if self.spec.constants else moments
+
+    def _batch_size(self, means: Mapping[str, Tensor]) -> int | None:
+        first = self.spec.floats[0]
+        mean = means[first.name]
+        return mean.shape[0] if mean.ndim > len(first.shape) else None
+
+    def constants(self, batch_size: int | None) -> dict[str, Moments]:
+        return self.mean.constants(batch_size)
+
+    def reset_parameters(self) -> None:
+        self.mean.reset_parameters()
+        for part in (self.raw_scale, self.scale_heads):
+            if part is not None:
+                part.reset_parameters()
+
+    def extra_repr(self) -> str:
+        return f"{self.spec.describe()}, min_scale={self.min_scale}"
 
     def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
-        """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape)."""
-        check_call(batch_size)
-        moments = self.moments(context, batch_size, None)
-        return {name: Normal(mean, torch.as_tensor(scale)) for name, (mean, scale) in moments.items()}
+        """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape), in float32 at least."""
+        batch_size = check_call(batch_size)
+        moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
+        moments = {leaf.name: moments[leaf.name] for leaf in self.spec.floats}
+        return {name: Normal(wide(mean), torch.as_tensor(scale)) for name, (mean, scale) in moments.items()}
 
     def log_prob(self, state: State, context: Any = None) -> Tensor:
         """log N(state; g(context), sigma^2) summed over leaves and units, (B,) in nats, or () without a batch.
 
-        Raises TypeError or ValueError for a state of another structure or shape than the network's.
+        Computed and returned in float32, of a state or module in float64 in float64, under autocast too. Leaves without
+        floats are ignored. Raises TypeError or ValueError for a state of another structure or shape than the network's,
+        or whose layers differ where the spec shares one state between them.
         """
         values = self.spec.unpack(state)
-        first = next(iter(self.spec))
+        first = self.spec.floats[0]
         value = values[first.name]
         distribution = self.distribution(context, value.shape[0] if value.ndim > len(first.shape) else None)
-        return self._sum({name: distribution[name].log_prob(value) for name, value in values.items()})
+        return self._sum({name: leaf.log_prob(wide(values[name])) for name, leaf in distribution.items()})
 
     def kl(
         self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0
     ) -> Tensor:
         """KL(N(g(context), sigma^2) || N(prior_mean, prior_scale^2)) summed over leaves and units, (B,) in nats.
 
+        Computed and returned in float32, of a module in float64 in float64, under autocast too.
         Raises TypeError or ValueError for a prior_mean that is not a finite number, a prior_scale not a positive one.
         """
         check_number("prior_mean", prior_mean)
         check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
-        check_call(batch_size)
-        moments = self.moments(context, batch_size, None)
-        return self._sum({name: kl(leaf, prior_mean, prior_scale) for name, leaf in moments.items()})
+        batch_size = check_call(batch_size)
+        moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
+        return self._sum({leaf.name: kl(moments[leaf.name], prior_mean, prior_scale) for leaf in self.spec.floats})
 
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
-        sums = [terms[leaf.name].sum(dim=tuple(range(-len(leaf.shape), 0))) for leaf in self.spec]
+        sums = [terms[leaf.name].sum(dim=tuple(range(-len(leaf.shape), 0))) for leaf in self.spec.floats]
         return torch.stack(torch.broadcast_tensors(*sums)).sum(0)
+
+
+def _check_floats(spec: StateSpec) -> None:
+    if not spec.floats:
+        raise ValueError(f"network: expected one whose state has a leaf of floats, got {spec.describe()}")
+    for leaf in spec.floats:
+        dtype = spec.dtype_of(leaf)
+        if dtype is not None and dtype.is_complex:
+            raise ValueError(
+                f"network: expected a state of real numbers for a normal state, got {leaf.name!r} of {dtype}"
+            )

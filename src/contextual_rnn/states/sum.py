@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from contextual_rnn._numbers import FINITE, check_number
+from contextual_rnn._precision import wide
+from contextual_rnn._sharded import as_forward
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments
 
@@ -22,7 +25,7 @@ class SumState(InitialState):
 
     The states are drawn independently where they are random: a scale is the root of the sum of (w_i sigma_i)^2. All
     get the same context. `weights` is a list that may be changed at any time. Of a low-rank leaf the factors are
-    summed, not their products.
+    summed, not their products. A leaf without floats is that of the first state.
 
     Raises TypeError for what is no InitialState or number, ValueError without states, for another number of weights,
     one that is not finite, and states made for different networks.
@@ -54,12 +57,26 @@ class SumState(InitialState):
         first, terms = next(iter(self.spec)), []
         # States of a context go first: they know whether it is a batch, the others follow them.
         for state, weight in sorted(self._terms(), key=lambda term: not term[0].reads_context):
-            moments = state.moments(context, batch_size, batched)
+            moments = as_forward(state, state.moments)(context, batch_size, batched)
             terms.append((moments, weight))
             mean = moments[first.name].mean
             batched = mean.ndim > len(first.shape)
             batch_size = mean.shape[0] if batched else None
-        return {leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec}
+        sums = {
+            leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec.floats
+        }
+        return sums | self.constants(batch_size) if self.spec.constants else sums
+
+    def constants(self, batch_size: int | None) -> dict[str, Moments]:
+        state, _ = self._terms()[0]
+        return state.constants(batch_size)
+
+    def reset_parameters(self) -> None:
+        for state, _ in self._terms():
+            state.reset_parameters()
+
+    def extra_repr(self) -> str:
+        return f"{self.spec.describe()}, weights=[{', '.join(f'{float(weight):g}' for weight in self.weights)}]"
 
     def _terms(self) -> list[tuple[InitialState, float]]:
         return [
@@ -68,8 +85,17 @@ class SumState(InitialState):
 
 
 def _sum(terms: list[tuple[Moments, float]]) -> Moments:
-    means = [weight * moments.mean for moments, weight in terms]
-    scales = [weight * torch.as_tensor(moments.scale) for moments, weight in terms if moments.scale is not None]
+    means = [weight * wide(moments.mean) for moments, weight in terms]
+    scales = [
+        weight * _as_tensor(moments.scale, mean)
+        for (moments, weight), mean in zip(terms, means, strict=True)
+        if moments.scale is not None
+    ]
     squares = [scale.square() for scale in scales]
     scale = sum(squares[1:], squares[0]).sqrt() if squares[1:] else scales[0].abs() if scales else None
-    return Moments(sum(means[1:], means[0]), scale)
+    dtype = functools.reduce(torch.promote_types, (moments.mean.dtype for moments, _ in terms))
+    return Moments(sum(means[1:], means[0]).to(dtype), scale)
+
+
+def _as_tensor(scale: Tensor | float, mean: Tensor) -> Tensor:
+    return wide(scale) if isinstance(scale, Tensor) else torch.as_tensor(scale, dtype=mean.real.dtype)

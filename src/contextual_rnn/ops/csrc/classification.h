@@ -12,27 +12,6 @@
 
 #include "recurrence.h"
 
-// A linear layer from an embedding to one part of the initial state, and its gradients; may be absent.
-extern "C" struct FastWeightsHead {
-    const void *weight, *bias;
-    void *grad_weight, *grad_bias;
-};
-
-// All of eight bytes, in the order of `cpu.py`.
-extern "C" struct FastWeightsClassification {
-    FastWeightsProblem recurrence;  // without inputs, output, what is saved, and their gradients
-    int64_t vocabulary, input_size, hidden, classes, initial_states;
-    const int64_t *tokens, *targets;
-    const int64_t* states;  // which of the initial states each sample starts from; may be absent
-    const void *embedding, *weight_ih, *bias, *hidden_weight, *hidden_bias, *readout_weight, *readout_bias;
-    void* loss;
-    void *grad_embedding, *grad_weight_ih, *grad_bias;
-    void *grad_hidden_weight, *grad_hidden_bias, *grad_readout_weight, *grad_readout_bias;
-    // Of h0, a0, left and right. What has one is not given, and its gradient not asked for; `states` are then tokens,
-    // each sample's first where they are absent.
-    FastWeightsHead heads[4];
-};
-
 namespace {
 
 inline double logarithm(double x) { return __builtin_log(x); }
@@ -228,80 +207,14 @@ struct Classifier : Kernel<T> {
 
     vec* room_of(const Packed& packed, int64_t thread) const { return packed.room + thread * room_size(); }
 
-    void make_table_and_states(const Packed& packed) {
-        for (int64_t first = 0; first < V; first += L)
-            Base::load(packed.embedding + first / L * D, given(c.embedding) + first * D, smaller(L, V - first), D, D);
-        for_some_rows(packed, [&](const Task& task) {
-            const Layer& layer = packed.layers[task.layer];
-            vec* const room = room_of(packed, task.thread);
-            for (int64_t first = 0; first < layer.rows; first += L) {
-                for (int64_t j = 0; j < task.n; ++j) room[j] = all(layer.bias ? layer.bias[task.at + j] : 0);
-                Base::multiply_strided(room, layer.weight + task.at * D, D, 1, packed.embedding + first / L * D, task.n, D);
-                store(layer.results + first * layer.size + task.at, room, smaller(L, layer.rows - first), layer.size, task.n);
-            }
-        });
-        Base::table = packed.layers[of_table].results;
-        for (int part = 0; part < 4; ++part)
-            if (headed(part)) *initial(part) = packed.layers[of_h0 + part].results;
-        if (!headed(0)) return;
-        times_states(packed.starts, packed.recurrence.weight, packed.layers[of_h0].results, packed);
-        starts = packed.starts;
-    }
+    // ---- classification_layers.h ----
 
-    // to = matrix x for the rows x of all initial states.
-    void times_states(T* to, const T* matrix, const T* from, const Packed& packed) const {
-        vec *const x = packed.room, *const y = packed.room + H;
-        for (int64_t first = 0; first < c.initial_states; first += L) {
-            const int64_t n = smaller(L, c.initial_states - first);
-            Base::load(x, from + first * H, n, H, H);
-            multiply(y, nullptr, 1, matrix, x, H, H);
-            store(to + first * H, y, n, H, H);
-        }
-    }
-
-    // to = the sum over n rows of x y^T, those of x `stride` apart; where `adds`, to += that.
+    void make_table_and_states(const Packed& packed);
+    void times_states(T* to, const T* matrix, const T* from, const Packed& packed) const;
     static void product(T* to, bool adds, int64_t height, int64_t width, int64_t n, const T* x, int64_t stride,
-                        const T* y) {
-        sum_of_outer(to, adds, height, width, 1, n, {x, stride}, {y, width});
-    }
-
-    // The gradients of all layers' weights and biases and that of the embedding, from those of their results.
-    void differentiate_layers(const Totals* totals, const Packed& packed) const {
-        if (headed(0)) {
-            T* const h0 = packed.layers[of_h0].results;
-            Base::add_up(packed.d_starts, c.initial_states * H, [&](int64_t g) INLINE { return totals[g].d_results[of_h0]; });
-            product(static_cast<T*>(p.grad_weight), true, H, H, c.initial_states, packed.d_starts, H, h0);
-            times_states(h0, packed.recurrence.back_weight, packed.d_starts, packed);
-        }
-        for_some_rows(packed, [&](const Task& task) { differentiate_rows(task, totals, packed); });
-        for (int64_t k = 1; k < packed.share_count; ++k) {
-            const T* from = packed.shares[k].d_embedding;
-            T* const to = static_cast<T*>(c.grad_embedding);
-            for (int64_t i = 0, size = packed.shares[k].rows * D; i < size; ++i) to[i] += from[i];
-        }
-    }
-
-    void differentiate_rows(const Task& task, const Totals* totals, const Packed& packed) const {
-        const Layer& layer = packed.layers[task.layer];
-        const int64_t at = task.at, n = task.n;
-        T* const d_results = layer.results + at;
-        for (int64_t row = 0; task.layer != of_h0 && row < layer.rows; ++row)
-            Base::add_up(d_results + row * layer.size, n,
-                         [&](int64_t g) INLINE { return totals[g].d_results[task.layer] + row * layer.size + at; });
-        if (layer.grad_bias) {
-            std::memset(layer.grad_bias + at, 0, n * sizeof(T));
-            for (int64_t row = 0; row < layer.rows; ++row)
-                for (int64_t j = 0; j < n; ++j) layer.grad_bias[at + j] += d_results[row * layer.size + j];
-        }
-        product(layer.grad_weight + at * D, false, n, D, layer.rows, d_results, layer.size, given(c.embedding));
-        vec* const room = room_of(packed, task.thread);
-        for (int64_t first = 0; first < layer.rows; first += L) {
-            const int64_t rows = smaller(L, layer.rows - first);
-            Base::load(room, d_results + first * layer.size, rows, layer.size, n);
-            product(task.share.d_embedding + first * D, !task.begins, rows, D, n, reinterpret_cast<const T*>(room), L,
-                    layer.weight + at * D);
-        }
-    }
+                        const T* y);
+    void differentiate_layers(const Totals* totals, const Packed& packed) const;
+    void differentiate_rows(const Task& task, const Totals* totals, const Packed& packed) const;
 
     void pack_all(const Packed& packed) const {
         Base::pack_shared(packed.recurrence);
@@ -459,3 +372,5 @@ struct Classifier : Kernel<T> {
 };
 
 }  // namespace
+
+#include "classification_layers.h"

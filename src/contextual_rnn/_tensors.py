@@ -1,0 +1,46 @@
+"""Tensors that are arguments."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Classes of tensors that have their elements in memory of their own.
+PLAIN_TENSORS = frozenset((Tensor, torch.nn.Parameter))
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_dense(name: str, value: object, expected: str = "a tensor") -> None:
+    """Refuse anything but a tensor that holds one plain number for each element, at a place its strides give."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+    if value.is_nested:  # some have a strided layout and no shape
+        raise ValueError(f"{name}: expected a strided tensor, got a nested one")
+    if value.layout != torch.strided:
+        raise ValueError(f"{name}: expected a strided tensor, got one of layout {value.layout}")
+    if value.is_quantized:
+        raise ValueError(f"{name}: expected a strided tensor of numbers, got a quantised one of {value.dtype}")
+
+
+def check_readable(name: str, value: object, expected: str = "a tensor") -> None:
+    """Refuse anything but a dense tensor whose values can be read."""
+    check_dense(name, value, expected)
+    assert isinstance(value, Tensor)
+    if value.is_meta:
+        raise ValueError(f"{name}: expected a tensor whose values can be read, got one on meta")
+
+
+def check_floats(name: str, value: object) -> None:
+    """Refuse anything but a dense tensor of a dtype that torch's networks compute in."""
+    check_dense(name, value)
+    assert isinstance(value, Tensor)
+    if value.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected a floating-point tensor of at least 16 bits, got {value.dtype}")
+
+
+def described(value: object) -> str:
+    """Dtype, shape and device of a tensor, for the message of an error; the type of anything else."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    shape = "nested" if value.is_nested else f"of shape {tuple(value.shape)}"
+    return f"{value.dtype} {shape} on {value.device}"

@@ -1,0 +1,167 @@
+// The fast-weights recurrence, forward. See recurrence.h.
+
+#pragma once
+
+#include "memory.h"
+
+namespace {
+
+// Steps `start` .. `start + n`, whose h before the first is in place; `output` is absent where it was made before.
+template <typename T>
+inline void Kernel<T>::forward_chunk(const Activations& a, int64_t start, int64_t n, T* output, const Block& block,
+                                     const Shared& shared, const Work& w) const {
+    for (int64_t t = 0; t < n; ++t) {
+        const T *discounts = given(p.discounts), scale = given(p.retained)[writes(t)];
+        const int64_t count = writes(t);
+        const vec* h = !t && from_zero(a, start) ? nullptr : hidden(a, t);
+        preliminary(w.z, query(a, t, 0), h, start + t, block, shared, w);
+        for (int64_t s = 0; s < S; ++s) {
+            const int64_t read = t * S + s;
+            const vec *q = query(a, t, s), *from = w.z;
+            if (count) {
+                vec* scores = a.scores + read * C;
+                dots(scores, count, memories(a), memory_stride(), q);
+                for (int64_t i = 0; i < count; ++i) w.weights[i] = scores[i] * discounts[count - 1 - i];
+                combine(w.bracket, from, count, w.weights, 1, memories(a), memory_stride());
+                from = w.bracket;
+            }
+            if (R) {
+                vec* scores = a.low_scores + read * R;
+                dots(scores, R, a.right, H, q);
+                for (int64_t k = 0; k < R; ++k) w.weights[k] = scores[k] * scale;
+                combine(w.bracket, from, R, w.weights, 1, a.left, H);
+                from = w.bracket;
+            }
+            if (a.matrix) {
+                dots(w.weights, H, a.matrix, H, q);
+                for (int64_t j = 0; j < H; ++j) w.bracket[j] = from[j] + scale * w.weights[j];
+                from = w.bracket;
+            } else if (shared_matrix()) {
+                multiply(w.bracket, from, scale, shared.a0, q);
+                from = w.bracket;
+            }
+            vec* to = result(a, t, s);
+            if (p.layer_norm)
+                normalise(to, from, a.normed + read * H, a.deviations + read);
+            else
+                for (int64_t j = 0; j < H; ++j) to[j] = relu(from[j]);
+        }
+        hold(hidden(a, t + 1), start + t, block);
+        if (output) store_step(output, hidden(a, t + 1), block, start + t);
+    }
+}
+
+// z and q(t, 0), from h(t-1), absent where it is zero.
+template <typename T>
+inline void Kernel<T>::preliminary(vec* z, vec* q, const vec* h, int64_t t, const Block& block, const Shared& shared,
+                                   const Work& w) const {
+    load_inputs(z, block, t, shared, w);
+    if (h) multiply(z, z, 1, shared.weight, h);
+    for (int64_t j = 0; j < H; ++j) q[j] = relu(z[j]);
+    hold(q, t, block);
+}
+
+template <typename T>
+inline void Kernel<T>::store_written(const Activations& a, int64_t start, int64_t n, const Block& block) const {
+    for (int64_t t = 0; p.written && t < n; ++t)
+        store_step(at(p.written, block.first * T_ * H), memories(a) + t * memory_stride(), block, start + t);
+}
+
+template <typename T>
+inline void Kernel<T>::forward_block(int64_t index, const Shared& shared, const Work& w) const {
+    const Block block = block_at(index);
+    Activations a = w.activations;
+    if (!chunked && p.keep) {
+        Arena arena(saved_at(index));
+        a = place_activations(arena);
+    }
+    if (chunked) {
+        load_previous(a.hs, block, 0);
+        forward_chunks(index, block, a, shared, w);
+    } else
+        forward_whole(a, block, shared, w);
+}
+
+// A sequence of one chunk.
+template <typename T>
+inline void Kernel<T>::forward_whole(Activations& a, const Block& block, const Shared& shared, const Work& w) const {
+    load_previous(a.hs, block, 0);
+    for (int64_t k = 0; k < R; ++k) load_factors(a.left + k * H, a.right + k * H, block, k);
+    set_matrix(a, block, w);
+    forward_chunk(a, 0, T_, block.output, block, shared, w);
+    store_written(a, 0, T_, block);
+}
+
+template <typename T>
+inline void Kernel<T>::set_matrix(Activations& a, const Block& block, const Work& w) const {
+    if (!own_matrix()) return;
+    load_a0(w.own, block);
+    a.matrix = w.own;
+}
+
+template <typename T>
+inline void Kernel<T>::forward_chunks(int64_t index, const Block& block, Activations& a, const Shared& shared,
+                                      const Work& w) const {
+    vec *now = w.matrices[0], *next = w.matrices[1];
+    if (starts_with_matrix()) build_a0(now, block, w);
+    for (int64_t c = 0; c < chunks; ++c) {
+        const int64_t start = c * C, n = smaller(C, T_ - start);
+        a.matrix = c || starts_with_matrix() ? now : nullptr;
+        if (p.keep && c % every == 0 && a.matrix)
+            std::memcpy(saved_at(index) + c / every * H * H, now, H * H * sizeof(vec));
+        forward_chunk(a, start, n, block.output, block, shared, w);
+        store_written(a, start, n, block);
+        if (c + 1 == chunks) break;
+        write_chunk(next, a.matrix, memories(a), memory_stride(), w);
+        std::memcpy(a.hs, hidden(a, C), H * sizeof(vec));
+        vec* const last = now;
+        now = next;
+        next = last;
+    }
+}
+
+// A after a whole chunk, from A at its start and what was written in it.
+template <typename T>
+inline void Kernel<T>::write_chunk(vec* to, const vec* from, const vec* written, int64_t stride, const Work& w) const {
+    for (int64_t i = 0; i < C; ++i)
+        for (int64_t j = 0; j < H; ++j) w.scaled[i * H + j] = written[i * stride + j] * given(p.discounts)[C - 1 - i];
+    outer(to, from, given(p.retained)[C], C, w.scaled, written, stride);
+}
+
+template <typename T>
+inline void Kernel<T>::load_factors(vec* left, vec* right, const Block& block, int64_t k) const {
+    load_initial(left, given(p.left) + k * H, p.rank * H, H, block);
+    load_initial(right, given(p.right) + k * H, p.rank * H, H, block);
+}
+
+template <typename T>
+inline void Kernel<T>::load_a0(vec* to, const Block& block) const {
+    load_initial(to, p.a0, p.a0_stride, H * H, block);
+}
+
+// A(0) in full, whatever its form.
+template <typename T>
+inline void Kernel<T>::build_a0(vec* to, const Block& block, const Work& w) const {
+    if (p.a0) load_a0(to, block);
+    for (int64_t k = 0; k < p.rank; ++k) {
+        load_factors(w.bracket, w.weights, block, k);
+        outer(to, k ? to : nullptr, 1, 1, w.bracket, w.weights, H);
+    }
+}
+
+template <typename T>
+inline void Kernel<T>::forward() const {
+    Arena arena(p.scratch);
+    const Places places = place(arena, false);
+    pack_shared(places.shared);
+    const Call call = {*this, places};
+    fast_weights_parallel(
+        blocks(), threads(blocks()),
+        [](const void* context, int64_t block, int64_t thread) {
+            const auto& [kernel, places] = *static_cast<const Call*>(context);
+            kernel.forward_block(block, places.shared, kernel.work_of(places, thread, false));
+        },
+        &call);
+}
+
+}  // namespace

@@ -1,0 +1,37 @@
+"""What the tensors of an initial state start as, kept where `to_empty` does not reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from contextual_rnn._tree import State
+
+
+@dataclass(frozen=True)
+class Start:
+    """One number for all leaves, or a tensor for each leaf."""
+
+    value: float | Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, value: float | State, leaves: Mapping[str, Tensor]) -> Start:
+        """The start of `leaves`, which were filled with `value`; numbers are copied to the CPU unless one says all."""
+        if isinstance(value, Real):
+            return cls(float(value))
+        return cls(
+            {name: leaf.detach().to("cpu", copy=True) if not leaf.is_meta else leaf for name, leaf in leaves.items()}
+        )
+
+    @torch.no_grad()
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write the start into tensors in place."""
+        for name, tensor in tensors.items():
+            if isinstance(self.value, Mapping):
+                tensor.copy_(self.value[name])
+            else:
+                tensor.fill_(self.value)

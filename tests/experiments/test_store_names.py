@@ -1,0 +1,165 @@
+"""A name that leaves the folder is refused, in whatever form, whichever way files go."""
+
+import os
+
+import fsspec
+import pytest
+from tests.experiments.test_damaged_runs import made_run
+
+from contextual_rnn.experiments import store
+from contextual_rnn.experiments.command_line import main
+from contextual_rnn.experiments.store import Store, inside, readable
+
+LEAVING = [
+    "../config.json",
+    "a/../../config.json",
+    "a/../config.json",
+    "..",
+    "a/..",
+    ".",
+    "./config.json",
+    "a/./config.json",
+    "/etc/config.json",
+    "//etc/config.json",
+    "a//config.json",
+    "a/",
+    "",
+    "..\\config.json",
+    "a\\..\\..\\config.json",
+    "\\\\server\\share\\config.json",
+    "C:/config.json",
+    "C:config.json",
+    "a/c:config.json",
+    "a\0/config.json",
+    "a\n/config.json",
+    "a\x1b[31m/config.json",
+]
+STAYING = [
+    "config.json",
+    "a/config.json",
+    "%2e%2e/config.json",
+    "..a/b../...",
+    "a b/config.json",
+    "a*[1]?/config.json",
+    "é",
+]
+
+
+def files_around(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def memory():
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    yield files
+    files.store.clear()
+
+
+@pytest.mark.parametrize("name", LEAVING)
+def test_refused_everywhere(name, tmp_path):
+    folder = tmp_path / "x" / "y"
+    folder.mkdir(parents=True)
+    for place in (folder, f"file://{folder}", "memory://bucket/sweep"):
+        for call in (store.write, store.exists, store.remove):
+            with pytest.raises(ValueError, match=r"^name: expected the name of a file inside .*, got "):
+                call(place, name, *([b"x"] if call is store.write else []))
+    for url in (f"file://{folder}", "memory://bucket/sweep"):
+        with pytest.raises(ValueError, match="name: expected"):
+            Store(url).fetch([name], tmp_path / "scratch")
+    with pytest.raises(ValueError, match="name: expected"):
+        inside(folder, name)
+    assert files_around(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", STAYING)
+@pytest.mark.parametrize("kind", ["folder", "file", "memory"])
+def test_others_are_as_they_are(name, kind, tmp_path, memory):
+    place = {"folder": tmp_path / "s", "file": f"file://{tmp_path}/s", "memory": "memory://bucket/s"}[kind]
+    if kind == "folder":
+        (tmp_path / "s" / name).parent.mkdir(parents=True)
+    store.write(place, name, b"text")
+    assert store.exists(place, name)
+    if kind != "folder":
+        assert Store(place).names() == [name]
+        Store(place).fetch([name], tmp_path / "copy")
+        assert (tmp_path / "copy" / name).read_bytes() == b"text"
+    store.remove(place, name)
+    assert not store.exists(place, name)
+
+
+@pytest.mark.parametrize("name", [name for name in LEAVING if store._file(name) == "config.json"])
+def test_the_other_runs_of_a_store_are_read(name, tmp_path, memory, monkeypatch, capsys):
+    """As a key that somebody else has put there."""
+    scratch = tmp_path / "a" / "b"
+    scratch.mkdir(parents=True)
+    monkeypatch.setattr(store.tempfile, "tempdir", str(scratch))
+    run = made_run(tmp_path / "run")
+    for file in ("config.json", "metrics.jsonl", "result.json"):
+        memory.pipe_file(f"/bucket/sweep/good/{file}", (run / file).read_bytes())
+    memory.store[f"/bucket/sweep/{name}"] = memory.store["/bucket/sweep/good/config.json"]
+    before = files_around(tmp_path)
+    assert main(["results", "memory://bucket/sweep"]) == 0
+    out, error = capsys.readouterr()
+    assert "0.5" in out
+    assert repr(name) in error
+    assert "left out: 1 in all" in error
+    assert files_around(tmp_path) == before
+    with pytest.raises(ValueError, match="name: expected"), readable("memory://bucket/sweep"):
+        pass
+
+
+def test_links_that_lead_out(tmp_path):
+    """Of the folder that is written to, and of the one that is read into."""
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.mkdir()
+    folder.mkdir()
+    (folder / "link").symlink_to(outside)
+    (folder / "within").mkdir()
+    (folder / "near").symlink_to(folder / "within")
+    for place in (folder, f"file://{folder}"):
+        with pytest.raises(ValueError, match="name: expected"):
+            store.write(place, "link/config.json", b"x")
+        store.write(place, "near/config.json", b"x")
+    assert files_around(outside) == []
+    source = Store(f"file://{tmp_path}/source")
+    source.write("link/config.json", b"x")
+    with pytest.raises(ValueError, match="name: expected"):
+        source.fetch(["link/config.json"], folder)
+    source.write("file.json", b"mine")
+    (folder / "file.json").symlink_to(outside / "theirs")
+    with pytest.raises(ValueError, match="name: expected another one for each file"):
+        source.fetch(["file.json"], folder)
+    assert files_around(outside) == []
+
+
+def test_names_that_are_one_on_a_disk(tmp_path, memory):
+    """A file that is a folder too; and, on a disk that does not tell A from a, both."""
+    for name in ("run", "run/config.json", "good/config.json"):
+        memory.pipe_file(f"/bucket/s/{name}", b"x")
+    errors = []
+    Store("memory://bucket/s").fetch(["run", "run/config.json", "good/config.json"], tmp_path / "copy", errors.append)
+    assert [str(error).partition(", got ")[2] for error in errors] == ["'run/config.json' beside it"]
+    assert files_around(tmp_path / "copy") == ["good/config.json", "run"]
+    (tmp_path / "copy" / "good" / "config.json").write_bytes(b"the other one")
+    with pytest.raises(ValueError, match="name: expected another one for each file of memory://bucket/s"):
+        Store("memory://bucket/s").fetch(["good/config.json"], tmp_path / "copy")
+    assert (tmp_path / "copy" / "good" / "config.json").read_bytes() == b"the other one"
+
+
+def test_a_name_is_no_pattern(tmp_path, memory):
+    for name in ("a[1]/config.json", "a1/config.json", "a*/config.json"):
+        memory.pipe_file(f"/bucket/s/{name}", name.encode())
+    Store("memory://bucket/s").fetch(["a[1]/config.json", "a*/config.json"], tmp_path)
+    assert files_around(tmp_path) == ["a*/config.json", "a[1]/config.json"]
+    assert (tmp_path / "a[1]" / "config.json").read_bytes() == b"a[1]/config.json"
+
+
+def test_what_is_gone_meanwhile_is_no_error_and_anything_else_is(tmp_path, memory, monkeypatch):
+    memory.pipe_file("/bucket/s/a/config.json", b"x")
+    Store("memory://bucket/s").fetch(["a/config.json", "b/config.json"], tmp_path)
+    assert os.listdir(tmp_path) == ["a"]
+    monkeypatch.setattr(memory, "cat_file", lambda *_, **__: (_ for _ in ()).throw(PermissionError("not yours")))
+    with pytest.raises(PermissionError, match="not yours"):
+        Store("memory://bucket/s").fetch(["a/config.json"], tmp_path / "more")

@@ -1,0 +1,271 @@
+"""Valid calls of networks that run from an initial state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tests.fuzz.call import Call, case
+from tests.fuzz.draw import Draw, Subject, network_and_spec, random_state, subject
+from tests.fuzz.networks import ODD_NETWORKS
+from tests.networks import INPUT_SIZE, is_cell, make_input, tensors_of
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import contextual_rnn as ours
+from contextual_rnn.any_length import AnyLength
+
+STEPS = 4
+SEQUENCES = [
+    "rnn", "rnn deep both ways", "gru", "lstm", "lstm deep both ways", "lstm projected", "fast weights",
+    "fast weights, dense A", "fast weights, low-rank A", "gru, one state for all layers",
+]  # fmt: skip
+ONE_WAY = [name for name in SEQUENCES if name not in ("rnn deep both ways", "lstm deep both ways", "lstm projected")]
+KNOWN_ALWAYS = ["rnn", "gru", "lstm", "fast weights"]
+
+
+def model_of(d: Draw, networks: Any = None, kinds: Any = None) -> tuple[ours.ContextualRNN, Subject]:
+    s = subject(d, kinds, networks) if kinds else subject(d, networks=networks)
+    return ours.ContextualRNN(s.network, s.state).train(d.chance(0.5)), s
+
+
+def _bare(call: Call) -> Any:
+    """The network alone, from zeros, under the same input."""
+    given = call.args[0] if call.args else call.kwargs["input"]
+    network, call_args = call.function.network, (given,)
+    if "hx" in call.kwargs:
+        call_args = (given, call.kwargs["hx"])
+    return network(*call_args)
+
+
+def _finite(result: Any) -> None:
+    for tensor in tensors_of(result):
+        assert tensor.isfinite().all(), "a result that is not finite"
+
+
+@case("ContextualRNN")
+def _(d: Draw) -> Call:
+    s = subject(d)
+    return Call(ours.ContextualRNN, [s.network, s.state], makes=True)
+
+
+@case("ContextualRNN.forward")
+def _(d: Draw) -> Call:
+    lengths = d.chance(0.6)
+    model, s = model_of(d, SEQUENCES if lengths else None)
+    batch = d.choose([1, 3]) if lengths else d.choose([None, 1, 3])
+    options: dict[str, Any] = d.some(generator=d.generator())
+    if d.chance(0.3):
+        options["hx"] = random_state(s.spec, batch)
+    options["context"] = s.new_context(d, batch)
+    inputs = make_input(s.network, batch, STEPS)
+    if not lengths and batch is not None and not is_cell(s.network) and d.chance(0.3):
+        time_first = inputs if not getattr(s.network, "batch_first", False) else inputs.transpose(0, 1)
+        inputs = pack_padded_sequence(time_first, torch.randint(1, STEPS + 1, (batch,)), enforce_sorted=False)
+        options.pop("hx", None)
+    elif lengths and batch is not None:
+        if d.chance(0.6):
+            options["lengths"] = torch.randint(2, STEPS + 1, (batch,)).to(d.choose([torch.int64, torch.int32]))
+        if d.chance(0.4) and not getattr(s.network, "bidirectional", False):
+            options["burn_in"] = 1
+        if getattr(s.network, "batch_first", False) and d.chance(0.5):  # rows first, however flags are laid out
+            options["reset"] = torch.rand(batch, STEPS) < 0.3
+        elif getattr(s.network, "batch_first", False) and d.chance(0.3) and "lengths" not in options:
+            options["mask"] = torch.arange(STEPS) < torch.randint(2, STEPS + 1, (batch, 1))
+    return Call(model, [inputs], options, expect=_finite, alone=_bare)
+
+
+@case("ContextualRNN.forward of odd networks")
+def _(d: Draw) -> Call:
+    """Networks of a user's own: right, or refused by name; what they raise themselves is passed on."""
+    kind = d.choose(["in place", "state alone", "wrong state", "no state", "text", "raising", "without parameters",
+                     "delegating", "own lstm", "half"])  # fmt: skip
+    network = ODD_NETWORKS[kind]()
+    state = d.choose([ours.FreeState(network, value=0.25), ours.ConstantState(network, 0.25)])
+    batch, cell = d.choose([None, 1, 3]), state.spec.input_ndim == 2
+    batch = batch if cell else 3
+    options: dict[str, Any] = {}
+    if not cell or (batch is not None and d.chance(0.3)):
+        options = d.some(reset=torch.tensor([True, False, True][: batch or 1])) if cell else {}
+        options |= {} if cell else d.some(lengths=torch.tensor([4, 1, 2]))
+
+    def call(model: Any, x: Any, **options: Any) -> Any:
+        return model(x, **options)
+
+    inputs = torch.randn(*(() if batch is None else (batch,)), *(() if cell else (STEPS,)), INPUT_SIZE)
+    return Call(call, [ours.ContextualRNN(network, state), inputs], options, lenient=True, keep=("0",))
+
+
+@case("generate of odd networks")
+def _(d: Draw) -> Call:
+    network = ODD_NETWORKS[d.choose(["in place", "state alone", "wrong state", "no state", "text", "raising"])]()
+    model = ours.ContextualRNN(network, ours.FreeState(network, value=0.25))
+
+    def step(output: Tensor, value: Tensor) -> Tensor:
+        return value + output[:, :INPUT_SIZE]
+
+    options = {"num_steps": 2} | d.some(num_samples=2, sample=False)
+    return Call(lambda model, first, **options: ours.generate(model, step, first, **options),
+                [model, torch.randn(2, INPUT_SIZE)], options, lenient=True, keep=("0",))  # fmt: skip
+
+
+@case("truncated")
+def _(d: Draw) -> Call:
+    model, s = model_of(d, ONE_WAY)
+    batch, steps = d.choose([1, 3]), d.choose([1, 2, 3, 9])
+    options = {"context": s.new_context(d, batch), **d.some(lengths=torch.randint(1, STEPS + 1, (batch,)))}
+    if d.chance(0.3):
+        options["hx"] = random_state(s.spec, batch)
+    return Call(ours.truncated, [model, make_input(s.network, batch, STEPS), steps], options, expect=_finite,
+                finish=list)  # fmt: skip
+
+
+@case("detach")
+def _(d: Draw) -> Call:
+    state = random_state(network_and_spec(d)[1], d.choose([None, 3]))
+    return Call(ours.detach, [d.choose([state, {"a": [state, None]}, ours.LowRank(torch.ones(2), torch.ones(2))])])
+
+
+@case("generate")
+def _(d: Draw) -> Call:
+    model, s = model_of(d, [*ONE_WAY, "rnn cell", "gru cell", "lstm cell", "fast weights cell, dense A"])
+    batch, samples, steps = d.choose([1, 2]), d.choose([1, 3]), d.choose([1, 2])
+    readout = nn.Linear(5, INPUT_SIZE)
+    options = d.some(num_samples=samples, sample=d.chance(0.5), generator=d.generator(), embed=lambda value: 2 * value)
+    options |= {"context": s.new_context(d, batch), "num_steps": steps}
+
+    def expect(values: Any) -> None:
+        expected = (batch, options.get("num_samples", 1), steps, INPUT_SIZE)
+        assert values.shape == expected, f"expected {expected}, got {tuple(values.shape)}"
+        _finite(values)
+
+    return Call(ours.generate, [model, lambda output, value: value + readout(output), torch.randn(batch, INPUT_SIZE)],
+                options, expect=expect)  # fmt: skip
+
+
+@case("AnyLength")
+def _(d: Draw) -> Call:
+    return Call(AnyLength, [model_of(d, KNOWN_ALWAYS)[0]], makes=True)
+
+
+@case("AnyLength.forward")
+def _(d: Draw) -> Call:
+    model, s = model_of(d, KNOWN_ALWAYS)
+    batch = d.choose([1, 3])
+    # Under torch.compile's cache every network is another graph: eager tracing alone takes seconds.
+    return Call(AnyLength(model), [make_input(s.network, batch, 2)], {"context": s.new_context(d, batch)},
+                same=False, plain=True)  # fmt: skip
+
+
+def _sizes(d: Draw) -> dict[str, Any]:
+    return d.some(
+        decay=d.choose([0.9, 0.0, torch.tensor(0.9)]), rate=d.choose([0.05, torch.tensor(0.05)]),
+        bias=False, layer_norm=d.chance(0.7), elementwise_affine=False, eps=1e-4, timing="wenke2019",
+        backend=d.choose(["attention", "reference", "cpu"]), dtype=torch.float32, device="cpu",
+    )  # fmt: skip
+
+
+@case("FastWeightsRNN")
+def _(d: Draw) -> Call:
+    options = _sizes(d) | d.some(batch_first=True, return_fast_weights=True)
+    return Call(ours.FastWeightsRNN, [3, 5], options, makes=True)
+
+
+@case("FastWeightsCell")
+def _(d: Draw) -> Call:
+    return Call(ours.FastWeightsCell, [3, 5], _sizes(d), makes=True)
+
+
+def fast_weights(d: Draw, kind: Any) -> Any:
+    options = _sizes(d)
+    options.pop("device", None)
+    return kind(INPUT_SIZE, 5, **options)
+
+
+def random_hx(d: Draw, batch: int | None) -> Any:
+    lead = () if batch is None else (batch,)
+    h = torch.rand(*lead, 5)
+    a = d.choose([None, 0.1 * torch.randn(*lead, 5, 5), ours.LowRank(*(0.3 * torch.rand(2, *lead, 2, 5)))])
+    return d.choose([None, h, (h, a)])
+
+
+@case("FastWeightsRNN.forward")
+def _(d: Draw) -> Call:
+    network, batch = fast_weights(d, ours.FastWeightsRNN), d.choose([None, 1, 3])
+    network.batch_first = d.chance(0.5)
+    options = {"hx": random_hx(d, batch)} | d.some(return_fast_weights=d.chance(0.5))
+    if batch is not None and d.chance(0.5):
+        options["lengths"] = torch.randint(1, STEPS + 1, (batch,))
+    return Call(network, [make_input(network, batch, STEPS)], options, expect=_finite)
+
+
+@case("FastWeightsCell.forward")
+def _(d: Draw) -> Call:
+    network, batch = fast_weights(d, ours.FastWeightsCell), d.choose([None, 1, 3])
+    return Call(network, [make_input(network, batch), random_hx(d, batch)], expect=_finite)
+
+
+@case("FastWeightsRNN.recur", "FastWeightsCell.recur")
+def _(d: Draw) -> Call:
+    network, batch = fast_weights(d, ours.FastWeightsRNN), d.choose([1, 3])
+    options = d.some(return_fast_weights=True, lengths=torch.randint(1, STEPS + 1, (batch,)))
+    return Call(network.recur, [torch.randn(batch, STEPS, 5), random_hx(d, batch)], options, expect=_finite)
+
+
+@case("FastWeightsRNN.project", "FastWeightsCell.project")
+def _(d: Draw) -> Call:
+    network = fast_weights(d, d.choose([ours.FastWeightsRNN, ours.FastWeightsCell]))
+    return Call(network.project, [torch.randn(*d.choose([(), (2,), (2, 4)]), INPUT_SIZE)], expect=_finite)
+
+
+@case(*[f"{kind}.{name}" for kind in ("FastWeightsRNN", "FastWeightsCell")
+        for name in ("reset_parameters", "extra_repr", "options")])  # fmt: skip
+def _(d: Draw) -> Call:
+    network = fast_weights(d, d.choose([ours.FastWeightsRNN, ours.FastWeightsCell]))
+
+    def use(network: Any) -> Any:
+        network.reset_parameters()
+        return network.extra_repr(), network.options.inner_steps
+
+    return Call(use, [network], changes=True, keep=("0",))
+
+
+@case("fast_weights_spec")
+def _(d: Draw) -> Call:
+    network = fast_weights(d, d.choose([ours.FastWeightsRNN, ours.FastWeightsCell]))
+    return Call(ours.fast_weights_spec, [network], d.some(a0=d.choose(["zero", "dense", "low_rank"]), rank=2))
+
+
+@case("AdditiveAttention")
+def _(d: Draw) -> Call:
+    return Call(ours.AdditiveAttention, [2, 3, 4], makes=True)
+
+
+@case("AdditiveAttention.forward")
+def _(d: Draw) -> Call:
+    batch, several = d.choose([1, 3]), d.chance(0.5)
+    query = torch.randn(batch, 2, 2) if several else torch.randn(batch, 2)
+    mask = torch.rand(batch, STEPS) < 0.7
+    mask[:, 0] = True
+    options = d.some(values=torch.randn(batch, STEPS, 6), mask=mask, lengths=torch.randint(1, STEPS + 1, (batch,)))
+
+    def expect(result: Any) -> None:
+        _finite(result)
+        assert torch.allclose(result.weights.sum(-1), torch.ones(())), "weights that do not sum to one"
+
+    return Call(ours.AdditiveAttention(2, 3, 4), [query, torch.randn(batch, STEPS, 3)], options, expect=expect)
+
+
+@case("sequence_cross_entropy")
+def _(d: Draw) -> Call:
+    network, batch = fast_weights(d, ours.FastWeightsRNN), d.choose([1, 3])
+    modules: list[Any] = [nn.Embedding(7, INPUT_SIZE), network, nn.Linear(5, 6), nn.Linear(6, 4)]
+    args = [torch.randint(7, (batch, STEPS)), torch.randint(4, (batch,)), *modules, random_hx(d, batch)]
+    backward = d.chance(0.5)
+
+    def finish(loss: Tensor) -> Any:
+        if not (backward and loss.requires_grad):
+            return loss
+        return loss, torch.autograd.grad(loss, list(modules[0].parameters()) + list(network.parameters()))
+
+    return Call(ours.sequence_cross_entropy, args, expect=_finite, finish=finish, gradient=backward)

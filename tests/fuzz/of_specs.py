@@ -1,0 +1,105 @@
+"""Valid calls of specs and leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tests.fuzz.call import Call, case
+from tests.fuzz.draw import Draw, network_and_spec, random_state
+from tests.networks import NETWORKS
+
+from contextual_rnn import Leaf, LowRank, StateSpec, state_spec
+
+
+@case("Leaf")
+def _(d: Draw) -> Call:
+    options = d.some(batch_dim=1, repeat=3, factor=True, tiled_in_place=True)
+    return Call(Leaf, ["h", (1, 5)], options)
+
+
+def _leaf(d: Draw) -> tuple[Leaf, bool]:
+    return Leaf("h", (1, 5), d.choose([0, 1, 2]), d.choose([1, 3]), tiled_in_place=d.chance(0.5)), d.chance(0.5)
+
+
+@case("Leaf.to_network")
+def _(d: Draw) -> Call:
+    leaf, batched = _leaf(d)
+    return Call(leaf.to_network, [torch.randn(*leaf.shape) if not batched else torch.randn(2, *leaf.shape), batched])
+
+
+@case("Leaf.from_network")
+def _(d: Draw) -> Call:
+    leaf, batched = _leaf(d)
+    tensor = leaf.to_network(torch.randn(2, *leaf.shape) if batched else torch.randn(leaf.shape), batched)
+    return Call(leaf.from_network, [tensor, batched])
+
+
+@case("Leaf.numel", "Leaf.network_shape", "Leaf.shape_text")
+def _(d: Draw) -> Call:
+    return Call(lambda leaf: (leaf.numel, leaf.network_shape, leaf.shape_text), [_leaf(d)[0]], keep=("0",))
+
+
+@case("StateSpec")
+def _(d: Draw) -> Call:
+    h, c = Leaf("h", (5,)), Leaf("c", (2, 5), batch_dim=1)
+    tree = d.choose([h, (h, c), [h, None], {"h": h, "rest": (c, None)}])
+    options = d.some(input_batch_dim=1, input_ndim=3, dtype=torch.float64, device=torch.device("cpu"))
+    return Call(StateSpec, [tree], options)
+
+
+@case("StateSpec.like")
+def _(d: Draw) -> Call:
+    return Call(network_and_spec(d)[1].like, [torch.zeros(1, dtype=torch.float64)])
+
+
+@case("StateSpec.shared", "StateSpec.describe", "StateSpec.has_own_step")
+def _(d: Draw) -> Call:
+    return Call(lambda spec: (spec.shared(), spec.describe(), spec.has_own_step), [network_and_spec(d)[1]], keep=("0",))
+
+
+@case("StateSpec.__getitem__")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    return Call(spec.__getitem__, [next(iter(spec)).name])
+
+
+@case("StateSpec.pack")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    lead = d.choose([(), (1,), (3,)])
+    leaves = {leaf.name: torch.randn(*lead, *leaf.shape) for leaf in spec}
+
+    def expect(state: Any) -> None:
+        for name, leaf in spec.unpack(state).items():
+            assert torch.equal(leaf, leaves[name]), "unpacked are not the leaves that were packed"
+
+    return Call(spec.pack, [leaves], expect=expect)
+
+
+@case("StateSpec.unpack")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    return Call(spec.unpack, [random_state(spec, d.choose([None, 1, 3]))])
+
+
+@case("StateSpec.fill")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    return Call(spec.fill, [d.choose([0.0, 1, 0.5, random_state(spec, None)])])
+
+
+@case("StateSpec.input_batch_size")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    return Call(spec.input_batch_size, [torch.randn(2, 3) if spec.input_ndim == 2 else torch.randn(2, 3, 4)])
+
+
+@case("state_spec")
+def _(d: Draw) -> Call:
+    return Call(state_spec, [NETWORKS[d.choose(list(NETWORKS))]()])
+
+
+@case("LowRank", "LowRank.dense")
+def _(d: Draw) -> Call:
+    return Call(lambda left, right: LowRank(left, right).dense(), [torch.randn(3, 2, 5), torch.randn(3, 2, 5)])

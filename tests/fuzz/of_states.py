@@ -1,0 +1,199 @@
+"""Valid calls of the initial states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tests.fuzz.call import Call, case
+from tests.fuzz.draw import KINDS, NETS, Draw, network_and_spec, random_state, subject
+from tests.networks import tensors_of
+from torch import nn
+
+import contextual_rnn as ours
+from contextual_rnn import StateSpec, state_spec
+
+RANDOM = ("normal", "scaled normal", "free normal")
+
+
+def _net(d: Draw) -> nn.Module:
+    return NETS[d.choose(list(NETS))][0]()
+
+
+def _network(d: Draw) -> Any:
+    network, spec = network_and_spec(d)
+    return d.choose([network, spec])
+
+
+def _finite(result: Any) -> None:
+    for tensor in tensors_of(result):
+        assert tensor.isfinite().all(), "a result that is not finite"
+
+
+def _state_of(spec: StateSpec, batch: int | None) -> Any:
+    def expect(state: Any) -> None:
+        for leaf in spec.unpack(state).items():
+            expected = ((batch,) if batch is not None else ()) + spec[leaf[0]].tree.shape
+            assert tuple(leaf[1].shape) == expected, f"expected {expected}, got {tuple(leaf[1].shape)}"
+            assert leaf[1].dtype == torch.float32, f"got {leaf[1].dtype}"
+        _finite(state)
+
+    return expect
+
+
+@case("ConstantState")
+def _(d: Draw) -> Call:
+    network, spec = network_and_spec(d)
+    return Call(ours.ConstantState, [d.choose([network, spec]), d.choose([0.0, 1, 0.5, random_state(spec, None)])],
+                makes=True)  # fmt: skip
+
+
+@case("FreeState")
+def _(d: Draw) -> Call:
+    options = d.some(noise=0.1, value=0.5, error_decay=0.9)
+    return Call(ours.FreeState, [_network(d)], options, makes=True)
+
+
+@case("ContextState")
+def _(d: Draw) -> Call:
+    options = d.some(features=6, zero_init=True, activation=torch.tanh)
+    return Call(ours.ContextState, [_network(d), _net(d)], options, makes=True)
+
+
+@case("NormalState")
+def _(d: Draw) -> Call:
+    options = d.some(
+        min_scale=0.1, features=6, zero_init=True, activation=torch.tanh, scale_from_context=d.chance(0.5), scale=0.5
+    )
+    return Call(ours.NormalState, [_network(d), _net(d)], options, makes=True)
+
+
+@case("LeafwiseState")
+def _(d: Draw) -> Call:
+    network, spec = network_and_spec(d)
+    states = {leaf.name: ours.FreeState(spec[leaf.name]) for leaf in spec}
+    return Call(ours.LeafwiseState, [d.choose([network, spec]) if spec is state_spec(network) else spec], states,
+                makes=True)  # fmt: skip
+
+
+@case("SumState")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    states = [ours.FreeState(spec), ours.ContextState(spec, _net(d))]
+    return Call(ours.SumState, [states, [0.25, 2]], makes=True)
+
+
+@case("ContextDropout")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    options = d.some(p=0.5, guidance=1.5, null=ours.ConstantState(spec))
+    return Call(ours.ContextDropout, [ours.ContextState(spec, _net(d))], options, makes=True)
+
+
+class OwnState(ours.InitialState):
+    """A user's own: its moments are those of another state."""
+
+    def __init__(self, network: Any, inner: ours.InitialState):
+        super().__init__(network)
+        self.inner = inner
+
+    def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> Any:
+        return self.inner.moments(context, batch_size, batched)
+
+
+@case("InitialState")
+def _(d: Draw) -> Call:
+    network, spec = network_and_spec(d)
+    return Call(OwnState, [d.choose([network, spec]), ours.FreeState(spec)], makes=True)
+
+
+def _forward_of(*kinds: str) -> Any:
+    def build(d: Draw) -> Call:
+        s = subject(d, kinds)
+        batch = d.choose([None, 1, 2, 3])
+        context, options = s.new_context(d, batch), d.some(generator=d.generator())
+        args: list[Any] = [context]
+        rows = batch
+        if batch is not None and (not s.state.reads_context or d.chance(0.5)):
+            args.append(batch)
+            if d.chance(0.3):
+                options["rows"] = torch.randint(batch, (4,))
+                rows = 4
+        elif batch is None:
+            options |= d.some(batched=False)
+        return Call(s.state, args, options, expect=_state_of(s.spec, rows))
+
+    return build
+
+
+FORWARDS = {
+    "InitialState": KINDS, "ConstantState": ("constant",), "FreeState": ("free", "noisy free", "error free"),
+    "ContextState": ("context", "zero context"), "NormalState": RANDOM, "LeafwiseState": ("leafwise",),
+    "SumState": ("sum",), "ContextDropout": ("dropout",),
+}  # fmt: skip
+for _name, _kinds in FORWARDS.items():
+    case(f"{_name}.forward")(_forward_of(*_kinds))
+
+
+def _moments_of(*kinds: str) -> Any:
+    def build(d: Draw) -> Call:
+        s, batch = subject(d, kinds), d.choose([1, 3])
+        return Call(s.state.moments, [s.new_context(d, batch), batch, True])
+
+    return build
+
+
+def _reads_context(d: Draw) -> Call:
+    s = subject(d)
+    return Call(lambda state: state.reads_context, [s.state], keep=("0",))
+
+
+for _name, _kinds in FORWARDS.items():
+    if _name != "InitialState":
+        case(f"{_name}.moments")(_moments_of(*_kinds))
+    case(f"{_name}.reads_context")(_reads_context)
+
+
+@case("InitialState.sample")
+def _(d: Draw) -> Call:
+    s, batch, samples = subject(d), d.choose([1, 2, 3]), d.choose([1, 3])
+    options = d.some(generator=d.generator())
+    if d.chance(0.5) or not s.state.reads_context:
+        options["batch_size"] = batch
+    return Call(s.state.sample, [s.new_context(d, batch), samples], options, expect=_state_of(s.spec, batch * samples))
+
+
+@case("ContextState.from_features")
+def _(d: Draw) -> Call:
+    s, batch = subject(d, ("context", "zero context")), d.choose([None, 3])
+    return Call(s.state.from_features, [torch.randn(*(() if batch is None else (batch,)), 6), d.choose([None, 3])])
+
+
+@case("NormalState.distribution")
+def _(d: Draw) -> Call:
+    s, batch = subject(d, RANDOM), d.choose([1, 3])
+    return Call(s.state.distribution, [s.new_context(d, batch), batch])
+
+
+@case("NormalState.log_prob")
+def _(d: Draw) -> Call:
+    s, batch = subject(d, RANDOM), d.choose([None, 1, 3])
+
+    def expect(value: Any) -> None:
+        assert value.shape == (() if batch is None else (batch,)), f"got {tuple(value.shape)}"
+        _finite(value)
+
+    return Call(s.state.log_prob, [random_state(s.spec, batch), s.new_context(d, batch)], expect=expect)
+
+
+@case("NormalState.kl")
+def _(d: Draw) -> Call:
+    s, batch = subject(d, RANDOM), d.choose([1, 3])
+
+    def expect(value: Any) -> None:
+        assert value.shape == (batch,), f"got {tuple(value.shape)}"
+        assert (value >= -1e-4).all(), f"a negative divergence, {value.tolist()}"
+        _finite(value)
+
+    options = d.some(prior_mean=0.5, prior_scale=2.0)
+    return Call(s.state.kl, [s.new_context(d, batch), batch], options, expect=expect)
