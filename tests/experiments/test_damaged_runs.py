@@ -251,7 +251,7 @@ def quick(monkeypatch):
         function = functools.partial(getattr(run_diagnostics, name), permutations=1, influence_steps=2)
         monkeypatch.setattr(run_diagnostics, name, function)
     monkeypatch.setattr(run_diagnostics, "SEQUENCES", 8)
-    monkeypatch.setattr(playground, "SAMPLES", 10)
+    monkeypatch.setattr(playground, "PERIODS", playground.PERIODS[:2])
 
 
 @pytest.mark.parametrize("task", ["retrieval", "decay"])
