@@ -15,7 +15,7 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._fast_weights_state import split_state, unsqueeze_state
 from contextual_rnn._fast_weights_steps import SequenceStep, cell_step
 from contextual_rnn._lengths import check_lengths, packed_like, without_padding
-from contextual_rnn._numbers import check_elements, check_flag, check_size, shortened
+from contextual_rnn._numbers import check_elements, check_factory, check_flag, check_size, shortened
 from contextual_rnn._steps import LEAVE_STATES_ALONE
 from contextual_rnn._tensors import FLOATS, check_dense, check_readable
 from contextual_rnn._tree import Leaf, State
@@ -51,6 +51,7 @@ class _FastWeights(nn.Module):
         check_flag("elementwise_affine", elementwise_affine)
         inner_steps = checked_options(inner_steps, decay, rate, layer_norm, timing, eps, False).inner_steps
         check_backend(backend)
+        device, dtype = check_factory(device, dtype)
         if dtype is not None and dtype not in FLOATS:
             raise TypeError(f"dtype: expected a floating-point dtype of at least 16 bits, got {dtype}")
         self.input_size, self.hidden_size = input_size, hidden_size
