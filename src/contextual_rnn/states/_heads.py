@@ -17,7 +17,7 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._numbers import check_size
 from contextual_rnn._precision import is_narrow, wide
 from contextual_rnn._sharded import is_sharded
-from contextual_rnn.state_spec import StateSpec
+from contextual_rnn.spec.networks import StateSpec
 
 # Layers that hand on as many features as they get; GLU and MultiheadAttention are the module's exceptions.
 _WIDTH_KEEPING = (
