@@ -55,8 +55,8 @@ class InitialState(nn.Module, ABC):
 
         `context` is what the context network takes; one of one example is tiled where `batch_size` is given. Without
         `batch_size` the context's first axis says it; with neither, or `batched=False`, the state is of one example
-        unbatched. `generator` makes draws repeatable, also where torch.utils.checkpoint
-        recomputes a call. `rows`, (N,) int64: these rows of the batch, each a new draw.
+        unbatched. `generator` makes draws repeatable, also where torch.utils.checkpoint recomputes a call. `rows`,
+        (N,) int64: these rows of the batch, each a new draw.
 
         Raises ValueError for a context missing or of the wrong batch size, width, dtype or device, ValueError or
         TypeError for other bad arguments; RuntimeError for a draw from `generator` in a backward pass that cannot be
