@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit._trace import is_tracing
 
 
 def check_size(name: str, size: Any, least: int = 1) -> int:
@@ -24,7 +25,7 @@ def check_size(name: str, size: Any, least: int = 1) -> int:
     if isinstance(size, Tensor):
         if size.ndim or size.dtype.is_floating_point or size.dtype.is_complex or size.dtype == torch.bool:
             raise TypeError(f"{name}: expected {expected}, got {size!r}")
-        if torch._C._is_tracing():
+        if is_tracing():
             return size  # pyright: ignore[reportReturnType]
     if not isinstance(size, torch.SymInt):
         try:

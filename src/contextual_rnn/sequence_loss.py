@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 from torch.nn import functional
 
 from contextual_rnn._autocast import in_autocast
@@ -106,7 +107,7 @@ def _native(
     """What makes the native call, None where it does not serve."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not isinstance(tokens, Tensor):
         return None
-    if torch._C._is_tracing():
+    if is_tracing():
         return None
     weight, options = parameters.embedding, network.options
     made = _made.get(network)

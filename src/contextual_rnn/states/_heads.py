@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._numbers import check_size
@@ -142,7 +143,7 @@ class Heads(nn.Module):
 def _leaf(name: str, output: Tensor, shape: tuple[int, ...]) -> Tensor:
     if is_sharded(output):  # by tensor parallelism
         output = output.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
-    if output.shape[-1] != (width := math.prod(shape)) and not torch._C._is_tracing():
+    if output.shape[-1] != (width := math.prod(shape)) and not is_tracing():
         raise ValueError(f"heads: expected an output of width {width} for {name!r}, got {output.shape[-1]}")
     return output.unflatten(-1, shape)
 
