@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import is_tracing
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._numbers import check_size
@@ -135,33 +134,26 @@ class Heads(nn.Module):
                 f"context: expected features of {weight.dtype} on {weight.device}, "
                 f"got {features.dtype} on {features.device}"
             )
-        run = _run_precisely if precise else _run
-        leaves = {name: _leaf(name, run(layer, features), self.shapes[name]) for name, layer in self.layers.items()}
+        precise = precise and weight is not None and (is_narrow(weight.dtype) or in_autocast(weight.device))
+        leaves = {}
+        for name, layer in self.layers.items():
+            output = _run_precisely(layer, features) if precise else layer(features)
+            if type(output) is not Tensor and is_sharded(output):  # by tensor parallelism
+                output = output.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
+            try:
+                leaves[name] = output.unflatten(-1, self.shapes[name])
+            except RuntimeError as error:
+                width = math.prod(self.shapes[name])
+                raise ValueError(f"heads: expected {width} features for {name!r}, got {output.shape[-1]}") from error
         return leaves if features.ndim == 2 else {name: tile(leaf, batch_size) for name, leaf in leaves.items()}
 
 
-def _leaf(name: str, output: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if is_sharded(output):  # by tensor parallelism
-        output = output.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
-    if output.shape[-1] != (width := math.prod(shape)) and not is_tracing():
-        raise ValueError(f"heads: expected an output of width {width} for {name!r}, got {output.shape[-1]}")
-    return output.unflatten(-1, shape)
-
-
-def _run(layer: nn.Module, features: Tensor) -> Tensor:
-    return layer(features)
-
-
 def _run_precisely(layer: nn.Module, features: Tensor) -> Tensor:
-    weight = next(layer.parameters(), None)  # none where the layer is quantised
-    if weight is None:
-        return layer(features)
-    autocast = in_autocast(weight.device)
-    if not autocast and not is_narrow(weight.dtype):
-        return layer(features)
+    """The layer with its parameters in float32 at least and without autocast."""
     parameters = {name: wide(parameter) for name, parameter in layer.named_parameters()}
-    with torch.autocast(weight.device.type, enabled=False) if autocast else nullcontext():
-        return torch.func.functional_call(layer, parameters, (features.to(wide(weight).dtype),))
+    dtype, kind = parameters["weight"].dtype, features.device.type
+    with torch.autocast(kind, enabled=False) if in_autocast(features.device) else nullcontext():
+        return torch.func.functional_call(layer, parameters, (features.to(dtype),))
 
 
 def tile(value: Tensor, batch_size: int | None) -> Tensor:
