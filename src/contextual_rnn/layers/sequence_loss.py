@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 from torch.nn import functional
 
 from contextual_rnn._autocast import in_autocast
@@ -143,7 +144,7 @@ def _native(
     """The native call, None where it does not serve."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
-    if torch._C._is_tracing():
+    if is_tracing():
         return None
     weight, options = parameters.embedding, network.options
     made = _made.get(network)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like
@@ -265,7 +266,7 @@ class Sequences:
 
 
 def _refuse_tracing(name: str) -> None:
-    if torch._C._is_tracing():
+    if is_tracing():
         raise ValueError(f"{name}: expected none under torch.jit.trace here, where its values would become constants")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit._trace import is_tracing
 from torch.nn import functional
 
 from contextual_rnn._autocast import in_autocast
@@ -143,10 +144,10 @@ def choose(backend: str, like: Tensor) -> str:
     """The backend that serves tensors such as `like`, of H in their last axis; ValueError for one that there is not."""
     if backend != "auto":
         check_backend(backend)
-        if backend != "reference" and torch._C._is_tracing():
+        if backend != "reference" and is_tracing():
             raise ValueError(f"backend: expected auto or reference under torch.jit.trace, got {backend!r}")
         return backend
-    if torch._C._is_tracing():
+    if is_tracing():
         return "reference"  # the others leave no operators behind that torch.jit.trace could see
     if named := os.environ.get(ENVIRONMENT):
         if named not in BACKENDS and named != "auto":
