@@ -251,7 +251,7 @@ class Sequences:
 
 
 def _refuse_tracing(name: str) -> None:
-    if torch._C._is_tracing():
+    if torch._C._get_tracing_state() is not None:
         raise ValueError(f"{name}: expected none under torch.jit.trace here, where its values would become constants")
 
 

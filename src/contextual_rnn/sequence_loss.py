@@ -143,7 +143,7 @@ def _native(
     """The native call, None where it does not serve."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
-    if torch._C._is_tracing():
+    if torch._C._get_tracing_state() is not None:
         return None
     weight, options = parameters.embedding, network.options
     made = _made.get(network)
