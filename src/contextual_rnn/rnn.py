@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import is_tracing
 from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
@@ -150,7 +149,7 @@ def check_made(network: nn.Module, initial_state: InitialState, state: State) ->
 
 def _packed_batch_size(packed: PackedSequence) -> int:
     size = packed.batch_sizes[0]
-    return size if is_tracing() else int(size)  # pyright: ignore[reportReturnType]
+    return size if torch._C._get_tracing_state() is not None else int(size)  # pyright: ignore[reportReturnType]
 
 
 def _first_parameter(network: nn.Module) -> Tensor | None:

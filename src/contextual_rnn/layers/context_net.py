@@ -129,7 +129,7 @@ class ContextNet(SavesNumbers):
             if isinstance(feature, Continuous):
                 self.embeddings.append(nn.Identity())
                 width += 1
-            elif isinstance(feature, Categorical | SetValued):
+            elif isinstance(feature, (Categorical, SetValued)):
                 self.embeddings.append(nn.Embedding(_buckets(feature), embedding_dim, device=device, dtype=dtype))
                 width += embedding_dim
             else:

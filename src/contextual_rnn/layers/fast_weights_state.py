@@ -16,7 +16,7 @@ def split_state(hx: State | None) -> tuple[Tensor | None, Tensor | LowRank | Non
     if isinstance(hx, Tensor):
         check_dense("hx", hx)
         return hx, None
-    if not isinstance(hx, tuple | list) or len(hx) != 2:
+    if not isinstance(hx, (tuple, list)) or len(hx) != 2:
         raise TypeError(f"hx: expected h0 or (h0, a0), got {describe_state(hx)}")
     h0, a0 = hx
     for tensor in (h0, *(a0 if isinstance(a0, LowRank) else [a0])):

@@ -12,7 +12,7 @@ from contextual_rnn.spec.tree import State
 def cell_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
     """One step of `FastWeightsCell`, or of a module around one, which may return an output beside the state."""
     returned = network(inputs, state)
-    return returned if isinstance(returned[1], tuple | list) else (returned[0], returned)
+    return returned if isinstance(returned[1], (tuple, list)) else (returned[0], returned)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import is_tracing
 from torch.nn import functional
 
 from contextual_rnn._autocast import in_autocast
@@ -144,7 +143,7 @@ def _native(
     """The native call, None where it does not serve."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
-    if is_tracing():
+    if torch._C._get_tracing_state() is not None:
         return None
     weight, options = parameters.embedding, network.options
     made = _made.get(network)

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import is_tracing
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like
@@ -266,7 +265,7 @@ class Sequences:
 
 
 def _refuse_tracing(name: str) -> None:
-    if is_tracing():
+    if torch._C._get_tracing_state() is not None:
         raise ValueError(f"{name}: expected none under torch.jit.trace here, where its values would become constants")
 
 

@@ -31,7 +31,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], state: State) -> State:
         return function(state)
     if isinstance(state, Mapping):
         return {name: map_tensors(function, child) for name, child in state.items()}
-    if isinstance(state, tuple | list):
+    if isinstance(state, (tuple, list)):
         children = [map_tensors(function, child) for child in state]
         return type(state)(*children) if hasattr(state, "_fields") else type(state)(children)
     return state
@@ -43,7 +43,7 @@ def as_returned(tree: State, state: State, returned: State) -> State:
         return None if returned is None else state
     if isinstance(tree, Mapping):
         return {name: as_returned(child, state[name], returned[name]) for name, child in tree.items()}
-    if isinstance(tree, tuple | list):
+    if isinstance(tree, (tuple, list)):
         children = [as_returned(*parts) for parts in zip(tree, state, returned, strict=True)]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
     return state
@@ -53,7 +53,7 @@ def has_none(tree: State) -> bool:
     """Whether there is None in a tree: something that the network carries and the spec leaves open."""
     if isinstance(tree, Mapping):
         return any(map(has_none, tree.values()))
-    if isinstance(tree, tuple | list) and not isinstance(tree, LowRank):
+    if isinstance(tree, (tuple, list)) and not isinstance(tree, LowRank):
         return any(map(has_none, tree))
     return tree is None or isinstance(tree, LowRank)
 
@@ -63,7 +63,7 @@ def _rows(tree: State, index: Tensor, states: Sequence[State], counts: Sequence[
         return _pick(states, tree.batch_dim, index)
     if isinstance(tree, Mapping):
         return {name: _rows(child, index, [state[name] for state in states], counts) for name, child in tree.items()}
-    if isinstance(tree, tuple | list) and not isinstance(tree, LowRank):  # A may be of another form in each state
+    if isinstance(tree, (tuple, list)) and not isinstance(tree, LowRank):  # A may be of another form in each state
         children = [_rows(child, index, [s[k] for s in states], counts) for k, child in enumerate(tree)]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
     if all(state is None for state in states):
@@ -76,7 +76,7 @@ def _rows(tree: State, index: Tensor, states: Sequence[State], counts: Sequence[
 def _matrices(states: Sequence[State], counts: Sequence[int]) -> list[Tensor]:
     dense = [state.dense() if isinstance(state, LowRank) else state for state in states]
     for state in dense:
-        if not isinstance(state, Tensor | None):
+        if not isinstance(state, (Tensor, type(None))):
             raise TypeError(f"hx: expected a tensor, LowRank or None where it is None, got {type(state).__name__}")
     like = next(state for state in dense if state is not None)
     return [like.new_zeros(n, *like.shape[1:]) if s is None else s for s, n in zip(dense, counts, strict=True)]

@@ -99,7 +99,7 @@ def run_step(network: nn.Module, spec: StateSpec, inputs: Tensor, state: State) 
 
 
 def _is_pair(spec: StateSpec, returned: Any, rows: int) -> bool:
-    pair = isinstance(returned, tuple | list) and len(returned) == 2
+    pair = isinstance(returned, (tuple, list)) and len(returned) == 2
     return pair and matches(spec.tree, returned[1], rows, None)
 
 

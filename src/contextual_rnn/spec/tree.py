@@ -101,7 +101,7 @@ def leaves_of(tree: State) -> Iterator[Leaf]:
     elif isinstance(tree, Mapping):
         for child in tree.values():
             yield from leaves_of(child)
-    elif isinstance(tree, tuple | list):
+    elif isinstance(tree, (tuple, list)):
         for child in tree:
             yield from leaves_of(child)
     elif tree is not None:
@@ -114,7 +114,7 @@ def map_leaves(function: Callable[[Leaf], Any], tree: State) -> State:
         return function(tree)
     if isinstance(tree, Mapping):
         return {name: map_leaves(function, child) for name, child in tree.items()}
-    if isinstance(tree, tuple | list):
+    if isinstance(tree, (tuple, list)):
         children = [map_leaves(function, child) for child in tree]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
     return None
@@ -132,8 +132,8 @@ def zip_leaves(tree: State, state: State, name: str, whole: State = None) -> Ite
             raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
         for key, child in tree.items():
             yield from zip_leaves(child, state[key], name, whole)
-    elif isinstance(tree, tuple | list):
-        if not isinstance(state, tuple | list) or len(state) != len(tree):
+    elif isinstance(tree, (tuple, list)):
+        if not isinstance(state, (tuple, list)) or len(state) != len(tree):
             raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
         for child, value in zip(tree, state, strict=True):
             yield from zip_leaves(child, value, name, whole)
@@ -182,7 +182,7 @@ def fits(tree: State, other: State) -> bool:
         )
     if isinstance(tree, Mapping):
         return isinstance(other, Mapping) and set(tree) == set(other) and all(fits(tree[k], other[k]) for k in tree)
-    if not isinstance(other, tuple | list) or len(tree) != len(other):
+    if not isinstance(other, (tuple, list)) or len(tree) != len(other):
         return False
     return all(fits(child, value) for child, value in zip(tree, other, strict=True))
 
@@ -191,7 +191,7 @@ def has_more(tree: State, state: State) -> bool:
     """Whether there is something where the tree has None."""
     if isinstance(tree, Mapping):
         return any(has_more(child, state[name]) for name, child in tree.items())
-    if isinstance(tree, tuple | list):
+    if isinstance(tree, (tuple, list)):
         return any(has_more(child, value) for child, value in zip(tree, state, strict=True))
     return tree is None and state is not None
 
@@ -202,7 +202,7 @@ def describe(tree: State) -> str:
         return f"{tree.name} of shape {tree.shape_text}" + (f", {tree.dtype}" if tree.dtype else "")
     if isinstance(tree, Mapping):
         return "{" + ", ".join(f"{name}: {describe(child)}" for name, child in tree.items()) + "}"
-    if isinstance(tree, tuple | list):
+    if isinstance(tree, (tuple, list)):
         return "(" + ", ".join(describe(child) for child in tree) + ")"
     return "None"
 
@@ -213,6 +213,6 @@ def describe_state(state: State) -> str:
         return f"a tensor of shape {tuple(state.shape)}"
     if isinstance(state, Mapping):
         return "{" + ", ".join(f"{name}: {describe_state(child)}" for name, child in state.items()) + "}"
-    if isinstance(state, tuple | list):
+    if isinstance(state, (tuple, list)):
         return "(" + ", ".join(map(describe_state, state)) + ")"
     return "None" if state is None else type(state).__name__

@@ -92,7 +92,7 @@ def _output_width(module: nn.Module) -> int | None:
             if not isinstance(child, _WIDTH_KEEPING):
                 return _output_width(child)
         return None
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return module.embedding_dim
     width = getattr(module, "out_features", None)
     return width if isinstance(width, int) else None
@@ -242,12 +242,12 @@ def tile(value: Tensor, batch_size: int | None) -> Tensor:
 
 def _parts(context: Any) -> Iterator[Tensor | PackedSequence]:
     """What in a context tells a batch size, in order."""
-    if isinstance(context, Tensor | PackedSequence):
+    if isinstance(context, (Tensor, PackedSequence)):
         yield context
     elif isinstance(context, Mapping):
         for value in context.values():
             yield from _parts(value)
-    elif isinstance(context, tuple | list):
+    elif isinstance(context, (tuple, list)):
         for value in context:
             yield from _parts(value)
     elif is_dataclass(context) and not isinstance(context, type):

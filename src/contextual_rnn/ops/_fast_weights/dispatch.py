@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.jit._trace import is_tracing
 from torch.nn import functional
 
 from contextual_rnn._autocast import in_autocast
@@ -29,8 +28,6 @@ from contextual_rnn.ops._fast_weights.triton import launch as triton
 KERNELS: dict[str, Kernel] = {"cpu": cpu, "triton": triton}
 BACKENDS = {"reference": reference, "attention": attention} | {n: backend_of(kernel) for n, kernel in KERNELS.items()}
 ENVIRONMENT = "CONTEXTUAL_RNN_BACKEND"
-# torch before 2.7 does not say so.
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 # These work on a sequence of more than 2 H steps in chunks of H; cpu has chunks of its own. Attention at H = 50 on a
 # core, 16 or 64 samples: at 2 H one more chunk costs what it saves; at 8 H chunks take 0.6 of the time of none, and a
 # third to a sixth of that of a stored A. Triton on an H200, milliseconds in chunks of 1, 2, 4, 8 H | none | stored A:
@@ -144,17 +141,17 @@ def choose(backend: str, like: Tensor) -> str:
     """The backend that serves tensors such as `like`, of H in their last axis; ValueError for one that there is not."""
     if backend != "auto":
         check_backend(backend)
-        if backend != "reference" and is_tracing():
+        if backend != "reference" and torch._C._get_tracing_state() is not None:
             raise ValueError(f"backend: expected auto or reference under torch.jit.trace, got {backend!r}")
         return backend
-    if is_tracing():
+    if torch._C._get_tracing_state() is not None:
         return "reference"  # the others leave no operators behind that torch.jit.trace could see
     if named := os.environ.get(ENVIRONMENT):
         if named not in BACKENDS and named != "auto":
             raise ValueError(f"{ENVIRONMENT}: expected one of auto, {', '.join(BACKENDS)}, got {named!r}")
         if named != "auto":
             return named
-    if _is_exporting():
+    if torch.compiler.is_exporting():
         return "reference"  # of PyTorch's own operators alone, so that what is exported runs anywhere
     if cpu.supports(like):
         return "cpu"

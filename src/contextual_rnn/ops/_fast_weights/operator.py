@@ -144,7 +144,6 @@ def register(kernel: Kernel) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
 
     torch.library.register_autograd(name, derivative, setup_context=setup_context)
     torch.library.register_autograd(f"{name}_backward", refuse_second_derivative)
-    if hasattr(torch.library, "register_vmap"):  # torch 2.4 has none: vmap inside torch.compile is refused there
-        torch.library.register_vmap(name, one_by_one(operator))
-        torch.library.register_vmap(f"{name}_backward", one_by_one(backward_operator))
+    torch.library.register_vmap(name, one_by_one(operator))
+    torch.library.register_vmap(f"{name}_backward", one_by_one(backward_operator))
     return operator
