@@ -1,4 +1,4 @@
-"""Shapes of the inner functions are checked at run time during the tests; the public doors check for themselves.
+"""Shapes of the inner functions are checked at run time during the tests; the entry points check for themselves.
 
 The hook must be in place before the package is imported. It covers no public function, where a check of its own
 could hide that ours is missing.

@@ -172,8 +172,8 @@ def _check_like(name: str, network: nn.Module, tree: State, state: State) -> Non
         dtype, device = _dtype_and_device(network, like)
         dtype = leaf.dtype or dtype
         if not _is_like(tensor, dtype, device):
-            came = f"{tensor.dtype} on {tensor.device}"
-            raise ValueError(f"{name}: expected {leaf.name!r} of {dtype} on {device}, as the network, got {came}")
+            received = f"{tensor.dtype} on {tensor.device}"
+            raise ValueError(f"{name}: expected {leaf.name!r} of {dtype} on {device}, as the network, got {received}")
 
 
 def _dtype_and_device(network: nn.Module, like: Tensor) -> tuple[torch.dtype, torch.device]:

@@ -249,9 +249,9 @@ def test_a_read_only_folder_is_named(tmp_path):
     for parent in (tmp_path.parent, tmp_path.parent.parent):
         parent.chmod(0o755)
     tmp_path.chmod(0o555)
-    heard, told = PROCESSES.Pipe(duplex=False)
-    ended(started(train_as_nobody, CONFIGS["decay"], tmp_path / "run", told))
-    assert f"Permission denied: '{tmp_path / 'run'}'" in heard.recv()
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    ended(started(train_as_nobody, CONFIGS["decay"], tmp_path / "run", sender))
+    assert f"Permission denied: '{tmp_path / 'run'}'" in receiver.recv()
 
 
 def test_broken_json_is_named(tmp_path):

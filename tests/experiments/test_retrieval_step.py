@@ -61,7 +61,7 @@ def test_autograd_serves_elsewhere(options):
     assert training.task._step is None
 
 
-def test_a_named_backend_is_obeyed(monkeypatch):
+def test_a_named_backend_is_used(monkeypatch):
     monkeypatch.setenv("CONTEXTUAL_RNN_BACKEND", "reference")
     training = Training(RetrievalConfig(**SMALL))
     training.step(0)

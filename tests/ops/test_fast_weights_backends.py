@@ -1,4 +1,4 @@
-"""What every backend owes besides the right numbers: any memory layout, no leaks between samples, the right choice."""
+"""What every backend must provide besides right numbers: any memory layout, samples apart, the right choice."""
 
 import dataclasses
 

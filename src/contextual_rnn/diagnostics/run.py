@@ -63,7 +63,7 @@ def diagnose(
             intercept.run(losses, None)
         spec, moments = intercept.initial_state.spec, intercept.moments
         leaves = _leaves(spec, intercept.state)
-        sigma = {name: found for name, leaf in moments.items() if (found := sigma_of(leaf)) is not None}
+        sigma = {name: scale for name, leaf in moments.items() if (scale := sigma_of(leaf)) is not None}
         with torch.no_grad():
             drawn = _leaves(spec, intercept.draw(options.seed)) if sigma else None
         return _diagnose(lambda state: intercept.run(losses, state), spec, leaves, drawn, sigma, options)
@@ -132,7 +132,7 @@ def _diagnose(
 
     true, floats = under("true", leaves), _floats(leaves)
     means = {name: leaf.mean(0, keepdim=True).expand_as(leaf) for name, leaf in floats.items()}
-    found = {
+    arms = {
         "true": true,
         "zeroed": under("zeroed", {**leaves, **{name: torch.zeros_like(leaf) for name, leaf in floats.items()}}),
         "mean": under("mean", {**leaves, **means}),
@@ -141,27 +141,27 @@ def _diagnose(
     orders = torch.Generator().manual_seed(options.seed)
     shuffled = [shuffle(torch.randperm(batch, generator=orders, device="cpu")) for _ in range(options.permutations)]
     if shuffled:
-        found["shuffled"] = _Means(
+        arms["shuffled"] = _Means(
             torch.stack([means.steps for means in shuffled]).mean(0),
             sum(means.overall for means in shuffled) / len(shuffled),
             among(means.not_finite for means in shuffled),
         )
-        finite = all(found[arm].not_finite is None for arm in ("true", "shuffled"))
+        finite = all(arms[arm].not_finite is None for arm in ("true", "shuffled"))
         if finite and any((leaf != leaf[:1]).any() for leaf in leaves.values()):
             as_good = sum(means.overall <= true.overall for means in shuffled)
             p_value = (1 + as_good) / (1 + len(shuffled))
     if drawn is not None:
-        found["sampled"] = under("sampled", drawn)
+        arms["sampled"] = under("sampled", drawn)
     influence, not_finite_h = _influence(run, spec, leaves, options)
     states = [
         not_finite(f"{kind} {name}(0)", leaf, f"{name}(0)")
         for kind, state in (("the state", leaves), ("the draw of", drawn or {}))
         for name, leaf in state.items()
     ]
-    sentences = [*states, *(means.not_finite for means in found.values()), not_finite_h]
+    sentences = [*states, *(means.not_finite for means in arms.values()), not_finite_h]
     return Diagnosis(
-        losses={name: means.steps for name, means in found.items()},
-        overall={name: means.overall for name, means in found.items()},
+        losses={name: means.steps for name, means in arms.items()},
+        overall={name: means.overall for name, means in arms.items()},
         permutations=options.permutations,
         p_value=p_value,
         influence=influence,

@@ -166,10 +166,10 @@ class RetrievalConfig(_Training):
         """Letters really drawn from."""
         if self.alphabet_size is not None:
             return self.alphabet_size
-        return 25 if self.has_of_authors("letters") else 26
+        return 25 if self.uses_authors_choice("letters") else 26
 
-    def has_of_authors(self, ingredient: Ingredient) -> bool:
-        """Whether this ingredient of the start is the authors' own."""
+    def uses_authors_choice(self, ingredient: Ingredient) -> bool:
+        """Whether this ingredient of the start is the authors'."""
         return (self.start == "wenke2019") != (self.switched == ingredient)
 
 

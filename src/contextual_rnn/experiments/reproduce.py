@@ -85,7 +85,7 @@ def _watch(futures: list[Future[Run]], folders: list[Path]) -> Iterator[tuple[in
         lines = {folder: _lines(folder / METRICS) for folder in folders}
         newest = max((f for f in folders if lines[f]), key=lambda f: (f / METRICS).stat().st_mtime, default=None)
         latest = f"{newest.parent.name}/{newest.name}: {_headline(lines[newest][-1])}" if newest else ""
-        yield sum(max(len(found) - 1, 0) for found in lines.values()), latest
+        yield sum(max(len(each) - 1, 0) for each in lines.values()), latest
         if finished:
             return
         time.sleep(0.5)

@@ -123,8 +123,8 @@ def _parameters(
     # Not as attributes, which a module looks for in three places.
     e, n, h, r = (module._parameters for module in (embedding, network, hidden, readout))
     of_network = map(n.get, ("weight_ih", "bias", "weight_hh", "norm_weight", "norm_bias"))
-    found: Any = (e["weight"], *of_network, h["weight"], h["bias"], r["weight"], r["bias"])
-    return Parameters(*found)
+    tensors: Any = (e["weight"], *of_network, h["weight"], h["bias"], r["weight"], r["bias"])
+    return Parameters(*tensors)
 
 
 def _initial(hx: State | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
@@ -133,21 +133,21 @@ def _initial(hx: State | None) -> tuple[Tensor | None, Tensor | None, Tensor | N
     return (h0, None, a0.left, a0.right) if isinstance(a0, LowRank) else (h0, a0, None, None)
 
 
-# What was made for a network, so that its parameters are checked once and not at every step.
-_made: WeakKeyDictionary[FastWeightsRNN, Classification] = WeakKeyDictionary()
+# The native call of each network, so that its parameters are checked once and not at every step.
+_native_calls: WeakKeyDictionary[FastWeightsRNN, Classification] = WeakKeyDictionary()
 
 
 def _native(
     parameters: Parameters, initial: Sequence[Tensor | None], tokens: Tensor, targets: Tensor, network: FastWeightsRNN
 ) -> Classification | None:
-    """The native call, None where it does not serve."""
+    """The native call, None where it does not apply."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
     if torch._C._get_tracing_state() is not None:
         return None
     weight, options = parameters.embedding, network.options
-    made = _made.get(network)
-    known = made is not None and made.is_of(parameters, options)
+    call = _native_calls.get(network)
+    known = call is not None and call.is_of(parameters, options)
     for tensor in (tokens, targets, *initial) if known else (tokens, targets, *parameters, *initial):
         if tensor is not None and (type(tensor) not in PLAIN_TENSORS or is_transformed(tensor)):
             return None
@@ -157,11 +157,11 @@ def _native(
     if not Classification.serves(weight, tokens.shape[1], network.hidden_size, options, network.backend):
         return None
     if known:
-        return made
+        return call
     if any(not tensor.is_contiguous() or tensor.is_neg() for tensor in parameters if tensor is not None):
         return None
-    made = _made[network] = Classification(parameters, None, options)
-    return made
+    call = _native_calls[network] = Classification(parameters, None, options)
+    return call
 
 
 class _SequenceLoss(torch.autograd.Function):
@@ -193,5 +193,5 @@ def _loss_and_gradients(
     native: Classification, tokens: Tensor, targets: Tensor, tensors: Sequence[Any]
 ) -> tuple[Tensor, list[Tensor | None]]:
     h0, a0, left, right = tensors[_N_PARAMETERS:]
-    found = native(tokens, targets, h0, a0 if left is None else LowRank(left, right))
-    return found.loss, [*found.parameters, *found.initial]
+    result = native(tokens, targets, h0, a0 if left is None else LowRank(left, right))
+    return result.loss, [*result.parameters, *result.initial]

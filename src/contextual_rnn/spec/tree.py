@@ -208,7 +208,7 @@ def describe(tree: State) -> str:
 
 
 def describe_state(state: State) -> str:
-    """What came as a state, in words, for error messages."""
+    """A received state in words, for error messages."""
     if isinstance(state, Tensor):
         return f"a tensor of shape {tuple(state.shape)}"
     if isinstance(state, Mapping):

@@ -22,7 +22,7 @@ from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.tasks.coverage import TWO_DEVIATIONS
 from contextual_rnn.experiments.tasks.decay import linear_cosine_decay
 
-# Okabe and Ito's palette, told apart by colour-blind readers; a state has its colour everywhere.
+# Okabe and Ito's palette, which colour-blind readers can distinguish; a state has its colour everywhere.
 COLOURS = {"zero": "#0072B2", "free": "#E69F00", "context": "#D55E00", "normal": "#009E73"}
 LABELS = {"zero": "zero (2a)", "free": "free (2b)", "context": "context (2c)", "normal": "normal (Eq. 4)"}
 INK = "#333333"

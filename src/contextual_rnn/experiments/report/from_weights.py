@@ -21,7 +21,7 @@ from contextual_rnn.experiments.studies.calibration import calibration
 from contextual_rnn.experiments.studies.diagnostics import HEADER, diagnose_run, numbers_of
 from contextual_rnn.experiments.tasks.decay import VALIDATION_PERIODS
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 CALIBRATION, DIAGNOSTICS, PLAYGROUND = "calibration.json", "diagnostics.json", "playground.json"
 
 
@@ -102,13 +102,13 @@ def _check_diagnoses(rows: list[dict[str, Any]], path: Path) -> None:
             raise damaged(path, f"{len(HEADER) - 1} texts in row {index + 1}", str(len(row["row"])))
 
 
-def _check_playground(shown: dict[str, Any], path: Path) -> None:
+def _check_playground(grid: dict[str, Any], path: Path) -> None:
     try:
-        raw = base64.b64decode(shown["curves"], validate=True)
+        raw = base64.b64decode(grid["curves"], validate=True)
     except ValueError as error:
         raise damaged(path, "curves in base64", str(error)) from error
-    size = 2 * len(shown["periods"]) * len(shown["initials"]) * (2 + shown["samples"]) * shown["steps"]
-    if len(raw) != size or shown["samples"] < 1:
+    size = 2 * len(grid["periods"]) * len(grid["initials"]) * (2 + grid["samples"]) * grid["steps"]
+    if len(raw) != size or grid["samples"] < 1:
         raise damaged(path, f"curves of {size} bytes", f"{len(raw)}")
 
 
@@ -118,7 +118,7 @@ def trained(decay: Sequence[Group], groups: Sequence[Group], refused: Refused = 
     Where weights are damaged, the error, which names the file, goes to `refused`, and the rest is made.
     """
 
-    def attempt(make: Callable[[Run], Made], run: Run) -> Made | None:
+    def attempt(make: Callable[[Run], Result], run: Run) -> Result | None:
         try:
             return make(run)
         except ValueError as error:
@@ -126,11 +126,11 @@ def trained(decay: Sequence[Group], groups: Sequence[Group], refused: Refused = 
             return None
 
     rows = calibration(decay, refused)
-    diagnosed = [made for run in _first_of_each(groups) if (made := attempt(_diagnosed, run)) is not None]
+    diagnosed = [pair for run in _first_of_each(groups) if (pair := attempt(_diagnosed, run)) is not None]
     run = normal_run([run for group in decay for run in group.runs if has_weights(run)])
     grid = None if run is None else attempt(playground, run)
-    shown = None if run is None or grid is None else {"source": source(run), **grid}
-    return Trained(rows, [row for row, _ in diagnosed], shown, [figure for _, figure in diagnosed])
+    sampled = None if run is None or grid is None else {"source": source(run), **grid}
+    return Trained(rows, [row for row, _ in diagnosed], sampled, [figure for _, figure in diagnosed])
 
 
 def normal_run(runs: Sequence[Run]) -> Run | None:
@@ -155,13 +155,13 @@ def source(run: Run) -> str:
 
 def _first_of_each(groups: Sequence[Group]) -> list[Run]:
     """Of every task, start and state but zero, the run with weights that converged of the lowest seed."""
-    found: dict[tuple[str, ...], Run] = {}
+    runs: dict[tuple[str, ...], Run] = {}
     for group in groups:
         for run in sorted(group.runs, key=lambda run: (changed(run), run.config.seed)):
             kind = (run.task, getattr(run.config, "start", ""), run.config.state)
             if run.converged and run.config.state != "zero" and has_weights(run):
-                found.setdefault(kind, run)
-    return list(found.values())
+                runs.setdefault(kind, run)
+    return list(runs.values())
 
 
 def _diagnosed(run: Run) -> tuple[dict[str, Any], Figure]:

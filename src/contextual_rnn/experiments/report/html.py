@@ -27,7 +27,7 @@ from contextual_rnn.experiments.runs.folder import Refused, Run, command, run_fo
 from contextual_rnn.experiments.runs.published import read_results
 from contextual_rnn.experiments.runs.summary import summary
 from contextual_rnn.experiments.stats.groups import Group, differing, finding, groups_of
-from contextual_rnn.experiments.stats.wording import STARTS, TASKS, shown, words
+from contextual_rnn.experiments.stats.wording import STARTS, TASKS, option_text, words
 from contextual_rnn.experiments.studies.ba2016_table_1 import table_1
 from contextual_rnn.experiments.studies.calibration import calibration_finding, calibration_table
 from contextual_rnn.experiments.studies.catalogue import ASIDE, CONTROLS, INGREDIENTS, MAP, TABLE_1, runs_of, study
@@ -76,10 +76,10 @@ def write_report(folder: Path, refused: Refused = lambda error: None) -> Path:
     pictured = [run for run in runs if study(run) not in ASIDE]
     by_task = {task: [run for run in pictured if run.task == task] for task in TASKS}
     retrieval, decay = groups_of(by_task["retrieval"]), groups_of(by_task["decay"])
-    told = [*_nearest(retrieval, TABLES), *_nearest(decay, TABLES)]
-    listed = _listed(pictured, told)
+    nearest = [*_nearest(retrieval, TABLES), *_nearest(decay, TABLES)]
+    listed = _listed(pictured, nearest)
     published = not run_folders(folder)
-    made = Trained.read(folder, leave_out) if published else trained(_nearest(decay, PICTURES), told, leave_out)
+    from_runs = Trained.read(folder, leave_out) if published else trained(_nearest(decay, PICTURES), nearest, leave_out)
     environment = Environment(
         loader=PackageLoader("contextual_rnn.experiments.report", "."),
         autoescape=True,
@@ -93,13 +93,13 @@ def write_report(folder: Path, refused: Refused = lambda error: None) -> Path:
         decay_model=_inline(drawings.decay_model(), "figure3"),
         decay_sequence=_inline(figures.decay_sequence(), "figure4"),
         decay=_pictures(_nearest(decay, PICTURES), figures.decay_curves, "figure5"),
-        samples=_published_samples(made) if published else _samples(by_task["decay"]),
-        **_calibrated(made.calibration),
-        playground=made.playground,
-        **_diagnosed(made),
-        **_studies(runs, made.calibration),
-        tables=[final_figures(task, found) for task in by_task if (found := [r for r in listed if r.task == task])],
-        over_seeds=over_seeds(told),
+        samples=_published_samples(from_runs) if published else _samples(by_task["decay"]),
+        **_calibrated(from_runs.calibration),
+        playground=from_runs.playground,
+        **_diagnosed(from_runs),
+        **_studies(runs, from_runs.calibration),
+        tables=[final_figures(task, rows) for task in by_task if (rows := [r for r in listed if r.task == task])],
+        over_seeds=over_seeds(nearest),
         commands=[run.result["command"] if run.result else command(run.config, run.folder) for run in listed],
         left_out=_left_out(pictured, listed, [*retrieval, *decay]),
         reasons=list(reasons),
@@ -107,7 +107,7 @@ def write_report(folder: Path, refused: Refused = lambda error: None) -> Path:
     )
     if not published:
         write_json(folder / SUMMARY, summary(runs))
-        made.write(folder)
+        from_runs.write(folder)
     write_whole(folder / REPORT, html)
     return folder / REPORT
 
@@ -135,10 +135,10 @@ def _calibrated(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _diagnosed(made: Trained) -> dict[str, Any]:
+def _diagnosed(from_runs: Trained) -> dict[str, Any]:
     """Published diagnoses come without their pictures."""
-    drawn = [_inline(figure, f"diagnosis-{index}") for index, figure in enumerate(made.figures)]
-    rows = made.diagnostics
+    drawn = [_inline(figure, f"diagnosis-{index}") for index, figure in enumerate(from_runs.figures)]
+    rows = from_runs.diagnostics
     table = {"title": "Losses under other states", "header": HEADER, "texts": 1}
     return {
         "diagnosed": [
@@ -151,9 +151,10 @@ def _diagnosed(made: Trained) -> dict[str, Any]:
 def _pictures(groups: Sequence[Group], draw: Callable[[Sequence[Run]], Figure], name: str) -> list[Picture]:
     pictures, apart_in = [], differing(groups) if groups else []
     for index, group in enumerate(groups):
-        apart = [f"{words(option)} {shown(group.settings[option])}" for option in apart_in if option in group.settings]
+        settings = {option: f"{words(option)} {option_text(value)}" for option, value in group.settings.items()}
+        apart = [settings[option] for option in apart_in if option in settings]
         title = ": ".join(filter(None, [STARTS.get(group.settings.get("start", "")), ", ".join(apart)]))
-        shared = ", ".join(f"{words(option)} {shown(value)}" for option, value in group.settings.items())
+        shared = ", ".join(settings.values())
         caption = f"{_seeds(group)} {_unfinished(group)} {_diverged(group)} Shared settings: {shared}."
         drawn = any(run.metrics for run in group.runs)
         svg = _inline(draw(group.runs), f"{name}-{index}") if drawn else None
@@ -234,15 +235,15 @@ def _fans(paths: Iterable[Tensor], caption: str) -> Picture:
     return Picture("", caption, _inline(figures.trajectory_fans(sampled, true, initial), "figure6"))
 
 
-def _published_samples(made: Trained) -> Picture | None:
+def _published_samples(from_runs: Trained) -> Picture | None:
     """Figure 6 from the playground's trajectories."""
-    if made.playground is None:
+    if from_runs.playground is None:
         return None
     try:
-        paths = [trajectories(made.playground, period, FIGURE_6_INITIAL) for period in FIGURE_6_PERIODS]
+        paths = [trajectories(from_runs.playground, period, FIGURE_6_INITIAL) for period in FIGURE_6_PERIODS]
     except ValueError as error:
         return Picture("", f"There are no trajectories to show: {error}", None)
-    return _fans(paths, made.playground["source"])
+    return _fans(paths, from_runs.playground["source"])
 
 
 def _place(run: Run) -> tuple[object, ...]:
@@ -254,16 +255,16 @@ def _place(run: Run) -> tuple[object, ...]:
 
 
 def _versions(runs: Sequence[Run]) -> list[str]:
-    found = Counter(
+    counts = Counter(
         ", ".join(f"{name} {version}" for name, version in run.result["versions"].items())
         for run in runs
         if run.result is not None
     )
-    return [f"{versions} ({count} run{'s' * (count > 1)})" for versions, count in sorted(found.items())]
+    return [f"{versions} ({count} run{'s' * (count > 1)})" for versions, count in sorted(counts.items())]
 
 
 def _inline(figure: Figure, name: str) -> Markup:
-    """The figure as an element of the page, its ids told apart from other figures' by `name`."""
+    """The figure as an element of the page, its ids made unique in the page by `name`."""
     _, tag, rest = figures.to_svg(figure, name).partition("<svg")
     broad = ' class="broad"' if figure.get_figwidth() > BROAD else ""
     return Markup(tag + broad + rest)

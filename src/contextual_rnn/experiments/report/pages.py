@@ -1,6 +1,6 @@
 """README.md and docs/evidence.md: what they say of results is written by code, between two marks.
 
-python -m contextual_rnn.experiments.pages    from results/, into README.md and docs/
+python -m contextual_rnn.experiments.report.pages    from results/, into README.md and docs/
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def docs_block(results: Path) -> str:
     short, mapped = runs_of(runs, MAP, INGREDIENTS, CONTROLS), runs_of(runs, MAP)
     tables = [ingredient_table(short), control_table(short), table_1(runs_of(runs, TABLE_1))]
     tables += [map_table(mapped)] if mapped else []
-    found = findings(runs, Trained.read(results).calibration)
-    lines = "\n".join(f"- {text}" for text in found.values())
-    parts = [lines, _missing(found), *_figure(runs, "figures"), *(markdown(table) for table in tables if table)]
+    sentences = findings(runs, Trained.read(results).calibration)
+    lines = "\n".join(f"- {text}" for text in sentences.values())
+    parts = [lines, _missing(sentences), *_figure(runs, "figures"), *(markdown(table) for table in tables if table)]
     return "\n\n".join(filter(None, parts))
 
 
-def _missing(found: dict[str, str]) -> str:
-    missing = [text for name, text in ASKED.items() if name not in found]
+def _missing(sentences: dict[str, str]) -> str:
+    missing = [text for name, text in ASKED.items() if name not in sentences]
     return f"Without a finding yet, for want of trained seeds: {', '.join(missing)}." if missing else ""
 
 

@@ -61,7 +61,7 @@ def playground(run: Run) -> dict[str, Any]:
 
 def _curves(run: Run, model: DecayModel, period: float) -> Tensor:
     """(initial values, 2 + SHOWN, 25) for one period."""
-    found = []
+    curves = []
     for initial in INITIALS:
         paths = model.free_run(
             initial[None] * (1 + ALPHA + BETA),  # x(0) of the curve that is asked for
@@ -71,19 +71,19 @@ def _curves(run: Run, model: DecayModel, period: float) -> Tensor:
             generator=generator_for("playground"),
         )[0, :, 1:]
         checked_paths(paths, run)
-        found.append(torch.cat([paths.mean(0)[None], paths.std(0)[None], paths[:SHOWN]]))
-    return torch.stack(found)
+        curves.append(torch.cat([paths.mean(0)[None], paths.std(0)[None], paths[:SHOWN]]))
+    return torch.stack(curves)
 
 
-def trajectories(shown: dict[str, Any], period: float, initial: float) -> Tensor:
+def trajectories(data: dict[str, Any], period: float, initial: float) -> Tensor:
     """(SHOWN, 26) sampled trajectories at a point of the grid of `playground`; raises ValueError for another."""
-    if period not in shown["periods"] or initial not in shown["initials"]:
+    if period not in data["periods"] or initial not in data["initials"]:
         raise ValueError(f"period, initial: expected a point of the grid, got {period}, {initial}")
-    raw = bytearray(base64.b64decode(shown["curves"]))
+    raw = bytearray(base64.b64decode(data["curves"]))
     numbers = torch.frombuffer(raw, dtype=torch.uint16).to(torch.float64)
-    grid = numbers.view(len(shown["periods"]), len(shown["initials"]), 2 + shown["samples"], shown["steps"])
-    paths = grid[shown["periods"].index(period), shown["initials"].index(initial), 2:] * shown["step"] + shown["low"]
-    first = paths.new_full((len(paths), 1), initial * (1 + shown["alpha"] + shown["beta"]))
+    grid = numbers.view(len(data["periods"]), len(data["initials"]), 2 + data["samples"], data["steps"])
+    paths = grid[data["periods"].index(period), data["initials"].index(initial), 2:] * data["step"] + data["low"]
+    first = paths.new_full((len(paths), 1), initial * (1 + data["alpha"] + data["beta"]))
     return torch.cat([first, paths], dim=1)
 
 

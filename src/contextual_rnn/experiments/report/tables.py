@@ -11,7 +11,7 @@ from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.evidence import evidence
 from contextual_rnn.experiments.stats.groups import Group, differing
 from contextual_rnn.experiments.stats.intervals import Interval
-from contextual_rnn.experiments.stats.wording import STARTS, TASKS, shown, words
+from contextual_rnn.experiments.stats.wording import STARTS, TASKS, option_text, words
 
 # Options with a column of their own in the table of final figures, and the metrics there.
 OPTIONS = {"retrieval": ("state", "start", "timing", "leaves"), "decay": ("state",)}
@@ -36,7 +36,7 @@ def final_figures(task: str, runs: Sequence[Run]) -> dict[str, Any]:
 def _row(task: str, run: Run) -> list[str]:
     options = {field.name: (getattr(run.config, field.name), field.default) for field in dataclasses.fields(run.config)}
     others = [
-        f"{words(name)} {shown(value)}"
+        f"{words(name)} {option_text(value)}"
         for name, (value, default) in options.items()
         if value != default and name not in (*OPTIONS[task], "seed", "epochs")
     ]
@@ -71,7 +71,7 @@ def over_seeds(groups: Sequence[Group]) -> list[dict[str, Any]]:
         if rows:
             task = group.runs[0].task
             title = [TASKS[task], STARTS.get(group.settings.get("start", ""), "")]
-            title += [f"{words(name)} {shown(group.settings[name])}" for name in apart if name in group.settings]
+            title += [f"{words(name)} {option_text(group.settings[name])}" for name in apart if name in group.settings]
             header = ["state", "measure", "seeds", "median", "gain over zero", "probability of improvement"]
             tables.append({"title": ", ".join(filter(None, title)), "header": header, "texts": 2, "rows": rows})
     return tables

@@ -149,8 +149,8 @@ def run_folders(folder: Path, refused: Refused = lambda error: None) -> list[Pat
             refused(error)
 
     files = {CONFIG, METRICS, CHECKPOINT, RESULT}
-    found = [Path(p) for p, folders, names in os.walk(folder, onerror=failed) if not files.isdisjoint(folders + names)]
-    return sorted(path for path in found if path.name not in files)
+    paths = [Path(p) for p, folders, names in os.walk(folder, onerror=failed) if not files.isdisjoint(folders + names)]
+    return sorted(path for path in paths if path.name not in files)
 
 
 def read_runs(folder: Path, refused: Refused = raise_it) -> list[Run]:

@@ -47,9 +47,9 @@ def parse(text: str, path: Path) -> Any:
     """JSON with every key once and without NaN. Raises ValueError, which names `path`, for other text."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) < len(pairs):
-            raise ValueError("a key that stands twice in an object")
-        return found
+        if len(values := dict(pairs)) < len(pairs):
+            raise ValueError("a key that is twice in an object")
+        return values
 
     def constant(name: str) -> float:
         raise ValueError(name)

@@ -29,22 +29,20 @@ NOT_KEPT = ("epoch", "step", "seconds", "train_loss")
 
 def publish(runs: Iterable[Run], path: Path) -> None:
     """Write the finished ones of `runs` into `path`; raises ValueError where there is none."""
-    found = [_published(run) for run in runs if run.result is not None]
-    if not found:
+    rows = [_published(run) for run in runs if run.result is not None]
+    if not rows:
         raise ValueError("runs: expected finished runs, got none")
-    found.sort(key=lambda run: (run["options"]["state"], run["options"]["seed"], run["command"]))
-    shared = {
-        name: value for name, value in found[0]["options"].items() if all(_has(run, name, value) for run in found)
-    }
-    for run in found:
+    rows.sort(key=lambda run: (run["options"]["state"], run["options"]["seed"], run["command"]))
+    shared = {name: value for name, value in rows[0]["options"].items() if all(_has(run, name, value) for run in rows)}
+    for run in rows:
         run["options"] = {name: value for name, value in run["options"].items() if name not in shared}
     head = {"options": shared}
-    if all(run["versions"] == found[0]["versions"] for run in found):
-        head["versions"] = found[0]["versions"]
-        for run in found:
+    if all(run["versions"] == rows[0]["versions"] for run in rows):
+        head["versions"] = rows[0]["versions"]
+        for run in rows:
             del run["versions"]
     begin = json.dumps(head).removesuffix("}")
-    lines = ",\n  ".join(json.dumps(run) for run in found)
+    lines = ",\n  ".join(json.dumps(run) for run in rows)
     write_whole(path, f'{begin},\n "runs": [\n  {lines}\n ]}}\n')
 
 

@@ -76,7 +76,7 @@ def _row(run: Run) -> dict[str, Any]:
 def summary(runs: list[Run]) -> list[dict[str, Any]]:
     """Finished runs, those that differ in the seed alone together: options, seeds, final metrics of each, medians.
 
-    Seeds that diverged are named under "diverged" and have no part in the rest.
+    Seeds that diverged are named under "diverged" and are left out of the rest.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -86,7 +86,7 @@ def summary(runs: list[Run]) -> list[dict[str, Any]]:
     rows = []
     for options, group in groups.items():
         group.sort(key=lambda run: run.config.seed)
-        found = [run.result for run in group if run.result is not None]
+        results = [run.result for run in group if run.result is not None]
         good = [run for run in group if run.converged]
         finals = [run.result["final"] for run in good if run.result is not None]
         metrics = [name for name in (finals or [{}])[0] if name not in ("epoch", "step")]
@@ -98,8 +98,8 @@ def summary(runs: list[Run]) -> list[dict[str, Any]]:
                 "diverged": [run.config.seed for run in group if not run.converged],
                 "final": {name: [final[name] for final in finals] for name in metrics},
                 "median": {name: statistics.median(final[name] for final in finals) for name in metrics},
-                "commands": [result["command"] for result in found],
-                "versions": found[0]["versions"],
+                "commands": [result["command"] for result in results],
+                "versions": results[0]["versions"],
             }
         )
     return rows

@@ -74,7 +74,7 @@ def train(
     if not checkpoint_seconds >= 0:
         raise ValueError(f"checkpoint_seconds: expected a number of at least 0, got {checkpoint_seconds!r}")
     if finished(config, folder):
-        group.hear()
+        group.broadcast()
         return read_run(folder)
     device_of(config, group)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def follow(config: Config, group: Group, interrupted: Callable[[], bool] = inter
 
     Where `interrupted` returns True in one process of the group, all of them raise Interrupted after the same step.
     """
-    if (begun := group.hear()) is None:
+    if (begun := group.broadcast()) is None:
         return
     with threads(config.threads):
         training, (step, tensors) = Training(config, group, interrupted), begun
@@ -102,7 +102,7 @@ def follow(config: Config, group: Group, interrupted: Callable[[], bool] = inter
         for k in range(step, config.epochs * per_epoch):
             if training.interrupted():
                 raise Interrupted
-            if not math.isfinite(training.step(k)) or ((k + 1) % per_epoch == 0 and not group.hear()):
+            if not math.isfinite(training.step(k)) or ((k + 1) % per_epoch == 0 and not group.broadcast()):
                 return
 
 
@@ -130,7 +130,7 @@ def _train(
     files: dict[str, bytes] = {}
 
     def by_another() -> bool:
-        """Whether another worker has finished the run, for this one was thought dead."""
+        """Whether another worker, which took this one for dead, has finished the run."""
         return (folder / RESULT).is_file()
 
     def seconds() -> float:
@@ -158,7 +158,7 @@ def _train(
 
     bad = None if lines else record(0, {})
     written_over = by_another()  # perhaps while it was finished: then this one goes on, to the same files
-    group.hear((begun.step, begun.tensors) if bad is None else None)
+    group.broadcast((begun.step, begun.tensors) if bad is None else None)
     timer = checkpoint.Timer(checkpoint_seconds)
     if begun.step and progress is not None:
         progress(begun.step, total, lines[-1])
@@ -178,11 +178,11 @@ def _train(
             progress(step, total, lines[-1])
         if step % per_epoch == 0:
             if by_another() and not written_over:
-                group.hear(False)
+                group.broadcast(False)
                 return
             bad, losses = record(step, {"train_loss": losses / per_epoch}), 0.0
             written_over = by_another()
-            group.hear(bad is None)
+            group.broadcast(bad is None)
             if progress is not None:
                 progress(step, total, lines[-1])
         if timer.due() and bad is None:
@@ -192,7 +192,7 @@ def _train(
     log.close()
     if not by_another():
         write_json(folder / RESULT, _result(config, folder, lines, seconds(), training, bad))
-    for name, data in files.items():  # a worker that was thought dead may have come in between
+    for name, data in files.items():  # another worker may have written in between, taking this one for dead
         if (folder / name).read_bytes() != data:
             write_whole(folder / name, data)
 
@@ -201,12 +201,12 @@ def _result(
     config: Config, folder: Path, lines: list[dict[str, float]], seconds: float, training: Training, bad: str | None
 ) -> dict[str, Any]:
     last, size = lines[-1] if lines else {}, training.group.size
-    kept = f"{WEIGHTS} keeps the weights of epoch {last['epoch']}" if last else "no weights were kept"
+    weights = f"{WEIGHTS} keeps the weights of epoch {last['epoch']}" if last else "no weights were kept"
     return {
         "final": {
             name: last[name] for name in last if name != "seconds" and (bad is None or name in ("epoch", "step"))
         },
-        **({} if bad is None else {"diverged": f"{bad} is not finite; {kept}"}),
+        **({} if bad is None else {"diverged": f"{bad} is not finite; {weights}"}),
         "seconds": seconds,
         **({} if size == 1 else {"processes": size}),
         "parameters": sum(parameter.numel() for parameter in training.task.model.parameters()),

@@ -20,7 +20,11 @@ from contextual_rnn.experiments.stats.intervals import (
 from contextual_rnn.experiments.stats.measures import Measure, values_by_seed
 
 Verdict = Literal["ahead", "behind", "level", "open"]
-ENDS: dict[Verdict, str] = {"ahead": "ends ahead of", "behind": "ends behind", "level": "cannot be told from"}
+ENDS: dict[Verdict, str] = {
+    "ahead": "ends ahead of",
+    "behind": "ends behind",
+    "level": "is not significantly different from",
+}
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,16 @@ class Contrast:
         return "ahead" if interval.low > none else "behind" if interval.high < none else "level"
 
     @property
-    def told_by_chance(self) -> float:
+    def significant_by_chance(self) -> float:
         """At most how probable another verdict than level is where neither side is better, in three seeds and more.
 
         A sign test: as many seeds may differ from the others as lie beyond an end of the interval.
         """
-        return _told_by_chance(len(self.seeds))
+        return _significant_by_chance(len(self.seeds))
 
 
 @functools.cache
-def _told_by_chance(count: int) -> float:
+def _significant_by_chance(count: int) -> float:
     beyond = math.ceil(median_interval(range(count)).low)
     return float(2 * stats.binom.cdf(beyond, count, 0.5))
 

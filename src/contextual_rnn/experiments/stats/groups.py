@@ -13,7 +13,7 @@ from contextual_rnn.experiments.config import COMPUTED_BY, STATES, config_to_dic
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.contrast import ENDS, Contrast, contrast
 from contextual_rnn.experiments.stats.measures import MEASURES, one_of_each, values_by_seed
-from contextual_rnn.experiments.stats.wording import STARTS, interval, shown, words
+from contextual_rnn.experiments.stats.wording import STARTS, interval, option_text, words
 
 # In one picture runs may differ in these. With a constant step size nothing in training depends on how many epochs are
 # still to come, so that a longer run goes on where a shorter one ends.
@@ -69,7 +69,7 @@ def finding(groups: Sequence[Group]) -> str | None:
     (authors, sound), states = min(pairs, key=lambda candidate: len(differing(candidate[0])))
     numbers = f"under the authors' start {_accuracies(authors)}; under a sound start {_accuracies(sound)}"
     also = ", ".join(
-        f"{words(name)} ({shown(authors.settings.get(name))} and {shown(sound.settings.get(name))})"
+        f"{words(name)} ({option_text(authors.settings.get(name))} and {option_text(sound.settings.get(name))})"
         for name in differing((authors, sound))
     )
     end = f"; the two also differ in {also}." if also else "."
@@ -95,9 +95,9 @@ def _verdict(authors: Group, sound: Group, contextual: str, other: str) -> str:
     gains = [each.gain for each in contrasts if each.gain is not None]
     if any(each.verdict == "open" for each in contrasts):
         return _gap(*(gain.estimate for gain in gains))
-    texts = [f"{ENDS[each.verdict]} {other}" for each in contrasts]
+    texts = [f"{ENDS[each.verdict]} the {other} state" for each in contrasts]
     points = [f"{interval(gain, 'points')} points" for gain in gains]
-    settings = ", ".join(f"{name} {shown(authors.settings[name])}" for name in ("leaves", "timing"))
+    settings = ", ".join(f"{name} {option_text(authors.settings[name])}" for name in ("leaves", "timing"))
     return (
         f"With {settings} a {contextual} state {texts[0]} in accuracy under the authors' start ({points[0]}) and "
         f"{texts[1]} under a sound start ({points[1]})"

@@ -10,16 +10,16 @@ from contextual_rnn.experiments.stats.intervals import Interval
 Form = Literal["share", "error", "points", "epochs", "number", "probability"]
 
 
-def interval(found: Interval, form: Form) -> str:
+def interval(value: Interval, form: Form) -> str:
     """As "99.12% (98.80% to 99.31%)"; of a single seed "99.12% (one seed)".
 
     share: a fraction as per cent; error: what is missing to all of it, the same way; points: a difference of fractions
     in points; epochs: a count, or never; number: three digits.
     """
-    ends = (found.high, found.low) if form == "error" else (found.low, found.high)
-    if math.isnan(found.low):
-        return f"{_text(found.estimate, form)} (one seed)"
-    return f"{_text(found.estimate, form)} ({_text(ends[0], form)} to {_text(ends[1], form)})"
+    ends = (value.high, value.low) if form == "error" else (value.low, value.high)
+    if math.isnan(value.low):
+        return f"{_text(value.estimate, form)} (one seed)"
+    return f"{_text(value.estimate, form)} ({_text(ends[0], form)} to {_text(ends[1], form)})"
 
 
 def _text(value: float, form: Form) -> str:
@@ -52,7 +52,7 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def shown(value: object) -> str:
+def option_text(value: object) -> str:
     """An option's value as the page shows it."""
     if isinstance(value, bool):
         return "yes" if value else "no"

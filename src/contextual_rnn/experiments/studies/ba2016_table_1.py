@@ -10,7 +10,7 @@ from contextual_rnn.experiments.config import COMPUTED_BY
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.intervals import Interval, median_interval
 from contextual_rnn.experiments.stats.measures import Measure, final, values_by_seed
-from contextual_rnn.experiments.stats.wording import interval, shown, words
+from contextual_rnn.experiments.stats.wording import interval, option_text, words
 
 UNITS = (20, 50, 100)
 # Per cent, at 20, 50 and 100 units. Quoted from memory: the original could not be opened.
@@ -21,25 +21,25 @@ NETWORKS = {"fast_weights": "fast weights", "lstm": "LSTM"}
 
 def errors(runs: Sequence[Run]) -> dict[tuple[str, str], dict[int, tuple[Interval, int]]]:
     """Median test accuracy and the number of seeds, by network and setting, then by units; from finished runs."""
-    found: dict[tuple[str, str], dict[int, list[Run]]] = {}
+    runs_by_network: dict[tuple[str, str], dict[int, list[Run]]] = {}
     for run in runs:
         config = run.config
         if run.task == "retrieval" and config.state == "zero" and config.units in UNITS:
-            row = found.setdefault((NETWORKS[getattr(config, "network", "")], _setting(run)), {})
+            row = runs_by_network.setdefault((NETWORKS[getattr(config, "network", "")], _setting(run)), {})
             row.setdefault(config.units, []).append(run)
     medians: dict[tuple[str, str], dict[int, tuple[Interval, int]]] = {}
-    for key in sorted(found):
-        for units, same in sorted(found[key].items()):
+    for key in sorted(runs_by_network):
+        for units, same in sorted(runs_by_network[key].items()):
             if values := list(values_by_seed(same, TEST_ACCURACY).values()):
                 medians.setdefault(key, {})[units] = median_interval(values), len(values)
     return medians
 
 
-def told_errors(runs: Sequence[Run]) -> dict[str, list[str]]:
+def error_texts(runs: Sequence[Run]) -> dict[str, list[str]]:
     """The errors of more than one seed as "0.84% (0.46% to 1.68%) at 20", by network and setting."""
     texts = {
         f"{network} ({setting})": [
-            f"{interval(found, 'error')} at {units}" for units, (found, count) in by_units.items() if count > 1
+            f"{interval(median, 'error')} at {units}" for units, (median, count) in by_units.items() if count > 1
         ]
         for (network, setting), by_units in errors(runs).items()
     }
@@ -62,4 +62,4 @@ def _setting(run: Run) -> str:
     aside = ("state", "network", "units", "seed", *COMPUTED_BY)
     options = [field for field in dataclasses.fields(run.config) if field.name not in aside]
     chosen = [field for field in options if field.name == "epochs" or getattr(run.config, field.name) != field.default]
-    return ", ".join(f"{words(field.name)} {shown(getattr(run.config, field.name))}" for field in chosen)
+    return ", ".join(f"{words(field.name)} {option_text(getattr(run.config, field.name))}" for field in chosen)

@@ -13,7 +13,7 @@ from contextual_rnn.experiments.runs.folder import Refused, Run, has_weights, ra
 from contextual_rnn.experiments.runs.weights import load_model
 from contextual_rnn.experiments.stats.groups import Group
 from contextual_rnn.experiments.stats.intervals import median_interval
-from contextual_rnn.experiments.stats.wording import shown, words
+from contextual_rnn.experiments.stats.wording import option_text, words
 from contextual_rnn.experiments.studies.trajectories import checked_paths
 from contextual_rnn.experiments.tasks.coverage import LEVELS, TWO_DEVIATIONS, coverage, deviations_of
 from contextual_rnn.experiments.tasks.decay import INITIAL_RANGE, VALIDATION_PERIODS, DecayModel, linear_cosine_decay
@@ -84,7 +84,7 @@ def calibration_finding(rows: Sequence[Mapping[str, Any]]) -> str:
     }
     intervals = {row["label"]: row["two_deviations_median"] for row in rows}
     ends = {
-        label: ", {1:.1%} to {2:.1%}".format(*found) if found else ", one seed" for label, found in intervals.items()
+        label: ", {1:.1%} to {2:.1%}".format(*limits) if limits else ", one seed" for label, limits in intervals.items()
     }
     texts = [
         f"the samples are {verdict} with "
@@ -111,7 +111,7 @@ def _row(group: Group, runs: Sequence[Run], shares: Sequence[dict[str, Any]]) ->
     whole = [run.metrics for run in runs if len(run.metrics) == len(runs[0].metrics)]
     defaults = config_to_dict(DecayConfig())
     options = {name: value for name, value in group.settings.items() if value != defaults[name]}
-    named = (f"{NAMES.get(name, words(name))} {shown(value)}" for name, value in options.items())
+    named = (f"{NAMES.get(name, words(name))} {option_text(value)}" for name, value in options.items())
     return {
         "label": ", ".join(named) or PAPER,
         "options": {**defaults, **group.settings, "epochs": runs[0].config.epochs},

@@ -67,13 +67,13 @@ def _diagnose_retrieval(model: RetrievalModel, config: RetrievalConfig) -> Diagn
     return diagnose_state(losses, state, initial_state.spec)
 
 
-def numbers_of(found: Diagnosis) -> list[str]:
+def numbers_of(diagnosis: Diagnosis) -> list[str]:
     """A row of the report's table, under `HEADER` but the state."""
-    losses = [f"{found.overall[name]:.3g}" for name in ("true", "zeroed", "mean", "shuffled")]
-    p_value = "-" if found.p_value is None else f"{found.p_value:.2g}"
-    half_life = "-" if found.half_life is None else f"{found.half_life:.3g}".replace("inf", "does not fade")
+    losses = [f"{diagnosis.overall[name]:.3g}" for name in ("true", "zeroed", "mean", "shuffled")]
+    p_value = "-" if diagnosis.p_value is None else f"{diagnosis.p_value:.2g}"
+    half_life = "-" if diagnosis.half_life is None else f"{diagnosis.half_life:.3g}".replace("inf", "does not fade")
     half_life = half_life.replace("nan", "not finite")
-    longer = "" if found.influence is None else f"more than {found.influence.length}"
-    if found.influence is not None and found.influence.not_finite_from is not None:
+    longer = "" if diagnosis.influence is None else f"more than {diagnosis.influence.length}"
+    if diagnosis.influence is not None and diagnosis.influence.not_finite_from is not None:
         longer = "-"
-    return [*losses, p_value, half_life, longer if found.burn_in is None else str(found.burn_in)]
+    return [*losses, p_value, half_life, longer if diagnosis.burn_in is None else str(diagnosis.burn_in)]

@@ -1,4 +1,4 @@
-"""What reproduced and what did not, in plain words. Each sentence is chosen by an interval and quotes it."""
+"""What reproduced and what did not, in plain words. An interval decides each sentence, which quotes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.contrast import ENDS, Contrast, Verdict, contrast
 from contextual_rnn.experiments.stats.measures import MEASURES, Measure
 from contextual_rnn.experiments.stats.wording import STARTS, Form, interval, minus
-from contextual_rnn.experiments.studies.ba2016_table_1 import told_errors
+from contextual_rnn.experiments.studies.ba2016_table_1 import error_texts
 from contextual_rnn.experiments.studies.calibration import calibration_finding
 from contextual_rnn.experiments.studies.catalogue import (
     AUTHORS,
@@ -27,14 +27,20 @@ from contextual_rnn.experiments.studies.start_ablations import control_contrasts
 
 ACCURACY, TO_95, _ = MEASURES["retrieval"]
 SQUARED_ERROR, FREE_RUNNING = MEASURES["decay"]
+SOONER: dict[Verdict, str] = {
+    "ahead": "sooner",
+    "behind": "later",
+    "level": "with no significant difference in epochs",
+    "open": "in one seed",
+}
 SHORT = (MAP, INGREDIENTS, CONTROLS)
 SHORT_NAMES = {"weights": "W and C", "norm": "layer norm"}
 
 
 def findings(runs: Sequence[Run], calibrated: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
-    """The findings by name, as many as the runs allow; what rests on a single seed is not one."""
+    """The findings by name, as many as the runs allow; a single seed allows none."""
     short = runs_of(runs, *SHORT)
-    found = {
+    texts = {
         "authors": _paper_scale(runs_of(runs, AUTHORS), "Under the authors' own start", "(h, A)"),
         "sound": _paper_scale(runs_of(runs, SOUND), "Under a sound start", "(h, A)"),
         "choices": _choices(runs),
@@ -45,7 +51,7 @@ def findings(runs: Sequence[Run], calibrated: Sequence[Mapping[str, Any]] = ()) 
         "decay": _decay(runs_of(runs, DECAY)),
         "calibration": calibration_finding(calibrated) if calibrated else None,
     }
-    return {name: text for name, text in found.items() if text}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _paper_scale(runs: Sequence[Run], where: str, leaves: str) -> str | None:
@@ -66,15 +72,15 @@ def _choices(runs: Sequence[Run]) -> str | None:
 
 
 def _of_states(runs: Sequence[Run]) -> str:
-    """What the other states do beside zero; nothing where no state has seeds enough."""
+    """The other states against zero; empty where no state has enough seeds."""
     texts = []
     for state in ("context", "free"):
         if (seen := beside_zero(runs, state, ACCURACY, TO_95)) is None:
             continue
         final, speed = seen
         texts.append(
-            f"a {state} state {ENDS[final.verdict]} zero in accuracy, {_against(final, 'share')}, and reaches 95 % "
-            f"{sooner(speed.verdict)} ({_against(speed, 'epochs')} epochs; {len(final.seeds)} seeds)"
+            f"a {state} state {ENDS[final.verdict]} the zero state in accuracy, {_against(final, 'share')}, and "
+            f"reaches 95 % {SOONER[speed.verdict]} ({_against(speed, 'epochs')} epochs; {len(final.seeds)} seeds)"
         )
     return "; ".join(texts)
 
@@ -82,8 +88,8 @@ def _of_states(runs: Sequence[Run]) -> str:
 def beside_zero(runs: Sequence[Run], state: str, *measures: Measure) -> list[Contrast] | None:
     """`state` against zero in every measure; None where a side has no runs or they share a single seed."""
     own, zero = ([run for run in runs if run.config.state == name] for name in (state, "zero"))
-    found = [seen for measure in measures if (seen := contrast(own, zero, measure)) is not None]
-    return found if len(found) == len(measures) and found[0].verdict != "open" else None
+    contrasted = [seen for measure in measures if (seen := contrast(own, zero, measure)) is not None]
+    return contrasted if len(contrasted) == len(measures) and contrasted[0].verdict != "open" else None
 
 
 def _against(seen: Contrast, form: Form) -> str:
@@ -91,72 +97,69 @@ def _against(seen: Contrast, form: Form) -> str:
     return f"{interval(seen.ours, form)} against {interval(seen.theirs, form)}{gain}"
 
 
-def sooner(verdict: Verdict) -> str:
-    """What a verdict on epochs is called."""
-    return {"ahead": "sooner", "behind": "later", "level": "neither sooner nor later", "open": "in one seed"}[verdict]
-
-
 def _map(runs: Sequence[Run]) -> str | None:
-    sentences, told = [], []
+    sentences, cells = [], []
     for start, name in STARTS.items():
         of_start = [run for run in runs if getattr(run.config, "start", "") == start]
         texts = []
         for state in ("context", "free"):
-            if seen := list(_told(contrasts(of_start, state)).values()):
-                told += seen
+            if seen := list(_of_several_seeds(contrasts(of_start, state)).values()):
+                cells += seen
                 texts.append(
-                    f"a {state} state gains over zero in {_counted(seen, 'ahead')} of {len(seen)} cells, loses in "
-                    f"{_counted(seen, 'behind')}, and cannot be told from it in {_counted(seen, 'level')}"
+                    f"a {state} state gains over the zero state in {_counted(seen, 'ahead')} of {len(seen)} cells, "
+                    f"loses in {_counted(seen, 'behind')}, and shows no significant difference in "
+                    f"{_counted(seen, 'level')}"
                 )
         if texts:
             sentences.append(f"under {name.lower()} {'; '.join(texts)}")
     if not sentences:
         return None
-    seeds = [len(seen.seeds) for seen in told]
+    seeds = [len(seen.seeds) for seen in cells]
     counts = " to ".join(map(str, dict.fromkeys((min(seeds), max(seeds)))))
     epochs = max(run.config.epochs for run in runs if run.converged)
     return (
         f"When does it help (the map: accuracy after {epochs} epochs with h(0) alone, {counts} seeds a cell)? "
         f"{'. '.join(text[0].upper() + text[1:] for text in sentences)}. Were no state better anywhere, up to "
-        f"{sum(seen.told_by_chance for seen in told):.0f} of these {len(told)} would gain or lose by chance."
+        f"{sum(seen.significant_by_chance for seen in cells):.0f} of these {len(cells)} would gain or lose by chance."
     )
 
 
 def _counted(seen: Sequence[Contrast], verdict: Verdict) -> str:
     """How many there are, and what their gains are, as "3 (+0.42 to +27.76 points)"."""
-    gains = sorted(100 * found.gain.estimate for found in seen if found.verdict == verdict and found.gain is not None)
+    gains = sorted(100 * each.gain.estimate for each in seen if each.verdict == verdict and each.gain is not None)
     if not gains or verdict == "level":
-        return str(sum(found.verdict == verdict for found in seen))
+        return str(sum(each.verdict == verdict for each in seen))
     ends = " to ".join(dict.fromkeys(minus(f"{gain:+.2f}") for gain in (gains[0], gains[-1])))
     return f"{len(gains)} ({ends} points)"
 
 
 def _ingredients(runs: Sequence[Run]) -> str | None:
-    authors, sound = (_told(ingredient_contrasts(runs, start)) for start in STARTS)
+    authors, sound = (_of_several_seeds(ingredient_contrasts(runs, start)) for start in STARTS)
     texts = []
     if authors:
         texts.append(
-            f"of the authors' start, made sound one at a time, {_listed(authors, 'ahead')} raise the zero state's "
-            f"accuracy, {_listed(authors, 'behind')} lower it, {_listed(authors, 'level')} cannot be told to do either"
+            f"replacing one ingredient of the authors' start by the sound one, {_listed(authors, 'ahead')} raise the "
+            f"zero state's accuracy, {_listed(authors, 'behind')} lower it, {_listed(authors, 'level')} make no "
+            "significant difference"
         )
     if sound:
         texts.append(
-            f"in a sound start, made the authors' one at a time, {_listed(sound, 'behind')} lower it, "
+            f"replacing one ingredient of a sound start by the authors', {_listed(sound, 'behind')} lower it, "
             f"{_listed(sound, 'ahead')} raise it"
         )
-    seeds = [len(seen.seeds) for found in (authors, sound) for seen in found.values()]
+    seeds = [len(seen.seeds) for side in (authors, sound) for seen in side.values()]
     return f"Ingredients ({min(seeds)} seeds or more): {'; '.join(texts)}." if texts else None
 
 
-def _told(seen: Mapping[Any, Contrast]) -> dict[Any, Contrast]:
-    return {name: found for name, found in seen.items() if found.verdict != "open"}
+def _of_several_seeds(seen: Mapping[Any, Contrast]) -> dict[Any, Contrast]:
+    return {name: each for name, each in seen.items() if each.verdict != "open"}
 
 
 def _listed(seen: Mapping[str, Contrast], verdict: Verdict) -> str:
     names = []
-    for name, found in seen.items():
-        if found.verdict == verdict:
-            gain = "" if found.gain is None or verdict == "level" else f" by {interval(found.gain, 'points')} points"
+    for name, each in seen.items():
+        if each.verdict == verdict:
+            gain = "" if each.gain is None or verdict == "level" else f" by {interval(each.gain, 'points')} points"
             names.append(SHORT_NAMES.get(name, name) + gain)
     return ", ".join(names) or "none"
 
@@ -164,15 +167,15 @@ def _listed(seen: Mapping[str, Contrast], verdict: Verdict) -> str:
 def _controls(runs: Sequence[Run]) -> str | None:
     texts = []
     for start, name in STARTS.items():
-        seen = _told(control_contrasts(runs, start))
-        each = [f"{text} {interval(found.gain, 'points')}" for text, found in seen.items() if found.gain is not None]
-        if each:
-            texts.append(f"under {name.lower()}: {', '.join(each)}")
+        seen = _of_several_seeds(control_contrasts(runs, start))
+        gains = [f"{text} {interval(each.gain, 'points')}" for text, each in seen.items() if each.gain is not None]
+        if gains:
+            texts.append(f"under {name.lower()}: {', '.join(gains)}")
     return f"Controls, gain over zero in points of accuracy, {'; '.join(texts)}." if texts else None
 
 
 def _table_1(runs: Sequence[Run]) -> str | None:
-    texts = [f"{name} {', '.join(f'{error} units' for error in each)}" for name, each in told_errors(runs).items()]
+    texts = [f"{name} {', '.join(f'{error} units' for error in each)}" for name, each in error_texts(runs).items()]
     return f"Test error at 4 pairs: {'; '.join(texts)}." if texts else None
 
 
@@ -182,7 +185,7 @@ def _decay(runs: Sequence[Run]) -> str | None:
         if (seen := beside_zero(runs, state, SQUARED_ERROR, FREE_RUNNING)) is None:
             continue
         given, free = seen
-        better = {"ahead": "below", "behind": "above", "level": "not told from", "open": ""}
+        better = {"ahead": "below", "behind": "above", "level": "not significantly different from", "open": ""}
         texts.append(
             f"the {state} state's squared error is {better[given.verdict]} zero's ({_against(given, 'number')}), its "
             f"free-running error {better[free.verdict]} it ({_against(free, 'number')}; {len(given.seeds)} seeds)"

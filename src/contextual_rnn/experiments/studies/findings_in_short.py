@@ -1,4 +1,4 @@
-"""Five lines for the README and the head of the report: of the findings what says most, chosen as `findings` does."""
+"""The five most important findings, for the README and the head of the report, by the rules of `findings`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextual_rnn.experiments.config import RetrievalConfig
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.wording import STARTS, interval
-from contextual_rnn.experiments.studies.ba2016_table_1 import told_errors
+from contextual_rnn.experiments.studies.ba2016_table_1 import error_texts
 from contextual_rnn.experiments.studies.catalogue import (
     AUTHORS,
     AUTHORS_BA2016,
@@ -23,19 +23,20 @@ from contextual_rnn.experiments.studies.findings import (
     ACCURACY,
     FREE_RUNNING,
     SHORT_NAMES,
+    SOONER,
     SQUARED_ERROR,
     TO_95,
     beside_zero,
-    sooner,
 )
 from contextual_rnn.experiments.studies.gain_map import contrasts
 from contextual_rnn.experiments.studies.start_ablations import ingredient_contrasts
 
-IN_THE_END = {"ahead": "ahead", "behind": "behind", "level": "not told apart", "open": "not told apart"}
+LEVEL = "not significantly different"
+IN_THE_END = {"ahead": "ahead", "behind": "behind", "level": LEVEL, "open": LEVEL}
 
 
 def in_short(runs: Sequence[Run]) -> list[str]:
-    """As many of the five as the runs allow; what rests on a single seed is none."""
+    """Those of the five that the runs allow; a single seed allows none."""
     lines = [
         _paper_scale(runs),
         _map(runs_of(runs, MAP)),
@@ -56,12 +57,12 @@ def _paper_scale(runs: Sequence[Run]) -> str | None:
         speed, config = seen[1], study[0].config
         assert isinstance(config, RetrievalConfig)
         texts.append(
-            f"under {STARTS[config.start].lower()}, {config.timing}, past 95 % {sooner(speed.verdict)} "
+            f"under {STARTS[config.start].lower()}, {config.timing}, past 95 % {SOONER[speed.verdict]} "
             f"({interval(speed.ours, 'epochs')} against {interval(speed.theirs, 'epochs')} epochs) and "
             f"{IN_THE_END[final.verdict]} in the end ({interval(final.gain, 'points')} points; "
             f"{len(final.seeds)} seeds)"
         )
-    return f"The paper's scale, (h, A), a context state beside zero: {'; '.join(texts)}." if texts else None
+    return f"The paper's scale, (h, A), a context state beside the zero state: {'; '.join(texts)}." if texts else None
 
 
 def _map(runs: Sequence[Run]) -> str | None:
@@ -74,21 +75,27 @@ def _map(runs: Sequence[Run]) -> str | None:
                 f"under {name.lower()} in {verdicts.count('ahead')} of {len(verdicts)} cells, worse in "
                 f"{verdicts.count('behind')}"
             )
-    return f"After 30 epochs, h alone, a context state is better than zero {'; '.join(texts)}." if texts else None
+    return (
+        f"After 30 epochs, h alone, a context state is better than the zero state {'; '.join(texts)}."
+        if texts
+        else None
+    )
 
 
 def _plateau(runs: Sequence[Run]) -> str | None:
     seen = ingredient_contrasts(runs, "wenke2019")
-    cures = [
-        f"{SHORT_NAMES.get(name, name)} ({interval(found.gain, 'points')} points)"
-        for name, found in seen.items()
-        if found.verdict == "ahead" and found.gain is not None
+    removing = [
+        f"{SHORT_NAMES.get(name, name)} ({interval(each.gain, 'points')} points)"
+        for name, each in seen.items()
+        if each.verdict == "ahead" and each.gain is not None
     ]
-    return f"Of the authors' start, made sound alone, these cure the zero state: {', '.join(cures)}." if cures else None
+    if not removing:
+        return None
+    return f"Replacing only one of these in the authors' start removes the zero state's plateau: {', '.join(removing)}."
 
 
 def _table_1(runs: Sequence[Run]) -> str | None:
-    texts = [f"{name} {', '.join(each)} units" for name, each in told_errors(runs).items()]
+    texts = [f"{name} {', '.join(each)} units" for name, each in error_texts(runs).items()]
     return f"Test error: {'; '.join(texts)}." if texts else None
 
 
@@ -97,9 +104,10 @@ def _decay(runs: Sequence[Run]) -> str | None:
     if contrasted is None:
         return None
     given, free = contrasted
-    words = {"ahead": "less", "behind": "more", "level": "not told apart", "open": "not told apart"}
+    words = {"ahead": "less", "behind": "more", "level": LEVEL, "open": LEVEL}
     texts = [
         f"{words[seen.verdict]} {where} ({interval(seen.ours, 'number')} against {interval(seen.theirs, 'number')})"
         for seen, where in ((given, "given the true values"), (free, "running free"))
     ]
-    return f"Decay, squared error of the normal state beside zero's: {', '.join(texts)}; {len(given.seeds)} seeds."
+    each = ", ".join(texts)
+    return f"Decay, squared error of the normal state beside the zero state's: {each}; {len(given.seeds)} seeds."

@@ -48,8 +48,8 @@ def contrasts(runs: Sequence[Run], state: str, measure: Measure = ACCURACY) -> d
     for run in runs:
         if run.config.state in (state, "zero"):
             cells.setdefault(Cell.of(run), ([], []))[run.config.state == "zero"].append(run)
-    found = {cell: contrast(*sides, measure) for cell, sides in sorted(cells.items(), key=_place)}
-    return {cell: seen for cell, seen in found.items() if seen is not None}
+    compared = {cell: contrast(*sides, measure) for cell, sides in sorted(cells.items(), key=_place)}
+    return {cell: seen for cell, seen in compared.items() if seen is not None}
 
 
 def _place(item: tuple[Cell, Any]) -> tuple[object, ...]:
@@ -123,12 +123,12 @@ def _panel(axes: Axes, seen: Mapping[Cell, Contrast], start: str, timing: str, n
     gains = [[float("nan") if c is None or c.gain is None else c.gain.estimate for c in row] for row in places]
     axes.imshow(gains, cmap=COLOURS, norm=norm, origin="lower", aspect="auto")
     for y, row in enumerate(places):
-        for x, found in enumerate(row):
-            if found is None or found.gain is None:
+        for x, cell in enumerate(row):
+            if cell is None or cell.gain is None:
                 axes.text(x, y, "not run", ha="center", va="center", fontsize=7, color="#777777")
                 continue
-            gain = found.gain.estimate
-            if found.verdict in ("level", "open"):
+            gain = cell.gain.estimate
+            if cell.verdict in ("level", "open"):
                 corner = (x - 0.5, y - 0.5)
                 axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="///", edgecolor="#999999", lw=0))
             dark = abs(norm(gain) - 0.5) > 0.38

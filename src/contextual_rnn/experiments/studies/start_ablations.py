@@ -1,4 +1,4 @@
-"""What the ingredients of the authors' start do, and what the controls say a gain is owed to."""
+"""What the ingredients of the authors' start do, and by what the controls explain a gain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INGREDIENT_TEXTS = {
 
 
 class Control(NamedTuple):
-    """A variant of a run that should tell what a gain is owed to."""
+    """A variant of a run that tests an explanation of a gain."""
 
     text: str
     state: str
@@ -57,8 +57,10 @@ def select(runs: Iterable[Run], state: str, **options: Any) -> list[Run]:
 def ingredient_contrasts(runs: Sequence[Run], start: str, state: str = "zero") -> dict[str, Contrast]:
     """For each ingredient: `state` with it taken from the other start, against `state` under `start` as it is."""
     whole = select(runs, state, start=start)
-    found = {name: contrast(select(runs, state, start=start, switched=name), whole, ACCURACY) for name in INGREDIENTS}
-    return {name: seen for name, seen in found.items() if seen is not None and name != "none"}
+    contrasts = {
+        name: contrast(select(runs, state, start=start, switched=name), whole, ACCURACY) for name in INGREDIENTS
+    }
+    return {name: seen for name, seen in contrasts.items() if seen is not None and name != "none"}
 
 
 def ingredient_table(runs: Sequence[Run]) -> dict[str, Any] | None:
@@ -77,11 +79,11 @@ def ingredient_table(runs: Sequence[Run]) -> dict[str, Any] | None:
 def control_contrasts(runs: Sequence[Run], start: str) -> dict[str, Contrast]:
     """Each control against the zero state of the same start."""
     zero = select(runs, "zero", start=start)
-    found = {
+    contrasts = {
         control.text: contrast(select(runs, control.state, start=start, **control.options), zero, ACCURACY)
         for control in CONTROLS
     }
-    return {text: seen for text, seen in found.items() if seen is not None}
+    return {text: seen for text, seen in contrasts.items() if seen is not None}
 
 
 def control_table(runs: Sequence[Run]) -> dict[str, Any] | None:

@@ -60,9 +60,9 @@ def combinations(base: Config, grid: Mapping[str, Sequence[str]], seeds: int | N
     if seeds is not None and "seed" in grid:
         raise ValueError("seeds: expected either a number of seeds or seed in the grid, got both")
     values = {name: [_value(name, text, kinds[name]) for text in texts] for name, texts in grid.items()}
-    for name, found in values.items():
-        if len(set(found)) < len(found):
-            raise ValueError(f"grid: expected every value of {name} once, got {', '.join(map(str, found))}")
+    for name, chosen in values.items():
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"grid: expected every value of {name} once, got {', '.join(map(str, chosen))}")
     if seeds is not None:
         values["seed"] = list(range(seeds))
     configs = []

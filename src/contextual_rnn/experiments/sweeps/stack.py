@@ -34,8 +34,8 @@ def stacks(configs: Sequence[Config], size: int) -> list[list[Config]]:
 def side_by_side(threads_each: int, work: Sequence[Callable[[], Result]]) -> list[Result]:
     """Do all `work`, each on `threads_each` threads, as much at once as this process has cores for.
 
-    PyTorch and the kernels leave Python's lock while they compute. What one does has no part in the numbers of another:
-    each computes as it would alone, so that results are equal to the byte.
+    PyTorch and the kernels leave Python's lock while they compute. The runs do not affect each other's numbers: each
+    computes as it would alone, so that results are equal to the byte.
     """
     switch = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)

@@ -121,7 +121,7 @@ def sweep(
         begin(runs)
     while futures:
         show()
-        for runs, future in _gathered(done):
+        for runs, future in _completed(done):
             del futures[runs]
             if isinstance(_error(future), BrokenExecutor) and tries[runs]:
                 tries[runs] -= 1
@@ -135,8 +135,8 @@ def sweep(
     return progress
 
 
-def _gathered(done: SimpleQueue[Any]) -> Iterator[Any]:
-    """What is done within a while, so that ten thousand short runs are not looked at ten thousand times each."""
+def _completed(done: SimpleQueue[Any]) -> Iterator[Any]:
+    """The futures completed within `WATCH_SECONDS`, as a batch, so that polling stays linear in the number of runs."""
     end = time.monotonic() + WATCH_SECONDS
     while (rest := end - time.monotonic()) > 0:
         try:

@@ -177,8 +177,8 @@ def stop_requested() -> Callable[[], bool]:
     return cancelled
 
 
-def _check_environments(found: dict[str, Any]) -> None:
+def _check_environments(environments: dict[str, Any]) -> None:
     own = versions()
-    if broken := {worker: answer for worker, answer in found.items() if answer != own}:
-        told = "; ".join(f"{worker}: {answer!r}" for worker, answer in broken.items())
-        raise RuntimeError(f"workers: expected {own} as here, got {told}")
+    if broken := {worker: answer for worker, answer in environments.items() if answer != own}:
+        answers = "; ".join(f"{worker}: {answer!r}" for worker, answer in broken.items())
+        raise RuntimeError(f"workers: expected {own} as here, got {answers}")

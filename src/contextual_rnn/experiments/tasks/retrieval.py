@@ -125,7 +125,7 @@ def _network_and_state(config: RetrievalConfig) -> ContextualRNN:
         decay=config.decay,
         rate=config.rate,
         layer_norm=config.layer_norm,
-        elementwise_affine=not config.has_of_authors("norm"),
+        elementwise_affine=not config.uses_authors_choice("norm"),
         timing=config.timing,
         batch_first=True,
     )
@@ -151,15 +151,15 @@ def _start_as_the_authors(model: RetrievalModel, config: RetrievalConfig) -> Non
     network = model.rnn.network
     if not isinstance(network, FastWeightsRNN):
         return
-    if config.has_of_authors("embedding"):
+    if config.uses_authors_choice("embedding"):
         nn.init.zeros_(model.embedding.weight)
-    if config.has_of_authors("weights"):
+    if config.uses_authors_choice("weights"):
         for weight in (network.weight_hh, network.weight_ih):
             nn.init.eye_(weight).mul_(0.05)
-    if config.has_of_authors("bias") and network.bias is not None:
+    if config.uses_authors_choice("bias") and network.bias is not None:
         bound = (3 / network.hidden_size) ** 0.5  # Glorot's bound for a vector: 0.245 at 50 units
         nn.init.uniform_(network.bias, -bound, bound)
-    if config.has_of_authors("readout"):
+    if config.uses_authors_choice("readout"):
         for layer in model.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -20,8 +20,8 @@ LETTERS = len(string.ascii_lowercase)
 class RetrievalStep:
     """Loss and gradients of a `RetrievalModel`, whose parameters `optimizer` keeps in one vector.
 
-    A contextual state of one linear layer is made there too, once for each of the 26 letters; of another state autograd
-    sees the state alone.
+    A contextual state of one linear layer is computed natively too, once for each of the 26 letters; other states are
+    differentiated by autograd, which then sees the state alone.
     """
 
     def __init__(self, model: Any, optimizer: FlatAdam):
@@ -36,11 +36,11 @@ class RetrievalStep:
         self._classification = Classification(
             parameters, grads, model.rnn.network.options, heads, head_grads, LETTERS if heads else 0
         )
-        self._made = heads is not None
+        self._native_state = heads is not None
 
     @staticmethod
     def serves(model: Any, batch: tuple[Tensor, ...]) -> bool:
-        """Whether it can stand for autograd, which serves where not."""
+        """Whether the native step applies; otherwise autograd runs."""
         network = model.rnn.network
         if not isinstance(network, FastWeightsRNN) or model.context_input:
             return False
@@ -50,15 +50,15 @@ class RetrievalStep:
 
     def __call__(self, tokens: Tensor, targets: Tensor, generator: torch.Generator) -> float:
         """Return the loss; gradients are where the optimizer looks for them, if it is finite."""
-        if self._made:
+        if self._native_state:
             states = self.model.context_token(tokens) if self.model.shuffled_context else None
             return self._classification(tokens, targets, states=states).loss.item()
         (h0, a0), rows = self._states(tokens, generator)
-        found = self._classification(tokens, targets, h0, a0, rows)
-        loss = found.loss.item()
+        result = self._classification(tokens, targets, h0, a0, rows)
+        loss = result.loss.item()
         if self._learned and math.isfinite(loss):
             a, left, right = (None, *a0) if isinstance(a0, LowRank) else (a0, None, None)
-            self._differentiate_state([h0, a, left, right], found.initial)
+            self._differentiate_state([h0, a, left, right], result.initial)
         return loss
 
     def _states(self, tokens: Tensor, generator: torch.Generator) -> tuple[Any, Tensor | None]:
@@ -100,9 +100,9 @@ def _heads(state: Any, of: Callable[[nn.Parameter], Tensor]) -> Heads | None:
 
 
 def _parameters(model: nn.Module) -> Parameters:
-    found: Any = model
-    network = found.rnn.network
+    untyped: Any = model
+    network = untyped.rnn.network
     return Parameters(
-        found.embedding.weight, network.weight_ih, network.bias, network.weight_hh, network.norm_weight,
-        network.norm_bias, found.hidden.weight, found.hidden.bias, found.readout.weight, found.readout.bias,
+        untyped.embedding.weight, network.weight_ih, network.bias, network.weight_hh, network.norm_weight,
+        network.norm_bias, untyped.hidden.weight, untyped.hidden.bias, untyped.readout.weight, untyped.readout.bias,
     )  # fmt: skip

@@ -36,11 +36,11 @@ class Group:
         if self.size > 1:
             distributed.all_reduce(tensor)
 
-    def hear(self, told: Any = None) -> Any:
-        """What process 0 tells all of them; what the others bring has no part in it."""
+    def broadcast(self, value: Any = None) -> Any:
+        """The `value` of process 0, in every process; the values of the others are ignored."""
         if self.size == 1:
-            return told
-        message = [told]
+            return value
+        message = [value]
         distributed.broadcast_object_list(message)
         return message[0]
 

@@ -34,8 +34,8 @@ def in_chunks(
     carrying = dataclasses.replace(options, return_fast_weights=True)
     for number, chunk in enumerate(chunks):
         left = None if lengths is None else (lengths - number * size).clamp(0, chunk.shape[1])
-        told = options if number == len(chunks) - 1 else carrying
-        output, final = backend(chunk, weight_hh, h0, a0, norm_weight, norm_bias, left, told, *projection)
+        chunk_options = options if number == len(chunks) - 1 else carrying
+        output, final = backend(chunk, weight_hh, h0, a0, norm_weight, norm_bias, left, chunk_options, *projection)
         outputs.append(output)
         h0, a0 = output.select(1, -1), final
     return torch.cat(outputs, dim=1), final

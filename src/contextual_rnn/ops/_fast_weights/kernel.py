@@ -1,4 +1,4 @@
-"""What a native kernel of the recurrence owes, forward and backward on plain tensors; `backend.py` does the rest."""
+"""The interface of a native kernel of the recurrence: forward and backward on plain tensors."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Triton compiles the functions of modules that import it, so these are imported at the first launch. One program,
 which is one block of threads, takes BLOCK_B samples through all their steps. In the names used here
 
-  units        the hidden units, padded to a power of two, BLOCK_H; whatever is beyond WIDTH is kept zero
+  units        the hidden units, padded to a power of two, BLOCK_H; whatever is beyond WIDTH stays zero
   read         of the fast weights, S of them a step; its query q(t, s), q(t, 0) = relu(z) the preliminary state
   memory m(t)  the vector written in step t: q(t, 0) if EARLY (wenke2019), h(t) otherwise (ba2016)
   bracket      z plus what a read adds; ACC is the type that everything is summed in
@@ -162,7 +162,7 @@ def forward(
     units = tl.arange(0, BLOCK_H)
     rows = tl.arange(0, BLOCK_T)
     sequence = samples * steps * WIDTH
-    kept = samples * (steps if KEEP else 1) * S * WIDTH
+    saved_queries = samples * (steps if KEEP else 1) * S * WIDTH
     length = lengths_of(lengths, samples, batch, steps)
     held_weight = hold(weight, True, WIDTH, BLOCK_H, RESIDENT, ACC)
     if a0 is not None:
@@ -187,7 +187,7 @@ def forward(
         scale = tl.load(retained + count).to(ACC)
         for s in range(S):
             if queries is not None:
-                query = queries + kept + ((t if KEEP else 0) * S + s) * WIDTH
+                query = queries + saved_queries + ((t if KEEP else 0) * S + s) * WIDTH
                 tl.store(query[:, None] + units[None, :], h, mask=inside)
             tl.debug_barrier()
             # Summed over rows once, after the loop: a sum over rows has to cross warps.

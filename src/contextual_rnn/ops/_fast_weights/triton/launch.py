@@ -108,12 +108,12 @@ def backward(
     batch, steps, width = output.shape
     queries, normed, deviations = _parts(saved, given, settings)
     dtype = torch.float64 if output.dtype == torch.float64 else torch.float32
-    kept = {"dtype": dtype, "device": output.device}
+    like = {"dtype": dtype, "device": output.device}
     new = torch.empty if given.lengths is None else torch.zeros
 
     # The written are the outputs unless they are written before the read: then one gradient is that of both.
     outer = [grad_written] if settings.write_before_read else [grad_output, grad_written]
-    d_written = torch.zeros(batch, steps, width, **kept)
+    d_written = torch.zeros(batch, steps, width, **like)
     for grad in outer:
         if grad is not None:
             d_written += grad
@@ -122,14 +122,14 @@ def backward(
         d_output = torch.zeros_like(output) if grad_output is None else grad_output.contiguous()
     has_a0 = given.a0 is not None or given.left is not None
     d_inputs = new(batch, steps, width, dtype=output.dtype, device=output.device)
-    d_h0 = torch.empty(batch, width, **kept)
-    d_brackets = new(batch, steps, settings.inner_steps, width, **kept) if has_a0 else None
+    d_h0 = torch.empty(batch, width, **like)
+    d_brackets = new(batch, steps, settings.inner_steps, width, **like) if has_a0 else None
     options = _options(given, settings)
     programs = -(-batch // options["BLOCK_B"])
-    d_gain = torch.empty(programs, width, **kept) if wanted[6] else None
-    d_shift = torch.empty(programs, width, **kept) if wanted[7] else None
-    d_discounts = torch.zeros(batch, steps, **kept) if wanted[8] else None
-    d_retained = torch.zeros(batch, steps + 1, **kept) if wanted[9] else None
+    d_gain = torch.empty(programs, width, **like) if wanted[6] else None
+    d_shift = torch.empty(programs, width, **like) if wanted[7] else None
+    d_discounts = torch.zeros(batch, steps, **like) if wanted[8] else None
+    d_retained = torch.zeros(batch, steps + 1, **like) if wanted[9] else None
     _launch(
         "backward", given, given.weight_hh.contiguous(), *_constants(given, settings),
         output.contiguous(), queries, normed, deviations, d_output, d_written, d_inputs, d_h0,
