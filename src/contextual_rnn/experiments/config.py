@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from contextual_rnn.ops import Timing
+from contextual_rnn._timing import Timing
 
 StateName = Literal["zero", "free", "context", "normal"]
 Start = Literal["sound", "wenke2019"]
