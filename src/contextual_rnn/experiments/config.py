@@ -32,6 +32,10 @@ INGREDIENTS: tuple[Ingredient, ...] = get_args(Ingredient)
 # Options that say how a run is computed, not what: tables and pictures put runs together that differ in them.
 COMPUTED_BY = ("threads", "device")
 
+CHECKPOINT_SECONDS = 30.0  # by default between checkpoints: what is lost at most when a run is killed
+Preset = Literal["quick", "paper"]  # sizes of the paper's experiments in `reproduce`
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+
 
 LARGEST_INT = 2**63 - 1
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from contextual_rnn._whole_file import TEMPORARY, remove_leftovers, write_whole
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.config import Config, config_to_dict, identity
+from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, config_to_dict, identity
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs import checkpoint
 from contextual_rnn.experiments.runs.folder import (
@@ -34,9 +34,6 @@ from contextual_rnn.experiments.runs.trainer import Training, device_of
 from contextual_rnn.experiments.runs.weights import _weights
 from contextual_rnn.experiments.training.data_parallel import ALONE, Group
 from contextual_rnn.experiments.training.threads import threads
-
-# What is lost at most when a run is killed.
-CHECKPOINT_SECONDS = 30.0
 
 # Called after every step, and where a run goes on, with the number of steps done, of all steps, and the last metrics.
 Progress = Callable[[int, int, dict[str, float]], None]
