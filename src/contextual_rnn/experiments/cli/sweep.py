@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, DecayConfig, RetrievalConfig
+from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, DecayConfig, RetrievalConfig, task_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,47 @@ class Sweep:
     ]
 
     def run(self) -> int:
-        from contextual_rnn.experiments.cli.sweep_run import run_sweep
+        from tqdm import tqdm
 
-        return run_sweep(self.task)
+        from contextual_rnn.experiments.cli import sweep_output
+        from contextual_rnn.experiments.runs import store
+        from contextual_rnn.experiments.runs.folder import RESULT
+        from contextual_rnn.experiments.sweeps import sweep as sweeps
+        from contextual_rnn.experiments.sweeps.grid import combinations, grid_from_file, grid_from_words
+        from contextual_rnn.experiments.sweeps.workers import dask_workers, local_workers
+        from contextual_rnn.experiments.training.threads import cores
+
+        options = self.task
+        folder = store.place_of(options.out or f"runs/sweep-{task_name(options.config)}")
+        grid = grid_from_file(options.grid_file) if options.grid_file else {}
+        words = grid_from_words(options.grid)
+        if both := sorted(grid.keys() & words.keys()):
+            raise ValueError(f"grid: expected every option once, got {', '.join(both)} in the file too")
+        configs = combinations(options.config, grid | words, options.seeds)
+        together = max(1, cores() // max(config.threads for config in configs))  # runs that fill this machine
+        workers = options.workers or max(1, together // options.stack)
+        if options.dry_run:
+            return sweep_output.dry_run(configs, folder, workers * min(options.stack, together))
+        executor = dask_workers(options.scheduler) if options.scheduler else local_workers(workers)
+        try:
+            with (
+                tqdm(total=len(configs), unit="run", desc=f"sweep {task_name(options.config)}", disable=None) as bar,
+                executor as pool,
+            ):
+                progress = sweeps.sweep(
+                    configs,
+                    folder,
+                    pool,
+                    retries=options.retries,
+                    stack=options.stack,
+                    checkpoint_seconds=options.checkpoint_seconds,
+                    watch=lambda progress: sweep_output.show(bar, progress),
+                )
+        except KeyboardInterrupt:
+            # Some may have ended since the bar was last drawn.
+            sweep_output.describe(
+                store.count(folder, [f"{sweeps.folder_name(config)}/{RESULT}" for config in configs]), len(configs)
+            )
+            raise
+        sweep_output.print_end(configs, folder, progress, as_json=options.json)
+        return 1 if progress.failed else 0

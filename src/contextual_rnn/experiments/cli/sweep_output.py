@@ -1,4 +1,4 @@
-"""What `contextual-rnn sweep` runs and prints."""
+"""What `contextual-rnn sweep` prints, before, during and after training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from tqdm import tqdm
 
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.cli.sweep import SweepDecay, SweepRetrieval
 from contextual_rnn.experiments.config import Config, task_name
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.folder import CONFIG, RESULT, Run, finished
@@ -21,44 +20,6 @@ from contextual_rnn.experiments.runs.summary import summary, table
 from contextual_rnn.experiments.stats.measures import MEASURES
 from contextual_rnn.experiments.sweeps import sweep as sweeps
 from contextual_rnn.experiments.sweeps.estimate import estimated_seconds
-from contextual_rnn.experiments.sweeps.grid import combinations, grid_from_file, grid_from_words
-from contextual_rnn.experiments.sweeps.workers import dask_workers, local_workers
-from contextual_rnn.experiments.training.threads import cores
-
-
-def run_sweep(options: SweepRetrieval | SweepDecay) -> int:
-    """Train the runs that `options` describe; returns the exit status."""
-    folder = store.place_of(options.out or f"runs/sweep-{task_name(options.config)}")
-    grid = grid_from_file(options.grid_file) if options.grid_file else {}
-    words = grid_from_words(options.grid)
-    if both := sorted(grid.keys() & words.keys()):
-        raise ValueError(f"grid: expected every option once, got {', '.join(both)} in the file too")
-    configs = combinations(options.config, grid | words, options.seeds)
-    together = max(1, cores() // max(config.threads for config in configs))  # runs that fill this machine
-    workers = options.workers or max(1, together // options.stack)
-    if options.dry_run:
-        return _dry_run(configs, folder, workers * min(options.stack, together))
-    executor = dask_workers(options.scheduler) if options.scheduler else local_workers(workers)
-    try:
-        with (
-            tqdm(total=len(configs), unit="run", desc=f"sweep {task_name(options.config)}", disable=None) as bar,
-            executor as pool,
-        ):
-            progress = sweeps.sweep(
-                configs,
-                folder,
-                pool,
-                retries=options.retries,
-                stack=options.stack,
-                checkpoint_seconds=options.checkpoint_seconds,
-                watch=lambda progress: _show(bar, progress),
-            )
-    except KeyboardInterrupt:
-        # Some may have ended since the bar was last drawn.
-        _describe(store.count(folder, [f"{sweeps.folder_name(config)}/{RESULT}" for config in configs]), len(configs))
-        raise
-    _end(configs, folder, progress, as_json=options.json)
-    return 1 if progress.failed else 0
 
 
 def _finished(configs: Sequence[Config], folder: Place) -> list[bool]:
@@ -66,7 +27,7 @@ def _finished(configs: Sequence[Config], folder: Place) -> list[bool]:
         return [finished(config, found / sweeps.folder_name(config)) for config in configs]
 
 
-def _dry_run(configs: Sequence[Config], folder: Place, together: int) -> int:
+def dry_run(configs: Sequence[Config], folder: Place, together: int) -> int:
     left = []
     for config, done in zip(configs, _finished(configs, folder), strict=True):
         print(f"{'finished' if done else 'to train'}  {store.below(folder, sweeps.folder_name(config))}")
@@ -84,12 +45,12 @@ def _time(seconds: float) -> str:
     return tqdm.format_interval(math.ceil(seconds))
 
 
-def _describe(done: int, total: int) -> None:
+def describe(done: int, total: int) -> None:
     interrupts.describe(f"with {done} of {total} runs done")
 
 
-def _show(bar: Any, progress: sweeps.Progress) -> None:
-    _describe(progress.done, progress.total)
+def show(bar: Any, progress: sweeps.Progress) -> None:
+    describe(progress.done, progress.total)
     bar.initial = progress.skipped
     texts = [f"{progress.running} running", f"{len(progress.failed)} failed"]
     if best := _best(progress):
@@ -111,7 +72,7 @@ def _best(progress: sweeps.Progress) -> str:
     return f"best {metric} {value:.4g} ({name})"
 
 
-def _end(configs: Sequence[Config], folder: Place, progress: sweeps.Progress, *, as_json: bool) -> None:
+def print_end(configs: Sequence[Config], folder: Place, progress: sweeps.Progress, *, as_json: bool) -> None:
     results = {name: outcome.result for name, outcome in progress.outcomes.items() if outcome.result is not None}
     runs = [
         Run(Path(name), task_name(config), config, [], results[name])
