@@ -60,7 +60,7 @@ def test_the_stub_is_the_table_of_contents():
     assert contents == names | modules
     needs_safetensors = {"load_carried_state", "load_state", "save_carried_state", "save_state"}
     assert set(names) - needs_safetensors == set(contextual_rnn.__all__)
-    assert ast.get_docstring(tree) == contextual_rnn.__doc__.splitlines()[0]
+    assert ast.get_docstring(tree) == contextual_rnn.__doc__
 
 
 @pytest.mark.parametrize("name", [*contextual_rnn._MODULES, *contextual_rnn._PUBLIC_MODULES, "__version__"])

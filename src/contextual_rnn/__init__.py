@@ -1,8 +1,7 @@
-"""Initial states for recurrent networks: constant, free, contextual, normal; fast weights; generation.
+"""Initial states for recurrent networks: constant, free, contextual, normal; fast weights; generation."""
 
-`__init__.pyi` is the table of contents. A name is imported when it is first used (PEP 562): `import contextual_rnn`
-does not import PyTorch.
-"""
+# The table of contents is `__init__.pyi`. A name is imported when it is first used (PEP 562), so that
+# `import contextual_rnn`, and with it `contextual-rnn --help`, does not import PyTorch.
 
 from importlib import import_module
 from typing import Any

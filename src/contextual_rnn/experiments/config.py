@@ -1,4 +1,7 @@
-"""What a run is: one frozen dataclass per task. Field texts become the command line's help."""
+"""What a run is: one frozen dataclass per task. Field texts become the command line's help.
+
+Imports no PyTorch, since `contextual-rnn --help` reads it.
+"""
 
 from __future__ import annotations
 
