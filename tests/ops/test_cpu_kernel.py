@@ -268,7 +268,7 @@ for stale in (struct.Struct("=11qd33q"), struct.Struct("=11qd35q")):
     foreign = importlib.import_module("_struct").__file__  # a library that loads, and has nothing of ours
     environment = os.environ | {"CONTEXTUAL_RNN_KERNEL": str(foreign)}
     done = subprocess.run(
-        [sys.executable, "-c", "import contextual_rnn"], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", "import contextual_rnn.ops"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 1
     assert f"CONTEXTUAL_RNN_KERNEL: expected a build of these sources, got {foreign}" in done.stderr

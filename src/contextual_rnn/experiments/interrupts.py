@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Literal, NoReturn
 
-from contextual_rnn._command_start import LINE, SIGNALS, follows, handle
-
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LINE = "contextual-rnn: interrupted {}; the same command goes on"
 LIMIT_SECONDS = 3.5
 # `timeout` and torchrun repeat a signal that the terminal has sent to the whole group. That is no second Ctrl-C.
 REPEAT_SECONDS = 2.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.1
@@ -53,12 +53,15 @@ def install(*, worker: bool = False) -> None:
     signal that is ignored, as under nohup, stays ignored.
     """
     global _silent
-    _silent = worker or follows()
+    # Of a torchrun group the first process alone prints.
+    _silent = worker or (os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0")
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     signal.set_wakeup_fd(sender.detach(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(receiver, worker), name="interrupts", daemon=True).start()
-    handle(_handle)
+    for number in SIGNALS:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, _handle)
     sys.unraisablehook = _swallowed
 
 

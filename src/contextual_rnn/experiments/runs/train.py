@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import tempfile
@@ -12,7 +13,7 @@ from typing import Any
 
 from contextual_rnn._whole_file import TEMPORARY, remove_leftovers, write_whole
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.config import Config, config_to_dict, identity
+from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, config_to_dict, identity
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs import checkpoint
 from contextual_rnn.experiments.runs.folder import (
@@ -34,9 +35,6 @@ from contextual_rnn.experiments.runs.trainer import Training, device_of
 from contextual_rnn.experiments.runs.weights import _weights
 from contextual_rnn.experiments.training.data_parallel import ALONE, Group
 from contextual_rnn.experiments.training.threads import threads
-
-# What is lost at most when a run is killed.
-CHECKPOINT_SECONDS = 30.0
 
 # Called after every step, and where a run goes on, with the number of steps done, of all steps, and the last metrics.
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -215,13 +213,24 @@ def _result(
     }
 
 
-def train_at(config: Config, place: Place, **options: Any) -> Run:
+def train_at(
+    config: Config,
+    place: Place,
+    *,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    progress: Progress | None = None,
+    group: Group = ALONE,
+    interrupted: Callable[[], bool] = interrupts.requested,
+) -> Run:
     """`train` into a folder or, with a copy of it meanwhile, into a store.
 
     Raises what `train` does, with the URL named, and ValueError where the store holds other files there.
     """
+    run_in = functools.partial(
+        train, config, checkpoint_seconds=checkpoint_seconds, progress=progress, group=group, interrupted=interrupted
+    )
     if isinstance(place, Path):
-        return train(config, place, **options)
+        return run_in(place)
     store = Store(place)
     names = [name for name in store.names() if not name.endswith(TEMPORARY)]
     if names and CONFIG not in names:
@@ -235,7 +244,7 @@ def train_at(config: Config, place: Place, **options: Any) -> Run:
             give_back(folder, FILES, place)
 
         try:
-            run = train(config, folder, saved=put, **options)
+            run = run_in(folder, saved=put)
             if RESULT not in names:
                 assert run.result is not None
                 run.result["command"] = command(config, place)

@@ -16,12 +16,19 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.config import Config, config_from_dict, config_to_dict, identity, task_name
+from contextual_rnn.experiments.config import (
+    CHECKPOINT_SECONDS,
+    Config,
+    config_from_dict,
+    config_to_dict,
+    identity,
+    task_name,
+)
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.folder import CONFIG, RESULT, finished, read_result, versions
 from contextual_rnn.experiments.runs.store import Place
-from contextual_rnn.experiments.runs.train import CHECKPOINT_SECONDS, train_at
+from contextual_rnn.experiments.runs.train import train_at
 from contextual_rnn.experiments.sweeps.stack import side_by_side, stacks
 from contextual_rnn.experiments.sweeps.workers import stop_requested
 
