@@ -5,7 +5,7 @@ PRESET ?= quick
 BIN := .venv/bin
 INSTALLED := .venv/installed
 BENCHED := .venv/benched
-KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/*)
+KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/* src/contextual_rnn/ops/*/csrc/*)
 
 install: $(INSTALLED)
 
@@ -47,7 +47,7 @@ sanitize: install
 	cmake -S . -B $(SANITIZED) -DSANITIZE=ON
 	cmake --build $(SANITIZED) --parallel
 	for set in $(SETS); do \
-	    CONTEXTUAL_RNN_KERNEL=$(CURDIR)/$(SANITIZED)/libfast_weights_cpu.so CONTEXTUAL_RNN_INSTRUCTION_SET=$$set \
+	    CONTEXTUAL_RNN_KERNEL=$(CURDIR)/$(SANITIZED)/libcontextual_rnn_cpu.so CONTEXTUAL_RNN_INSTRUCTION_SET=$$set \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
 	    $(BIN)/pytest --numprocesses auto --quiet tests/ops -k "cpu or kernel or classification" || exit 1; \

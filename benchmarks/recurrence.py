@@ -18,7 +18,7 @@ from benchmarks.machine import peak
 from benchmarks.size import BARE, COMPILED, EAGER, JAX, OURS, Cell, Size
 from benchmarks.timing import interleave, repeated
 from contextual_rnn.ops import BACKENDS, KERNELS, LowRank, Timing, fast_weights
-from contextual_rnn.ops._fast_weights.autograd import prepare
+from contextual_rnn.ops._fast_weights.backend import prepare
 from contextual_rnn.ops._fast_weights.dispatch import checked_options
 from contextual_rnn.ops._fast_weights.kernel import Given
 

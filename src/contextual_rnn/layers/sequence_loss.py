@@ -16,10 +16,10 @@ from contextual_rnn._shapes import Float, Int
 from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, described
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.layers.fast_weights_state import split_state
-from contextual_rnn.ops._fast_weights.autograd import is_transformed
 from contextual_rnn.ops._fast_weights.classification import Classification, Parameters
 from contextual_rnn.ops._fast_weights.options import LowRank
-from contextual_rnn.ops.once import differentiable_once
+from contextual_rnn.ops.native.autograd import is_transformed
+from contextual_rnn.ops.native.once import differentiable_once
 from contextual_rnn.spec.tree import State
 
 _N_PARAMETERS = len(Parameters._fields)
