@@ -6,4 +6,6 @@ could hide that ours is missing.
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["contextual_rnn.ops.reference", "contextual_rnn.ops.attention"], "beartype.beartype")
+install_import_hook(
+    ["contextual_rnn.ops._fast_weights.reference", "contextual_rnn.ops._fast_weights.attention"], "beartype.beartype"
+)

@@ -13,13 +13,10 @@ from tests.state_files import FILES, checkpoint_file, header_of, with_header, wi
 from torch import nn
 
 from contextual_rnn import FreeState, NormalState
-from contextual_rnn._file_format import safetensors_bytes
-from contextual_rnn.experiments import checkpoint
+from contextual_rnn.experiments.runs import checkpoint
 from contextual_rnn.hub import HubContextualRNN
-from contextual_rnn.serialization import (
-    load_state,
-    save_state,
-)
+from contextual_rnn.serialization import load_state, save_state
+from contextual_rnn.serialization.file_format import safetensors_bytes
 
 GRU = nn.GRU(3, 5)
 

@@ -6,6 +6,7 @@ from tests.networks import SPECS, Springs, is_cell, make, tensors_of
 from torch import nn
 
 from contextual_rnn import ContextState, ContextualRNN, FreeState, NormalState, generate, state_spec
+from contextual_rnn.spec import take_step
 
 B, SAMPLES, STEPS = 3, 4, 6
 ONE_WAY = [name for name in SPECS if "both ways" not in name and "projected" not in name]
@@ -200,6 +201,6 @@ def test_every_network_can_be_stepped():
         network, _ = make(case)
         spec = state_spec(network)
         lead = {leaf.name: torch.randn(B, *leaf.shape) for leaf in spec}
-        output, state = spec.take_step(network, torch.randn(B, 3), spec.pack(lead))
+        output, state = take_step(network, spec, torch.randn(B, 3), spec.pack(lead))
         assert output.shape == (B, network.hidden_size)
         assert tensors_of(state)

@@ -11,6 +11,7 @@ from torch import Tensor
 from contextual_rnn._numbers import check_size
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.rnn import ContextualRNN, check_made
+from contextual_rnn.spec.steps import take_step
 
 
 @torch.no_grad()
@@ -65,7 +66,7 @@ def generate(
             inputs = value if embed is None else embed(value)
             if spec.known_time_dim == "unknown" and spec.step is None:
                 spec = model._known_spec(inputs)
-            output, state = as_forward(model, spec.take_step)(model.network, inputs, state)
+            output, state = as_forward(model, take_step)(model.network, spec, inputs, state)
             value = step(output, value)
             if not isinstance(value, Tensor):
                 raise TypeError(f"step: expected a function that returns a tensor, got {type(value).__name__}")

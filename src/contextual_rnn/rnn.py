@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
-from contextual_rnn._sequences import Sequences
 from contextual_rnn._sharded import casts_inputs, set_around
-from contextual_rnn._steps import copied, find_time_dim, may_change_states
-from contextual_rnn._tree import State, fits, matches, zip_leaves
-from contextual_rnn.state_spec import StateSpec, state_spec
+from contextual_rnn.sequences.batch import Sequences
+from contextual_rnn.spec.networks import StateSpec, state_spec
+from contextual_rnn.spec.steps import copied, find_time_dim, may_change_states
+from contextual_rnn.spec.tree import State, fits, matches, zip_leaves
 from contextual_rnn.states import InitialState
 
 

@@ -6,13 +6,13 @@ import math
 import pytest
 from tests.experiments.made_runs import decay_run, every_study, retrieval_run
 
-from contextual_rnn.experiments.contrast import contrast
-from contextual_rnn.experiments.findings import ACCURACY, findings
-from contextual_rnn.experiments.findings_in_short import in_short
-from contextual_rnn.experiments.studies import ASIDE, runs_of
-from contextual_rnn.experiments.study_tables import control_table, ingredient_table
-from contextual_rnn.experiments.table_1 import table_1
-from contextual_rnn.experiments.when_it_helps import Cell, contrasts, map_figure, map_table
+from contextual_rnn.experiments.stats.contrast import contrast
+from contextual_rnn.experiments.studies.ba2016_table_1 import table_1
+from contextual_rnn.experiments.studies.catalogue import ASIDE, runs_of
+from contextual_rnn.experiments.studies.findings import ACCURACY, findings
+from contextual_rnn.experiments.studies.findings_in_short import in_short
+from contextual_rnn.experiments.studies.gain_map import Cell, contrasts, map_figure, map_table
+from contextual_rnn.experiments.studies.start_ablations import control_table, ingredient_table
 
 RUNS = every_study()
 ONE_SEED = [run for run in RUNS if run.config.seed == 0]

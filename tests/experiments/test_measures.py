@@ -5,20 +5,21 @@ import dataclasses
 import pytest
 from tests.experiments.made_runs import decay_run, diverged, every_study, retrieval_run
 
-from contextual_rnn.experiments import calibration, figures
-from contextual_rnn.experiments.comparison import finding, groups_of
-from contextual_rnn.experiments.contrast import contrast
-from contextual_rnn.experiments.evidence import evidence
-from contextual_rnn.experiments.findings import findings
-from contextual_rnn.experiments.findings_in_short import in_short
-from contextual_rnn.experiments.measures import MEASURES, one_of_each, values_by_seed
-from contextual_rnn.experiments.published import retrieval_table
-from contextual_rnn.experiments.report_tables import over_seeds
-from contextual_rnn.experiments.studies import MAP, study
-from contextual_rnn.experiments.studies import runs_of as select
-from contextual_rnn.experiments.study_tables import control_table, ingredient_table
-from contextual_rnn.experiments.table_1 import table_1
-from contextual_rnn.experiments.when_it_helps import map_table
+from contextual_rnn.experiments.report import figures
+from contextual_rnn.experiments.report.publish import retrieval_table
+from contextual_rnn.experiments.report.tables import over_seeds
+from contextual_rnn.experiments.stats.contrast import contrast
+from contextual_rnn.experiments.stats.evidence import evidence
+from contextual_rnn.experiments.stats.groups import finding, groups_of
+from contextual_rnn.experiments.stats.measures import MEASURES, one_of_each, values_by_seed
+from contextual_rnn.experiments.studies import calibration
+from contextual_rnn.experiments.studies.ba2016_table_1 import table_1
+from contextual_rnn.experiments.studies.catalogue import MAP, study
+from contextual_rnn.experiments.studies.catalogue import runs_of as select
+from contextual_rnn.experiments.studies.findings import findings
+from contextual_rnn.experiments.studies.findings_in_short import in_short
+from contextual_rnn.experiments.studies.gain_map import map_table
+from contextual_rnn.experiments.studies.start_ablations import control_table, ingredient_table
 
 ACCURACY, TO_95, _ = MEASURES["retrieval"]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tests.experiments.made_runs import every_study
 
-from contextual_rnn.experiments import pages
-from contextual_rnn.experiments.published import publish, read_results
-from contextual_rnn.experiments.report import write_report
-from contextual_rnn.experiments.studies import MAP, runs_of, study
+from contextual_rnn.experiments.report import pages
+from contextual_rnn.experiments.report.html import write_report
+from contextual_rnn.experiments.runs.published import publish, read_results
+from contextual_rnn.experiments.studies.catalogue import MAP, runs_of, study
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.config import RetrievalConfig
-from contextual_rnn.experiments.retrieval_step import RetrievalStep
-from contextual_rnn.experiments.training_steps import Training
-from contextual_rnn.ops import cpu
+from contextual_rnn.experiments.runs.trainer import Training
+from contextual_rnn.experiments.tasks.retrieval_step import RetrievalStep
+from contextual_rnn.experiments.training.seeding import generator_for
+from contextual_rnn.ops._fast_weights import cpu
 
 pytestmark = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
 SMALL = {"train_samples": 80, "validation_samples": 10, "batch_size": 37, "units": 19}

@@ -6,9 +6,9 @@ import fsspec
 import pytest
 from tests.experiments.test_damaged_runs import made_run
 
-from contextual_rnn.experiments import store
-from contextual_rnn.experiments.command_line import main
-from contextual_rnn.experiments.store import Store, inside, readable
+from contextual_rnn.experiments.cli.main import main
+from contextual_rnn.experiments.runs import store
+from contextual_rnn.experiments.runs.store import Store, inside, readable
 
 LEAVING = [
     "../config.json",

@@ -16,8 +16,8 @@ from torch import nn
 # Modules with public names; those of the first three are in `__all__`, the rest is imported by name.
 WITH_ALL = ("contextual_rnn", "contextual_rnn.ops", "contextual_rnn.diagnostics")
 BY_NAME = (
-    "contextual_rnn.any_length", "contextual_rnn.hub", "contextual_rnn.serialization",
-    "contextual_rnn.experiments.command_line",
+    "contextual_rnn.export", "contextual_rnn.hub", "contextual_rnn.serialization",
+    "contextual_rnn.experiments.cli.main",
 )  # fmt: skip
 
 

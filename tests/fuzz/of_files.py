@@ -14,7 +14,7 @@ from tests.fuzz.draw import Draw, network_and_spec, random_state, subject
 from torch import nn
 
 from contextual_rnn import ContextState
-from contextual_rnn.experiments.command_line import main
+from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.hub import HubContextualRNN
 from contextual_rnn.serialization import load_carried_state, save_carried_state
 from contextual_rnn.state_file import load_state, save_state

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import contextual_rnn as ours
-from contextual_rnn.any_length import AnyLength
+from contextual_rnn.export import AnyLength
 
 STEPS = 4
 SEQUENCES = [

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from contextual_rnn.ops import BACKENDS, cpu, fast_weights
+from contextual_rnn.ops import BACKENDS, fast_weights
+from contextual_rnn.ops._fast_weights import cpu
 
 
 def scattered(leaf: torch.Tensor) -> torch.Tensor:

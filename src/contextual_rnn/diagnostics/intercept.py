@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from contextual_rnn._sharded import as_forward
-from contextual_rnn._steps import copied
-from contextual_rnn._tree import State
 from contextual_rnn.rnn import ContextualRNN
-from contextual_rnn.state_spec import StateSpec, state_spec
+from contextual_rnn.spec.networks import StateSpec, state_spec
+from contextual_rnn.spec.steps import copied
+from contextual_rnn.spec.tree import State
 from contextual_rnn.states import InitialState, Moments
 
 # Losses (B, T) or (B,), with h(t) (B, T, H) beside them where it was seen.
