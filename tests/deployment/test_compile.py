@@ -71,5 +71,7 @@ def test_torch_refuses_its_sequence_networks_unless_allowed(network):
         with pytest.raises(torch._dynamo.exc.Unsupported, match=r"allow_rnn|RNN, GRU, or LSTM"):
             compiled(x, context=context)
         return
-    for tensor, eager in zip(tensors_of(compiled(x, context=context)), tensors_of(model(x, context=context)), strict=True):
+    for tensor, eager in zip(
+        tensors_of(compiled(x, context=context)), tensors_of(model(x, context=context)), strict=True
+    ):
         torch.testing.assert_close(tensor, eager)
