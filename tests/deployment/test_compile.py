@@ -54,7 +54,7 @@ def test_a_compiled_lstm_runs_and_torch_cannot_train_it_on_cpus():
             lambda: compiled(x, context=context),
             lambda: torch.compile(model.network, backend="aot_eager")(x, hx),
         ):
-            with pytest.raises(AssertionError, match="tensors_saved_with_vc_check"):
+            with pytest.raises(AssertionError):  # in words of its own in every version
                 train()
 
 
