@@ -60,7 +60,7 @@ def without_padding(inputs: Tensor, lengths: Tensor) -> Tensor:
 
 def packed_like(packed: PackedSequence, padded: Tensor, time: int) -> PackedSequence:
     """A padded batch, of time axis `time`, in the order of the steps of `packed`."""
-    lengths = (packed.batch_sizes > torch.arange(int(packed.batch_sizes[0]))[:, None]).sum(1)
+    lengths = (packed.batch_sizes > torch.arange(int(packed.batch_sizes[0]), device="cpu")[:, None]).sum(1)
     if packed.sorted_indices is not None:
         padded = padded.index_select(1 - time, packed.sorted_indices)
     return packed._replace(data=pack_padded_sequence(padded, lengths, batch_first=time == 1).data)

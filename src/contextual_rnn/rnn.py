@@ -127,7 +127,9 @@ class ContextualRNN(nn.Module):
         spec = self._found_spec
         if spec is None:
             parameter = _first_parameter(self.network)
-            dtype, device = _dtype_and_device(self.network, torch.empty(0) if parameter is None else parameter)
+            dtype, device = _dtype_and_device(
+                self.network, torch.empty(0, device=torch.get_default_device()) if parameter is None else parameter
+            )
             like = torch.empty(0, dtype=dtype, device=device)
             spec = self._found_spec = find_time_dim(self.network, self._spec, step, like)
         return spec
@@ -154,9 +156,10 @@ def _packed_batch_size(packed: PackedSequence) -> int:
 
 def _first_parameter(network: nn.Module) -> Tensor | None:
     """next(network.parameters(), None) at a tenth of its time, which every step of a loop would pay."""
-    for parameter in network._parameters.values():
-        if parameter is not None:
-            return parameter
+    if not torch.compiler.is_compiling():  # which sees into no module of torch's
+        for parameter in network._parameters.values():
+            if parameter is not None:
+                return parameter
     return next(network.parameters(), None)
 
 

@@ -51,7 +51,9 @@ def kl(moments: Moments, prior_mean: float, prior_scale: float) -> Tensor:
     """
     mean, scale = wide(moments.mean), moments.scale
     prior = torch.full_like(mean, prior_mean), torch.full_like(mean, prior_scale)
-    ours, theirs = (Normal(*pair, validate_args=False) for pair in ((mean, torch.as_tensor(scale)), prior))
+    ours, theirs = (
+        Normal(*pair, validate_args=False) for pair in ((mean, torch.as_tensor(scale, device=mean.device)), prior)
+    )
     return kl_divergence(ours, theirs)
 
 

@@ -127,7 +127,10 @@ class NormalState(InitialState):
         batch_size = check_call(batch_size)
         moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
         moments = {leaf.name: moments[leaf.name] for leaf in self.spec.floats}
-        return {name: Normal(wide(mean), torch.as_tensor(scale)) for name, (mean, scale) in moments.items()}
+        return {
+            name: Normal(wide(mean), torch.as_tensor(scale, device=mean.device))
+            for name, (mean, scale) in moments.items()
+        }
 
     def log_prob(self, state: State, context: Any = None) -> Tensor:
         """log N(state; g(context), sigma^2) summed over leaves and units, (B,) in nats, or () without a batch.

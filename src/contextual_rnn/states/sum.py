@@ -98,4 +98,6 @@ def _sum(terms: list[tuple[Moments, float]]) -> Moments:
 
 
 def _as_tensor(scale: Tensor | float, mean: Tensor) -> Tensor:
-    return wide(scale) if isinstance(scale, Tensor) else torch.as_tensor(scale, dtype=mean.real.dtype)
+    return (
+        wide(scale) if isinstance(scale, Tensor) else torch.as_tensor(scale, dtype=mean.real.dtype, device=mean.device)
+    )
