@@ -31,7 +31,7 @@ ENDS: dict[Verdict, str] = {
 class Contrast:
     """Medians of both sides over the seeds that both have, the median gain, and the probability of improvement.
 
-    `gain` is ours - theirs, positive where ours is better; None where a value is infinite (an accuracy that was not reached).
+    `gain` is ours - theirs, positive where ours is better; None where a value is infinite (accuracy not reached).
     """
 
     seeds: tuple[int, ...]
