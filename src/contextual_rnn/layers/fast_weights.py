@@ -265,7 +265,7 @@ def fast_weights_spec(
     a: dict[str, State] = {
         "zero": None,
         "dense": Leaf("a", (width, width), tiled_in_place=True),
-        # One factor may start at zero; `factor` keeps the other from it, or neither would ever move.
+        # One factor may start at zero; `factor` keeps the other from zero, or both would have no gradient.
         "low_rank": LowRank(Leaf("a_left", (rank, width)), Leaf("a_right", (rank, width), factor=True)),  # pyright: ignore[reportArgumentType]
     }
     if not isinstance(a0, str) or a0 not in a:

@@ -36,7 +36,7 @@ from contextual_rnn.experiments.runs.weights import _weights
 from contextual_rnn.experiments.training.data_parallel import ALONE, Group
 from contextual_rnn.experiments.training.threads import threads
 
-# Called after every step, and where a run goes on, with the number of steps done, of all steps, and the last metrics.
+# Called after every step, and when a run continues, with the steps done, the total steps, and the last metrics.
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -56,7 +56,7 @@ def train(
 ) -> Run:
     """Train `config` into `folder` and return the run.
 
-    A finished run of the same configuration is only read. An unfinished one goes on from its checkpoint, written
+    A finished run of the same configuration is only read. An unfinished one continues from its checkpoint, written
     every `checkpoint_seconds` (0: after every step) or less often where that would cost over 1 % of the time, to the
     weights that it would have had undisturbed, byte for byte, on a processor of the same kind. A run that diverges has
     finished too; its result says where under "diverged", and the folder keeps the weights after the last good epoch.
@@ -135,7 +135,7 @@ def _train(
         return round(begun.seconds + time.monotonic() - started, 3)
 
     def record(step: int, train_metrics: dict[str, float]) -> str | None:
-        """Write the line of an epoch, or return what of it is not finite."""
+        """Write the line of an epoch, or return the names of its metrics that are not finite."""
         epoch, final = step // per_epoch, step == total
         metrics = {"epoch": epoch, "step": step, **train_metrics, **task.evaluate(final)}
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
