@@ -5,6 +5,7 @@ import functools
 import importlib
 import itertools
 import os
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from contextual_rnn.experiments.cli.info import information
 from contextual_rnn.ops import fast_weights
 from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.kernel import Given, Settings
-from contextual_rnn.ops._fast_weights.layouts import CLASSIFICATION, GIVEN, PROBLEM
+from contextual_rnn.ops._fast_weights.layouts import CLASSIFICATION, PACK, PROBLEM
 from contextual_rnn.ops.native import library
 from contextual_rnn.ops.native.layout import Layout
 from contextual_rnn.ops.native.memory import address
@@ -204,8 +205,8 @@ def test_what_is_saved_fits(monkeypatch, variant, rank):
             empty(batch, steps, width), *[empty(1)] * 2, a0, factor, factor, *[None] * 2, *[empty(1)] * 2, None
         )
         options = Settings(reads, True, norm, False, 1e-5)
-        addresses = dict(zip(GIVEN, map(address, tensors), strict=True))
-        packed = PROBLEM.pack(cpu._sizes(tensors.inputs.shape, options, True, rank or 0, a0 is not None) | addresses)
+        sizes = cpu._sizes(tensors.inputs.shape, options, True, rank or 0, a0 is not None)
+        packed = PACK[False, False](*sizes, *map(address, tensors), 0, 0, 0)
         size = cpu._function("saved", dtype, variant, [ctypes.c_char_p], ctypes.c_int64)
         assert size(packed) == cpu.saved_size(tensors, options)
 
@@ -284,9 +285,14 @@ def test_a_build_of_other_fields_is_refused(monkeypatch, layout, change):
         library.load(*layouts)
 
 
-def test_a_layout_has_no_other_fields():
-    with pytest.raises(AssertionError, match=r"fast_weights_problem has no fields .*'ranks'"):
-        PROBLEM.pack({"ranks": 1})
+def test_a_layout_packs_by_name():
+    layout = Layout("three", [("integer", "batch steps"), ("real", "eps")])
+    assert layout.packer(("eps", "batch"))(0.5, 7) == struct.pack("=qqd", 7, 0, 0.5)
+    for names in (("batch", "ranks"), ("batch", "batch")):
+        with pytest.raises(AssertionError, match=r"three has no fields|three: a field is named twice"):
+            layout.packer(names)
+    with pytest.raises(AssertionError):
+        layout.packer(("eps", "batch"))(0.5, 7, 8)
     with pytest.raises(AssertionError, match="two fields have the same name"):
         Layout("twice", [("integer", "batch steps batch")])
 

@@ -13,6 +13,7 @@ from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, check_floats, de
 from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.dispatch import check_norm, check_tensor, checked_options, choose, shapes_of
 from contextual_rnn.ops._fast_weights.kernel import Settings
+from contextual_rnn.ops._fast_weights.layouts import HEADS
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, decay_tables
 from contextual_rnn.ops.native.memory import address
 
@@ -108,21 +109,20 @@ class Classification:
                     _check_place(name, tensor, shape, dtype)
         self._width, self._grads = width, grads
         self._loss = None if grads is None else parameters.embedding.new_empty(())
-        self._grad_fields = None if grads is None else _addresses(grads, "grad_")
         self._places = _places(parameters)
         self._rank, self._dense = 0, heads is not None and heads.a0 is not None
-        self._fixed_fields = {
-            "vocabulary": tokens, "embedding_size": inputs, "hidden": hidden, "classes": classes,
-            **_addresses(parameters),
-        }  # fmt: skip
-        if heads is not None or head_grads is not None:
-            self._fixed_fields |= self._head_addresses(heads, head_grads)
+        with_heads = heads is not None or head_grads is not None
+        self._ends = {"tokens": tokens, "targets": classes}
+        self._fixed_numbers = (
+            tokens, inputs, hidden, classes, *map(address, parameters),
+            *(self._head_addresses(heads, head_grads) if with_heads else [0] * len(HEADS)),
+        )  # fmt: skip
         every = [*parameters, *(grads or ()), *_tensors_of(heads), *_tensors_of(head_grads)]
         self._fixed = [tensor for tensor in every if tensor is not None]
         self._fixed_addresses = [*map(Tensor.data_ptr, self._fixed)]
 
-    def _head_addresses(self, heads: Heads | None, grads: Heads | None) -> dict[str, int]:
-        """The addresses of heads that fit, and of their gradients, by the fields of `CLASSIFICATION`."""
+    def _head_addresses(self, heads: Heads | None, grads: Heads | None) -> list[int]:
+        """The addresses of heads that fit, and of their gradients, `HEADS` of layouts.py."""
         embedding, width = self._parameters.embedding, len(self._parameters.weight_hh)
         if heads is None or grads is None:
             raise ValueError("heads, head_grads: expected both or none, got one")
@@ -131,16 +131,16 @@ class Classification:
         if (heads.left is None) != (heads.right is None) or (heads.left is not None and heads.a0 is not None):
             raise ValueError("heads: expected left and right together and no a0 beside them")
         self._rank = max(1, len(heads.left.bias) // width) if heads.left is not None else 0
-        factor, addresses = self._rank * width, {}
+        factor, addresses = self._rank * width, []
         for name, size in {"h0": width, "a0": width**2, "left": factor, "right": factor}.items():
             head, grad = getattr(heads, name), getattr(grads, name)
             if head is None and grad is None:
+                addresses += [0] * 4
                 continue
             places = (*(head or (None, None)), *(grad or (None, None)))
             for tensor, shape in zip(places, 2 * [(size, embedding.shape[1]), (size,)], strict=True):
                 _check_place(name, tensor, shape, embedding.dtype)
-            fields = [f"{name}_{field}" for field in ("weight", "bias", "grad_weight", "grad_bias")]
-            addresses |= zip(fields, map(address, places), strict=True)
+            addresses += map(address, places)
         return addresses
 
     def is_of(self, parameters: Parameters, options: FastWeightsOptions) -> bool:
@@ -190,17 +190,13 @@ class Classification:
         # Kept alive until the kernel is done.
         given = [None if t is None else t.resolve_neg().contiguous() for t in (h0, dense, left, right)]
         indices = [None if t is None else t.contiguous() for t in (tokens, targets, states)]
-        discounts, retained = decay_tables(self.options, steps, parameters.embedding)
-        fields = self._fixed_fields | {"initial_states": number, "loss": loss.data_ptr()}
-        fields |= zip(("tokens", "targets", "states"), map(address, indices), strict=True)
-        fields |= zip(("h0", "a0", "left", "right"), map(address, given), strict=True)
-        fields |= zip(("grad_h0", "grad_a0", "grad_left", "grad_right"), map(address, d_initial), strict=True)
-        fields |= {"discounts": address(discounts), "retained": address(retained)}
-        fields |= self._grad_fields or _addresses(grads, "grad_")
-        wrong = cpu.classification((batch, steps, width), settings, loss.dtype, made, fields)
+        tables = decay_tables(self.options, steps, parameters.embedding)
+        tensors = (loss, *indices, *given, *tables, *d_initial, *grads)
+        others = *self._fixed_numbers, number, *map(address, tensors)
+        wrong = cpu.classification((batch, steps, width), settings, loss.dtype, made, others)
         if wrong:
             name = ("tokens", "targets", "states")[wrong - 1]
-            end = fields[("vocabulary", "classes", "initial_states")[wrong - 1]]
+            end = self._ends.get(name, number)
             raise ValueError(f"{name}: expected 0 to {end - 1}, got one out of range")
         if states is not None and h0 is not None:
             d_initial = [
@@ -237,17 +233,6 @@ class Classification:
 
 def _tensors_of(heads: Heads | None) -> list[Tensor]:
     return [] if heads is None else [tensor for head in heads if head is not None for tensor in head]
-
-
-_FIELDS = (
-    "embedding", "weight_ih", "bias_ih", "weight", "gain", "shift",
-    "hidden_weight", "hidden_bias", "readout_weight", "readout_bias",
-)  # fmt: skip
-
-
-def _addresses(parameters: Parameters, prefix: str = "") -> dict[str, int]:
-    """The addresses of `Parameters` by the fields of `CLASSIFICATION`."""
-    return {f"{prefix}{field}": address(tensor) for field, tensor in zip(_FIELDS, parameters, strict=True)}
 
 
 def _places(parameters: Parameters) -> list[object]:

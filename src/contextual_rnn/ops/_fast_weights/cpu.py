@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from contextual_rnn.ops._fast_weights.kernel import Given, Settings
-from contextual_rnn.ops._fast_weights.layouts import CLASSIFICATION, GIVEN, GIVEN_FEATURES, PROBLEM
+from contextual_rnn.ops._fast_weights.layouts import CLASSIFICATION, PACK, PACK_CLASSIFICATION, PROBLEM
 from contextual_rnn.ops.native import library
 from contextual_rnn.ops.native.memory import address, addresses_of, in_memory
 
@@ -97,8 +97,7 @@ def forward(given: Given, settings: Settings, keep: bool, keep_written: bool) ->
     output = given.inputs.new_empty(_shape(given))
     saved = output.new_empty(saved_size(given, settings) if keep else 0)
     written = torch.empty_like(output) if keep_written else output.new_empty(0)
-    results = {"output": address(output), "written": address(written) if keep_written else 0, "saved": address(saved)}
-    _run(False, given, settings, keep, results)
+    _run(False, given, settings, keep, address(output), address(written) if keep_written else 0, address(saved))
     return output, written, saved
 
 
@@ -118,27 +117,24 @@ def backward(
         computed[0] = True  # the gradient of inputs in any case: that of the weights comes from it
     grads = [
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if compute and tensor is not None else None
-        for tensor, compute in zip(given, computed, strict=False)
+        for tensor, compute in zip(given, computed, strict=True)
     ]
-    others = {
-        "output": address(output), "saved": address(saved),
-        "grad_output": address(grad_output), "grad_written": address(grad_written),
-    }  # fmt: skip
-    for name, grad in zip(GIVEN if given.weight_ih is None else GIVEN_FEATURES, grads, strict=False):
-        if grad is not None:
-            others[f"grad_{name}"] = address(grad)
-    _run(True, given, settings, True, others)
-    return [grad for grad, want in zip(grads, wanted, strict=False) if want and grad is not None]
+    of_grads = [*map(address, grads)]
+    del of_grads[_LENGTHS]
+    others = address(output), address(saved), address(grad_output), address(grad_written)
+    _run(True, given, settings, True, *others, *of_grads)
+    return [grad for grad, want in zip(grads, wanted, strict=True) if want and grad is not None]
 
 
-def _run(backwards: bool, given: Given, settings: Settings, keep: bool, others: dict[str, int]) -> None:
-    """Call the kernel; `others` are the addresses of what is neither given nor scratch, by the fields of `PROBLEM`."""
+_LENGTHS = Given._fields.index("lengths")
+
+
+def _run(backwards: bool, given: Given, settings: Settings, keep: bool, *others: int) -> None:
+    """Call the kernel; `others` are the addresses of results and what is saved, backwards of gradients too."""
     tensors = _contiguous(given, settings)  # kept alive until the kernel is done
-    addresses, names, input_size = addresses_of(tensors, Given._fields), GIVEN, 0
-    if given.weight_ih is not None:
-        names, input_size = GIVEN_FEATURES, given.weight_ih.shape[1]
-    sizes = _sizes(_shape(given), settings, keep, *_initial_sizes(given), input_size)
-    problem = PROBLEM.pack({**sizes, **dict(zip(names, addresses, strict=True)), **others})
+    addresses, projects = addresses_of(tensors, Given._fields), given.weight_ih is not None
+    sizes = _sizes(_shape(given), settings, keep, *_initial_sizes(given), given.inputs.shape[2] if projects else 0)
+    problem = PACK[backwards, projects](*sizes, *addresses, *others)
     scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]
     scratch = torch.empty(scratch_size(problem, backwards), dtype=torch.uint8, device="cpu")
     run(problem, scratch.data_ptr())
@@ -157,18 +153,16 @@ def _initial_sizes(given: Given) -> tuple[int, bool]:
 
 def _sizes(
     shape: tuple[int, ...], settings: Settings, keep: bool, rank: int, dense: bool, input_size: int = 0
-) -> dict[str, float]:
-    """The numbers of `PROBLEM`."""
+) -> tuple[float, ...]:
+    """The numbers of a call, `SIZES` of layouts.py."""
     batch, steps, width = shape
     chunk = _chunk(steps, width)
     work = batch * steps * (width + min(chunk, width) + input_size) * width
-    return {
-        "batch": batch, "steps": steps, "width": width, "inner_steps": settings.inner_steps, "rank": rank,
-        "chunk": chunk, "threads": torch.get_num_threads() if work > _WORTH_THREADS else 1,
-        "write_before_read": settings.write_before_read, "layer_norm": settings.layer_norm,
-        "a0_stride": width * width if dense and not settings.shared_a0 else 0, "keep": keep, "eps": settings.eps,
-        "input_size": input_size,
-    }  # fmt: skip
+    threads = torch.get_num_threads() if work > _WORTH_THREADS else 1
+    return (
+        batch, steps, width, settings.inner_steps, rank, chunk, threads, settings.write_before_read,
+        settings.layer_norm, width * width if dense and not settings.shared_a0 else 0, keep, settings.eps, input_size,
+    )  # fmt: skip
 
 
 def classification_fits(steps: int, width: int) -> bool:
@@ -181,16 +175,15 @@ def classification(
     settings: Settings,
     dtype: torch.dtype,
     initial: tuple[int, bool],
-    others: dict[str, int],
+    others: tuple[int, ...],
 ) -> int:
     """Run `Classifier` of csrc/classification.h for (B, T, H) and return what it finds out of range, 0 for nothing.
 
-    `initial` is the rank of A(0) and whether there is a dense one, be it given or made by heads. `others` are the
-    fields of `CLASSIFICATION` but for sizes of the recurrence and scratch; tensors are contiguous, gradients of h0 and
-    A(0) are of every sample.
+    `initial` is the rank of A(0) and whether there is a dense one, be it given or made by heads. `others` are what
+    `PACK_CLASSIFICATION` takes after sizes; tensors are contiguous, gradients of h0 and A(0) are of every sample.
     """
     scratch_size, run = _classification_functions(dtype, instruction_set())
-    problem = CLASSIFICATION.pack({**_sizes(shape, settings, False, *initial), **others})
+    problem = PACK_CLASSIFICATION(*_sizes(shape, settings, False, *initial), *others)
     scratch = torch.empty(scratch_size(problem), dtype=torch.uint8, device="cpu")
     return run(problem, scratch.data_ptr())
 

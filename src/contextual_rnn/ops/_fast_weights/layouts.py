@@ -36,9 +36,44 @@ CLASSIFICATION = Layout(
         ),
     ],
 )
-# The fields of `Given` as C++ names them, without a projection and with one.
-GIVEN = (
+
+# The fields that the arguments of a call go to, in the order of the arguments.
+SIZES = (
+    "batch", "steps", "width", "inner_steps", "rank", "chunk", "threads", "write_before_read", "layer_norm",
+    "a0_stride", "keep", "eps", "input_size",
+)  # fmt: skip
+_GIVEN = (
     "inputs", "weight", "h0", "a0", "left", "right", "gain", "shift", "discounts", "retained", "lengths",
     "projection", "bias",
 )  # fmt: skip
-GIVEN_FEATURES = ("features", *GIVEN[1:])
+
+
+def _call(backwards: bool, projects: bool) -> tuple[str, ...]:
+    given = ("features", *_GIVEN[1:]) if projects else _GIVEN
+    if not backwards:
+        return (*SIZES, *given, "output", "written", "saved")
+    gradients = [f"grad_{name}" for name in given if name != "lengths"]
+    return (*SIZES, *given, "output", "saved", "grad_output", "grad_written", *gradients)
+
+
+PACK = {
+    (backwards, projects): PROBLEM.packer(_call(backwards, projects))
+    for backwards in (False, True)
+    for projects in (False, True)
+}
+PARAMETERS = (
+    "embedding", "weight_ih", "bias_ih", "weight", "gain", "shift",
+    "hidden_weight", "hidden_bias", "readout_weight", "readout_bias",
+)  # fmt: skip
+HEADS = tuple(
+    f"{part}_{name}"
+    for part in ("h0", "a0", "left", "right")
+    for name in ("weight", "bias", "grad_weight", "grad_bias")
+)
+PACK_CLASSIFICATION = CLASSIFICATION.packer(
+    (
+        *SIZES, "vocabulary", "embedding_size", "hidden", "classes", *PARAMETERS, *HEADS, "initial_states", "loss",
+        "tokens", "targets", "states", "h0", "a0", "left", "right", "discounts", "retained",
+        "grad_h0", "grad_a0", "grad_left", "grad_right", *[f"grad_{name}" for name in PARAMETERS],
+    )
+)  # fmt: skip

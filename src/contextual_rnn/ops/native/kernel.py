@@ -37,7 +37,7 @@ class Kernel(Protocol):
     ) -> list[Tensor]:
         """Gradients of those of `given` that are wanted, in their order. Leaves `saved` as it was.
 
-        `wanted` is one bool for each of `given`, or for those alone that the operator takes.
+        `wanted` is one bool for each of `given`.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 # The types of csrc/layout.h, all of eight bytes: a tensor goes by its address.
 _FORMATS = {"integer": "q", "real": "d", "input": "q", "indices": "q", "result": "q"}
@@ -22,16 +22,22 @@ class Layout:
         pairs = [(kind, field) for kind, names in fields for field in names.split()]
         self.names = tuple(field for _, field in pairs)
         self.hash = _fnv_1a("".join(f"{kind} {field};" for kind, field in pairs))
-        self._zeros: dict[str, float] = dict.fromkeys(self.names, 0)
-        self._values = operator.itemgetter(*self.names)
-        self._struct = struct.Struct("=" + "".join(_FORMATS[kind] for kind, _ in pairs))
-        assert len(self._zeros) == len(pairs), "two fields have the same name"
+        self._formats = {field: _FORMATS[kind] for kind, field in pairs}
+        assert len(self._formats) == len(pairs), f"{name}: two fields have the same name"
 
-    def pack(self, values: Mapping[str, float]) -> bytes:
-        """The struct with these values, and 0 in the other fields."""
-        all_values = {**self._zeros, **values}
-        assert len(all_values) == len(self.names), f"{self.name} has no fields {all_values.keys() - self._zeros.keys()}"
-        return self._struct.pack(*self._values(all_values))
+    def packer(self, names: Sequence[str]) -> Callable[..., bytes]:
+        """A function of the values of these fields, in this order, that packs the struct with 0 in the others."""
+        unknown = [name for name in names if name not in self._formats]
+        assert not unknown, f"{self.name} has no fields {unknown}"
+        assert len(set(names)) == len(names), f"{self.name}: a field is named twice in {names}"
+        used = struct.Struct("=" + "".join(code if name in names else "8x" for name, code in self._formats.items()))
+        in_order = operator.itemgetter(*[names.index(name) for name in self.names if name in names])
+
+        def pack(*values: float) -> bytes:
+            assert len(values) == len(names)
+            return used.pack(*in_order(values))
+
+        return pack
 
 
 def _fnv_1a(text: str) -> int:

@@ -68,6 +68,7 @@ def register(operation: Operation) -> Callable[..., tuple[Tensor, Tensor, Tensor
         has_gradient = [tensor is not None and tensor.is_floating_point() for tensor in given[:n_given]]
         if len(wanted) != n_given or any(want and not has for want, has in zip(wanted, has_gradient, strict=True)):
             raise ValueError(f"wanted: expected {n_given} bools, true for tensors of floats alone, got {wanted}")
+        wanted = [*wanted, *[False] * (operation.n_given - n_given)]
         return operation.differentiate(in_memory(given), settings, output, saved, grad_output, grad_extra, wanted)
 
     @torch.library.register_fake(name)
