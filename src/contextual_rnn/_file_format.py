@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from contextual_rnn._tensors import comparable, is_finite
 from contextual_rnn._tree import Leaf, State
 from contextual_rnn._whole_file import write_whole
 
@@ -182,18 +183,9 @@ def check_tensors(module: str, expected: Mapping[str, Tensor], received: Mapping
             raise ValueError(f"expected finite numbers in {name!r}, got NaN or infinity")
 
 
-def is_finite(tensor: Tensor) -> bool:
-    return bool(_comparable(tensor).isfinite().all())
-
-
 def _is_finite_or_as(tensor: Tensor, own: Tensor) -> bool:
-    tensor = _comparable(tensor)
-    return not own.is_meta and bool((tensor.isfinite() | (tensor == _comparable(own.detach().cpu()))).all())
-
-
-def _comparable(tensor: Tensor) -> Tensor:
-    """Of floats of eight bits torch has neither isfinite nor comparisons."""
-    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+    tensor = comparable(tensor)
+    return not own.is_meta and bool((tensor.isfinite() | (tensor == comparable(own.detach().cpu()))).all())
 
 
 def shortened(text: str) -> str:

@@ -71,7 +71,7 @@ def _by_length(
     rows_first = input.movedim(axes, (0, 1))
     for length in segments.length[segments.running].unique().tolist():
         group = (segments.length == length).nonzero()[:, 0]
-        place = segments.row[group][:, None], segments.start[group][:, None] + torch.arange(length)
+        place = segments.row[group][:, None], segments.start[group][:, None] + torch.arange(length, device="cpu")
         place = tuple(index.to(input.device) for index in place)
         inputs = rows_first[place].movedim((0, 1), axes)
         output, state = run_sequence(network, spec, inputs, take(spec.tree, group, starts))
@@ -93,8 +93,11 @@ def _in_pieces(
     Rows without a segment are left out of a piece, so that padding is not read.
     """
     time, steps, batch = _time(spec), input.shape[_time(spec)], len(segments.last)
-    count, rows = len(segments.row), torch.arange(batch)
-    begins, ends = torch.full((steps + 1, batch), -1), torch.zeros(steps + 1, batch, dtype=torch.bool)
+    count, rows = len(segments.row), torch.arange(batch, device="cpu")
+    begins, ends = (
+        torch.full((steps + 1, batch), -1, device="cpu"),
+        torch.zeros(steps + 1, batch, dtype=torch.bool, device="cpu"),
+    )
     running = segments.running
     row, start, length = segments.row[running], segments.start[running], segments.length[running]
     begins[start, row] = running
@@ -104,7 +107,7 @@ def _in_pieces(
         cuts[: steps + 1] = True
     bounds = cuts.nonzero()[:, 0].tolist()
     one_each = torch.cat([segments.last.new_zeros(1), segments.last[:-1] + 1])[:batch]
-    state, live = take(spec.tree, one_each, starts), torch.zeros(batch, dtype=torch.bool)
+    state, live = take(spec.tree, one_each, starts), torch.zeros(batch, dtype=torch.bool, device="cpu")
     pieces: list[tuple[int, int, Tensor, Tensor]] = []
     for first, stop in pairwise(bounds):
         live = (live & ~ends[first]) | (begins[first] >= 0)
@@ -122,7 +125,7 @@ def _in_pieces(
         if everywhere:
             state = new
         else:
-            place = rows.index_copy(0, index, batch + torch.arange(len(index)))
+            place = rows.index_copy(0, index, batch + torch.arange(len(index), device="cpu"))
             state = take_of_all(spec.tree, place, [state, new], [batch, len(index)])
         pieces.append((first, stop, index, output))
     return _joined(pieces, spec, batch, steps), state
@@ -171,14 +174,14 @@ def _nothing(network: nn.Module, spec: StateSpec, input: Tensor, state: State, c
     shape[time] = input.shape[time]
     zeros = output.masked_fill(torch.ones((), dtype=torch.bool, device=output.device), 0).expand(shape).contiguous()
     states = [as_returned(spec.tree, state, new), new]  # in the form that fast weights have afterwards
-    return zeros, take_of_all(spec.tree, torch.arange(batch), states, [batch, batch])
+    return zeros, take_of_all(spec.tree, torch.arange(batch, device="cpu"), states, [batch, batch])
 
 
 def _finals(spec: StateSpec, segments: Segments, starts: State, order: Tensor, states: list[State]) -> State:
     """The state after each row's last segment; `states` are of the segments `order`, one after the other."""
     count = len(segments.row)
-    place = torch.arange(count)
-    place[order] = count + torch.arange(len(order))
+    place = torch.arange(count, device="cpu")
+    place[order] = count + torch.arange(len(order), device="cpu")
     counts = [count, *(_rows_of(spec, state) for state in states)]
     return take_of_all(spec.tree, place[segments.last], [as_returned(spec.tree, starts, states[0]), *states], counts)
 

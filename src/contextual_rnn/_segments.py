@@ -27,7 +27,7 @@ class Segments:
     @classmethod
     def between(cls, resets: Tensor, first: Tensor, lengths: Tensor) -> Segments:
         """Cut rows of `lengths` (B,) steps from `first` (B,) before each step where `resets` (B, T) is not -1."""
-        step = torch.arange(resets.shape[1])
+        step = torch.arange(resets.shape[1], device="cpu")
         first, end = first[:, None], (first + lengths)[:, None]
         begins = ((resets >= 0) & (step > first) | (step == first)) & (step < end)
         row, start = begins.nonzero(as_tuple=True)
@@ -57,9 +57,9 @@ class Segments:
         """The segments of a padded input as a packed batch, and the place of each of its steps in the padded one."""
         order = self.length.argsort(descending=True, stable=True)
         longest = int(self.length.max())
-        sizes = (self.length > torch.arange(longest)[:, None]).sum(1)
-        step = torch.arange(longest).repeat_interleave(sizes)
-        segment = order[torch.arange(len(step)) - (sizes.cumsum(0) - sizes)[step]]
+        sizes = (self.length > torch.arange(longest, device="cpu")[:, None]).sum(1)
+        step = torch.arange(longest, device="cpu").repeat_interleave(sizes)
+        segment = order[torch.arange(len(step), device="cpu") - (sizes.cumsum(0) - sizes)[step]]
         row, time_step = self.row[segment], self.start[segment] + step
         place = row * input.shape[1] + time_step if time == 1 else time_step * input.shape[1] + row
         place = place.to(input.device)

@@ -112,14 +112,16 @@ class Sequences:
         else:
             check_flags("reset", reset, {"batch": self.batch})
         flags = reset.cpu()
-        numbers, num_resets = torch.full(flags.shape, -1), int(flags.sum())
-        numbers[flags] = torch.arange(num_resets)
+        numbers, num_resets = torch.full(flags.shape, -1, device="cpu"), int(flags.sum())
+        numbers[flags] = torch.arange(num_resets, device="cpu")
         if flags.ndim == 2:
             return numbers.T if self.time < self.spec.input_batch_dim else numbers, num_resets
         if not isinstance(time, int):
             return numbers[:, None], num_resets
-        first = torch.zeros(self.batch, dtype=torch.int64) if self.first is None else self.first.cpu()
-        return torch.where(torch.arange(self.num_steps) == first[:, None], numbers[:, None], -1), num_resets
+        first = torch.zeros(self.batch, dtype=torch.int64, device="cpu") if self.first is None else self.first.cpu()
+        return torch.where(
+            torch.arange(self.num_steps, device="cpu") == first[:, None], numbers[:, None], -1
+        ), num_resets
 
     @property
     def time(self) -> int:
@@ -190,8 +192,8 @@ class Sequences:
             state = self.model._start(self.context, self.batch, self.generator) if state is None else state
             return self._whole_rows(state, carry)
         _refuse_tracing("lengths" if self.resets is None else "reset")
-        resets = torch.full((self.batch, self.num_steps), -1) if self.resets is None else self.resets
-        zeros = torch.zeros(self.batch, dtype=torch.int64)
+        resets = torch.full((self.batch, self.num_steps), -1, device="cpu") if self.resets is None else self.resets
+        zeros = torch.zeros(self.batch, dtype=torch.int64, device="cpu")
         lengths = zeros + resets.shape[1] if self.lengths is None else self.lengths.cpu().long()
         segments = Segments.between(resets, zeros if self.first is None else self.first.cpu(), lengths)
         starts = self._starts(hx, carried, segments)
@@ -223,7 +225,7 @@ class Sequences:
         if hx is None and carried is None and self.reset_context is None:
             return make(self.context, self.batch, self.generator, rows)
         anew = segments.reset >= 0
-        begun = torch.zeros(self.batch, dtype=torch.bool)
+        begun = torch.zeros(self.batch, dtype=torch.bool, device="cpu")
         if carried is not None:
             begun = ~begun if self.begun is None else self.begun
         goes_on = begun[rows] & ~anew

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import check_size
+from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._sharded import as_forward
+from contextual_rnn._tensors import check_dense
 from contextual_rnn.rnn import ContextualRNN, check_made
 
 
@@ -49,8 +50,8 @@ def generate(
         raise TypeError(f"step: expected a function, got {type(step).__name__}")
     if not (embed is None or callable(embed)):
         raise TypeError(f"embed: expected a function or None, got {type(embed).__name__}")
-    if not isinstance(first, Tensor):
-        raise TypeError(f"first: expected a tensor of shape (batch, *value), got {type(first).__name__}")
+    check_flag("sample", sample)
+    check_dense("first", first, "a tensor of shape (batch, *value)")
     if first.ndim < 1:
         raise ValueError("first: expected a tensor of shape (batch, *value), got one without axes")
     batch = first.shape[0]

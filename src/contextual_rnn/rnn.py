@@ -14,7 +14,7 @@ from contextual_rnn._sequences import Sequences
 from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn._steps import copied, find_time_dim, may_change_states
 from contextual_rnn._tree import State, fits, matches, zip_leaves
-from contextual_rnn.state_spec import StateSpec, state_spec
+from contextual_rnn.state_spec import StateSpec, spec_of, state_spec
 from contextual_rnn.states import InitialState
 
 
@@ -27,7 +27,7 @@ class ContextualRNN(nn.Module):
 
     def __init__(self, network: nn.Module, initial_state: InitialState):
         super().__init__()
-        spec = state_spec(network)
+        spec = spec_of(network)
         if not isinstance(initial_state, InitialState):
             raise TypeError(f"initial_state: expected an InitialState, got {type(initial_state).__name__}")
         if not fits(spec.tree, initial_state.spec.tree):

@@ -18,15 +18,15 @@ from contextual_rnn._file_format import (
     WRITERS,
     Contents,
     check_tensors,
-    is_finite,
     read_file,
     shortened,
     structure_of,
     write_file,
 )
 from contextual_rnn._saved_numbers import checked, differing_words, keys_of_numbers, numbers_in, numbers_of, words_in
+from contextual_rnn._tensors import is_finite
 from contextual_rnn._tree import State, has_more, map_leaves, zip_leaves
-from contextual_rnn.state_spec import StateSpec, state_spec
+from contextual_rnn.state_spec import StateSpec, spec_of, state_spec
 from contextual_rnn.states.base import InitialState
 
 
@@ -81,7 +81,7 @@ def save_carried_state(state: State, path: str | os.PathLike[str], network: nn.M
 
     Raises TypeError or ValueError for a state that is not of this network, and OSError, which names the file.
     """
-    spec = state_spec(network)
+    spec = spec_of(network)
     spec.check(state, "state")
     if has_more(spec.tree, state):
         raise ValueError(
@@ -100,7 +100,7 @@ def load_carried_state(
     Raises OSError for a file that cannot be read, and ValueError for a state of another network, which shows both, one
     of another dtype or with numbers that are not finite, and a file that is no state; each names the file.
     """
-    spec = state_spec(network)
+    spec = spec_of(network)
     contents = _read(path, CARRIED)
     leaves = contents.tensors
     if contents.structure is None:
