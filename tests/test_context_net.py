@@ -181,9 +181,9 @@ def test_bad_features():
 @pytest.mark.parametrize("kind", [Categorical, SetValued])
 @pytest.mark.parametrize("value", ["no", 1, None])
 def test_unknown_is_true_or_false(kind, value):
-    for make in (kind, kind.fit):
+    for make, values in ((kind, ("rye", "oats")), (kind.fit, (("rye",), ("oats",)))):
         with pytest.raises(TypeError, match=f"^unknown: expected True or False, got {value!r}"):
-            make(("rye", "oats"), unknown=value)
+            make(values, unknown=value)
 
 
 def test_quantities_beyond_float_are_refused_by_name():

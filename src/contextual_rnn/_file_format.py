@@ -26,9 +26,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from contextual_rnn._tensors import comparable, is_finite
+from contextual_rnn._tensors import check_readable, comparable, is_finite
 from contextual_rnn._tree import Leaf, State
-from contextual_rnn._whole_file import write_whole
+from contextual_rnn._whole_file import check_path, write_whole
 
 VERSION = 1
 # What a file holds: an initial state, a state that a network ended in, or all of a model.
@@ -80,6 +80,8 @@ def write_file(
         header["numbers"] = _compact(written)
     if named := {name: word for name, word in (words or {}).items() if word is not None}:
         header["words"] = _compact(named)
+    for name, tensor in tensors.items():
+        check_readable(name, tensor)
     # Copies: safetensors takes no two tensors of one memory, as tiled and flattened ones may be.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_whole(path, safetensors_bytes(copies, header))
@@ -142,8 +144,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a regular file; OSError names one that cannot be read, ValueError says that it is something else."""
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path: expected a path, got {type(path).__name__}")
+    check_path(path)
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         raise ValueError("a folder" if stat.S_ISDIR(mode) else "no regular file")

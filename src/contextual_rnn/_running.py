@@ -94,10 +94,8 @@ def _in_pieces(
     """
     time, steps, batch = _time(spec), input.shape[_time(spec)], len(segments.last)
     count, rows = len(segments.row), torch.arange(batch, device="cpu")
-    begins, ends = (
-        torch.full((steps + 1, batch), -1, device="cpu"),
-        torch.zeros(steps + 1, batch, dtype=torch.bool, device="cpu"),
-    )
+    begins = torch.full((steps + 1, batch), -1, device="cpu")
+    ends = torch.zeros_like(begins, dtype=torch.bool)
     running = segments.running
     row, start, length = segments.row[running], segments.start[running], segments.length[running]
     begins[start, row] = running

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from contextual_rnn._autocast import in_autocast
 from contextual_rnn._rows import map_tensors
+from contextual_rnn._sharded import casts_inputs
 from contextual_rnn._tree import State, describe_state, leaves_of, matches
 
 if TYPE_CHECKING:
@@ -36,6 +38,15 @@ def may_change_states(network: nn.Module) -> bool:
 def copied(state: State) -> State:
     """A copy of a state, through which gradients flow."""
     return map_tensors(Tensor.clone, state)
+
+
+def check_input(name: str, network: nn.Module, inputs: Tensor) -> None:
+    """Refuse an input of another dtype than torch's networks and ours compute in; others take what they take."""
+    parameter = None if may_change_states(network) else next(network.parameters(), None)
+    if parameter is None or inputs.dtype == parameter.dtype:
+        return
+    if not in_autocast(parameter.device) and not casts_inputs(network, parameter):
+        raise ValueError(f"{name}: expected {parameter.dtype}, as the network, got {inputs.dtype}")
 
 
 def own_copy(network: nn.Module, state: State) -> State:

@@ -33,7 +33,8 @@ class AnyLength(nn.Module):
     copy is in evaluation mode and its parameters take no gradients. Cells need none of it: they take one step.
 
     Raises TypeError for another model or network, in the forward pass TypeError or ValueError for an input that is no
-    batch of sequences as the network takes them and for a state that does not fit it, and ImportError where torch has no `scan`, which it calls a prototype (seen to work: torch 2.13).
+    batch of sequences as the network takes them and for a state that does not fit it, and ImportError where torch has
+    no `scan`, which it calls a prototype (seen to work: torch 2.13).
     """
 
     def __init__(self, model: ContextualRNN):

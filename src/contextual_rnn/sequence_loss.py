@@ -47,9 +47,8 @@ def sequence_cross_entropy(
 
     Shapes: tokens (B, T) and targets (B,) int64, B and T at least 1, hx as `FastWeightsRNN` takes it. Raises ValueError
     for tensors that do not fit each other, an empty batch, which has no mean, and a token or target out of range (on a
-    CPU, where they can be read), TypeError for another network; RuntimeError where the gradient of the native call is
-    differentiated again. Source: the model of Ba et al. (2016), section 4.1, and
-    of the paper, section 2.2.1.
+    CPU, where they can be read), TypeError for modules of other kinds; RuntimeError where the gradient of the native
+    call is differentiated again. Source: the model of Ba et al. (2016), section 4.1, and of the paper, section 2.2.1.
     """
     if not isinstance(network, FastWeightsRNN):
         raise TypeError(f"network: expected FastWeightsRNN, got {type(network).__name__}")
@@ -67,10 +66,14 @@ def sequence_cross_entropy(
     if parameters is None or native is None:
         if isinstance(embedding, nn.Embedding):
             _check_range("tokens", tokens, embedding.num_embeddings)
-        inputs = embedding(tokens)
-        output, _ = network(inputs if network.batch_first else inputs.transpose(0, 1), hx)
-        last = output[:, -1] if network.batch_first else output[-1]
-        scores = wide(readout(torch.relu(hidden(last))))
+        try:
+            inputs = embedding(tokens)
+            output, _ = network(inputs if network.batch_first else inputs.transpose(0, 1), hx)
+            last = output[:, -1] if network.batch_first else output[-1]
+            scores = wide(readout(torch.relu(hidden(last))))
+        except (RuntimeError, TypeError):
+            _check_modules(*modules)
+            raise
         _check_range("targets", targets, scores.shape[-1])
         return functional.cross_entropy(scores, targets, ignore_index=_NO_TARGET)
     if initial[0] is None:
@@ -99,6 +102,20 @@ def _check_range(name: str, indices: Tensor, end: int) -> None:
     least, most = int(indices.min()), int(indices.max())
     if least < 0 or most >= end:
         raise ValueError(f"{name}: expected 0 to {end - 1}, got {least} to {most}")
+
+
+def _check_modules(embedding: nn.Module, network: FastWeightsRNN, hidden: nn.Module, readout: nn.Module) -> None:
+    """Refuse modules that do not fit each other; called where one of them has failed."""
+    if not isinstance(embedding, nn.Embedding):
+        raise TypeError(f"embedding: expected nn.Embedding, got {type(embedding).__name__}")
+    width, dtype = network.hidden_size, network.weight_hh.dtype
+    for name, layer in (("hidden", hidden), ("readout", readout)):
+        if not isinstance(layer, nn.Linear):
+            raise TypeError(f"{name}: expected nn.Linear, got {type(layer).__name__}")
+        if layer.in_features != width or layer.weight.dtype != dtype:
+            received = f"{layer.in_features} of {layer.weight.dtype}"
+            raise ValueError(f"{name}: expected a layer of {width} inputs of {dtype}, got {received}")
+        width = layer.out_features
 
 
 def _is_plain(embedding: nn.Module, network: nn.Module, hidden: nn.Module, readout: nn.Module) -> bool:

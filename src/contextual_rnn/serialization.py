@@ -23,8 +23,9 @@ from contextual_rnn._file_format import (
     structure_of,
     write_file,
 )
+from contextual_rnn._numbers import check_device
 from contextual_rnn._saved_numbers import checked, differing_words, keys_of_numbers, numbers_in, numbers_of, words_in
-from contextual_rnn._tensors import is_finite
+from contextual_rnn._tensors import check_readable, is_finite
 from contextual_rnn._tree import State, has_more, map_leaves, zip_leaves
 from contextual_rnn.state_spec import StateSpec, spec_of, state_spec
 from contextual_rnn.states.base import InitialState
@@ -89,6 +90,8 @@ def save_carried_state(state: State, path: str | os.PathLike[str], network: nn.M
             'for fast weights with A give fast_weights_spec(network, "dense")'
         )
     leaves = {leaf.name: tensor for leaf, tensor in zip_leaves(spec.tree, state, "state")}
+    for tensor in leaves.values():
+        check_readable("state", tensor)
     write_file(path, CARRIED, spec.tree, leaves)
 
 
@@ -100,7 +103,7 @@ def load_carried_state(
     Raises OSError for a file that cannot be read, and ValueError for a state of another network, which shows both, one
     of another dtype or with numbers that are not finite, and a file that is no state; each names the file.
     """
-    spec = spec_of(network)
+    device, spec = check_device(device) or "cpu", spec_of(network)
     contents = _read(path, CARRIED)
     leaves = contents.tensors
     if contents.structure is None:

@@ -41,7 +41,9 @@ LARGE = (
 )  # fmt: skip
 SLOW = ("AnyLength.forward",)  # which torch compiles
 LARGEST = 100_000  # elements of an argument that is looked at before and after
-MEMORY = re.compile(r"allocate|not enough memory|out of memory|Storage size calculation overflowed", re.IGNORECASE)
+MEMORY = re.compile(
+    r"allocate|not enough memory|out of memory|bad_alloc|Storage size calculation overflowed", re.IGNORECASE
+)
 NAMED = re.compile(r"^[A-Za-z_][\w.\[\]'/]*(, [A-Za-z_][\w.\[\]']*)*: ")
 # Python's words for arguments that a function does not have, and torch's for what only its modes refuse.
 BINDING = re.compile(r"(un)?expected (keyword )?argument|positional argument|multiple values for")

@@ -16,8 +16,15 @@ from torch import nn
 from contextual_rnn import ContextState
 from contextual_rnn.experiments.command_line import main
 from contextual_rnn.hub import HubContextualRNN
-from contextual_rnn.serialization import load_carried_state, save_carried_state
-from contextual_rnn.state_file import load_state, save_state
+from contextual_rnn.serialization import (
+    load_carried_state,
+    load_state,
+    load_weights,
+    save_carried_state,
+    save_state,
+    save_weights,
+    tensors_of,
+)
 
 FOLDER = tempfile.TemporaryDirectory(prefix="contextual-rnn-fuzz-")
 
@@ -61,6 +68,16 @@ def _(d: Draw) -> Call:
 def hub_model() -> HubContextualRNN:
     lstm = nn.LSTM(3, 5)
     return HubContextualRNN(lstm, ContextState(lstm, nn.Linear(2, 6)))
+
+
+@case("save_weights", "load_weights", "tensors_of")
+def _(d: Draw) -> Call:
+    path, model = new_path("model.safetensors"), hub_model()
+    if d.chance(0.5):
+        return Call(save_weights, [model, path], also=(OSError,), keep=("0",))
+    save_weights(model, path)
+    return Call(load_weights, [model, path], d.some(strict=True), changes=True, also=(OSError,), keep=("0",),
+                finish=lambda _: tensors_of(model))  # fmt: skip
 
 
 @case("HubContextualRNN", "HubContextualRNN.generate_model_card")

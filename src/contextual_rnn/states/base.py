@@ -67,7 +67,7 @@ class InitialState(SavesNumbers, ABC):
             values = {name: getattr(self, f"value_{name}", None) for name in names}
             self._start.write({name: tensor for name, tensor in values.items() if tensor is not None})
 
-    def constants(self, batch_size: int | None) -> dict[str, Moments]:
+    def _constants(self, batch_size: int | None) -> dict[str, Moments]:
         """The leaves without floats, which are the same for every context and example."""
         leaves = ((leaf.name, getattr(self, f"value_{leaf.name}")) for leaf in self.spec.constants)
         return {name: Moments(tile(value, batch_size), None) for name, value in leaves}

@@ -63,7 +63,7 @@ class ContextState(InitialState):
         means, features = self._means(context, batch_size, batched)
         moments = {name: Moments(mean, None) for name, mean in means.items()}
         if self.spec.constants:
-            moments |= self.constants(features.shape[0] if features.ndim == 2 else batch_size)
+            moments |= self._constants(features.shape[0] if features.ndim == 2 else batch_size)
         return moments
 
     def _means(

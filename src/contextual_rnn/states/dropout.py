@@ -78,7 +78,7 @@ class ContextDropout(InitialState):
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         if context is None:
             null = as_forward(self.null, self.null.moments)(None, batch_size, batched)
-            return null | self.constants(None if batched is False else batch_size) if self.spec.constants else null
+            return null | self._constants(None if batched is False else batch_size) if self.spec.constants else null
         given = as_forward(self.state, self.state.moments)(context, batch_size, batched)
         guidance = check_number("guidance", self.guidance)
         if self.training or guidance == 1:
@@ -89,8 +89,8 @@ class ContextDropout(InitialState):
             guided[leaf.name] = Moments((start + guidance * (wide(mean) - start)).to(mean.dtype), scale)
         return guided
 
-    def constants(self, batch_size: int | None) -> dict[str, Moments]:
-        return self.state.constants(batch_size)
+    def _constants(self, batch_size: int | None) -> dict[str, Moments]:
+        return self.state._constants(batch_size)
 
     def reset_parameters(self) -> None:
         self.state.reset_parameters()

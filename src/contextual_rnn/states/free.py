@@ -74,7 +74,7 @@ class FreeState(InitialState):
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         size = batch_of(context, batch_size, batched)
-        moments = self.constants(size) if self.spec.constants else {}
+        moments = self._constants(size) if self.spec.constants else {}
         noise, error, sharded = self.noise or None, self.error if self.training else None, is_fsdp(self)
         for name, mean in self.values._tiled(size).items():
             if sharded:  # the parameter's memory is gone when the network reads what was tiled without copies

@@ -108,15 +108,15 @@ class NormalState(InitialState):
             raw = self.raw_scale._tiled(self._batch_size(means))
         scales = {leaf.name: self.min_scale + functional.softplus(wide(raw[leaf.name])) for leaf in self.spec.floats}
         moments = {name: Moments(means[name], scale) for name, scale in scales.items()}
-        return moments | self.constants(self._batch_size(means)) if self.spec.constants else moments
+        return moments | self._constants(self._batch_size(means)) if self.spec.constants else moments
 
     def _batch_size(self, means: Mapping[str, Tensor]) -> int | None:
         first = self.spec.floats[0]
         mean = means[first.name]
         return mean.shape[0] if mean.ndim > len(first.shape) else None
 
-    def constants(self, batch_size: int | None) -> dict[str, Moments]:
-        return self.mean.constants(batch_size)
+    def _constants(self, batch_size: int | None) -> dict[str, Moments]:
+        return self.mean._constants(batch_size)
 
     def reset_parameters(self) -> None:
         self.mean.reset_parameters()

@@ -70,11 +70,11 @@ class SumState(InitialState):
         sums = {
             leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec.floats
         }
-        return sums | self.constants(batch_size) if self.spec.constants else sums
+        return sums | self._constants(batch_size) if self.spec.constants else sums
 
-    def constants(self, batch_size: int | None) -> dict[str, Moments]:
+    def _constants(self, batch_size: int | None) -> dict[str, Moments]:
         state, _ = self._terms()[0]
-        return state.constants(batch_size)
+        return state._constants(batch_size)
 
     def reset_parameters(self) -> None:
         for state, _ in self._terms():
