@@ -91,8 +91,9 @@ class SetValued:
 Feature = Categorical | Continuous | SetValued
 
 
-def buckets(feature: Categorical | SetValued) -> int:
-    """How many embeddings a feature has."""
+def buckets(feature: Feature) -> int:
+    """How many embeddings a feature of categories has."""
+    assert not isinstance(feature, Continuous)
     return len(feature.categories) + feature.unknown
 
 

@@ -116,7 +116,7 @@ def check_device(device: Any) -> torch.device | None:
         raise TypeError(f"device: expected a torch.device, its name or None, got {shortened(device)}")
     try:
         return torch.device(device)
-    except (RuntimeError, TypeError, OverflowError) as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"device: expected a torch.device, its name or None, got {shortened(device)}: {reason}"

@@ -136,7 +136,7 @@ def _run_piece(
         return run_sequence(network, spec, inputs, state, **options)
     time, batch = _time(spec), spec.input_batch_dim
     place = batch - 1 if time < batch else batch
-    output, state = spec.take_step(network, inputs.squeeze(time).movedim(place, 0), state)
+    output, state = spec._step_of(network, inputs.squeeze(time).movedim(place, 0), state)
     return output.movedim(0, place).unsqueeze(time), state
 
 

@@ -21,9 +21,9 @@ from contextual_rnn._numbers import (
     readable,
     shortened,
 )
-from contextual_rnn._steps import own_copy, run_step
+from contextual_rnn._steps import check_step, own_copy, run_step
 from contextual_rnn._tensors import check_dense, is_finite
-from contextual_rnn._tree import Leaf, State, describe, has_more, leaves_of, map_leaves, pack, zip_leaves
+from contextual_rnn._tree import Leaf, State, check_leaves, describe, has_more, leaves_of, map_leaves, pack, zip_leaves
 
 Step = Callable[[nn.Module, Tensor, State], tuple[Tensor, State]]
 TimeDim = int | None | Literal["unknown"]
@@ -124,21 +124,7 @@ class StateSpec:
         Raises TypeError for anything but a dict of tensors, ValueError for a leaf that is missing, one that is not
         dense, and one of another shape or batch size.
         """
-        if not isinstance(leaves, Mapping):
-            raise TypeError(f"leaves: expected a dict from names to tensors, got {type(leaves).__name__}")
-        batches = set()
-        for leaf in self:
-            if leaf.name not in leaves:
-                raise ValueError(f"leaves: expected leaf {leaf.name!r}, got {shortened(list(leaves))}")
-            tensor = leaves[leaf.name]
-            check_dense("leaves", tensor, f"a tensor for {leaf.name!r}")
-            batch, shape = tuple(tensor.shape[: -len(leaf.shape)]), tuple(tensor.shape[-len(leaf.shape) :])
-            if shape != leaf.shape or len(batch) > 1:
-                expected = f"{leaf.shape}, with a batch before or not"
-                raise ValueError(f"leaves: expected leaf {leaf.name!r} of shape {expected}, got {tuple(tensor.shape)}")
-            batches.add(batch)
-        if len(batches) > 1:
-            raise ValueError(f"leaves: expected one batch size, got {' and '.join(map(str, sorted(batches)))}")
+        check_leaves(tuple(self), leaves)
         return pack(self.tree, leaves)
 
     def check(self, state: State, name: str = "state") -> dict[str, Tensor]:
@@ -254,8 +240,21 @@ class StateSpec:
         """Run `network` for one step: inputs (B, ...) and a state to the output (B, ...) and the next state.
 
         Raises ValueError for a bidirectional network and where it is unknown whether the network takes sequences,
-        TypeError where the network returns something else than (output, state) or a state.
+        TypeError where the network returns something else than (output, state) or a state, either for inputs and a
+        state that do not fit.
         """
+        try:
+            return self._step_of(network, inputs, state)
+        except (RuntimeError, IndexError, TypeError, AttributeError):
+            check_step("inputs", network, self, inputs)
+            received = self.check(state, "state")
+            for leaf in self:
+                if self.dtype_of(leaf) not in (None, dtype := received[leaf.name].dtype):
+                    expected = self.dtype_of(leaf)
+                    raise ValueError(f"state: expected leaf {leaf.name!r} of {expected}, got {dtype}") from None
+            raise
+
+    def _step_of(self, network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor, State]:
         if self.bidirectional:
             kind = type(network).__name__
             raise ValueError(f"network: expected one direction to run step by step, got a bidirectional {kind}")
@@ -289,7 +288,7 @@ def _check_axes(batch_dim: int, ndim: int | None, time_dim: TimeDim) -> None:
         return
     if isinstance(time_dim, bool) or not isinstance(time_dim, int):
         raise TypeError(f'time_dim: expected an int, None or "unknown", got {shortened(time_dim)}')
-    if time_dim < 0 or time_dim == batch_dim or (ndim is not None and time_dim >= ndim):
+    if not 0 <= time_dim < 2**63 or time_dim == batch_dim or (ndim is not None and time_dim >= ndim):
         axes = "an axis" if ndim is None else f"one of {ndim} axes"
         raise ValueError(
             f"time_dim: expected {axes}, counted from 0, other than the batch's {batch_dim}, got {shortened(time_dim)}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._rows import map_tensors
 from contextual_rnn._sharded import casts_inputs
+from contextual_rnn._tensors import check_dense, described
 from contextual_rnn._tree import State, describe_state, leaves_of, matches
 
 if TYPE_CHECKING:
@@ -41,12 +42,27 @@ def copied(state: State) -> State:
 
 
 def check_input(name: str, network: nn.Module, inputs: Tensor) -> None:
-    """Refuse an input of another dtype than torch's networks and ours compute in; others take what they take."""
+    """Refuse an input on another device or of another dtype than torch's networks and ours compute in.
+
+    Other networks take what they take.
+    """
     parameter = None if may_change_states(network) else next(network.parameters(), None)
-    if parameter is None or inputs.dtype == parameter.dtype:
+    if parameter is None or (inputs.dtype == parameter.dtype and inputs.device == parameter.device):
         return
-    if not in_autocast(parameter.device) and not casts_inputs(network, parameter):
-        raise ValueError(f"{name}: expected {parameter.dtype}, as the network, got {inputs.dtype}")
+    autocast = inputs.device == parameter.device and in_autocast(parameter.device)
+    if not autocast and not casts_inputs(network, parameter):
+        expected, received = (f"{tensor.dtype} on {tensor.device}" for tensor in (parameter, inputs))
+        raise ValueError(f"{name}: expected {expected}, as the network, got {received}")
+
+
+def check_step(name: str, network: nn.Module, spec: StateSpec, inputs: Any) -> None:
+    """Refuse inputs of one step that the network cannot take; called where a step has failed."""
+    check_dense(name, inputs)
+    if spec.input_ndim is not None:
+        axes = spec.input_ndim if spec.known_time_dim is None else spec.input_ndim - 1
+        if inputs.ndim != axes:
+            raise ValueError(f"{name}: expected {axes} axes for one step of the network, got {described(inputs)}")
+    check_input(name, network, inputs)
 
 
 def own_copy(network: nn.Module, state: State) -> State:

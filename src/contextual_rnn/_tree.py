@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from contextual_rnn._numbers import check_dtype, check_elements, check_flag, check_size, shortened
+from contextual_rnn._tensors import check_dense
 
 # A state is whatever the network takes: a tensor, or tensors (and None) in tuples, lists and dicts.
 State = Any
@@ -108,7 +109,7 @@ def leaves_of(tree: State, depth: int = 0) -> Iterator[Leaf]:
     """The leaves of a tree in order; TypeError for anything else in it, ValueError for a tree nested too deeply."""
     if isinstance(tree, Leaf):
         yield tree
-    elif depth > MOST_NESTED:
+    elif depth == MOST_NESTED and isinstance(tree, Mapping | tuple | list):
         raise ValueError(f"tree: expected at most {MOST_NESTED} containers around a leaf, got more")
     elif isinstance(tree, Mapping):
         for child in tree.values():
@@ -135,6 +136,25 @@ def map_leaves(function: Callable[[Leaf], Any], tree: State) -> State:
 def pack(tree: State, leaves: Mapping[str, Tensor]) -> State:
     """Leaves that are known to fit, each (B, *shape) or `shape`, put together as the network takes them."""
     return map_leaves(lambda leaf: leaf._to_network(leaves[leaf.name]), tree)
+
+
+def check_leaves(expected: Iterable[Leaf], leaves: Mapping[str, Tensor]) -> None:
+    """Refuse anything but a dense tensor for each leaf, all (B, *shape) or all `shape`."""
+    if not isinstance(leaves, Mapping):
+        raise TypeError(f"leaves: expected a dict from names to tensors, got {type(leaves).__name__}")
+    batches = set()
+    for leaf in expected:
+        if leaf.name not in leaves:
+            raise ValueError(f"leaves: expected leaf {leaf.name!r}, got {shortened(list(leaves))}")
+        tensor = leaves[leaf.name]
+        check_dense("leaves", tensor, f"a tensor for {leaf.name!r}")
+        batch, shape = tuple(tensor.shape[: -len(leaf.shape)]), tuple(tensor.shape[-len(leaf.shape) :])
+        if shape != leaf.shape or len(batch) > 1:
+            shapes = f"{leaf.shape}, with a batch before or not"
+            raise ValueError(f"leaves: expected leaf {leaf.name!r} of shape {shapes}, got {tuple(tensor.shape)}")
+        batches.add(batch)
+    if len(batches) > 1:
+        raise ValueError(f"leaves: expected one batch size, got {' and '.join(map(str, sorted(batches)))}")
 
 
 def zip_leaves(tree: State, state: State, name: str, whole: State = None) -> Iterator[tuple[Leaf, Tensor]]:

@@ -51,7 +51,7 @@ class AnyLength(nn.Module):
         """The output and final state, as the model returns them, from `hx` or from the initial state for `context`."""
         check_dense("input", input)
         if input.ndim != 3:
-            raise ValueError(f"input: expected a batch of sequences, 3 axes, got shape {tuple(input.shape)}")
+            raise ValueError(f"input: expected a batch of sequences, 3 axes, got {tuple(input.shape)}")
         network = self.model.network
         weight = next(network.parameters())
         if (input.dtype, input.device) != (weight.dtype, weight.device) and not in_autocast(weight.device):

@@ -19,7 +19,7 @@ from contextual_rnn._numbers import FINITE, check_elements, check_factory, check
 from contextual_rnn._precision import wide
 from contextual_rnn._saved_features import described, numbers_of, with_numbers
 from contextual_rnn._saved_numbers import SavesNumbers
-from contextual_rnn._tensors import check_dense
+from contextual_rnn._tensors import FLOATS, check_dense
 
 
 class ContextNet(SavesNumbers):
@@ -172,7 +172,7 @@ class ContextNet(SavesNumbers):
     def _check(self, name: str, feature: Feature, value: Tensor) -> None:
         check_dense(name, value, "a tensor, as encode makes it")
         categorical = isinstance(feature, Categorical)
-        if not (value.dtype == torch.long if categorical else value.is_floating_point()):
+        if not (value.dtype == torch.long if categorical else value.dtype in FLOATS):
             raise TypeError(f"{name}: expected {'torch.int64' if categorical else 'floats'}, got {value.dtype}")
         axes = ["members"] if isinstance(feature, SetValued) else []
         if value.ndim not in (len(axes), len(axes) + 1) or (axes and value.shape[-1] != buckets(feature)):

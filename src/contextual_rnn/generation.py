@@ -10,10 +10,9 @@ from torch import Tensor
 
 from contextual_rnn._numbers import check_elements, check_flag, check_size
 from contextual_rnn._sharded import as_forward
-from contextual_rnn._steps import check_input
-from contextual_rnn._tensors import check_dense, described
+from contextual_rnn._steps import check_step
+from contextual_rnn._tensors import check_dense
 from contextual_rnn.rnn import ContextualRNN, check_made
-from contextual_rnn.state_spec import StateSpec
 
 
 @torch.no_grad()
@@ -70,9 +69,10 @@ def generate(
             if spec.known_time_dim == "unknown" and spec.step is None:
                 spec = model._known_spec(inputs)
             try:
-                output, state = as_forward(model, spec.take_step)(model.network, inputs, state)
-            except RuntimeError:
-                _check_step("embed" if embed is not None else "step" if number else "first", model, spec, inputs)
+                output, state = as_forward(model, spec._step_of)(model.network, inputs, state)
+            except (RuntimeError, IndexError):
+                name = "embed" if embed is not None else "step" if number else "first"
+                check_step(name, model.network, spec, inputs)
                 raise
             value = step(output, value)
             if not isinstance(value, Tensor):
@@ -84,16 +84,6 @@ def generate(
         for module, training in modes:
             module.training = training
     return torch.stack(values, 1).unflatten(0, (batch, num_samples))
-
-
-def _check_step(name: str, model: ContextualRNN, spec: StateSpec, inputs: Any) -> None:
-    """Refuse inputs of one step that cannot be the network's."""
-    check_dense(name, inputs)
-    if spec.input_ndim is not None:
-        axes = spec.input_ndim if spec.known_time_dim is None else spec.input_ndim - 1
-        if inputs.ndim != axes:
-            raise ValueError(f"{name}: expected {axes} axes for one step of the network, got {described(inputs)}")
-    check_input(name, model.network, inputs)
 
 
 def _start(

@@ -23,7 +23,7 @@ from contextual_rnn._file_format import (
     structure_of,
     write_file,
 )
-from contextual_rnn._numbers import check_device
+from contextual_rnn._numbers import check_device, check_flag
 from contextual_rnn._saved_numbers import checked, differing_words, keys_of_numbers, numbers_in, numbers_of, words_in
 from contextual_rnn._tensors import check_readable, is_finite
 from contextual_rnn._tree import State, has_more, map_leaves, zip_leaves
@@ -143,6 +143,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
     `strict=False` allows tensors that are missing and ignores those that the model does not have. Errors as for
     `load_state`.
     """
+    check_flag("strict", strict)
     contents = _read(path, WEIGHTS)
     if contents.structure is not None and not contents.is_for((spec := state_spec(model)).tree):
         raise ValueError(

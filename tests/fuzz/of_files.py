@@ -90,7 +90,8 @@ def _(d: Draw) -> Call:
     path, model = new_path("hub"), hub_model()
     model.save_pretrained(path)
     options = {"network": model.network, "initial_state": model.initial_state, "local_files_only": True}
-    return Call(HubContextualRNN.from_pretrained, [path], options, changes=True, also=(OSError,), keep=("1",),
+    return Call(HubContextualRNN.from_pretrained, [path], options, changes=True, also=(OSError,),
+                keep=("local_files_only",),
                 finish=lambda loaded: list(loaded.parameters()))  # fmt: skip
 
 

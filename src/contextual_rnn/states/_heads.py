@@ -263,7 +263,7 @@ def _parts(context: Any, depth: int = 0) -> Iterator[Tensor | PackedSequence]:
         children = context
     elif is_dataclass(context) and not isinstance(context, type):
         children = (getattr(context, field.name) for field in fields(context))
-    if depth > MOST_NESTED:
+    if depth == MOST_NESTED and children:
         raise ValueError(f"context: expected at most {MOST_NESTED} containers around a tensor, got more")
     for child in children:
         yield from _parts(child, depth + 1)
