@@ -25,8 +25,8 @@ evidence: install
 
 # What has finished of it into results/, and results/ into README.md, docs/evidence.md and docs/speed.md.
 pages: install
-	-$(BIN)/python -m contextual_rnn.experiments.published all
-	$(BIN)/python -m contextual_rnn.experiments.pages
+	-$(BIN)/python -m contextual_rnn.experiments.report.publish all
+	$(BIN)/python -m contextual_rnn.experiments.report.pages
 	$(BIN)/python -m benchmarks.page
 
 # One thread a process: the tests run on all cores already.

@@ -26,7 +26,7 @@ from benchmarks.size import COMPILED, JAX, Cell, Size
 from benchmarks.training_step import CHECKED, TRAINERS, check
 from benchmarks.workers import Workers
 from contextual_rnn._whole_file import write_whole
-from contextual_rnn.experiments.results import write_json
+from contextual_rnn.experiments.runs.folder import write_json
 
 Part = Literal["step", "initial", "floor", "long", "grid"]
 

@@ -24,8 +24,8 @@ from benchmarks.recurrence import Problem, check_backends, check_long, multiply_
 from benchmarks.size import CAPTURED, EAGER, OURS, PLAIN, TRAIN, Cell, Size
 from benchmarks.timing import interleave, repeated
 from benchmarks.training_step import training_step
-from contextual_rnn.experiments.captured_step import capture
-from contextual_rnn.experiments.results import write_json
+from contextual_rnn.experiments.runs.folder import write_json
+from contextual_rnn.experiments.training.cuda_graph import capture
 
 BATCHES = (128, 8192)
 LONG = Size(batch=32, steps=2048, units=64, device="cuda")

@@ -30,7 +30,7 @@ from benchmarks.parts import Figure
 from benchmarks.timing import Seconds, ratio, spread
 from benchmarks.workers import Workers
 from contextual_rnn import ContextState, ContextualRNN, FreeState, InitialState
-from contextual_rnn.experiments.results import write_json
+from contextual_rnn.experiments.runs.folder import write_json
 
 BATCH, STEPS, UNITS, CONTEXT = 128, 25, 128, 2
 BARE, CONSTANT, FREE, CONTEXTUAL = "bare, ready state", "bare, constant state", "free state", "contextual state"

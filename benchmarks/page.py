@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from contextual_rnn.experiments.pages import replace_block
+from contextual_rnn.experiments.report.pages import replace_block
 
 PAGE = Path("docs", "speed.md")
 PLOTTED = "benchmarks.json"

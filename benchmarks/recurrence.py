@@ -18,9 +18,9 @@ from benchmarks.machine import peak
 from benchmarks.size import BARE, COMPILED, EAGER, JAX, OURS, Cell, Size
 from benchmarks.timing import interleave, repeated
 from contextual_rnn.ops import BACKENDS, KERNELS, LowRank, Timing, fast_weights
-from contextual_rnn.ops.backend import prepare
-from contextual_rnn.ops.fast_weights import checked_options
-from contextual_rnn.ops.kernel import Given
+from contextual_rnn.ops._fast_weights.autograd import prepare
+from contextual_rnn.ops._fast_weights.dispatch import checked_options
+from contextual_rnn.ops._fast_weights.kernel import Given
 
 PEAK = "multiply-adds alone"
 INITIAL = ("zero", "shared", "dense", "low rank")

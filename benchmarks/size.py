@@ -1,4 +1,4 @@
-"""What is timed, at which size, by whom, and what came out."""
+"""What is timed, at which size, by whom, and the results."""
 
 from __future__ import annotations
 

@@ -26,14 +26,14 @@ import tyro
 
 from benchmarks import machine
 from benchmarks.parts import Figure
-from contextual_rnn.experiments import checkpoint
-from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.grid import combinations
-from contextual_rnn.experiments.results import CONFIG, METRICS, RESULT, WEIGHTS, config_to_dict, read_runs, write_json
-from contextual_rnn.experiments.stack import side_by_side
-from contextual_rnn.experiments.sweep import Progress, folder_name, sweep
-from contextual_rnn.experiments.training import train
-from contextual_rnn.experiments.workers import local_workers
+from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig, config_to_dict
+from contextual_rnn.experiments.runs import checkpoint
+from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, WEIGHTS, read_runs, write_json
+from contextual_rnn.experiments.runs.train import train
+from contextual_rnn.experiments.sweeps.grid import combinations
+from contextual_rnn.experiments.sweeps.stack import side_by_side
+from contextual_rnn.experiments.sweeps.sweep import Progress, folder_name, sweep
+from contextual_rnn.experiments.sweeps.workers import local_workers
 
 Part = Literal["sweep", "stack", "skip", "checkpoint"]
 SEEDS, CORES, ROUNDS = 8, 2, 2
@@ -134,8 +134,8 @@ def time_stack(options: Benchmark, folder: Path) -> Iterator[Figure]:
 def time_skip(options: Benchmark, folder: Path) -> Iterator[Figure]:
     """Ten thousand finished runs: a sweep that skips them all, the report, the table and Parquet."""
     # Here, as with the command: the processes of a sweep import this module too.
-    from contextual_rnn.experiments.report import write_report
-    from contextual_rnn.experiments.results_table import table, write_parquet
+    from contextual_rnn.experiments.report.html import write_report
+    from contextual_rnn.experiments.runs.summary import table, write_parquet
 
     count = 40 if options.quick else 10_000
     base = DecayConfig(state="zero", samples_per_period=8, units=4, epochs=2)

@@ -18,12 +18,13 @@ from benchmarks import peers
 from benchmarks.size import CAPTURED, COMPILED, EAGER, FUSED, JAX, PLAIN, TRAIN, Cell, Size
 from benchmarks.timing import Contender, interleave
 from contextual_rnn import ContextState, FastWeightsRNN, sequence_cross_entropy
-from contextual_rnn.experiments.associative_retrieval import EMBEDDING_SIZE, RetrievalModel
-from contextual_rnn.experiments.batches import Batches
 from contextual_rnn.experiments.config import RetrievalConfig
-from contextual_rnn.experiments.flat_adam import FlatAdam
-from contextual_rnn.experiments.training_steps import Training, build_task
-from contextual_rnn.fast_weights import fast_weights_spec
+from contextual_rnn.experiments.runs.trainer import Training
+from contextual_rnn.experiments.tasks.registry import build_task
+from contextual_rnn.experiments.tasks.retrieval import EMBEDDING_SIZE, RetrievalModel
+from contextual_rnn.experiments.training.batches import Batches
+from contextual_rnn.experiments.training.flat_adam import FlatAdam
+from contextual_rnn.layers.fast_weights import fast_weights_spec
 
 EPOCH = 50  # batches that every contender goes through in a circle; JAX gets them in one call
 CHECKED = 10  # steps of training that the gate compares

@@ -5,6 +5,7 @@ from date_texts import LOCALES
 from torch import Tensor, nn
 
 from contextual_rnn import AdditiveAttention, ConstantState, ContextState, ContextualRNN, generate
+from contextual_rnn.spec import take_step
 
 SYMBOLS = "0123456789-^"  # what an ISO date is made of, and its start
 
@@ -60,7 +61,7 @@ class Translator(nn.Module):
         paths = torch.full((rows * width, 1), SYMBOLS.index("^"))
         total = torch.tensor([0.0] + [-torch.inf] * (width - 1)).repeat(rows, 1)  # beams start alike: only one counts
         for _ in range(10):
-            output, state = spec.take_step(self.decoder.network, self.symbols(paths[:, -1]), state)
+            output, state = take_step(self.decoder.network, spec, self.symbols(paths[:, -1]), state)
             scores = self.score(output, keys, lengths)[0].log_softmax(-1).unflatten(0, (rows, width))
             total, best = (total[..., None] + scores).flatten(1).topk(width)
             source = (best // len(SYMBOLS) + width * torch.arange(rows)[:, None]).flatten()

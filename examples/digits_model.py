@@ -22,7 +22,7 @@ class Painter(nn.Module):
         input(t) = the last two rows painted by then, t, and the label where it is `told` at every step
         p(x_i | h(t), x_<i) = softmax(W relu(A dropout(h(t)) + B x_<i + c_i)), i counting the pixels of step t alone
 
-    `state` makes the initial state for the LSTM; through it alone the context comes in where it is not told.
+    `state` makes the initial state for the LSTM; it is the only way in for the context where `told` is false.
     """
 
     def __init__(self, width: int, units: int, state: Callable[[nn.LSTM], InitialState], told: bool = False):

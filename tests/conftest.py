@@ -1,4 +1,4 @@
-"""Shapes of the inner functions are checked at run time during the tests; the public doors check for themselves.
+"""Shapes of the inner functions are checked at run time during the tests; the entry points check for themselves.
 
 The hook must be in place before the package is imported. It covers no public function, where a check of its own
 could hide that ours is missing.
@@ -6,4 +6,6 @@ could hide that ours is missing.
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["contextual_rnn.ops.reference", "contextual_rnn.ops.attention"], "beartype.beartype")
+install_import_hook(
+    ["contextual_rnn.ops._fast_weights.reference", "contextual_rnn.ops._fast_weights.attention"], "beartype.beartype"
+)

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from contextual_rnn import _whole_file
-from contextual_rnn.experiments.training import train
+from contextual_rnn.experiments.runs.train import train
 
 # Forks of the tests' own process, which has done everything once that PyTorch does at first use, in seconds.
 PROCESSES = multiprocessing.get_context("fork")

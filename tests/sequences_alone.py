@@ -22,7 +22,7 @@ from contextual_rnn import (
     fast_weights_spec,
     state_spec,
 )
-from contextual_rnn._rows import map_tensors
+from contextual_rnn.spec.rows import map_tensors
 
 STEPS = 6
 SEED = 5

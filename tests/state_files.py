@@ -9,7 +9,7 @@ from tests.golden_cases import with_numbers
 from torch import nn
 
 from contextual_rnn import ContextState, FreeState, NormalState, SumState
-from contextual_rnn.experiments import checkpoint
+from contextual_rnn.experiments.runs import checkpoint
 from contextual_rnn.hub import HubContextualRNN
 from contextual_rnn.serialization import (
     load_carried_state,

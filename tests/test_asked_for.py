@@ -24,7 +24,7 @@ from contextual_rnn import (
     SumState,
     state_spec,
 )
-from contextual_rnn.any_length import AnyLength
+from contextual_rnn.export import AnyLength
 from contextual_rnn.serialization import load_state, save_state
 
 # Answered by tests that stand elsewhere.

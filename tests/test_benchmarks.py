@@ -17,7 +17,7 @@ from benchmarks.recurrence import Problem, multiply_adds
 from benchmarks.size import BARE, COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, TRAIN, Cell, Size
 from benchmarks.timing import Contender, interleave, ratio, spread
 from benchmarks.workers import Workers
-from contextual_rnn.experiments.pages import BEGIN, END
+from contextual_rnn.experiments.report.pages import BEGIN, END
 
 ROOT = Path(__file__).parents[1]
 SMALL = Size(batch=8, steps=5, units=8)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import (
 )
 
 from contextual_rnn import ContextDropout, ContextualRNN, FreeState, LeafwiseState, NormalState, SumState
-from contextual_rnn.state_spec import state_spec
+from contextual_rnn.spec.networks import state_spec
 
 B, T = 5, 6
 WAYS = {

@@ -13,13 +13,10 @@ from tests.state_files import FILES, checkpoint_file, header_of, with_header, wi
 from torch import nn
 
 from contextual_rnn import FreeState, NormalState
-from contextual_rnn._file_format import safetensors_bytes
-from contextual_rnn.experiments import checkpoint
+from contextual_rnn.experiments.runs import checkpoint
 from contextual_rnn.hub import HubContextualRNN
-from contextual_rnn.serialization import (
-    load_state,
-    save_state,
-)
+from contextual_rnn.serialization import load_state, save_state
+from contextual_rnn.serialization.file_format import safetensors_bytes
 
 GRU = nn.GRU(3, 5)
 
@@ -120,7 +117,7 @@ def test_what_cannot_be_read_is_an_os_error_that_names_it(kind, tmp_path, monkey
         ('{"min_scale":true}', "min_scale: expected .*, got True"),
         ('{"min_scale":"0.2"}', "min_scale: expected .*, got '0.2'"),
         ('{"min_scale":[0.2]}', r"min_scale: expected .*, got \[0.2\]"),
-        ('{"min_scale":1' + "0" * 400 + "}", "int too large"),
+        ('{"min_scale":1' + "0" * 400 + "}", "min_scale: expected"),
         ('{"min_scale":1' + "0" * 5000 + "}", "4300 digits"),
         ('{"min_scale":0.1,"min_scale":0.2}', "JSON that has a name twice"),
         ('{"noise":0.1}', "noise: expected no such number in a NormalState, got 0.1"),

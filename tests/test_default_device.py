@@ -28,9 +28,9 @@ from contextual_rnn import (
     state_spec,
     truncated,
 )
-from contextual_rnn.context_net import Categorical, ContextNet, Continuous, SetValued
 from contextual_rnn.diagnostics import diagnose_state
-from contextual_rnn.experiments.associative_retrieval import retrieval_data
+from contextual_rnn.experiments.tasks.retrieval import retrieval_data
+from contextual_rnn.layers.context_net import Categorical, ContextNet, Continuous, SetValued
 from contextual_rnn.ops import BACKENDS, fast_weights
 
 B, T, I, H, R = 3, 6, 4, 5, 2  # noqa: E741

@@ -20,6 +20,7 @@ from contextual_rnn import (
     state_spec,
 )
 from contextual_rnn.diagnostics import diagnose, diagnose_state
+from contextual_rnn.spec import take_step
 
 BATCH, STEPS, UNITS, INPUTS = 12, 20, 4, 3
 KINDS = ["rnn", "gru", "lstm", "fast weights"]
@@ -162,7 +163,7 @@ def test_every_network_can_be_diagnosed(kind):
                 output, _ = self.network(make_input(network, BATCH), state)
                 return output.movedim(spec.input_batch_dim, 0)
             for x in xs:
-                output, state = spec.take_step(self.network, x, state)
+                output, state = take_step(self.network, spec, x, state)
                 outputs.append(output)
             return torch.stack(outputs, 1)
 

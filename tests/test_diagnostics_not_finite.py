@@ -9,7 +9,7 @@ from torch import nn
 
 from contextual_rnn import ContextState, ContextualRNN, NormalState
 from contextual_rnn.diagnostics import diagnose, diagnose_state
-from contextual_rnn.experiments.run_diagnostics import HEADER, numbers_of
+from contextual_rnn.experiments.studies.diagnostics import HEADER, numbers_of
 
 BATCH, STEPS, UNITS = 6, 5, 4
 BAD = [math.nan, math.inf, -math.inf]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tests.experiments.test_sweep import Serial
 
-from contextual_rnn.experiments import sweep_command
-from contextual_rnn.experiments.command_line import main
+from contextual_rnn.experiments.cli import sweep as sweep_command
+from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig
-from contextual_rnn.experiments.grid import combinations, grid_from_file
+from contextual_rnn.experiments.sweeps.grid import combinations, grid_from_file
 
 DOCS = (Path(__file__).parents[1] / "docs" / "sweeps.md").read_text()
 

@@ -106,7 +106,8 @@ def test_decay_and_rate_may_be_learned(x, state, timing):
 def test_backend_is_passed_on(x, state, backend, monkeypatch):
     called = []
     monkeypatch.setattr(
-        "contextual_rnn.ops.fast_weights", lambda *a, **k: called.append(k["backend"]) or fast_weights(*a, **k)
+        "contextual_rnn.ops.fast_weights",
+        lambda *a, **k: called.append(k["backend"]) or fast_weights(*a, **k),
     )
     make_rnn(backend=backend)(x, state)
     assert called == [backend]

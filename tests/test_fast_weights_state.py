@@ -17,6 +17,7 @@ from contextual_rnn import (
     fast_weights_spec,
     state_spec,
 )
+from contextual_rnn.spec import take_step
 
 B, T, I, H, R = 4, 5, 3, 6, 2  # noqa: E741
 KINDS = ("zero", "dense", "low_rank")
@@ -165,7 +166,7 @@ def test_step_by_step(network, kind):
         expected = network(as_input(network, x), hx)[0]
         expected = expected if network.batch_first else expected.transpose(0, 1)
     for t in range(T):
-        output, hx = spec.take_step(network, x[:, t], hx)
+        output, hx = take_step(network, spec, x[:, t], hx)
         torch.testing.assert_close(output, expected[:, t])
 
 

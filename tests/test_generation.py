@@ -6,6 +6,7 @@ from tests.networks import SPECS, Springs, is_cell, make, tensors_of
 from torch import nn
 
 from contextual_rnn import ContextState, ContextualRNN, FreeState, NormalState, generate, state_spec
+from contextual_rnn.spec import take_step
 
 B, SAMPLES, STEPS = 3, 4, 6
 ONE_WAY = [name for name in SPECS if "both ways" not in name and "projected" not in name]
@@ -195,7 +196,7 @@ BAD_CALLS = [
     (
         lambda: generate(CELL, lambda o, v: v, torch.zeros(3), num_steps=1),
         ValueError,
-        "first: expected 2 axes for one step of the network, got torch.float32 of shape \(3,\)",
+        r"first: expected 2 axes for one step of the network, got torch.float32 of shape \(3,\)",
     ),
     (
         lambda: generate(CELL, lambda o, v: v, FIRST.double(), num_steps=1),
@@ -226,6 +227,6 @@ def test_every_network_can_be_stepped():
         network, _ = make(case)
         spec = state_spec(network)
         lead = {leaf.name: torch.randn(B, *leaf.shape) for leaf in spec}
-        output, state = spec.take_step(network, torch.randn(B, 3), spec.pack(lead))
+        output, state = take_step(network, spec, torch.randn(B, 3), spec.pack(lead))
         assert output.shape == (B, network.hidden_size)
         assert tensors_of(state)

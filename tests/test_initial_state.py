@@ -234,13 +234,14 @@ def test_states_that_read_no_context_take_its_batch_size(kind, context):
 # As they stand in saved files: a change here breaks every checkpoint there is.
 NAMES = {
     "constant": "value_h value_c",
-    "free": "values.h values.c",
+    "free": "values.h values.c saved_noise",
     "context": "net.0.weight net.0.bias heads.layers.h.weight heads.layers.h.bias heads.layers.c.weight "
     "heads.layers.c.bias",
     "normal": "mean.net.0.weight mean.net.0.bias mean.heads.layers.h.weight mean.heads.layers.h.bias "
-    "mean.heads.layers.c.weight mean.heads.layers.c.bias raw_scale.h raw_scale.c",
+    "mean.heads.layers.c.weight mean.heads.layers.c.bias raw_scale.h raw_scale.c saved_min_scale",
     "one a leaf": "states.h.mean.net.0.weight states.h.mean.net.0.bias states.h.mean.heads.layers.h.weight "
-    "states.h.mean.heads.layers.h.bias states.h.raw_scale.h states.c.values.c",
+    "states.h.mean.heads.layers.h.bias states.h.raw_scale.h states.c.values.c "
+    "states.h.saved_min_scale states.c.saved_noise",
 }
 
 

@@ -22,9 +22,9 @@ from contextual_rnn import (
     state_spec,
     truncated,
 )
-from contextual_rnn._tree import matches
 from contextual_rnn.diagnostics import diagnose, diagnose_state
 from contextual_rnn.serialization import load_carried_state, load_state, save_carried_state, save_state
+from contextual_rnn.spec.tree import matches
 
 B, T, H = 5, 6, 4
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contextual_rnn.experiments import command_line
+from contextual_rnn.experiments.cli import main as command_line
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

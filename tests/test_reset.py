@@ -32,6 +32,7 @@ from contextual_rnn import (
     StateSpec,
     state_spec,
 )
+from contextual_rnn.spec import take_step
 
 DTYPES = [torch.float32, torch.float64]
 CELLS = [name for name in NETWORKS if "cell" in name]
@@ -96,7 +97,7 @@ def test_cells_begin_anew_before_their_step(case, pattern):
     x = torch.randn(rows, STEPS, 3, dtype=torch.float64, requires_grad=True)
     context = torch.randn(rows, 2, dtype=torch.float64, requires_grad=True)
     cotangents = torch.randn(STEPS + 1, 3, rows, 5, dtype=torch.float64)
-    run = state_spec(model).take_step
+    network_spec = state_spec(model)
 
     def loss(rows, reset):
         total, state, spec = torch.zeros((), dtype=torch.float64), None, model.initial_state.spec
@@ -104,7 +105,7 @@ def test_cells_begin_anew_before_their_step(case, pattern):
             if reset is None:  # alone, one row
                 if t == 0 or begins[t]:
                     state = model.initial_state(context[rows])
-                output, state = run(network, x[rows, t], state)
+                output, state = take_step(network, network_spec, x[rows, t], state)
             else:
                 made = model(x[rows, t], state, context=context[rows], reset=reset[:, t])
                 output, state = made if isinstance(network, Springs) else (tensors_of(made)[0], made)

@@ -7,7 +7,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from contextual_rnn import ContextState, FastWeightsRNN, LowRank, fast_weights_spec, sequence_cross_entropy
-from contextual_rnn.ops import classification, cpu
+from contextual_rnn.ops._fast_weights import classification, cpu
 
 TOKENS, CLASSES = 7, 5
 native = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")

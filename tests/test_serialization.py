@@ -109,8 +109,8 @@ def test_the_wording_of_messages_is_no_format(tmp_path, monkeypatch):
     for kind in ("state", "carried", "weights"):
         (tmp_path / kind).mkdir()
         loads.append(FILES[kind](tmp_path / kind))
-    monkeypatch.setattr("contextual_rnn._tree.describe", lambda tree: "in other words")
-    monkeypatch.setattr(sys.modules["contextual_rnn.state_spec"], "describe", lambda tree: "in other words")
+    monkeypatch.setattr("contextual_rnn.spec.tree.describe", lambda tree: "in other words")
+    monkeypatch.setattr(sys.modules["contextual_rnn.spec.spec"], "describe", lambda tree: "in other words")
     for load in loads:
         load()
     for name, (network, _) in CARRIED.items():

@@ -22,6 +22,7 @@ from contextual_rnn import (
     fast_weights_spec,
     state_spec,
 )
+from contextual_rnn.spec import take_step
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -263,17 +264,17 @@ BAD_SPECS = [
     ),
     (lambda: PAIR.unpack((ONE, ONE.to_mkldnn())), ValueError, "state: expected a strided tensor, got .*mkldnn"),
     (
-        lambda: state_spec(nn.GRUCell(3, 5)).take_step(nn.GRUCell(3, 5), torch.zeros(4, 3), ONE[0].int()),
+        lambda: take_step(nn.GRUCell(3, 5), state_spec(nn.GRUCell(3, 5)), torch.zeros(4, 3), ONE[0].int()),
         ValueError,
         "state: expected leaf 'h' of torch.float32, got torch.int32",
     ),
     (
-        lambda: state_spec(nn.GRUCell(3, 5)).take_step(nn.GRUCell(3, 5), torch.zeros(4, 3), 1),
+        lambda: take_step(nn.GRUCell(3, 5), state_spec(nn.GRUCell(3, 5)), torch.zeros(4, 3), 1),
         TypeError,
         "state: ",
     ),
     (
-        lambda: state_spec(nn.GRU(3, 5)).take_step(nn.GRU(3, 5), torch.zeros(3), ONE),
+        lambda: take_step(nn.GRU(3, 5), state_spec(nn.GRU(3, 5)), torch.zeros(3), ONE),
         ValueError,
         "inputs: expected 2",
     ),

@@ -23,9 +23,9 @@ from contextual_rnn import (
     state_spec,
     truncated,
 )
-from contextual_rnn._rows import map_tensors
-from contextual_rnn.any_length import AnyLength
 from contextual_rnn.diagnostics import diagnose
+from contextual_rnn.export import AnyLength
+from contextual_rnn.spec.rows import map_tensors
 
 X, CONTEXT, LENGTHS = torch.randn(4, 6, 3), torch.randn(4, 2), torch.tensor([6, 0, 3, 1])
 

@@ -1,25 +1,24 @@
 """Initial states for recurrent networks: constant, free, contextual, normal; fast weights; generation."""
 
-from contextual_rnn import _command_start as _command_start  # isort: split
-
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from contextual_rnn._tree import Leaf as Leaf
-from contextual_rnn.attention import AdditiveAttention as AdditiveAttention
-from contextual_rnn.context_net import Categorical as Categorical
-from contextual_rnn.context_net import ContextNet as ContextNet
-from contextual_rnn.context_net import Continuous as Continuous
-from contextual_rnn.context_net import SetValued as SetValued
-from contextual_rnn.fast_weights import FastWeightsCell as FastWeightsCell
-from contextual_rnn.fast_weights import FastWeightsRNN as FastWeightsRNN
-from contextual_rnn.fast_weights import fast_weights_spec as fast_weights_spec
+from contextual_rnn import _command_start as _command_start
 from contextual_rnn.generation import generate as generate
+from contextual_rnn.layers.additive_attention import AdditiveAttention as AdditiveAttention
+from contextual_rnn.layers.context_net import Categorical as Categorical
+from contextual_rnn.layers.context_net import ContextNet as ContextNet
+from contextual_rnn.layers.context_net import Continuous as Continuous
+from contextual_rnn.layers.context_net import SetValued as SetValued
+from contextual_rnn.layers.fast_weights import FastWeightsCell as FastWeightsCell
+from contextual_rnn.layers.fast_weights import FastWeightsRNN as FastWeightsRNN
+from contextual_rnn.layers.fast_weights import fast_weights_spec as fast_weights_spec
+from contextual_rnn.layers.sequence_loss import sequence_cross_entropy as sequence_cross_entropy
 from contextual_rnn.ops import LowRank as LowRank
 from contextual_rnn.rnn import ContextualRNN as ContextualRNN
-from contextual_rnn.sequence_loss import sequence_cross_entropy as sequence_cross_entropy
-from contextual_rnn.state_spec import StateSpec as StateSpec
-from contextual_rnn.state_spec import state_spec as state_spec
+from contextual_rnn.spec.networks import StateSpec as StateSpec
+from contextual_rnn.spec.networks import state_spec as state_spec
+from contextual_rnn.spec.tree import Leaf as Leaf
 from contextual_rnn.states import ConstantState as ConstantState
 from contextual_rnn.states import ContextDropout as ContextDropout
 from contextual_rnn.states import ContextState as ContextState

@@ -39,7 +39,7 @@ def check_size(name: str, size: Any, least: int = 1) -> int:
     if isinstance(size, Tensor):
         if size.ndim or size.dtype.is_floating_point or size.dtype.is_complex or size.dtype == torch.bool:
             raise TypeError(f"{name}: expected {expected}, got {shortened(size)}")
-        if torch._C._is_tracing():
+        if torch._C._get_tracing_state() is not None:
             return size  # pyright: ignore[reportReturnType]
     if not isinstance(size, torch.SymInt):
         try:

@@ -17,6 +17,7 @@ Result = TypeVar("Result")
 _around: WeakKeyDictionary[nn.Module, ReferenceType[nn.Module]] = WeakKeyDictionary()
 
 
+_FSDP = "torch.distributed.fsdp"
 _running: list[nn.Module] = []  # as_forward of these is under way
 
 
@@ -56,6 +57,8 @@ def as_forward(module: nn.Module, function: Callable[..., Result]) -> Callable[.
 
 def gathered(module: nn.Module, method: Callable[..., Result]) -> Callable[..., Result]:
     """A method of `module`, run with whole parameters if fully_shard was given the module or the one around it."""
+    if _FSDP not in sys.modules:
+        return method
     reference = _around.get(module)
     whole = None if reference is None else reference()
     if whole is None or not is_fsdp(whole) or whole in _running or (is_fsdp(module) and _has_run(module)):
@@ -79,7 +82,7 @@ def _has_run(module: Any) -> bool:
 
 
 def _register_forward_method(module: nn.Module, name: str) -> None:
-    package = "torch.distributed.fsdp"
+    package = _FSDP
     if not hasattr(sys.modules.get(package), "register_fsdp_forward_method"):
         package = "torch.distributed._composable.fsdp"  # before torch 2.6
     sys.modules[package].register_fsdp_forward_method(module, name)

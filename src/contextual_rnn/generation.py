@@ -10,9 +10,9 @@ from torch import Tensor
 
 from contextual_rnn._numbers import check_elements, check_flag, check_size
 from contextual_rnn._sharded import as_forward
-from contextual_rnn._steps import check_step
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.rnn import ContextualRNN, check_made
+from contextual_rnn.spec.steps import check_step, step_of
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def generate(
             if spec.known_time_dim == "unknown" and spec.step is None:
                 spec = model._known_spec(inputs)
             try:
-                output, state = as_forward(model, spec._step_of)(model.network, inputs, state)
+                output, state = as_forward(model, step_of)(model.network, spec, inputs, state)
             except (RuntimeError, IndexError):
                 name = "embed" if embed is not None else "step" if number else "first"
                 check_step(name, model.network, spec, inputs)

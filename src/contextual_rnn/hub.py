@@ -10,10 +10,10 @@ from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 
-from contextual_rnn._file_format import parse_json, read_bytes, shortened
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.serialization import load_weights, save_weights
-from contextual_rnn.state_spec import state_spec
+from contextual_rnn.serialization.file_format import parse_json, read_bytes, shortened
+from contextual_rnn.spec.networks import state_spec
 
 FILE, CONFIG = "model.safetensors", "config.json"
 CARD = """---

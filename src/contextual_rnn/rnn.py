@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
-from contextual_rnn._sequences import Sequences
 from contextual_rnn._sharded import casts_inputs, set_around
-from contextual_rnn._steps import copied, find_time_dim, may_change_states
-from contextual_rnn._tree import State, fits, matches, zip_leaves
-from contextual_rnn.state_spec import StateSpec, spec_of, state_spec
+from contextual_rnn.sequences.batch import Sequences
+from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
+from contextual_rnn.spec.steps import copied, find_time_dim, may_change_states
+from contextual_rnn.spec.tree import State, fits, matches, zip_leaves
 from contextual_rnn.states import InitialState
 
 
@@ -150,7 +150,7 @@ def check_made(network: nn.Module, initial_state: InitialState, state: State) ->
 
 def _packed_batch_size(packed: PackedSequence) -> int:
     size = packed.batch_sizes[0]
-    return size if torch._C._is_tracing() else int(size)  # pyright: ignore[reportReturnType]
+    return size if torch._C._get_tracing_state() is not None else int(size)  # pyright: ignore[reportReturnType]
 
 
 def _first_parameter(network: nn.Module) -> Tensor | None:
@@ -173,8 +173,8 @@ def _check_like(name: str, network: nn.Module, tree: State, state: State) -> Non
         dtype, device = _dtype_and_device(network, like)
         dtype = leaf.dtype or dtype
         if not _is_like(tensor, dtype, device):
-            came = f"{tensor.dtype} on {tensor.device}"
-            raise ValueError(f"{name}: expected {leaf.name!r} of {dtype} on {device}, as the network, got {came}")
+            received = f"{tensor.dtype} on {tensor.device}"
+            raise ValueError(f"{name}: expected {leaf.name!r} of {dtype} on {device}, as the network, got {received}")
 
 
 def _dtype_and_device(network: nn.Module, like: Tensor) -> tuple[torch.dtype, torch.device]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import check_size
-from contextual_rnn._rows import map_tensors
-from contextual_rnn._sequences import Sequences
-from contextual_rnn._tree import State
 from contextual_rnn.rnn import ContextualRNN
+from contextual_rnn.sequences.batch import Sequences
+from contextual_rnn.spec.rows import map_tensors
+from contextual_rnn.spec.tree import State
 
 
 def truncated(

@@ -41,7 +41,7 @@ def train(rank, store, results):
 
 
 def carried(gradients):
-    """A state that is carried leaves the initial state without a gradient: that, DDP must be told."""
+    """A state that is carried leaves the initial state without a gradient, which DDP must know."""
     model = build("context lstm")
     x, context = inputs_for(model, 2)
     plain = DistributedDataParallel(copy.deepcopy(model))

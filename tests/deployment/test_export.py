@@ -9,7 +9,7 @@ from tests.networks import is_cell, make_input, tensors_of
 from torch import nn
 
 from contextual_rnn import ContextualRNN, FastWeightsRNN, FreeState
-from contextual_rnn.any_length import AnyLength
+from contextual_rnn.export import AnyLength
 
 # Each state and each family of networks at least once; the graph of a state is the same over all networks.
 EXPORTED = [

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.results import Run
+from contextual_rnn.experiments.runs.folder import Run
 
 
 def retrieval_run(study, state, seed, accuracy, *, epochs=30, rise=10, **options):

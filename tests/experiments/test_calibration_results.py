@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from contextual_rnn.experiments import figures
-from contextual_rnn.experiments.calibration import calibration_finding
-from contextual_rnn.experiments.config import DecayConfig
-from contextual_rnn.experiments.intervals import median_interval
-from contextual_rnn.experiments.results import config_from_dict
-from contextual_rnn.experiments.training import command
+from contextual_rnn.experiments.config import DecayConfig, config_from_dict
+from contextual_rnn.experiments.report import figures
+from contextual_rnn.experiments.runs.folder import command
+from contextual_rnn.experiments.stats.intervals import median_interval
+from contextual_rnn.experiments.studies.calibration import calibration_finding
 
 ROOT = Path(__file__).parents[2]
 ROWS = json.loads((ROOT / "results" / "calibration.json").read_text())

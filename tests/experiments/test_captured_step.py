@@ -9,10 +9,10 @@ import weakref
 import pytest
 import torch
 
-from contextual_rnn.experiments import captured_step
+from contextual_rnn.experiments.training import cuda_graph as captured_step
 from contextual_rnn.ops import fast_weights
-from contextual_rnn.ops import options as tables
-from contextual_rnn.ops.options import FastWeightsOptions, decay_tables, holding_tables
+from contextual_rnn.ops._fast_weights import options as tables
+from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, decay_tables, holding_tables
 
 LIKE = torch.zeros(2, 5, 3)
 

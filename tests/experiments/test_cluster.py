@@ -10,12 +10,12 @@ import time
 import pytest
 from tests.experiments.test_sweep import Serial, files_of
 
-from contextual_rnn.experiments import workers
-from contextual_rnn.experiments.command_line import main
+from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig
-from contextual_rnn.experiments.grid import combinations
-from contextual_rnn.experiments.sweep import folder_name, sweep
-from contextual_rnn.experiments.workers import dask_workers
+from contextual_rnn.experiments.sweeps import workers
+from contextual_rnn.experiments.sweeps.grid import combinations
+from contextual_rnn.experiments.sweeps.sweep import folder_name, sweep
+from contextual_rnn.experiments.sweeps.workers import dask_workers
 
 OPTIONS = {"samples_per_period": 320, "units": 16, "epochs": 12}
 CONFIGS = combinations(DecayConfig(**OPTIONS, state="normal"), {}, seeds=6)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from contextual_rnn.experiments.command_line import main
-from contextual_rnn.experiments.results import read_run
+from contextual_rnn.experiments.cli.main import main
+from contextual_rnn.experiments.runs.folder import read_run
 
 TINY_DECAY = ["--samples-per-period", "8", "--units", "8", "--epochs", "1"]
 TINY_RETRIEVAL = ["--train-samples", "64", "--validation-samples", "32", "--pairs", "2", "--epochs", "1"]

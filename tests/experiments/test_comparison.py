@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from contextual_rnn.experiments.comparison import finding, groups_of
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.results import Run
+from contextual_rnn.experiments.runs.folder import Run
+from contextual_rnn.experiments.stats.groups import finding, groups_of
 
 
 def run_of(start, state, accuracy=0.5, *, finished=True, epochs=3, folder="", **options):

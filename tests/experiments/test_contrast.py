@@ -5,8 +5,8 @@ import math
 import pytest
 from tests.experiments.made_runs import retrieval_run
 
-from contextual_rnn.experiments.contrast import contrast
-from contextual_rnn.experiments.evidence import MEASURES
+from contextual_rnn.experiments.stats.contrast import contrast
+from contextual_rnn.experiments.stats.evidence import MEASURES
 
 ACCURACY, TO_95, _ = MEASURES["retrieval"]
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from scipy import stats
 
-from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.config import DecayConfig
-from contextual_rnn.experiments.coverage import LEVELS, TWO_DEVIATIONS, coverage, deviations_of
-from contextual_rnn.experiments.training_steps import build_task
+from contextual_rnn.experiments.tasks.coverage import LEVELS, TWO_DEVIATIONS, coverage, deviations_of
+from contextual_rnn.experiments.tasks.registry import build_task
+from contextual_rnn.experiments.training.seeding import generator_for
 
 SMALL = {"samples_per_period": 8, "units": 6, "context_units": 4}
 

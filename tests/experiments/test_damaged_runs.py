@@ -15,16 +15,19 @@ import torch
 from markupsafe import Markup
 from tests.fuzz.damaged_runs import damage
 
-from contextual_rnn.experiments import playground, report, run_diagnostics
-from contextual_rnn.experiments.command_line import main
-from contextual_rnn.experiments.comparison import groups_of
-from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.published import publish, read_published, read_results
-from contextual_rnn.experiments.report import write_report
-from contextual_rnn.experiments.results import config_to_dict, identity, read_run, read_runs, write_json
-from contextual_rnn.experiments.sweep import folder_name, sweep
-from contextual_rnn.experiments.trained import Trained, trained
-from contextual_rnn.experiments.training import load_model, train
+from contextual_rnn.experiments.cli.main import main
+from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig, config_to_dict, identity
+from contextual_rnn.experiments.report import html as report
+from contextual_rnn.experiments.report import playground
+from contextual_rnn.experiments.report.from_weights import Trained, trained
+from contextual_rnn.experiments.report.html import write_report
+from contextual_rnn.experiments.runs.folder import read_run, read_runs, write_json
+from contextual_rnn.experiments.runs.published import publish, read_published, read_results
+from contextual_rnn.experiments.runs.train import train
+from contextual_rnn.experiments.runs.weights import load_model
+from contextual_rnn.experiments.stats.groups import groups_of
+from contextual_rnn.experiments.studies import diagnostics as run_diagnostics
+from contextual_rnn.experiments.sweeps.sweep import folder_name, sweep
 
 RETRIEVAL = {"units": 6, "readout_units": 5, "train_samples": 16, "validation_samples": 8, "epochs": 2}
 DECAY = {"units": 4, "context_units": 3, "samples_per_period": 4, "epochs": 2}
@@ -251,7 +254,7 @@ def quick(monkeypatch):
         function = functools.partial(getattr(run_diagnostics, name), permutations=1, influence_steps=2)
         monkeypatch.setattr(run_diagnostics, name, function)
     monkeypatch.setattr(run_diagnostics, "SEQUENCES", 8)
-    monkeypatch.setattr(playground, "SAMPLES", 10)
+    monkeypatch.setattr(playground, "PERIODS", playground.PERIODS[:2])
 
 
 @pytest.mark.parametrize("task", ["retrieval", "decay"])

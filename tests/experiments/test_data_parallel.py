@@ -12,10 +12,10 @@ from tests.killed import ended, started
 from torch import distributed
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.data_parallel import ALONE, Group
-from contextual_rnn.experiments.results import read_run
-from contextual_rnn.experiments.training import follow, train
-from contextual_rnn.experiments.training_steps import Training
+from contextual_rnn.experiments.runs.folder import read_run
+from contextual_rnn.experiments.runs.train import follow, train
+from contextual_rnn.experiments.runs.trainer import Training
+from contextual_rnn.experiments.training.data_parallel import ALONE, Group
 
 # 150 sequences in batches of 37 end with one of 2; of three sequences one process has twice as many as the other.
 CONFIGS = {

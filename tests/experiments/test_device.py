@@ -13,17 +13,18 @@ import pytest
 import torch
 from torch import nn
 
-from contextual_rnn.experiments import training_steps
-from contextual_rnn.experiments.associative_retrieval import one_hot_product
-from contextual_rnn.experiments.batches import generator_for, seed_for
-from contextual_rnn.experiments.captured_step import CapturedStep
-from contextual_rnn.experiments.command_line import main
+from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.data_parallel import Group
-from contextual_rnn.experiments.flat_adam import FlatAdam
-from contextual_rnn.experiments.stack import side_by_side
-from contextual_rnn.experiments.training import load_model, train
-from contextual_rnn.experiments.training_steps import Training
+from contextual_rnn.experiments.runs import trainer as training_steps
+from contextual_rnn.experiments.runs.train import train
+from contextual_rnn.experiments.runs.trainer import Training
+from contextual_rnn.experiments.runs.weights import load_model
+from contextual_rnn.experiments.sweeps.stack import side_by_side
+from contextual_rnn.experiments.tasks.retrieval import one_hot_product
+from contextual_rnn.experiments.training.cuda_graph import CapturedStep
+from contextual_rnn.experiments.training.data_parallel import Group
+from contextual_rnn.experiments.training.flat_adam import FlatAdam
+from contextual_rnn.experiments.training.seeding import generator_for, seed_for
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
 

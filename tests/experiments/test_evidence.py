@@ -4,10 +4,10 @@ import json
 import math
 from pathlib import Path
 
-from contextual_rnn.experiments.comparison import groups_of
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.evidence import evidence
-from contextual_rnn.experiments.results import Run
+from contextual_rnn.experiments.runs.folder import Run
+from contextual_rnn.experiments.stats.evidence import evidence
+from contextual_rnn.experiments.stats.groups import groups_of
 
 
 def retrieval(state, seed, accuracies, *, finished=True, **options):

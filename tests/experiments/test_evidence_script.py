@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import tyro
 
-from contextual_rnn.experiments import studies
-from contextual_rnn.experiments.command_line import Command
+from contextual_rnn.experiments.cli.main import Command
 from contextual_rnn.experiments.config import RetrievalConfig
-from contextual_rnn.experiments.grid import combinations, grid_from_words
-from contextual_rnn.experiments.sweep import folder_name
+from contextual_rnn.experiments.studies import catalogue as studies
+from contextual_rnn.experiments.sweeps.grid import combinations, grid_from_words
+from contextual_rnn.experiments.sweeps.sweep import folder_name
 
 SCRIPT = Path(__file__).parents[2] / "results" / "evidence.sh"
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from contextual_rnn.experiments import drawings, figures
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.results import Run
+from contextual_rnn.experiments.report import figures
+from contextual_rnn.experiments.report import model_drawings as drawings
+from contextual_rnn.experiments.runs.folder import Run
 
 
 def retrieval(state, accuracies, *, seed=0, finished=True):

@@ -6,13 +6,13 @@ import math
 import pytest
 from tests.experiments.made_runs import decay_run, every_study, retrieval_run
 
-from contextual_rnn.experiments.contrast import contrast
-from contextual_rnn.experiments.findings import ACCURACY, findings
-from contextual_rnn.experiments.findings_in_short import in_short
-from contextual_rnn.experiments.studies import ASIDE, runs_of
-from contextual_rnn.experiments.study_tables import control_table, ingredient_table
-from contextual_rnn.experiments.table_1 import table_1
-from contextual_rnn.experiments.when_it_helps import Cell, contrasts, map_figure, map_table
+from contextual_rnn.experiments.stats.contrast import contrast
+from contextual_rnn.experiments.studies.ba2016_table_1 import table_1
+from contextual_rnn.experiments.studies.catalogue import ASIDE, runs_of
+from contextual_rnn.experiments.studies.findings import ACCURACY, findings
+from contextual_rnn.experiments.studies.findings_in_short import in_short
+from contextual_rnn.experiments.studies.gain_map import Cell, contrasts, map_figure, map_table
+from contextual_rnn.experiments.studies.start_ablations import control_table, ingredient_table
 
 RUNS = every_study()
 ONE_SEED = [run for run in RUNS if run.config.seed == 0]
@@ -28,20 +28,25 @@ def found():
     [
         (
             "authors",
-            "200 epochs, a context state ends ahead of zero in accuracy, 99.10% (99.00% to 99.20%) against",
+            "200 epochs, a context state ends ahead of the zero state in accuracy, 99.10% (99.00% to 99.20%) against",
         ),
         ("authors", "a gain of +29.00 (+29.00 to +29.00) points, and reaches 95 % sooner"),
         ("authors", "95 % sooner (10 (10 to 10) against never (never to never) epochs; 3 seeds)"),
-        ("choices", "at its scale. The authors' own start, h alone, wenke2019: a context state ends behind zero"),
+        ("choices", "at its scale. The authors' own start, h alone, wenke2019: a context state ends behind the zero"),
         (
             "map",
-            "Under the authors' own start a context state gains over zero in 2 (+29.00 points) of 2 cells, loses in 0",
+            "Under the authors' own start a context state gains over the zero state in 2 (+29.00 points) of 2 cells, "
+            "loses in 0",
         ),
         ("map", "Were no state better anywhere, up to 2 of these 8 would gain or lose by chance."),
-        ("map", "a context state gains over zero in 0 of 2 cells, loses in 0, and cannot be told from it in 2;"),
+        (
+            "map",
+            "a context state gains over the zero state in 0 of 2 cells, loses in 0, and shows no significant "
+            "difference in 2;",
+        ),
         ("ingredients", "embedding by +20.10 (+20.00 to +20.20) points raise"),
         ("ingredients", "accuracy, bias by \N{MINUS SIGN}9.90"),
-        ("ingredients", "layer norm cannot be told"),
+        ("ingredients", "layer norm make no significant difference"),
         ("controls", "context of another sequence +1.10"),
         ("table 1", "2.00% (2.00% to 2.00%) at 20 units, 0.10% (0.10% to 0.10%) at 50 units"),
         ("decay", "squared error is below zero's"),
@@ -52,13 +57,13 @@ def test_what_the_numbers_say(found, name, text):
 
 
 def test_in_short():
-    scale, where, cures, error, decay = in_short(RUNS)
+    scale, where, plateau, error, decay = in_short(RUNS)
     assert "own start, wenke2019, past 95 % sooner (10 (10 to 10) against never" in scale
     assert "ahead in the end (+29.00 (+29.00 to +29.00) points; 3 seeds)" in scale
     assert "under the authors' own start in 2 of 2 cells, worse in 0; under a sound start in 0 of 2 cells" in where
-    assert cures.endswith("cure the zero state: embedding (+20.10 (+20.00 to +20.20) points).")
+    assert plateau.endswith("removes the zero state's plateau: embedding (+20.10 (+20.00 to +20.20) points).")
     assert "2.00% (2.00% to 2.00%) at 20, 0.10% (0.10% to 0.10%) at 50 units" in error
-    assert "zero's: less given the true values" in decay
+    assert "zero state's: less given the true values" in decay
     assert in_short(ONE_SEED) == []
 
 
@@ -70,10 +75,10 @@ def test_other_numbers_say_otherwise():
     options = {"epochs": 200, "start": "wenke2019", "leaves": "h+a"}
     authors = [run for run in runs_of(RUNS, "retrieval-authors-start") if run.config.state == "zero"]
     worse = [retrieval_run("retrieval-authors-start", "context", seed, 0.6, **options) for seed in range(3)]
-    assert "a context state ends behind zero" in findings([*authors, *worse])["authors"]
+    assert "a context state ends behind the zero state" in findings([*authors, *worse])["authors"]
     level = [decay_run("decay-paper", "zero", 0, 1.0), decay_run("decay-paper", "zero", 1, 1.0)]
     level += [decay_run("decay-paper", "normal", 0, 1.1), decay_run("decay-paper", "normal", 1, 0.9)]
-    assert "squared error is not told from zero's" in findings(level)["decay"]
+    assert "squared error is not significantly different from zero's" in findings(level)["decay"]
 
 
 def test_a_single_seed_is_no_finding():
@@ -89,17 +94,17 @@ def test_the_map_pairs_states_in_every_cell():
     assert len(map_table(runs_of(RUNS, "map"))["rows"]) == 8
 
 
-def test_what_chance_alone_would_tell():
+def test_how_often_chance_alone_is_significant():
     """Of all signs that the gains of n seeds may have, the share that a verdict follows."""
     for count in (3, 4, 5, 7):
-        told = 0
+        significant = 0
         for behind in range(count + 1):
             gains = [-0.1] * behind + [0.1] * (count - behind)
             ours = [retrieval_run("map", "free", seed, 0.5 + gain) for seed, gain in enumerate(gains)]
             theirs = [retrieval_run("map", "zero", seed, 0.5) for seed in range(count)]
             seen = contrast(ours, theirs, ACCURACY)
-            told += math.comb(count, behind) * (seen.verdict != "level")
-        assert told / 2**count == seen.told_by_chance
+            significant += math.comb(count, behind) * (seen.verdict != "level")
+        assert significant / 2**count == seen.significant_by_chance
 
 
 def hatched(figure):

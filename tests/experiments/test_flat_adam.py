@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from contextual_rnn.experiments.flat_adam import FlatAdam
+from contextual_rnn.experiments.training.flat_adam import FlatAdam
 
 
 class Model(nn.Module):

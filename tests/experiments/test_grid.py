@@ -3,7 +3,7 @@
 import pytest
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.grid import combinations, grid_from_file, grid_from_words
+from contextual_rnn.experiments.sweeps.grid import combinations, grid_from_file, grid_from_words
 
 
 def test_every_combination_with_every_seed():

@@ -23,14 +23,16 @@ from tests.killed import PROCESSES, ended, started
 from torch import distributed
 
 from contextual_rnn.experiments import __main__ as command
-from contextual_rnn.experiments import checkpoint, interrupts, reproduce, workers
-from contextual_rnn.experiments.config import DecayConfig
-from contextual_rnn.experiments.data_parallel import Group
-from contextual_rnn.experiments.grid import combinations
-from contextual_rnn.experiments.results import CHECKPOINT, CONFIG, RESULT, WEIGHTS, identity
-from contextual_rnn.experiments.sweep import folder_name, sweep
-from contextual_rnn.experiments.training import follow, train
-from contextual_rnn.experiments.training_steps import Training
+from contextual_rnn.experiments import interrupts, reproduce
+from contextual_rnn.experiments.config import DecayConfig, identity
+from contextual_rnn.experiments.runs import checkpoint
+from contextual_rnn.experiments.runs.folder import CHECKPOINT, CONFIG, RESULT, WEIGHTS
+from contextual_rnn.experiments.runs.train import follow, train
+from contextual_rnn.experiments.runs.trainer import Training
+from contextual_rnn.experiments.sweeps import workers
+from contextual_rnn.experiments.sweeps.grid import combinations
+from contextual_rnn.experiments.sweeps.sweep import folder_name, sweep
+from contextual_rnn.experiments.training.data_parallel import Group
 
 OPTIONS = {"samples_per_period": 160, "units": 8, "batch_size": 16}
 CONFIG_1 = DecayConfig(**OPTIONS, epochs=4)
@@ -167,7 +169,7 @@ def test_an_interrupt_that_python_drops_ends_the_command(start, tmp_path):
             time.sleep(1000)
 
     def before():
-        from contextual_rnn.experiments import command_line
+        from contextual_rnn.experiments.cli import main as command_line
 
         command_line.information = lambda: Finalized() and {"": ""}
 
@@ -177,7 +179,7 @@ def test_an_interrupt_that_python_drops_ends_the_command(start, tmp_path):
 @pytest.mark.parametrize("words", ["report", "results", "generate"])
 def test_commands_that_only_read(words, start, tmp_path):
     def before():
-        from contextual_rnn.experiments import command_line
+        from contextual_rnn.experiments.cli import main as command_line
 
         def read(folder):
             os.kill(os.getpid(), signal.SIGTERM)

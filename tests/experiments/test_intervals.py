@@ -7,15 +7,11 @@ from pathlib import Path
 import numpy
 import pytest
 
-from contextual_rnn.experiments import intervals
 from contextual_rnn.experiments.config import RetrievalConfig
-from contextual_rnn.experiments.intervals import (
-    epochs_to,
-    median_interval,
-    paired_gain,
-    probability_of_improvement,
-)
-from contextual_rnn.experiments.results import Run
+from contextual_rnn.experiments.runs.folder import Run
+from contextual_rnn.experiments.stats import intervals
+from contextual_rnn.experiments.stats.intervals import median_interval, paired_gain, probability_of_improvement
+from contextual_rnn.experiments.stats.measures import epochs_to
 
 
 def test_the_median_lies_in_its_interval_and_single_seeds_have_none():

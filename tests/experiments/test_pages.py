@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tests.experiments.made_runs import every_study
 
-from contextual_rnn.experiments import pages
-from contextual_rnn.experiments.published import publish, read_results
-from contextual_rnn.experiments.report import write_report
-from contextual_rnn.experiments.studies import MAP, runs_of, study
+from contextual_rnn.experiments.report import pages
+from contextual_rnn.experiments.report.html import write_report
+from contextual_rnn.experiments.runs.published import publish, read_results
+from contextual_rnn.experiments.studies.catalogue import MAP, runs_of, study
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -71,7 +71,7 @@ def test_pages_are_written_between_their_marks(root):
 
 def test_the_report_of_results_alone(root):
     html = write_report(root / "results").read_text()
-    for title in ("Findings", "When does it help?", "What is it owed to?", "Table 1 of Ba et al. (2016)"):
+    for title in ("Findings", "When does it help?", "What explains the gain?", "Table 1 of Ba et al. (2016)"):
         assert f"<h2>{title}</h2>" in html
     in_short = html.partition('id="in-short">')[2].partition("</ul>")[0]
     assert in_short.count("<li>") == 5

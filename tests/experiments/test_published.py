@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from contextual_rnn.experiments.config import RetrievalConfig
-from contextual_rnn.experiments.published import publish, published_files, read_published, retrieval_table
-from contextual_rnn.experiments.results import Run
+from contextual_rnn.experiments.report.publish import retrieval_table
+from contextual_rnn.experiments.runs.folder import Run
+from contextual_rnn.experiments.runs.published import publish, published_files, read_published
 
 RESULTS = published_files(Path(__file__).parents[2] / "results")
 

@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from contextual_rnn.experiments import report as module
-from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
-from contextual_rnn.experiments.report import write_report
-from contextual_rnn.experiments.results import config_to_dict, write_json
+from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig, config_to_dict
+from contextual_rnn.experiments.report import html as module
+from contextual_rnn.experiments.report.html import write_report
+from contextual_rnn.experiments.runs.folder import write_json
+from contextual_rnn.experiments.tasks.decay import linear_cosine_decay
 
 VERSIONS = {"contextual_rnn": "0.0", "torch": "1.1", "python": "2.2"}
 HOSTILE = "<script>alert('&amp;')</script>"

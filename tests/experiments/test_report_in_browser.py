@@ -8,11 +8,11 @@ import torch
 from tests.experiments.made_runs import every_study
 
 from contextual_rnn.experiments.config import DecayConfig
-from contextual_rnn.experiments.linear_cosine_decay import linear_cosine_decay
-from contextual_rnn.experiments.published import publish
-from contextual_rnn.experiments.report import write_report
-from contextual_rnn.experiments.studies import study
-from contextual_rnn.experiments.training import train
+from contextual_rnn.experiments.report.html import write_report
+from contextual_rnn.experiments.runs.published import publish
+from contextual_rnn.experiments.runs.train import train
+from contextual_rnn.experiments.studies.catalogue import study
+from contextual_rnn.experiments.tasks.decay import linear_cosine_decay
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 from selenium.common.exceptions import WebDriverException  # noqa: E402

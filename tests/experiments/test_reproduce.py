@@ -10,7 +10,7 @@ import pytest
 from contextual_rnn.experiments import reproduce as module
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.reproduce import reproduce, runs_of
-from contextual_rnn.experiments.results import read_run, read_runs
+from contextual_rnn.experiments.runs.folder import read_run, read_runs
 
 
 def tiny_runs(preset):

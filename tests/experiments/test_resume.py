@@ -20,11 +20,13 @@ import torch
 from tests.killed import PROCESSES, ended, started, train_and_die, train_as_nobody
 
 from contextual_rnn import _whole_file
-from contextual_rnn.experiments import checkpoint, training
-from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.results import identity, read_run
-from contextual_rnn.experiments.training import load_model, train
-from contextual_rnn.experiments.training_steps import Training
+from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig, identity
+from contextual_rnn.experiments.runs import checkpoint
+from contextual_rnn.experiments.runs import train as training
+from contextual_rnn.experiments.runs.folder import read_run
+from contextual_rnn.experiments.runs.train import train
+from contextual_rnn.experiments.runs.trainer import Training
+from contextual_rnn.experiments.runs.weights import load_model
 
 KILLS = int(os.environ.get("CONTEXTUAL_RNN_KILLS", "3"))
 CONFIGS = {
@@ -247,9 +249,9 @@ def test_a_read_only_folder_is_named(tmp_path):
     for parent in (tmp_path.parent, tmp_path.parent.parent):
         parent.chmod(0o755)
     tmp_path.chmod(0o555)
-    heard, told = PROCESSES.Pipe(duplex=False)
-    ended(started(train_as_nobody, CONFIGS["decay"], tmp_path / "run", told))
-    assert f"Permission denied: '{tmp_path / 'run'}'" in heard.recv()
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    ended(started(train_as_nobody, CONFIGS["decay"], tmp_path / "run", sender))
+    assert f"Permission denied: '{tmp_path / 'run'}'" in receiver.recv()
 
 
 def test_broken_json_is_named(tmp_path):

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from contextual_rnn.experiments.batches import generator_for
 from contextual_rnn.experiments.config import RetrievalConfig
-from contextual_rnn.experiments.retrieval_step import RetrievalStep
-from contextual_rnn.experiments.training_steps import Training
-from contextual_rnn.ops import cpu
+from contextual_rnn.experiments.runs.trainer import Training
+from contextual_rnn.experiments.tasks.retrieval_step import RetrievalStep
+from contextual_rnn.experiments.training.seeding import generator_for
+from contextual_rnn.ops._fast_weights import cpu
 
 pytestmark = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
 SMALL = {"train_samples": 80, "validation_samples": 10, "batch_size": 37, "units": 19}
@@ -61,7 +61,7 @@ def test_autograd_serves_elsewhere(options):
     assert training.task._step is None
 
 
-def test_a_named_backend_is_obeyed(monkeypatch):
+def test_a_named_backend_is_used(monkeypatch):
     monkeypatch.setenv("CONTEXTUAL_RNN_BACKEND", "reference")
     training = Training(RetrievalConfig(**SMALL))
     training.step(0)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from tests.experiments.test_sweep import Serial, files_of
 
-from contextual_rnn.experiments import stack as module
-from contextual_rnn.experiments import sweep as sweeps
-from contextual_rnn.experiments import training_steps
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.grid import combinations
-from contextual_rnn.experiments.stack import side_by_side, stacks
-from contextual_rnn.experiments.sweep import folder_name, sweep
+from contextual_rnn.experiments.runs import trainer as training_steps
+from contextual_rnn.experiments.sweeps import stack as module
+from contextual_rnn.experiments.sweeps import sweep as sweeps
+from contextual_rnn.experiments.sweeps.grid import combinations
+from contextual_rnn.experiments.sweeps.stack import side_by_side, stacks
+from contextual_rnn.experiments.sweeps.sweep import folder_name, sweep
 
 RETRIEVAL = {"train_samples": 256, "validation_samples": 32, "batch_size": 16, "units": 8, "epochs": 2}
 BASES = {

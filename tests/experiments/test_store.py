@@ -11,15 +11,16 @@ import pytest
 from tests.experiments.test_sweep import TINY, Serial, files_of
 from tests.killed import ended, started
 
-from contextual_rnn.experiments import sweep_command, training_steps
-from contextual_rnn.experiments.command_line import main
+from contextual_rnn.experiments.cli import sweep as sweep_command
+from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig
-from contextual_rnn.experiments.grid import combinations
-from contextual_rnn.experiments.results import read_run
-from contextual_rnn.experiments.store import Store, below, place_of, readable, train_at
-from contextual_rnn.experiments.sweep import folder_name, sweep
-from contextual_rnn.experiments.training import train
-from contextual_rnn.experiments.workers import local_workers
+from contextual_rnn.experiments.runs import trainer as training_steps
+from contextual_rnn.experiments.runs.folder import read_run
+from contextual_rnn.experiments.runs.store import Store, below, place_of, readable
+from contextual_rnn.experiments.runs.train import train, train_at
+from contextual_rnn.experiments.sweeps.grid import combinations
+from contextual_rnn.experiments.sweeps.sweep import folder_name, sweep
+from contextual_rnn.experiments.sweeps.workers import local_workers
 
 CONFIG = DecayConfig(**TINY | {"epochs": 3, "samples_per_period": 32, "batch_size": 16}, state="normal")
 CONFIGS = combinations(CONFIG, {}, seeds=3)

@@ -12,15 +12,17 @@ import pyarrow.parquet
 import pytest
 
 from contextual_rnn import _whole_file
-from contextual_rnn.experiments import store, sweep_command, training_steps
-from contextual_rnn.experiments import sweep as module
-from contextual_rnn.experiments.command_line import main
+from contextual_rnn.experiments.cli import sweep as sweep_command
+from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig
-from contextual_rnn.experiments.grid import combinations
-from contextual_rnn.experiments.results import read_run, read_runs, versions
-from contextual_rnn.experiments.sweep import folder_name, sweep
-from contextual_rnn.experiments.training import train
-from contextual_rnn.experiments.workers import local_workers
+from contextual_rnn.experiments.runs import store
+from contextual_rnn.experiments.runs import trainer as training_steps
+from contextual_rnn.experiments.runs.folder import read_run, read_runs, versions
+from contextual_rnn.experiments.runs.train import train
+from contextual_rnn.experiments.sweeps import sweep as module
+from contextual_rnn.experiments.sweeps.grid import combinations
+from contextual_rnn.experiments.sweeps.sweep import folder_name, sweep
+from contextual_rnn.experiments.sweeps.workers import local_workers
 
 TINY = {"samples_per_period": 8, "units": 4, "epochs": 1}
 CONFIGS = combinations(DecayConfig(**TINY), {"state": ["zero", "normal"]}, seeds=2)

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from contextual_rnn import ConstantState, ContextState, FastWeightsRNN, FreeState, NormalState
-from contextual_rnn.experiments.associative_retrieval import TOKENS, RetrievalModel, retrieval_data
-from contextual_rnn.experiments.batches import Batches, generator_for
 from contextual_rnn.experiments.config import INGREDIENTS, DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.linear_cosine_decay import DecayModel, DecayTask, linear_cosine_decay
-from contextual_rnn.experiments.training_steps import build_task
+from contextual_rnn.experiments.tasks.decay import DecayModel, DecayTask, linear_cosine_decay
+from contextual_rnn.experiments.tasks.registry import build_task
+from contextual_rnn.experiments.tasks.retrieval import TOKENS, RetrievalModel, retrieval_data
+from contextual_rnn.experiments.training.batches import Batches
+from contextual_rnn.experiments.training.seeding import generator_for
 
 LETTERS, DIGITS = TOKENS[:26], TOKENS[26:36]
 

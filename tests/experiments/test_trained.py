@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from contextual_rnn.experiments.config import DecayConfig
-from contextual_rnn.experiments.linear_cosine_decay import DecayModel
-from contextual_rnn.experiments.playground import SAMPLES, SHOWN, generator_for, trajectories
-from contextual_rnn.experiments.published import publish_all
-from contextual_rnn.experiments.report import write_report
-from contextual_rnn.experiments.results import read_run, write_json
-from contextual_rnn.experiments.trained import Trained
-from contextual_rnn.experiments.training import load_model, train
+from contextual_rnn.experiments.report.from_weights import Trained
+from contextual_rnn.experiments.report.html import write_report
+from contextual_rnn.experiments.report.playground import SAMPLES, SHOWN, generator_for, trajectories
+from contextual_rnn.experiments.report.publish import publish_all
+from contextual_rnn.experiments.runs.folder import read_run, write_json
+from contextual_rnn.experiments.runs.train import train
+from contextual_rnn.experiments.runs.weights import load_model
+from contextual_rnn.experiments.tasks.decay import DecayModel
 
 
 @pytest.fixture(scope="module")

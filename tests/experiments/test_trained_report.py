@@ -9,17 +9,18 @@ import statistics
 import pytest
 import torch
 
-from contextual_rnn.experiments import figures
-from contextual_rnn.experiments.batches import generator_for
-from contextual_rnn.experiments.calibration import calibration, calibration_finding, calibration_table
-from contextual_rnn.experiments.comparison import groups_of
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
-from contextual_rnn.experiments.coverage import LEVELS
-from contextual_rnn.experiments.playground import INITIALS, PERIODS, playground, to_integers
-from contextual_rnn.experiments.report import write_report
-from contextual_rnn.experiments.results import read_runs
-from contextual_rnn.experiments.run_diagnostics import diagnose_run
-from contextual_rnn.experiments.training import load_model, train
+from contextual_rnn.experiments.report import figures
+from contextual_rnn.experiments.report.html import write_report
+from contextual_rnn.experiments.report.playground import INITIALS, PERIODS, playground, to_integers
+from contextual_rnn.experiments.runs.folder import read_runs
+from contextual_rnn.experiments.runs.train import train
+from contextual_rnn.experiments.runs.weights import load_model
+from contextual_rnn.experiments.stats.groups import groups_of
+from contextual_rnn.experiments.studies.calibration import calibration, calibration_finding, calibration_table
+from contextual_rnn.experiments.studies.diagnostics import diagnose_run
+from contextual_rnn.experiments.tasks.coverage import LEVELS
+from contextual_rnn.experiments.training.seeding import generator_for
 
 DECAY = {"units": 6, "context_units": 4, "samples_per_period": 8, "epochs": 2}
 RETRIEVAL = {"units": 6, "readout_units": 5, "train_samples": 64, "validation_samples": 32, "epochs": 1}

@@ -16,8 +16,8 @@ from torch import nn
 # Modules with public names; those of the first three are in `__all__`, the rest is imported by name.
 WITH_ALL = ("contextual_rnn", "contextual_rnn.ops", "contextual_rnn.diagnostics")
 BY_NAME = (
-    "contextual_rnn.any_length", "contextual_rnn.hub", "contextual_rnn.serialization",
-    "contextual_rnn.experiments.command_line",
+    "contextual_rnn.export", "contextual_rnn.hub", "contextual_rnn.serialization",
+    "contextual_rnn.experiments.cli.main",
 )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def public_names() -> list[str]:
                 continue
             if module_name in BY_NAME and getattr(value, "__module__", None) != module_name:
                 continue
-            if module_name.endswith("command_line") and name != "main":
+            if module_name.endswith("cli.main") and name != "main":
                 continue
             found[name] = None
             if inspect.isclass(value):

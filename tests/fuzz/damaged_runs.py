@@ -253,7 +253,7 @@ ON_TENSORS = [header, header, other_shape, other_tensors]
 
 def main(run: Path, count: int = 3000, seed: int = 0) -> int:
     """Damage `count` copies of `run`, each beside a sound one; print what is wrong, return how often it was."""
-    from contextual_rnn.experiments.command_line import main as command
+    from contextual_rnn.experiments.cli.main import main as command
 
     wrong = refused = 0
     for index in range(count):

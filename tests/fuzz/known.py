@@ -20,7 +20,6 @@ KNOWN: set[tuple[str, str]] = {
     ("NormalState.log_prob", "ValueError"),
     ("StateSpec.fill", "RuntimeError"),
     ("SumState.moments", "taken"),
-    ("generate of odd networks", "TypeError"),
     ("hub", "AttributeError"),
     ("hub", "OSError without the file's name"),
     ("hub", "RuntimeError"),

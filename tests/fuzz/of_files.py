@@ -14,7 +14,7 @@ from tests.fuzz.draw import Draw, network_and_spec, random_state, subject
 from torch import nn
 
 from contextual_rnn import ContextState
-from contextual_rnn.experiments.command_line import main
+from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.hub import HubContextualRNN
 from contextual_rnn.serialization import (
     load_carried_state,
@@ -23,8 +23,8 @@ from contextual_rnn.serialization import (
     save_carried_state,
     save_state,
     save_weights,
-    tensors_of,
 )
+from contextual_rnn.serialization.states import tensors_of
 
 FOLDER = tempfile.TemporaryDirectory(prefix="contextual-rnn-fuzz-")
 
@@ -70,7 +70,7 @@ def hub_model() -> HubContextualRNN:
     return HubContextualRNN(lstm, ContextState(lstm, nn.Linear(2, 6)))
 
 
-@case("save_weights", "load_weights", "tensors_of")
+@case("save_weights", "load_weights")
 def _(d: Draw) -> Call:
     path, model = new_path("model.safetensors"), hub_model()
     if d.chance(0.5):

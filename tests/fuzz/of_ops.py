@@ -11,10 +11,10 @@ from tests.networks import tensors_of
 from torch import Tensor
 
 from contextual_rnn import LowRank, ops
-from contextual_rnn.ops import cpu
-from contextual_rnn.ops.classification import Classification, Parameters
-from contextual_rnn.ops.kernel import Given, Settings
-from contextual_rnn.ops.options import FastWeightsOptions, decay_tables
+from contextual_rnn.ops._fast_weights import cpu
+from contextual_rnn.ops._fast_weights.classification import Classification, Parameters
+from contextual_rnn.ops._fast_weights.kernel import Given, Settings
+from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, decay_tables
 
 B, T, H, FEATURES, RANK = 3, 4, 5, 3, 2
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import contextual_rnn as ours
-from contextual_rnn.any_length import AnyLength
+from contextual_rnn.export import AnyLength
 
 STEPS = 4
 SEQUENCES = [
@@ -79,7 +79,7 @@ def _(d: Draw) -> Call:
 def _(d: Draw) -> Call:
     """Networks of a user's own: right, or refused by name; what they raise themselves is passed on."""
     kind = d.choose(["in place", "state alone", "wrong state", "no state", "text", "raising", "without parameters",
-                     "delegating", "own lstm", "half"])  # fmt: skip
+                     "delegating", "half"])  # fmt: skip
     network = ODD_NETWORKS[kind]()
     state = d.choose([ours.FreeState(network, value=0.25), ours.ConstantState(network, 0.25)])
     batch, cell = d.choose([None, 1, 3]), state.spec.input_ndim == 2

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tests.fuzz.call import Call, case
 from tests.fuzz.draw import Draw, network_and_spec, random_state
-from tests.networks import INPUT_SIZE, NETWORKS
+from tests.networks import NETWORKS
 
 from contextual_rnn import Leaf, LowRank, StateSpec, state_spec
 
@@ -43,12 +43,6 @@ def _(d: Draw) -> Call:
         return spec.shared(), spec.describe(), spec.known_time_dim, [spec.dtype_of(leaf) for leaf in spec]
 
     return Call(use, [network_and_spec(d)[1]], keep=("0",))
-
-
-@case("StateSpec.take_step")
-def _(d: Draw) -> Call:
-    network, spec = network_and_spec(d, ["rnn cell", "gru cell", "lstm cell", "fast weights cell", "gru", "lstm"])
-    return Call(spec.take_step, [network, torch.randn(3, INPUT_SIZE), random_state(spec, 3)], keep=("0", "1"))
 
 
 @case("StateSpec.__getitem__")

@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.fuzz.calls import OURS
 from tests.fuzz.outcome import Outcome
 
-from contextual_rnn.experiments.command_line import main
+from contextual_rnn.experiments.cli.main import main
 
 TINY = {
     "retrieval": ["--epochs", "1", "--train-samples", "8", "--validation-samples", "4", "--units", "4", "--pairs", "1"],

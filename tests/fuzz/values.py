@@ -70,7 +70,6 @@ FUNCTIONS: list[Callable[..., Any]] = [
     lambda *args: args[0] if args else 0.0, lambda *args: args, lambda: None,
     lambda *args: torch.full((3, 4), math.nan),
     lambda *args: args[0][..., :1] if args and isinstance(args[0], Tensor) else 1,
-    lambda *args: nn.Linear(5, 5)(args[0]),
     lambda *args: args[0].long() if args and isinstance(args[0], Tensor) else [],
     lambda *args: torch.zeros(3, 4, dtype=torch.long), lambda x: torch.sigmoid(x), torch.relu_,
     lambda *args: torch.zeros(2, 0),

@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional
 
 from contextual_rnn import LowRank
-from contextual_rnn.ops import cpu, fast_weights
-from contextual_rnn.ops.classification import Classification, Head, Heads, Parameters
-from contextual_rnn.ops.options import FastWeightsOptions
+from contextual_rnn.ops import fast_weights
+from contextual_rnn.ops._fast_weights import cpu
+from contextual_rnn.ops._fast_weights.classification import Classification, Head, Heads, Parameters
+from contextual_rnn.ops._fast_weights.options import FastWeightsOptions
 
 pytestmark = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
 VARIANTS = ["baseline", "avx2", "avx512"]

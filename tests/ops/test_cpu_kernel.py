@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contextual_rnn import LowRank
-from contextual_rnn.experiments.information import information
-from contextual_rnn.ops import cpu, fast_weights
-from contextual_rnn.ops.kernel import Given, Settings
+from contextual_rnn.experiments.cli.info import information
+from contextual_rnn.ops import fast_weights
+from contextual_rnn.ops._fast_weights import cpu
+from contextual_rnn.ops._fast_weights.kernel import Given, Settings
 
 pytestmark = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
 VARIANTS = ["baseline", "avx2", "avx512"]

@@ -1,4 +1,4 @@
-"""The public door refuses bad arguments with a TypeError or ValueError that names them."""
+"""The entry point refuses bad arguments with a TypeError or ValueError that names them."""
 
 import pytest
 import torch

@@ -1,11 +1,12 @@
-"""What every backend owes besides the right numbers: any memory layout, no leaks between samples, the right choice."""
+"""What every backend must provide besides right numbers: any memory layout, samples apart, the right choice."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from contextual_rnn.ops import BACKENDS, cpu, fast_weights
+from contextual_rnn.ops import BACKENDS, fast_weights
+from contextual_rnn.ops._fast_weights import cpu
 
 
 def scattered(leaf: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from contextual_rnn.ops import cpu, fast_weights
+from contextual_rnn.ops import fast_weights
+from contextual_rnn.ops._fast_weights import cpu
 
 FEATURES = 11
 

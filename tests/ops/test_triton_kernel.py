@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from contextual_rnn import FastWeightsRNN
-from contextual_rnn.ops import BACKENDS, TIMINGS, fast_weights, triton
-from contextual_rnn.ops.kernel import Given, Settings
+from contextual_rnn.ops import BACKENDS, TIMINGS, fast_weights
+from contextual_rnn.ops._fast_weights.kernel import Given, Settings
+from contextual_rnn.ops._fast_weights.triton import launch as triton
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -565,7 +566,7 @@ def test_auto_takes_it_on_a_gpu(chosen, monkeypatch, found, steps, width, dtype,
 
 def test_auto_never_interprets(chosen, monkeypatch):
     """On a CPU the interpreter is for who asks for it by name, also where there is no other kernel."""
-    from contextual_rnn.ops import cpu
+    from contextual_rnn.ops._fast_weights import cpu
 
     monkeypatch.setattr(triton, "_INTERPRETED", True)
     for supported in (True, False):

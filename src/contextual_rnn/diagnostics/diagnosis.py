@@ -65,7 +65,7 @@ class Diagnosis:
         """The losses step by step and the influence of h(0), as a matplotlib Figure (matplotlib must be installed)."""
         from contextual_rnn.diagnostics.plot import draw
 
-        return draw(self)
+        return draw(self.losses, self.influence, self.not_finite)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON takes it: what is not finite, or was not measured, as null."""

@@ -92,8 +92,8 @@ class Influence:
     def _fading(self) -> tuple[list[int], Tensor]:
         values = self.total
         peak = int(values.argmax())
-        kept = [i for i in range(peak, len(self.steps)) if values[i] > SMALLEST * values[peak]]
-        return [self.steps[i] for i in kept], values[kept]
+        fading = [i for i in range(peak, len(self.steps)) if values[i] > SMALLEST * values[peak]]
+        return [self.steps[i] for i in fading], values[fading]
 
 
 def measured_steps(length: int, most: int) -> list[int]:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from contextual_rnn._sharded import as_forward
-from contextual_rnn._steps import copied
-from contextual_rnn._tree import State
 from contextual_rnn.rnn import ContextualRNN
-from contextual_rnn.state_spec import StateSpec, state_spec
+from contextual_rnn.spec.networks import StateSpec, state_spec
+from contextual_rnn.spec.steps import copied
+from contextual_rnn.spec.tree import State
 from contextual_rnn.states import InitialState, Moments
 
 # Losses (B, T) or (B,), with h(t) (B, T, H) beside them where it was seen.
@@ -54,12 +54,12 @@ class Intercept:
 
         handle = self.initial_state.register_forward_hook(replace, with_kwargs=True)
         try:
-            found = watch(losses, None if state is None else self.network)
+            outcome = watch(losses, None if state is None else self.network)
         finally:
             handle.remove()
         if calls != 1:
             raise ValueError(f"losses: expected one call of the initial state, got {calls}")
-        return found
+        return outcome
 
     def draw(self, seed: int) -> State:
         """A draw of the state that the model made."""
@@ -87,10 +87,10 @@ def watch(losses: Callable[[], Any], network: nn.Module | None) -> Found:
         if network is not None and not (spec := state_spec(network)).bidirectional:
             hook = network.register_forward_hook(lambda module, args, output: seen.append(_hidden(output, spec)))
             hooks.callback(hook.remove)
-        found: Any = losses()
-    if not (isinstance(found, tuple) and len(found) == 2):
-        found = (found, torch.cat(seen, 1) if seen else None)
-    return found
+        outcome: Any = losses()
+    if not (isinstance(outcome, tuple) and len(outcome) == 2):
+        outcome = (outcome, torch.cat(seen, 1) if seen else None)
+    return outcome
 
 
 def _hidden(output: Any, spec: StateSpec) -> Tensor:
@@ -107,9 +107,9 @@ def _hidden(output: Any, spec: StateSpec) -> Tensor:
 
 def _initial_state_in(model: nn.Module) -> InitialState:
     """The outermost initial state in `model`: one for each leaf, or a mean, may be inside of it."""
-    found = [module for module in model.modules() if isinstance(module, InitialState)]
-    nested = {id(part) for module in found for part in module.modules() if part is not module}
-    outer = [module for module in found if id(module) not in nested]
+    states = [module for module in model.modules() if isinstance(module, InitialState)]
+    nested = {id(part) for module in states for part in module.modules() if part is not module}
+    outer = [module for module in states if id(module) not in nested]
     if len(outer) != 1:
         raise ValueError(f"model: expected one initial state in it, got {len(outer)}")
     return outer[0]

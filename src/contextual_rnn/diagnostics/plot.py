@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
@@ -12,12 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from contextual_rnn.diagnostics.influence import FADED
+from contextual_rnn.diagnostics.influence import FADED, Influence
 
-if TYPE_CHECKING:
-    from contextual_rnn.diagnostics.diagnosis import Diagnosis
-
-# Okabe and Ito's palette, told apart by colour-blind readers; dashes tell the lines apart without colour.
+# Okabe and Ito's palette, which colour-blind readers can distinguish; without colour the dashes do.
 LINES = {
     "true": ("#009E73", "-"),
     "zeroed": ("#0072B2", "--"),
@@ -27,21 +23,20 @@ LINES = {
 }
 
 
-def draw(diagnosis: Diagnosis) -> Figure:
+def draw(losses: Mapping[str, Tensor], influence: Influence | None, not_finite: Sequence[str]) -> Figure:
     """Left the loss of every step under each state, right the influence of h(0) where it was measured."""
     figure = Figure(figsize=(9.6, 3.4), layout="constrained")
-    count = 1 if diagnosis.influence is None else 2
+    count = 1 if influence is None else 2
     panels = [figure.add_subplot(1, count, index + 1) for index in range(count)]
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#DDDDDD", lw=0.6)
         axes.set_xlabel("step t")
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    _losses(panels[0], diagnosis.losses)
-    if diagnosis.not_finite:
-        text = "\n".join(textwrap.fill(sentence, 120) for sentence in diagnosis.not_finite)
+    _losses(panels[0], losses)
+    if not_finite:
+        text = "\n".join(textwrap.fill(sentence, 120) for sentence in not_finite)
         figure.suptitle(text, fontsize=8, color="#B00020")
-    influence = diagnosis.influence
     if influence is not None:
         axes, total = panels[1], influence.total
         axes.plot(influence.steps, total.tolist(), color="#333333", label="all", marker="o", ms=3)

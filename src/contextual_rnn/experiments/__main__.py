@@ -11,7 +11,7 @@ from contextual_rnn.experiments import interrupts
 def main() -> int:
     """Run the command line; returns the exit status."""
     interrupts.install()
-    from contextual_rnn.experiments import command_line
+    from contextual_rnn.experiments.cli import main as command_line
 
     status = command_line.main()
     if interrupts.requested():

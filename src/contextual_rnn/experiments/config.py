@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -163,10 +166,10 @@ class RetrievalConfig(_Training):
         """Letters really drawn from."""
         if self.alphabet_size is not None:
             return self.alphabet_size
-        return 25 if self.has_of_authors("letters") else 26
+        return 25 if self.uses_authors_choice("letters") else 26
 
-    def has_of_authors(self, ingredient: Ingredient) -> bool:
-        """Whether this ingredient of the start is the authors' own."""
+    def uses_authors_choice(self, ingredient: Ingredient) -> bool:
+        """Whether this ingredient of the start is the authors'."""
         return (self.start == "wenke2019") != (self.switched == ingredient)
 
 
@@ -213,3 +216,41 @@ class DecayConfig(_Training):
 
 Config = RetrievalConfig | DecayConfig
 CONFIGS: dict[str, type[RetrievalConfig] | type[DecayConfig]] = {"retrieval": RetrievalConfig, "decay": DecayConfig}
+
+
+def task_name(config: Config) -> str:
+    return next(name for name, kind in CONFIGS.items() if isinstance(config, kind))
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    return {"task": task_name(config), **dataclasses.asdict(config)}
+
+
+def identity(config: Config) -> str:
+    """Twelve hexadecimal digits that tell this configuration from every other: a hash of its options.
+
+    Options at their default are left out, so that a later version may add one and still know its old runs.
+    """
+    chosen = {
+        field.name: type(field.default)(value) if isinstance(field.default, float) else value
+        for field in dataclasses.fields(config)
+        if (value := getattr(config, field.name)) != field.default
+    }
+    text = json.dumps({"task": task_name(config), **chosen}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def config_from_dict(options: dict[str, Any]) -> Config:
+    """The configuration written as `options`.
+
+    Raises ValueError for an unknown task or option, listing those there are, and for values that the configuration
+    refuses; TypeError for values of another type.
+    """
+    options = dict(options)
+    task = options.pop("task", None)
+    if not isinstance(task, str) or task not in CONFIGS:
+        raise ValueError(f"task: expected one of {', '.join(CONFIGS)}, got {task!r}")
+    known = {field.name for field in dataclasses.fields(CONFIGS[task])}
+    if unknown := sorted(set(options) - known):
+        raise ValueError(f"options of {task}: expected some of {', '.join(sorted(known))}, got {', '.join(unknown)}")
+    return CONFIGS[task](**options)

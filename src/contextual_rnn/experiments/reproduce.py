@@ -10,11 +10,14 @@ from typing import Literal, get_args
 
 from tqdm import tqdm
 
-from contextual_rnn.experiments import interrupts, results, store
+from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig, StateName
-from contextual_rnn.experiments.report import write_report
-from contextual_rnn.experiments.training import train
-from contextual_rnn.experiments.workers import cores, local_workers
+from contextual_rnn.experiments.report.html import write_report
+from contextual_rnn.experiments.runs import store
+from contextual_rnn.experiments.runs.folder import METRICS, RESULT, Run
+from contextual_rnn.experiments.runs.train import train
+from contextual_rnn.experiments.sweeps.workers import local_workers
+from contextual_rnn.experiments.training.threads import cores
 
 Preset = Literal["quick", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -55,7 +58,7 @@ def reproduce(preset: Preset, folder: Path, *, workers: int | None = None) -> Pa
     epochs = sum(config.epochs for config in runs.values())
 
     def describe() -> None:
-        done = store.count(folder, [f"{name}/{results.RESULT}" for name in runs])
+        done = store.count(folder, [f"{name}/{RESULT}" for name in runs])
         interrupts.describe(f"with {done} of {len(runs)} runs done")
 
     try:
@@ -75,16 +78,14 @@ def reproduce(preset: Preset, folder: Path, *, workers: int | None = None) -> Pa
     return report
 
 
-def _watch(futures: list[Future[results.Run]], folders: list[Path]) -> Iterator[tuple[int, str]]:
+def _watch(futures: list[Future[Run]], folders: list[Path]) -> Iterator[tuple[int, str]]:
     """Finished epochs and the newest metric over all runs, until all are done; read from the runs' own files."""
     while True:
         finished = all(future.done() for future in futures)
-        lines = {folder: _lines(folder / results.METRICS) for folder in folders}
-        newest = max(
-            (f for f in folders if lines[f]), key=lambda f: (f / results.METRICS).stat().st_mtime, default=None
-        )
+        lines = {folder: _lines(folder / METRICS) for folder in folders}
+        newest = max((f for f in folders if lines[f]), key=lambda f: (f / METRICS).stat().st_mtime, default=None)
         latest = f"{newest.parent.name}/{newest.name}: {_headline(lines[newest][-1])}" if newest else ""
-        yield sum(max(len(found) - 1, 0) for found in lines.values()), latest
+        yield sum(max(len(each) - 1, 0) for each in lines.values()), latest
         if finished:
             return
         time.sleep(0.5)

@@ -13,7 +13,7 @@ from torch import Tensor
 from contextual_rnn._numbers import DECAY
 from contextual_rnn._precision import is_narrow, wide
 from contextual_rnn._saved_numbers import SavesNumbers
-from contextual_rnn.state_spec import StateSpec
+from contextual_rnn.spec.networks import StateSpec
 
 
 class _Before(NamedTuple):

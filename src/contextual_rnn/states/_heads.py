@@ -19,8 +19,8 @@ from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._precision import is_narrow, wide
 from contextual_rnn._sharded import is_sharded
 from contextual_rnn._tensors import check_dense
-from contextual_rnn._tree import MOST_NESTED
-from contextual_rnn.state_spec import StateSpec
+from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.spec.tree import MOST_NESTED
 
 # Layers that hand on as many features as they get; GLU and MultiheadAttention are the module's exceptions.
 _WIDTH_KEEPING = (
@@ -99,7 +99,7 @@ def _output_width(module: nn.Module) -> int | None:
             if not isinstance(child, _WIDTH_KEEPING):
                 return _output_width(child)
         return None
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return module.embedding_dim
     width = getattr(module, "out_features", None)
     return width if isinstance(width, int) else None
@@ -170,12 +170,13 @@ class Heads(nn.Module):
 
         With `precise` the layers compute in float32 at least, also under autocast.
         """
-        run = _run_precisely if precise else _run
+        weight = next(self.parameters(), None)  # none where the layers are quantised, and take what they take
+        narrow = weight is not None and (is_narrow(weight.dtype) or in_autocast(weight.device))
+        run = _run_precisely if precise and weight is not None and (narrow or self.own_dtype) else _run
         if self.own_dtype or self.complex:
             leaves = {name: self._mixed(name, layer, features, run) for name, layer in self.layers.items()}
         else:
-            # None where the layers are quantised, and take what they take.
-            _check_features(features, next(self.parameters(), None))
+            _check_features(features, weight)
             leaves = {name: _leaf(name, run(layer, features), self.shapes[name]) for name, layer in self.layers.items()}
         return leaves if features.ndim == 2 else {name: tile(leaf, batch_size) for name, leaf in leaves.items()}
 
@@ -215,28 +216,25 @@ def _reset(layer: nn.Linear, constant: float, bias_std: float | None) -> None:
     _fill(layer, constant, bias_std)
 
 
-def _leaf(name: str, output: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if is_sharded(output):  # by tensor parallelism
-        output = output.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
-    if output.shape[-1] != (width := math.prod(shape)) and not torch._C._is_tracing():
-        raise ValueError(f"heads: expected an output of width {width} for {name!r}, got {output.shape[-1]}")
-    return output.unflatten(-1, shape)
-
-
 def _run(layer: nn.Module, features: Tensor) -> Tensor:
     return layer(features)
 
 
+def _leaf(name: str, output: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if type(output) is not Tensor and is_sharded(output):  # by tensor parallelism
+        output = output.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        return output.unflatten(-1, shape)
+    except RuntimeError as error:
+        raise ValueError(f"heads: expected {math.prod(shape)} features for {name!r}, got {output.shape[-1]}") from error
+
+
 def _run_precisely(layer: nn.Module, features: Tensor) -> Tensor:
-    weight = next(layer.parameters(), None)  # none where the layer is quantised
-    if weight is None:
-        return layer(features)
-    autocast = in_autocast(weight.device)
-    if not autocast and not is_narrow(weight.dtype):
-        return layer(features)
+    """The layer with its parameters in float32 at least and without autocast."""
     parameters = {name: wide(parameter) for name, parameter in layer.named_parameters()}
-    with torch.autocast(weight.device.type, enabled=False) if autocast else nullcontext():
-        return torch.func.functional_call(layer, parameters, (features.to(wide(weight).dtype),))
+    dtype, kind = parameters["weight"].dtype, features.device.type
+    with torch.autocast(kind, enabled=False) if in_autocast(features.device) else nullcontext():
+        return torch.func.functional_call(layer, parameters, (features.to(dtype),))
 
 
 def tile(value: Tensor, batch_size: int | None) -> Tensor:
@@ -253,13 +251,13 @@ def tile(value: Tensor, batch_size: int | None) -> Tensor:
 
 def _parts(context: Any, depth: int = 0) -> Iterator[Tensor | PackedSequence]:
     """What in a context tells a batch size, in order; ValueError for a context nested too deeply."""
-    if isinstance(context, Tensor | PackedSequence):
+    if isinstance(context, (Tensor, PackedSequence)):
         yield context
         return
     children: Iterable[Any] = ()
     if isinstance(context, Mapping):
         children = context.values()
-    elif isinstance(context, tuple | list):
+    elif isinstance(context, (tuple, list)):
         children = context
     elif is_dataclass(context) and not isinstance(context, type):
         children = (getattr(context, field.name) for field in fields(context))

@@ -9,7 +9,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from contextual_rnn._tree import State
+from contextual_rnn.spec.tree import State
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from contextual_rnn._numbers import check_factory, check_size
 from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn._sharded import gathered
-from contextual_rnn._tree import State, pack
-from contextual_rnn.state_spec import StateSpec, spec_of
+from contextual_rnn.spec.networks import StateSpec, spec_of
+from contextual_rnn.spec.tree import State, pack
 from contextual_rnn.states._heads import check_call, tile
 from contextual_rnn.states._start import Start
 from contextual_rnn.states.moments import Moments, draw, of_rows

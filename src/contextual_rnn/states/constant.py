@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from contextual_rnn._numbers import readable
-from contextual_rnn._tree import State
-from contextual_rnn.state_spec import StateSpec
+from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.spec.tree import State
 from contextual_rnn.states._heads import batch_of, tile
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments

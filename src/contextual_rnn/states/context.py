@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from contextual_rnn._numbers import check_flag
 from contextual_rnn._saved_numbers import function_name
-from contextual_rnn.state_spec import StateSpec
+from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.states._heads import Heads, feature_count, features_of
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments

@@ -11,7 +11,7 @@ from torch import Tensor
 from contextual_rnn._numbers import FINITE, SHARE, check_held, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
-from contextual_rnn._tree import State, pack
+from contextual_rnn.spec.tree import State, pack
 from contextual_rnn.states._heads import check_call
 from contextual_rnn.states._recomputed import draw_again
 from contextual_rnn.states.base import InitialState

@@ -12,8 +12,8 @@ from torch import nn
 
 from contextual_rnn._numbers import DECAY, NOT_NEGATIVE, check_held, check_number
 from contextual_rnn._sharded import is_fsdp
-from contextual_rnn._tree import State
-from contextual_rnn.state_spec import StateSpec
+from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.spec.tree import State
 from contextual_rnn.states._back_propagated_error import BackPropagatedError
 from contextual_rnn.states._heads import batch_of
 from contextual_rnn.states._parameters import LeafParameters

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from contextual_rnn._sharded import as_forward
-from contextual_rnn.state_spec import StateSpec
+from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments
 
@@ -38,7 +38,7 @@ class LeafwiseState(InitialState):
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         moments: dict[str, Moments] = {}
-        # States of a context go first: they know whether it is a batch, the others follow them.
+        # Contextual states are evaluated first: they determine the batch size of the others.
         for state in sorted(self._states(), key=lambda state: not state.reads_context):
             moments |= as_forward(state, state.moments)(context, batch_size, batched)
             if state.reads_context:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_readable
-from contextual_rnn.state_spec import StateSpec
+from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.states._recomputed import draw_again
 
 
@@ -69,7 +69,10 @@ def draw(moments: Moments, generator: torch.Generator | None) -> Tensor:
         return mean
     if generator is not None and generator.device.type != mean.device.type and not mean.is_meta:
         raise ValueError(f"generator: expected one on {mean.device}, as the state, got one on {generator.device}")
-    noise = draw_again(
-        lambda: torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device), generator
-    )
-    return (mean + scale * noise).to(mean.dtype)
+    options: Any = {"generator": generator, "dtype": mean.dtype, "device": mean.device}
+    if generator is None:
+        noise = torch.randn(mean.shape, **options)
+    else:
+        noise = draw_again(lambda: torch.randn(mean.shape, **options), generator)
+    drawn = mean + scale * noise
+    return drawn if drawn.dtype == mean.dtype else drawn.to(mean.dtype)

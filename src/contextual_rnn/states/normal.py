@@ -16,8 +16,8 @@ from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_held, check_
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward, gathered
 from contextual_rnn._tensors import check_floats
-from contextual_rnn._tree import State
-from contextual_rnn.state_spec import StateSpec
+from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.spec.tree import State
 from contextual_rnn.states._heads import Heads, check_call
 from contextual_rnn.states._parameters import LeafParameters
 from contextual_rnn.states.base import InitialState

@@ -60,7 +60,7 @@ class SumState(InitialState):
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         first, terms = next(iter(self.spec)), []
-        # States of a context go first: they know whether it is a batch, the others follow them.
+        # Contextual states are evaluated first: they determine the batch size of the others.
         for state, weight in sorted(self._terms(), key=lambda term: not term[0].reads_context):
             moments = as_forward(state, state.moments)(context, batch_size, batched)
             terms.append((moments, weight))

@@ -101,7 +101,8 @@ inline void Kernel<T>::features_gradient(const Block& block, int64_t t, const Sh
     store(block.grad_features + t * I, w.features, block.samples, T_ * I, I);
 }
 
-// Adds to d_h, which is that of m(i) as well, what came for m(i) and what reads of steps from `first` on give back.
+// Adds to d_h, which is that of m(i) as well, the gradient received for m(i), and the gradients of the reads of steps
+// from `first` on.
 template <typename T>
 inline void Kernel<T>::pull(const Activations& a, int64_t i, int64_t first, int64_t n, const Work& w) const {
     const int64_t read = first * S, reads = n * S - read;

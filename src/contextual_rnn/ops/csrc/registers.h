@@ -246,7 +246,7 @@ struct Registers {
     }
     static vec total(const vec* sums) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
 
-    // to += matrix x, the matrix as it came: its rows `row` elements apart, its columns `column`.
+    // to += matrix x, the matrix in its own layout: its rows `row` elements apart, its columns `column`.
     static void multiply_strided(vec* to, const T* matrix, int64_t row, int64_t column, const vec* x, int64_t height,
                                  int64_t width) {
         in_blocks<sums>(height, [&](auto count, int64_t j) {

@@ -1,0 +1,1 @@
+"""The command `contextual-rnn`: one file a command."""

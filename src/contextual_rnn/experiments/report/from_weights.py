@@ -1,0 +1,174 @@
+"""What a report makes of trained weights: calibration, diagnostics, playground; as JSON, kept without the weights."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from matplotlib.figure import Figure
+
+from contextual_rnn.experiments.config import config_to_dict
+from contextual_rnn.experiments.report.playground import playground
+from contextual_rnn.experiments.runs.folder import Refused, Run, has_weights, raise_it, write_json
+from contextual_rnn.experiments.runs.json_file import check, damaged, parse, read_text
+from contextual_rnn.experiments.stats.groups import Group
+from contextual_rnn.experiments.stats.wording import STARTS, TASKS
+from contextual_rnn.experiments.studies.calibration import calibration
+from contextual_rnn.experiments.studies.diagnostics import HEADER, diagnose_run, numbers_of
+from contextual_rnn.experiments.tasks.decay import VALIDATION_PERIODS
+
+Result = TypeVar("Result")
+CALIBRATION, DIAGNOSTICS, PLAYGROUND = "calibration.json", "diagnostics.json", "playground.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Rows of `calibration`; a row a diagnosed run; what the playground shows, or None. `figures` of the diagnoses."""
+
+    calibration: list[dict[str, Any]]
+    diagnostics: list[dict[str, Any]]
+    playground: dict[str, Any] | None
+    figures: list[Figure] = dataclasses.field(default_factory=list)
+
+    def write(self, folder: Path) -> None:
+        """Into `folder`, what there is of it."""
+        if self.calibration:
+            write_json(folder / CALIBRATION, self.calibration)
+        if self.diagnostics:
+            write_json(folder / DIAGNOSTICS, self.diagnostics)
+        if self.playground is not None:
+            write_json(folder / PLAYGROUND, self.playground)
+
+    @classmethod
+    def read(cls, folder: Path, refused: Refused = raise_it) -> Trained:
+        """What `write` has left in `folder`; the error of a damaged file, which names it, goes to `refused`."""
+
+        def read(name: str, shape: Any, check_lengths: Callable[[Any, Path], None] = lambda value, path: None) -> Any:
+            path = folder / name
+            if not os.path.lexists(path):
+                return None
+            try:
+                value = parse(read_text(path), path)
+                check(value, shape, path)
+                check_lengths(value, path)
+            except ValueError as error:
+                refused(error)
+                return None
+            return value
+
+        rows = read(CALIBRATION, [_CALIBRATION], _check_calibration) or []
+        diagnoses = read(DIAGNOSTICS, [_DIAGNOSIS], _check_diagnoses) or []
+        return cls(rows, diagnoses, read(PLAYGROUND, _PLAYGROUND, _check_playground))
+
+
+_CALIBRATION = {
+    "label": str,
+    "options": {},
+    "seeds": [float],
+    "levels": [float],
+    "observed": [[float]],
+    "two_deviations": [float],
+    "two_deviations_median": ([float], None),
+    "by_period": {str: float},
+    "final": {str: [float]},
+    "epochs": {str: [float]},
+    "commands": [str],
+}
+_DIAGNOSIS = {"title": str, "caption": str, "row": [str]}
+_NUMBERS = dict.fromkeys(("alpha", "beta", "total_time", "low", "step"), float)
+_LISTS = {name: [float] for name in ("periods", "initials", "trained", "held_out")}
+_PLAYGROUND = {**_NUMBERS, **_LISTS, "samples": int, "band_samples": int, "steps": int, "curves": str, "source": str}
+
+
+def _check_calibration(rows: list[dict[str, Any]], path: Path) -> None:
+    for index, row in enumerate(rows):
+        seeds, median = len(row["seeds"]), row["two_deviations_median"]
+        lengths = [len(values) for values in (row["observed"], row["two_deviations"], *row["final"].values())]
+        if not seeds or any(length != seeds for length in lengths) or len(row["by_period"]) != len(VALIDATION_PERIODS):
+            raise damaged(path, f"a value for each seed and period in row {index + 1}", "others")
+        if any(len(each) != len(row["levels"]) for each in row["observed"]) or (
+            median is not None and len(median) != 3
+        ):
+            raise damaged(path, f"a value for each level, and a median of 3, in row {index + 1}", "others")
+
+
+def _check_diagnoses(rows: list[dict[str, Any]], path: Path) -> None:
+    for index, row in enumerate(rows):
+        if len(row["row"]) != len(HEADER) - 1:
+            raise damaged(path, f"{len(HEADER) - 1} texts in row {index + 1}", str(len(row["row"])))
+
+
+def _check_playground(grid: dict[str, Any], path: Path) -> None:
+    try:
+        raw = base64.b64decode(grid["curves"], validate=True)
+    except ValueError as error:
+        raise damaged(path, "curves in base64", str(error)) from error
+    size = 2 * len(grid["periods"]) * len(grid["initials"]) * (2 + grid["samples"]) * grid["steps"]
+    if len(raw) != size or grid["samples"] < 1:
+        raise damaged(path, f"curves of {size} bytes", f"{len(raw)}")
+
+
+def trained(decay: Sequence[Group], groups: Sequence[Group], refused: Refused = raise_it) -> Trained:
+    """From the weights that are there: calibration of `decay`, diagnostics of one run of each kind in `groups`.
+
+    Where weights are damaged, the error, which names the file, goes to `refused`, and the rest is made.
+    """
+
+    def attempt(make: Callable[[Run], Result], run: Run) -> Result | None:
+        try:
+            return make(run)
+        except ValueError as error:
+            refused(error)
+            return None
+
+    rows = calibration(decay, refused)
+    diagnosed = [pair for run in _first_of_each(groups) if (pair := attempt(_diagnosed, run)) is not None]
+    run = normal_run([run for group in decay for run in group.runs if has_weights(run)])
+    grid = None if run is None else attempt(playground, run)
+    sampled = None if run is None or grid is None else {"source": source(run), **grid}
+    return Trained(rows, [row for row, _ in diagnosed], sampled, [figure for _, figure in diagnosed])
+
+
+def normal_run(runs: Sequence[Run]) -> Run | None:
+    """The normal run of the lowest seed, a finished one where there is one; of several kinds the paper's."""
+    normal = [run for run in runs if run.config.state == "normal"]
+    return min(normal, key=lambda run: (not run.converged, changed(run), run.config.seed), default=None)
+
+
+def changed(run: Run) -> int:
+    """How many options but the seed are not at their defaults."""
+    return sum(
+        getattr(run.config, field.name) != field.default
+        for field in dataclasses.fields(run.config)
+        if field.name not in ("seed", "epochs")
+    )
+
+
+def source(run: Run) -> str:
+    """Which run a picture is of."""
+    return f"Run {run.folder.name}, seed {run.config.seed}{', unfinished' if run.result is None else ''}."
+
+
+def _first_of_each(groups: Sequence[Group]) -> list[Run]:
+    """Of every task, start and state but zero, the run with weights that converged of the lowest seed."""
+    runs: dict[tuple[str, ...], Run] = {}
+    for group in groups:
+        for run in sorted(group.runs, key=lambda run: (changed(run), run.config.seed)):
+            kind = (run.task, getattr(run.config, "start", ""), run.config.state)
+            if run.converged and run.config.state != "zero" and has_weights(run):
+                runs.setdefault(kind, run)
+    return list(runs.values())
+
+
+def _diagnosed(run: Run) -> tuple[dict[str, Any], Figure]:
+    diagnosis = diagnose_run(run)
+    start = STARTS.get(getattr(run.config, "start", ""))
+    words = [TASKS[run.task], start and start[0].lower() + start[1:], f"{run.config.state} state"]
+    title = ", ".join(filter(None, words))
+    caption = f"{source(run)} {'; '.join(diagnosis.findings())}."
+    row = {"title": title, "run": config_to_dict(run.config), **diagnosis.as_dict(), "row": numbers_of(diagnosis)}
+    return {**row, "caption": caption}, diagnosis.plot()

@@ -1,0 +1,1 @@
+"""A run: training into a folder, what stands there, and how it is read back."""

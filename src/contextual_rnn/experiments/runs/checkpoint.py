@@ -1,0 +1,126 @@
+"""Where a run stands, in one file from which it goes on to the same bits.
+
+The file is safetensors: tensors by name, the rest as JSON in its metadata. Reading one cannot execute code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contextual_rnn._whole_file import write_whole
+from contextual_rnn.serialization.file_format import parse_json, read_safetensors, safetensors_bytes, shortened
+
+# Of the time between two checkpoints at most this fraction goes into writing one, whatever the interval says.
+LARGEST_COST = 0.01
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after `step` steps.
+
+    `losses` is the sum over the steps of the epoch that has begun, `metrics` the lines of all finished epochs,
+    `seconds` the time trained so far, `tensors` whatever else training goes on from.
+    """
+
+    step: int
+    losses: float
+    metrics: list[dict[str, float]]
+    seconds: float
+    tensors: dict[str, Tensor]
+
+
+def save(path: Path, checkpoint: Checkpoint, identity: str) -> None:
+    """Write `checkpoint` of the run `identity`; raises OSError, which names the file and leaves the one before."""
+    rest = {name: getattr(checkpoint, name) for name in ("step", "losses", "metrics", "seconds")}
+    progress = json.dumps({"identity": identity, **rest})
+    metadata = {"progress": progress, "digest": _digest(progress, checkpoint.tensors)}
+    write_whole(path, safetensors_bytes(checkpoint.tensors, metadata))
+
+
+def load(path: Path, identity: str) -> Checkpoint:
+    """The checkpoint of the run `identity` in `path`.
+
+    Raises ValueError, which names the file, where it is damaged, cut off, of another run, or no checkpoint at all, and
+    OSError where it cannot be read.
+    """
+    try:
+        metadata, tensors = read_safetensors(path)
+        if not {"progress", "digest"} <= metadata.keys():
+            raise ValueError("a safetensors file that is no checkpoint")
+        if metadata["digest"] != _digest(metadata["progress"], tensors):
+            raise ValueError("one whose contents do not match their digest")
+        progress = _progress(metadata["progress"])
+        if progress["identity"] != identity:
+            raise ValueError(f"one of run {progress['identity']}, not {identity}")
+    except ValueError as error:
+        raise ValueError(
+            f"checkpoint: expected one that this run has written in {path}, got {shortened(str(error))}; without the "
+            "file the run starts again from the beginning"
+        ) from error
+    del progress["identity"]
+    # Copies: kernels may round otherwise where memory is not aligned as torch's own is.
+    return Checkpoint(**progress, tensors={name: tensor.clone() for name, tensor in tensors.items()})
+
+
+def _progress(text: str) -> dict[str, Any]:
+    """What `save` wrote beside the tensors; ValueError for anything else."""
+    progress = parse_json(text)
+    if not isinstance(progress, dict) or progress.keys() != PROGRESS.keys():
+        raise ValueError(f"one whose progress has not the entries {', '.join(PROGRESS)}")
+    for name, is_right in PROGRESS.items():
+        if not is_right(progress[name]):
+            raise ValueError(f"one with another {name} than a checkpoint has")
+    return progress
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_line(line: Any) -> bool:
+    return isinstance(line, dict) and all(map(_is_number, line.values()))
+
+
+PROGRESS: dict[str, Callable[[Any], bool]] = {
+    "identity": lambda value: isinstance(value, str),
+    "step": lambda value: _is_number(value) and isinstance(value, int) and value >= 0,
+    "losses": _is_number,
+    "metrics": lambda value: isinstance(value, list) and all(map(_is_line, value)),
+    "seconds": lambda value: _is_number(value) and value >= 0,
+}
+
+
+def _digest(progress: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(progress.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)  # numpy has no bfloat16
+    return digest.hexdigest()
+
+
+class Timer:
+    """Says when the next checkpoint is due: every `seconds`, less often where writing one takes long.
+
+    0 seconds: after every step. The clock is monotonic, so that a wall clock that jumps has no say.
+    """
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._due = time.monotonic() + seconds
+
+    def due(self) -> bool:
+        return time.monotonic() >= self._due
+
+    def written(self, cost: float) -> None:
+        """A checkpoint was written in `cost` seconds."""
+        self._due = time.monotonic() + (max(self._seconds, cost / LARGEST_COST) if self._seconds else 0)

@@ -1,0 +1,141 @@
+"""Finished runs as one small JSON file, for `results/`: every seed's figures and the commands, without the weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from contextual_rnn._whole_file import write_whole
+from contextual_rnn.experiments.config import config_to_dict, task_name
+from contextual_rnn.experiments.runs.folder import (
+    CONFIG,
+    Refused,
+    Run,
+    checked_result,
+    parsed_config,
+    raise_it,
+    read_runs,
+    run_folders,
+)
+from contextual_rnn.experiments.runs.json_file import check, damaged, parse, read_json, read_text
+
+DIGITS = 4  # of what is kept of every epoch
+NOT_KEPT = ("epoch", "step", "seconds", "train_loss")
+
+
+def publish(runs: Iterable[Run], path: Path) -> None:
+    """Write the finished ones of `runs` into `path`; raises ValueError where there is none."""
+    rows = [_published(run) for run in runs if run.result is not None]
+    if not rows:
+        raise ValueError("runs: expected finished runs, got none")
+    rows.sort(key=lambda run: (run["options"]["state"], run["options"]["seed"], run["command"]))
+    shared = {name: value for name, value in rows[0]["options"].items() if all(_has(run, name, value) for run in rows)}
+    for run in rows:
+        run["options"] = {name: value for name, value in run["options"].items() if name not in shared}
+    head = {"options": shared}
+    if all(run["versions"] == rows[0]["versions"] for run in rows):
+        head["versions"] = rows[0]["versions"]
+        for run in rows:
+            del run["versions"]
+    begin = json.dumps(head).removesuffix("}")
+    lines = ",\n  ".join(json.dumps(run) for run in rows)
+    write_whole(path, f'{begin},\n "runs": [\n  {lines}\n ]}}\n')
+
+
+def read_published(path: Path) -> list[Run]:
+    """The runs of a file that `publish` wrote; their folders are those of their commands.
+
+    Raises ValueError, which names the file, for any other.
+    """
+    return _runs_of(read_json(Path(path)), Path(path))
+
+
+def _runs_of(content: dict[str, Any], path: Path) -> list[Run]:
+    check(content, {"options": {}, "versions?": {str: str}, "runs": [{"options": {}}]}, path)
+    versions = {"versions": content["versions"]} if "versions" in content else {}
+    return [_run(content["options"], {**run, **versions}, path) for run in content["runs"]]
+
+
+def read_results(folder: Path, refused: Refused = raise_it) -> list[Run]:
+    """The runs below `folder`, or where it has none those of the files in it that `publish` wrote.
+
+    The error of a damaged run or file, which names it, goes to `refused`, which by default raises it. Raises ValueError
+    where there is nothing that can be read.
+    """
+    if run_folders(folder):
+        return read_runs(folder, refused)
+    runs: list[Run] = []
+    for path, content in _contents(folder, refused).items():
+        try:
+            runs += _runs_of(content, path)
+        except ValueError as error:
+            refused(error)
+    if not runs:
+        raise ValueError(f"folder: expected runs (folders with {CONFIG}) or published results, got none in {folder}")
+    return runs
+
+
+def published_files(folder: Path) -> list[Path]:
+    """The files in `folder` that `publish` wrote, among others that it did not."""
+    return list(_contents(folder, raise_it))
+
+
+def _contents(folder: Path, refused: Refused) -> dict[Path, dict[str, Any]]:
+    contents: dict[Path, dict[str, Any]] = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            content = parse(read_text(path), path)
+        except ValueError as error:
+            refused(error)
+        else:
+            if isinstance(content, dict) and "runs" in content:
+                contents[path] = content
+    return contents
+
+
+def _published(run: Run) -> dict[str, Any]:
+    assert run.result is not None
+    seen = Counter(name for line in run.metrics for name in line)
+    often = [name for name, lines in seen.items() if lines > 1]
+    names = [name for name in often if name not in NOT_KEPT]
+    return {
+        "options": config_to_dict(run.config),
+        "metrics": {name: [_rounded(line.get(name)) for line in run.metrics] for name in names},
+        **run.result,
+        "command": _relative(run.result["command"]),
+    }
+
+
+def _relative(command: str) -> str:
+    """A sweep's runs know their folder by its whole path, which means nothing elsewhere."""
+    words, _, folder = command.rpartition("--out ")
+    return f"{words}--out {Path('runs', *Path(folder).parts[-2:])}" if Path(folder).is_absolute() else command
+
+
+def _run(shared: dict[str, Any], published: dict[str, Any], path: Path) -> Run:
+    published = dict(published)
+    config = parsed_config({**shared, **published.pop("options")}, path)
+    check(published, {"metrics": {str: [(float, None)]}}, path)
+    metrics = published.pop("metrics")
+    epochs = max(map(len, metrics.values()), default=0)
+    lines: list[dict[str, float]] = [{"epoch": epoch} for epoch in range(epochs)]
+    for name, values in metrics.items():
+        if len(values) != epochs:
+            raise damaged(path, f"{epochs} values of {name}", str(len(values)))
+        for line, value in zip(lines, values, strict=True):
+            if value is not None:
+                line[name] = value
+    result = checked_result(published, config, path)
+    return Run(Path(result["command"].rpartition("--out ")[2]), task_name(config), config, lines, result)
+
+
+def _has(run: dict[str, Any], name: str, value: object) -> bool:
+    return name in run["options"] and run["options"][name] == value
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")

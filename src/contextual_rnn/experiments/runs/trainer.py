@@ -1,0 +1,102 @@
+"""Training in memory: what a run does step by step, and no files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from contextual_rnn._saved_numbers import keys_of_numbers
+from contextual_rnn.experiments.config import Config
+from contextual_rnn.experiments.interrupts import requested
+from contextual_rnn.experiments.tasks.registry import build_task
+from contextual_rnn.experiments.training.batches import Batches
+from contextual_rnn.experiments.training.cuda_graph import CapturedStep
+from contextual_rnn.experiments.training.data_parallel import ALONE, Group
+from contextual_rnn.experiments.training.flat_adam import FlatAdam
+from contextual_rnn.experiments.training.seeding import generator_for, seed_for
+
+
+class Training:
+    """A run in memory: its task, the order of its batches, and its optimizer."""
+
+    def __init__(self, config: Config, group: Group = ALONE, interrupted: Callable[[], bool] = requested):
+        self.config, self.group = config, group
+        self._interrupted, self._group_interrupted = interrupted, False
+        device = device_of(config, group)
+        self.task = build_task(config)
+        self.task.to(device)
+        self.batches = Batches(config.seed, self.task.training, config.batch_size)
+        self.optimizer = FlatAdam(self.task.model, self.task.clip_norm)
+        self._captured = CapturedStep(self.task, self.optimizer) if device.type == "cuda" else None
+
+    def step(self, k: int) -> float:
+        """Train on batch k and return its loss; a loss that is not finite changes nothing."""
+        batch = self.batches[k]
+        if self._captured is not None:
+            return self._captured(batch, seed_for("states", self.config.seed, k), self.learning_rate(k))
+        generator = generator_for("states", self.config.seed, k)
+        rows = self.group.rows(batch[0].shape[0])
+        if rows is None:
+            loss = self.task.differentiate(batch, generator, self.optimizer)
+        else:
+            loss = self._differentiate_together(batch, generator, rows)
+        if math.isfinite(loss):
+            self.optimizer.step(self.learning_rate(k))
+        return loss
+
+    def interrupted(self) -> bool:
+        """Whether to stop before the next step; all processes of a group return the same."""
+        return self._interrupted() if self.group.size == 1 else self._group_interrupted
+
+    def _differentiate_together(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice) -> float:
+        """The mean over the batch is the processes' own means, each by its share; so are the gradients."""
+        share, gradient, own = (rows.stop - rows.start) / len(batch[0]), self.optimizer.gradient, 0.0
+        if share:
+            own = self.task.differentiate(batch, generator, self.optimizer, rows)
+        else:
+            gradient.zero_()
+        sums = torch.tensor([own * share, self._interrupted()], dtype=torch.float64, device="cpu")
+        self.group.sum(sums)
+        loss, interrupted = sums.tolist()
+        self._group_interrupted = interrupted > 0  # the same for all, so that no process waits for another's step
+        if math.isfinite(loss):  # for all processes alike
+            gradient.mul_(share)
+            self.group.sum(gradient)
+        return loss
+
+    def learning_rate(self, k: int) -> float:
+        """Adam's step size for batch k."""
+        if self.config.schedule == "constant":
+            return self.config.learning_rate
+        share = k / (self.config.epochs * self.batches.per_epoch)
+        return self.config.learning_rate * (1 + math.cos(math.pi * share)) / 2
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training goes on from, by name: the model's and the optimizer's."""
+        model, numbers = self.task.model, keys_of_numbers(self.task.model)  # of the configuration
+        return {
+            **{f"model.{name}": tensor for name, tensor in model.state_dict().items() if name not in numbers},
+            **{f"adam.{name}": tensor for name, tensor in self.optimizer.state.items()},
+        }
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from `tensors` of the same configuration; raises ValueError where names, shapes or dtypes differ."""
+        expected, received = (
+            {name: (tensor.shape, tensor.dtype) for name, tensor in each.items()} for each in (self.tensors(), tensors)
+        )
+        if differ := sorted(name for name in {**expected, **received} if received.get(name) != expected.get(name)):
+            raise ValueError(f"they differ in {', '.join(differ)}")
+        for name, tensor in self.tensors().items():  # in place: a captured step goes on reading there
+            tensor.copy_(tensors[name])
+
+
+def device_of(config: Config, group: Group = ALONE) -> torch.device:
+    """Where a run computes; raises ValueError where that cannot be."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: expected cpu where there is no GPU that torch can use, got cuda")
+    if config.device == "cuda" and group.size > 1:
+        raise ValueError(f"device: expected cpu for a run on {group.size} processes, got cuda")
+    return torch.device(config.device)

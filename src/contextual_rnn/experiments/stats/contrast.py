@@ -1,0 +1,81 @@
+"""Two sets of runs side by side in one measure, paired by seed, and what the interval allows to say."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy import stats
+
+from contextual_rnn.experiments.runs.folder import Run
+from contextual_rnn.experiments.stats.intervals import (
+    Interval,
+    median_interval,
+    paired_gain,
+    probability_of_improvement,
+)
+from contextual_rnn.experiments.stats.measures import Measure, values_by_seed
+
+Verdict = Literal["ahead", "behind", "level", "open"]
+ENDS: dict[Verdict, str] = {
+    "ahead": "ends ahead of",
+    "behind": "ends behind",
+    "level": "is not significantly different from",
+}
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Medians of both sides over the seeds that both have, the median gain, and the probability of improvement.
+
+    `gain` is ours - theirs, positive where ours is better; None where a side never got there in some seed.
+    """
+
+    seeds: tuple[int, ...]
+    ours: Interval
+    theirs: Interval
+    gain: Interval | None
+    improvement: Interval
+
+    @property
+    def verdict(self) -> Verdict:
+        """ahead or behind: the interval lies on one side of no gain; level: it holds it; open: a single seed."""
+        interval, none = (self.improvement, 0.5) if self.gain is None else (self.gain, 0.0)
+        if math.isnan(interval.low):
+            return "open"
+        return "ahead" if interval.low > none else "behind" if interval.high < none else "level"
+
+    @property
+    def significant_by_chance(self) -> float:
+        """At most how probable another verdict than level is where neither side is better, in three seeds and more.
+
+        A sign test: as many seeds may differ from the others as lie beyond an end of the interval.
+        """
+        return _significant_by_chance(len(self.seeds))
+
+
+@functools.cache
+def _significant_by_chance(count: int) -> float:
+    beyond = math.ceil(median_interval(range(count)).low)
+    return float(2 * stats.binom.cdf(beyond, count, 0.5))
+
+
+def contrast(ours: Iterable[Run], theirs: Iterable[Run], measure: Measure) -> Contrast | None:
+    """The runs of both sides that converged; None where they share no seed."""
+    left, right = values_by_seed(ours, measure), values_by_seed(theirs, measure)
+    seeds = tuple(sorted(left.keys() & right.keys()))
+    if not seeds:
+        return None
+    sign = 1 if measure.more_is_better else -1
+    signed = tuple({seed: sign * side[seed] for seed in seeds} for side in (left, right))
+    finite = all(math.isfinite(value) for side in signed for value in side.values())
+    return Contrast(
+        seeds,
+        median_interval([left[seed] for seed in seeds]),
+        median_interval([right[seed] for seed in seeds]),
+        paired_gain(*signed) if finite else None,
+        probability_of_improvement(*signed),
+    )

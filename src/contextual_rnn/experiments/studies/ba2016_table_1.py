@@ -1,0 +1,65 @@
+"""Table 1 of Ba et al. (2016), the error of networks on associative retrieval, beside ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from contextual_rnn.experiments.config import COMPUTED_BY
+from contextual_rnn.experiments.runs.folder import Run
+from contextual_rnn.experiments.stats.intervals import Interval, median_interval
+from contextual_rnn.experiments.stats.measures import Measure, final, values_by_seed
+from contextual_rnn.experiments.stats.wording import interval, option_text, words
+
+UNITS = (20, 50, 100)
+# Per cent, at 20, 50 and 100 units. Quoted from memory: the original could not be opened.
+BA_ET_AL = {"IRNN": (62.11, 60.23, 0.34), "LSTM": (60.81, 1.85, 0.0), "fast weights": (1.81, 0.0, 0.0)}
+TEST_ACCURACY = Measure("test_accuracy", final("test_accuracy"), True)
+NETWORKS = {"fast_weights": "fast weights", "lstm": "LSTM"}
+
+
+def errors(runs: Sequence[Run]) -> dict[tuple[str, str], dict[int, tuple[Interval, int]]]:
+    """Median test accuracy and the number of seeds, by network and setting, then by units; from finished runs."""
+    runs_by_network: dict[tuple[str, str], dict[int, list[Run]]] = {}
+    for run in runs:
+        config = run.config
+        if run.task == "retrieval" and config.state == "zero" and config.units in UNITS:
+            row = runs_by_network.setdefault((NETWORKS[getattr(config, "network", "")], _setting(run)), {})
+            row.setdefault(config.units, []).append(run)
+    medians: dict[tuple[str, str], dict[int, tuple[Interval, int]]] = {}
+    for key in sorted(runs_by_network):
+        for units, same in sorted(runs_by_network[key].items()):
+            if values := list(values_by_seed(same, TEST_ACCURACY).values()):
+                medians.setdefault(key, {})[units] = median_interval(values), len(values)
+    return medians
+
+
+def error_texts(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The errors of more than one seed as "0.84% (0.46% to 1.68%) at 20", by network and setting."""
+    texts = {
+        f"{network} ({setting})": [
+            f"{interval(median, 'error')} at {units}" for units, (median, count) in by_units.items() if count > 1
+        ]
+        for (network, setting), by_units in errors(runs).items()
+    }
+    return {name: each for name, each in texts.items() if each}
+
+
+def table_1(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """Test errors of ours below Ba et al.'s; None where there are no runs."""
+    rows = [[f"{name}, Ba et al.", "", "", *(f"{error:.2f}%" for error in row)] for name, row in BA_ET_AL.items()]
+    ours = errors(runs)
+    for (network, setting), by_units in ours.items():
+        cells = [interval(by_units[units][0], "error") if units in by_units else "-" for units in UNITS]
+        seeds = sorted({count for _, count in by_units.values()})
+        rows.append([f"{network}, ours", setting, " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))), *cells])
+    header = ["network", "setting", "seeds", *(f"{units} units" for units in UNITS)]
+    return {"title": "Error on test sequences, 4 pairs", "header": header, "texts": 2, "rows": rows} if ours else None
+
+
+def _setting(run: Run) -> str:
+    aside = ("state", "network", "units", "seed", *COMPUTED_BY)
+    options = [field for field in dataclasses.fields(run.config) if field.name not in aside]
+    chosen = [field for field in options if field.name == "epochs" or getattr(run.config, field.name) != field.default]
+    return ", ".join(f"{words(field.name)} {option_text(getattr(run.config, field.name))}" for field in chosen)

@@ -1,0 +1,162 @@
+"""How far the spread of sampled decay trajectories can be trusted: nominal against observed coverage, over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from contextual_rnn.experiments.config import DecayConfig, config_to_dict
+from contextual_rnn.experiments.runs.folder import Refused, Run, has_weights, raise_it
+from contextual_rnn.experiments.runs.weights import load_model
+from contextual_rnn.experiments.stats.groups import Group
+from contextual_rnn.experiments.stats.intervals import median_interval
+from contextual_rnn.experiments.stats.wording import option_text, words
+from contextual_rnn.experiments.studies.trajectories import checked_paths
+from contextual_rnn.experiments.tasks.coverage import LEVELS, TWO_DEVIATIONS, coverage, deviations_of
+from contextual_rnn.experiments.tasks.decay import INITIAL_RANGE, VALIDATION_PERIODS, DecayModel, linear_cosine_decay
+from contextual_rnn.experiments.training.seeding import generator_for
+
+CLOSE = 0.03  # a coverage that is off by less is called right
+SEEDS = 20
+SEQUENCES, SAMPLES = 20, 100  # of each period; of each sequence
+COLUMNS = {
+    "mean_scale": "mean sigma",
+    "smallest_scale": "smallest sigma",
+    "trajectory_spread": "deviation of x",
+    "free_running_squared_error": "error",
+}
+PAPER = "the paper's loss"
+NAMES = {"min_scale": "sigma at least", "kl_weight": "KL weight"}
+WATCHED = ("mean_scale", "smallest_scale", "trajectory_spread", "coverage_two_deviations")
+
+
+def calibration(groups: Sequence[Group], refused: Refused = raise_it) -> list[dict[str, Any]]:
+    """Of every group of decay runs with the normal state: options, seeds, how much of the truth is inside, sigma.
+
+    `observed` has for each seed the share of steps at which the true curve lies inside the central interval of each of
+    `levels`, mean and standard deviation taken over samples run freely from x(0); `two_deviations` that within two
+    standard deviations (nominal 95.4 %), `by_period` its median over seeds for each held-out period. `final` has
+    each seed's metrics after the last epoch, `epochs` medians over seeds after every epoch. Of many seeds the first
+    SEEDS are sampled. All as JSON takes it. Where the weights of a run are damaged, the error goes to `refused`, which
+    by default raises it, and the other runs are sampled.
+    """
+    rows = []
+    for group in groups:
+        runs = [run for run in group.runs if run.converged and run.config.state == "normal"]
+        runs = [run for run in runs if run.task == "decay" and has_weights(run)]
+        sampled = _sampled(sorted(runs, key=lambda run: run.config.seed)[:SEEDS], refused)
+        if sampled:
+            rows.append(_row(group, *zip(*sampled, strict=True)))
+    return sorted(rows, key=lambda row: (row["label"] != PAPER, *(row["options"][name] for name in NAMES)))
+
+
+def calibration_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows of `calibration` as the report lists them."""
+    table = []
+    for row in rows:
+        inside, final = row["two_deviations_median"], row["final"]
+        one = f"{row['two_deviations'][0]:.1%} (one seed)"
+        table.append(
+            [
+                row["label"],
+                str(len(row["seeds"])),
+                "{:.1%} ({:.1%} to {:.1%})".format(*inside) if inside else one,
+                *(f"{share:.0%}" for share in row["by_period"].values()),
+                *(f"{statistics.median(final[name]):.3f}" if name in final else "-" for name in COLUMNS),
+            ]
+        )
+    periods = [f"T = {period:g}" for period in VALIDATION_PERIODS]
+    header = ["loss", "seeds", "within two deviations", *periods, *COLUMNS.values()]
+    return {"title": "Truth inside the band (nominal 95.4%)", "header": header, "texts": 1, "rows": table}
+
+
+def calibration_finding(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence on whether two standard deviations of the samples hold as much of the truth as they should."""
+    shares = {row["label"]: statistics.median(row["two_deviations"]) for row in rows}
+    off = {label: share - TWO_DEVIATIONS for label, share in shares.items()}
+    verdicts = {
+        "too alike": [label for label in off if off[label] < -CLOSE],
+        "about as far apart as they should be": [label for label in off if abs(off[label]) <= CLOSE],
+        "too far apart": [label for label in off if off[label] > CLOSE],
+    }
+    intervals = {row["label"]: row["two_deviations_median"] for row in rows}
+    ends = {
+        label: ", {1:.1%} to {2:.1%}".format(*limits) if limits else ", one seed" for label, limits in intervals.items()
+    }
+    texts = [
+        f"the samples are {verdict} with "
+        + ", ".join(f"{label} ({shares[label]:.1%}{ends[label]})" for label in labels)
+        for verdict, labels in verdicts.items()
+        if labels
+    ]
+    return f"Two standard deviations should hold {TWO_DEVIATIONS:.1%} of the truth: {'; '.join(texts)}."
+
+
+def _sampled(runs: Sequence[Run], refused: Refused) -> list[tuple[Run, dict[str, Any]]]:
+    """The runs with their coverage."""
+    sampled = []
+    for run in runs:
+        try:
+            sampled.append((run, _coverage_of(run)))
+        except ValueError as error:
+            refused(error)
+    return sampled
+
+
+def _row(group: Group, runs: Sequence[Run], shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    inside = [share["two_deviations"] for share in shares]
+    whole = [run.metrics for run in runs if len(run.metrics) == len(runs[0].metrics)]
+    defaults = config_to_dict(DecayConfig())
+    options = {name: value for name, value in group.settings.items() if value != defaults[name]}
+    named = (f"{NAMES.get(name, words(name))} {option_text(value)}" for name, value in options.items())
+    return {
+        "label": ", ".join(named) or PAPER,
+        "options": {**defaults, **group.settings, "epochs": runs[0].config.epochs},
+        "seeds": [run.config.seed for run in runs],
+        "levels": list(LEVELS),
+        "observed": [share["observed"] for share in shares],
+        "two_deviations": inside,
+        "two_deviations_median": [round(value, 4) for value in median_interval(inside)] if len(runs) > 1 else None,
+        "by_period": {
+            f"{period:g}": statistics.median(share["by_period"][index] for share in shares)
+            for index, period in enumerate(VALIDATION_PERIODS)
+        },
+        "final": {
+            name: [run.result["final"][name] for run in runs if run.result is not None]
+            for name in (*WATCHED, "free_running_squared_error")
+            if all(run.result is not None and name in run.result["final"] for run in runs)
+        },
+        "epochs": {
+            name: [round(statistics.median(line[name] for line in lines), 5) for lines in zip(*whole, strict=True)]
+            for name in WATCHED
+            if all(name in line for lines in whole for line in lines)
+        },
+        "commands": [run.result["command"] for run in runs if run.result is not None],
+    }
+
+
+@torch.no_grad()
+def _coverage_of(run: Run) -> dict[str, Any]:
+    model = load_model(run)
+    assert isinstance(model, DecayModel)
+    period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat_interleave(SEQUENCES)
+    low, high = INITIAL_RANGE
+    # As in training, x(0) is 1 + beta times the drawn value.
+    drawn = low + (high - low) * torch.rand(
+        len(period), generator=generator_for("calibration", "initial"), device="cpu"
+    )
+    truth = linear_cosine_decay(drawn, period)
+    draws = generator_for("calibration", "states", run.config.seed)
+    paths = model.free_run(truth[:, 0], period, num_samples=SAMPLES, sample=True, generator=draws)
+    checked_paths(paths, run)
+    inside = coverage(paths[..., 1:], truth[:, 1:], [*map(deviations_of, LEVELS), 2.0])
+    *observed, two = inside.mean(0).tolist()
+    by_period = inside[:, -1].unflatten(0, (-1, SEQUENCES)).mean(1).tolist()
+    return {
+        "observed": [round(share, 4) for share in observed],
+        "two_deviations": round(two, 4),
+        "by_period": [round(share, 4) for share in by_period],
+    }

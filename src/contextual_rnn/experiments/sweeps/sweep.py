@@ -1,0 +1,220 @@
+"""Many runs side by side, each in a folder of its own; nothing is lost, and the same call goes on where it stopped."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from contextual_rnn.experiments import interrupts
+from contextual_rnn.experiments.config import Config, config_from_dict, config_to_dict, identity, task_name
+from contextual_rnn.experiments.interrupts import Interrupted
+from contextual_rnn.experiments.runs import store
+from contextual_rnn.experiments.runs.folder import CONFIG, RESULT, finished, read_result, versions
+from contextual_rnn.experiments.runs.store import Place
+from contextual_rnn.experiments.runs.train import CHECKPOINT_SECONDS, train_at
+from contextual_rnn.experiments.sweeps.stack import side_by_side, stacks
+from contextual_rnn.experiments.sweeps.workers import stop_requested
+
+SWEEP, ERROR = "sweep.json", "error.txt"
+WATCH_SECONDS = 0.5
+
+Stack = tuple[str, ...]  # the names of runs that a worker is given at once
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `result` as in its file, or `error`, the traceback; never both. `worker` says where."""
+
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    worker: str = ""
+
+
+@dataclass
+class Progress:
+    """A sweep so far: outcomes by name, what was there before it, what is being trained."""
+
+    total: int
+    skipped: int = 0
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    running: int = 0
+    retried: int = 0
+
+    @property
+    def done(self) -> int:
+        """How many runs have a result, those that were there before included."""
+        return sum(outcome.result is not None for outcome in self.outcomes.values())
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The traceback of every run that has no result."""
+        return {name: outcome.error for name, outcome in self.outcomes.items() if outcome.error is not None}
+
+
+def folder_name(config: Config) -> str:
+    """The folder of a run within its sweep: readable, and its own by the identity at the end."""
+    return f"{task_name(config)}-{config.state}-seed{config.seed}-{identity(config)}"
+
+
+def sweep(
+    configs: Sequence[Config],
+    folder: Place,
+    executor: Executor,
+    *,
+    retries: int = 2,
+    stack: int = 1,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    watch: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Train every configuration below `folder`, a path or URL that all workers share, and return how each run ended.
+
+    Finished runs are skipped, begun ones go on. A run that raises is recorded with its traceback, in `error.txt` too,
+    and the others go on; a run whose worker was lost is tried again, `retries` times at most. With `stack` a worker
+    gets so many runs at once that differ in the seed alone, for threads of one process. `watch` is called twice a
+    second. Raises ValueError where two configurations are the same, or for a stack below 1.
+    """
+    names = {folder_name(config): config for config in configs}
+    if len(names) < len(configs):
+        raise ValueError(f"configs: expected every configuration once, got {len(configs) - len(names)} twice")
+    if isinstance(folder, Path):
+        folder = folder.absolute()
+    progress = Progress(len(names))
+    left: list[Config] = []
+    with store.readable(folder, (CONFIG, RESULT)) as before:
+        for name, config in names.items():
+            outcome = _outcome_before(config, before / name)
+            if outcome is None:
+                left.append(config)
+            else:
+                progress.skipped += outcome.result is not None
+                progress.outcomes[name] = outcome
+
+    if left:  # one that has finished is only read
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+        store.write(folder, SWEEP, json.dumps({"runs": len(configs)}).encode())
+    done: SimpleQueue[tuple[Stack, Future[list[Outcome]]]] = SimpleQueue()
+    futures: dict[Stack, Future[list[Outcome]]] = {}
+    tries = {tuple(map(folder_name, each)): retries for each in stacks(left, stack)}
+
+    def begin(runs: Stack) -> None:
+        options = [config_to_dict(names[name]) for name in runs]
+        arguments = options, str(folder), list(runs), checkpoint_seconds, versions()
+        futures[runs] = executor.submit(run_into, *arguments)
+        futures[runs].add_done_callback(lambda future: done.put((runs, future)))
+
+    def show() -> None:
+        progress.running = sum(len(runs) for runs, future in futures.items() if future.running())
+        watch(progress)
+
+    for runs in tries:
+        begin(runs)
+    while futures:
+        show()
+        for runs, future in _completed(done):
+            del futures[runs]
+            if isinstance(_error(future), BrokenExecutor) and tries[runs]:
+                tries[runs] -= 1
+                progress.retried += len(runs)
+                begin(runs)
+            else:
+                progress.outcomes |= zip(runs, _outcomes(future, len(runs)), strict=True)
+            if not futures:
+                break
+    show()
+    return progress
+
+
+def _completed(done: SimpleQueue[Any]) -> Iterator[Any]:
+    """The futures completed within `WATCH_SECONDS`, as a batch, so that polling stays linear in the number of runs."""
+    end = time.monotonic() + WATCH_SECONDS
+    while (rest := end - time.monotonic()) > 0:
+        try:
+            yield done.get(timeout=rest)
+        except Empty:
+            return
+
+
+def run_into(
+    options: list[dict[str, Any]], folder: str, names: list[str], checkpoint_seconds: float, versions: dict[str, str]
+) -> list[Outcome]:
+    """On a worker: train runs side by side and say how each ended. Nothing raised in training gets out of here.
+
+    Raises Interrupted where a signal asks this process to stop.
+    """
+    interrupted = stop_requested()
+    work = [
+        functools.partial(_run_into, each, store.place_of(folder), name, checkpoint_seconds, versions, interrupted)
+        for each, name in zip(options, names, strict=True)
+    ]
+    try:
+        return side_by_side(options[0]["threads"], work) if len(work) > 1 else [work[0]()]
+    except Interrupted:
+        if interrupts.requested():
+            raise
+        return len(names) * [Outcome(error="cancelled")]  # by a client that no longer asks for it
+
+
+def _run_into(
+    options: dict[str, Any],
+    folder: Place,
+    name: str,
+    checkpoint_seconds: float,
+    started_with: dict[str, str],
+    interrupted: Callable[[], bool],
+) -> Outcome:
+    if interrupted():
+        raise Interrupted
+    worker, place = f"{platform.node()}, process {os.getpid()}", store.below(folder, name)
+    try:
+        if (own := versions()) != started_with:  # of a worker that came late; the first were asked before
+            raise RuntimeError(
+                f"worker: expected {started_with}, as where the sweep was started, got {own} on {worker}"
+            )
+        if not store.exists(folder, SWEEP):
+            raise FileNotFoundError(
+                f"folder: expected the sweep's, shared by all workers, got none on {worker}: {folder}"
+            )
+        config = config_from_dict(options)
+        run = train_at(config, place, checkpoint_seconds=checkpoint_seconds, interrupted=interrupted)
+        store.remove(place, ERROR)
+        return Outcome(run.result, worker=worker)
+    except Exception:
+        error = traceback.format_exc()
+        _record(error, place)
+        return Outcome(error=error, worker=worker)
+
+
+def _record(error: str, place: Place) -> None:
+    try:
+        if store.exists(place, CONFIG):  # else the folder is not ours, or there is none
+            store.write(place, ERROR, error.encode())
+    except OSError:
+        return  # the disk is what failed; whoever asked for the run is told all the same
+
+
+def _outcome_before(config: Config, folder: Path) -> Outcome | None:
+    try:
+        return Outcome(read_result(folder / RESULT, config)) if finished(config, folder) else None
+    except (ValueError, OSError):
+        return Outcome(error=traceback.format_exc())
+
+
+def _error(future: Future[list[Outcome]]) -> BaseException | None:
+    return CancelledError("the scheduler has lost this run") if future.cancelled() else future.exception()
+
+
+def _outcomes(future: Future[list[Outcome]], count: int) -> list[Outcome]:
+    """Of a future that is done; a worker that is lost for good, or has no sound environment, is an error as well."""
+    error = _error(future)
+    return future.result() if error is None else count * [Outcome(error="".join(traceback.format_exception(error)))]

@@ -1,0 +1,1 @@
+"""The paper's two tasks: data, model, loss and measures."""

@@ -1,0 +1,1 @@
+"""Networks and layers: fast weights, attention, context networks, losses."""

@@ -1,0 +1,1 @@
+"""The fast-weights recurrence: one file an algorithm."""

@@ -1,0 +1,1 @@
+"""The fast-weights recurrence on a GPU, in Triton."""

@@ -1,0 +1,1 @@
+"""Batches of sequences as they are: of different lengths, beginning anew, run in pieces."""

@@ -1,0 +1,278 @@
+"""A batch of sequences as they are: of different lengths, starting anew in the middle, run in pieces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like
+from contextual_rnn._numbers import check_size
+from contextual_rnn.layers.fast_weights import FastWeightsRNN
+from contextual_rnn.sequences.running import run_segments, takes_packed, whole
+from contextual_rnn.sequences.segments import Segments
+from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.spec.rows import has_none, take, take_of_all
+from contextual_rnn.spec.steps import check_input
+from contextual_rnn.spec.tree import State
+
+
+class Model(Protocol):
+    """What a batch of sequences needs of its model: a `ContextualRNN` has it."""
+
+    _spec: StateSpec
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def _start(
+        self, context: Any, batch_size: int | None, generator: torch.Generator | None, rows: Tensor | None = None
+    ) -> State: ...
+
+    def _own(self, state: State) -> State: ...
+
+    def _known_spec(self, step: Any) -> StateSpec: ...
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A padded batch, or a piece of one, and what `ContextualRNN` was told about its sequences.
+
+    first and lengths (B,): the real steps of each row; first is None where all begin at 0, lengths where all steps are
+    real. resets (B, T), on the CPU: the number of the reset before a step, in the order of the flags, -1 for none; T is
+    1 where flags stand before the whole call. begun (B,), on the CPU, of a piece after the first: the rows that had a
+    step before it; None for all.
+    """
+
+    model: Model
+    spec: StateSpec
+    input: Tensor
+    batch: int
+    context: Any = None
+    generator: torch.Generator | None = None
+    first: Tensor | None = None
+    lengths: Tensor | None = None
+    resets: Tensor | None = None
+    num_resets: int = 0
+    reset_context: Any = None
+    begun: Tensor | None = None
+    over: bool = False  # whether no row has a step left
+    packed: PackedSequence | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        input: Tensor | PackedSequence,
+        context: Any,
+        generator: torch.Generator | None,
+        *,
+        lengths: Tensor | None,
+        mask: Tensor | None,
+        reset: Tensor | None,
+        reset_context: Any,
+        pieces: str | None = None,
+    ) -> Sequences:
+        """Check the arguments; `pieces` is the argument that has the batch run in pieces, if one has."""
+        given = {pieces: pieces, "lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
+        name = next(name for name, argument in given.items() if argument is not None)
+        whole_input, spec = None, model._spec
+        if isinstance(input, PackedSequence) and name == "reset":
+            whole_input = input
+            input, lengths = pad_packed_sequence(input, batch_first=spec.input_batch_dim == 0)
+        batch = spec.input_batch_size(input) if isinstance(input, Tensor) else None
+        before_call = name == "reset" and isinstance(reset, Tensor) and reset.ndim == 1 and whole_input is None
+        if batch is not None and spec.known_time_dim == "unknown" and not before_call:
+            assert isinstance(input, Tensor)
+            spec = model._known_spec(_one_step(input, spec.input_batch_dim))
+        one_step = spec.known_time_dim is None
+        if batch is None or (one_step and name not in ("reset", "reset_context")):
+            received = "an input of one step" if batch is not None else "a packed or unbatched input"
+            raise ValueError(f"{name}: expected only with a padded batch of sequences, got {received}")
+        assert isinstance(input, Tensor)
+        check_input("input", model.network, input)
+        self = cls(model, spec, input, batch, context, generator, packed=whole_input)
+        if pieces is not None and spec.bidirectional:
+            raise ValueError(f"{pieces}: expected only with a network of one direction, got a bidirectional one")
+        first = None
+        if mask is not None:
+            if lengths is not None:
+                raise ValueError("mask: expected none beside lengths, which say the same")
+            first, lengths = blocks_of(self._rows_first("mask", mask))
+        elif lengths is not None:
+            check_lengths(lengths, batch, self.num_steps)
+        self = replace(self, first=first, lengths=lengths)
+        if reset is None:
+            if reset_context is not None:
+                raise ValueError("reset_context: expected only with reset, got it alone")
+            return self
+        resets, num_resets = self._resets(reset)
+        return replace(self, resets=resets, num_resets=num_resets, reset_context=reset_context)
+
+    def _rows_first(self, name: str, flags: Tensor) -> Tensor:
+        """Flags in the layout of the input as (B, T)."""
+        time_first = self.time < self.spec.input_batch_dim
+        sizes = {"time": self.num_steps, "batch": self.batch} if time_first else {}
+        check_flags(name, flags, sizes or {"batch": self.batch, "time": self.num_steps})
+        return flags.T if time_first else flags
+
+    def _resets(self, reset: Tensor) -> tuple[Tensor, int]:
+        """`resets`, and how many there are."""
+        time, before_call = self.spec.known_time_dim, isinstance(reset, Tensor) and reset.ndim == 1
+        # An input of any axes may be one step or a sequence: flags (B,) then stand before the call.
+        if isinstance(time, int) and not (before_call and self.spec.input_ndim is None):
+            self._rows_first("reset", reset)
+        else:
+            check_flags("reset", reset, {"batch": self.batch})
+        flags = reset.cpu()
+        numbers, num_resets = torch.full(flags.shape, -1, device="cpu"), int(flags.sum())
+        numbers[flags] = torch.arange(num_resets, device="cpu")
+        if flags.ndim == 2:
+            return numbers.T if self.time < self.spec.input_batch_dim else numbers, num_resets
+        if not isinstance(time, int):
+            return numbers[:, None], num_resets
+        first = torch.zeros(self.batch, dtype=torch.int64, device="cpu") if self.first is None else self.first.cpu()
+        step = torch.arange(self.num_steps, device="cpu")
+        return torch.where(step == first[:, None], numbers[:, None], -1), num_resets
+
+    @property
+    def time(self) -> int:
+        assert isinstance(self.spec.known_time_dim, int)
+        return self.spec.known_time_dim
+
+    @property
+    def num_steps(self) -> int:
+        return self.input.shape[self.time]
+
+    @property
+    def _has_empty_rows(self) -> bool:
+        if self.lengths is None or torch.compiler.is_compiling():  # values cannot be read there
+            return False
+        return not bool(self.lengths.all())
+
+    def steps(self, start: int, stop: int) -> Sequences:
+        """The piece from step `start` to before `stop`."""
+        first, lengths, begun, over = self.first, self.lengths, None, False
+        if lengths is not None:
+            _refuse_tracing("lengths")
+            first = torch.zeros_like(lengths) if first is None else first
+            end = first + lengths
+            if start > 0 and not torch.compiler.is_compiling():
+                begun, over = ((first < start) & (lengths > 0)).cpu(), not bool((end > start).any())
+                begun = None if bool(begun.all()) else begun
+            first = (first - start).clamp(0, stop - start)
+            lengths = (end - start).clamp(0, stop - start) - first
+            first = None if self.first is None or not bool(first.any()) else first
+        return replace(
+            self,
+            input=self.input.narrow(self.time, start, stop - start),
+            first=first,
+            lengths=lengths,
+            begun=begun,
+            over=over,
+            resets=None if self.resets is None else self.resets[:, start:stop],
+        )
+
+    def split(self, name: str, step: int) -> tuple[Sequences, Sequences]:
+        """The pieces before and from `step`, which is the argument `name`."""
+        step = check_size(name, step)
+        if step >= self.num_steps:
+            raise ValueError(f"{name}: expected fewer steps than the input's {self.num_steps}, got {step}")
+        after = self.steps(step, self.num_steps)
+        if after.over:
+            raise ValueError(f"{name}: expected fewer steps than the longest sequence has, got {step}")
+        return self.steps(0, step), after
+
+    def run(self, hx: State | None, *, carried: State | None = None, carry: bool = False) -> Any:
+        """Output and final state, from `hx` or the initial state.
+
+        `carried` is the state after the piece before, for the rows that had begun. With `carry` the final state is
+        whole, A of fast weights included.
+        """
+        if self.packed is None:
+            return self._run(hx, carried, carry)
+        output, state = self._run(hx, carried, carry)
+        return packed_like(self.packed, output, self.time), state
+
+    def _run(self, hx: State | None, carried: State | None, carry: bool) -> Any:
+        network, one_source = self.model.network, carried is None or self.begun is None
+        in_one_call = self.first is None and (self.lengths is None or self._pads_itself)
+        if carry and self.spec.step is not None and has_none(self.spec.tree):
+            in_one_call = in_one_call and takes_packed(network)  # else its step knows how to carry all of it
+        if not self.batch or (self.resets is None and one_source and in_one_call):
+            state = hx if carried is None else carried
+            state = self.model._start(self.context, self.batch, self.generator) if state is None else state
+            return self._whole_rows(state, carry)
+        _refuse_tracing("lengths" if self.resets is None else "reset")
+        resets = torch.full((self.batch, self.num_steps), -1, device="cpu") if self.resets is None else self.resets
+        zeros = torch.zeros(self.batch, dtype=torch.int64, device="cpu")
+        lengths = zeros + resets.shape[1] if self.lengths is None else self.lengths.cpu().long()
+        segments = Segments.between(resets, zeros if self.first is None else self.first.cpu(), lengths)
+        starts = self._starts(hx, carried, segments)
+        if len(segments.row) == self.batch and in_one_call and resets.shape[1]:
+            return self._whole_rows(starts, carry)
+        return run_segments(network, self.spec, self.input, segments, starts, carry)
+
+    @property
+    def _pads_itself(self) -> bool:
+        """Whether one call of the network can be given the lengths."""
+        return takes_packed(self.model.network) and not self._has_empty_rows
+
+    def _whole_rows(self, hx: State, carry: bool) -> Any:
+        """Every row is one sequence."""
+        network, lengths = self.model.network, self.lengths
+        options = whole(network, carry)
+        if lengths is None or not self.batch:  # torch packs no empty batch
+            return network(self.input, self.model._own(hx), **options)
+        if isinstance(network, FastWeightsRNN):
+            return network(self.input, hx, lengths=lengths, **options)
+        batch_first = self.spec.input_batch_dim == 0
+        packed = pack_padded_sequence(self.input, lengths.cpu(), batch_first=batch_first, enforce_sorted=False)
+        output, state = network(packed, hx)
+        return pad_packed_sequence(output, batch_first=batch_first, total_length=self.num_steps)[0], state
+
+    def _starts(self, hx: State | None, carried: State | None, segments: Segments) -> State:
+        """The state that each segment starts from."""
+        make, rows = self.model._start, segments.row
+        if hx is None and carried is None and self.reset_context is None:
+            return make(self.context, self.batch, self.generator, rows)
+        anew = segments.reset >= 0
+        begun = torch.zeros(self.batch, dtype=torch.bool, device="cpu")
+        if carried is not None:
+            begun = ~begun if self.begun is None else self.begun
+        goes_on = begun[rows] & ~anew
+        fresh = ~anew & ~goes_on
+        from_context = (fresh & (hx is None)) | (anew & (self.reset_context is None))
+        sources: list[tuple[Tensor, State]] = []
+
+        def add(chosen: Tensor, state: State) -> None:
+            sources.append((chosen.nonzero()[:, 0], state))
+
+        if bool(goes_on.any()):
+            add(goes_on, take(self.spec.tree, rows[goes_on], carried))
+        if hx is not None and bool(fresh.any()):
+            add(fresh, take(self.spec.tree, rows[fresh], hx))
+        # Also where this time nothing is reset: parameters that only some calls use are trouble for DDP.
+        if bool(from_context.any()) or (self.resets is not None and self.reset_context is None):
+            add(from_context, make(self.context, self.batch, self.generator, rows[from_context]))
+        if self.num_resets and self.reset_context is not None:
+            add(anew, make(self.reset_context, self.num_resets, self.generator, segments.reset[anew]))
+        if len(sources) == 1:
+            return sources[0][1]
+        place = torch.cat([index for index, _ in sources]).argsort()
+        counts = [len(index) for index, _ in sources]
+        return take_of_all(self.spec.tree, place, [state for _, state in sources], counts)
+
+
+def _refuse_tracing(name: str) -> None:
+    if torch._C._get_tracing_state() is not None:
+        raise ValueError(f"{name}: expected none under torch.jit.trace here, where its values would become constants")
+
+
+def _one_step(input: Tensor, batch_dim: int) -> Tensor:
+    """What one step of a batch of sequences looks like, (B, ...)."""
+    shape = [size for axis, size in enumerate(input.shape) if axis not in (batch_dim, 1 - batch_dim)]
+    return input.new_empty(input.shape[batch_dim], *shape)

@@ -1,0 +1,194 @@
+"""Segments of a padded batch, run by a network of any kind as if each were alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contextual_rnn.layers.fast_weights import FastWeightsRNN
+from contextual_rnn.sequences.segments import Segments
+from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.spec.rows import as_returned, has_none, take, take_of_all
+from contextual_rnn.spec.steps import run_sequence, runs_as_torch_does, step_of
+from contextual_rnn.spec.tree import State
+
+
+def takes_packed(network: nn.Module) -> bool:
+    """Whether the network runs a batch of different lengths in one call."""
+    return runs_as_torch_does(network) or isinstance(network, FastWeightsRNN)
+
+
+def run_segments(
+    network: nn.Module, spec: StateSpec, input: Tensor, segments: Segments, starts: State, carry: bool
+) -> tuple[Tensor, State]:
+    """Outputs in the layout of `input`, zero outside the segments, and the state after each row's last segment.
+
+    `starts` has a row for each segment; one without a step ends as it starts. With `carry` the states are whole, A of
+    fast weights included.
+    """
+    in_one_call = takes_packed(network)
+    # What the spec does not describe may be lost between pieces.
+    undivided = spec.bidirectional or (has_none(spec.tree) and not carry)
+    if not len(segments.running):
+        whole_spec = replace(spec, step=None) if in_one_call or undivided else spec
+        return _nothing(network, whole_spec, input, take(spec.tree, segments.last, starts), carry)
+    if in_one_call:
+        return _in_one_call(network, spec, input, segments, starts, carry)
+    return (_by_length if undivided else _in_pieces)(network, spec, input, segments, starts)
+
+
+def whole(network: nn.Module, carry: bool) -> dict[str, Any]:
+    """The arguments that have `network` return all that it carries."""
+    return {"return_fast_weights": True} if carry and isinstance(network, FastWeightsRNN) else {}
+
+
+def _in_one_call(
+    network: nn.Module, spec: StateSpec, input: Tensor, segments: Segments, starts: State, carry: bool
+) -> tuple[Tensor, State]:
+    """All segments as one packed batch."""
+    running = segments.running
+    everywhere = len(running) == len(segments.row)
+    some = segments if everywhere else segments.only(running)
+    packed, place = some.packed(input, _time(spec))
+    first = starts if everywhere else take(spec.tree, running, starts)
+    output, state = network(packed, first, **whole(network, carry))
+    padded = output.data.new_zeros(input.shape[0] * input.shape[1], *output.data.shape[1:])
+    padded = padded.index_copy(0, place, output.data).unflatten(0, input.shape[:2])
+    if everywhere:
+        return padded, take(spec.tree, segments.last, state)
+    return padded, _finals(spec, segments, starts, running, [state])
+
+
+def _by_length(
+    network: nn.Module, spec: StateSpec, input: Tensor, segments: Segments, starts: State
+) -> tuple[Tensor, State]:
+    """Segments of one length as a batch, length after length, for a network that cannot go on in the middle."""
+    axes, padded, states, order = (spec.input_batch_dim, _time(spec)), None, [], []
+    rows_first = input.movedim(axes, (0, 1))
+    for length in segments.length[segments.running].unique().tolist():
+        group = (segments.length == length).nonzero()[:, 0]
+        place = segments.row[group][:, None], segments.start[group][:, None] + torch.arange(length, device="cpu")
+        place = tuple(index.to(input.device) for index in place)
+        inputs = rows_first[place].movedim((0, 1), axes)
+        output, state = run_sequence(network, spec, inputs, take(spec.tree, group, starts))
+        output = output.movedim(axes, (0, 1))
+        if padded is None:
+            padded = output.new_zeros(*rows_first.shape[:2], *output.shape[2:])
+        padded = padded.index_put(place, output)
+        states.append(state)
+        order.append(group)
+    assert padded is not None
+    return padded.movedim((0, 1), axes), _finals(spec, segments, starts, torch.cat(order), states)
+
+
+def _in_pieces(
+    network: nn.Module, spec: StateSpec, input: Tensor, segments: Segments, starts: State
+) -> tuple[Tensor, State]:
+    """The batch cut at every step where a segment begins or ends, or at all where the spec has a step of its own.
+
+    Rows without a segment are left out of a piece, so that padding is not read.
+    """
+    time, steps, batch = _time(spec), input.shape[_time(spec)], len(segments.last)
+    count, rows = len(segments.row), torch.arange(batch, device="cpu")
+    begins = torch.full((steps + 1, batch), -1, device="cpu")
+    ends = torch.zeros_like(begins, dtype=torch.bool)
+    running = segments.running
+    row, start, length = segments.row[running], segments.start[running], segments.length[running]
+    begins[start, row] = running
+    ends[start + length, row] = True
+    cuts = ((begins >= 0) | ends).any(1)
+    if spec.step is not None:
+        cuts[: steps + 1] = True
+    bounds = cuts.nonzero()[:, 0].tolist()
+    one_each = torch.cat([segments.last.new_zeros(1), segments.last[:-1] + 1])[:batch]
+    state, live = take(spec.tree, one_each, starts), torch.zeros(batch, dtype=torch.bool, device="cpu")
+    pieces: list[tuple[int, int, Tensor, Tensor]] = []
+    for first, stop in pairwise(bounds):
+        live = (live & ~ends[first]) | (begins[first] >= 0)
+        index = live.nonzero()[:, 0]
+        if not len(index):
+            continue
+        anew = begins[first]
+        if bool((anew >= 0).any()):
+            place = torch.where(anew < 0, rows, batch + anew)
+            state = take_of_all(spec.tree, place, [state, starts], [batch, count])
+        inputs, everywhere = input.narrow(time, first, stop - first), len(index) == batch
+        if not everywhere:
+            inputs = inputs.index_select(spec.input_batch_dim, index.to(inputs.device))
+        output, new = _run_piece(network, spec, inputs, state if everywhere else take(spec.tree, index, state))
+        if everywhere:
+            state = new
+        else:
+            place = rows.index_copy(0, index, batch + torch.arange(len(index), device="cpu"))
+            state = take_of_all(spec.tree, place, [state, new], [batch, len(index)])
+        pieces.append((first, stop, index, output))
+    return _joined(pieces, spec, batch, steps), state
+
+
+def _run_piece(
+    network: nn.Module, spec: StateSpec, inputs: Tensor, state: State, **options: Any
+) -> tuple[Tensor, State]:
+    if spec.step is None:
+        return run_sequence(network, spec, inputs, state, **options)
+    time, batch = _time(spec), spec.input_batch_dim
+    place = batch - 1 if time < batch else batch
+    output, state = step_of(network, spec, inputs.squeeze(time).movedim(place, 0), state)
+    return output.movedim(0, place).unsqueeze(time), state
+
+
+def _joined(pieces: list[tuple[int, int, Tensor, Tensor]], spec: StateSpec, batch: int, steps: int) -> Tensor:
+    """Outputs of pieces, (first step, last + 1, rows, output), in one padded batch of zeros."""
+    time, outputs, done = _time(spec), [], 0
+    like = pieces[0][3]
+
+    def zeros(steps: int) -> Tensor:
+        shape = list(like.shape)
+        shape[time], shape[spec.input_batch_dim] = steps, batch
+        return like.new_zeros(shape)
+
+    for first, stop, index, output in pieces:
+        if first > done:
+            outputs.append(zeros(first - done))
+        if len(index) < batch:
+            output = zeros(stop - first).index_copy(spec.input_batch_dim, index.to(output.device), output)
+        outputs.append(output)
+        done = stop
+    if done < steps:
+        outputs.append(zeros(steps - done))
+    return torch.cat(outputs, time)
+
+
+def _nothing(network: nn.Module, spec: StateSpec, input: Tensor, state: State, carry: bool) -> tuple[Tensor, State]:
+    """No row has a step. One step of zeros says what an output is like; every parameter gets a gradient of zero."""
+    time, batch = _time(spec), input.shape[spec.input_batch_dim]
+    shape = list(input.shape)
+    shape[time] = 1
+    output, new = _run_piece(network, spec, input.new_zeros(shape), state, **whole(network, carry))
+    shape = list(output.shape)
+    shape[time] = input.shape[time]
+    zeros = output.masked_fill(torch.ones((), dtype=torch.bool, device=output.device), 0).expand(shape).contiguous()
+    states = [as_returned(spec.tree, state, new), new]  # in the form that fast weights have afterwards
+    return zeros, take_of_all(spec.tree, torch.arange(batch, device="cpu"), states, [batch, batch])
+
+
+def _finals(spec: StateSpec, segments: Segments, starts: State, order: Tensor, states: list[State]) -> State:
+    """The state after each row's last segment; `states` are of the segments `order`, one after the other."""
+    count = len(segments.row)
+    place = torch.arange(count, device="cpu")
+    place[order] = count + torch.arange(len(order), device="cpu")
+    counts = [count, *(_rows_of(spec, state) for state in states)]
+    return take_of_all(spec.tree, place[segments.last], [as_returned(spec.tree, starts, states[0]), *states], counts)
+
+
+def _rows_of(spec: StateSpec, state: State) -> int:
+    leaf = next(iter(spec))
+    return spec.unpack(state)[leaf.name].shape[0]
+
+
+def _time(spec: StateSpec) -> int:
+    assert isinstance(spec.known_time_dim, int)
+    return spec.known_time_dim

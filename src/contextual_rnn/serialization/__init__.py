@@ -1,0 +1,11 @@
+"""Files: an initial state as one small file, and a state that a network ended in, to go on from later.
+
+Needs `pip install "contextual-rnn[files]"`, which is safetensors.
+"""
+
+from contextual_rnn.serialization.states import load_carried_state as load_carried_state
+from contextual_rnn.serialization.states import load_state as load_state
+from contextual_rnn.serialization.states import load_weights as load_weights
+from contextual_rnn.serialization.states import save_carried_state as save_carried_state
+from contextual_rnn.serialization.states import save_state as save_state
+from contextual_rnn.serialization.states import save_weights as save_weights

@@ -1,0 +1,90 @@
+"""Which state does a network carry? The networks that are known, and how to register others."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+from torch import nn
+
+from contextual_rnn.spec.spec import StateSpec as StateSpec
+from contextual_rnn.spec.tree import Leaf
+
+
+@singledispatch
+def state_spec(network: nn.Module) -> StateSpec:
+    """The spec of the state that `network` takes.
+
+    Known are nn.RNN, nn.LSTM, nn.GRU, their cells, subclasses of these, our fast weights and `ContextualRNN`. A network
+    of your own is registered in three lines:
+
+        @state_spec.register
+        def _(network: MyNetwork) -> StateSpec:
+            return StateSpec(Leaf("h", (network.hidden_size,)))
+
+    A module around a network that is known returns `state_spec(network.lstm)` there.
+
+    Raises TypeError for a network that is not registered.
+    """
+    kind = type(network).__name__
+    raise TypeError(
+        f"network: expected one with a registered state spec, got {kind}; register it in three lines:\n\n"
+        f"    @state_spec.register\n    def _(network: {kind}) -> StateSpec:\n        return {_likely_spec(network)}"
+    )
+
+
+def spec_of(network: Any) -> StateSpec:
+    """`state_spec(network)`; TypeError too where what is registered for it returns something else than a spec."""
+    spec = state_spec(network)
+    if not isinstance(spec, StateSpec):
+        kind = type(network).__name__
+        raise TypeError(f"network: expected a registered function that returns a StateSpec, got {spec!r} for {kind}")
+    return spec
+
+
+def _likely_spec(network: object) -> str:
+    """The spec to register, in words; what a subclass of torch's base classes carries is read off its sizes."""
+    if isinstance(network, nn.RNNBase):
+        layers = "2 * network.num_layers" if network.bidirectional else "network.num_layers"
+        width = "network.proj_size" if network.proj_size else "network.hidden_size"
+        h = f'Leaf("h", ({layers}, {width}), batch_dim=1)'
+        c = f'Leaf("c", ({layers}, network.hidden_size), batch_dim=1)'
+        axes = "time_dim=1" if network.batch_first else "input_batch_dim=1, time_dim=0"
+        options = f", input_ndim=3, {axes}{', bidirectional=True' if network.bidirectional else ''}"
+        both = network.mode == "LSTM"
+    else:
+        h, c, options, both = 'Leaf("h", (network.hidden_size,))', 'Leaf("c", (network.hidden_size,))', "", False
+        if isinstance(network, nn.RNNCellBase):
+            options, both = ", input_ndim=2", network.weight_ih.shape[0] == 4 * network.hidden_size
+    return f"StateSpec({f'({h}, {c})' if both else h}{options})"
+
+
+@state_spec.register
+def _(network: StateSpec) -> StateSpec:
+    return network
+
+
+@state_spec.register(nn.RNN)
+@state_spec.register(nn.LSTM)
+@state_spec.register(nn.GRU)
+def _(network: nn.RNN | nn.LSTM | nn.GRU) -> StateSpec:
+    layers = network.num_layers * (2 if network.bidirectional else 1)
+    h = Leaf("h", (layers, network.proj_size or network.hidden_size), batch_dim=1)
+    c = Leaf("c", (layers, network.hidden_size), batch_dim=1)
+    batch_dim = 0 if network.batch_first else 1
+    return StateSpec(
+        (h, c) if isinstance(network, nn.LSTM) else h,
+        input_batch_dim=batch_dim,
+        input_ndim=3,
+        time_dim=1 - batch_dim,
+        bidirectional=network.bidirectional,
+    ).like(next(network.parameters()))
+
+
+@state_spec.register(nn.RNNCell)
+@state_spec.register(nn.LSTMCell)
+@state_spec.register(nn.GRUCell)
+def _(network: nn.RNNCell | nn.LSTMCell | nn.GRUCell) -> StateSpec:
+    h, c = Leaf("h", (network.hidden_size,)), Leaf("c", (network.hidden_size,))
+    tree = (h, c) if isinstance(network, nn.LSTMCell) else h
+    return StateSpec(tree, input_ndim=2, time_dim=None).like(network.weight_ih)

@@ -1,0 +1,87 @@
+"""Rows of the states of a batch: which of them go on, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from contextual_rnn.ops import LowRank
+from contextual_rnn.spec.tree import Leaf, State
+
+
+def take(tree: State, index: Tensor, state: State) -> State:
+    """The rows `index` of a state, as the network takes it."""
+    return _rows(tree, index, [state], [0])
+
+
+def take_of_all(tree: State, index: Tensor, states: Sequence[State], counts: Sequence[int]) -> State:
+    """The rows `index` of several states, each of `counts` rows and counted on from those before.
+
+    Where `tree` has None, tensors have the batch first. Fast weights may be of another form there in each state, None
+    (zero), low rank or a matrix; then they become matrices.
+    """
+    return _rows(tree, index, states, counts)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """A state of any structure with every tensor replaced by `function(tensor)`."""
+    if isinstance(state, Tensor):
+        return function(state)
+    if isinstance(state, Mapping):
+        return {name: map_tensors(function, child) for name, child in state.items()}
+    if isinstance(state, (tuple, list)):
+        children = [map_tensors(function, child) for child in state]
+        return type(state)(*children) if hasattr(state, "_fields") else type(state)(children)
+    return state
+
+
+def as_returned(tree: State, state: State, returned: State) -> State:
+    """`state` with None where `tree` has None and `returned` too: fast weights that were not asked for."""
+    if tree is None or isinstance(tree, LowRank):
+        return None if returned is None else state
+    if isinstance(tree, Mapping):
+        return {name: as_returned(child, state[name], returned[name]) for name, child in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        children = [as_returned(*parts) for parts in zip(tree, state, returned, strict=True)]
+        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    return state
+
+
+def has_none(tree: State) -> bool:
+    """Whether there is None in a tree: something that the network carries and the spec leaves open."""
+    if isinstance(tree, Mapping):
+        return any(map(has_none, tree.values()))
+    if isinstance(tree, (tuple, list)) and not isinstance(tree, LowRank):
+        return any(map(has_none, tree))
+    return tree is None or isinstance(tree, LowRank)
+
+
+def _rows(tree: State, index: Tensor, states: Sequence[State], counts: Sequence[int]) -> State:
+    if isinstance(tree, Leaf):
+        return _pick(states, tree.batch_dim, index)
+    if isinstance(tree, Mapping):
+        return {name: _rows(child, index, [state[name] for state in states], counts) for name, child in tree.items()}
+    if isinstance(tree, (tuple, list)) and not isinstance(tree, LowRank):  # A may be of another form in each state
+        children = [_rows(child, index, [s[k] for s in states], counts) for k, child in enumerate(tree)]
+        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    if all(state is None for state in states):
+        return None
+    if all(isinstance(state, LowRank) for state in states) and len({state.left.shape[1] for state in states}) == 1:
+        return LowRank(*(_pick(factors, 0, index) for factors in zip(*states, strict=True)))
+    return _pick(_matrices(states, counts), 0, index)
+
+
+def _matrices(states: Sequence[State], counts: Sequence[int]) -> list[Tensor]:
+    dense = [state.dense() if isinstance(state, LowRank) else state for state in states]
+    for state in dense:
+        if not isinstance(state, (Tensor, type(None))):
+            raise TypeError(f"hx: expected a tensor, LowRank or None where it is None, got {type(state).__name__}")
+    like = next(state for state in dense if state is not None)
+    return [like.new_zeros(n, *like.shape[1:]) if s is None else s for s, n in zip(dense, counts, strict=True)]
+
+
+def _pick(tensors: Sequence[Tensor], dim: int, index: Tensor) -> Tensor:
+    joined = tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors), dim)
+    return joined.index_select(dim, index.to(joined.device))

@@ -1,0 +1,278 @@
+"""What state does a network carry? One description, read by every initial state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from numbers import Real
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from contextual_rnn._numbers import (
+    check_device,
+    check_dtype,
+    check_flag,
+    check_number,
+    check_size,
+    holds,
+    readable,
+    shortened,
+)
+from contextual_rnn._tensors import check_dense, is_finite
+from contextual_rnn.spec.tree import (
+    Leaf,
+    State,
+    check_leaves,
+    describe,
+    has_more,
+    leaves_of,
+    map_leaves,
+    pack,
+    zip_leaves,
+)
+
+Step = Callable[[nn.Module, Tensor, State], tuple[Tensor, State]]
+TimeDim = int | None | Literal["unknown"]
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """The state of a network: its leaves and how they are put together.
+
+    `tree` is the state with a `Leaf` where the network takes a tensor: a leaf, or leaves and None in (named) tuples,
+    lists and dicts. `input_batch_dim` is the batch axis of the network's input and `input_ndim` the number of axes of a
+    batched input (None where only batched input exists). `dtype` and `device` say how parameters of an initial state
+    are made.
+
+    `time_dim` is the time axis of a batched input where the network takes sequences, None where a call is one step.
+    "unknown" means None where `input_ndim` is 2, else 1 - input_batch_dim where there is a `step`; otherwise
+    `ContextualRNN` and `generate` find out, with one step and a sequence of one step, when they first need to know.
+    `bidirectional` says that the network also runs backwards in time.
+
+    `step` runs the network for one step, (network, inputs (B, ...), state) -> (output (B, ...), state). None means one
+    call of the network, with a time axis of size 1 where it takes sequences.
+
+    Raises TypeError for a tree without leaves or with other things in it and for arguments of other types, ValueError
+    for a tree of more than 100 levels, two leaves of one name, and axes that are not there or the same.
+    """
+
+    tree: State
+    input_batch_dim: int = 0
+    input_ndim: int | None = None
+    step: Step | None = None
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+    time_dim: TimeDim = "unknown"
+    bidirectional: bool = False
+
+    def __post_init__(self) -> None:
+        names = [leaf.name for leaf in self]
+        if not names:
+            raise TypeError("tree: expected at least one Leaf, got none")
+        if len(set(names)) < len(names):
+            raise ValueError(f"tree: expected leaves of different names, got {', '.join(names)}")
+        _check_axes(self.input_batch_dim, self.input_ndim, self.time_dim)
+        if self.step is not None and not callable(self.step):
+            raise TypeError(f"step: expected a function or None, got {type(self.step).__name__}")
+        check_flag("bidirectional", self.bidirectional)
+        if self.bidirectional and self.known_time_dim is None:
+            raise ValueError("bidirectional: expected False for a network that takes one step, got True")
+        object.__setattr__(self, "device", check_device(self.device))
+        check_dtype(self.dtype)
+        _ = self.floats, self.constants  # torch.compile cannot evaluate a cached property
+
+    def __iter__(self) -> Iterator[Leaf]:
+        return iter(self._leaves)
+
+    @cached_property
+    def _leaves(self) -> tuple[Leaf, ...]:
+        return tuple(leaves_of(self.tree))  # every call of a state goes through them
+
+    def dtype_of(self, leaf: Leaf) -> torch.dtype | None:
+        """The dtype that the network receives for a leaf, as far as the spec says it."""
+        return leaf.dtype or self.dtype
+
+    @cached_property
+    def floats(self) -> tuple[Leaf, ...]:
+        """The leaves of real or complex floats, which can be learned and drawn."""
+        return tuple(leaf for leaf in self if _is_float(self.dtype_of(leaf)))
+
+    @cached_property
+    def constants(self) -> tuple[Leaf, ...]:
+        """The leaves without floats: constants in every initial state."""
+        return tuple(leaf for leaf in self if not _is_float(self.dtype_of(leaf)))
+
+    def __getitem__(self, name: str) -> StateSpec:
+        """The spec of one leaf alone, for a state of its own in `LeafwiseState`; KeyError lists the names."""
+        for leaf in self:
+            if leaf.name == name:
+                return replace(self, tree=leaf)
+        raise KeyError(f"leaf: expected one of {', '.join(leaf.name for leaf in self)}, got {name!r}")
+
+    def like(self, tensor: Tensor) -> StateSpec:
+        """This spec with the dtype and device of `tensor`; TypeError for anything but a tensor."""
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"tensor: expected a tensor, got {type(tensor).__name__}")
+        return replace(self, dtype=tensor.dtype, device=tensor.device)
+
+    def shared(self) -> StateSpec:
+        """This spec with one state for all layers and directions, which the network gets repeated."""
+
+        def share(leaf: Leaf) -> Leaf:
+            layered = leaf.batch_dim == 1 and leaf.repeat == 1
+            return replace(leaf, shape=(1, *leaf.shape[1:]), repeat=leaf.shape[0]) if layered else leaf
+
+        return replace(self, tree=map_leaves(share, self.tree))
+
+    def pack(self, leaves: Mapping[str, Tensor]) -> State:
+        """Put leaves, each (B, *shape) or all `shape`, together as the network takes them.
+
+        Raises TypeError for anything but a dict of tensors, ValueError for a leaf that is missing, one that is not
+        dense, and one of another shape or batch size.
+        """
+        check_leaves(tuple(self), leaves)
+        return pack(self.tree, leaves)
+
+    def check(self, state: State, name: str = "state") -> dict[str, Tensor]:
+        """The leaves of `state` with the batch first, or without a batch, all layers of a shared leaf among them.
+
+        Raises TypeError for another structure, ValueError for a leaf that is not dense or of another shape or batch
+        size; `name` is the argument that they name.
+        """
+        leaves: dict[str, Tensor] = {}
+        seen: tuple[str, int | None] | None = None
+        for leaf, tensor in zip_leaves(self.tree, state, name):
+            check_dense(name, tensor)
+            batched = tensor.ndim > len(leaf.shape)
+            expected = list(leaf.network_shape)
+            if batched:
+                expected.insert(leaf.batch_dim, tensor.shape[min(leaf.batch_dim, tensor.ndim - 1)])
+            if list(tensor.shape) != expected:
+                raise ValueError(
+                    f"{name}: expected leaf {leaf.name!r} of shape {leaf.shape_text}, got {tuple(tensor.shape)}"
+                )
+            batch = tensor.shape[leaf.batch_dim] if batched else None
+            if seen is not None and seen[1] != batch:
+                raise ValueError(
+                    f"{name}: expected leaves of one batch size, got {seen[1]} for {seen[0]!r}, "
+                    f"{batch} for {leaf.name!r}"
+                )
+            seen = (leaf.name, batch)
+            leaves[leaf.name] = tensor.movedim(leaf.batch_dim, 0) if batched else tensor
+        return leaves
+
+    def unpack(self, state: State, name: str = "state") -> dict[str, Tensor]:
+        """The leaves of `state`, each (B, *shape), or `shape` where the state is of one unbatched example.
+
+        Where the spec has None anything may stand. Raises as `check`, and ValueError for a shared leaf whose layers
+        differ; gradients flow to its first layer. torch.compile, vmap and captured graphs cannot look at the layers.
+        """
+        leaves = self.check(state, name)
+        for leaf in self:
+            if leaf.repeat == 1:
+                continue
+            tensor = leaves[leaf.name]
+            axis = tensor.ndim - len(leaf.shape)
+            leaves[leaf.name] = first = tensor.narrow(axis, 0, 1)
+            if readable(tensor) and not _same(tensor.detach(), first.detach()):
+                raise ValueError(
+                    f"{name}: expected leaf {leaf.name!r} with the same values in all {leaf.repeat} layers, as the "
+                    "spec shares one state, got layers that differ"
+                )
+        return leaves
+
+    def fill(self, value: float | State) -> dict[str, Tensor]:
+        """New leaves of one example, each `shape`, filled with a number or copied from a state of one example.
+
+        Raises TypeError or ValueError for numbers that are not finite or that a leaf's dtype does not have, and for a
+        state of another structure, shape or kind of numbers, without numbers (on meta), or with something where the
+        spec has None.
+        """
+        if isinstance(value, Real):
+            return {leaf.name: self._full(leaf, check_number("value", value)) for leaf in self}
+        leaves = self.unpack(value, "value")
+        if has_more(self.tree, value):
+            raise ValueError(f"value: expected {self.describe()}, got something where it has None")
+        for leaf in self:
+            tensor, dtype = leaves[leaf.name], self.dtype_of(leaf)
+            if (shape := tuple(tensor.shape)) != leaf.shape:
+                raise ValueError(f"value: expected leaf {leaf.name!r} of one example, {leaf.shape}, got {shape}")
+            if not _is_float(dtype):
+                if tensor.dtype != dtype:
+                    raise TypeError(f"value: expected leaf {leaf.name!r} of {dtype}, got {tensor.dtype}")
+            elif not _is_float(tensor.dtype) or (tensor.is_complex() and dtype is not None and not dtype.is_complex):
+                raise TypeError(f"value: expected leaf {leaf.name!r} of floats, got {tensor.dtype}")
+            if tensor.is_meta and self.device is not None and self.device.type != "meta":
+                raise ValueError(f"value: expected leaf {leaf.name!r} with numbers that can be read, got one on meta")
+            leaves[leaf.name] = copy = tensor.detach().to(self.device, dtype, copy=True)
+            if readable(copy) and not is_finite(copy):
+                raise ValueError(f"value: expected finite numbers in leaf {leaf.name!r}, got NaN or infinity")
+        return leaves
+
+    def _full(self, leaf: Leaf, number: float) -> Tensor:
+        dtype = self.dtype_of(leaf) or torch.get_default_dtype()
+        if not holds(dtype, number):
+            raise ValueError(f"value: expected a number that leaf {leaf.name!r} of {dtype} can hold, got {number}")
+        return torch.full(leaf.shape, number, dtype=dtype, device=self.device)
+
+    def input_batch_size(self, inputs: Tensor) -> int | None:
+        """Batch size of an input of the network, None for one unbatched example.
+
+        Raises TypeError for an input that is no tensor, ValueError for one that is not dense or of more or fewer axes.
+        """
+        if not isinstance(inputs, Tensor) or inputs.layout is not torch.strided or inputs.is_nested:
+            check_dense("input", inputs)
+        if self.input_ndim is None:
+            expected, fits = f"at least {self.input_batch_dim + 1} axes", inputs.ndim > self.input_batch_dim
+        elif inputs.ndim == self.input_ndim - 1:
+            return None
+        else:
+            expected = f"{self.input_ndim} axes, or {self.input_ndim - 1} without a batch"
+            fits = inputs.ndim == self.input_ndim
+        if not fits:
+            raise ValueError(f"input: expected {expected}, got {inputs.ndim}: {tuple(inputs.shape)}")
+        return inputs.shape[self.input_batch_dim]
+
+    @cached_property
+    def known_time_dim(self) -> TimeDim:
+        """`time_dim`, or what `input_ndim` and `step` say of it."""
+        if self.time_dim != "unknown" or (self.step is None and self.input_ndim != 2):
+            return self.time_dim
+        if self.input_ndim == 2:
+            return None
+        return 1 - self.input_batch_dim if self.input_batch_dim < 2 else "unknown"
+
+    def describe(self) -> str:
+        """The state in words, for error messages."""
+        return describe(self.tree)
+
+
+def _is_float(dtype: torch.dtype | None) -> bool:
+    return dtype is None or dtype.is_floating_point or dtype.is_complex
+
+
+def _same(layers: Tensor, first: Tensor) -> bool:
+    """Whether all layers are the first, NaN included, but for rounding: kernels round vectors and remainders apart."""
+    rounding = 8 * torch.finfo(layers.dtype).eps if _is_float(layers.dtype) else 0.0
+    same = torch.isclose(layers, first, rtol=rounding, atol=0.0, equal_nan=_is_float(layers.dtype))
+    return bool(same.all())
+
+
+def _check_axes(batch_dim: int, ndim: int | None, time_dim: TimeDim) -> None:
+    check_size("input_batch_dim", batch_dim, 0)
+    if ndim is not None:
+        check_size("input_ndim", ndim)
+        if batch_dim >= ndim:
+            raise ValueError(f"input_batch_dim: expected less than input_ndim, {ndim}, got {batch_dim}")
+    if time_dim is None or time_dim == "unknown":
+        return
+    if isinstance(time_dim, bool) or not isinstance(time_dim, int):
+        raise TypeError(f'time_dim: expected an int, None or "unknown", got {shortened(time_dim)}')
+    if not 0 <= time_dim < 2**63 or time_dim == batch_dim or (ndim is not None and time_dim >= ndim):
+        axes = "an axis" if ndim is None else f"one of {ndim} axes"
+        raise ValueError(
+            f"time_dim: expected {axes}, counted from 0, other than the batch's {batch_dim}, got {shortened(time_dim)}"
+        )

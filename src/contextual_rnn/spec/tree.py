@@ -1,0 +1,266 @@
+"""The parts of a state and how they hang together: leaves in nested tuples, lists and dicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contextual_rnn._numbers import check_dtype, check_elements, check_flag, check_size, shortened
+from contextual_rnn._tensors import check_dense
+
+# A state is whatever the network takes: a tensor, or tensors (and None) in tuples, lists and dicts.
+State = Any
+MOST_NESTED = 100  # containers around a leaf
+# Names that a leaf's own parameter, buffer or submodule could not have.
+_TAKEN = {
+    "self",
+    "network",
+    "reset_parameters",
+    "_start",
+    "_factors",
+    "_hooked",
+    "_tiled",
+    *dir(nn.ModuleDict()),
+    *dir(nn.ParameterDict()),
+}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor of a state.
+
+    `shape` is that of one example, without the batch axis; `batch_dim` is where the network wants the batch axis.
+    `repeat` > 1 says that the first axis is of size 1 here and repeated that often for the network (one state shared
+    by all layers and directions). `factor` marks one of two tensors that are multiplied together: were both zero,
+    neither would get a gradient, so a factor never starts at zero. `tiled_in_place` says that the network reads a
+    state tiled over the batch without copies, so none are made. `dtype` is what the network receives for this leaf,
+    whatever the parameters of an initial state are moved to; None: the dtype of the network. A leaf of a dtype without
+    floats, such as a counter, is a constant in every initial state.
+
+    Raises TypeError or ValueError for a name that no attribute of a module can have, a shape that is not a tuple of
+    positive ints, a batch_dim outside it, a repeat of a first axis that is not 1, flags that are not True or False, or
+    a dtype that is none or quantised.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    batch_dim: int = 0
+    repeat: int = 1
+    factor: bool = False
+    tiled_in_place: bool = False
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name: expected an identifier, such as h, got {shortened(self.name)}")
+        if not self.name.isidentifier() or self.name in _TAKEN:
+            raise ValueError(f"name: expected an identifier that modules do not use, such as h, got {self.name!r}")
+        if not isinstance(self.shape, tuple):
+            raise TypeError(f"shape: expected a tuple of positive ints, got {shortened(self.shape)}")
+        if not self.shape:
+            raise ValueError("shape: expected at least one axis, got ()")
+        object.__setattr__(self, "shape", tuple(check_size("shape", size) for size in self.shape))
+        object.__setattr__(self, "batch_dim", check_size("batch_dim", self.batch_dim, 0))
+        if self.batch_dim > len(self.shape):
+            raise ValueError(f"batch_dim: expected 0 to {len(self.shape)}, got {self.batch_dim}")
+        object.__setattr__(self, "repeat", check_size("repeat", self.repeat))
+        if self.repeat > 1 and self.shape[0] != 1:
+            raise ValueError(f"repeat: expected 1 for a first axis of {self.shape[0]}, got {self.repeat}")
+        check_elements(shape=self.numel, repeat=self.repeat)
+        check_flag("factor", self.factor)
+        check_flag("tiled_in_place", self.tiled_in_place)
+        check_dtype(self.dtype)
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def _to_network(self, tensor: Tensor) -> Tensor:
+        """(B, *shape) or `shape` in the network's layout and dtype."""
+        batched = tensor.ndim > len(self.shape)
+        if self.dtype is not None:
+            tensor = tensor.to(self.dtype)
+        if self.repeat > 1:
+            axis = 1 if batched else 0
+            tensor = tensor.expand(*tensor.shape[:axis], self.repeat, *tensor.shape[axis + 1 :])
+        if batched and self.batch_dim:
+            tensor = tensor.movedim(0, self.batch_dim)
+        return tensor if self.tiled_in_place else tensor.contiguous()
+
+    @property
+    def network_shape(self) -> tuple[int, ...]:
+        """The shape of one example as the network takes it."""
+        return (self.repeat, *self.shape[1:]) if self.repeat > 1 else self.shape
+
+    @property
+    def shape_text(self) -> str:
+        one = self.network_shape
+        batched = (*map(str, one[: self.batch_dim]), "batch", *map(str, one[self.batch_dim :]))
+        return f"({', '.join(batched)}) or {one} without a batch"
+
+
+def leaves_of(tree: State, depth: int = 0) -> Iterator[Leaf]:
+    """The leaves of a tree in order; TypeError for anything else in it, ValueError for a tree nested too deeply."""
+    if isinstance(tree, Leaf):
+        yield tree
+    elif depth == MOST_NESTED and isinstance(tree, (Mapping, tuple, list)):
+        raise ValueError(f"tree: expected at most {MOST_NESTED} containers around a leaf, got more")
+    elif isinstance(tree, Mapping):
+        for child in tree.values():
+            yield from leaves_of(child, depth + 1)
+    elif isinstance(tree, (tuple, list)):
+        for child in tree:
+            yield from leaves_of(child, depth + 1)
+    elif tree is not None:
+        raise TypeError(f"tree: expected Leaf, None, tuple, list or dict, got {type(tree).__name__}")
+
+
+def map_leaves(function: Callable[[Leaf], Any], tree: State) -> State:
+    """The tree with every leaf replaced by `function(leaf)`."""
+    if isinstance(tree, Leaf):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        return {name: map_leaves(function, child) for name, child in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        children = [map_leaves(function, child) for child in tree]
+        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    return None
+
+
+def pack(tree: State, leaves: Mapping[str, Tensor]) -> State:
+    """Leaves that are known to fit, each (B, *shape) or `shape`, put together as the network takes them."""
+    return map_leaves(lambda leaf: leaf._to_network(leaves[leaf.name]), tree)
+
+
+def check_leaves(expected: Iterable[Leaf], leaves: Mapping[str, Tensor]) -> None:
+    """Refuse anything but a dense tensor for each leaf, all (B, *shape) or all `shape`."""
+    if not isinstance(leaves, Mapping):
+        raise TypeError(f"leaves: expected a dict from names to tensors, got {type(leaves).__name__}")
+    batches = set()
+    for leaf in expected:
+        if leaf.name not in leaves:
+            raise ValueError(f"leaves: expected leaf {leaf.name!r}, got {shortened(list(leaves))}")
+        tensor = leaves[leaf.name]
+        check_dense("leaves", tensor, f"a tensor for {leaf.name!r}")
+        batch, shape = tuple(tensor.shape[: -len(leaf.shape)]), tuple(tensor.shape[-len(leaf.shape) :])
+        if shape != leaf.shape or len(batch) > 1:
+            shapes = f"{leaf.shape}, with a batch before or not"
+            raise ValueError(f"leaves: expected leaf {leaf.name!r} of shape {shapes}, got {tuple(tensor.shape)}")
+        batches.add(batch)
+    if len(batches) > 1:
+        raise ValueError(f"leaves: expected one batch size, got {' and '.join(map(str, sorted(batches)))}")
+
+
+def zip_leaves(tree: State, state: State, name: str, whole: State = None) -> Iterator[tuple[Leaf, Tensor]]:
+    """Each leaf with its tensor of `state`; TypeError for argument `name` where the structures differ."""
+    whole = tree if whole is None else whole  # what the error shows
+    if isinstance(tree, Leaf):
+        if not isinstance(state, Tensor):
+            raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)} for leaf {tree.name!r}")
+        yield tree, state
+    elif isinstance(tree, Mapping):
+        if not isinstance(state, Mapping) or set(state) != set(tree):
+            raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
+        for key, child in tree.items():
+            yield from zip_leaves(child, state[key], name, whole)
+    elif isinstance(tree, (tuple, list)):
+        if not isinstance(state, (tuple, list)) or len(state) != len(tree):
+            raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
+        for child, value in zip(tree, state, strict=True):
+            yield from zip_leaves(child, value, name, whole)
+
+
+def matches(tree: State, state: State, batch_size: int | None, like: Tensor | None) -> bool:
+    """Whether `state` is what `tree` says, of this batch size, on the device of `like`, of its dtype or the leaf's own.
+
+    A quick answer for every call; `zip_leaves` and `StateSpec.unpack` say what is wrong.
+    """
+    if isinstance(tree, Leaf):
+        # Every step of a loop pays for this: of what does the same, the fastest.
+        shape, axis = tree.shape if tree.repeat == 1 else tree.network_shape, tree.batch_dim
+        if batch_size is not None:
+            shape = (batch_size, *shape) if axis == 0 else (*shape[:axis], batch_size, *shape[axis:])
+        return (
+            isinstance(state, Tensor)
+            and state.layout is torch.strided
+            and not state.is_nested
+            and state.shape == shape
+            and (like is None or (state.dtype == (tree.dtype or like.dtype) and state.device == like.device))
+        )
+    if isinstance(tree, (tuple, list)):  # tuple | list would be made anew each time
+        if not isinstance(state, (tuple, list)) or len(tree) != len(state):
+            return False
+        for child, value in zip(tree, state):  # noqa: B905, SIM110
+            if not matches(child, value, batch_size, like):
+                return False
+        return True
+    if isinstance(tree, Mapping):
+        return (
+            isinstance(state, Mapping)
+            and tree.keys() == state.keys()
+            and all(matches(child, state[name], batch_size, like) for name, child in tree.items())
+        )
+    return True
+
+
+def fits(tree: State, other: State) -> bool:
+    """Whether a state of the tree `other` can stand for one of `tree`; where `tree` has None, anything can."""
+    if tree is None:
+        return True
+    if isinstance(tree, Leaf):
+        return isinstance(other, Leaf) and (tree.network_shape, tree.batch_dim, tree.dtype) == (
+            other.network_shape,
+            other.batch_dim,
+            other.dtype,
+        )
+    if isinstance(tree, Mapping):
+        return isinstance(other, Mapping) and set(tree) == set(other) and all(fits(tree[k], other[k]) for k in tree)
+    if not isinstance(other, (tuple, list)) or len(tree) != len(other):
+        return False
+    return all(fits(child, value) for child, value in zip(tree, other, strict=True))
+
+
+def has_more(tree: State, state: State) -> bool:
+    """Whether there is something where the tree has None."""
+    if isinstance(tree, Mapping):
+        return any(has_more(child, state[name]) for name, child in tree.items())
+    if isinstance(tree, (tuple, list)):
+        return any(has_more(child, value) for child, value in zip(tree, state, strict=True))
+    return tree is None and state is not None
+
+
+def describe(tree: State) -> str:
+    """A tree in words, for error messages."""
+    if isinstance(tree, Leaf):
+        return f"{tree.name} of shape {tree.shape_text}" + (f", {tree.dtype}" if tree.dtype else "")
+    if isinstance(tree, Mapping):
+        return "{" + ", ".join(f"{name}: {describe(child)}" for name, child in tree.items()) + "}"
+    if isinstance(tree, (tuple, list)):
+        return "(" + ", ".join(describe(child) for child in tree) + ")"
+    return "None"
+
+
+def describe_state(state: State, depth: int = 0) -> str:
+    """A received state in words, for error messages: the first entries of the first levels."""
+    if isinstance(state, Tensor):
+        return "a nested tensor" if state.is_nested else f"a tensor of shape {tuple(state.shape)}"
+    if not isinstance(state, (Mapping, tuple, list)):
+        return "None" if state is None else type(state).__name__
+    if depth == 4:
+        return "..."
+    children = [describe_state(child, depth + 1) for child in islice(_children(state), 8)]
+    if isinstance(state, Mapping):
+        children = [f"{name}: {child}" for name, child in zip(state, children, strict=False)]
+    more = ["..."] if len(state) > 8 else []
+    text = ", ".join([*children, *more])
+    return f"{{{text}}}" if isinstance(state, Mapping) else f"({text})"
+
+
+def _children(state: State) -> Iterable[State]:
+    return state.values() if isinstance(state, Mapping) else state
