@@ -222,6 +222,8 @@ OF_OTHER_KINDS = [
      "state: expected a floating-point tensor of at least 16 bits, got torch.int64"),
     (lambda: NormalState(LSTM, net()).log_prob((torch.zeros(1, 3, 5).to(torch.float8_e5m2),) * 2, C), TypeError,
      "state: expected a floating-point tensor of at least 16 bits, got torch.float8_e5m2"),
+    (lambda: NormalState(LSTM, net()).log_prob((torch.zeros(1, 3, 5, device="meta"),) * 2, C), ValueError,
+     "state: expected leaf 'h' on cpu, got one on meta"),
     (lambda: ContextState(LSTM, net())(C.to_mkldnn()), ValueError, "context: expected a strided tensor, got .*mkldnn"),
     (lambda: FreeState(LSTM)(None, 3, rows=torch.nested.nested_tensor([torch.tensor([0, 1])])), ValueError,
      "rows: expected a strided tensor, got a nested one"),

@@ -149,7 +149,11 @@ class NormalState(InitialState):
         first = self.spec.floats[0]
         value = values[first.name]
         distribution = self.distribution(context, value.shape[0] if value.ndim > len(first.shape) else None)
-        return self._sum({name: leaf.log_prob(wide(values[name])) for name, leaf in distribution.items()})
+        for name, density in distribution.items():
+            if values[name].device != density.loc.device:
+                expected, received = density.loc.device, values[name].device
+                raise ValueError(f"state: expected leaf {name!r} on {expected}, got one on {received}")
+        return self._sum({name: density.log_prob(wide(values[name])) for name, density in distribution.items()})
 
     def kl(
         self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0
