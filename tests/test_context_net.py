@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -181,9 +182,9 @@ def test_bad_features():
 @pytest.mark.parametrize("kind", [Categorical, SetValued])
 @pytest.mark.parametrize("value", ["no", 1, None])
 def test_unknown_is_true_or_false(kind, value):
-    for make in (kind, kind.fit):
+    for make, values in ((kind, ("rye", "oats")), (kind.fit, (("rye",), ("oats",)))):
         with pytest.raises(TypeError, match=f"^unknown: expected True or False, got {value!r}"):
-            make(("rye", "oats"), unknown=value)
+            make(values, unknown=value)
 
 
 def test_quantities_beyond_float_are_refused_by_name():
@@ -197,3 +198,57 @@ def test_quantities_beyond_float_are_refused_by_name():
     for name in ("out_features", "embedding_dim"):
         with pytest.raises(ValueError, match=f"{name}.*: expected"):
             ContextNet({"crop": Categorical(("rye",))}, **{"out_features": 2, name: 2**62})
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: Categorical([["a"]]), "categories: expected hashable ones, got unhashable type"),
+        (lambda: SetValued([["a"]]), "categories: expected hashable ones, got unhashable type"),
+        (lambda: Categorical.fit(None), "values: expected values of the training data, got None"),
+        (lambda: Categorical.fit("abc"), "values: expected values of the training data, got 'abc'"),
+        (lambda: Categorical.fit({"a": 1}), "values: expected values of the training data, got {'a': 1}"),
+        (lambda: Categorical.fit(np.array("a")), "values: expected values of the training data, got array"),
+        (lambda: Categorical.fit([["a"]]), "values: expected categories that are hashable, got unhashable type"),
+        (lambda: SetValued.fit(None), "values: expected sets of the training data, got None"),
+        (lambda: SetValued.fit([1]), "values: expected a collection of members, got 1"),
+        (lambda: SetValued.fit(["ab"]), "values: expected a collection of members, got 'ab'"),
+        (lambda: SetValued.fit([[["a"]]]), "values: expected categories that are hashable, got unhashable type"),
+        (lambda: Continuous.fit(None), "values: expected values of the training data, got None"),
+        (lambda: Continuous.fit(3.0), "values: expected values of the training data, got 3.0"),
+        (lambda: Continuous.fit({1.0, 2.0}), "values: expected values of the training data, got {1.0, 2.0}"),
+        (lambda: Continuous.fit([1.0, "2"]), "values: expected a finite number, got '2'"),
+        (lambda: ContextNet({1: Continuous(0, 1)}), r"features: expected names that are texts, got \[1\]"),
+        (lambda: RAIN.encode({"rain": {0: 1.0}}), "rain: expected a column of values, got {0: 1.0}"),
+        (lambda: RAIN.encode({"rain": {1.0}}), "rain: expected a column of values, got {1.0}"),
+        (lambda: RAIN.encode({"rain": np.array(1.0)}), "rain: expected a column of values, got array"),
+        (lambda: CROP.encode({"crop": [("a", ["b"])]}), r"crop: expected a category, got \('a', \['b'\]\)"),
+        (lambda: RAIN({"rain": torch.zeros(2).to(torch.float8_e4m3fn)}), "rain: expected floats, got torch.float8"),
+    ],
+)
+def test_values_of_other_kinds_are_refused(call, words):
+    with pytest.raises(TypeError, match=f"^{words}"):
+        call()
+
+
+RAIN, CROP = ContextNet({"rain": Continuous(0.0, 1.0)}), ContextNet({"crop": Categorical(("a",))})
+
+
+def test_columns_without_values_are_refused():
+    for values in (torch.zeros(2, device="meta"), torch.zeros(2).to_sparse()):
+        for name, call in (("values", Continuous.fit), ("rain", lambda column: RAIN.encode({"rain": column}))):
+            with pytest.raises(ValueError, match=f"^{name}: expected"):
+                call(values)
+
+
+def test_values_of_arrays_tensors_and_iterators_are_pythons_own():
+    assert Categorical.fit(torch.tensor([3, 1, 3])).categories == (3, 1)
+    assert Categorical.fit(np.array(["b", "a", "b"])).categories == ("b", "a")
+    assert SetValued.fit(torch.tensor([[1, 2], [2, 3]])).categories == (1, 2, 3)
+    assert Continuous.fit(float(x) for x in (1, 3)) == Continuous(2.0, 1.0)
+
+
+def test_a_quantity_that_scaling_makes_infinite_is_refused():
+    net = ContextNet({"rain": Continuous(0.0, 1e-40)})
+    with pytest.raises(ValueError, match=r"^rain: expected finite values, got "):
+        net(net.encode({"rain": [31.0]}))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, FreeState
-from contextual_rnn.diagnostics import diagnose, diagnose_state
+from contextual_rnn.diagnostics import Diagnosis, diagnose, diagnose_state
 
 BATCH, STEPS = 3, 4
 X, CONTEXT = torch.randn(BATCH, STEPS, 1), torch.randn(BATCH, 2)
@@ -99,3 +99,20 @@ def test_the_state_must_be_as_the_network_takes_it():
     state = (torch.zeros(BATCH, 5), torch.zeros(BATCH, 5, 5))
     with pytest.raises(ValueError, match=r"state: expected \(h of shape .*, None\), got"):
         diagnose_state(lambda state: fast(X, state)[0].mean(2), state, fast)
+
+
+def test_states_that_cannot_be_averaged_are_refused():
+    gru, state = nn.GRU(1, 5, batch_first=True), torch.zeros(1, BATCH, 5)
+    for other, error, words in (
+        (state.to(torch.float8_e5m2), TypeError, "expected a floating-point tensor of at least 16 bits"),
+        (state.to_sparse(), ValueError, "expected a strided tensor"),
+        (state.to("meta"), ValueError, "expected a tensor whose values can be read"),
+    ):
+        with pytest.raises(error, match=f"^state: {words}"):
+            diagnose_state(lambda state: state.mean((0, 2)), other, gru, permutations=2)
+
+
+def test_a_diagnosis_without_permutations_has_findings():
+    losses = {name: torch.ones(2, dtype=torch.float64) for name in ("true", "zeroed", "mean")}
+    diagnosis = Diagnosis(losses, dict.fromkeys(losses, 1.0), 9, None, None, {})
+    assert "no p-value: every sequence has the same initial state" in diagnosis.table()

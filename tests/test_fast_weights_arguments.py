@@ -197,3 +197,20 @@ def test_lengths(inputs, lengths, error):
 def test_spec(arguments, error, name):
     with pytest.raises(error, match=f"^{name}: expected .*got"):
         fast_weights_spec(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "error", "words"),
+    [
+        (None, torch.zeros(2, 1, 5), TypeError, "left: expected a tensor, got NoneType"),
+        (np.zeros((2, 1, 5)), torch.zeros(2, 1, 5), TypeError, "left: expected a tensor, got ndarray"),
+        (torch.zeros(2, 1, 5), torch.zeros(2, 1, 5).double(), ValueError, "left, right: expected one dtype and shape"),
+        (torch.zeros(2, 1, 5), torch.zeros(2, 3, 5), ValueError, "left, right: expected one dtype and shape"),
+        (torch.zeros(5), torch.zeros(5), ValueError, "left, right: expected one dtype and shape"),
+        (torch.zeros(2, 1, 5) > 0, torch.zeros(2, 1, 5) > 0, TypeError, "left: expected a floating-point tensor"),
+        (torch.zeros(2, 1, 5).to_sparse(), torch.zeros(2, 1, 5), ValueError, "left: expected a strided tensor"),
+    ],
+)
+def test_factors_that_do_not_fit_make_no_matrix(left, right, error, words):
+    with pytest.raises(error, match=f"^{words}"):
+        LowRank(left, right).dense()

@@ -162,6 +162,7 @@ def test_one_context_for_all():
 
 
 MODEL, STEP = build("lstm")
+CELL = ContextualRNN(cell := nn.GRUCell(3, 5), FreeState(cell))
 BOTH_WAYS, _ = build("lstm deep both ways")
 UNLIKE = ContextualRNN(lstm := nn.LSTM(3, 5, dtype=torch.float64), FreeState(lstm).float())
 GOOD = {"num_steps": 2, "context": torch.zeros(B, 2)}
@@ -187,6 +188,31 @@ BAD_CALLS = [
     (lambda: generate(MODEL, STEP, FIRST, **GOOD, num_samples=2.5), TypeError, "num_samples: expected"),
     (lambda: generate(MODEL, lambda o, v: v[:1], FIRST, **GOOD), ValueError, "step: expected values of 3 rows"),
     (lambda: generate(BOTH_WAYS, STEP, FIRST, **GOOD), ValueError, "network: expected one direction"),
+    *(
+        (lambda flag=flag: generate(MODEL, STEP, FIRST, **GOOD, sample=flag), TypeError, "sample: expected True or Fal")
+        for flag in ("no", 0, None)
+    ),
+    (lambda: generate(MODEL, STEP, FIRST.to_sparse(), **GOOD), ValueError, "first: expected a strided tensor"),
+    (
+        lambda: generate(CELL, lambda o, v: v, torch.zeros(3), num_steps=1),
+        ValueError,
+        r"first: expected 2 axes for one step of the network, got torch.float32 of shape \(3,\)",
+    ),
+    (
+        lambda: generate(CELL, lambda o, v: v, FIRST.double(), num_steps=1),
+        ValueError,
+        "first: expected torch.float32 on cpu, as the network, got torch.float64 on cpu",
+    ),
+    (
+        lambda: generate(CELL, lambda o, v: v.double(), torch.zeros(2, 3), num_steps=2),
+        ValueError,
+        "step: expected torch.float32 on cpu, as the network, got torch.float64",
+    ),
+    (
+        lambda: generate(CELL, lambda o, v: v, torch.zeros(2, 3), num_steps=2, embed=torch.Tensor.double),
+        ValueError,
+        "embed: expected torch.float32 on cpu, as the network, got torch.float64",
+    ),
 ]
 
 

@@ -18,6 +18,12 @@ CELL = ContextualRNN(gru_cell := nn.GRUCell(3, 5), FreeState(gru_cell))
 SPEC = state_spec(LSTM)
 THREE = StateSpec((*SPEC.tree, Leaf("d", (1, 5), batch_dim=1)))
 DOUBLE = nn.LSTM(3, 5, dtype=torch.float64)
+OTHER_KINDS = [
+    torch.Tensor.to_sparse,
+    torch.Tensor.to_mkldnn,
+    lambda tensor: torch.nested.nested_tensor(list(tensor)),
+    lambda tensor: torch.nested.nested_tensor(list(tensor), layout=torch.jagged),
+]
 BAD_CALLS = [
     (lambda: MODEL(X), ValueError, "context: expected .* got None"),
     (lambda: MODEL(X, context=CONTEXT[:3]), ValueError, "context: expected a batch of 4, as the input has, got 3"),
@@ -45,6 +51,21 @@ BAD_CALLS = [
     (lambda: MODEL(X, (H[:, :3], H[:, :3])), ValueError, "hx: expected 'h' of batch size 4, as the input, got 3"),
     (lambda: MODEL(X, (H, H.double())), ValueError, "hx: expected 'c' of torch.float32 on cpu, .* got torch.float64"),
     (lambda: MODEL(X, (H.to("meta"), H)), ValueError, "hx: expected 'h' of torch.float32 on cpu, .* got .* on meta"),
+    *(
+        (lambda kind=kind: MODEL(kind(X), context=CONTEXT), ValueError, "input: expected a strided tensor")
+        for kind in OTHER_KINDS
+    ),
+    *(
+        (lambda kind=kind: MODEL(X, (H, kind(H))), ValueError, "hx: expected a strided tensor") for kind in OTHER_KINDS
+    ),
+    (lambda: MODEL(X.double(), context=CONTEXT, lengths=LENGTHS), ValueError,
+     "input: expected torch.float32 on cpu, as the network, got torch.float64 on cpu"),
+    (lambda: MODEL(X.to("meta"), context=CONTEXT, lengths=LENGTHS), ValueError,
+     "input: expected torch.float32 on cpu, as the network, got torch.float32 on meta"),
+    (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS.to_sparse()), ValueError, "lengths: expected a strided tensor"),
+    (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS.to("meta")), ValueError, "lengths: expected a tensor whose"),
+    (lambda: MODEL(X, context=CONTEXT, reset=(X[..., 0] > 0).to_sparse()), ValueError, "reset: expected a strided"),
+    (lambda: MODEL(X, context=CONTEXT, mask=(X[..., 0] > 0).to("meta")), ValueError, "mask: expected a tensor whose"),
     (lambda: MODEL(X, context=CONTEXT, generator=1), TypeError, "generator: expected a torch.Generator or None"),
     (lambda: MODEL(X, context=CONTEXT, lengths=[2, 5, 1, 4]), TypeError, "lengths: expected a tensor"),
     (lambda: MODEL(X, context=CONTEXT, lengths=LENGTHS.float()), TypeError, "lengths: expected a tensor of int64"),

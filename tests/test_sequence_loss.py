@@ -301,7 +301,7 @@ def test_parameters_that_moved_are_not_read_where_they_were():
 def test_layers_that_do_not_fit():
     model = Model()
     model.modules[2] = nn.Linear(8, 6, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"hidden_weight: expected contiguous torch.float64 of shape \(6, 9\), got"):
+    with pytest.raises(ValueError, match=r"^hidden: expected a layer of 9 inputs, got one of 8"):
         model.in_one_call()
     model.modules[1] = nn.GRU(4, 9)
     with pytest.raises(TypeError, match="network: expected FastWeightsRNN, got GRU"):
@@ -314,3 +314,32 @@ def test_layer_norm_parameters_without_layer_norm():
     model.network.layer_norm = False
     with pytest.raises(ValueError, match="norm_weight: expected None without layer norm, got Parameter"):
         model.in_one_call()
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["native", "module by module"])
+@pytest.mark.parametrize(
+    ("place", "module", "error", "words"),
+    [
+        (0, nn.Linear(3, 3), TypeError, "embedding: expected nn.Embedding, got Linear"),
+        (0, nn.Embedding(7, 4), ValueError, "embedding: expected width 3, got 4"),
+        (0, nn.Embedding(7, 3).double(), ValueError, "embedding: expected torch.float32 on cpu, as the network, got"),
+        (2, nn.Embedding(7, 3), TypeError, "hidden: expected nn.Linear, got Embedding"),
+        (2, nn.Linear(6, 6), ValueError, "hidden: expected a layer of 5 inputs, got one of 6"),
+        (3, nn.Linear(7, 4), ValueError, "readout: expected a layer of 6 inputs, got one of 7"),
+        (
+            3,
+            nn.Linear(6, 4).double(),
+            ValueError,
+            "readout: expected torch.float32 on cpu, as the network, got",
+        ),
+        (3, nn.Linear(6, 4, device="meta"), ValueError, "readout: expected torch.float32 on cpu, as the network, got"),
+    ],
+)
+def test_modules_that_do_not_fit_are_refused(place, module, error, words, grad):
+    modules = [nn.Embedding(7, 3), FastWeightsRNN(3, 5), nn.Linear(5, 6), nn.Linear(6, 4)]
+    modules[place] = module
+    hooked = modules[2 if place != 2 else 3]
+    if not grad:
+        hooked.register_forward_hook(lambda *_: None)  # so that the modules are called
+    with torch.set_grad_enabled(grad), pytest.raises(error, match=f"^{words}"):
+        sequence_cross_entropy(torch.randint(7, (2, 4)), torch.randint(4, (2,)), *modules)

@@ -110,7 +110,7 @@ def test_the_wording_of_messages_is_no_format(tmp_path, monkeypatch):
         (tmp_path / kind).mkdir()
         loads.append(FILES[kind](tmp_path / kind))
     monkeypatch.setattr("contextual_rnn.spec.tree.describe", lambda tree: "in other words")
-    monkeypatch.setattr(sys.modules["contextual_rnn.spec.networks"], "describe", lambda tree: "in other words")
+    monkeypatch.setattr(sys.modules["contextual_rnn.spec.spec"], "describe", lambda tree: "in other words")
     for load in loads:
         load()
     for name, (network, _) in CARRIED.items():
@@ -229,3 +229,38 @@ def test_numbers_of_zero_and_functions_of_no_name_cost_no_byte(tmp_path):
     for state in (FreeState(GRU), ContextState(GRU, nn.Linear(2, 4)), ConstantState(GRU)):
         save_state(state, tmp_path / "state")
         assert set(header_of(tmp_path / "state")["__metadata__"]) == {"h0v1"}
+
+
+def test_what_is_no_path_is_refused(tmp_path):
+    gru = nn.GRU(3, 5)
+    state, carried = FreeState(gru), torch.randn(1, 3, 5)
+    calls = [
+        lambda path: save_state(state, path),
+        lambda path: load_state(state, path),
+        lambda path: save_carried_state(carried, path, gru),
+        lambda path: load_carried_state(path, gru),
+    ]
+    for call in calls:
+        for path in (1, None, b"a", [tmp_path]):
+            with pytest.raises(TypeError, match=r"^path: expected a path, got "):
+                call(path)
+        with pytest.raises(ValueError, match=r"^path: expected "):
+            call(f"{tmp_path}/a\0b")
+
+
+def test_states_without_numbers_are_neither_saved_nor_loaded(tmp_path):
+    gru, path = nn.GRU(3, 5), tmp_path / "state"
+    carried = torch.randn(1, 3, 5)
+    for other in (carried.to_sparse(), torch.nested.nested_tensor(list(carried)), carried.to("meta")):
+        with pytest.raises(ValueError, match=r"^state: expected a"):
+            save_carried_state(other, path, gru)
+    with pytest.raises(ValueError, match=r"^values\.h: expected a tensor whose values can be read, got one on meta"):
+        save_state(FreeState(gru).to("meta"), path)
+    assert not path.exists()
+    save_state(FreeState(gru), path)
+    with pytest.raises(ValueError, match=r"^path: expected a FreeState with 'values.h' in memory, got it on meta in "):
+        load_state(FreeState(gru).to("meta"), path)
+    save_carried_state(carried, path, gru)
+    for device, error in (("nowhere", ValueError), (slice(None), TypeError), (2**63, ValueError)):
+        with pytest.raises(error, match=r"^device: expected a torch.device, its name or None, got"):
+            load_carried_state(path, gru, device=device)

@@ -22,6 +22,7 @@ from contextual_rnn import (
     fast_weights_spec,
     state_spec,
 )
+from contextual_rnn.spec import take_step
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -209,7 +210,74 @@ def test_states_of_another_structure_or_shape_are_refused(spec, state, error, wo
         spec.unpack(state, *([] if name == "state" else [name]))
 
 
+def nested(levels):
+    tree = Leaf("h", (5,))
+    for _ in range(levels):
+        tree = [tree]
+    return tree
+
+
+def in_itself():
+    tree = []
+    tree.append(tree)
+    return tree
+
+
+PAIR, SHARED = state_spec(nn.LSTM(3, 5)), state_spec(nn.GRU(3, 5, 3)).shared()
 BAD_SPECS = [
+    *(
+        (lambda name=name, flag=flag: Leaf("h", (5,), **{name: flag}), TypeError, f"{name}: expected True or False")
+        for name in ("factor", "tiled_in_place")
+        for flag in ("no", 1, None)
+    ),
+    (lambda: Leaf("h", (5,), repeat="3"), TypeError, "repeat: expected a positive int, got '3'"),
+    (lambda: Leaf("h", (5,), repeat=0), ValueError, "repeat: expected a positive int, got 0"),
+    (lambda: Leaf("h", (3, 5), repeat=3), ValueError, "repeat: expected 1 for a first axis of 3, got 3"),
+    (lambda: Leaf("h", (1, 2**40), repeat=2**40), ValueError, "shape, repeat: expected a product that fits in memory"),
+    (lambda: Leaf("h", (10**5000,)), ValueError, "shape: expected a positive int below"),
+    (lambda: StateSpec(Leaf("h", (5,)), time_dim=10**5000), ValueError, "time_dim: expected an axis"),
+    (lambda: StateSpec(Leaf("h", (5,)), device=2**63), ValueError, "device: expected a torch.device, its name or None"),
+    (lambda: StateSpec(in_itself()), ValueError, "tree: expected at most 100 containers around a leaf, got more"),
+    (lambda: StateSpec(nested(101)), ValueError, "tree: expected at most 100 containers around a leaf, got more"),
+    (lambda: PAIR.unpack(in_itself()), TypeError, r"state: expected .*, got \(\(\(\(\.\.\.\)\)\)\)$"),
+    (lambda: PAIR.unpack([ONE] * 1000), TypeError, r"state: expected .*, got \((a tensor of [^)]*\), ){8}\.\.\.\)$"),
+    (lambda: PAIR.like(None), TypeError, "tensor: expected a tensor, got NoneType"),
+    (lambda: PAIR.pack(None), TypeError, "leaves: expected a dict from names to tensors, got NoneType"),
+    (lambda: PAIR.pack({"h": ONE[0, :, None]}), ValueError, r"leaves: expected leaf 'c', got \['h'\]"),
+    (lambda: PAIR.pack({"h": 1.0, "c": 1.0}), TypeError, "leaves: expected a tensor for 'h', got float"),
+    (
+        lambda: PAIR.pack({"h": torch.zeros(7), "c": ONE}),
+        ValueError,
+        r"leaves: expected leaf 'h' of shape \(1, 5\),",
+    ),
+    (
+        lambda: PAIR.pack({"h": ONE[:, 0], "c": ONE[0, :, None]}),
+        ValueError,
+        r"leaves: expected one batch size, got",
+    ),
+    (lambda: PAIR.pack({"h": ONE[0, :, None].to_sparse(), "c": ONE}), ValueError, "leaves: expected a strided tensor"),
+    (lambda: SHARED.pack({"h": torch.zeros(3, 0, 5)}), ValueError, r"leaves: expected leaf 'h' of shape \(1, 5\)"),
+    (
+        lambda: PAIR.unpack((ONE, torch.nested.nested_tensor([ONE[0]]))),
+        ValueError,
+        "state: expected a strided tensor",
+    ),
+    (lambda: PAIR.unpack((ONE, ONE.to_mkldnn())), ValueError, "state: expected a strided tensor, got .*mkldnn"),
+    (
+        lambda: take_step(nn.GRUCell(3, 5), state_spec(nn.GRUCell(3, 5)), torch.zeros(4, 3), ONE[0].int()),
+        ValueError,
+        "state: expected leaf 'h' of torch.float32, got torch.int32",
+    ),
+    (
+        lambda: take_step(nn.GRUCell(3, 5), state_spec(nn.GRUCell(3, 5)), torch.zeros(4, 3), 1),
+        TypeError,
+        "state: ",
+    ),
+    (
+        lambda: take_step(nn.GRU(3, 5), state_spec(nn.GRU(3, 5)), torch.zeros(3), ONE),
+        ValueError,
+        "inputs: expected 2",
+    ),
     (lambda: StateSpec((None,)), TypeError, "tree: expected at least one Leaf"),
     (lambda: StateSpec((Leaf("h", (2,)), Leaf("h", (2,)))), ValueError, "tree: expected leaves of different names"),
     (lambda: StateSpec("h"), TypeError, "tree: expected Leaf"),
@@ -264,3 +332,9 @@ def test_a_low_rank_state_is_a_low_rank_tuple():
     h, a = spec.pack({"h": torch.randn(2, 5), "a_left": torch.randn(2, 3, 5), "a_right": torch.randn(2, 3, 5)})
     assert isinstance(a, LowRank)
     assert h.shape == (2, 5)
+
+
+def test_a_deep_tree_is_a_tree_still():
+    spec = StateSpec(nested(100))
+    state = spec.pack({"h": torch.randn(3, 5)})
+    assert spec.unpack(state)["h"].shape == (3, 5)

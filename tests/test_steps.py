@@ -271,7 +271,7 @@ BAD_SPECS = [
     ({"input_ndim": 0}, ValueError, "input_ndim: expected a positive int"),
     ({"input_ndim": "2"}, TypeError, "input_ndim: expected"),
     ({"step": 3}, TypeError, "step: expected a function or None, got int"),
-    ({"bidirectional": 1}, TypeError, "bidirectional: expected a bool, got 1"),
+    ({"bidirectional": 1}, TypeError, "bidirectional: expected True or False, got 1"),
     (
         {"bidirectional": True, "input_ndim": 2},
         ValueError,

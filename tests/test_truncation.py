@@ -120,3 +120,10 @@ def test_detach_takes_any_structure_and_keeps_it():
     assert isinstance(found["b"], LowRank)
     assert found["c"] is other
     assert found["a"][0].data_ptr() == tensor.data_ptr(), "no copies"
+
+
+def test_a_state_in_itself_cannot_be_detached():
+    state = []
+    state.append(state)
+    with pytest.raises(ValueError, match=r"^state: expected tensors in tuples, lists and dicts, got too many"):
+        detach(state)

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from contextual_rnn._tensors import check_readable
+
 
 def check_lengths(lengths: Tensor, batch_size: int, steps: int, least: int = 0) -> None:
     """Refuse anything but (B,) integers from `least` to T."""
-    if not isinstance(lengths, Tensor) or lengths.dtype not in (torch.int64, torch.int32):
-        received = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
-        raise TypeError(f"lengths: expected a tensor of int64 or int32, got {received}")
+    check_readable("lengths", lengths, "a tensor of int64 or int32")
+    if lengths.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"lengths: expected a tensor of int64 or int32, got {lengths.dtype}")
     if lengths.shape != (batch_size,):
         raise ValueError(f"lengths: expected shape ({batch_size},), got {tuple(lengths.shape)}")
     if torch.compiler.is_compiling():
@@ -22,9 +24,9 @@ def check_lengths(lengths: Tensor, batch_size: int, steps: int, least: int = 0) 
 
 def check_flags(name: str, flags: Tensor, sizes: dict[str, int]) -> None:
     """Refuse anything but a tensor of bool of these sizes, which have the names of their axes."""
-    if not isinstance(flags, Tensor) or flags.dtype != torch.bool:
-        received = flags.dtype if isinstance(flags, Tensor) else type(flags).__name__
-        raise TypeError(f"{name}: expected a tensor of bool, got {received}")
+    check_readable(name, flags, "a tensor of bool")
+    if flags.dtype != torch.bool:
+        raise TypeError(f"{name}: expected a tensor of bool, got {flags.dtype}")
     if tuple(flags.shape) != (shape := tuple(sizes.values())):
         axes = f", ({', '.join(sizes)}) as the input" if len(sizes) > 1 else ""
         raise ValueError(f"{name}: expected shape {shape}{axes}, got {tuple(flags.shape)}")

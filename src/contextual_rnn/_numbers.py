@@ -79,6 +79,22 @@ def check_number(
     return number
 
 
+def holds(dtype: torch.dtype, number: float) -> bool:
+    """Whether a dtype has a number: floats those in their range, rounded; integers and bools whole ones alone."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return abs(number) <= torch.finfo(dtype).max
+    if dtype == torch.bool:
+        return number in (0, 1)
+    return number.is_integer() and torch.iinfo(dtype).min <= number <= torch.iinfo(dtype).max
+
+
+def check_held(name: str, number: float, dtype: torch.dtype | None) -> None:
+    """Refuse a number that a dtype does not have; None is the default dtype."""
+    dtype = dtype or torch.get_default_dtype()
+    if not holds(dtype, number):
+        raise ValueError(f"{name}: expected a number that {dtype} can hold, got {number}")
+
+
 _QUANTISED = (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4)
 
 
@@ -87,9 +103,24 @@ def check_dtype(dtype: Any) -> None:
     if dtype is None:
         return
     if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype: expected a torch.dtype or None, got {dtype!r}")
+        raise TypeError(f"dtype: expected a torch.dtype or None, got {shortened(dtype)}")
     if dtype in _QUANTISED:
         raise ValueError(f"dtype: expected one that is not quantised, got {dtype}")
+
+
+def check_device(device: Any) -> torch.device | None:
+    """`device` as torch's modules take it; TypeError or ValueError for anything else."""
+    if device is None or isinstance(device, torch.device):
+        return device
+    if isinstance(device, bool) or not isinstance(device, str | int):
+        raise TypeError(f"device: expected a torch.device, its name or None, got {shortened(device)}")
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device: expected a torch.device, its name or None, got {shortened(device)}: {reason}"
+        ) from error
 
 
 def check_factory(device: Any, dtype: Any) -> tuple[torch.device | None, torch.dtype | None]:
@@ -97,14 +128,7 @@ def check_factory(device: Any, dtype: Any) -> tuple[torch.device | None, torch.d
     check_dtype(dtype)
     if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
         raise ValueError(f"dtype: expected one of floats, got {dtype}")
-    if device is None or isinstance(device, torch.device):
-        return device, dtype
-    if isinstance(device, bool) or not isinstance(device, str | int):
-        raise TypeError(f"device: expected a torch.device, its name or None, got {device!r}")
-    try:
-        return torch.device(device), dtype
-    except RuntimeError as error:
-        raise ValueError(f"device: expected a torch.device, its name or None, got {device!r}: {error}") from error
+    return check_device(device), dtype
 
 
 def readable(tensor: Tensor) -> bool:

@@ -38,6 +38,16 @@ def check_floats(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a floating-point tensor of at least 16 bits, got {value.dtype}")
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are finite."""
+    return bool(comparable(tensor).isfinite().all())
+
+
+def comparable(tensor: Tensor) -> Tensor:
+    """Of floats of eight bits torch has neither isfinite nor comparisons."""
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+
+
 def described(value: object) -> str:
     """Dtype, shape and device of a tensor, for the message of an error; the type of anything else."""
     if not isinstance(value, Tensor):

@@ -20,8 +20,9 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str, *, durable: boo
     without which a power cut may still lose them. A file that is replaced keeps its permissions; where `path` is a
     link, the file that it points to is replaced. A device or pipe is written as it is.
 
-    Raises OSError, which names `path`; the old file is then as it was.
+    Raises OSError, which names `path`; the old file is then as it was. TypeError or ValueError for what is no path.
     """
+    check_path(path)
     data = data.encode() if isinstance(data, str) else data
     target = Path(os.path.realpath(path))
     try:
@@ -33,6 +34,14 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str, *, durable: boo
         _replace(target, data, mode, durable)
     except OSError as error:
         raise OSError(error.errno, f"could not be written: {error.strerror or error}", os.fspath(path)) from error
+
+
+def check_path(path: object) -> None:
+    """TypeError or ValueError for what can be no path of a file."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: expected a path, got {type(path).__name__}")
+    if "\0" in os.fsdecode(path):
+        raise ValueError(f"path: expected one without null characters, got {path!r}")
 
 
 def remove_leftovers(folder: Path) -> None:

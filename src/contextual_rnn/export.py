@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from contextual_rnn._autocast import in_autocast
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.ops import LowRank
@@ -31,8 +32,9 @@ class AnyLength(nn.Module):
     batch size and any length, the same numbers up to rounding, and PyTorch's own operators alone. For inference: the
     copy is in evaluation mode and its parameters take no gradients. Cells need none of it: they take one step.
 
-    Raises TypeError for another model or network, in the forward pass ValueError for an input that is no batch of
-    sequences, and ImportError where torch has no `scan`, which it calls a prototype (seen to work: torch 2.13).
+    Raises TypeError for another model or network, in the forward pass TypeError or ValueError for an input that is no
+    batch of sequences as the network takes them and for a state that does not fit it, and ImportError where torch has
+    no `scan`, which it calls a prototype (seen to work: torch 2.13).
     """
 
     def __init__(self, model: ContextualRNN):
@@ -51,9 +53,15 @@ class AnyLength(nn.Module):
         if input.ndim != 3:
             raise ValueError(f"input: expected a batch of sequences, 3 axes, got {tuple(input.shape)}")
         network = self.model.network
+        weight = next(network.parameters())
+        if (input.dtype, input.device) != (weight.dtype, weight.device) and not in_autocast(weight.device):
+            received = f"{input.dtype} on {input.device}"
+            raise ValueError(f"input: expected {weight.dtype} on {weight.device}, as the network, got {received}")
         steps = input.transpose(0, 1) if network.batch_first else input
         if hx is None:
             hx = self.model.initial_state(context, steps.shape[1])
+        else:
+            self.model._check_state(hx, steps.shape[1])
         output, state = (_fast_weights if isinstance(network, FastWeightsRNN) else _layers)(network, steps, hx)
         return output.transpose(0, 1) if network.batch_first else output, state
 
@@ -118,8 +126,9 @@ def _scan(
         carry = step(carry, x)
         return carry, carry[0].clone()  # an output may not be the carry's own memory
 
-    # A carry keeps its memory layout, and a state that is tiled over the batch has another than the next.
-    final, output = scan(run, [state.contiguous() for state in start], inputs, dim=0)
+    # A carry keeps its memory layout: a tiled state, or a layer's part of a batch of one, has another than the next.
+    start = [state.clone(memory_format=torch.contiguous_format) for state in start]
+    final, output = scan(run, start, inputs, dim=0)
     return list(final), output
 
 

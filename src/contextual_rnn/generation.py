@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import check_size
+from contextual_rnn._numbers import check_elements, check_flag, check_size
 from contextual_rnn._sharded import as_forward
+from contextual_rnn._tensors import check_dense
 from contextual_rnn.rnn import ContextualRNN, check_made
-from contextual_rnn.spec.steps import take_step
+from contextual_rnn.spec.steps import check_step, step_of
 
 
 @torch.no_grad()
@@ -50,8 +51,8 @@ def generate(
         raise TypeError(f"step: expected a function, got {type(step).__name__}")
     if not (embed is None or callable(embed)):
         raise TypeError(f"embed: expected a function or None, got {type(embed).__name__}")
-    if not isinstance(first, Tensor):
-        raise TypeError(f"first: expected a tensor of shape (batch, *value), got {type(first).__name__}")
+    check_flag("sample", sample)
+    check_dense("first", first, "a tensor of shape (batch, *value)")
     if first.ndim < 1:
         raise ValueError("first: expected a tensor of shape (batch, *value), got one without axes")
     batch = first.shape[0]
@@ -60,13 +61,19 @@ def generate(
     try:
         state = as_forward(model, _start)(model, context, batch, num_samples, sample, generator)
         check_made(model.network, model.initial_state, state)
+        check_elements(batch=batch, num_samples=num_samples)
         value, values = first.repeat_interleave(num_samples, 0), []
         spec = model._spec
-        for _ in range(num_steps):
+        for number in range(num_steps):
             inputs = value if embed is None else embed(value)
             if spec.known_time_dim == "unknown" and spec.step is None:
                 spec = model._known_spec(inputs)
-            output, state = as_forward(model, take_step)(model.network, spec, inputs, state)
+            try:
+                output, state = as_forward(model, step_of)(model.network, spec, inputs, state)
+            except (RuntimeError, IndexError):
+                name = "embed" if embed is not None else "step" if number else "first"
+                check_step(name, model.network, spec, inputs)
+                raise
             value = step(output, value)
             if not isinstance(value, Tensor):
                 raise TypeError(f"step: expected a function that returns a tensor, got {type(value).__name__}")

@@ -10,7 +10,6 @@ from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 
-from contextual_rnn._numbers import check_flag
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.serialization import load_weights, save_weights
 from contextual_rnn.serialization.file_format import parse_json, read_bytes, shortened
@@ -119,7 +118,6 @@ class HubContextualRNN(
                 local_files_only=local_files_only,
                 token=token,
             )
-        check_flag("strict", strict)
         model = cls(**arguments)
         load_weights(model, file, strict=strict)
         return model.to(map_location).eval()

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn.sequences.batch import Sequences
-from contextual_rnn.spec.networks import StateSpec, state_spec
+from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.steps import copied, find_time_dim, may_change_states
 from contextual_rnn.spec.tree import State, fits, matches, zip_leaves
 from contextual_rnn.states import InitialState
@@ -27,7 +27,7 @@ class ContextualRNN(nn.Module):
 
     def __init__(self, network: nn.Module, initial_state: InitialState):
         super().__init__()
-        spec = state_spec(network)
+        spec = spec_of(network)
         if not isinstance(initial_state, InitialState):
             raise TypeError(f"initial_state: expected an InitialState, got {type(initial_state).__name__}")
         if not fits(spec.tree, initial_state.spec.tree):
@@ -127,9 +127,8 @@ class ContextualRNN(nn.Module):
         spec = self._found_spec
         if spec is None:
             parameter = _first_parameter(self.network)
-            dtype, device = _dtype_and_device(
-                self.network, torch.empty(0, device=torch.get_default_device()) if parameter is None else parameter
-            )
+            like = torch.empty(0, device="cpu") if parameter is None else parameter
+            dtype, device = _dtype_and_device(self.network, like)
             like = torch.empty(0, dtype=dtype, device=device)
             spec = self._found_spec = find_time_dim(self.network, self._spec, step, like)
         return spec

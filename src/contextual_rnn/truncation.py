@@ -69,5 +69,10 @@ def detach(state: State) -> State:
 
     output, state = model(x, context=context)
     output, state = model(more, detach(state))
+
+    Raises ValueError for a state that is nested too deeply, such as a list in itself.
     """
-    return map_tensors(Tensor.detach, state)
+    try:
+        return map_tensors(Tensor.detach, state)
+    except RecursionError:
+        raise ValueError("state: expected tensors in tuples, lists and dicts, got too many of them nested") from None

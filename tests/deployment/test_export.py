@@ -144,3 +144,22 @@ def test_any_length_refuses_what_it_cannot_loop_over():
     parameters = [parameter for parameter in AnyLength(model).parameters() if parameter.requires_grad]
     assert not parameters
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("network", [nn.GRU(3, 5, 2), nn.LSTM(3, 5, bidirectional=True)], ids=["layers", "directions"])
+def test_any_length_of_a_batch_of_one(network):
+    model = ContextualRNN(network, FreeState(network, value=0.3)).eval()
+    x = torch.randn(4, 1, 3)
+    with torch.no_grad():
+        found, wanted = AnyLength(model)(x), model(x)
+    for tensor, eager in zip(tensors_of(found), tensors_of(wanted), strict=True):
+        torch.testing.assert_close(tensor, eager, **CLOSE)
+
+
+def test_any_length_refuses_what_does_not_fit_the_network():
+    looped, x = AnyLength(build("context lstm")), torch.randn(5, 4, 3)
+    with pytest.raises(ValueError, match=r"^input: expected torch.float32 on cpu, as the network, got torch.int64"):
+        looped(x.long())
+    for hx, error in ((1, TypeError), (torch.zeros(1, 4, 7), TypeError), ((torch.zeros(1, 3, 7),) * 2, ValueError)):
+        with pytest.raises(error, match=r"^hx: expected"):
+            looped(x, hx)

@@ -42,7 +42,9 @@ LARGE = (
 )  # fmt: skip
 SLOW = ("AnyLength.forward",)  # which torch compiles
 LARGEST = 100_000  # elements of an argument that is looked at before and after
-MEMORY = re.compile(r"allocate|not enough memory|out of memory|Storage size calculation overflowed", re.IGNORECASE)
+MEMORY = re.compile(
+    r"allocate|not enough memory|out of memory|bad_alloc|Storage size calculation overflowed", re.IGNORECASE
+)
 NAMED = re.compile(r"^[A-Za-z_][\w.\[\]'/]*(, [A-Za-z_][\w.\[\]']*)*: ")
 # Python's words for arguments that a function does not have, and torch's for what only its modes refuse.
 BINDING = re.compile(r"(un)?expected (keyword )?argument|positional argument|multiple values for")
@@ -88,7 +90,7 @@ def _run(name: str, seed: str) -> Outcome:
 
 
 def _hostile(name: str, call: Call, d: Draw) -> Outcome:
-    texts, changes = [], []
+    texts, changes = [], {}
     for _ in range(d.choose([1, 1, 1, 2])):
         if not call.places():
             break
@@ -97,7 +99,7 @@ def _hostile(name: str, call: Call, d: Draw) -> Outcome:
         old = holder[place]
         text, holder[place] = hostile(d, str(place), old)
         texts.append(f"{place}={text}")
-        changes.append((old, holder[place]))
+        changes[place] = (changes.get(place, (old,))[0], holder[place])
     around = d.choose(list(surroundings.ALL) if d.chance(0.2) else ["nothing"])
     text = f"{', '.join(texts)}" + (f" under {around}" if around != "nothing" else "")
     torch.manual_seed(0)
@@ -106,7 +108,7 @@ def _hostile(name: str, call: Call, d: Draw) -> Outcome:
             result = call.run()
     except Exception as error:
         return judged(name, text, call, error, around)
-    for old, new in changes:
+    for old, new in changes.values():
         number = isinstance(old, int | float)
         if (number and isinstance(new, str | list)) or (isinstance(old, Tensor) and type(new) is str):
             return Outcome(name, text, "finding", "taken", "", f"{short(new)} taken for {short(old)}: {short(result)}")

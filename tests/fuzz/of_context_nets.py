@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tests.fuzz.call import Call, case
 from tests.fuzz.draw import Draw, context_net, rows_of
@@ -59,3 +61,15 @@ def _(d: Draw) -> Call:
 
     encoded = net.encode(rows_of(d, batch or 1))
     return Call(net, [encoded if batch is not None else {k: v[0] for k, v in encoded.items()}], expect=expect)
+
+
+@case("ContextNet.extra_repr", "ContextNet.reset_parameters", "ContextNet.saved_words", "ContextNet.feature_numbers",
+      "ContextNet.saved_feature_numbers", "ContextNet.check_saved")  # fmt: skip
+def _(d: Draw) -> Call:
+    def use(net: ours.ContextNet) -> Any:
+        net.reset_parameters()
+        net.check_saved("feature_numbers", net.feature_numbers)
+        net.feature_numbers = net.feature_numbers
+        return net.extra_repr(), net.saved_words(), net.feature_numbers
+
+    return Call(use, [context_net()], keep=("0",), changes=True, makes=True)

@@ -62,10 +62,11 @@ def _influence(d: Draw) -> Influence:
     return Influence((1, 2, 3), 3, {"h": torch.tensor(values, dtype=torch.float64)})
 
 
-@case("Influence", "Influence.total", "Influence.half_life", "Influence.burn_in", "Influence.as_dict")
+@case("Influence", "Influence.total", "Influence.half_life", "Influence.burn_in", "Influence.as_dict",
+      "Influence.not_finite_from")  # fmt: skip
 def _(d: Draw) -> Call:
     def use(influence: Influence) -> Any:
-        return influence.total, influence.half_life, influence.burn_in, influence.as_dict()
+        return influence.total, influence.half_life, influence.burn_in, influence.as_dict(), influence.not_finite_from
 
     return Call(use, [_influence(d)], keep=("0",))
 
@@ -88,6 +89,6 @@ def _(d: Draw) -> Call:
     return Call(use, [diagnosis], keep=("0",))
 
 
-@case("Sigma", "Sigma.as_dict")
+@case("Sigma", "Sigma.as_dict", "Sigma.finite")
 def _(d: Draw) -> Call:
-    return Call(lambda sigma: sigma.as_dict(), [Sigma(0.1, 0.0, 0.2, 0.5)], keep=("0",))
+    return Call(lambda sigma: (sigma.as_dict(), sigma.finite), [Sigma(0.1, 0.0, 0.2, 0.5)], keep=("0",))

@@ -16,8 +16,15 @@ from torch import nn
 from contextual_rnn import ContextState
 from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.hub import HubContextualRNN
-from contextual_rnn.serialization import load_carried_state, save_carried_state
-from contextual_rnn.state_file import load_state, save_state
+from contextual_rnn.serialization import (
+    load_carried_state,
+    load_state,
+    load_weights,
+    save_carried_state,
+    save_state,
+    save_weights,
+)
+from contextual_rnn.serialization.states import tensors_of
 
 FOLDER = tempfile.TemporaryDirectory(prefix="contextual-rnn-fuzz-")
 
@@ -63,6 +70,16 @@ def hub_model() -> HubContextualRNN:
     return HubContextualRNN(lstm, ContextState(lstm, nn.Linear(2, 6)))
 
 
+@case("save_weights", "load_weights")
+def _(d: Draw) -> Call:
+    path, model = new_path("model.safetensors"), hub_model()
+    if d.chance(0.5):
+        return Call(save_weights, [model, path], also=(OSError,), keep=("0",))
+    save_weights(model, path)
+    return Call(load_weights, [model, path], d.some(strict=True), changes=True, also=(OSError,), keep=("0",),
+                finish=lambda _: tensors_of(model))  # fmt: skip
+
+
 @case("HubContextualRNN", "HubContextualRNN.generate_model_card")
 def _(d: Draw) -> Call:
     return Call(lambda model: str(model.generate_model_card()), [hub_model()], keep=("0",))
@@ -73,7 +90,8 @@ def _(d: Draw) -> Call:
     path, model = new_path("hub"), hub_model()
     model.save_pretrained(path)
     options = {"network": model.network, "initial_state": model.initial_state, "local_files_only": True}
-    return Call(HubContextualRNN.from_pretrained, [path], options, changes=True, also=(OSError,), keep=("1",),
+    return Call(HubContextualRNN.from_pretrained, [path], options, changes=True, also=(OSError,),
+                keep=("local_files_only",),
                 finish=lambda loaded: list(loaded.parameters()))  # fmt: skip
 
 

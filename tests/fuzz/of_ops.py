@@ -57,7 +57,9 @@ def _(d: Draw) -> Call:
         output = result[0]
         if not (backward and output.requires_grad and output.ndim):
             return result
-        return result, torch.autograd.grad((output * torch.linspace(-1, 1, H, dtype=output.dtype)).sum(), weight)
+        return result, torch.autograd.grad(
+            (output * torch.linspace(-1, 1, H, dtype=output.dtype, device=output.device)).sum(), weight
+        )
 
     return Call(ops.fast_weights, [inputs, weight, h0, a0], options, expect=_finite, finish=finish, gradient=backward,
                 keep=("1",) if backward else ())  # fmt: skip
@@ -85,7 +87,7 @@ if cpu.availability().startswith("available"):
         operator = torch.ops.contextual_rnn.fast_weights_cpu.default
         args = [*given[:11], *settings, d.chance(0.5), d.chance(0.5)]
         # What is saved is scratch whose padding is never read.
-        return Call(operator, args, finish=lambda result: result[0], expect=_finite)
+        return Call(operator, args, finish=lambda result: result[0], expect=_finite, also=(RuntimeError,))
 
     @case("torch.ops.contextual_rnn.fast_weights_cpu_backward")
     def _(d: Draw) -> Call:
@@ -94,7 +96,9 @@ if cpu.availability().startswith("available"):
         operator = torch.ops.contextual_rnn.fast_weights_cpu_backward.default
         wanted = [tensor is not None for tensor in given[:10]] + [False]  # lengths have no gradient
         args = [*given[:11], *settings, output, saved, torch.randn(B, T, H), None, wanted]
-        return Call(operator, args, expect=_finite, plain=True)
+        return Call(
+            operator, args, expect=_finite, plain=True, also=(RuntimeError,)
+        )  # of what was saved for another call
 
     def _parameters() -> Parameters:
         sizes = (7, FEATURES), (H, FEATURES), (H,), (H, H), (H,), (H,), (6, H), (6,), (4, 6), (4,)
@@ -105,7 +109,7 @@ if cpu.availability().startswith("available"):
         parameters = _parameters()
         grads = d.choose([None, Parameters(*map(torch.zeros_like, parameters))])
         options = FastWeightsOptions(1, 0.9, 0.25, True, "ba2016", 1e-5, False)
-        return Call(Classification, [parameters, grads, options], makes=True, plain=True)
+        return Call(Classification, [parameters, grads, options], makes=True, plain=True, keep=("0", "1", "2"))
 
     @case("ops.classification.Classification.__call__")
     def _(d: Draw) -> Call:
@@ -114,5 +118,5 @@ if cpu.availability().startswith("available"):
         low_rank = LowRank(*(0.3 * torch.randn(2, B, RANK, H)))
         a0 = d.choose([None, 0.3 * torch.randn(B, H, H), low_rank])
         args = [torch.randint(7, (B, T)), torch.randint(4, (B,)), torch.rand(B, H), a0]
-        return Call(native, args, expect=_finite, gradient=True,
+        return Call(native, args, expect=_finite, gradient=True, plain=True, also=(RuntimeError,),
                     finish=lambda result: (result.loss, result.parameters))  # fmt: skip

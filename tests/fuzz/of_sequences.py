@@ -236,6 +236,11 @@ def _(d: Draw) -> Call:
     return Call(ours.fast_weights_spec, [network], d.some(a0=d.choose(["zero", "dense", "low_rank"]), rank=2))
 
 
+@case("AdditiveAttention.reset_parameters")
+def _(d: Draw) -> Call:
+    return Call(lambda module: module.reset_parameters(), [ours.AdditiveAttention(2, 3, 4)], keep=("0",), changes=True)
+
+
 @case("AdditiveAttention")
 def _(d: Draw) -> Call:
     return Call(ours.AdditiveAttention, [2, 3, 4], makes=True)

@@ -18,26 +18,10 @@ def _(d: Draw) -> Call:
     return Call(Leaf, ["h", (1, 5)], options)
 
 
-def _leaf(d: Draw) -> tuple[Leaf, bool]:
-    return Leaf("h", (1, 5), d.choose([0, 1, 2]), d.choose([1, 3]), tiled_in_place=d.chance(0.5)), d.chance(0.5)
-
-
-@case("Leaf.to_network")
-def _(d: Draw) -> Call:
-    leaf, batched = _leaf(d)
-    return Call(leaf.to_network, [torch.randn(*leaf.shape) if not batched else torch.randn(2, *leaf.shape), batched])
-
-
-@case("Leaf.from_network")
-def _(d: Draw) -> Call:
-    leaf, batched = _leaf(d)
-    tensor = leaf.to_network(torch.randn(2, *leaf.shape) if batched else torch.randn(leaf.shape), batched)
-    return Call(leaf.from_network, [tensor, batched])
-
-
 @case("Leaf.numel", "Leaf.network_shape", "Leaf.shape_text")
 def _(d: Draw) -> Call:
-    return Call(lambda leaf: (leaf.numel, leaf.network_shape, leaf.shape_text), [_leaf(d)[0]], keep=("0",))
+    leaf = Leaf("h", (1, 5), d.choose([0, 1, 2]), d.choose([1, 3]), tiled_in_place=d.chance(0.5))
+    return Call(lambda leaf: (leaf.numel, leaf.network_shape, leaf.shape_text), [leaf], keep=("0",))
 
 
 @case("StateSpec")
@@ -53,9 +37,12 @@ def _(d: Draw) -> Call:
     return Call(network_and_spec(d)[1].like, [torch.zeros(1, dtype=torch.float64)])
 
 
-@case("StateSpec.shared", "StateSpec.describe", "StateSpec.has_own_step")
+@case("StateSpec.shared", "StateSpec.describe", "StateSpec.dtype_of")
 def _(d: Draw) -> Call:
-    return Call(lambda spec: (spec.shared(), spec.describe(), spec.has_own_step), [network_and_spec(d)[1]], keep=("0",))
+    def use(spec: StateSpec) -> Any:
+        return spec.shared(), spec.describe(), spec.known_time_dim, [spec.dtype_of(leaf) for leaf in spec]
+
+    return Call(use, [network_and_spec(d)[1]], keep=("0",))
 
 
 @case("StateSpec.__getitem__")
@@ -77,10 +64,10 @@ def _(d: Draw) -> Call:
     return Call(spec.pack, [leaves], expect=expect)
 
 
-@case("StateSpec.unpack")
+@case("StateSpec.unpack", "StateSpec.check")
 def _(d: Draw) -> Call:
     _, spec = network_and_spec(d)
-    return Call(spec.unpack, [random_state(spec, d.choose([None, 1, 3]))])
+    return Call(d.choose([spec.unpack, spec.check]), [random_state(spec, d.choose([None, 1, 3]))])
 
 
 @case("StateSpec.fill")

@@ -154,6 +154,30 @@ for _name, _kinds in FORWARDS.items():
     case(f"{_name}.reads_context")(_reads_context)
 
 
+# The names of states beside their calls: what is printed, saved and restored.
+RESET = {
+    "InitialState": "reset_parameters", "ConstantState": "extra_repr", "ContextState": "extra_repr reset_parameters "
+    "saved_words", "FreeState": "extra_repr reset_parameters saved_noise", "LeafwiseState": "extra_repr "
+    "reset_parameters", "NormalState": "extra_repr reset_parameters saved_min_scale", "SumState": "extra_repr "
+    "reset_parameters saved_weights", "ContextDropout": "extra_repr reset_parameters saved_p saved_guidance",
+}  # fmt: skip
+
+
+def _reset_of(names: str, *kinds: str) -> Any:
+    def build(d: Draw) -> Call:
+        def use(state: ours.InitialState) -> Any:
+            state.reset_parameters()
+            return [value() if callable(value) else value for value in (getattr(state, name) for name in names.split())]
+
+        return Call(use, [subject(d, kinds).state], keep=("0",), changes=True, makes=True)
+
+    return build
+
+
+for _name, _names in RESET.items():
+    case(*(f"{_name}.{each}" for each in _names.split()))(_reset_of(_names, *FORWARDS[_name]))
+
+
 @case("InitialState.sample")
 def _(d: Draw) -> Call:
     s, batch, samples = subject(d), d.choose([1, 2, 3]), d.choose([1, 3])
@@ -161,12 +185,6 @@ def _(d: Draw) -> Call:
     if d.chance(0.5) or not s.state.reads_context:
         options["batch_size"] = batch
     return Call(s.state.sample, [s.new_context(d, batch), samples], options, expect=_state_of(s.spec, batch * samples))
-
-
-@case("ContextState.from_features")
-def _(d: Draw) -> Call:
-    s, batch = subject(d, ("context", "zero context")), d.choose([None, 3])
-    return Call(s.state.from_features, [torch.randn(*(() if batch is None else (batch,)), 6), d.choose([None, 3])])
 
 
 @case("NormalState.distribution")

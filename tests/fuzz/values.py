@@ -71,7 +71,8 @@ FUNCTIONS: list[Callable[..., Any]] = [
     lambda *args: torch.full((3, 4), math.nan),
     lambda *args: args[0][..., :1] if args and isinstance(args[0], Tensor) else 1,
     lambda *args: args[0].long() if args and isinstance(args[0], Tensor) else [],
-    lambda *args: torch.zeros(3, 4, dtype=torch.long), torch.sigmoid, torch.relu_, lambda *args: torch.zeros(2, 0),
+    lambda *args: torch.zeros(3, 4, dtype=torch.long), lambda x: torch.sigmoid(x), torch.relu_,
+    lambda *args: torch.zeros(2, 0),
     lambda *args: (torch.zeros(3), torch.zeros(3, 4, 5)), lambda *args: torch.zeros(3, 4, device="meta"),
 ]  # fmt: skip
 

@@ -91,7 +91,7 @@ class Diagnosis:
             lines.append(f"p = {self.p_value:.3g} for the hypothesis {hypothesis}")
         elif not self.permutations:
             lines.append("no p-value: no permutations were asked for")
-        elif not math.isfinite(self.overall["true"] + self.overall["shuffled"]):
+        elif not all(math.isfinite(self.overall.get(arm, 0.0)) for arm in ("true", "shuffled")):
             lines.append("no p-value: the losses are not finite")
         else:
             lines.append("no p-value: every sequence has the same initial state")

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from contextual_rnn._lengths import check_lengths
 from contextual_rnn._numbers import check_size
+from contextual_rnn._tensors import check_floats, check_readable
 from contextual_rnn.diagnostics.diagnosis import Diagnosis
 from contextual_rnn.diagnostics.influence import Influence, influence_of, measured_steps
 from contextual_rnn.diagnostics.intercept import Found, Intercept, watch
 from contextual_rnn.diagnostics.not_finite import among, not_finite
 from contextual_rnn.diagnostics.sigma import Sigma, sigma_of
-from contextual_rnn.spec.networks import StateSpec, state_spec
-from contextual_rnn.spec.tree import State, describe_state
+from contextual_rnn.spec.networks import StateSpec, spec_of
+from contextual_rnn.spec.tree import State, describe_state, has_more
 
 
 def diagnose(
@@ -89,7 +90,7 @@ def diagnose_state(
     """
     options = _Options(lengths, permutations, influence_steps, seed)
     options.check(losses, None)
-    spec = state_spec(network)
+    spec = spec_of(network)
     module = network if isinstance(network, nn.Module) else None
     with _evaluation(module), torch.inference_mode(False):
         return _diagnose(
@@ -196,7 +197,7 @@ def _padding(lengths: Tensor | None, steps: int) -> Tensor | None:
 
 @dataclass(frozen=True)
 class _Means:
-    """Mean losses: of each step, (T,), and over all steps and sequences; and a sentence on those that are not finite."""
+    """Mean losses: of each step, (T,), and over all steps and sequences; and what of them is not finite."""
 
     steps: Tensor
     overall: float
@@ -228,11 +229,15 @@ class _Means:
 def _leaves(spec: StateSpec, state: State) -> dict[str, Tensor]:
     """The leaves of a batch of states, each (B, *shape), detached."""
     leaves = {name: leaf.detach() for name, leaf in spec.unpack(state).items()}
+    for leaf in leaves.values():
+        check_readable("state", leaf)
+        if leaf.is_floating_point():
+            check_floats("state", leaf)
     if any(leaf.ndim == len(described.shape) for described, leaf in zip(spec, leaves.values(), strict=True)):
         raise ValueError(f"state: expected a batch of states, got that of one example, {describe_state(state)}")
     if (batch := len(next(iter(leaves.values())))) < 2:
         raise ValueError(f"state: expected those of two sequences or more, got {batch}")
-    if describe_state(spec.pack(leaves)) != describe_state(state):
+    if has_more(spec.tree, state):
         raise ValueError(f"state: expected {spec.describe()}, got {describe_state(state)}")
     return leaves
 

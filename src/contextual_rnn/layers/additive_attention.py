@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths
 from contextual_rnn._numbers import check_elements, check_size
-from contextual_rnn._tensors import check_dense, check_floats, check_readable
+from contextual_rnn._tensors import check_dense, check_floats
 
 
 class Attended(NamedTuple):
@@ -106,7 +106,6 @@ def _taking_part(keys: Tensor, lengths: Tensor | None, mask: Tensor | None) -> T
     batch, steps, _ = keys.shape
     taking_part = None
     if lengths is not None:
-        check_readable("lengths", lengths, "a tensor of int64 or int32")
         check_lengths(lengths, batch, steps, least=1)
         taking_part = torch.arange(steps, device=keys.device) < lengths.to(keys.device)[:, None]
     if mask is not None:

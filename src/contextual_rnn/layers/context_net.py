@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,82 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn._numbers import FINITE, SHARE, check_elements, check_factory, check_flag, check_number, check_size
+from contextual_rnn._entries import entries_of
+from contextual_rnn._numbers import FINITE, check_elements, check_factory, check_number, check_size, shortened
 from contextual_rnn._precision import wide
 from contextual_rnn._saved_numbers import SavesNumbers
-from contextual_rnn._tensors import check_dense
+from contextual_rnn._tensors import FLOATS, check_dense
+from contextual_rnn.layers.features import Categorical as Categorical
+from contextual_rnn.layers.features import Continuous as Continuous
+from contextual_rnn.layers.features import Feature, buckets, members_of
+from contextual_rnn.layers.features import SetValued as SetValued
 from contextual_rnn.layers.saved_features import described, numbers_of, with_numbers
-
-
-@dataclass(frozen=True)
-class Categorical:
-    """One of `categories`, encoded as its index; with `unknown` a further bucket, the last, takes every other value.
-
-    Nothing in the training data falls into that bucket: `dropout` is the share of training values put there, so that
-    what an unknown category does is learned. Raises TypeError or ValueError for no or doubled categories, and for a
-    dropout outside 0 to 1 or without the bucket.
-    """
-
-    categories: Sequence[Hashable]
-    unknown: bool = False
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_categories(self)
-        check_flag("unknown", self.unknown)
-        check_number("dropout", self.dropout, *SHARE)
-        if self.dropout and not self.unknown:
-            raise ValueError(f"dropout: expected 0 without an unknown bucket, got {self.dropout}")
-
-    @classmethod
-    def fit(cls, values: Iterable[Hashable], unknown: bool = False, dropout: float = 0.0) -> Categorical:
-        """With the categories of the training data, in the order of their first appearance."""
-        return cls(tuple(dict.fromkeys(values)), unknown, dropout)
-
-
-@dataclass(frozen=True)
-class Continuous:
-    """A quantity, scaled to (value - mean) / std of the training data; `std` is positive."""
-
-    mean: float
-    std: float
-
-    def __post_init__(self) -> None:
-        check_number("mean", self.mean)
-        check_number("std", self.std, "a positive, finite number", lambda std: std > 0)
-
-    @classmethod
-    def fit(cls, values: Iterable[float]) -> Continuous:
-        """With mean and standard deviation of the training data; a constant feature gets std 1.
-
-        Raises ValueError for no values or one that is not finite.
-        """
-        data = torch.tensor([check_number("values", _plain(v)) for v in values], dtype=torch.float64, device="cpu")
-        if not len(data):
-            raise ValueError("values: expected at least one, got none")
-        std = float(data.std(correction=0))
-        rounding = 4 * torch.finfo(data.dtype).eps * float(data.abs().max())
-        return cls(float(data.mean()), std if std > rounding else 1.0)
-
-
-@dataclass(frozen=True)
-class SetValued:
-    """Any number of `categories` at once, also none, encoded as a row of 0 and 1; `unknown` as for `Categorical`."""
-
-    categories: Sequence[Hashable]
-    unknown: bool = False
-
-    def __post_init__(self) -> None:
-        _check_categories(self)
-        check_flag("unknown", self.unknown)
-
-    @classmethod
-    def fit(cls, values: Iterable[Collection[Hashable]], unknown: bool = False) -> SetValued:
-        """With the members of the training data's sets, in the order of their first appearance."""
-        return cls(tuple(dict.fromkeys(member for members in values for member in members)), unknown)
-
-
-Feature = Categorical | Continuous | SetValued
 
 
 class ContextNet(SavesNumbers):
@@ -121,7 +54,9 @@ class ContextNet(SavesNumbers):
         embedding_dim = check_size("embedding_dim", embedding_dim)
         check_elements(out_features=out_features, embedding_dim=embedding_dim)
         if not isinstance(features, Mapping) or not features:
-            raise TypeError(f"features: expected a dict of at least one feature, got {features!r}")
+            raise TypeError(f"features: expected a dict of at least one feature, got {shortened(features)}")
+        if not all(isinstance(name, str) for name in features):
+            raise TypeError(f"features: expected names that are texts, got {shortened(list(features))}")
         self.features, self.out_features = dict(features), out_features
         # In a list, not under the features' names: those are free, a module's attributes are not.
         self.embeddings, width = nn.ModuleList(), 0
@@ -130,7 +65,7 @@ class ContextNet(SavesNumbers):
                 self.embeddings.append(nn.Identity())
                 width += 1
             elif isinstance(feature, (Categorical, SetValued)):
-                self.embeddings.append(nn.Embedding(_buckets(feature), embedding_dim, device=device, dtype=dtype))
+                self.embeddings.append(nn.Embedding(buckets(feature), embedding_dim, device=device, dtype=dtype))
                 width += embedding_dim
             else:
                 kinds = "Categorical, Continuous or SetValued"
@@ -171,29 +106,26 @@ class ContextNet(SavesNumbers):
         number.
         """
         self._check_names(rows)
-        first = next(iter(rows))
-        for name, column in rows.items():
-            if isinstance(column, str) or not hasattr(column, "__len__"):
-                raise TypeError(f"{name}: expected a column of values, got {column!r}")
-            if len(column) != len(rows[first]):
-                raise ValueError(f"{name}: expected {len(rows[first])} values, as {first} has, got {len(column)}")
+        columns = {name: entries_of(name, column, "a column of values") for name, column in rows.items()}
+        first = next(iter(columns))
+        for name, column in columns.items():
+            if len(column) != len(columns[first]):
+                raise ValueError(f"{name}: expected {len(columns[first])} values, as {first} has, got {len(column)}")
         made: dict[str, Any] = {"device": self.linear.weight.device}
         encoded = {}
         for name, feature in self.features.items():
             if isinstance(feature, Continuous):
-                column = [check_number(name, _plain(value)) for value in rows[name]]
+                column = [check_number(name, value) for value in columns[name]]
                 encoded[name] = torch.tensor(column, dtype=_exact(self.linear.weight.device), **made)
                 continue
             index = {category: number for number, category in enumerate(feature.categories)}
             if isinstance(feature, Categorical):
-                column = [_look_up(name, feature, index, value) for value in rows[name]]
+                column = [_look_up(name, feature, index, value) for value in columns[name]]
                 encoded[name] = torch.tensor(column, dtype=torch.long, **made)
             else:
-                members = torch.zeros(len(rows[name]), _buckets(feature), dtype=self.linear.weight.dtype, **made)
-                for row, values in enumerate(rows[name]):
-                    if isinstance(values, str) or not isinstance(values, Collection):
-                        raise TypeError(f"{name}: expected a collection of members, got {values!r}")
-                    for value in values:
+                members = torch.zeros(len(columns[name]), buckets(feature), dtype=self.linear.weight.dtype, **made)
+                for row, values in enumerate(columns[name]):
+                    for value in members_of(name, values):
                         members[row, _look_up(name, feature, index, value)] = 1
                 encoded[name] = members
         return encoded
@@ -216,8 +148,9 @@ class ContextNet(SavesNumbers):
                 raise ValueError(f"{name}: expected a batch of {tuple(lead[1])}, as {lead[0]}, got {tuple(batch)}")
             lead = lead or (name, batch)
             if isinstance(feature, Continuous):
-                scaled = (wide(value) - feature.mean) / feature.std
-                parts.append(scaled[..., None].to(self.linear.weight.dtype))
+                scaled = ((wide(value) - feature.mean) / feature.std).to(self.linear.weight.dtype)
+                _check_finite(name, scaled)
+                parts.append(scaled[..., None])
             elif isinstance(feature, SetValued):
                 assert isinstance(embedding, nn.Embedding)
                 parts.append(value.to(embedding.weight.dtype) @ embedding.weight)
@@ -239,20 +172,27 @@ class ContextNet(SavesNumbers):
     def _check(self, name: str, feature: Feature, value: Tensor) -> None:
         check_dense(name, value, "a tensor, as encode makes it")
         categorical = isinstance(feature, Categorical)
-        if not (value.dtype == torch.long if categorical else value.is_floating_point()):
+        if not (value.dtype == torch.long if categorical else value.dtype in FLOATS):
             raise TypeError(f"{name}: expected {'torch.int64' if categorical else 'floats'}, got {value.dtype}")
         axes = ["members"] if isinstance(feature, SetValued) else []
-        if value.ndim not in (len(axes), len(axes) + 1) or (axes and value.shape[-1] != _buckets(feature)):
-            one = f"({_buckets(feature)},)" if axes else "()"
-            expected = f"(batch, {_buckets(feature)})" if axes else "(batch,)"
+        if value.ndim not in (len(axes), len(axes) + 1) or (axes and value.shape[-1] != buckets(feature)):
+            one = f"({buckets(feature)},)" if axes else "()"
+            expected = f"(batch, {buckets(feature)})" if axes else "(batch,)"
             raise ValueError(f"{name}: expected shape {expected} or {one} without a batch, got {tuple(value.shape)}")
         if torch.compiler.is_compiling():
             return  # whose graphs cannot look at values
         if isinstance(feature, Categorical):
-            if value.numel() and not 0 <= int(value.min()) <= int(value.max()) < _buckets(feature):
-                raise ValueError(f"{name}: expected indices from 0 to {_buckets(feature) - 1}, got {value.tolist()}")
-        elif not value.isfinite().all():
-            raise ValueError(f"{name}: expected finite values, got {value.tolist()}")
+            if value.numel() and not 0 <= int(value.min()) <= int(value.max()) < buckets(feature):
+                raise ValueError(
+                    f"{name}: expected indices from 0 to {buckets(feature) - 1}, got {shortened(value.tolist())}"
+                )
+        elif isinstance(feature, SetValued):
+            _check_finite(name, value)
+
+
+def _check_finite(name: str, values: Tensor) -> None:
+    if not torch.compiler.is_compiling() and not values.isfinite().all():
+        raise ValueError(f"{name}: expected finite values, got {shortened(values.tolist())}")
 
 
 def _in_short(feature: Feature) -> str:
@@ -266,31 +206,12 @@ def _exact(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _buckets(feature: Feature) -> int:
-    assert not isinstance(feature, Continuous)
-    return len(feature.categories) + feature.unknown
-
-
-def _plain(value: Any) -> Any:
-    """Python's own value of an entry of a tensor or array: tensors have another hash than the number they show."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
 def _look_up(name: str, feature: Categorical | SetValued, index: Mapping[Hashable, int], value: Any) -> int:
-    value = _plain(value)
-    if not isinstance(value, Hashable):
-        raise TypeError(f"{name}: expected a category, got {value!r}")
-    if value in index:
-        return index[value]
+    try:
+        if value in index:
+            return index[value]
+    except TypeError:  # a tuple may hold what has no hash
+        raise TypeError(f"{name}: expected a category, got {shortened(value)}") from None
     if not feature.unknown:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, feature.categories))}, got {value!r}")
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, feature.categories))}, got {shortened(value)}")
     return len(feature.categories)
-
-
-def _check_categories(feature: Categorical | SetValued) -> None:
-    if isinstance(feature.categories, str) or not isinstance(feature.categories, Sequence):
-        raise TypeError(f"categories: expected a sequence of categories, got {feature.categories!r}")
-    if not feature.categories:
-        raise ValueError("categories: expected at least one, got none")
-    if len(set(feature.categories)) < len(feature.categories):
-        raise ValueError(f"categories: expected different ones, got {', '.join(map(repr, feature.categories))}")

@@ -71,7 +71,7 @@ class _FastWeights(nn.Module):
         """W = 0.05 I (Ba et al. 2016); C and b uniform within 1 / sqrt(input_size), as torch's linear layers."""
         bound = 1 / math.sqrt(self.input_size)
         with torch.no_grad():
-            nn.init.eye_(self.weight_hh).mul_(0.05)
+            self.weight_hh.zero_().fill_diagonal_(0.05)
         nn.init.uniform_(self.weight_ih, -bound, bound)
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)

@@ -47,9 +47,8 @@ def sequence_cross_entropy(
 
     Shapes: tokens (B, T) and targets (B,) int64, B and T at least 1, hx as `FastWeightsRNN` takes it. Raises ValueError
     for tensors that do not fit each other, an empty batch, which has no mean, and a token or target out of range (on a
-    CPU, where they can be read), TypeError for another network; RuntimeError where the gradient of the native call is
-    differentiated again. Source: the model of Ba et al. (2016), section 4.1, and
-    of the paper, section 2.2.1.
+    CPU, where they can be read), TypeError for modules of other kinds; RuntimeError where the gradient of the native
+    call is differentiated again. Source: the model of Ba et al. (2016), section 4.1, and of the paper, section 2.2.1.
     """
     if not isinstance(network, FastWeightsRNN):
         raise TypeError(f"network: expected FastWeightsRNN, got {type(network).__name__}")
@@ -63,19 +62,31 @@ def sequence_cross_entropy(
     modules = (embedding, network, hidden, readout)
     parameters = _parameters(*modules) if _is_plain(*modules) else None
     initial = _initial(hx)
-    native = None if parameters is None else _native(parameters, initial, tokens, targets, network)
+    try:
+        native = None if parameters is None else _native(parameters, initial, tokens, targets, network)
+        scores = _scores(tokens, *modules, hx) if native is None else None
+    except (RuntimeError, TypeError, ValueError) as error:
+        _check_modules(*modules, kinds=not isinstance(error, ValueError))
+        raise
     if parameters is None or native is None:
-        if isinstance(embedding, nn.Embedding):
-            _check_range("tokens", tokens, embedding.num_embeddings)
-        inputs = embedding(tokens)
-        output, _ = network(inputs if network.batch_first else inputs.transpose(0, 1), hx)
-        last = output[:, -1] if network.batch_first else output[-1]
-        scores = wide(readout(torch.relu(hidden(last))))
+        assert scores is not None
         _check_range("targets", targets, scores.shape[-1])
         return functional.cross_entropy(scores, targets, ignore_index=_NO_TARGET)
     if initial[0] is None:
         initial = (parameters.embedding.new_zeros(tokens.shape[0], network.hidden_size), *initial[1:])
     return _SequenceLoss.apply(native, tokens, targets, *parameters, *initial)
+
+
+def _scores(
+    tokens: Tensor, embedding: nn.Module, network: FastWeightsRNN, hidden: nn.Module, readout: nn.Module, hx: State
+) -> Tensor:
+    """What the readout says of the last h, (B, classes), in float32 at least."""
+    if isinstance(embedding, nn.Embedding):
+        _check_range("tokens", tokens, embedding.num_embeddings)
+    inputs = embedding(tokens)
+    output, _ = network(inputs if network.batch_first else inputs.transpose(0, 1), hx)
+    last = output[:, -1] if network.batch_first else output[-1]
+    return wide(readout(torch.relu(hidden(last))))
 
 
 _NO_TARGET = -(2**30)  # torch would leave out targets of -100
@@ -99,6 +110,32 @@ def _check_range(name: str, indices: Tensor, end: int) -> None:
     least, most = int(indices.min()), int(indices.max())
     if least < 0 or most >= end:
         raise ValueError(f"{name}: expected 0 to {end - 1}, got {least} to {most}")
+
+
+def _check_modules(
+    embedding: nn.Module, network: FastWeightsRNN, hidden: nn.Module, readout: nn.Module, *, kinds: bool
+) -> None:
+    """Refuse modules that do not fit each other, and those of other kinds; called where one has failed."""
+    width, like = network.hidden_size, network.weight_hh
+    for name, module, kind in (
+        ("embedding", embedding, nn.Embedding),
+        ("hidden", hidden, nn.Linear),
+        ("readout", readout, nn.Linear),
+    ):
+        if not isinstance(module, kind):
+            if kinds:
+                raise TypeError(f"{name}: expected nn.{kind.__name__}, got {type(module).__name__}")
+            return
+        if (module.weight.dtype, module.weight.device) != (like.dtype, like.device):
+            received = f"{module.weight.dtype} on {module.weight.device}"
+            raise ValueError(f"{name}: expected {like.dtype} on {like.device}, as the network, got {received}")
+        if isinstance(module, nn.Embedding):
+            if module.embedding_dim != network.input_size:
+                raise ValueError(f"{name}: expected width {network.input_size}, got {module.embedding_dim}")
+        elif module.in_features != width:
+            raise ValueError(f"{name}: expected a layer of {width} inputs, got one of {module.in_features}")
+        else:
+            width = module.out_features
 
 
 def _is_plain(embedding: nn.Module, network: nn.Module, hidden: nn.Module, readout: nn.Module) -> bool:

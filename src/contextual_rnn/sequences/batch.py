@@ -16,6 +16,7 @@ from contextual_rnn.sequences.running import run_segments, takes_packed, whole
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.rows import has_none, take, take_of_all
+from contextual_rnn.spec.steps import check_input
 from contextual_rnn.spec.tree import State
 
 
@@ -92,6 +93,7 @@ class Sequences:
             received = "an input of one step" if batch is not None else "a packed or unbatched input"
             raise ValueError(f"{name}: expected only with a padded batch of sequences, got {received}")
         assert isinstance(input, Tensor)
+        check_input("input", model.network, input)
         self = cls(model, spec, input, batch, context, generator, packed=whole_input)
         if pieces is not None and spec.bidirectional:
             raise ValueError(f"{pieces}: expected only with a network of one direction, got a bidirectional one")
@@ -133,9 +135,8 @@ class Sequences:
         if not isinstance(time, int):
             return numbers[:, None], num_resets
         first = torch.zeros(self.batch, dtype=torch.int64, device="cpu") if self.first is None else self.first.cpu()
-        return torch.where(
-            torch.arange(self.num_steps, device="cpu") == first[:, None], numbers[:, None], -1
-        ), num_resets
+        step = torch.arange(self.num_steps, device="cpu")
+        return torch.where(step == first[:, None], numbers[:, None], -1), num_resets
 
     @property
     def time(self) -> int:

@@ -13,7 +13,7 @@ from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.rows import as_returned, has_none, take, take_of_all
-from contextual_rnn.spec.steps import run_sequence, runs_as_torch_does, take_step
+from contextual_rnn.spec.steps import run_sequence, runs_as_torch_does, step_of
 from contextual_rnn.spec.tree import State
 
 
@@ -94,10 +94,8 @@ def _in_pieces(
     """
     time, steps, batch = _time(spec), input.shape[_time(spec)], len(segments.last)
     count, rows = len(segments.row), torch.arange(batch, device="cpu")
-    begins, ends = (
-        torch.full((steps + 1, batch), -1, device="cpu"),
-        torch.zeros(steps + 1, batch, dtype=torch.bool, device="cpu"),
-    )
+    begins = torch.full((steps + 1, batch), -1, device="cpu")
+    ends = torch.zeros_like(begins, dtype=torch.bool)
     running = segments.running
     row, start, length = segments.row[running], segments.start[running], segments.length[running]
     begins[start, row] = running
@@ -138,7 +136,7 @@ def _run_piece(
         return run_sequence(network, spec, inputs, state, **options)
     time, batch = _time(spec), spec.input_batch_dim
     place = batch - 1 if time < batch else batch
-    output, state = take_step(network, spec, inputs.squeeze(time).movedim(place, 0), state)
+    output, state = step_of(network, spec, inputs.squeeze(time).movedim(place, 0), state)
     return output.movedim(0, place).unsqueeze(time), state
 
 

@@ -26,7 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from contextual_rnn._whole_file import write_whole
+from contextual_rnn._tensors import check_readable, comparable, is_finite
+from contextual_rnn._whole_file import check_path, write_whole
 from contextual_rnn.spec.tree import Leaf, State
 
 VERSION = 1
@@ -79,6 +80,8 @@ def write_file(
         header["numbers"] = _compact(written)
     if named := {name: word for name, word in (words or {}).items() if word is not None}:
         header["words"] = _compact(named)
+    for name, tensor in tensors.items():
+        check_readable(name, tensor)
     # Copies: safetensors refuses tensors that share memory, as tiled and flattened ones may.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_whole(path, safetensors_bytes(copies, header))
@@ -141,8 +144,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a regular file; OSError names one that cannot be read, ValueError says that it is something else."""
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path: expected a path, got {type(path).__name__}")
+    check_path(path)
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         raise ValueError("a folder" if stat.S_ISDIR(mode) else "no regular file")
@@ -175,6 +177,8 @@ def check_tensors(module: str, expected: Mapping[str, Tensor], received: Mapping
         shapes = ({name: each[name] for name in differing if name in each} for each in (ours, theirs))
         raise ValueError("expected a {} of {}, got {}".format(module, *shapes))
     for name, tensor in received.items():
+        if expected[name].is_meta:
+            raise ValueError(f"expected a {module} with {name!r} in memory, got it on meta")
         if tensor.dtype != expected[name].dtype:
             raise ValueError(f"expected {name!r} of {expected[name].dtype}, as the {module} is, got {tensor.dtype}")
     for name, tensor in received.items():
@@ -182,18 +186,9 @@ def check_tensors(module: str, expected: Mapping[str, Tensor], received: Mapping
             raise ValueError(f"expected finite numbers in {name!r}, got NaN or infinity")
 
 
-def is_finite(tensor: Tensor) -> bool:
-    return bool(_comparable(tensor).isfinite().all())
-
-
 def _is_finite_or_as(tensor: Tensor, own: Tensor) -> bool:
-    tensor = _comparable(tensor)
-    return not own.is_meta and bool((tensor.isfinite() | (tensor == _comparable(own.detach().cpu()))).all())
-
-
-def _comparable(tensor: Tensor) -> Tensor:
-    """Of floats of eight bits torch has neither isfinite nor comparisons."""
-    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+    tensor = comparable(tensor)
+    return bool((tensor.isfinite() | (tensor == comparable(own.detach().cpu()))).all())
 
 
 def shortened(text: str) -> str:

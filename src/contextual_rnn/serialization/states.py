@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contextual_rnn._numbers import check_device, check_flag
 from contextual_rnn._saved_numbers import checked, differing_words, keys_of_numbers, numbers_in, numbers_of, words_in
+from contextual_rnn._tensors import check_readable, is_finite
 from contextual_rnn.serialization.file_format import (
     CARRIED,
     STATE,
@@ -19,13 +21,12 @@ from contextual_rnn.serialization.file_format import (
     WRITERS,
     Contents,
     check_tensors,
-    is_finite,
     read_file,
     shortened,
     structure_of,
     write_file,
 )
-from contextual_rnn.spec.networks import StateSpec, state_spec
+from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.tree import State, has_more, map_leaves, zip_leaves
 from contextual_rnn.states.base import InitialState
 
@@ -81,7 +82,7 @@ def save_carried_state(state: State, path: str | os.PathLike[str], network: nn.M
 
     Raises TypeError or ValueError for a state that is not of this network, and OSError, which names the file.
     """
-    spec = state_spec(network)
+    spec = spec_of(network)
     spec.check(state, "state")
     if has_more(spec.tree, state):
         raise ValueError(
@@ -89,6 +90,8 @@ def save_carried_state(state: State, path: str | os.PathLike[str], network: nn.M
             'for fast weights with A give fast_weights_spec(network, "dense")'
         )
     leaves = {leaf.name: tensor for leaf, tensor in zip_leaves(spec.tree, state, "state")}
+    for tensor in leaves.values():
+        check_readable("state", tensor)
     write_file(path, CARRIED, spec.tree, leaves)
 
 
@@ -100,7 +103,7 @@ def load_carried_state(
     Raises OSError for a file that cannot be read, and ValueError for a state of another network, which shows both, one
     of another dtype or with numbers that are not finite, and a file that is no state; each names the file.
     """
-    spec = state_spec(network)
+    device, spec = check_device(device) or "cpu", spec_of(network)
     contents = _read(path, CARRIED)
     leaves = contents.tensors
     if contents.structure is None:
@@ -140,6 +143,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
     `strict=False` allows tensors that are missing and ignores those that the model does not have. Errors as for
     `load_state`.
     """
+    check_flag("strict", strict)
     contents = _read(path, WEIGHTS)
     if contents.structure is not None and not contents.is_for((spec := state_spec(model)).tree):
         raise ValueError(

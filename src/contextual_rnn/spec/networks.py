@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import singledispatch
+from typing import Any
 
 from torch import nn
 
@@ -30,6 +31,15 @@ def state_spec(network: nn.Module) -> StateSpec:
         f"network: expected one with a registered state spec, got {kind}; register it in three lines:\n\n"
         f"    @state_spec.register\n    def _(network: {kind}) -> StateSpec:\n        return {_likely_spec(network)}"
     )
+
+
+def spec_of(network: Any) -> StateSpec:
+    """`state_spec(network)`; TypeError too where what is registered for it returns something else than a spec."""
+    spec = state_spec(network)
+    if not isinstance(spec, StateSpec):
+        kind = type(network).__name__
+        raise TypeError(f"network: expected a registered function that returns a StateSpec, got {spec!r} for {kind}")
+    return spec
 
 
 def _likely_spec(network: object) -> str:

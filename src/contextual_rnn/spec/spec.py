@@ -11,8 +11,28 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import check_dtype, check_factory, check_number, check_size, readable
-from contextual_rnn.spec.tree import Leaf, State, describe, has_more, leaves_of, map_leaves, zip_leaves
+from contextual_rnn._numbers import (
+    check_device,
+    check_dtype,
+    check_flag,
+    check_number,
+    check_size,
+    holds,
+    readable,
+    shortened,
+)
+from contextual_rnn._tensors import check_dense, is_finite
+from contextual_rnn.spec.tree import (
+    Leaf,
+    State,
+    check_leaves,
+    describe,
+    has_more,
+    leaves_of,
+    map_leaves,
+    pack,
+    zip_leaves,
+)
 
 Step = Callable[[nn.Module, Tensor, State], tuple[Tensor, State]]
 TimeDim = int | None | Literal["unknown"]
@@ -36,7 +56,7 @@ class StateSpec:
     call of the network, with a time axis of size 1 where it takes sequences.
 
     Raises TypeError for a tree without leaves or with other things in it and for arguments of other types, ValueError
-    for two leaves of one name and for axes that are not there or the same.
+    for a tree of more than 100 levels, two leaves of one name, and axes that are not there or the same.
     """
 
     tree: State
@@ -57,11 +77,10 @@ class StateSpec:
         _check_axes(self.input_batch_dim, self.input_ndim, self.time_dim)
         if self.step is not None and not callable(self.step):
             raise TypeError(f"step: expected a function or None, got {type(self.step).__name__}")
-        if not isinstance(self.bidirectional, bool):
-            raise TypeError(f"bidirectional: expected a bool, got {self.bidirectional!r}")
+        check_flag("bidirectional", self.bidirectional)
         if self.bidirectional and self.known_time_dim is None:
             raise ValueError("bidirectional: expected False for a network that takes one step, got True")
-        check_factory(self.device, None)
+        object.__setattr__(self, "device", check_device(self.device))
         check_dtype(self.dtype)
         _ = self.floats, self.constants  # torch.compile cannot evaluate a cached property
 
@@ -94,7 +113,9 @@ class StateSpec:
         raise KeyError(f"leaf: expected one of {', '.join(leaf.name for leaf in self)}, got {name!r}")
 
     def like(self, tensor: Tensor) -> StateSpec:
-        """This spec with the dtype and device of `tensor`."""
+        """This spec with the dtype and device of `tensor`; TypeError for anything but a tensor."""
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"tensor: expected a tensor, got {type(tensor).__name__}")
         return replace(self, dtype=tensor.dtype, device=tensor.device)
 
     def shared(self) -> StateSpec:
@@ -107,20 +128,24 @@ class StateSpec:
         return replace(self, tree=map_leaves(share, self.tree))
 
     def pack(self, leaves: Mapping[str, Tensor]) -> State:
-        """Put leaves, each (B, *shape) or all `shape`, together as the network takes them."""
-        return map_leaves(
-            lambda leaf: leaf.to_network(leaves[leaf.name], leaves[leaf.name].ndim > len(leaf.shape)), self.tree
-        )
+        """Put leaves, each (B, *shape) or all `shape`, together as the network takes them.
+
+        Raises TypeError for anything but a dict of tensors, ValueError for a leaf that is missing, one that is not
+        dense, and one of another shape or batch size.
+        """
+        check_leaves(tuple(self), leaves)
+        return pack(self.tree, leaves)
 
     def check(self, state: State, name: str = "state") -> dict[str, Tensor]:
         """The leaves of `state` with the batch first, or without a batch, all layers of a shared leaf among them.
 
-        Raises TypeError for another structure, ValueError for a leaf of another shape or batch size; `name` is the
-        argument that they name.
+        Raises TypeError for another structure, ValueError for a leaf that is not dense or of another shape or batch
+        size; `name` is the argument that they name.
         """
         leaves: dict[str, Tensor] = {}
         seen: tuple[str, int | None] | None = None
         for leaf, tensor in zip_leaves(self.tree, state, name):
+            check_dense(name, tensor)
             batched = tensor.ndim > len(leaf.shape)
             expected = list(leaf.network_shape)
             if batched:
@@ -162,8 +187,9 @@ class StateSpec:
     def fill(self, value: float | State) -> dict[str, Tensor]:
         """New leaves of one example, each `shape`, filled with a number or copied from a state of one example.
 
-        Raises TypeError or ValueError for a number that is not finite or that a leaf's dtype does not have, and for a
-        state of another structure, shape or kind of numbers, or with something where the spec has None.
+        Raises TypeError or ValueError for numbers that are not finite or that a leaf's dtype does not have, and for a
+        state of another structure, shape or kind of numbers, without numbers (on meta), or with something where the
+        spec has None.
         """
         if isinstance(value, Real):
             return {leaf.name: self._full(leaf, check_number("value", value)) for leaf in self}
@@ -179,22 +205,26 @@ class StateSpec:
                     raise TypeError(f"value: expected leaf {leaf.name!r} of {dtype}, got {tensor.dtype}")
             elif not _is_float(tensor.dtype) or (tensor.is_complex() and dtype is not None and not dtype.is_complex):
                 raise TypeError(f"value: expected leaf {leaf.name!r} of floats, got {tensor.dtype}")
-            leaves[leaf.name] = tensor.detach().to(self.device, dtype, copy=True)
+            if tensor.is_meta and self.device is not None and self.device.type != "meta":
+                raise ValueError(f"value: expected leaf {leaf.name!r} with numbers that can be read, got one on meta")
+            leaves[leaf.name] = copy = tensor.detach().to(self.device, dtype, copy=True)
+            if readable(copy) and not is_finite(copy):
+                raise ValueError(f"value: expected finite numbers in leaf {leaf.name!r}, got NaN or infinity")
         return leaves
 
     def _full(self, leaf: Leaf, number: float) -> Tensor:
-        dtype = self.dtype_of(leaf)
-        if dtype is not None and not _holds(dtype, number):
+        dtype = self.dtype_of(leaf) or torch.get_default_dtype()
+        if not holds(dtype, number):
             raise ValueError(f"value: expected a number that leaf {leaf.name!r} of {dtype} can hold, got {number}")
         return torch.full(leaf.shape, number, dtype=dtype, device=self.device)
 
     def input_batch_size(self, inputs: Tensor) -> int | None:
         """Batch size of an input of the network, None for one unbatched example.
 
-        Raises TypeError for an input that is no tensor, ValueError for one of more or fewer axes.
+        Raises TypeError for an input that is no tensor, ValueError for one that is not dense or of more or fewer axes.
         """
-        if not isinstance(inputs, Tensor):
-            raise TypeError(f"input: expected a tensor, got {type(inputs).__name__}")
+        if not isinstance(inputs, Tensor) or inputs.layout is not torch.strided or inputs.is_nested:
+            check_dense("input", inputs)
         if self.input_ndim is None:
             expected, fits = f"at least {self.input_batch_dim + 1} axes", inputs.ndim > self.input_batch_dim
         elif inputs.ndim == self.input_ndim - 1:
@@ -224,15 +254,6 @@ def _is_float(dtype: torch.dtype | None) -> bool:
     return dtype is None or dtype.is_floating_point or dtype.is_complex
 
 
-def _holds(dtype: torch.dtype, number: float) -> bool:
-    """Whether a dtype has a number: floats those in their range, rounded; integers and bools whole ones alone."""
-    if _is_float(dtype):
-        return abs(number) <= torch.finfo(dtype).max
-    if dtype == torch.bool:
-        return number in (0, 1)
-    return number.is_integer() and torch.iinfo(dtype).min <= number <= torch.iinfo(dtype).max
-
-
 def _same(layers: Tensor, first: Tensor) -> bool:
     """Whether all layers are the first, NaN included, but for rounding: kernels round vectors and remainders apart."""
     rounding = 8 * torch.finfo(layers.dtype).eps if _is_float(layers.dtype) else 0.0
@@ -249,9 +270,9 @@ def _check_axes(batch_dim: int, ndim: int | None, time_dim: TimeDim) -> None:
     if time_dim is None or time_dim == "unknown":
         return
     if isinstance(time_dim, bool) or not isinstance(time_dim, int):
-        raise TypeError(f'time_dim: expected an int, None or "unknown", got {time_dim!r}')
-    if time_dim < 0 or time_dim == batch_dim or (ndim is not None and time_dim >= ndim):
+        raise TypeError(f'time_dim: expected an int, None or "unknown", got {shortened(time_dim)}')
+    if not 0 <= time_dim < 2**63 or time_dim == batch_dim or (ndim is not None and time_dim >= ndim):
         axes = "an axis" if ndim is None else f"one of {ndim} axes"
         raise ValueError(
-            f"time_dim: expected {axes}, counted from 0, other than the batch's {batch_dim}, got {time_dim}"
+            f"time_dim: expected {axes}, counted from 0, other than the batch's {batch_dim}, got {shortened(time_dim)}"
         )

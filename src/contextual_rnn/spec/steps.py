@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contextual_rnn._autocast import in_autocast
+from contextual_rnn._sharded import casts_inputs
+from contextual_rnn._tensors import check_dense, described
 from contextual_rnn.spec.rows import map_tensors
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.tree import State, describe_state, leaves_of, matches
@@ -36,6 +39,30 @@ def copied(state: State) -> State:
     return map_tensors(Tensor.clone, state)
 
 
+def check_input(name: str, network: nn.Module, inputs: Tensor) -> None:
+    """Refuse an input on another device or of another dtype than torch's networks and ours compute in.
+
+    Other networks take what they take.
+    """
+    parameter = None if may_change_states(network) else next(network.parameters(), None)
+    if parameter is None or (inputs.dtype == parameter.dtype and inputs.device == parameter.device):
+        return
+    autocast = inputs.device == parameter.device and in_autocast(parameter.device)
+    if not autocast and not casts_inputs(network, parameter):
+        expected, received = (f"{tensor.dtype} on {tensor.device}" for tensor in (parameter, inputs))
+        raise ValueError(f"{name}: expected {expected}, as the network, got {received}")
+
+
+def check_step(name: str, network: nn.Module, spec: StateSpec, inputs: Any) -> None:
+    """Refuse inputs of one step that the network cannot take; called where a step has failed."""
+    check_dense(name, inputs)
+    if spec.input_ndim is not None:
+        axes = spec.input_ndim if spec.known_time_dim is None else spec.input_ndim - 1
+        if inputs.ndim != axes:
+            raise ValueError(f"{name}: expected {axes} axes for one step of the network, got {described(inputs)}")
+    check_input(name, network, inputs)
+
+
 def own_copy(network: nn.Module, state: State) -> State:
     """`state`, or a copy where the network may overwrite it."""
     return copied(state) if may_change_states(network) else state
@@ -45,8 +72,23 @@ def take_step(network: nn.Module, spec: StateSpec, inputs: Tensor, state: State)
     """Run `network` for one step: inputs (B, ...) and a state to the output (B, ...) and the next state.
 
     Raises ValueError for a bidirectional network and where it is unknown whether the network takes sequences,
-    TypeError where the network returns something else than (output, state) or a state.
+    TypeError where the network returns something else than (output, state) or a state, either for inputs and a state
+    that do not fit.
     """
+    try:
+        return step_of(network, spec, inputs, state)
+    except (RuntimeError, IndexError, TypeError, AttributeError):
+        check_step("inputs", network, spec, inputs)
+        received = spec.check(state, "state")
+        for leaf in spec:
+            if spec.dtype_of(leaf) not in (None, dtype := received[leaf.name].dtype):
+                expected = spec.dtype_of(leaf)
+                raise ValueError(f"state: expected leaf {leaf.name!r} of {expected}, got {dtype}") from None
+        raise
+
+
+def step_of(network: nn.Module, spec: StateSpec, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+    """As `take_step`, without a look at the inputs and the state where a step has failed."""
     if spec.bidirectional:
         kind = type(network).__name__
         raise ValueError(f"network: expected one direction to run step by step, got a bidirectional {kind}")

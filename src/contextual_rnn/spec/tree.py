@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import check_dtype, check_size
+from contextual_rnn._numbers import check_dtype, check_elements, check_flag, check_size, shortened
+from contextual_rnn._tensors import check_dense
 
 # A state is whatever the network takes: a tensor, or tensors (and None) in tuples, lists and dicts.
 State = Any
+MOST_NESTED = 100  # containers around a leaf
 # Names that a leaf's own parameter, buffer or submodule could not have.
 _TAKEN = {
     "self",
@@ -41,7 +44,8 @@ class Leaf:
     floats, such as a counter, is a constant in every initial state.
 
     Raises TypeError or ValueError for a name that no attribute of a module can have, a shape that is not a tuple of
-    positive ints, a batch_dim outside it, or a dtype that is none or quantised.
+    positive ints, a batch_dim outside it, a repeat of a first axis that is not 1, flags that are not True or False, or
+    a dtype that is none or quantised.
     """
 
     name: str
@@ -54,29 +58,36 @@ class Leaf:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
-            raise TypeError(f"name: expected an identifier, such as h, got {self.name!r}")
+            raise TypeError(f"name: expected an identifier, such as h, got {shortened(self.name)}")
         if not self.name.isidentifier() or self.name in _TAKEN:
             raise ValueError(f"name: expected an identifier that modules do not use, such as h, got {self.name!r}")
         if not isinstance(self.shape, tuple):
-            raise TypeError(f"shape: expected a tuple of positive ints, got {self.shape!r}")
+            raise TypeError(f"shape: expected a tuple of positive ints, got {shortened(self.shape)}")
         if not self.shape:
             raise ValueError("shape: expected at least one axis, got ()")
         object.__setattr__(self, "shape", tuple(check_size("shape", size) for size in self.shape))
         object.__setattr__(self, "batch_dim", check_size("batch_dim", self.batch_dim, 0))
         if self.batch_dim > len(self.shape):
             raise ValueError(f"batch_dim: expected 0 to {len(self.shape)}, got {self.batch_dim}")
+        object.__setattr__(self, "repeat", check_size("repeat", self.repeat))
+        if self.repeat > 1 and self.shape[0] != 1:
+            raise ValueError(f"repeat: expected 1 for a first axis of {self.shape[0]}, got {self.repeat}")
+        check_elements(shape=self.numel, repeat=self.repeat)
+        check_flag("factor", self.factor)
+        check_flag("tiled_in_place", self.tiled_in_place)
         check_dtype(self.dtype)
 
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
 
-    def to_network(self, tensor: Tensor, batched: bool) -> Tensor:
-        """(B, *shape), or `shape` where not batched, to the network's layout and dtype."""
+    def _to_network(self, tensor: Tensor) -> Tensor:
+        """(B, *shape) or `shape` in the network's layout and dtype."""
+        batched = tensor.ndim > len(self.shape)
         if self.dtype is not None:
             tensor = tensor.to(self.dtype)
         if self.repeat > 1:
-            axis = int(batched)
+            axis = 1 if batched else 0
             tensor = tensor.expand(*tensor.shape[:axis], self.repeat, *tensor.shape[axis + 1 :])
         if batched and self.batch_dim:
             tensor = tensor.movedim(0, self.batch_dim)
@@ -94,16 +105,18 @@ class Leaf:
         return f"({', '.join(batched)}) or {one} without a batch"
 
 
-def leaves_of(tree: State) -> Iterator[Leaf]:
-    """The leaves of a tree in order; TypeError for anything else in it."""
+def leaves_of(tree: State, depth: int = 0) -> Iterator[Leaf]:
+    """The leaves of a tree in order; TypeError for anything else in it, ValueError for a tree nested too deeply."""
     if isinstance(tree, Leaf):
         yield tree
+    elif depth == MOST_NESTED and isinstance(tree, (Mapping, tuple, list)):
+        raise ValueError(f"tree: expected at most {MOST_NESTED} containers around a leaf, got more")
     elif isinstance(tree, Mapping):
         for child in tree.values():
-            yield from leaves_of(child)
+            yield from leaves_of(child, depth + 1)
     elif isinstance(tree, (tuple, list)):
         for child in tree:
-            yield from leaves_of(child)
+            yield from leaves_of(child, depth + 1)
     elif tree is not None:
         raise TypeError(f"tree: expected Leaf, None, tuple, list or dict, got {type(tree).__name__}")
 
@@ -118,6 +131,30 @@ def map_leaves(function: Callable[[Leaf], Any], tree: State) -> State:
         children = [map_leaves(function, child) for child in tree]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
     return None
+
+
+def pack(tree: State, leaves: Mapping[str, Tensor]) -> State:
+    """Leaves that are known to fit, each (B, *shape) or `shape`, put together as the network takes them."""
+    return map_leaves(lambda leaf: leaf._to_network(leaves[leaf.name]), tree)
+
+
+def check_leaves(expected: Iterable[Leaf], leaves: Mapping[str, Tensor]) -> None:
+    """Refuse anything but a dense tensor for each leaf, all (B, *shape) or all `shape`."""
+    if not isinstance(leaves, Mapping):
+        raise TypeError(f"leaves: expected a dict from names to tensors, got {type(leaves).__name__}")
+    batches = set()
+    for leaf in expected:
+        if leaf.name not in leaves:
+            raise ValueError(f"leaves: expected leaf {leaf.name!r}, got {shortened(list(leaves))}")
+        tensor = leaves[leaf.name]
+        check_dense("leaves", tensor, f"a tensor for {leaf.name!r}")
+        batch, shape = tuple(tensor.shape[: -len(leaf.shape)]), tuple(tensor.shape[-len(leaf.shape) :])
+        if shape != leaf.shape or len(batch) > 1:
+            shapes = f"{leaf.shape}, with a batch before or not"
+            raise ValueError(f"leaves: expected leaf {leaf.name!r} of shape {shapes}, got {tuple(tensor.shape)}")
+        batches.add(batch)
+    if len(batches) > 1:
+        raise ValueError(f"leaves: expected one batch size, got {' and '.join(map(str, sorted(batches)))}")
 
 
 def zip_leaves(tree: State, state: State, name: str, whole: State = None) -> Iterator[tuple[Leaf, Tensor]]:
@@ -151,6 +188,8 @@ def matches(tree: State, state: State, batch_size: int | None, like: Tensor | No
             shape = (batch_size, *shape) if axis == 0 else (*shape[:axis], batch_size, *shape[axis:])
         return (
             isinstance(state, Tensor)
+            and state.layout is torch.strided
+            and not state.is_nested
             and state.shape == shape
             and (like is None or (state.dtype == (tree.dtype or like.dtype) and state.device == like.device))
         )
@@ -207,12 +246,21 @@ def describe(tree: State) -> str:
     return "None"
 
 
-def describe_state(state: State) -> str:
-    """A received state in words, for error messages."""
+def describe_state(state: State, depth: int = 0) -> str:
+    """A received state in words, for error messages: the first entries of the first levels."""
     if isinstance(state, Tensor):
-        return f"a tensor of shape {tuple(state.shape)}"
+        return "a nested tensor" if state.is_nested else f"a tensor of shape {tuple(state.shape)}"
+    if not isinstance(state, (Mapping, tuple, list)):
+        return "None" if state is None else type(state).__name__
+    if depth == 4:
+        return "..."
+    children = [describe_state(child, depth + 1) for child in islice(_children(state), 8)]
     if isinstance(state, Mapping):
-        return "{" + ", ".join(f"{name}: {describe_state(child)}" for name, child in state.items()) + "}"
-    if isinstance(state, (tuple, list)):
-        return "(" + ", ".join(map(describe_state, state)) + ")"
-    return "None" if state is None else type(state).__name__
+        children = [f"{name}: {child}" for name, child in zip(state, children, strict=False)]
+    more = ["..."] if len(state) > 8 else []
+    text = ", ".join([*children, *more])
+    return f"{{{text}}}" if isinstance(state, Mapping) else f"({text})"
+
+
+def _children(state: State) -> Iterable[State]:
+    return state.values() if isinstance(state, Mapping) else state

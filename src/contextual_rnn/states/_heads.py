@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
-from contextual_rnn._numbers import check_size
+from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._precision import is_narrow, wide
 from contextual_rnn._sharded import is_sharded
+from contextual_rnn._tensors import check_dense
 from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.spec.tree import MOST_NESTED
 
 # Layers that hand on as many features as they get; GLU and MultiheadAttention are the module's exceptions.
 _WIDTH_KEEPING = (
@@ -38,6 +41,8 @@ def check_call(
     batch_size: int | None, batched: bool | None = None, generator: torch.Generator | None = None
 ) -> int | None:
     """The batch size as an int; refuse what no initial state can be called with."""
+    if batched is not None:
+        check_flag("batched", batched)
     if batch_size is not None:
         batch_size = check_size("batch_size", batch_size, 0)
         if batched is False:
@@ -52,10 +57,12 @@ def batch_of(context: Any, batch_size: int | None, batched: bool | None) -> int 
 
     Raises ValueError for a context that does not tell it.
     """
-    if batched is False:
+    if batched is not None and batched is not True:
+        check_flag("batched", batched)
         return None
     if batch_size is not None:
-        return batch_size
+        # forward has checked it; moments may be called by anyone.
+        return batch_size if type(batch_size) is int and 0 <= batch_size < 2**63 else check_call(batch_size)
     if context is None:
         return None
     for part in _parts(context):
@@ -100,6 +107,7 @@ def _output_width(module: nn.Module) -> int | None:
 
 def features_of(net: nn.Module, context: Any, width: int, batch_size: int | None, batched: bool | None) -> Tensor:
     """net(context), (B, width) or (width,), or a ValueError that says what is wrong with the context."""
+    batch_size = check_call(batch_size, batched)
     if context is None:
         raise ValueError("context: expected what the context network takes, got None")
     try:
@@ -112,6 +120,7 @@ def features_of(net: nn.Module, context: Any, width: int, batch_size: int | None
         raise ValueError(
             f"context: expected features of shape (batch, {width}) or ({width},), got {_describe(features)}"
         )
+    check_dense("context", features, "features in a tensor")
     if features.shape[-1] != width:
         raise ValueError(f"features: expected a context network of width {width}, got {features.shape[-1]}")
     if features.ndim == 2 and batched is False:
@@ -240,19 +249,22 @@ def tile(value: Tensor, batch_size: int | None) -> Tensor:
     return value.clone()[None] if batch_size == 1 else value.expand(batch_size, *value.shape)
 
 
-def _parts(context: Any) -> Iterator[Tensor | PackedSequence]:
-    """What in a context tells a batch size, in order."""
+def _parts(context: Any, depth: int = 0) -> Iterator[Tensor | PackedSequence]:
+    """What in a context tells a batch size, in order; ValueError for a context nested too deeply."""
     if isinstance(context, (Tensor, PackedSequence)):
         yield context
-    elif isinstance(context, Mapping):
-        for value in context.values():
-            yield from _parts(value)
+        return
+    children: Iterable[Any] = ()
+    if isinstance(context, Mapping):
+        children = context.values()
     elif isinstance(context, (tuple, list)):
-        for value in context:
-            yield from _parts(value)
+        children = context
     elif is_dataclass(context) and not isinstance(context, type):
-        for field in fields(context):
-            yield from _parts(getattr(context, field.name))
+        children = (getattr(context, field.name) for field in fields(context))
+    if depth == MOST_NESTED and children:
+        raise ValueError(f"context: expected at most {MOST_NESTED} containers around a tensor, got more")
+    for child in children:
+        yield from _parts(child, depth + 1)
 
 
 def _describe(context: Any) -> str:
@@ -261,5 +273,5 @@ def _describe(context: Any) -> str:
     if isinstance(context, Tensor):
         shape = f"{context.size(0)} rows, nested" if context.is_nested else f"shape {tuple(context.shape)}"
         return f"a tensor of {shape}, {context.dtype}, on {context.device}"
-    parts = [_describe(part) for part in _parts(context)]
+    parts = [_describe(part) for part in islice(_parts(context), 8)]
     return f"{type(context).__name__}" + (f" of {', '.join(parts)}" if parts else "")

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from contextual_rnn._numbers import check_factory, check_size
 from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn._sharded import gathered
-from contextual_rnn.spec.networks import StateSpec, state_spec
-from contextual_rnn.spec.tree import State
+from contextual_rnn.spec.networks import StateSpec, spec_of
+from contextual_rnn.spec.tree import State, pack
 from contextual_rnn.states._heads import check_call, tile
 from contextual_rnn.states._start import Start
 from contextual_rnn.states.moments import Moments, draw, of_rows
@@ -45,7 +45,7 @@ class InitialState(SavesNumbers, ABC):
     ):
         super().__init__()
         device, dtype = check_factory(device, dtype)
-        spec = state_spec(network)
+        spec = spec_of(network)
         if spec.dtype is None and isinstance(network, nn.Module):
             like = next((p for p in network.parameters() if p.is_floating_point() or p.is_complex()), None)
             spec = spec if like is None else spec.like(like)
@@ -67,7 +67,7 @@ class InitialState(SavesNumbers, ABC):
             values = {name: getattr(self, f"value_{name}", None) for name in names}
             self._start.write({name: tensor for name, tensor in values.items() if tensor is not None})
 
-    def constants(self, batch_size: int | None) -> dict[str, Moments]:
+    def _constants(self, batch_size: int | None) -> dict[str, Moments]:
         """The leaves without floats, which are the same for every context and example."""
         leaves = ((leaf.name, getattr(self, f"value_{leaf.name}")) for leaf in self.spec.constants)
         return {name: Moments(tile(value, batch_size), None) for name, value in leaves}
@@ -79,7 +79,7 @@ class InitialState(SavesNumbers, ABC):
 
     @abstractmethod
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        """Mean and scale of every leaf; arguments as for `forward`."""
+        """Mean and scale of every leaf; arguments and errors as for `forward`."""
 
     def forward(
         self,
@@ -104,7 +104,8 @@ class InitialState(SavesNumbers, ABC):
         """
         batch_size = check_call(batch_size, batched, generator)
         moments = of_rows(self.moments(context, batch_size, batched), self.spec, rows)
-        return self.spec.pack({n: draw(leaf, generator) if self.training else leaf.mean for n, leaf in moments.items()})
+        leaves = {n: draw(leaf, generator) if self.training else leaf.mean for n, leaf in moments.items()}
+        return pack(self.spec.tree, leaves)
 
     def sample(
         self,
@@ -128,4 +129,4 @@ class InitialState(SavesNumbers, ABC):
                 scale = scale.repeat_interleave(num_samples, 0)
             mean = mean.repeat_interleave(num_samples, 0) if batched else mean.expand(num_samples, *mean.shape)
             leaves[leaf.name] = draw(Moments(mean, scale), generator)
-        return self.spec.pack(leaves)
+        return pack(self.spec.tree, leaves)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contextual_rnn._numbers import check_flag
 from contextual_rnn._saved_numbers import function_name
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.states._heads import Heads, feature_count, features_of
@@ -25,8 +26,9 @@ class ContextState(InitialState):
     keeps a random bias, for two zero factors would never move. A head is of its leaf's dtype; that of a complex leaf
     gives real and imaginary parts. `device` and `dtype` are those of the heads.
 
-    Raises TypeError for a `net` that is no module or an `activation` that is no function, ValueError where F is
-    neither given nor to be read off, and in the forward pass for an `activation` that changes the shape.
+    Raises TypeError for a `net` that is no module, an `activation` that is no function or a `zero_init` that is not
+    True or False, ValueError where F is neither given nor to be read off, and in the forward pass for an `activation`
+    that changes the shape.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class ContextState(InitialState):
         super().__init__(network, device=device, dtype=dtype)
         if activation is not None and not callable(activation):
             raise TypeError(f"activation: expected a function or None, got {type(activation).__name__}")
+        check_flag("zero_init", zero_init)
         self.net = net
         self.features = feature_count(net, features)
         self.activation = activation
@@ -57,20 +60,20 @@ class ContextState(InitialState):
         return True
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        means, features = self.means(context, batch_size, batched)
+        means, features = self._means(context, batch_size, batched)
         moments = {name: Moments(mean, None) for name, mean in means.items()}
         if self.spec.constants:
-            moments |= self.constants(features.shape[0] if features.ndim == 2 else batch_size)
+            moments |= self._constants(features.shape[0] if features.ndim == 2 else batch_size)
         return moments
 
-    def means(
+    def _means(
         self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The leaves of floats, with `precise` in float32 at least, and their features, (B, F) or (F,)."""
         features = features_of(self.net, context, self.features, batch_size, batched)
-        return self.from_features(features, batch_size, precise), features
+        return self._from_features(features, batch_size, precise), features
 
-    def from_features(self, features: Tensor, batch_size: int | None, precise: bool = False) -> dict[str, Tensor]:
+    def _from_features(self, features: Tensor, batch_size: int | None, precise: bool = False) -> dict[str, Tensor]:
         """The leaves of floats for features (B, F) or (F,), with `precise` in float32 at least."""
         leaves = self.heads(features, batch_size, precise)
         if self.activation is None:

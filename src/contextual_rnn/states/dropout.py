@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import FINITE, SHARE, check_number
+from contextual_rnn._numbers import FINITE, SHARE, check_held, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
-from contextual_rnn.spec.tree import State
+from contextual_rnn.spec.tree import State, pack
 from contextual_rnn.states._heads import check_call
 from contextual_rnn.states._recomputed import draw_again
 from contextual_rnn.states.base import InitialState
@@ -60,6 +60,8 @@ class ContextDropout(InitialState):
         super().__init__(state.spec, device=device, dtype=dtype)
         self.p = check_number("p", p, *SHARE)
         self.guidance = check_number("guidance", guidance)
+        for leaf in self.spec.floats:
+            check_held("guidance", self.guidance, self.spec.dtype_of(leaf))
         self.state = state
         self.null = FreeState(self.spec) if null is None else null
         if self.null.spec.tree != self.spec.tree:
@@ -76,7 +78,7 @@ class ContextDropout(InitialState):
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         if context is None:
             null = as_forward(self.null, self.null.moments)(None, batch_size, batched)
-            return null | self.constants(None if batched is False else batch_size) if self.spec.constants else null
+            return null | self._constants(None if batched is False else batch_size) if self.spec.constants else null
         given = as_forward(self.state, self.state.moments)(context, batch_size, batched)
         guidance = check_number("guidance", self.guidance)
         if self.training or guidance == 1:
@@ -87,8 +89,8 @@ class ContextDropout(InitialState):
             guided[leaf.name] = Moments((start + guidance * (wide(mean) - start)).to(mean.dtype), scale)
         return guided
 
-    def constants(self, batch_size: int | None) -> dict[str, Moments]:
-        return self.state.constants(batch_size)
+    def _constants(self, batch_size: int | None) -> dict[str, Moments]:
+        return self.state._constants(batch_size)
 
     def reset_parameters(self) -> None:
         self.state.reset_parameters()
@@ -120,7 +122,7 @@ class ContextDropout(InitialState):
             chosen = drop.reshape(*batch, *(1 for _ in leaf.shape))
             kept, dropped = (draw(moments[leaf.name], generator) for moments in (given, null))
             leaves[leaf.name] = torch.where(chosen, dropped, kept)
-        return self.spec.pack(leaves)
+        return pack(self.spec.tree, leaves)
 
     def _null_beside(self, given: dict[str, Moments]) -> dict[str, Moments]:
         """The null state's moments for the batch that the context turned out to have."""

@@ -48,8 +48,8 @@ class LeafwiseState(InitialState):
                 batch_size = mean.shape[0] if batched else None
         return moments
 
-    def constants(self, batch_size: int | None) -> dict[str, Moments]:
-        parts = [state.constants(batch_size) for state in self._states()]
+    def _constants(self, batch_size: int | None) -> dict[str, Moments]:
+        parts = [state._constants(batch_size) for state in self._states()]
         return {name: leaf for part in parts for name, leaf in part.items()}
 
     def reset_parameters(self) -> None:

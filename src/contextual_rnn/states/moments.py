@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from contextual_rnn._precision import wide
+from contextual_rnn._tensors import check_readable
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.states._recomputed import draw_again
 
@@ -27,6 +28,8 @@ def of_rows(moments: dict[str, Moments], spec: StateSpec, rows: Tensor | None) -
     """The moments of some rows of a batch, any number of times; None: as they are."""
     if rows is None:
         return moments
+    if isinstance(rows, Tensor):
+        check_readable("rows", rows)
     if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.ndim != 1:
         came = f"{rows.dtype} of shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
         raise TypeError(f"rows: expected a tensor of int64 with one axis, got {came}")
@@ -49,12 +52,15 @@ def kl(moments: Moments, prior_mean: float, prior_scale: float) -> Tensor:
 
     Unchecked, other than torch's own: a NaN is the loss's to tell, and on a GPU every check waits for the device.
     """
-    mean, scale = wide(moments.mean), moments.scale
-    prior = torch.full_like(mean, prior_mean), torch.full_like(mean, prior_scale)
-    ours, theirs = (
-        Normal(*pair, validate_args=False) for pair in ((mean, torch.as_tensor(scale, device=mean.device)), prior)
-    )
-    return kl_divergence(ours, theirs)
+    ours = normal(moments, validate_args=False)
+    prior = torch.full_like(ours.loc, prior_mean), torch.full_like(ours.loc, prior_scale)
+    return kl_divergence(ours, Normal(*prior, validate_args=False))
+
+
+def normal(moments: Moments, validate_args: bool | None = None) -> Normal:
+    """N(mean, scale^2) of every unit, in float32 at least; the scale is a tensor."""
+    assert isinstance(moments.scale, Tensor)
+    return Normal(wide(moments.mean), moments.scale, validate_args=validate_args)
 
 
 def draw(moments: Moments, generator: torch.Generator | None) -> Tensor:

@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn import functional
 
-from contextual_rnn._numbers import NOT_NEGATIVE, check_number
+from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_held, check_number, readable
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward, gathered
+from contextual_rnn._tensors import check_floats
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import State
 from contextual_rnn.states._heads import Heads, check_call
 from contextual_rnn.states._parameters import LeafParameters
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.context import ContextState
-from contextual_rnn.states.moments import Moments, kl
+from contextual_rnn.states.moments import Moments, kl, normal
 
 
 class NormalState(InitialState):
@@ -34,8 +35,8 @@ class NormalState(InitialState):
     they are those of the mean. `device` and `dtype` are those of what is made here.
 
     Raises TypeError or ValueError for a scale that is not a finite number above min_scale, a min_scale that is no
-    finite number of at least 0, and options of a context network where `net` is an initial state; ValueError for a
-    network whose state has complex leaves or none of floats.
+    finite number of at least 0, flags that are not True or False, and options of a context network where `net` is an
+    initial state; ValueError for a network whose state has complex leaves or none of floats.
     """
 
     saved_numbers = MappingProxyType({"min_scale": NOT_NEGATIVE})
@@ -56,9 +57,13 @@ class NormalState(InitialState):
     ):
         super().__init__(network, device=device, dtype=dtype)
         _check_floats(self.spec)
+        check_flag("zero_init", zero_init)
+        check_flag("scale_from_context", scale_from_context)
         self.min_scale = check_number("min_scale", min_scale, *NOT_NEGATIVE)
         above = f"a finite number above min_scale ({min_scale})"
         scale = check_number("scale", scale, above, lambda scale: scale > self.min_scale)
+        for leaf in self.spec.floats:
+            check_held("scale", scale, self.spec.dtype_of(leaf))
         if isinstance(net, InitialState):
             if net.spec.tree != self.spec.tree:
                 raise ValueError(f"net: expected a state for {self.spec.describe()}, got one for {net.spec.describe()}")
@@ -93,7 +98,7 @@ class NormalState(InitialState):
         """With `precise` the heads compute in float32 at least, as densities need it; a draw does not."""
         raw: Mapping[str, Tensor] = self.raw_scale  # pyright: ignore[reportAssignmentType]
         if isinstance(self.mean, ContextState):
-            means, features = as_forward(self.mean, self.mean.means)(context, batch_size, batched, precise)
+            means, features = as_forward(self.mean, self.mean._means)(context, batch_size, batched, precise)
             if self.scale_heads is not None:
                 raw = self.scale_heads(features, batch_size, precise)
         else:
@@ -103,15 +108,15 @@ class NormalState(InitialState):
             raw = self.raw_scale._tiled(self._batch_size(means))
         scales = {leaf.name: self.min_scale + functional.softplus(wide(raw[leaf.name])) for leaf in self.spec.floats}
         moments = {name: Moments(means[name], scale) for name, scale in scales.items()}
-        return moments | self.constants(self._batch_size(means)) if self.spec.constants else moments
+        return moments | self._constants(self._batch_size(means)) if self.spec.constants else moments
 
     def _batch_size(self, means: Mapping[str, Tensor]) -> int | None:
         first = self.spec.floats[0]
         mean = means[first.name]
         return mean.shape[0] if mean.ndim > len(first.shape) else None
 
-    def constants(self, batch_size: int | None) -> dict[str, Moments]:
-        return self.mean.constants(batch_size)
+    def _constants(self, batch_size: int | None) -> dict[str, Moments]:
+        return self.mean._constants(batch_size)
 
     def reset_parameters(self) -> None:
         self.mean.reset_parameters()
@@ -127,23 +132,28 @@ class NormalState(InitialState):
         batch_size = check_call(batch_size)
         moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
         moments = {leaf.name: moments[leaf.name] for leaf in self.spec.floats}
-        return {
-            name: Normal(wide(mean), torch.as_tensor(scale, device=mean.device))
-            for name, (mean, scale) in moments.items()
-        }
+        return {name: normal(leaf) for name, leaf in moments.items()}
 
     def log_prob(self, state: State, context: Any = None) -> Tensor:
         """log N(state; g(context), sigma^2) summed over leaves and units, (B,) in nats, or () without a batch.
 
         Computed and returned in float32, of a state or module in float64 in float64, under autocast too. Leaves without
         floats are ignored. Raises TypeError or ValueError for a state of another structure or shape than the network's,
-        or whose layers differ where the spec shares one state between them.
+        of no floats, with NaN, or whose layers differ where the spec shares one state between them.
         """
         values = self.spec.unpack(state)
+        for leaf in self.spec.floats:
+            check_floats("state", values[leaf.name])
+            if readable(values[leaf.name]) and bool(values[leaf.name].isnan().any()):
+                raise ValueError(f"state: expected numbers in leaf {leaf.name!r}, got NaN")
         first = self.spec.floats[0]
         value = values[first.name]
         distribution = self.distribution(context, value.shape[0] if value.ndim > len(first.shape) else None)
-        return self._sum({name: leaf.log_prob(wide(values[name])) for name, leaf in distribution.items()})
+        for name, density in distribution.items():
+            if values[name].device != density.loc.device:
+                expected, received = density.loc.device, values[name].device
+                raise ValueError(f"state: expected leaf {name!r} on {expected}, got one on {received}")
+        return self._sum({name: density.log_prob(wide(values[name])) for name, density in distribution.items()})
 
     def kl(
         self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0
@@ -153,10 +163,14 @@ class NormalState(InitialState):
         Computed and returned in float32, of a module in float64 in float64, under autocast too.
         Raises TypeError or ValueError for a prior_mean that is not a finite number, a prior_scale not a positive one.
         """
-        check_number("prior_mean", prior_mean)
-        check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
+        prior_mean = check_number("prior_mean", prior_mean)
+        prior_scale = check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
         batch_size = check_call(batch_size)
         moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
+        for leaf in self.spec.floats:
+            dtype = wide(moments[leaf.name].mean).dtype
+            check_held("prior_mean", prior_mean, dtype)
+            check_held("prior_scale", prior_scale, dtype)
         return self._sum({leaf.name: kl(moments[leaf.name], prior_mean, prior_scale) for leaf in self.spec.floats})
 
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import FINITE, check_number
+from contextual_rnn._entries import entries_of
+from contextual_rnn._numbers import FINITE, check_held, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.states.base import InitialState
@@ -34,7 +35,8 @@ class SumState(InitialState):
     saved_numbers = MappingProxyType({"weights": FINITE})
 
     def __init__(self, states: Sequence[InitialState], weights: Sequence[float]):
-        states = list(states)
+        states = entries_of("states", states, "a list of InitialStates")
+        weights = entries_of("weights", weights, "a list of numbers")
         for state in states:
             if not isinstance(state, InitialState):
                 raise TypeError(f"states: expected InitialStates, got {type(state).__name__}")
@@ -48,6 +50,9 @@ class SumState(InitialState):
                 raise ValueError(f"states: expected all for {self.spec.describe()}, got {state.spec.describe()}")
         self.states = nn.ModuleList(states)
         self.weights = [check_number("weights", weight) for weight in weights]
+        for weight in self.weights:
+            for leaf in self.spec.floats:
+                check_held("weights", weight, self.spec.dtype_of(leaf))
 
     @property
     def reads_context(self) -> bool:
@@ -65,11 +70,11 @@ class SumState(InitialState):
         sums = {
             leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec.floats
         }
-        return sums | self.constants(batch_size) if self.spec.constants else sums
+        return sums | self._constants(batch_size) if self.spec.constants else sums
 
-    def constants(self, batch_size: int | None) -> dict[str, Moments]:
+    def _constants(self, batch_size: int | None) -> dict[str, Moments]:
         state, _ = self._terms()[0]
-        return state.constants(batch_size)
+        return state._constants(batch_size)
 
     def reset_parameters(self) -> None:
         for state, _ in self._terms():
@@ -98,6 +103,6 @@ def _sum(terms: list[tuple[Moments, float]]) -> Moments:
 
 
 def _as_tensor(scale: Tensor | float, mean: Tensor) -> Tensor:
-    return (
-        wide(scale) if isinstance(scale, Tensor) else torch.as_tensor(scale, dtype=mean.real.dtype, device=mean.device)
-    )
+    if isinstance(scale, Tensor):
+        return wide(scale)
+    return torch.as_tensor(scale, dtype=mean.real.dtype, device=mean.device)

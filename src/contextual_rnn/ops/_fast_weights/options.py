@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from contextual_rnn._tensors import check_floats, described
 from contextual_rnn._timing import TIMINGS as TIMINGS
 from contextual_rnn._timing import Timing as Timing
 
@@ -30,8 +31,16 @@ class LowRank(NamedTuple):
     right: Tensor
 
     def dense(self) -> Tensor:
-        """The matrix itself, (B, H, H)."""
-        return self.left.transpose(1, 2) @ self.right  # which the older ONNX exporter knows, unlike mT
+        """The matrix itself, (B, H, H). TypeError or ValueError for factors that are not of one shape and dtype."""
+        try:
+            return self.left.transpose(1, 2) @ self.right  # which the older ONNX exporter knows, unlike mT
+        except Exception:
+            check_floats("left", self.left)
+            check_floats("right", self.right)
+            if (self.left.shape, self.left.dtype) != (self.right.shape, self.right.dtype) or self.left.ndim != 3:
+                received = f"{described(self.left)}, {described(self.right)}"
+                raise ValueError(f"left, right: expected one dtype and shape (batch, r, H), got {received}") from None
+            raise
 
 
 @dataclass(frozen=True)

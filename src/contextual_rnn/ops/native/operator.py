@@ -20,7 +20,7 @@ def one_by_one(call: Callable[..., Any]) -> Callable[..., Any]:
     def mapped(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         def at(i: int) -> list[Any]:
             return [
-                argument if dim is None else argument.select(dim, i)
+                argument.select(dim, i) if isinstance(dim, int) else argument  # a list has a list of None
                 for argument, dim in zip(arguments, in_dims, strict=True)
             ]
 
