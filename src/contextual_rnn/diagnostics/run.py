@@ -197,7 +197,7 @@ def _padding(lengths: Tensor | None, steps: int) -> Tensor | None:
 
 @dataclass(frozen=True)
 class _Means:
-    """Mean losses: of each step, (T,), and over all steps and sequences; and what of them is not finite."""
+    """Mean losses: of each step, (T,), and over all steps and sequences; a sentence on those that are not finite."""
 
     steps: Tensor
     overall: float
