@@ -77,9 +77,10 @@ def leaves():
 
 
 @pytest.mark.parametrize("keep_extra", [False, True])
-def test_gradients_of_a_recurrence_of_ones_own(leaves, keep_extra):
+@pytest.mark.parametrize("with_start", [False, True])
+def test_gradients_of_a_recurrence_of_ones_own(leaves, keep_extra, with_start):
     def run(inputs, weight, start, offset):
-        given = Given(inputs, weight, start, torch.tensor([4, 4, 4]), offset)
+        given = Given(inputs, weight, start if with_start else None, torch.tensor([4, 4, 4]), offset)
         assert is_eager(given)
         output, last = run_eagerly(OPERATION, given, Settings(0.5), keep_extra)
         return (output, last) if keep_extra else output
