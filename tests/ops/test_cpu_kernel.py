@@ -174,7 +174,8 @@ def test_any_number_of_threads_gives_the_same_bits(make_problem, monkeypatch, th
 def test_threads_are_those_of_pytorch():
     """No second copy of libgomp is loaded: it would bring a second pool of threads. Other packages bring theirs."""
     program = (
-        "import torch; from contextual_rnn.ops import cpu, fast_weights; torch.set_num_threads(2);"
+        "import torch; from contextual_rnn.ops import fast_weights; from contextual_rnn.ops._fast_weights import cpu;"
+        "torch.set_num_threads(2);"
         "fast_weights(torch.ones(64, 9, 50), torch.eye(50), torch.ones(64, 50), backend='cpu');"
         "assert cpu._library().fast_weights_has_threads();"
         "maps = open('/proc/self/maps').read().splitlines();"
@@ -254,7 +255,7 @@ def test_a_build_of_other_sources_is_refused_not_run():
     """Its structs have other sizes, or it has never said how large they are."""
     code = """
 import struct
-from contextual_rnn.ops import cpu
+from contextual_rnn.ops._fast_weights import cpu
 
 for stale in (struct.Struct("=11qd33q"), struct.Struct("=11qd35q")):
     cpu._PROBLEM = stale
@@ -277,9 +278,10 @@ for stale in (struct.Struct("=11qd33q"), struct.Struct("=11qd35q")):
 def test_without_the_library_pytorch_serves():
     code = """
 import torch
-from contextual_rnn.ops import cpu, fast_weights
-from contextual_rnn.ops.kernel import Given, Settings
-cpu.instruction_set, cpu._found, cpu._BUILT = lambda: None, lambda: None, False
+from contextual_rnn.ops import fast_weights
+from contextual_rnn.ops._fast_weights import cpu
+from contextual_rnn.ops._fast_weights.kernel import Given, Settings
+cpu.instruction_set, cpu._installed, cpu._BUILT = lambda: None, lambda: None, False
 assert cpu.availability().startswith("not available: not built at install")
 output, _ = fast_weights(torch.randn(2, 3, 4), torch.eye(4), torch.randn(2, 4))
 assert output.shape == (2, 3, 4)
