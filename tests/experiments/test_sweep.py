@@ -14,7 +14,6 @@ import pytest
 from contextual_rnn import _whole_file
 from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig
-from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs import trainer as training_steps
 from contextual_rnn.experiments.runs.folder import read_run, read_runs, versions
 from contextual_rnn.experiments.runs.train import train
@@ -64,7 +63,7 @@ def test_every_run_is_trained_once_and_then_skipped(tmp_path, monkeypatch):
     assert found.result["final"] == alone.result["final"]
     assert progress.outcomes[folder_name(CONFIGS[1])].result == found.result
 
-    monkeypatch.setattr(store, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("contextual_rnn.experiments.runs.train.train", lambda *_, **__: pytest.fail("trained again"))
     again = sweep(CONFIGS, tmp_path, Serial())
     assert again.skipped == 4
     assert again.outcomes.keys() == progress.outcomes.keys()
@@ -78,7 +77,7 @@ def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path, monkeypatc
             train(config, folder, progress=lambda *_: 1 / 0)
         return train(config, folder, **options)
 
-    monkeypatch.setattr(store, "train", sometimes)
+    monkeypatch.setattr("contextual_rnn.experiments.runs.train.train", sometimes)
     progress = sweep(CONFIGS, tmp_path, Serial())
     assert progress.failed.keys() == {bad}
     assert "ZeroDivisionError" in progress.failed[bad]
