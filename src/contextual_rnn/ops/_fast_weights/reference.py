@@ -29,14 +29,11 @@ def reference(
     else:
         a = a0
 
-    def write(a: Tensor, h: Tensor) -> Tensor:
-        return options.decay * a + options.rate * torch.einsum("bi,bj->bij", h, h)
-
     h, outputs = h0, []
     for t, projected in enumerate(inputs.unbind(1)):
         z = projected + h @ weight_hh.T
         h = torch.relu(z)
-        written = write(a, h)
+        written = _write(options, a, h)
         read_from = written if options.timing == "wenke2019" else a
         for _ in range(options.inner_steps):
             bracket = z + torch.einsum("bij,bj->bi", read_from, h)
@@ -44,10 +41,14 @@ def reference(
                 bracket = functional.layer_norm(bracket, (width,), norm_weight, norm_bias, options.eps)
             h = torch.relu(bracket)
         if options.timing == "ba2016":
-            written = write(a, h)
+            written = _write(options, a, h)
         if lengths is not None:
             written = torch.where((t < lengths)[:, None, None], written, a)
             h = torch.where((t < lengths)[:, None], h, 0.0)
         a = written
         outputs.append(h)
     return torch.stack(outputs, dim=1), a if options.return_fast_weights else None
+
+
+def _write(options: FastWeightsOptions, a: Tensor, h: Tensor) -> Tensor:
+    return options.decay * a + options.rate * torch.einsum("bi,bj->bij", h, h)
