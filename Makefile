@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PRESET ?= quick
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED := .venv/installed
 BENCHED := .venv/benched
 KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/* src/contextual_rnn/ops/*/csrc/*)

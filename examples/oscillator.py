@@ -142,8 +142,7 @@ def main(options: Options) -> None:
         }
         figures["window of 20"]["first 20 steps / zero's"] = over_seeds(first["window of 20"] / first["zero"])
         roots = {name: error.sqrt() for name, error in errors.items()}
-        figure = draw(truth[0], {name: path[0] for name, path in paths.items()}, roots)
-        write_picture(options.out / "oscillator.png", figure)
+        write_picture(options.out / "oscillator.png", draw(truth[0], {n: path[0] for n, path in paths.items()}, roots))
         write(options.out / "oscillator.json", asdict(options), figures, started)  # after every seed: it takes a while
 
 

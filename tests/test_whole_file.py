@@ -116,7 +116,7 @@ def test_several_writers_of_one_file_leave_one_of_their_files_whole(tmp_path):
 
 
 # Copies that nobody keeps, and a file of the kernel's.
-ELSEWHERE = {"store.py": ["write_bytes"], "sweeps.py": ["write_bytes", "write_text", "write_text"]}
+ELSEWHERE = {"store.py": ["open"], "sweeps.py": ["write_bytes", "write_text", "write_text"]}
 ELSEWHERE |= {"recurrence.py": ["write_text"], "_whole_file.py": ["open", "open", "replace"]}
 WRITES = {"write_text", "write_bytes", "savefig", "save_file", "save_model", "rename"}
 

@@ -30,7 +30,7 @@ def paragraph():
             f"**Can the spread be trusted?** {calibration_finding(ROWS)}",
             f"Medians over {len(paper['seeds'])} seeds and 95 % intervals, 65 epochs, on the held-out periods.",
             f"Under the paper's loss sigma has not collapsed, from 0.25 to {interval(paper, sigma)},",
-            "but the network learns to shake the noise off: the samples' standard deviation in x falls",
+            "but the network learns to suppress the noise: the samples' standard deviation in x falls",
             f"from {peak:.3f} to {interval(paper, spread)}.",
             f"A KL weight of 0.0001 keeps it at {interval(kl, spread)},",
             f"with a free-running error of {interval(kl, error)} against {interval(paper, error)};",

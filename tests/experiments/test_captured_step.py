@@ -50,7 +50,7 @@ def test_a_captured_graph_holds_the_tables_that_it_reads(graphs, monkeypatch):
         read.append(result := decay_tables(*arguments))
         return result
 
-    for module in ("attention", "autograd"):
+    for module in ("attention", "backend"):
         monkeypatch.setattr(f"contextual_rnn.ops._fast_weights.{module}.decay_tables", watched)
     leaves = torch.randn(2, 4, 3), torch.randn(3, 3), torch.randn(2, 3)
 
