@@ -5,7 +5,7 @@ PRESET ?= quick
 BIN := .venv/bin
 INSTALLED := .venv/installed
 BENCHED := .venv/benched
-KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/*)
+KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/* src/contextual_rnn/ops/*/csrc/*)
 
 install: $(INSTALLED)
 
@@ -19,35 +19,35 @@ $(INSTALLED): pyproject.toml constraints.txt $(KERNEL)
 reproduce: install
 	$(BIN)/contextual-rnn reproduce --preset $(PRESET)
 
-# Every run behind results/: core days. Finished ones are skipped, begun ones go on.
+# Trains every run behind results/: days of one core. Finished runs are skipped, interrupted ones continue.
 evidence: install
 	OMP_NUM_THREADS=1 results/evidence.sh
 
-# What has finished of it into results/, and results/ into README.md, docs/evidence.md and docs/speed.md.
+# Finished runs into results/, and results/ into README.md, docs/evidence.md and docs/speed.md.
 pages: install
 	-$(BIN)/python -m contextual_rnn.experiments.report.publish all
 	$(BIN)/python -m contextual_rnn.experiments.report.pages
 	$(BIN)/python -m benchmarks.page
 
-# One thread a process: the tests run on all cores already.
+# One thread per process: the tests already run on all cores.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --quiet
 
 # Random calls of every public name and damaged files: 40,000 and 5,000 tries in processes of their own, about an hour
-# of a core. What it finds is repeated by its seed and number. Another seed: make fuzz SEED=7.
+# of a core. A failure can be repeated by its seed and number. Another seed: make fuzz SEED=7.
 SEED ?= 0
 fuzz: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seed $(SEED)
 
-# The kernel built to stop at whatever is out of bounds or undefined, for each instruction set of this processor.
-# Python and PyTorch never free some of what they take, so that leaks are not looked for.
+# The kernel with address and undefined-behaviour sanitizers, for each instruction set of this processor. Leaks are not
+# checked: Python and PyTorch never free some of their memory.
 SANITIZED := build/sanitize
 SETS := baseline $(shell grep -qw avx2 /proc/cpuinfo && echo avx2) $(shell grep -qw avx512bw /proc/cpuinfo && echo avx512)
 sanitize: install
 	cmake -S . -B $(SANITIZED) -DSANITIZE=ON
 	cmake --build $(SANITIZED) --parallel
 	for set in $(SETS); do \
-	    CONTEXTUAL_RNN_KERNEL=$(CURDIR)/$(SANITIZED)/libfast_weights_cpu.so CONTEXTUAL_RNN_INSTRUCTION_SET=$$set \
+	    CONTEXTUAL_RNN_KERNEL=$(CURDIR)/$(SANITIZED)/libcontextual_rnn_cpu.so CONTEXTUAL_RNN_INSTRUCTION_SET=$$set \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
 	    $(BIN)/pytest --numprocesses auto --quiet tests/ops -k "cpu or kernel or classification" || exit 1; \
@@ -62,11 +62,11 @@ bench: install $(BENCHED)
 	$(BIN)/python -m benchmarks.fast_weights
 	$(BIN)/python -m benchmarks.overhead
 
-# Without JAX the benchmark says so and goes on.
+# Without JAX the benchmark says so and continues.
 $(BENCHED): $(INSTALLED)
 	-$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]" && touch $(BENCHED)
 
-# With the kernel inside: installs where there is no compiler.
+# With the kernel inside: can be installed where there is no compiler.
 wheel: install
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import contextual_rnn
 from contextual_rnn import (
     AdditiveAttention,
+    ConstantState,
     ContextDropout,
     ContextState,
     ContextualRNN,
@@ -208,7 +209,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_sequences(name):
+def test_sequences_in_every_form(name):
     network = NETWORKS[name]()
     one_way, cell = not getattr(network, "bidirectional", False), isinstance(network, Springs)
     spec = state_spec(network).like(next(network.parameters()))
@@ -228,12 +229,61 @@ def test_sequences(name):
         check(seeded(lambda: [output for _, output, _ in truncated(model, x, 4, context=context, lengths=lengths)]))
 
 
-def test_generation():
-    gru = nn.GRU(I, H)
-    model = ContextualRNN(gru, FreeState(gru, noise=0.1))
-    check(seeded(lambda: generate(model, lambda output, value: output[:, :I], draw(B, I), num_steps=3, num_samples=2)))
-
-
 def test_networks_are_reset_on_their_device():
     network = FastWeightsRNN(I, H)
     check(seeded(lambda: (network.reset_parameters(), [p.detach().clone() for p in network.parameters()])[1]))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, FastWeightsRNN])
+def test_sequences(kind):
+    network = kind(I, H, batch_first=True)
+    model = ContextualRNN(network, FreeState(network, noise=0.1)).eval()
+    x = draw(B, T, I).requires_grad_()
+    lengths, reset = torch.tensor([2, T, 4]), draw(B, T, seed=2) > 0.5
+    mask = torch.arange(T) < lengths[:, None]
+    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    leaves = [x, *(parameter for parameter in model.parameters())]
+    for call in (
+        lambda: model(x),
+        lambda: model(x, lengths=lengths),
+        lambda: model(x, mask=mask),
+        lambda: model(x, reset=reset),
+        lambda: model(x, lengths=lengths, reset=reset),
+    ):
+        check(with_gradients(call, *leaves))
+    check(lambda: model(x, burn_in=2))  # which cuts the start off from the gradient
+    check(lambda: (lambda output, state: (output.data, state))(*model(packed)))
+
+
+def test_states():
+    lstm, net = nn.LSTM(I, H, batch_first=True), nn.Linear(2, 4)
+    context = draw(B, 2)
+    constant, normal = ConstantState(lstm, 0.5), NormalState(lstm, net)
+    free, contextual = FreeState(lstm, noise=0.1), ContextState(lstm, net)
+    for state, given in (
+        (constant, {}),
+        (free, {}),
+        (contextual, {"context": context}),
+        (normal, {"context": context}),
+    ):
+        generator = torch.Generator().manual_seed(3)
+        fixed = generator.get_state()
+        given = given or {"batch_size": B}
+        check(lambda s=state, g=generator, f=fixed, k=given: s(**k, generator=g.set_state(f)))
+    both = SumState([free, normal], [0.5, 2.0])
+    check(lambda: both.eval()(context))
+    check(lambda: [normal.kl(context), [d.mean for d in normal.distribution(context).values()]])
+    check(lambda: [d.scale for d in normal.distribution(context).values()])
+
+
+def test_generation():
+    lstm = nn.LSTM(1, H, batch_first=True)
+    model, readout = ContextualRNN(lstm, NormalState(lstm, nn.Linear(2, 4))), nn.Linear(H, 1)
+    context, first = draw(B, 2), draw(B, 1, seed=1)
+
+    def paths():
+        generator = torch.Generator().manual_seed(0)
+        step = lambda output, previous: previous + readout(output)  # noqa: E731
+        return generate(model, step, first, num_steps=4, context=context, num_samples=2, generator=generator)
+
+    check(paths)

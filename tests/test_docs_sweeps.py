@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tests.experiments.test_sweep import Serial
 
-from contextual_rnn.experiments.cli import sweep as sweep_command
 from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig
+from contextual_rnn.experiments.sweeps import workers
 from contextual_rnn.experiments.sweeps.grid import combinations, grid_from_file
 
 DOCS = (Path(__file__).parents[1] / "docs" / "sweeps.md").read_text()
@@ -20,7 +20,7 @@ def blocks(language):
 
 def test_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep_command, "local_workers", lambda count: Serial())
+    monkeypatch.setattr(workers, "local_workers", lambda count: Serial())
     commands = [shlex.split(line, comments=True) for line in blocks("sh").splitlines()]
     assert [words[1] for words in commands] == ["sweep", "sweep", "results", "report", "sweep"]
     small = str.maketrans("58", "22")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from contextual_rnn.experiments.cli import main as command_line
+from contextual_rnn.experiments import reproduce
+from contextual_rnn.experiments.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -42,13 +43,13 @@ def test_python_blocks_run_in_order():
 def test_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     reproduced = []
-    monkeypatch.setattr(command_line, "reproduce", lambda *a, **k: reproduced.append(a) or tmp_path / "report.html")
+    monkeypatch.setattr(reproduce, "reproduce", lambda *a, **k: reproduced.append(a) or tmp_path / "report.html")
     found = commands("contextual-rnn")
     assert {line[1] for line in found} == {"reproduce", "train", "sweep", "results", "generate", "report", "info"}
     for _, *arguments in found:
         if arguments[0] in ("train", "sweep"):
             arguments += SMALL[arguments[1]]
-        assert command_line.main(arguments) == 0, arguments
+        assert main(arguments) == 0, arguments
     assert reproduced, "the preset itself is trained in tests/experiments/test_reproduce.py, in small"
 
 

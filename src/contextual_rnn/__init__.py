@@ -1,86 +1,73 @@
 """Initial states for recurrent networks: constant, free, contextual, normal; fast weights; generation."""
 
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+# The table of contents is `__init__.pyi`. A name is imported when it is first used (PEP 562), so that
+# `import contextual_rnn`, and with it `contextual-rnn --help`, does not import PyTorch.
 
-from contextual_rnn import _command_start as _command_start
-from contextual_rnn.generation import generate as generate
-from contextual_rnn.layers.additive_attention import AdditiveAttention as AdditiveAttention
-from contextual_rnn.layers.context_net import Categorical as Categorical
-from contextual_rnn.layers.context_net import ContextNet as ContextNet
-from contextual_rnn.layers.context_net import Continuous as Continuous
-from contextual_rnn.layers.context_net import SetValued as SetValued
-from contextual_rnn.layers.fast_weights import FastWeightsCell as FastWeightsCell
-from contextual_rnn.layers.fast_weights import FastWeightsRNN as FastWeightsRNN
-from contextual_rnn.layers.fast_weights import fast_weights_spec as fast_weights_spec
-from contextual_rnn.layers.sequence_loss import sequence_cross_entropy as sequence_cross_entropy
-from contextual_rnn.ops import LowRank as LowRank
-from contextual_rnn.rnn import ContextualRNN as ContextualRNN
-from contextual_rnn.spec.networks import StateSpec as StateSpec
-from contextual_rnn.spec.networks import state_spec as state_spec
-from contextual_rnn.spec.tree import Leaf as Leaf
-from contextual_rnn.states import ConstantState as ConstantState
-from contextual_rnn.states import ContextDropout as ContextDropout
-from contextual_rnn.states import ContextState as ContextState
-from contextual_rnn.states import FreeState as FreeState
-from contextual_rnn.states import InitialState as InitialState
-from contextual_rnn.states import LeafwiseState as LeafwiseState
-from contextual_rnn.states import NormalState as NormalState
-from contextual_rnn.states import SumState as SumState
-from contextual_rnn.truncation import detach as detach
-from contextual_rnn.truncation import truncated as truncated
+from importlib import import_module
+from typing import Any
 
-if TYPE_CHECKING:
-    from contextual_rnn.serialization import load_carried_state as load_carried_state
-    from contextual_rnn.serialization import load_state as load_state
-    from contextual_rnn.serialization import save_carried_state as save_carried_state
-    from contextual_rnn.serialization import save_state as save_state
+# Public names and their modules.
+_MODULES = {
+    "AdditiveAttention": "layers.additive_attention",
+    "Categorical": "layers.context_net",
+    "ConstantState": "states",
+    "ContextDropout": "states",
+    "ContextNet": "layers.context_net",
+    "ContextState": "states",
+    "ContextualRNN": "rnn",
+    "Continuous": "layers.context_net",
+    "FastWeightsCell": "layers.fast_weights",
+    "FastWeightsRNN": "layers.fast_weights",
+    "FreeState": "states",
+    "InitialState": "states",
+    "Leaf": "spec.tree",
+    "LeafwiseState": "states",
+    "LowRank": "ops",
+    "NormalState": "states",
+    "SetValued": "layers.context_net",
+    "StateSpec": "spec.networks",
+    "SumState": "states",
+    "detach": "truncation",
+    "fast_weights_spec": "layers.fast_weights",
+    "generate": "generation",
+    "load_carried_state": "serialization",
+    "load_state": "serialization",
+    "save_carried_state": "serialization",
+    "save_state": "serialization",
+    "sequence_cross_entropy": "layers.sequence_loss",
+    "state_spec": "spec.networks",
+    "truncated": "truncation",
+}
+# Folders and files that are public themselves: `contextual_rnn.ops.fast_weights` works after `import contextual_rnn`.
+_PUBLIC_MODULES = ("diagnostics", "export", "ops", "sequences", "serialization", "spec", "states")
 
-__version__ = version("contextual-rnn")
-
-__all__ = [
-    "AdditiveAttention",
-    "Categorical",
-    "ConstantState",
-    "ContextDropout",
-    "ContextNet",
-    "ContextState",
-    "ContextualRNN",
-    "Continuous",
-    "FastWeightsCell",
-    "FastWeightsRNN",
-    "FreeState",
-    "InitialState",
-    "Leaf",
-    "LeafwiseState",
-    "LowRank",
-    "NormalState",
-    "SetValued",
-    "StateSpec",
-    "SumState",
-    "detach",
-    "fast_weights_spec",
-    "generate",
-    "sequence_cross_entropy",
-    "state_spec",
-    "truncated",
-]
-
-# Imported when first used, as they need safetensors; not in __all__, so that `import *` works without it.
-_OF_FILES = ("load_carried_state", "load_state", "save_carried_state", "save_state")
+# Not those of `serialization`, which needs safetensors: `import *` works without it.
+__all__ = [name for name, module in _MODULES.items() if module != "serialization"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _OF_FILES:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("contextual-rnn")
+    elif name in _MODULES:
+        value = getattr(_import(_MODULES[name], name), name)
+    elif name in _PUBLIC_MODULES:
+        value = _import(name, name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # so that it is looked up once
+    return value
+
+
+def _import(module: str, name: str) -> Any:
     try:
-        from contextual_rnn import serialization
+        return import_module(f"{__name__}.{module}")
     except ModuleNotFoundError as error:
         if error.name != "safetensors":
             raise
         raise ImportError(f'{name} needs safetensors: pip install "contextual-rnn[files]"') from error
-    return getattr(serialization, name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_OF_FILES])
+    return sorted({*globals(), *_MODULES, *_PUBLIC_MODULES, "__version__"})

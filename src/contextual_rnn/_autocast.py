@@ -1,4 +1,4 @@
-"""Whether dtypes are autocast's to choose."""
+"""Whether autocast chooses the dtypes."""
 
 from __future__ import annotations
 

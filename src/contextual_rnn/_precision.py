@@ -1,4 +1,4 @@
-"""Float32 at least, where a narrower float would lose what is computed."""
+"""Float32 at least, where a narrower float would lose too many digits."""
 
 from __future__ import annotations
 

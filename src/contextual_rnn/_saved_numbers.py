@@ -1,4 +1,4 @@
-"""What defines a module besides its tensors: numbers, which its state_dict restores, and words, which must agree."""
+"""The definition of a module besides its tensors: numbers, which its state_dict restores, and words, which must agree."""
 
 from __future__ import annotations
 

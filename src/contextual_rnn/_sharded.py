@@ -18,7 +18,7 @@ _around: WeakKeyDictionary[nn.Module, ReferenceType[nn.Module]] = WeakKeyDiction
 
 
 _FSDP = "torch.distributed.fsdp"
-_running: list[nn.Module] = []  # as_forward of these is under way
+_running: list[nn.Module] = []  # modules in which `as_forward` is running
 
 
 def set_around(part: nn.Module, whole: nn.Module) -> None:

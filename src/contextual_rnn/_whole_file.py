@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: the one way in which this package writes a file."""
+"""Files that are complete or absent: this package writes all its files with these functions."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def _replace(target: Path, data: bytes, mode: int | None, durable: bool) -> None:
     name = os.fsdecode(os.fsencode(target.name)[:NAME_BYTES])
-    permissions = 0o666 if mode is None else stat.S_IMODE(mode)  # of which the umask takes some away at first
+    permissions = 0o666 if mode is None else stat.S_IMODE(mode)  # permissions, of which the umask first removes some
     for last_attempt in (False, False, True):
         temporary = target.with_name(f"{name}.{secrets.token_hex(4)}{TEMPORARY}")
         try:

@@ -44,7 +44,7 @@ class AnyLength(nn.Module):
         if not runs_as_torch_does(model.network) and type(model.network).forward is not FastWeightsRNN.forward:
             kind = type(model.network).__name__
             raise TypeError(f"model: expected a network of RNN, LSTM, GRU or FastWeightsRNN, got {kind}")
-        # With gradients torch 2.13 fails to trace a scan over a batch of any size once more, as ONNX needs it.
+        # With gradients torch 2.13 fails when ONNX traces a scan over a batch of any size a second time.
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     def forward(self, input: Tensor, hx: State | None = None, *, context: Any = None) -> tuple[Tensor, State]:
@@ -88,7 +88,7 @@ def _layers(network: Any, inputs: Tensor, hx: State) -> tuple[Tensor, State]:
 
 
 def _fast_weights(network: Any, inputs: Tensor, hx: State) -> tuple[Tensor, State]:
-    """The equations of `ops.fast_weights` with A stored, in operators that leave a batch of any size alone."""
+    """The equations of `ops.fast_weights` with A stored, in operators that do not fix the batch size."""
     options, weight = network.options, network.weight_hh
     h, a = hx
     if a is None:

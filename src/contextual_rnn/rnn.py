@@ -83,7 +83,7 @@ class ContextualRNN(nn.Module):
         if packed and self._spec.known_time_dim is None:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
         batch_size = _packed_batch_size(input) if packed else self._spec.input_batch_size(input)
-        network = self.network  # an attribute of a module costs a search
+        network = self.network  # looking up an attribute of a module is slow
         if hx is not None and not matches(self._spec.tree, hx, batch_size, _first_parameter(network)):
             self._check_state(hx, batch_size)
         if lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0:
@@ -111,7 +111,7 @@ class ContextualRNN(nn.Module):
     def _start(
         self, context: Any, batch_size: int | None, generator: torch.Generator | None, rows: Tensor | None = None
     ) -> State:
-        """A state of the initial state's making, checked; of some `rows` of the batch alone where they are given."""
+        """The initial state, checked; only for some `rows` of the batch where they are given."""
         some = {} if rows is None else {"rows": rows}
         batched = batch_size is not None
         state = self.initial_state(context, batch_size, batched=batched, generator=generator, **some)
@@ -127,7 +127,8 @@ class ContextualRNN(nn.Module):
         spec = self._found_spec
         if spec is None:
             parameter = _first_parameter(self.network)
-            like = torch.empty(0, device="cpu") if parameter is None else parameter
+            default = torch.get_default_device()
+            like = torch.empty(0, device=default) if parameter is None else parameter
             dtype, device = _dtype_and_device(self.network, like)
             like = torch.empty(0, dtype=dtype, device=device)
             spec = self._found_spec = find_time_dim(self.network, self._spec, step, like)
@@ -154,10 +155,11 @@ def _packed_batch_size(packed: PackedSequence) -> int:
 
 
 def _first_parameter(network: nn.Module) -> Tensor | None:
-    """next(network.parameters(), None) at a tenth of its time, which every step of a loop would pay."""
-    for parameter in network._parameters.values():
-        if parameter is not None:
-            return parameter
+    """As next(network.parameters(), None), in a tenth of the time, which counts in a loop over steps."""
+    if not torch.compiler.is_compiling():  # which does not trace a module's own dicts
+        for parameter in network._parameters.values():
+            if parameter is not None:
+                return parameter
     return next(network.parameters(), None)
 
 
@@ -178,7 +180,7 @@ def _check_like(name: str, network: nn.Module, tree: State, state: State) -> Non
 
 
 def _dtype_and_device(network: nn.Module, like: Tensor) -> tuple[torch.dtype, torch.device]:
-    """Those of a network's state: its own spec may ask for something else than its first parameter, `like`."""
+    """The dtype and device of a network's state: its spec may differ from its first parameter, `like`."""
     spec = state_spec(network)
     return spec.dtype or like.dtype, spec.device or like.device
 

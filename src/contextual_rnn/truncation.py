@@ -1,4 +1,4 @@
-"""Truncated back-propagation through time: a long batch in pieces, the state carried on without its past."""
+"""Truncated back-propagation through time: a long batch in pieces, the state carried on without its gradient."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def truncated(
     reset_context: Any = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[tuple[slice, Tensor, State]]:
-    """Run a padded batch in pieces of `steps` steps, each from the detached state that the last one ended in.
+    """Run a padded batch in pieces of `steps` steps, each from the detached final state of the one before.
 
         for piece, output, state in truncated(model, x, 50, context=context, lengths=lengths):
             criterion(output, target[:, piece]).backward()  # nothing flows into an earlier piece
@@ -65,7 +65,7 @@ def _pieces(sequences: Sequences, steps: int, hx: State | None) -> Iterator[tupl
 
 
 def detach(state: State) -> State:
-    """A state of any structure without its past: no gradient flows from it to what it was computed from.
+    """A detached state of any structure: no gradient flows from it to earlier steps.
 
     output, state = model(x, context=context)
     output, state = model(more, detach(state))

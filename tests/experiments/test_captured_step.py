@@ -50,8 +50,8 @@ def test_a_captured_graph_holds_the_tables_that_it_reads(graphs, monkeypatch):
         read.append(result := decay_tables(*arguments))
         return result
 
-    for module in ("attention", "backend"):
-        monkeypatch.setattr(f"contextual_rnn.ops.{module}.decay_tables", watched)
+    for module in ("attention", "autograd"):
+        monkeypatch.setattr(f"contextual_rnn.ops._fast_weights.{module}.decay_tables", watched)
     leaves = torch.randn(2, 4, 3), torch.randn(3, 3), torch.randn(2, 3)
 
     def run():

@@ -133,6 +133,35 @@ def test_help_says_what_every_option_does(command, capsys):
         assert "c9k8j3f1??k" in shown
 
 
+def test_help_imports_no_torch():
+    code = """if True:
+        import sys
+        from contextual_rnn.experiments.__main__ import main
+        for command in ("", "reproduce", "train", "train decay", "sweep", "sweep retrieval", "results", "report",
+                        "generate", "info"):
+            sys.argv = ["contextual-rnn", *command.split(), "--help"]
+            try:
+                main()
+            except SystemExit as exit:
+                assert exit.code == 0
+            slow = {"torch", "numpy", "scipy", "matplotlib"} & set(sys.modules)
+            assert not slow, (command, slow)
+        """
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.count("usage: contextual-rnn") == 10
+
+
+def test_the_command_alone_says_what_to_try(capsys):
+    assert main([]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  contextual-rnn ")]
+    assert len(lines) == 3
+    for line in lines:
+        words = line.split("   ")[0].split()[1:]
+        with pytest.raises(SystemExit) as exit:
+            main([*words, "--help"])
+        assert exit.value.code == 0
+
+
 def test_the_installed_command_runs():
     script = Path(sys.executable).with_name("contextual-rnn")
     shown = subprocess.run([script, "info"], capture_output=True, text=True, check=True).stdout

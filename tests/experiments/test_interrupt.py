@@ -24,8 +24,11 @@ from torch import distributed
 
 from contextual_rnn.experiments import __main__ as command
 from contextual_rnn.experiments import interrupts, reproduce
+from contextual_rnn.experiments.cli import info
 from contextual_rnn.experiments.config import DecayConfig, identity
+from contextual_rnn.experiments.report import html
 from contextual_rnn.experiments.runs import checkpoint
+from contextual_rnn.experiments.runs import folder as run_folder
 from contextual_rnn.experiments.runs.folder import CHECKPOINT, CONFIG, RESULT, WEIGHTS
 from contextual_rnn.experiments.runs.train import follow, train
 from contextual_rnn.experiments.runs.trainer import Training
@@ -169,9 +172,7 @@ def test_an_interrupt_that_python_drops_ends_the_command(start, tmp_path):
             time.sleep(1000)
 
     def before():
-        from contextual_rnn.experiments.cli import main as command_line
-
-        command_line.information = lambda: Finalized() and {"": ""}
+        info.information = lambda: Finalized() and {"": ""}
 
     assert_interrupted(start("info", before=before), tmp_path, 130, "before it was done")
 
@@ -179,20 +180,18 @@ def test_an_interrupt_that_python_drops_ends_the_command(start, tmp_path):
 @pytest.mark.parametrize("words", ["report", "results", "generate"])
 def test_commands_that_only_read(words, start, tmp_path):
     def before():
-        from contextual_rnn.experiments.cli import main as command_line
-
-        def read(folder):
+        def read(folder, *_):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1000)
 
-        command_line.write_report = command_line.read_runs = command_line.read_run = read
+        html.write_report = run_folder.read_runs = run_folder.read_run = read
 
     assert_interrupted(start(words, str(tmp_path), before=before), tmp_path, 143, "before it was done")
 
 
 @pytest.mark.parametrize(("name", "number"), [("torch", "SIGINT"), ("tyro", "SIGTERM")])
 def test_while_it_starts(name, number):
-    """PyTorch is imported before anything of the experiments, and takes seconds."""
+    """PyTorch takes seconds to import."""
     code = f"""
 import os, signal, sys
 class Finder:

@@ -107,7 +107,8 @@ def test_the_band_of_many_seeds_leaves_them_out_too():
 
 def test_calibration_leaves_them_out(tmp_path, monkeypatch):
     row = {"label": calibration.PAPER, "options": dict.fromkeys(calibration.NAMES, 0)}
-    monkeypatch.setattr(calibration, "_row", lambda group, runs: {**row, "runs": runs})
+    monkeypatch.setattr(calibration, "_coverage_of", lambda run: {})
+    monkeypatch.setattr(calibration, "_row", lambda group, runs, shares: {**row, "runs": list(runs)})
     runs = [dataclasses.replace(decay_run("a", "normal", seed, 0.1), folder=tmp_path) for seed in range(2)]
     (tmp_path / "weights.safetensors").touch()
     assert calibration.calibration(groups_of([runs[0], diverged(runs[1])])) == [{**row, "runs": [runs[0]]}]

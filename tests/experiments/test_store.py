@@ -11,13 +11,13 @@ import pytest
 from tests.experiments.test_sweep import TINY, Serial, files_of
 from tests.killed import ended, started
 
-from contextual_rnn.experiments.cli import sweep as sweep_command
 from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig
 from contextual_rnn.experiments.runs import trainer as training_steps
 from contextual_rnn.experiments.runs.folder import read_run
 from contextual_rnn.experiments.runs.store import Store, below, place_of, readable
 from contextual_rnn.experiments.runs.train import train, train_at
+from contextual_rnn.experiments.sweeps import workers
 from contextual_rnn.experiments.sweeps.grid import combinations
 from contextual_rnn.experiments.sweeps.sweep import folder_name, sweep
 from contextual_rnn.experiments.sweeps.workers import local_workers
@@ -120,7 +120,7 @@ def test_a_store_that_fails_names_the_run_and_keeps_what_it_has(tmp_path, monkey
 
 
 def test_the_command_sweeps_reports_and_sums_up(url, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sweep_command, "local_workers", lambda count: Serial())
+    monkeypatch.setattr(workers, "local_workers", lambda count: Serial())
     words = [*WORDS, "--seeds", "2", "--out", url]
     assert main([*words, "--dry-run"]) == 0
     assert f"to train  {url}/decay-zero-seed0-" in capsys.readouterr().out

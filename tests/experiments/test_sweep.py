@@ -12,7 +12,6 @@ import pyarrow.parquet
 import pytest
 
 from contextual_rnn import _whole_file
-from contextual_rnn.experiments.cli import sweep as sweep_command
 from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig
 from contextual_rnn.experiments.runs import store
@@ -20,6 +19,7 @@ from contextual_rnn.experiments.runs import trainer as training_steps
 from contextual_rnn.experiments.runs.folder import read_run, read_runs, versions
 from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.sweeps import sweep as module
+from contextual_rnn.experiments.sweeps import workers
 from contextual_rnn.experiments.sweeps.grid import combinations
 from contextual_rnn.experiments.sweeps.sweep import folder_name, sweep
 from contextual_rnn.experiments.sweeps.workers import local_workers
@@ -215,7 +215,7 @@ def test_a_process_killed_in_the_middle_is_made_up_for(tmp_path):
 
 def test_the_command_trains_tells_and_is_repeated(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep_command, "local_workers", lambda count: Serial())
+    monkeypatch.setattr(workers, "local_workers", lambda count: Serial())
     assert main([*WORDS, "--seeds", "2", "--dry-run"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 5
@@ -245,7 +245,7 @@ def test_the_command_trains_tells_and_is_repeated(tmp_path, monkeypatch, capsys)
 
 def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep_command, "local_workers", lambda count: Serial())
+    monkeypatch.setattr(workers, "local_workers", lambda count: Serial())
     step, steps = training_steps.Training.step, iter(range(100))
 
     def interrupted(self, k):

@@ -85,8 +85,6 @@ def public_names() -> list[str]:
                 continue
             if module_name in BY_NAME and getattr(value, "__module__", None) != module_name:
                 continue
-            if module_name.endswith("cli.main") and name != "main":
-                continue
             found[name] = None
             if inspect.isclass(value):
                 found |= dict.fromkeys(f"{owner}.{method}" for owner, method in _methods(value))

@@ -94,7 +94,7 @@ if cpu.availability().startswith("available"):
         given, settings = _given(d)
         output, _, saved = torch.ops.contextual_rnn.fast_weights_cpu.default(*given[:11], *settings, True, False)
         operator = torch.ops.contextual_rnn.fast_weights_cpu_backward.default
-        wanted = [tensor is not None for tensor in given[:10]]
+        wanted = [tensor is not None for tensor in given[:10]] + [False]  # lengths have no gradient
         args = [*given[:11], *settings, output, saved, torch.randn(B, T, H), None, wanted]
         return Call(
             operator, args, expect=_finite, plain=True, also=(RuntimeError,)

@@ -5,6 +5,7 @@ import functools
 import importlib
 import itertools
 import os
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,10 @@ from contextual_rnn.experiments.cli.info import information
 from contextual_rnn.ops import fast_weights
 from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.kernel import Given, Settings
+from contextual_rnn.ops._fast_weights.layouts import CLASSIFICATION, PACK, PROBLEM
+from contextual_rnn.ops.native import library
+from contextual_rnn.ops.native.layout import Layout
+from contextual_rnn.ops.native.memory import address
 
 pytestmark = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
 VARIANTS = ["baseline", "avx2", "avx512"]
@@ -174,9 +179,10 @@ def test_any_number_of_threads_gives_the_same_bits(make_problem, monkeypatch, th
 def test_threads_are_those_of_pytorch():
     """No second copy of libgomp is loaded: it would bring a second pool of threads. Other packages bring theirs."""
     program = (
-        "import torch; from contextual_rnn.ops import cpu, fast_weights; torch.set_num_threads(2);"
+        "import torch; from contextual_rnn.ops import fast_weights; from contextual_rnn.ops._fast_weights import cpu;"
+        "from contextual_rnn.ops.native.library import load; torch.set_num_threads(2);"
         "fast_weights(torch.ones(64, 9, 50), torch.eye(50), torch.ones(64, 50), backend='cpu');"
-        "assert cpu._library().fast_weights_has_threads();"
+        "assert load(*cpu._LAYOUTS).contextual_rnn_has_threads();"
         "maps = open('/proc/self/maps').read().splitlines();"
         "print(len({line.split()[-1] for line in maps if 'libgomp' in line.rpartition('/')[2]}))"
     )
@@ -199,12 +205,9 @@ def test_what_is_saved_fits(monkeypatch, variant, rank):
             empty(batch, steps, width), *[empty(1)] * 2, a0, factor, factor, *[None] * 2, *[empty(1)] * 2, None
         )
         options = Settings(reads, True, norm, False, 1e-5)
-        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        packed = cpu._PROBLEM.pack(
-            *cpu._sizes(tensors.inputs.shape, options, True, rank or 0, a0 is not None), *addresses[:11], *[0] * 23
-        )
-        size = getattr(cpu._library(), f"fast_weights_saved_{cpu._DTYPES[dtype]}_{variant}")
-        size.restype = ctypes.c_int64
+        sizes = cpu._sizes(tensors.inputs.shape, options, True, rank or 0, a0 is not None)
+        packed = PACK[False, False](*sizes, *map(address, tensors), 0, 0, 0)
+        size = cpu._function("saved", dtype, variant, [ctypes.c_char_p], ctypes.c_int64)
         assert size(packed) == cpu.saved_size(tensors, options)
 
 
@@ -250,25 +253,55 @@ def test_information_names_the_instruction_set():
     assert information()["fast weights: cpu"] == f"available ({BEST}, float32 and float64)"
 
 
-def test_a_build_of_other_sources_is_refused_not_run():
-    """Its structs have other sizes, or it has never said how large they are."""
-    code = """
-import struct
-from contextual_rnn.ops import cpu
+OTHER_FIELDS = {
+    "one field less": lambda fields: fields[:-1],
+    "one field more": lambda fields: [*fields, ("result", "grad_grad")],
+    # The struct is as large as before.
+    "two fields have changed places": lambda fields: [
+        (kind, names.replace("rank chunk", "chunk rank")) for kind, names in fields
+    ],
+    "a field has another name": lambda fields: [(kind, names.replace("rank", "range")) for kind, names in fields],
+    "a field has another type": lambda fields: [
+        ("integer" if kind == "real" else kind, names) for kind, names in fields
+    ],
+}
 
-for stale in (struct.Struct("=11qd33q"), struct.Struct("=11qd35q")):
-    cpu._PROBLEM = stale
-    for cached in (cpu._library, cpu.instruction_set):
-        cached.cache_clear()
-    assert cpu.instruction_set() is None
-    assert cpu.availability().startswith("not available: built from other sources"), cpu.availability()
-"""
-    found_by_itself = {name: value for name, value in os.environ.items() if name != "CONTEXTUAL_RNN_KERNEL"}
-    subprocess.run([sys.executable, "-c", code], env=found_by_itself, check=True)
+
+@pytest.mark.parametrize("layout", [PROBLEM, CLASSIFICATION], ids=lambda layout: layout.name)
+@pytest.mark.parametrize("change", OTHER_FIELDS)
+def test_a_build_of_other_fields_is_refused(monkeypatch, layout, change):
+    fields = OTHER_FIELDS[change](layout.fields)
+    assert fields != list(layout.fields)
+    other = Layout(layout.name, fields)
+    layouts = [other if layout is each else each for each in (PROBLEM, CLASSIFICATION)]
+    monkeypatch.delenv("CONTEXTUAL_RNN_KERNEL", raising=False)
+    assert library.load(*layouts) is None
+    assert library.instruction_set(*layouts) is None
+    assert library.availability(*layouts).startswith("not available: built from other sources")
+    named = library.load(PROBLEM, CLASSIFICATION)._name
+    monkeypatch.setenv("CONTEXTUAL_RNN_KERNEL", named)
+    library.load.cache_clear()
+    with pytest.raises(ImportError, match=r"CONTEXTUAL_RNN_KERNEL: expected a build of these sources, got .*cpu"):
+        library.load(*layouts)
+
+
+def test_a_layout_packs_by_name():
+    layout = Layout("three", [("integer", "batch steps"), ("real", "eps")])
+    assert layout.packer(("eps", "batch"))(0.5, 7) == struct.pack("=qqd", 7, 0, 0.5)
+    for names in (("batch", "ranks"), ("batch", "batch")):
+        with pytest.raises(AssertionError, match=r"three has no fields|three: a field is named twice"):
+            layout.packer(names)
+    with pytest.raises(AssertionError):
+        layout.packer(("eps", "batch"))(0.5, 7, 8)
+    with pytest.raises(AssertionError, match="two fields have the same name"):
+        Layout("twice", [("integer", "batch steps batch")])
+
+
+def test_a_library_without_our_functions_is_refused():
     foreign = importlib.import_module("_struct").__file__  # a library that loads, and has nothing of ours
     environment = os.environ | {"CONTEXTUAL_RNN_KERNEL": str(foreign)}
     done = subprocess.run(
-        [sys.executable, "-c", "import contextual_rnn"], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", "import contextual_rnn.ops"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 1
     assert f"CONTEXTUAL_RNN_KERNEL: expected a build of these sources, got {foreign}" in done.stderr
@@ -277,9 +310,10 @@ for stale in (struct.Struct("=11qd33q"), struct.Struct("=11qd35q")):
 def test_without_the_library_pytorch_serves():
     code = """
 import torch
-from contextual_rnn.ops import cpu, fast_weights
-from contextual_rnn.ops.kernel import Given, Settings
-cpu.instruction_set, cpu._found, cpu._BUILT = lambda: None, lambda: None, False
+from contextual_rnn.ops import fast_weights
+from contextual_rnn.ops._fast_weights import cpu
+from contextual_rnn.ops.native import library
+library.instruction_set, library._installed, cpu._BUILT = lambda *_: None, lambda: None, False
 assert cpu.availability().startswith("not available: not built at install")
 output, _ = fast_weights(torch.randn(2, 3, 4), torch.eye(4), torch.randn(2, 4))
 assert output.shape == (2, 3, 4)

@@ -53,14 +53,15 @@ def test_the_derivatives_operator_is_as_careful(make_problem, kernel):
     *arguments, keep, keep_written = arguments_of(make_problem(a0="dense", with_lengths=True))
     output, written, saved = operator_of(kernel)(*arguments, keep, keep_written)
     backward = getattr(torch.ops.contextual_rnn, f"fast_weights_{kernel}_backward").default
-    wanted = [tensor is not None for tensor in arguments[:10]]
+    wanted = [tensor is not None for tensor in arguments[:10]] + [False]  # lengths have no gradient
     assert len(backward(*arguments, output, saved, output, written, wanted)) == sum(wanted)
     for bad in (
         (output[1:], saved, output, written, wanted),
         (output, saved, output[:, 1:], written, wanted),
         (output, saved, output, written.float(), wanted),
         (output, saved, output, written, wanted[1:]),
-        (output, saved, output, written, [True] * 10),
+        (output, saved, output, written, [True] * 10 + [False]),
+        (output, saved, output, written, [*wanted[:-1], True]),
     ):
         with pytest.raises(ValueError, match="expected"):
             backward(*arguments, *bad)

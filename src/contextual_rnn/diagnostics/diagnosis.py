@@ -1,4 +1,4 @@
-"""What a diagnosis found: a table, a plot, a dict."""
+"""The result of a diagnosis, as a table, a plot and a dict."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Diagnosis:
         }
 
     def findings(self) -> list[str]:
-        """What is under the table: what is not finite, the p-value, the influence of h(0), sigma, a line each."""
+        """The sentences under the table: what is not finite, the p-value, the influence of h(0), sigma, a line each."""
         lines = list(self.not_finite)
         if self.p_value is not None:
             hypothesis = f"that another sequence's state does as well ({self.permutations} permutations)"

@@ -1,4 +1,4 @@
-"""How far into a sequence h(0) is felt: the gradient of h(t) by h(0), its half-life, a burn-in."""
+"""How far h(0) influences a sequence: the gradient of h(t) by h(0), its half-life, a burn-in."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Influence:
         steps, values = self._fading()
         if not steps:
             return 0.0
-        if len(steps) < 2:  # felt in one step alone
+        if len(steps) < 2:  # an influence in one step only
             return math.inf if len(self.steps) == 1 or steps[0] == self.steps[-1] else 0.0
         t = torch.tensor(steps, dtype=torch.float64, device="cpu")
         t = t - t.mean()

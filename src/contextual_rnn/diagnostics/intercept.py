@@ -1,4 +1,4 @@
-"""Watch a model while it runs: put another initial state in the place of its own, collect its h(t)."""
+"""Watch a model while it runs: replace its initial state by another, collect its h(t)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Intercept:
         self._context: Any = None
 
     def run(self, losses: Callable[[], Any], state: State | None) -> Found:
-        """Run `losses` with `state` in the place of what the model makes, where it is given."""
+        """Run `losses` with `state` instead of the model's own initial state, unless it is None."""
         calls = 0
 
         def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: State) -> State | None:
@@ -83,7 +83,7 @@ def watch(losses: Callable[[], Any], network: nn.Module | None) -> Found:
     """Run `losses`, which returns losses or (losses, h); without h it is read off `network`."""
     seen: list[Tensor] = []
     with ExitStack() as hooks:
-        # Backwards in time h(t) is no function of fewer than all steps: there is no influence after t of them.
+        # In a bidirectional network h(t) depends on all steps: an influence after t steps is not defined.
         if network is not None and not (spec := state_spec(network)).bidirectional:
             hook = network.register_forward_hook(lambda module, args, output: seen.append(_hidden(output, spec)))
             hooks.callback(hook.remove)

@@ -1,4 +1,4 @@
-"""What of the numbers that a diagnosis stands on is not finite, in words."""
+"""Sentences on the numbers of a diagnosis that are not finite."""
 
 from __future__ import annotations
 

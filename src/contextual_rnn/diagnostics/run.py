@@ -174,7 +174,7 @@ def _diagnose(
 def _influence(
     run: Callable[[State], Found], spec: StateSpec, leaves: Mapping[str, Tensor], options: _Options
 ) -> tuple[Influence | None, str | None]:
-    """The influence where h(t) was seen, and what of h(t) is not finite."""
+    """The influence, if h(t) is known, and a sentence on values of h(t) that are not finite."""
     inputs = {name: leaf.clone().requires_grad_() for name, leaf in _floats(leaves).items()}
     # cuDNN has no backward pass in evaluation mode.
     with torch.enable_grad(), _same_draws(options.seed), torch.backends.cudnn.flags(enabled=False):
@@ -191,13 +191,13 @@ def _influence(
 
 
 def _padding(lengths: Tensor | None, steps: int) -> Tensor | None:
-    """Which steps of each sequence stand behind its end, (B, T); None where none does."""
+    """Which steps of each sequence are after its end, (B, T); None where none is."""
     return None if lengths is None else torch.arange(steps, device="cpu") >= lengths.cpu()[:, None]
 
 
 @dataclass(frozen=True)
 class _Means:
-    """Mean losses: of each step, (T,), and over all steps and sequences; and what of them is not finite."""
+    """Mean losses: of each step, (T,), and over all steps and sequences; and a sentence on those that are not finite."""
 
     steps: Tensor
     overall: float
@@ -227,7 +227,7 @@ class _Means:
 
 
 def _leaves(spec: StateSpec, state: State) -> dict[str, Tensor]:
-    """The leaves of a batch of states, each (B, *shape), cut off from what made them."""
+    """The leaves of a batch of states, each (B, *shape), detached."""
     leaves = {name: leaf.detach() for name, leaf in spec.unpack(state).items()}
     for leaf in leaves.values():
         check_readable("state", leaf)
@@ -262,7 +262,7 @@ def _evaluation(model: nn.Module | None) -> Iterator[None]:
 
 @contextmanager
 def _same_draws(seed: int) -> Iterator[None]:
-    """Whatever else is random is so alike under every state."""
+    """All other random numbers are the same under every state."""
     cuda = torch.cuda.is_initialized()
     with torch.random.fork_rng(list(range(torch.cuda.device_count())) if cuda else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes longer than a small network

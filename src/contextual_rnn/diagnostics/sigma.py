@@ -1,4 +1,4 @@
-"""Whether a distribution of initial states is one still."""
+"""Whether a distribution of initial states still has a spread."""
 
 from __future__ import annotations
 

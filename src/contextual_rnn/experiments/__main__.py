@@ -1,6 +1,6 @@
 """The command `contextual-rnn`, which is `python -m contextual_rnn.experiments` for starters that want a module.
 
-Processes of a sweep import the file that the command was started by: here it costs them no plots and no statistics.
+Nothing here imports PyTorch, which takes seconds: Ctrl-C is handled before. Processes of a sweep import this file too.
 """
 
 import sys

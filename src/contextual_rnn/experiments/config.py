@@ -1,4 +1,7 @@
-"""What a run is: one frozen dataclass per task. Field texts become the command line's help."""
+"""What a run is: one frozen dataclass per task. Field texts become the command line's help.
+
+Imports no PyTorch, since `contextual-rnn --help` reads it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from contextual_rnn.ops import Timing
+from contextual_rnn._timing import Timing
 
 StateName = Literal["zero", "free", "context", "normal"]
 Start = Literal["sound", "wenke2019"]
@@ -31,6 +34,10 @@ DEVICES: tuple[Device, ...] = get_args(Device)
 INGREDIENTS: tuple[Ingredient, ...] = get_args(Ingredient)
 # Options that say how a run is computed, not what: tables and pictures put runs together that differ in them.
 COMPUTED_BY = ("threads", "device")
+
+CHECKPOINT_SECONDS = 30.0  # by default between checkpoints: what is lost at most when a run is killed
+Preset = Literal["quick", "paper"]  # sizes of the paper's experiments in `reproduce`
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
 LARGEST_INT = 2**63 - 1

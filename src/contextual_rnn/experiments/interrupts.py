@@ -1,9 +1,9 @@
-"""Ctrl-C and SIGTERM: a command ends within seconds, with one line that says what is done.
+"""Ctrl-C and SIGTERM: a command ends within seconds and prints one line on its progress.
 
 The first signal raises `Interrupted` in the main thread. Within `deferred` it only sets what `requested` returns:
 training reads that between two steps, writes a checkpoint, and raises `Interrupted` itself. A thread ends the process
 where stopping takes longer than LIMIT_SECONDS, and at once on a second signal, even while the main thread runs native
-code. That is safe: every file is whole or absent, and the same command goes on from the last checkpoint.
+code. That is safe: every file is complete or absent, and the same command continues from the last checkpoint.
 
 A process that has not called `install` is not changed: there Ctrl-C raises KeyboardInterrupt.
 """
@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Literal, NoReturn
 
-from contextual_rnn._command_start import LINE, SIGNALS, follows, handle
-
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LINE = "contextual-rnn: interrupted {}; the same command goes on"
 LIMIT_SECONDS = 3.5
-# `timeout` and torchrun repeat a signal that the terminal has sent to the whole group. That is no second Ctrl-C.
+# `timeout` and torchrun repeat a signal that the terminal has sent to the whole group. It is not a second Ctrl-C.
 REPEAT_SECONDS = 2.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.1
 PRINT_SECONDS = 0.5  # a pipe that nobody reads must not block the end
 
@@ -53,12 +53,15 @@ def install(*, worker: bool = False) -> None:
     signal that is ignored, as under nohup, stays ignored.
     """
     global _silent
-    _silent = worker or follows()
+    # Of a torchrun group the first process alone prints.
+    _silent = worker or (os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0")
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     signal.set_wakeup_fd(sender.detach(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(receiver, worker), name="interrupts", daemon=True).start()
-    handle(_handle)
+    for number in SIGNALS:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, _handle)
     sys.unraisablehook = _swallowed
 
 

@@ -6,21 +6,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Literal, get_args
 
 from tqdm import tqdm
 
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.config import Config, DecayConfig, RetrievalConfig, StateName
+from contextual_rnn.experiments.config import PRESETS, Config, DecayConfig, Preset, RetrievalConfig, StateName
 from contextual_rnn.experiments.report.html import write_report
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.folder import METRICS, RESULT, Run
 from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.sweeps.workers import local_workers
 from contextual_rnn.experiments.training.threads import cores
-
-Preset = Literal["quick", "paper"]
-PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 RETRIEVAL_STATES: tuple[StateName, ...] = ("zero", "free", "context")
 DECAY_STATES: tuple[StateName, ...] = ("zero", "normal")

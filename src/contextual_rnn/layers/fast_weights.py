@@ -161,9 +161,22 @@ class FastWeightsRNN(_FastWeights):
         *,
         batch_first: bool = False,
         return_fast_weights: bool = False,
-        **options: Any,
+        inner_steps: int = 1,
+        decay: float | Tensor = 0.95,
+        rate: float | Tensor = 0.5,
+        bias: bool = True,
+        layer_norm: bool = True,
+        elementwise_affine: bool = True,
+        eps: float = 1e-5,
+        timing: Timing = "ba2016",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
-        super().__init__(input_size, hidden_size, **options)
+        super().__init__(
+            input_size, hidden_size, inner_steps=inner_steps, decay=decay, rate=rate, bias=bias, layer_norm=layer_norm,
+            elementwise_affine=elementwise_affine, eps=eps, timing=timing, backend=backend, device=device, dtype=dtype,
+        )  # fmt: skip
         check_flag("batch_first", batch_first)
         check_flag("return_fast_weights", return_fast_weights)
         self.batch_first = batch_first
@@ -252,7 +265,7 @@ def fast_weights_spec(
     a: dict[str, State] = {
         "zero": None,
         "dense": Leaf("a", (width, width), tiled_in_place=True),
-        # One factor may start at zero; `factor` keeps the other from it, or neither would ever move.
+        # One factor may start at zero; `factor` keeps the other from zero, or both would have no gradient.
         "low_rank": LowRank(Leaf("a_left", (rank, width)), Leaf("a_right", (rank, width), factor=True)),  # pyright: ignore[reportArgumentType]
     }
     if not isinstance(a0, str) or a0 not in a:

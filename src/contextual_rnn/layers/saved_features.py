@@ -1,4 +1,4 @@
-"""What of a feature of a context network is saved: its numbers, and in words what cannot be a number."""
+"""The saved parts of a feature of a context network: its numbers, and words for what is not a number."""
 
 from __future__ import annotations
 

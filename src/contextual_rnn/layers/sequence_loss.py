@@ -16,10 +16,10 @@ from contextual_rnn._shapes import Float, Int
 from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, described
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.layers.fast_weights_state import split_state
-from contextual_rnn.ops._fast_weights.autograd import is_transformed
 from contextual_rnn.ops._fast_weights.classification import Classification, Parameters
 from contextual_rnn.ops._fast_weights.options import LowRank
-from contextual_rnn.ops.once import differentiable_once
+from contextual_rnn.ops.native.autograd import is_transformed
+from contextual_rnn.ops.native.once import differentiable_once
 from contextual_rnn.spec.tree import State
 
 _N_PARAMETERS = len(Parameters._fields)
@@ -139,7 +139,7 @@ def _check_modules(
 
 
 def _is_plain(embedding: nn.Module, network: nn.Module, hidden: nn.Module, readout: nn.Module) -> bool:
-    """Whether the modules compute what their classes do, and nobody waits for what passes between them."""
+    """Whether the modules compute what their classes do, and no hook reads the values between them."""
     types = ((embedding, nn.Embedding), (network, FastWeightsRNN), (hidden, nn.Linear), (readout, nn.Linear))
     if any(type(module) is not expected for module, expected in types):
         return False
@@ -154,10 +154,10 @@ def _is_plain(embedding: nn.Module, network: nn.Module, hidden: nn.Module, reado
 def _parameters(
     embedding: nn.Embedding, network: FastWeightsRNN, hidden: nn.Linear, readout: nn.Linear
 ) -> Parameters | None:
-    """None where a layer has no bias, which the native call wants."""
+    """None where a layer has no bias, which the native call needs."""
     if hidden.bias is None or readout.bias is None:
         return None
-    # Not as attributes, which a module looks for in three places.
+    # Not as attributes: a module searches three dicts for them.
     e, n, h, r = (module._parameters for module in (embedding, network, hidden, readout))
     of_network = map(n.get, ("weight_ih", "bias", "weight_hh", "norm_weight", "norm_bias"))
     tensors: Any = (e["weight"], *of_network, h["weight"], h["bias"], r["weight"], r["bias"])
@@ -202,7 +202,7 @@ def _native(
 
 
 class _SequenceLoss(torch.autograd.Function):
-    """Gradients are made with the loss and handed over in the backward pass, so that nobody copies them."""
+    """Gradients are computed with the loss and returned in the backward pass, without a copy."""
 
     @staticmethod
     def forward(ctx: Any, native: Classification, tokens: Tensor, targets: Tensor, *tensors: Any) -> Tensor:
@@ -215,7 +215,7 @@ class _SequenceLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         tokens, targets, *tensors = ctx.saved_tensors
         grads, ctx.grads = ctx.grads, None
-        if grads is None:  # a graph that was retained is gone through once more, its tensors maybe elsewhere
+        if grads is None:  # a second backward pass through a retained graph, whose tensors may have moved
             native = Classification(Parameters(*tensors[:_N_PARAMETERS]), None, ctx.native.options)
             _, grads = _loss_and_gradients(native, tokens, targets, tensors)
         grads = [grad if need else None for grad, need in zip(grads, ctx.needs_input_grad[3:], strict=True)]

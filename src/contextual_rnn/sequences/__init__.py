@@ -1,1 +1,1 @@
-"""Batches of sequences as they are: of different lengths, beginning anew, run in pieces."""
+"""Batches of sequences of different lengths, with resets, and run in pieces."""

@@ -1,4 +1,4 @@
-"""A batch of sequences as they are: of different lengths, starting anew in the middle, run in pieces."""
+"""A batch of sequences of different lengths, with resets in the middle, and run in pieces."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from contextual_rnn.spec.tree import State
 
 
 class Model(Protocol):
-    """What a batch of sequences needs of its model: a `ContextualRNN` has it."""
+    """The interface of a model for a batch of sequences, as `ContextualRNN` has it."""
 
     _spec: StateSpec
 
@@ -39,7 +39,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Sequences:
-    """A padded batch, or a piece of one, and what `ContextualRNN` was told about its sequences.
+    """A padded batch, or a piece of one, and the arguments of `ContextualRNN` on its sequences.
 
     first and lengths (B,): the real steps of each row; first is None where all begin at 0, lengths where all steps are
     real. resets (B, T), on the CPU: the number of the reset before a step, in the order of the flags, -1 for none; T is
@@ -122,7 +122,7 @@ class Sequences:
     def _resets(self, reset: Tensor) -> tuple[Tensor, int]:
         """`resets`, and how many there are."""
         time, before_call = self.spec.known_time_dim, isinstance(reset, Tensor) and reset.ndim == 1
-        # An input of any axes may be one step or a sequence: flags (B,) then stand before the call.
+        # An input of any axes may be one step or a sequence: flags (B,) then apply before the call.
         if isinstance(time, int) and not (before_call and self.spec.input_ndim is None):
             self._rows_first("reset", reset)
         else:
@@ -201,7 +201,7 @@ class Sequences:
         network, one_source = self.model.network, carried is None or self.begun is None
         in_one_call = self.first is None and (self.lengths is None or self._pads_itself)
         if carry and self.spec.step is not None and has_none(self.spec.tree):
-            in_one_call = in_one_call and takes_packed(network)  # else its step knows how to carry all of it
+            in_one_call = in_one_call and takes_packed(network)  # else its own step carries all of the state
         if not self.batch or (self.resets is None and one_source and in_one_call):
             state = hx if carried is None else carried
             state = self.model._start(self.context, self.batch, self.generator) if state is None else state
@@ -255,7 +255,7 @@ class Sequences:
             add(goes_on, take(self.spec.tree, rows[goes_on], carried))
         if hx is not None and bool(fresh.any()):
             add(fresh, take(self.spec.tree, rows[fresh], hx))
-        # Also where this time nothing is reset: parameters that only some calls use are trouble for DDP.
+        # Also where nothing is reset: DDP refuses parameters that only some calls use.
         if bool(from_context.any()) or (self.resets is not None and self.reset_context is None):
             add(from_context, make(self.context, self.batch, self.generator, rows[from_context]))
         if self.num_resets and self.reset_context is not None:
@@ -273,6 +273,6 @@ def _refuse_tracing(name: str) -> None:
 
 
 def _one_step(input: Tensor, batch_dim: int) -> Tensor:
-    """What one step of a batch of sequences looks like, (B, ...)."""
+    """An example of one step of the batch, (B, ...)."""
     shape = [size for axis, size in enumerate(input.shape) if axis not in (batch_dim, 1 - batch_dim)]
     return input.new_empty(input.shape[batch_dim], *shape)

@@ -31,7 +31,7 @@ def run_segments(
     fast weights included.
     """
     in_one_call = takes_packed(network)
-    # What the spec does not describe may be lost between pieces.
+    # State that the spec does not describe may be lost between pieces.
     undivided = spec.bidirectional or (has_none(spec.tree) and not carry)
     if not len(segments.running):
         whole_spec = replace(spec, step=None) if in_one_call or undivided else spec
@@ -66,7 +66,7 @@ def _in_one_call(
 def _by_length(
     network: nn.Module, spec: StateSpec, input: Tensor, segments: Segments, starts: State
 ) -> tuple[Tensor, State]:
-    """Segments of one length as a batch, length after length, for a network that cannot go on in the middle."""
+    """Segments of one length as a batch, length after length, for a network that cannot continue from the middle."""
     axes, padded, states, order = (spec.input_batch_dim, _time(spec)), None, [], []
     rows_first = input.movedim(axes, (0, 1))
     for length in segments.length[segments.running].unique().tolist():
@@ -88,7 +88,7 @@ def _by_length(
 def _in_pieces(
     network: nn.Module, spec: StateSpec, input: Tensor, segments: Segments, starts: State
 ) -> tuple[Tensor, State]:
-    """The batch cut at every step where a segment begins or ends, or at all where the spec has a step of its own.
+    """The batch cut at each step where a segment begins or ends, or at every step where the spec has its own `step`.
 
     Rows without a segment are left out of a piece, so that padding is not read.
     """
@@ -163,7 +163,7 @@ def _joined(pieces: list[tuple[int, int, Tensor, Tensor]], spec: StateSpec, batc
 
 
 def _nothing(network: nn.Module, spec: StateSpec, input: Tensor, state: State, carry: bool) -> tuple[Tensor, State]:
-    """No row has a step. One step of zeros says what an output is like; every parameter gets a gradient of zero."""
+    """No row has a step. One step of zeros gives the shape of an output; every parameter gets a gradient of zero."""
     time, batch = _time(spec), input.shape[spec.input_batch_dim]
     shape = list(input.shape)
     shape[time] = 1

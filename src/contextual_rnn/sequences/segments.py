@@ -49,7 +49,7 @@ class Segments:
         return self.length.nonzero()[:, 0]
 
     def only(self, index: Tensor) -> Segments:
-        """The segments `index` alone; which are the last of their rows is left as it was."""
+        """Only the segments `index`; the marks of the last segments of rows do not change."""
         return replace(self, row=self.row[index], reset=self.reset[index], start=self.start[index],
                        length=self.length[index])  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Files: an initial state as one small file, and a state that a network ended in, to go on from later.
+"""Files: an initial state as one small file, and the final state of a network, to continue from later.
 
 Needs `pip install "contextual-rnn[files]"`, which is safetensors.
 """

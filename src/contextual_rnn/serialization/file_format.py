@@ -31,7 +31,7 @@ from contextual_rnn._whole_file import check_path, write_whole
 from contextual_rnn.spec.tree import Leaf, State
 
 VERSION = 1
-# What a file holds: an initial state, a state that a network ended in, or all of a model.
+# The content of a file: an initial state, a final state of a network, or a whole model.
 STATE, CARRIED, WEIGHTS = "h0", "hx", "weights"
 NAME = re.compile(f"({STATE}|{CARRIED}|{WEIGHTS})v(.*)", re.DOTALL)
 # What writes it, and the name that its structure had in version 0.
@@ -82,7 +82,7 @@ def write_file(
         header["words"] = _compact(named)
     for name, tensor in tensors.items():
         check_readable(name, tensor)
-    # Copies: safetensors takes no two tensors of one memory, as tiled and flattened ones may be.
+    # Copies: safetensors refuses tensors that share memory, as tiled and flattened ones may.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_whole(path, safetensors_bytes(copies, header))
 
@@ -138,7 +138,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict
         return metadata, load(data)
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise ValueError(f"no safetensors file, or not the whole of one: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:  # a type of numbers that torch has not
+    except (KeyError, TypeError, AttributeError) as error:  # a dtype that torch does not have
         raise ValueError(f"numbers of a type that this torch does not read: {error}") from error
 
 

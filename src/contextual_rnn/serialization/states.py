@@ -1,4 +1,4 @@
-"""States on disk: an initial state as one small file, and a state that a network ended in, to go on from later.
+"""States on disk: an initial state as one small file, and the final state of a network, to continue from later.
 
 Needs `pip install "contextual-rnn[files]"`, which is safetensors; without this module the library does not import it.
 """
@@ -121,7 +121,7 @@ def load_carried_state(
             raise ValueError(f"path: expected leaf {name!r} of {dtype}, as the network, got {tensor.dtype} in {path}")
         if not is_finite(tensor):
             raise ValueError(f"path: expected finite numbers in leaf {name!r}, got NaN or infinity in {path}")
-    # Copies: kernels may round otherwise where memory is not aligned as torch's own is.
+    # Copies: kernels may round differently where memory is not aligned like torch's own.
     state = map_leaves(lambda leaf: leaves[leaf.name].to(device, copy=True), spec.tree)
     try:
         spec.check(state, "path")

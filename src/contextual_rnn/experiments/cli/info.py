@@ -1,20 +1,32 @@
-"""What is installed here, and which backends can run."""
+"""The command `contextual-rnn info`: what is installed here, and which backends can run."""
 
 from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-
-import torch
-
-from contextual_rnn import ops
 
 PACKAGES = ("contextual-rnn", "torch", "numpy", "matplotlib", "safetensors", "tyro", "tensorboard")
 
 
+@dataclass(frozen=True)
+class Info:
+    """Show versions, devices and which backends are available."""
+
+    def run(self) -> None:
+        found = information()
+        width = max(map(len, found))
+        for name, value in found.items():
+            print(f"{name:{width}}  {value}")
+
+
 def information() -> dict[str, str]:
     """Versions, devices and backends, by name."""
+    import torch
+
+    from contextual_rnn import ops
+
     found = {"python": platform.python_version(), "platform": platform.platform()}
     found |= {name: _version(name) for name in PACKAGES}
     found["cpu"] = (

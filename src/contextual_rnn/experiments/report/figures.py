@@ -28,12 +28,12 @@ LABELS = {"zero": "zero (2a)", "free": "free (2b)", "context": "context (2c)", "
 INK = "#333333"
 BAND = (0.1, 0.9)
 THIN_LINES = 24  # of a state; more seeds are a band
-# Kinds of one state that share a picture.
+# Variants of one state in one picture.
 KINDS = (("#009E73", "-"), ("#D55E00", "--"), ("#0072B2", "-."), ("#E69F00", ":"), ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))))
 
 
 class End(NamedTuple):
-    """Where a line ends, and its name."""
+    """The end point of a line, and its name."""
 
     epoch: float
     value: float
@@ -44,7 +44,7 @@ class End(NamedTuple):
 def to_svg(figure: Figure, name: str = "figure", *, transparent: bool = True) -> str:
     """The figure as an SVG document with text kept as text: the same bytes for the same figure.
 
-    Every id begins with `name`, so that figures of different names can stand in one page.
+    Every id begins with `name`, so that one page can have figures of different names.
     """
     text = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -62,7 +62,7 @@ def retrieval_curves(runs: Sequence[Run]) -> Figure:
     figure, (left, right) = _panels(2, width=9.6, height=3.4)
     left_ends = _curves(left, runs, "validation_log_likelihood")
     left.set_ylabel("validation log-likelihood (nats)")
-    # Before training it is so low that the rest would be squeezed into the top of the panel.
+    # The value before training is so low that all others would be at the top of the panel.
     trained = [value for run in runs for epoch, value in _curve(run, "validation_log_likelihood").items() if epoch]
     left.set_ylim(bottom=1.08 * min(trained, default=-1.0), top=0.03 * -min(trained, default=-1.0))
     right_ends = _curves(right, runs, "validation_accuracy")
@@ -203,7 +203,7 @@ def _curves(axes: Axes, runs: Sequence[Run], metric: str) -> list[End]:
     """A line for each run, thin where a state has several, and then in bold the median; the ends of the bold lines.
 
     Of many runs there is a band from the first to the last decile instead. Median and band are over the runs that
-    converged where there are any, so that one that has just begun does not cut it short, else over the unfinished
+    converged where there are any, so that a run that has just begun does not shorten them, else over the unfinished
     ones. Runs that diverged are thin lines alone.
     """
     ends = []
@@ -234,7 +234,7 @@ def _curve(run: Run, metric: str) -> dict[float, float]:
 
 
 def _label_ends(axes: Axes, ends: Sequence[End]) -> None:
-    """Name every line beside its end; names that would touch are spread, and a dotted line leads to each.
+    """Name every line beside its end; names that would overlap are moved apart, with a dotted line to each.
 
     Must come last: it reads the final limits of the axes.
     """

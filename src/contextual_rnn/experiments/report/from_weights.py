@@ -1,4 +1,4 @@
-"""What a report makes of trained weights: calibration, diagnostics, playground; as JSON, kept without the weights."""
+"""What a report computes from trained weights: calibration, diagnostics, playground. Saved as JSON, without weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CALIBRATION, DIAGNOSTICS, PLAYGROUND = "calibration.json", "diagnostics.json", "
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """Rows of `calibration`; a row a diagnosed run; what the playground shows, or None. `figures` of the diagnoses."""
+    """Rows of `calibration`, a row for each diagnosed run, the playground's data or None, `figures` of diagnoses."""
 
     calibration: list[dict[str, Any]]
     diagnostics: list[dict[str, Any]]
@@ -35,7 +35,7 @@ class Trained:
     figures: list[Figure] = dataclasses.field(default_factory=list)
 
     def write(self, folder: Path) -> None:
-        """Into `folder`, what there is of it."""
+        """Write the parts that are not empty into `folder`."""
         if self.calibration:
             write_json(folder / CALIBRATION, self.calibration)
         if self.diagnostics:
@@ -45,7 +45,7 @@ class Trained:
 
     @classmethod
     def read(cls, folder: Path, refused: Refused = raise_it) -> Trained:
-        """What `write` has left in `folder`; the error of a damaged file, which names it, goes to `refused`."""
+        """Read what `write` wrote into `folder`; the error of a damaged file, which names it, goes to `refused`."""
 
         def read(name: str, shape: Any, check_lengths: Callable[[Any, Path], None] = lambda value, path: None) -> Any:
             path = folder / name
@@ -113,9 +113,9 @@ def _check_playground(grid: dict[str, Any], path: Path) -> None:
 
 
 def trained(decay: Sequence[Group], groups: Sequence[Group], refused: Refused = raise_it) -> Trained:
-    """From the weights that are there: calibration of `decay`, diagnostics of one run of each kind in `groups`.
+    """Compute from the runs that have weights: calibration of `decay`, diagnostics of one run of each kind in `groups`.
 
-    Where weights are damaged, the error, which names the file, goes to `refused`, and the rest is made.
+    Where weights are damaged, the error, which names the file, goes to `refused`, and the other runs are used.
     """
 
     def attempt(make: Callable[[Run], Result], run: Run) -> Result | None:
@@ -134,7 +134,7 @@ def trained(decay: Sequence[Group], groups: Sequence[Group], refused: Refused = 
 
 
 def normal_run(runs: Sequence[Run]) -> Run | None:
-    """The normal run of the lowest seed, a finished one where there is one; of several kinds the paper's."""
+    """A run of the normal state: finished before unfinished, then nearest to the defaults, then lowest seed."""
     normal = [run for run in runs if run.config.state == "normal"]
     return min(normal, key=lambda run: (not run.converged, changed(run), run.config.seed), default=None)
 
@@ -149,12 +149,12 @@ def changed(run: Run) -> int:
 
 
 def source(run: Run) -> str:
-    """Which run a picture is of."""
+    """The name of the run that a picture shows."""
     return f"Run {run.folder.name}, seed {run.config.seed}{', unfinished' if run.result is None else ''}."
 
 
 def _first_of_each(groups: Sequence[Group]) -> list[Run]:
-    """Of every task, start and state but zero, the run with weights that converged of the lowest seed."""
+    """For each task, start and state but zero: the converged run with weights that is nearest to the defaults."""
     runs: dict[tuple[str, ...], Run] = {}
     for group in groups:
         for run in sorted(group.runs, key=lambda run: (changed(run), run.config.seed)):

@@ -42,14 +42,14 @@ from contextual_rnn.experiments.tasks.decay import linear_cosine_decay
 REPORT, SUMMARY = "report.html", "summary.json"
 FIGURE_6_PERIODS, FIGURE_6_INITIAL, FIGURE_6_SAMPLES = (2.0, 3.0), 3.0, 10
 
-# What a page shows of a large sweep; the numbers of all of it are in summary.json.
+# Limits of what a page shows of a large sweep; summary.json has the numbers of all runs.
 PICTURES, TABLES, ROWS, NAMED = 12, 60, 500, 10
 BROAD = 6.0  # inches; on a phone such a figure keeps its size and scrolls inside its card
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its texts; without `svg` there is nothing to draw, and the caption says why."""
+    """A figure with its texts; where `svg` is None, the caption says why there is no figure."""
 
     title: str
     caption: str
@@ -57,7 +57,7 @@ class Picture:
 
 
 def write_report(folder: Path, refused: Refused = lambda error: None) -> Path:
-    """Write report.html into `folder`, and what it shows as JSON; returns the path of the former.
+    """Write report.html into `folder`, and its data as JSON; return the path of report.html.
 
     summary.json has medians and every seed's final metrics; where there are trained weights, calibration.json says how
     often the truth lies within the samples, diagnostics.json whether the initial state mattered, and playground.json
@@ -113,7 +113,7 @@ def write_report(folder: Path, refused: Refused = lambda error: None) -> Path:
 
 
 def _studies(runs: Sequence[Run], calibrated: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The findings, and the sections of the experiments that are no pictures of curves."""
+    """The findings, and the sections of the studies that are not pictures of curves."""
     mapped, short = runs_of(runs, MAP), runs_of(runs, MAP, INGREDIENTS, CONTROLS)
     cells = map_table(mapped)
     return {
@@ -136,7 +136,7 @@ def _calibrated(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _diagnosed(from_runs: Trained) -> dict[str, Any]:
-    """Published diagnoses come without their pictures."""
+    """The diagnoses; published ones have no pictures."""
     drawn = [_inline(figure, f"diagnosis-{index}") for index, figure in enumerate(from_runs.figures)]
     rows = from_runs.diagnostics
     table = {"title": "Losses under other states", "header": HEADER, "texts": 1}
@@ -189,13 +189,13 @@ def _named(runs: Sequence[Run]) -> str:
 
 
 def _nearest(groups: Sequence[Group], count: int) -> list[Group]:
-    """Of more groups than `count` those with the fewest options changed, in their order."""
+    """At most `count` groups, those with the fewest options changed, in the given order."""
     nearest = sorted(range(len(groups)), key=lambda index: changed(groups[index].runs[0]))[:count]
     return [groups[index] for index in sorted(nearest)]
 
 
 def _listed(runs: Sequence[Run], groups: Sequence[Group]) -> list[Run]:
-    """All of few runs, of many the first in `groups`."""
+    """All runs, or where they are more than ROWS, the first ROWS of those in `groups`."""
     if len(runs) <= ROWS:
         return list(runs)
     folders = {run.folder for group in groups for run in group.runs}
@@ -247,7 +247,7 @@ def _published_samples(from_runs: Trained) -> Picture | None:
 
 
 def _place(run: Run) -> tuple[object, ...]:
-    """Sorts runs: by task, the authors' start first, then by what the tables show first."""
+    """A sort key for runs: by task, the authors' start first, then by what the tables show first."""
     config = run.config
     options = [str(getattr(config, name, "")) for name in ("timing", "leaves")]
     start = getattr(config, "start", "")

@@ -1,4 +1,4 @@
-"""README.md and docs/evidence.md: what they say of results is written by code, between two marks.
+"""The sentences and tables on results in README.md and docs/evidence.md, written between two marks.
 
 python -m contextual_rnn.experiments.report.pages    from results/, into README.md and docs/
 """
@@ -76,9 +76,9 @@ def figure_svg(results: Path) -> str:
 
 
 def write_pages(root: Path) -> None:
-    """Bring the blocks of README.md and docs/evidence.md, and the figure, up to `root`/results.
+    """Update the blocks of README.md and docs/evidence.md, and the figure, from `root`/results.
 
-    Raises ValueError where a page lacks its marks.
+    Raises ValueError where a page has no marks.
     """
     results = root / "results"
     if runs_of(read_results(results), MAP):
@@ -94,7 +94,7 @@ def _figure(runs: list[Run], folder: str) -> list[str]:
 
 
 def replace_block(path: Path, block: str) -> None:
-    """Put `block` between the marks of the page at `path`. Raises ValueError where it lacks them."""
+    """Put `block` between the marks of the page at `path`. Raises ValueError where it has none."""
     before, begin, rest = path.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):

@@ -1,4 +1,4 @@
-"""What the report's playground shows: trajectories sampled on a grid of periods and initial values, as text."""
+"""The data of the report's playground: trajectories sampled on a grid of periods and initial values, as text."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SHOWN, SAMPLES = 10, 100  # trajectories drawn, and those that the band is taken
 
 @torch.no_grad()
 def playground(run: Run) -> dict[str, Any]:
-    """The trained model's trajectories, as the page's script takes them.
+    """The trained model's trajectories, in the form that the page's script reads.
 
     `curves`, 16-bit little-endian numbers in base64, are for each period, each initial value: the mean over `SAMPLES`
     trajectories, their standard deviation, and `SHOWN` of them, each t = 1 .. 25; a number n stands for
-    low + n * step. The same draws are taken at every point of the grid, so that what changes there is the condition.
-    Raises ValueError for a run without weights, with damaged ones, or that is none of the decay task.
+    low + n * step. Every point of the grid uses the same draws, so that only the condition changes.
+    Raises ValueError for a run without weights, with damaged ones, or of another task.
     """
     if run.task != "decay":
         raise ValueError(f"run: expected a run of the decay task, got one of {run.task} in {run.folder}")

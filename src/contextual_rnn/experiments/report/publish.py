@@ -33,7 +33,7 @@ HEADER = ("start", "state, timing", "epochs", "seeds", *STATES[:3])
 
 
 def publish_all(folder: Path, results: Path) -> list[Path]:
-    """Publish every sweep directly below `folder` that has finished runs, and what a report makes of their weights.
+    """Publish every sweep directly below `folder` with finished runs, and what a report computes from their weights.
 
     Calibration comes from the sweep decay-calibration, diagnostics and playground from the paper's own settings.
     Returns the files of runs. Raises ValueError, which names the file, for a damaged run.
@@ -58,7 +58,7 @@ def publish_all(folder: Path, results: Path) -> list[Path]:
 def retrieval_table(runs: Sequence[Run]) -> str:
     """Final validation accuracy of finished retrieval runs as a table in Markdown, a line a group of settings.
 
-    Medians over seeds with their bootstrap interval; runs of other epochs stand in other lines.
+    Medians over seeds with their bootstrap interval; runs of other epochs are in other lines.
     """
     by_epochs: dict[int, list[Run]] = {}
     for run in runs:

@@ -1,4 +1,4 @@
-"""Where a run stands, in one file from which it goes on to the same bits.
+"""The state of a run in one file, from which it continues to the same bits.
 
 The file is safetensors: tensors by name, the rest as JSON in its metadata. Reading one cannot execute code.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.serialization.file_format import parse_json, read_safetensors, safetensors_bytes, shortened
 
-# Of the time between two checkpoints at most this fraction goes into writing one, whatever the interval says.
+# Writing a checkpoint takes at most this fraction of the time between two, whatever interval is asked for.
 LARGEST_COST = 0.01
 
 
@@ -28,7 +28,7 @@ class Checkpoint:
     """A run after `step` steps.
 
     `losses` is the sum over the steps of the epoch that has begun, `metrics` the lines of all finished epochs,
-    `seconds` the time trained so far, `tensors` whatever else training goes on from.
+    `seconds` the time trained so far, `tensors` everything else that training continues from.
     """
 
     step: int
@@ -67,12 +67,12 @@ def load(path: Path, identity: str) -> Checkpoint:
             "file the run starts again from the beginning"
         ) from error
     del progress["identity"]
-    # Copies: kernels may round otherwise where memory is not aligned as torch's own is.
+    # Copies: kernels may round differently where memory is not aligned like torch's own.
     return Checkpoint(**progress, tensors={name: tensor.clone() for name, tensor in tensors.items()})
 
 
 def _progress(text: str) -> dict[str, Any]:
-    """What `save` wrote beside the tensors; ValueError for anything else."""
+    """What `save` wrote beside the tensors. Raises ValueError for anything else."""
     progress = parse_json(text)
     if not isinstance(progress, dict) or progress.keys() != PROGRESS.keys():
         raise ValueError(f"one whose progress has not the entries {', '.join(PROGRESS)}")
@@ -111,7 +111,7 @@ def _digest(progress: str, tensors: dict[str, Tensor]) -> str:
 class Timer:
     """Says when the next checkpoint is due: every `seconds`, less often where writing one takes long.
 
-    0 seconds: after every step. The clock is monotonic, so that a wall clock that jumps has no say.
+    0 seconds: after every step. The clock is monotonic, so that changes of the wall clock have no effect.
     """
 
     def __init__(self, seconds: float):

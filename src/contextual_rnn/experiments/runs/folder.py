@@ -1,13 +1,13 @@
-"""A run's folder: what is written there, and how it is read back.
+"""A run's folder: the files in it, and how they are read.
 
 config.json          the task and every option
 metrics.jsonl        one JSON object per finished epoch
 weights.safetensors  the weights after the last good epoch, the config in its metadata
-checkpoint.safetensors  where an unfinished run goes on
+checkpoint.safetensors  from which an unfinished run continues
 result.json          final metrics, seconds, versions, command; exists only when the run has finished
 
-A run whose loss stopped being a finite number has finished too: its result says so under "diverged", and its final
-metrics are the epoch and step of the weights alone.
+A run whose loss is no longer finite counts as finished: its result says so under "diverged", and its final metrics are
+only the epoch and step of the weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from contextual_rnn.experiments.runs.json_file import check, damaged, parse, rea
 
 CONFIG, METRICS, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "weights.safetensors", "result.json"
 CHECKPOINT = "checkpoint.safetensors"
-# The metric that every run has that converged.
+# The metric that every converged run has.
 HEADLINE = {"retrieval": "validation_accuracy", "decay": "validation_squared_error"}
 
 # Called with the error of a file or folder that is then left out.
@@ -59,7 +59,7 @@ class Run:
 
 
 def versions() -> dict[str, str]:
-    """What must be the same everywhere for the same numbers."""
+    """Versions that must be equal everywhere for equal numbers."""
     return {
         "contextual_rnn": contextual_rnn.__version__,
         "torch": torch.__version__,
@@ -76,7 +76,7 @@ def read_config(folder: Path) -> Config:
 
 
 def parsed_config(options: dict[str, Any], path: Path) -> Config:
-    """`config_from_dict` of what stands in `path`. Raises ValueError, which names the file."""
+    """`config_from_dict` of `options`, read from `path`. Raises ValueError, which names the file."""
     try:
         return config_from_dict(options)
     except (ValueError, TypeError) as error:
@@ -89,7 +89,7 @@ def read_result(path: Path, config: Config) -> dict[str, Any]:
 
 
 def checked_result(result: dict[str, Any], config: Config, path: Path) -> dict[str, Any]:
-    """`result`, which stands in `path`. Raises ValueError, which names the file, where it is none of `config`."""
+    """`result`, read from `path`. Raises ValueError, which names the file, where it is not a result of `config`."""
     check(result, _RESULT, path)
     if "diverged" not in result:
         check(result["final"], {"epoch": int, HEADLINE[task_name(config)]: float}, path, "final")
@@ -124,7 +124,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_metrics(path: Path, config: Config) -> list[dict[str, float]]:
-    """Whole lines alone: folders of older versions may end in half of one."""
+    """Complete lines only: files of older versions may end in half a line."""
     lines = [parse(line, path) for line in read_text(path).split("\n")[:-1]]
     for epoch, line in enumerate(lines):
         check(line, {str: float, "epoch": int}, path, f"line {epoch + 1}")

@@ -1,4 +1,4 @@
-"""JSON from a file that anything may have happened to, and the shape that it must have. Every error names the file."""
+"""JSON from a file that may be damaged, and a check of its shape. Every error names the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def damaged(path: Path, expected: str, received: str) -> ValueError:
 def read_text(path: Path) -> str:
     """The text of a file. Raises ValueError, which names it, where it cannot be read or is not UTF-8."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not path.is_file():  # reading a pipe would block
             raise damaged(path, "a file", "a folder" if path.is_dir() else "something else")
         return path.read_bytes().decode()
     except OSError as error:
@@ -36,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def json_object(text: str, path: Path) -> dict[str, Any]:
-    """The object that `text`, from `path`, is. Raises ValueError, which names the file, where it is none."""
+    """The object that `text`, from `path`, is. Raises ValueError, which names the file, where it is not an object."""
     value = parse(text, path)
     if not isinstance(value, dict):
         raise damaged(path, "a JSON object", type(value).__name__)
@@ -56,7 +56,7 @@ def parse(text: str, path: Path) -> Any:
 
     try:
         value = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
-        if "\\u" in text:  # halves of surrogate pairs can be written nowhere
+        if "\\u" in text:  # half of a surrogate pair cannot be encoded
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise damaged(path, "JSON", "half of a surrogate pair") from error

@@ -23,7 +23,7 @@ from contextual_rnn.experiments.runs.folder import (
 )
 from contextual_rnn.experiments.runs.json_file import check, damaged, parse, read_json, read_text
 
-DIGITS = 4  # of what is kept of every epoch
+DIGITS = 4  # of the metrics of every epoch
 NOT_KEPT = ("epoch", "step", "seconds", "train_loss")
 
 
@@ -61,7 +61,7 @@ def _runs_of(content: dict[str, Any], path: Path) -> list[Run]:
 
 
 def read_results(folder: Path, refused: Refused = raise_it) -> list[Run]:
-    """The runs below `folder`, or where it has none those of the files in it that `publish` wrote.
+    """The runs below `folder`. Where it has none, those of the files in it that `publish` wrote.
 
     The error of a damaged run or file, which names it, goes to `refused`, which by default raises it. Raises ValueError
     where there is nothing that can be read.
@@ -80,7 +80,7 @@ def read_results(folder: Path, refused: Refused = raise_it) -> list[Run]:
 
 
 def published_files(folder: Path) -> list[Path]:
-    """The files in `folder` that `publish` wrote, among others that it did not."""
+    """The files in `folder` that `publish` wrote; others are skipped."""
     return list(_contents(folder, raise_it))
 
 
@@ -111,7 +111,7 @@ def _published(run: Run) -> dict[str, Any]:
 
 
 def _relative(command: str) -> str:
-    """A sweep's runs know their folder by its whole path, which means nothing elsewhere."""
+    """The command with a relative folder: a sweep's runs have an absolute path, which is useless on other machines."""
     words, _, folder = command.rpartition("--out ")
     return f"{words}--out {Path('runs', *Path(folder).parts[-2:])}" if Path(folder).is_absolute() else command
 

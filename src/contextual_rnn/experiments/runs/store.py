@@ -1,8 +1,8 @@
 """Folders of runs in an object store that many workers share, by URL: s3://bucket/sweep, gs://, memory://, file://.
 
 A run trains in a folder of its own on the worker's disk. With every checkpoint its files go to the store, the result
-last; whoever comes after a worker that is lost takes them from there and goes on to the same bytes. As on a disk
-nothing is locked, and two workers that have the same run put the same bytes.
+last; a worker that replaces a lost one reads them from there and continues to the same bytes. As on a disk,
+nothing is locked; two workers with the same run write the same bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from contextual_rnn.experiments.runs.folder import (
     raise_it,
 )
 
-# In this order: what is in the store always has a configuration, and is whole once it has a result.
+# In this order: a run in the store always has a configuration, and is complete once it has a result.
 FILES = (CONFIG, METRICS, WEIGHTS, CHECKPOINT, RESULT)
 READ = (CONFIG, METRICS, WEIGHTS, RESULT)  # by reports
 

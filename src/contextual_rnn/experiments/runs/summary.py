@@ -1,4 +1,4 @@
-"""Runs as a table: for the eye, a line for runs that differ in the seed alone; for programs, Parquet, a row a run."""
+"""Runs as a table: as text, a line for all runs that differ only in the seed; as Parquet, a row for each run."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class TensorBoard:
-    """Writes below `folder`; what an earlier process wrote there from `step` on is shown no more."""
+    """Writes below `folder`; what an earlier process wrote from `step` on is hidden."""
 
     def __init__(self, folder: Path, step: int):
         try:

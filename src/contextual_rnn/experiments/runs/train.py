@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import tempfile
@@ -12,7 +13,7 @@ from typing import Any
 
 from contextual_rnn._whole_file import TEMPORARY, remove_leftovers, write_whole
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.config import Config, config_to_dict, identity
+from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, config_to_dict, identity
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs import checkpoint
 from contextual_rnn.experiments.runs.folder import (
@@ -35,10 +36,7 @@ from contextual_rnn.experiments.runs.weights import _weights
 from contextual_rnn.experiments.training.data_parallel import ALONE, Group
 from contextual_rnn.experiments.training.threads import threads
 
-# What is lost at most when a run is killed.
-CHECKPOINT_SECONDS = 30.0
-
-# Called after every step, and where a run goes on, with the number of steps done, of all steps, and the last metrics.
+# Called after every step, and when a run continues, with the steps done, the total steps, and the last metrics.
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -58,7 +56,7 @@ def train(
 ) -> Run:
     """Train `config` into `folder` and return the run.
 
-    A finished run of the same configuration is only read. An unfinished one goes on from its checkpoint, written
+    A finished run of the same configuration is only read. An unfinished one continues from its checkpoint, written
     every `checkpoint_seconds` (0: after every step) or less often where that would cost over 1 % of the time, to the
     weights that it would have had undisturbed, byte for byte, on a processor of the same kind. A run that diverges has
     finished too; its result says where under "diverged", and the folder keeps the weights after the last good epoch.
@@ -137,7 +135,7 @@ def _train(
         return round(begun.seconds + time.monotonic() - started, 3)
 
     def record(step: int, train_metrics: dict[str, float]) -> str | None:
-        """Write the line of an epoch, or return what of it is not finite."""
+        """Write the line of an epoch, or return the names of its metrics that are not finite."""
         epoch, final = step // per_epoch, step == total
         metrics = {"epoch": epoch, "step": step, **train_metrics, **task.evaluate(final)}
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
@@ -215,13 +213,24 @@ def _result(
     }
 
 
-def train_at(config: Config, place: Place, **options: Any) -> Run:
+def train_at(
+    config: Config,
+    place: Place,
+    *,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    progress: Progress | None = None,
+    group: Group = ALONE,
+    interrupted: Callable[[], bool] = interrupts.requested,
+) -> Run:
     """`train` into a folder or, with a copy of it meanwhile, into a store.
 
     Raises what `train` does, with the URL named, and ValueError where the store holds other files there.
     """
+    run_in = functools.partial(
+        train, config, checkpoint_seconds=checkpoint_seconds, progress=progress, group=group, interrupted=interrupted
+    )
     if isinstance(place, Path):
-        return train(config, place, **options)
+        return run_in(place)
     store = Store(place)
     names = [name for name in store.names() if not name.endswith(TEMPORARY)]
     if names and CONFIG not in names:
@@ -235,7 +244,7 @@ def train_at(config: Config, place: Place, **options: Any) -> Run:
             give_back(folder, FILES, place)
 
         try:
-            run = train(config, folder, saved=put, **options)
+            run = run_in(folder, saved=put)
             if RESULT not in names:
                 assert run.result is not None
                 run.result["command"] = command(config, place)

@@ -75,7 +75,7 @@ class Training:
         return self.config.learning_rate * (1 + math.cos(math.pi * share)) / 2
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that training goes on from, by name: the model's and the optimizer's."""
+        """All tensors that training continues from, by name: the model's and the optimizer's."""
         model, numbers = self.task.model, keys_of_numbers(self.task.model)  # of the configuration
         return {
             **{f"model.{name}": tensor for name, tensor in model.state_dict().items() if name not in numbers},
@@ -83,18 +83,18 @@ class Training:
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from `tensors` of the same configuration; raises ValueError where names, shapes or dtypes differ."""
+        """Continue from `tensors` of the same configuration; raises ValueError where names, shapes or dtypes differ."""
         expected, received = (
             {name: (tensor.shape, tensor.dtype) for name, tensor in each.items()} for each in (self.tensors(), tensors)
         )
         if differ := sorted(name for name in {**expected, **received} if received.get(name) != expected.get(name)):
             raise ValueError(f"they differ in {', '.join(differ)}")
-        for name, tensor in self.tensors().items():  # in place: a captured step goes on reading there
+        for name, tensor in self.tensors().items():  # in place: a captured step reads from these addresses
             tensor.copy_(tensors[name])
 
 
 def device_of(config: Config, group: Group = ALONE) -> torch.device:
-    """Where a run computes; raises ValueError where that cannot be."""
+    """The device of a run. Raises ValueError where it is not available."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: expected cpu where there is no GPU that torch can use, got cuda")
     if config.device == "cuda" and group.size > 1:

@@ -1,4 +1,4 @@
-"""Two sets of runs side by side in one measure, paired by seed, and what the interval allows to say."""
+"""Comparison of two sets of runs in one measure, paired by seed, and the verdict that its interval allows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENDS: dict[Verdict, str] = {
 class Contrast:
     """Medians of both sides over the seeds that both have, the median gain, and the probability of improvement.
 
-    `gain` is ours - theirs, positive where ours is better; None where a side never got there in some seed.
+    `gain` is ours - theirs, positive where ours is better; None where a value is infinite (accuracy not reached).
     """
 
     seeds: tuple[int, ...]
@@ -42,7 +42,7 @@ class Contrast:
 
     @property
     def verdict(self) -> Verdict:
-        """ahead or behind: the interval lies on one side of no gain; level: it holds it; open: a single seed."""
+        """ahead or behind: the interval lies on one side of no gain; level: it contains it; open: a single seed."""
         interval, none = (self.improvement, 0.5) if self.gain is None else (self.gain, 0.0)
         if math.isnan(interval.low):
             return "open"
@@ -50,7 +50,7 @@ class Contrast:
 
     @property
     def significant_by_chance(self) -> float:
-        """At most how probable another verdict than level is where neither side is better, in three seeds and more.
+        """A bound on the probability of a verdict other than level where neither side is better, for 3 seeds and more.
 
         A sign test: as many seeds may differ from the others as lie beyond an end of the interval.
         """

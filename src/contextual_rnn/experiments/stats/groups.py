@@ -1,4 +1,4 @@
-"""Groups of runs that may share a picture, and what the groups say about the authors' start and a sound one."""
+"""Groups of runs that may share a picture, and a sentence that compares the authors' start with a sound one."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _beside(group: Group, contextual: str, other: str) -> Contrast | None:
 
 
 def _verdict(authors: Group, sound: Group, contextual: str, other: str) -> str:
-    """The words of `findings` for several seeds; for a single one what its gap comes to."""
+    """For several seeds the words of `findings`; for a single seed a sentence on the gap."""
     seen = [_beside(group, contextual, other) for group in (authors, sound)]
     contrasts = [each for each in seen if each is not None and each.gain is not None]
     gains = [each.gain for each in contrasts if each.gain is not None]

@@ -1,4 +1,4 @@
-"""What several seeds say: medians with bootstrap intervals, gains paired by seed, probabilities of improvement."""
+"""Statistics over seeds: medians with bootstrap intervals, gains paired by seed, probabilities of improvement."""
 
 from __future__ import annotations
 

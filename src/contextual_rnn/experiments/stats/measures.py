@@ -1,4 +1,4 @@
-"""What is measured of a run, and which runs count: for every table, picture and sentence about several seeds."""
+"""The measures of a run, and which runs count, for every table, picture and sentence about several seeds."""
 
 from __future__ import annotations
 

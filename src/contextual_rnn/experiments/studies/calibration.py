@@ -19,7 +19,7 @@ from contextual_rnn.experiments.tasks.coverage import LEVELS, TWO_DEVIATIONS, co
 from contextual_rnn.experiments.tasks.decay import INITIAL_RANGE, VALIDATION_PERIODS, DecayModel, linear_cosine_decay
 from contextual_rnn.experiments.training.seeding import generator_for
 
-CLOSE = 0.03  # a coverage that is off by less is called right
+CLOSE = 0.03  # a coverage within this of the nominal one counts as right
 SEEDS = 20
 SEQUENCES, SAMPLES = 20, 100  # of each period; of each sequence
 COLUMNS = {

@@ -1,4 +1,4 @@
-"""The experiments that `results/evidence.sh` trains, by the name of their folder, and what some have pages of."""
+"""The names of the folders of experiments that `results/evidence.sh` trains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextual_rnn.experiments.runs.folder import Run
 
 MAP, INGREDIENTS, CONTROLS, TABLE_1 = "map", "ingredients", "controls", "table1"
-# Sections of their own, not pictures of their curves.
+# These have their own sections in the report, without pictures of curves.
 ASIDE = (MAP, INGREDIENTS, CONTROLS, TABLE_1)
 AUTHORS, SOUND = "retrieval-authors-start", "retrieval-sound-start-h+a"
 # The paper's scale with what the paper leaves open chosen otherwise: h alone, the timing of Ba et al.

@@ -1,4 +1,4 @@
-"""What the ingredients of the authors' start do, and by what the controls explain a gain."""
+"""The effect of each ingredient of the authors' start, and controls that test explanations of a gain."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from contextual_rnn.experiments.training.threads import cores, threads
 
 Result = TypeVar("Result")
 
-# How long a thread that has computed may wait for Python's lock. With Python's own 5 ms, ten steps of a small model,
-# two threads of fast weights were 1.2 times as fast as one; with this, 1.6.
+# How long a thread may wait for Python's lock after a computation. With Python's own 5 ms, ten steps of a small model,
+# two threads of fast weights were 1.2 times as fast as one; with this value, 1.6 times.
 SWITCH_SECONDS = 5e-5
 
 
@@ -41,7 +41,10 @@ def side_by_side(threads_each: int, work: Sequence[Callable[[], Result]]) -> lis
     sys.setswitchinterval(SWITCH_SECONDS)
     at_once = max(1, min(len(work), cores() // threads_each))
     try:
-        with threads(threads_each), ThreadPoolExecutor(at_once) as pool:  # set before they start: some of it is shared
+        with (
+            threads(threads_each),
+            ThreadPoolExecutor(at_once) as pool,
+        ):  # set before they start: some are shared
             return list(pool.map(lambda each: each(), work))
     finally:
         sys.setswitchinterval(switch)

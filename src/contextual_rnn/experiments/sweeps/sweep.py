@@ -1,4 +1,4 @@
-"""Many runs side by side, each in a folder of its own; nothing is lost, and the same call goes on where it stopped."""
+"""Many runs side by side, each in its own folder; nothing is lost, and the same call continues where it stopped."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.config import Config, config_from_dict, config_to_dict, identity, task_name
+from contextual_rnn.experiments.config import (
+    CHECKPOINT_SECONDS,
+    Config,
+    config_from_dict,
+    config_to_dict,
+    identity,
+    task_name,
+)
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.folder import CONFIG, RESULT, finished, read_result, versions
 from contextual_rnn.experiments.runs.store import Place
-from contextual_rnn.experiments.runs.train import CHECKPOINT_SECONDS, train_at
+from contextual_rnn.experiments.runs.train import train_at
 from contextual_rnn.experiments.sweeps.stack import side_by_side, stacks
 from contextual_rnn.experiments.sweeps.workers import stop_requested
 
@@ -42,7 +49,7 @@ class Outcome:
 
 @dataclass
 class Progress:
-    """A sweep so far: outcomes by name, what was there before it, what is being trained."""
+    """The progress of a sweep: outcomes by name, numbers of runs skipped, running and retried."""
 
     total: int
     skipped: int = 0
@@ -148,7 +155,7 @@ def _completed(done: SimpleQueue[Any]) -> Iterator[Any]:
 def run_into(
     options: list[dict[str, Any]], folder: str, names: list[str], checkpoint_seconds: float, versions: dict[str, str]
 ) -> list[Outcome]:
-    """On a worker: train runs side by side and say how each ended. Nothing raised in training gets out of here.
+    """On a worker: train runs side by side and return how each ended. Exceptions raised in training are caught.
 
     Raises Interrupted where a signal asks this process to stop.
     """
@@ -162,7 +169,7 @@ def run_into(
     except Interrupted:
         if interrupts.requested():
             raise
-        return len(names) * [Outcome(error="cancelled")]  # by a client that no longer asks for it
+        return len(names) * [Outcome(error="cancelled")]  # by a client that has cancelled the run
 
 
 def _run_into(
@@ -177,7 +184,7 @@ def _run_into(
         raise Interrupted
     worker, place = f"{platform.node()}, process {os.getpid()}", store.below(folder, name)
     try:
-        if (own := versions()) != started_with:  # of a worker that came late; the first were asked before
+        if (own := versions()) != started_with:  # of a worker that joined late; the others were checked at the start
             raise RuntimeError(
                 f"worker: expected {started_with}, as where the sweep was started, got {own} on {worker}"
             )
@@ -200,7 +207,7 @@ def _record(error: str, place: Place) -> None:
         if store.exists(place, CONFIG):  # else the folder is not ours, or there is none
             store.write(place, ERROR, error.encode())
     except OSError:
-        return  # the disk is what failed; whoever asked for the run is told all the same
+        return  # the disk failed; the caller receives the error anyway
 
 
 def _outcome_before(config: Config, folder: Path) -> Outcome | None:
@@ -215,6 +222,6 @@ def _error(future: Future[list[Outcome]]) -> BaseException | None:
 
 
 def _outcomes(future: Future[list[Outcome]], count: int) -> list[Outcome]:
-    """Of a future that is done; a worker that is lost for good, or has no sound environment, is an error as well."""
+    """The outcomes of a completed future. A lost worker and a broken environment are errors too."""
     error = _error(future)
     return future.result() if error is None else count * [Outcome(error="".join(traceback.format_exception(error)))]

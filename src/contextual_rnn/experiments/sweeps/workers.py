@@ -23,10 +23,10 @@ STOP_SECONDS = 2.5  # for the end of a step and a checkpoint, before a process i
 
 
 class Processes(Executor):
-    """`count` spawned processes, each in a pool of its own: one that dies breaks the future that it worked on alone.
+    """`count` spawned processes, each in its own pool: a process that dies breaks only the future that it worked on.
 
     That future raises BrokenProcessPool, and another process takes the place of the dead one. SIGINT and SIGTERM end a
-    process between two steps of training, after a checkpoint. It ends when its parent does, however that ends.
+    process between two steps of training, after a checkpoint. It ends with its parent, however that ends.
     """
 
     def __init__(self, count: int):
@@ -63,11 +63,11 @@ class Processes(Executor):
             pool.shutdown(wait)
 
     def stop(self) -> None:
-        """Begin nothing more, and end within STOP_SECONDS; runs that were begun go on from their checkpoints later."""
+        """Begin no more runs, and end within STOP_SECONDS; unfinished runs continue from their checkpoints later."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._starting:
             self._stopped = True
-        # A pool has no public way to end its processes.
+        # A pool has no public method to end its processes.
         processes = [process for pool in list(self._pools) for process in list((pool._processes or {}).values())]
         for process in processes:
             process.terminate()

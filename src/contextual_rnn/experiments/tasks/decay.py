@@ -179,7 +179,7 @@ class DecayTask(Task[DecayModel]):
         return metrics
 
     def _spread(self, state: NormalState) -> dict[str, float]:
-        """Sigma, and what it comes to in x: the samples' own spread, and the share of truth within two of it."""
+        """Sigma, and its effect on x: the samples' own spread, and the share of truth within two of it."""
         every = max(len(self.validation[0]) // (len(VALIDATION_PERIODS) * WATCHED_SEQUENCES), 1)
         x, period = (tensor[::every] for tensor in self.validation)
         moments = state.moments(self.model.context_of(x[:, 0], period), None, None).values()

@@ -22,7 +22,7 @@ _GLOBAL_GENERATOR = threading.Lock()
 
 def build_task(config: Config) -> Task:
     """Data and freshly initialised model, a pure function of the configuration; the global generator is left alone."""
-    # On the CPU, wherever else this process makes its modules: a GPU would draw other weights.
+    # On the CPU, whatever the default device: a GPU would draw other weights.
     with _GLOBAL_GENERATOR, torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed_for("weights", config.seed))  # no GPU's, which no fork is of
+        torch.default_generator.manual_seed(seed_for("weights", config.seed))  # the CPU's only, which is the one forked
         return TASKS[task_name(config)](config)

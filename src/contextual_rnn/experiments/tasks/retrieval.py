@@ -144,9 +144,9 @@ def _initial_state(config: RetrievalConfig, spec: StateSpec) -> InitialState:
 
 @torch.no_grad()
 def _start_as_the_authors(model: RetrievalModel, config: RetrievalConfig) -> None:
-    """The start of the authors' published code, as facts about it: see the README on what it does to the result.
+    """The start of the authors' published code; the README describes its effect on the results.
 
-    `switched` turns a single ingredient to the other start's.
+    `switched` takes a single ingredient from the other start.
     """
     network = model.rnn.network
     if not isinstance(network, FastWeightsRNN):
@@ -198,7 +198,7 @@ class RetrievalTask(Task[RetrievalModel]):
 
     @torch.inference_mode()
     def evaluate(self, final: bool) -> dict[str, float]:
-        """On the validation set; in the end also on as many test sequences, which no choice was ever made by."""
+        """On the validation set; in the end also on as many test sequences, on which no choice was based."""
         self.model.eval()
         metrics = self._metrics("validation", self.validation)
         if final:

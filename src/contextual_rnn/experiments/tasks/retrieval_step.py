@@ -1,4 +1,4 @@
-"""Loss and gradients of the retrieval model natively: the numbers of autograd, in a third of its time."""
+"""Loss and gradients of the retrieval model natively: the numbers of autograd, in a third of the time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RetrievalStep:
         )
 
     def __call__(self, tokens: Tensor, targets: Tensor, generator: torch.Generator) -> float:
-        """Return the loss; gradients are where the optimizer looks for them, if it is finite."""
+        """Return the loss; if it is finite, the gradients are written where the optimizer reads them."""
         if self._native_state:
             states = self.model.context_token(tokens) if self.model.shuffled_context else None
             return self._classification(tokens, targets, states=states).loss.item()
@@ -62,7 +62,7 @@ class RetrievalStep:
         return loss
 
     def _states(self, tokens: Tensor, generator: torch.Generator) -> tuple[Any, Tensor | None]:
-        """Initial states, and which of them each sequence starts from where that is not its own."""
+        """Initial states, and the index of each sequence's own where sequences share them, else None."""
         state, batch_size = self._initial_state, tokens.shape[0]
         if not self._learned:
             if batch_size not in self._constant:

@@ -23,7 +23,7 @@ _CAPTURING = threading.Lock()
 
 
 class Captured(NamedTuple, Generic[Result]):
-    """A graph, the result that each replay overwrites, and what it reads by address besides: all live as long as it."""
+    """A graph, the result that each replay overwrites, and all else that it reads by address and so must keep alive."""
 
     graph: torch.cuda.CUDAGraph
     result: Result
@@ -73,7 +73,7 @@ class CapturedStep:
         return _CapturedBatch(batch, capture(still, lambda: self._step(batch), self._generator))
 
     def _step(self, batch: tuple[Tensor, ...], *, still: bool = False) -> Tensor:
-        """What is captured; `still`: every kernel of it runs and nothing changes."""
+        """The captured step. With `still` every kernel runs, and no parameter changes."""
         loss = self._task.loss(batch, self._generator)
         self._optimizer.differentiate(loss)
         skip = loss.detach().isfinite().logical_not().float()

@@ -19,7 +19,7 @@ from contextual_rnn.states import InitialState
 class Group:
     """The `size` processes that train one run, of which this is number `rank`; process 0 alone reads and writes files.
 
-    All have the same weights throughout: they start from the same ones and take the same steps.
+    All have equal weights at all times: they start from the same weights and take the same steps.
     """
 
     rank: int = 0

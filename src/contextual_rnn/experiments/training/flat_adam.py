@@ -35,24 +35,24 @@ class FlatAdam:
         }
 
     def grad(self, parameter: nn.Parameter) -> Tensor:
-        """Where the gradient of `parameter` is looked for."""
+        """The place of the gradient of `parameter`."""
         return self._grads[parameter]
 
     def differentiate(self, loss: Tensor) -> None:
-        """Put the gradients of `loss` where `step` looks for them."""
+        """Write the gradients of `loss` where `step` reads them."""
         grads = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
         torch.cat([grad.flatten() for grad in grads], out=self.gradient)
 
     def step(self, learning_rate: float | Tensor, skip: Tensor | None = None) -> None:
         """Update every parameter, unless `skip`, (), is 1 and not 0: then nothing changes.
 
-        Both may be tensors on the parameters' device, so that nobody has to wait for what they are.
+        Both may be tensors on the parameters' device, so that the host does not wait for their values.
         """
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_([self._vector], self._clip_norm)
         state = self.state
         state["step"].add_(1)
-        # What `torch.optim.Adam.step` comes to, without the hundred microseconds that it takes to come to it.
+        # The call inside `torch.optim.Adam.step`, without its hundred microseconds of overhead.
         torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
             [self._values], [self.gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
             lr=learning_rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=EPS, amsgrad=False, maximize=False,

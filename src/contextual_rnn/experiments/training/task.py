@@ -1,4 +1,4 @@
-"""What training needs to know of a task."""
+"""The interface of a task for training."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, decay_tables
-from contextual_rnn.ops.once import differentiable_once
+from contextual_rnn.ops.native.once import differentiable_once
 
 _layer_norm = torch.ops.aten.native_layer_norm
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward

@@ -13,8 +13,9 @@ from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, check_floats, de
 from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.dispatch import check_norm, check_tensor, checked_options, choose, shapes_of
 from contextual_rnn.ops._fast_weights.kernel import Settings
+from contextual_rnn.ops._fast_weights.layouts import HEADS
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, decay_tables
-from contextual_rnn.ops.memory import address
+from contextual_rnn.ops.native.memory import address
 
 
 class Parameters(NamedTuple):
@@ -111,15 +112,17 @@ class Classification:
         self._places = _places(parameters)
         self._rank, self._dense = 0, heads is not None and heads.a0 is not None
         with_heads = heads is not None or head_grads is not None
-        self._of_heads = self._head_addresses(heads, head_grads) if with_heads else [0] * 16
-        self._sizes = [tokens, inputs, hidden, classes]
-        self._addresses = [*map(address, _outside(parameters))]
+        self._ends = {"tokens": tokens, "targets": classes}
+        self._fixed_numbers = (
+            tokens, inputs, hidden, classes, *map(address, parameters),
+            *(self._head_addresses(heads, head_grads) if with_heads else [0] * len(HEADS)),
+        )  # fmt: skip
         every = [*parameters, *(grads or ()), *_tensors_of(heads), *_tensors_of(head_grads)]
         self._fixed = [tensor for tensor in every if tensor is not None]
         self._fixed_addresses = [*map(Tensor.data_ptr, self._fixed)]
 
     def _head_addresses(self, heads: Heads | None, grads: Heads | None) -> list[int]:
-        """The addresses of heads that fit, and of their gradients."""
+        """The addresses of heads that fit, and of their gradients, `HEADS` of layouts.py."""
         embedding, width = self._parameters.embedding, len(self._parameters.weight_hh)
         if heads is None or grads is None:
             raise ValueError("heads, head_grads: expected both or none, got one")
@@ -186,20 +189,14 @@ class Classification:
             dense, settings = dense[:1], settings._replace(shared_a0=True)
         # Kept alive until the kernel is done.
         given = [None if t is None else t.resolve_neg().contiguous() for t in (h0, dense, left, right)]
-        kept = [None if t is None else t.contiguous() for t in (tokens, targets, states)]
-        norm = parameters.norm_weight, parameters.norm_bias
-        wrong = cpu.classification(
-            (batch, steps, width), settings,
-            (parameters.weight_hh, *given, *norm, *decay_tables(self.options, steps, parameters.embedding)),
-            (grads.weight_hh, *d_initial, grads.norm_weight, grads.norm_bias),
-            [
-                *self._sizes, number, *map(address, kept), *self._addresses, loss.data_ptr(),
-                *map(address, _outside(grads)), *self._of_heads,
-            ],
-            made,
-        )  # fmt: skip
+        indices = [None if t is None else t.contiguous() for t in (tokens, targets, states)]
+        tables = decay_tables(self.options, steps, parameters.embedding)
+        tensors = (loss, *indices, *given, *tables, *d_initial, *grads)
+        others = *self._fixed_numbers, number, *map(address, tensors)
+        wrong = cpu.classification((batch, steps, width), settings, loss.dtype, made, others)
         if wrong:
-            name, end = (("tokens", self._sizes[0]), ("targets", self._sizes[3]), ("states", number))[wrong - 1]
+            name = ("tokens", "targets", "states")[wrong - 1]
+            end = self._ends.get(name, number)
             raise ValueError(f"{name}: expected 0 to {end - 1}, got one out of range")
         if states is not None and h0 is not None:
             d_initial = [
@@ -236,11 +233,6 @@ class Classification:
 
 def _tensors_of(heads: Heads | None) -> list[Tensor]:
     return [] if heads is None else [tensor for head in heads if head is not None for tensor in head]
-
-
-def _outside(parameters: Parameters) -> tuple[Tensor | None, ...]:
-    """Those that the recurrence does not know."""
-    return parameters[:3] + parameters[6:]
 
 
 def _places(parameters: Parameters) -> list[object]:

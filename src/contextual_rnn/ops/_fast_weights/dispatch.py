@@ -18,7 +18,7 @@ from contextual_rnn._precision import is_narrow
 from contextual_rnn._tensors import check_dense, check_floats, check_readable
 from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.attention import attention
-from contextual_rnn.ops._fast_weights.autograd import backend_of
+from contextual_rnn.ops._fast_weights.backend import backend_of
 from contextual_rnn.ops._fast_weights.chunks import in_chunks
 from contextual_rnn.ops._fast_weights.kernel import Kernel
 from contextual_rnn.ops._fast_weights.options import MOST_INNER_STEPS, TIMINGS, FastWeightsOptions, LowRank, Timing

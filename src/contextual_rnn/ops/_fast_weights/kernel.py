@@ -1,4 +1,4 @@
-"""The interface of a native kernel of the recurrence: forward and backward on plain tensors."""
+"""The interface of a native kernel of the fast-weights recurrence: what it is given, and what it must provide."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions
+from contextual_rnn.ops.native import kernel as native
 
 
 class Given(NamedTuple):
@@ -52,8 +53,8 @@ class Settings(NamedTuple):
         return cls(options.inner_steps, options.timing == "wenke2019", options.layer_norm, shared_a0, options.eps)
 
 
-class Kernel(Protocol):
-    """A native implementation of the recurrence; knows nothing of autograd."""
+class Kernel(native.Kernel, Protocol):
+    """A native implementation of the recurrence. Its further result is what was written, m(t), (B, T, H) too."""
 
     name: str
 
@@ -67,33 +68,4 @@ class Kernel(Protocol):
 
     def projects(self, weight_ih: Tensor) -> bool:
         """Whether it takes features, weight_ih (H, I) and bias."""
-        ...
-
-    def forward(
-        self, given: Given, settings: Settings, keep: bool, keep_written: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The outputs h(t), the written m(t), and what the backward pass needs.
-
-        The written, (B, T, H) too, are of no elements unless `keep_written`, as is what is saved unless `keep`.
-        """
-        ...
-
-    def backward(
-        self,
-        given: Given,
-        settings: Settings,
-        output: Tensor,
-        saved: Tensor,
-        grad_output: Tensor | None,
-        grad_written: Tensor | None,
-        wanted: list[bool],
-    ) -> list[Tensor]:
-        """Gradients of those of `given` but lengths that are wanted, in their order. Leaves `saved` as it was.
-
-        `wanted` is of the first ten alone where nothing is projected.
-        """
-        ...
-
-    def saved_size(self, given: Given, settings: Settings) -> int:
-        """Elements of what `forward` saves; sizes may be symbolic."""
         ...

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from contextual_rnn._tensors import check_floats, described
+from contextual_rnn._timing import TIMINGS as TIMINGS
+from contextual_rnn._timing import Timing as Timing
 
-Timing = Literal["ba2016", "wenke2019"]
-TIMINGS: tuple[Timing, ...] = get_args(Timing)
 MOST_INNER_STEPS = 1000  # far beyond use; sizes of memory are products with it
 
 

@@ -4,7 +4,7 @@
 #include <cstring>
 
 // The environment variable CONTEXTUAL_RNN_INSTRUCTION_SET may name a lesser one.
-extern "C" const char* fast_weights_instruction_set() {
+extern "C" const char* contextual_rnn_instruction_set() {
     const char* named = std::getenv("CONTEXTUAL_RNN_INSTRUCTION_SET");
     const auto wanted = [named](const char* name) { return !named || !*named || !std::strcmp(named, name); };
 #if defined(HAVE_X86_VARIANTS)

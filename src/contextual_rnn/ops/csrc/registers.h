@@ -1,4 +1,4 @@
-// Vectors of units, each a register of L samples, and what the recurrence does with them, for one instruction set.
+// Vectors of units, each a register of L samples, and what recurrences do with them, for one instruction set.
 //
 // Nothing of the standard library is called from here: the linker would keep one instruction set's copy of an inline
 // function for all.

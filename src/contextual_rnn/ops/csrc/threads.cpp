@@ -3,7 +3,7 @@
 // They belong to the OpenMP library that PyTorch brought along, whose entry points are looked up in the process. Linked
 // at build time it could be a second copy, and two pools of threads get in each other's way.
 
-#include <cstdint>
+#include "threads.h"
 
 #if !defined(_WIN32)
 #include <dlfcn.h>
@@ -48,10 +48,10 @@ void run_share(void* data) {
 }  // namespace
 
 // Whether there are threads to share.
-extern "C" int64_t fast_weights_has_threads() { return openmp().parallel != nullptr; }
+extern "C" int64_t contextual_rnn_has_threads() { return openmp().parallel != nullptr; }
 
-extern "C" void fast_weights_parallel(int64_t tasks, int64_t threads, void (*run)(const void*, int64_t, int64_t),
-                                      const void* context) {
+extern "C" void contextual_rnn_parallel(int64_t tasks, int64_t threads, void (*run)(const void*, int64_t, int64_t),
+                                        const void* context) {
     if (threads > 1 && openmp().parallel) {
         Tasks all = {tasks, run, context};
         openmp().parallel(run_share, &all, static_cast<unsigned>(threads), 0);

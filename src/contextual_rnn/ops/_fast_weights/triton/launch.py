@@ -70,7 +70,7 @@ def saved_size(given: Given, settings: Settings) -> int:
 
 
 def forward(given: Given, settings: Settings, keep: bool, keep_written: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As `Kernel.forward` of kernel.py; O(B T (T + H) H) time, O(B T H) memory to go back.
+    """As `Kernel.forward` of native/kernel.py; O(B T (T + H) H) time, O(B T H) memory to go back.
 
     float16 and bfloat16 are summed in float32; what is stored, the written vectors among it, is rounded to them.
     """
@@ -104,7 +104,7 @@ def backward(
     grad_written: Tensor | None,
     wanted: list[bool],
 ) -> list[Tensor]:
-    """As `Kernel.backward` of kernel.py; what is summed over samples is so by torch, in the same order every time."""
+    """As `Kernel.backward` of native/kernel.py; torch sums over samples, in the same order every time."""
     batch, steps, width = output.shape
     queries, normed, deviations = _parts(saved, given, settings)
     dtype = torch.float64 if output.dtype == torch.float64 else torch.float32

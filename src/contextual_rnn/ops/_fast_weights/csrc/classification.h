@@ -29,7 +29,7 @@ struct Classifier : Kernel<T> {
     const int64_t V, D, Q, K;
 
     explicit Classifier(FastWeightsClassification& problem)
-        : Base(problem.recurrence), c(problem), V(c.vocabulary), D(c.input_size), Q(c.hidden), K(c.classes) {
+        : Base(problem.recurrence), c(problem), V(c.vocabulary), D(c.embedding_size), Q(c.hidden), K(c.classes) {
         Base::tokens = c.tokens;
         Base::states = c.states;
         for (int part = 0; part < 4; ++part)
@@ -106,8 +106,8 @@ struct Classifier : Kernel<T> {
         packed.recurrence.a0 = forward.a0;
         packed.embedding = arena.take<vec>((V + L - 1) / L * D);
         packed.room = arena.take<vec>(threads(most_shares) * room_size());
-        packed.layers[of_table] = {given(c.weight_ih), given(c.bias), static_cast<T*>(c.grad_weight_ih),
-                                   static_cast<T*>(c.grad_bias), nullptr, V, H};
+        packed.layers[of_table] = {given(c.weight_ih), given(c.bias_ih), static_cast<T*>(c.grad_weight_ih),
+                                   static_cast<T*>(c.grad_bias_ih), nullptr, V, H};
         for (int part = 0; part < 4; ++part) {
             const FastWeightsHead& head = c.heads[part];
             packed.layers[of_h0 + part] = {given(head.weight), given(head.bias), static_cast<T*>(head.grad_weight),
@@ -199,7 +199,7 @@ struct Classifier : Kernel<T> {
                 body(Task{layer, at, size * (own + 1) / all - at, thread, share, task == share.begin});
             }
         };
-        fast_weights_parallel(packed.share_count, threads(packed.share_count), run, &call);
+        contextual_rnn_parallel(packed.share_count, threads(packed.share_count), run, &call);
     }
 
     // Vectors that a thread works in.
@@ -353,7 +353,7 @@ struct Classifier : Kernel<T> {
             const Classifier& classifier;
             const Places& places;
         } const call = {*this, places};
-        fast_weights_parallel(
+        contextual_rnn_parallel(
             groups(), threads(groups()),
             [](const void* context, int64_t group, int64_t thread) {
                 const auto& [classifier, places] = *static_cast<const Call*>(context);

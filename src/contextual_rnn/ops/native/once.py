@@ -10,9 +10,7 @@ from torch import Tensor
 
 def refuse_second_derivative(*_: Any) -> NoReturn:
     """What stands where a second derivative would be."""
-    raise RuntimeError(
-        "this backend of fast_weights can be differentiated once, not twice; pass backend='reference' for that"
-    )
+    raise RuntimeError("this backend can be differentiated once, not twice; pass backend='reference' for that")
 
 
 def differentiable_once(

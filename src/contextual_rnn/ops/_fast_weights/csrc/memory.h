@@ -4,6 +4,7 @@
 
 #include "problem.h"
 #include "registers.h"
+#include "threads.h"
 
 namespace {
 

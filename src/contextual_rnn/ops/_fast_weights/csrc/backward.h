@@ -324,7 +324,7 @@ inline void Kernel<T>::backward() const {
     const Places places = place(arena, true);
     pack_shared(places.shared);
     const Call call = {*this, places};
-    fast_weights_parallel(
+    contextual_rnn_parallel(
         groups(), threads(groups()),
         [](const void* context, int64_t group, int64_t thread) {
             const auto& [kernel, places] = *static_cast<const Call*>(context);

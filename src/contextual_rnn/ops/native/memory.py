@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from contextual_rnn._tensors import described
@@ -25,3 +27,12 @@ def in_memory(tensor: Tensor | None) -> Tensor | None:
         return None
     tensor = tensor.resolve_neg().contiguous()
     return tensor.clone() if tensor._is_zerotensor() else tensor
+
+
+def addresses_of(tensors: Sequence[Tensor | None], names: Sequence[str]) -> list[int]:
+    """The addresses of contiguous tensors; ValueError with the name of one whose elements have no memory."""
+    try:
+        return [0 if tensor is None else tensor.data_ptr() or address_of_nothing(tensor) for tensor in tensors]
+    except ValueError as error:
+        empty = [tensor is not None and tensor.numel() > 0 and not tensor.data_ptr() for tensor in tensors]
+        raise ValueError(f"{names[empty.index(True)]}: {error}") from None

@@ -155,7 +155,7 @@ inline void Kernel<T>::forward() const {
     const Places places = place(arena, false);
     pack_shared(places.shared);
     const Call call = {*this, places};
-    fast_weights_parallel(
+    contextual_rnn_parallel(
         blocks(), threads(blocks()),
         [](const void* context, int64_t block, int64_t thread) {
             const auto& [kernel, places] = *static_cast<const Call*>(context);

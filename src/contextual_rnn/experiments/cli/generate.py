@@ -1,0 +1,54 @@
+"""The command `contextual-rnn generate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Generate trajectories from a trained decay run, as a picture (SVG) and as numbers (CSV)."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    initial: float = 3.0
+    """Initial value x(0); the model was trained on 2 to 4."""
+    period: tuple[float, ...] = (2.0, 3.0)
+    """Periods T, one or several; the model was trained on 0.5 to 4.5."""
+    samples: int = 10
+    """Trajectories for each period."""
+    mean: bool = False
+    """Start every trajectory at the mean state instead of a draw."""
+    seed: int = 0
+    """Seeds the draws."""
+    out: Path | None = None
+    """Where to write, without ending; by default trajectories in the folder of the run."""
+
+    def run(self) -> None:
+        import torch
+
+        from contextual_rnn._whole_file import write_whole
+        from contextual_rnn.experiments.report import figures
+        from contextual_rnn.experiments.runs.folder import read_run
+        from contextual_rnn.experiments.studies.trajectories import sample_trajectories, to_csv
+        from contextual_rnn.experiments.tasks.decay import linear_cosine_decay
+
+        run = read_run(self.folder)
+        paths = sample_trajectories(
+            run, initial=self.initial, periods=self.period, num_samples=self.samples, seed=self.seed, mean=self.mean
+        )
+        period = torch.tensor(self.period, device="cpu")
+        truths = linear_cosine_decay(torch.full_like(period, self.initial), period)
+        by_period = dict(zip(self.period, paths, strict=True))
+        figure = figures.trajectory_fans(by_period, dict(zip(self.period, truths, strict=True)), self.initial)
+        out = self.out or self.folder / "trajectories"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for path, text in (
+            (out.with_suffix(".svg"), figures.to_svg(figure)),
+            (out.with_suffix(".csv"), to_csv(paths, self.period)),
+        ):
+            write_whole(path, text)
+            print(path)

@@ -1,0 +1,30 @@
+"""The command `contextual-rnn report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from contextual_rnn.experiments.cli.left_out import LeftOut
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one self-contained HTML report of every run below a folder, or of published results such as results/."""
+
+    folder: tyro.conf.Positional[str]
+    """Folder with runs or with published results, or its URL."""
+
+    def run(self) -> None:
+        from contextual_rnn.experiments.report.from_weights import CALIBRATION, DIAGNOSTICS, PLAYGROUND
+        from contextual_rnn.experiments.report.html import REPORT, SUMMARY, write_report
+        from contextual_rnn.experiments.runs import store
+
+        place, left_out = store.place_of(self.folder), LeftOut()
+        with left_out, store.readable(place, refused=left_out) as folder:
+            left_out.copy_of(place, folder)
+            report = write_report(folder, left_out)
+            store.give_back(folder, [REPORT, SUMMARY, CALIBRATION, DIAGNOSTICS, PLAYGROUND], place)
+        print(f"report: {report.resolve() if isinstance(place, Path) else store.below(place, REPORT)}")

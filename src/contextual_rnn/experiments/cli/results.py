@@ -1,0 +1,38 @@
+"""The command `contextual-rnn results`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from contextual_rnn.experiments.cli.left_out import LeftOut
+
+
+@dataclass(frozen=True)
+class Results:
+    """Print medians over seeds of every finished run below a folder, and write Parquet, a row a run."""
+
+    folder: tyro.conf.Positional[str]
+    """Folder with runs, or its URL; more may be written there meanwhile."""
+    out: Path | None = None
+    """Where to write; by default results.parquet in the folder."""
+
+    def run(self) -> None:
+        from contextual_rnn.experiments.runs import store
+        from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, read_runs
+        from contextual_rnn.experiments.runs.summary import PARQUET, table, write_parquet
+
+        place, left_out = store.place_of(self.folder), LeftOut()
+        with left_out, store.readable(place, (CONFIG, METRICS, RESULT), left_out) as folder:
+            left_out.copy_of(place, folder)
+            runs = read_runs(folder, left_out)
+            print(table(runs))
+            if isinstance(place, str):
+                runs = [dataclasses.replace(run, folder=run.folder.relative_to(folder)) for run in runs]
+            write_parquet(runs, self.out or folder / PARQUET)
+            if self.out is None:
+                store.give_back(folder, [PARQUET], place)
+        print(f"results: {self.out or store.below(place, PARQUET)}")

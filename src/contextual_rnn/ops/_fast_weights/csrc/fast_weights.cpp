@@ -1,0 +1,46 @@
+// What the library offers. Compiled once for every instruction set and type of element: the names that are exported
+// end with ELEMENT_NAME, float32 or float64, and VARIANT.
+
+#include "classification.h"
+#include "recurrence.h"
+
+#define NAME_(name, element, variant) fast_weights_##name##_##element##_##variant
+#define NAME(name, element, variant) NAME_(name, element, variant)
+#define EXPORTED(name) NAME(name, ELEMENT_NAME, VARIANT)
+
+extern "C" {
+
+// Bytes of scratch memory, of which the problem that is asked about has none yet.
+int64_t EXPORTED(scratch)(const FastWeightsProblem* p, int64_t backwards) {
+    Arena arena(nullptr);
+    Kernel<ELEMENT>(*p).place(arena, backwards);
+    return arena.used;
+}
+
+int64_t EXPORTED(saved)(const FastWeightsProblem* p) { return Kernel<ELEMENT>(*p).saved_size(); }
+
+void EXPORTED(forward)(const FastWeightsProblem* p, void* scratch) {
+    FastWeightsProblem problem = *p;
+    problem.scratch = scratch;
+    Kernel<ELEMENT>(problem).forward();
+}
+
+void EXPORTED(backward)(const FastWeightsProblem* p, void* scratch) {
+    FastWeightsProblem problem = *p;
+    problem.scratch = scratch;
+    Kernel<ELEMENT>(problem).backward();
+}
+
+int64_t EXPORTED(classification_scratch)(const FastWeightsClassification* p) {
+    Arena arena(nullptr);
+    FastWeightsClassification problem = *p;
+    Classifier<ELEMENT>(problem).place(arena);
+    return arena.used;
+}
+
+int64_t EXPORTED(classification)(const FastWeightsClassification* p, void* scratch) {
+    FastWeightsClassification problem = *p;
+    problem.recurrence.scratch = scratch;
+    return Classifier<ELEMENT>(problem).run();
+}
+}

@@ -1,0 +1,9 @@
+// Tasks on the threads of PyTorch.
+
+#pragma once
+
+#include <cstdint>
+
+// run(context, task, thread) for every task, on at most so many threads.
+extern "C" void contextual_rnn_parallel(int64_t tasks, int64_t threads, void (*run)(const void*, int64_t, int64_t),
+                                        const void* context);

@@ -1,0 +1,138 @@
+"""A native kernel under autograd.
+
+There are three ways to call one. Eager mode calls it from a plain `autograd.Function`. torch.func needs one whose
+context is set up apart, for which PyTorch inspects a signature at every call: 45 microseconds. torch.compile needs the
+operator, `torch.ops.contextual_rnn.<name>`: its way through the dispatcher and back costs a training step 110
+microseconds, about the work of a small kernel, and torch.func cannot see through its derivative.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from contextual_rnn._tensors import PLAIN_TENSORS
+from contextual_rnn.ops.native.kernel import Operation, spread
+from contextual_rnn.ops.native.once import refuse_second_derivative
+from contextual_rnn.ops.native.operator import one_by_one
+
+_PLAIN_OR_NONE = PLAIN_TENSORS | {type(None)}
+is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def is_eager(given: Any) -> bool:
+    """Whether a kernel can be called without its operator: tensors of other classes may have no memory of their own."""
+    return _PLAIN_OR_NONE.issuperset(map(type, given)) and not torch.compiler.is_compiling()
+
+
+def run_eagerly(operation: Operation, given: Any, settings: Any, keep_extra: bool) -> tuple[Tensor, Tensor | None]:
+    """The outputs of a kernel and its further result, None unless it is kept; under torch.func too."""
+    present = [tensor for tensor in given if tensor is not None]
+    if any([is_transformed(tensor) for tensor in present]):
+        # What torch.func holds need not know that its gradient is wanted.
+        keep = torch.is_grad_enabled()
+        output, extra, _ = _Transformed.apply(operation, *given, *settings, keep, keep_extra)
+        return output, extra if keep_extra else None
+    result = _Eager.apply(operation, given, settings, keep_extra, *present)
+    return result if keep_extra else (result, None)
+
+
+def run_as_operator(
+    operation: Operation, operator: Any, given: Any, settings: Any, keep_extra: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The same by the operator that `register` returned."""
+    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
+    output, extra, _ = operator(*given[: operation.n_in_operator], *settings, keep, keep_extra)
+    return output, extra if keep_extra else None
+
+
+class _Eager(torch.autograd.Function):
+    """A kernel under autograd alone; `tensors` are those that `given` has, once more, for autograd to see.
+
+    Returns the further result only where it is kept: every tensor here costs microseconds.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, operation: Operation, given: Any, settings: Any, keep_extra: bool, *tensors: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        keep = any(ctx.needs_input_grad)
+        output, extra, saved = operation.kernel.forward(given, settings, keep, keep_extra)
+        if keep:
+            ctx.operation, ctx.settings = operation, settings
+            ctx.absent = [tensor is None for tensor in given]
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*tensors, output, saved)
+        return (output, extra) if keep_extra else output
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_output: Tensor | None, grad_extra: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
+        *present, output, saved = ctx.saved_tensors
+        operation, settings, grad_outputs = ctx.operation, ctx.settings, (grad_output, grad_extra)
+        remaining, needs = iter(present), iter(ctx.needs_input_grad[4:])
+        tensors: list[Any] = [None if absent else next(remaining) for absent in ctx.absent]
+        wanted = [not absent and next(needs) for absent in ctx.absent]
+        if torch.is_grad_enabled():  # these gradients may be differentiated once more
+            grads = _Derivative.apply(operation, *tensors, *settings, output, saved, *grad_outputs, *wanted)
+        else:
+            given = operation.given(*tensors)
+            grads = operation.differentiate(given, settings, output, saved, *grad_outputs, wanted)
+        grads = spread(grads, wanted)
+        return (None, None, None, None, *[g for g, absent in zip(grads, ctx.absent, strict=True) if not absent])
+
+
+class _Transformed(torch.autograd.Function):
+    """A kernel under the transforms of torch.func."""
+
+    @staticmethod
+    def forward(operation: Operation, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        given, settings, (keep, keep_extra) = operation.unpack(arguments, operation.n_given)
+        return operation.kernel.forward(given, settings, keep, keep_extra)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        operation, *arguments = inputs
+        outputs, extra, saved = output
+        given, settings, (_, keep_extra) = operation.unpack(arguments, operation.n_given)
+        ctx.operation, ctx.settings = operation, settings
+        ctx.mark_non_differentiable(saved) if keep_extra else ctx.mark_non_differentiable(saved, extra)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*given, outputs, saved)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_output: Tensor | None, grad_extra: Tensor | None, _: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        operation, (*given, output, saved) = ctx.operation, ctx.saved_tensors
+        wanted = ctx.needs_input_grad[1 : operation.n_given + 1]
+        grads = _Derivative.apply(operation, *given, *ctx.settings, output, saved, grad_output, grad_extra, *wanted)
+        return (None, *spread(grads, wanted), *(None,) * (operation.n_settings + 2))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        return one_by_one(_Transformed.apply)(info, in_dims, *arguments)
+
+
+class _Derivative(torch.autograd.Function):
+    """The backward pass, which has no derivative of its own."""
+
+    @staticmethod
+    def forward(operation: Operation, *arguments: Any) -> tuple[Tensor, ...]:
+        given, settings, others = operation.unpack(arguments[: -operation.n_given], operation.n_given)
+        return tuple(operation.differentiate(given, settings, *others, list(arguments[-operation.n_given :])))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> NoReturn:
+        refuse_second_derivative()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        return one_by_one(_Derivative.apply)(info, in_dims, *arguments)
