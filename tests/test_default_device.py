@@ -166,6 +166,74 @@ def test_data_of_the_tasks():
     check(lambda: retrieval_data(20, 3, generator=torch.Generator().manual_seed(0)))
 
 
+INITIAL = {
+    "free": lambda lstm: FreeState(lstm, noise=0.1),
+    "context": lambda lstm: ContextState(lstm, nn.Linear(2, 6)),
+    "normal": lambda lstm: NormalState(lstm, nn.Linear(2, 6)),
+    "scaled normal": lambda lstm: NormalState(lstm, nn.Linear(2, 6), scale_from_context=True),
+    "sum": lambda lstm: SumState([FreeState(lstm, noise=0.1), NormalState(lstm, nn.Linear(2, 6))], [0.5, 1]),
+    "dropout": lambda lstm: ContextDropout(NormalState(lstm, nn.Linear(2, 6)), 0.5),
+}
+
+
+def seeded(call):
+    def run():
+        torch.manual_seed(0)
+        return call()
+
+    return run
+
+
+@pytest.mark.parametrize("kind", INITIAL)
+def test_initial_states(kind):
+    state, context = INITIAL[kind](nn.LSTM(I, H)), draw(B, 2)
+    check(seeded(lambda: state(context, B)))
+    check(seeded(lambda: state.sample(context, 3, batch_size=B)))
+    check(seeded(lambda: state(context, B, rows=torch.tensor([2, 0], device="cpu"))))
+
+
+def test_densities():
+    state, context = NormalState(nn.LSTM(I, H), nn.Linear(2, 6)), draw(B, 2)
+    values = draw(1, B, H), draw(1, B, H, seed=1)
+    check(lambda: state.kl(context))
+    check(lambda: state.log_prob(values, context))
+    check(lambda: [(normal.loc, normal.scale) for normal in state.distribution(context).values()])
+
+
+NETWORKS = {
+    "lstm": lambda: nn.LSTM(I, H),
+    "gru both ways": lambda: nn.GRU(I, H, bidirectional=True),
+    "fast weights": lambda: FastWeightsRNN(I, H),
+    "own cell": lambda: Springs(I, H),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_sequences_in_every_form(name):
+    network = NETWORKS[name]()
+    one_way, cell = not getattr(network, "bidirectional", False), isinstance(network, Springs)
+    spec = state_spec(network).like(next(network.parameters()))
+    model, context = ContextualRNN(network, ContextState(spec, nn.Linear(2, 6))), draw(B, 2)
+    x, reset = draw(T, B, I), draw(T, B, seed=1) > 0
+    if cell:
+        check(seeded(lambda: model(x[0], context=context, reset=reset[0])))
+        return
+    lengths, mask = torch.tensor([2, 0, T]), torch.arange(T)[:, None] >= torch.tensor([2, 5, 0])
+    check(seeded(lambda: model(x, context=context, lengths=lengths)))
+    check(seeded(lambda: model(x, context=context, mask=mask)))
+    check(seeded(lambda: model(x, context=context, reset=reset)))
+    packed = pack_padded_sequence(x, torch.tensor([T, 3, 2]))
+    check(seeded(lambda: [model(packed, context=context, reset=reset)[0].data]))
+    if one_way:
+        check(seeded(lambda: model(x, context=context, reset=reset, lengths=lengths, burn_in=2)))
+        check(seeded(lambda: [output for _, output, _ in truncated(model, x, 4, context=context, lengths=lengths)]))
+
+
+def test_networks_are_reset_on_their_device():
+    network = FastWeightsRNN(I, H)
+    check(seeded(lambda: (network.reset_parameters(), [p.detach().clone() for p in network.parameters()])[1]))
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, FastWeightsRNN])
 def test_sequences(kind):
     network = kind(I, H, batch_first=True)
@@ -219,77 +287,3 @@ def test_generation():
         return generate(model, step, first, num_steps=4, context=context, num_samples=2, generator=generator)
 
     check(paths)
-
-
-INITIAL = {
-    "free": lambda lstm: FreeState(lstm, noise=0.1),
-    "context": lambda lstm: ContextState(lstm, nn.Linear(2, 6)),
-    "normal": lambda lstm: NormalState(lstm, nn.Linear(2, 6)),
-    "scaled normal": lambda lstm: NormalState(lstm, nn.Linear(2, 6), scale_from_context=True),
-    "sum": lambda lstm: SumState([FreeState(lstm, noise=0.1), NormalState(lstm, nn.Linear(2, 6))], [0.5, 1]),
-    "dropout": lambda lstm: ContextDropout(NormalState(lstm, nn.Linear(2, 6)), 0.5),
-}
-
-
-def seeded(call):
-    def run():
-        torch.manual_seed(0)
-        return call()
-
-    return run
-
-
-@pytest.mark.parametrize("kind", INITIAL)
-def test_initial_states(kind):
-    state, context = INITIAL[kind](nn.LSTM(I, H)), draw(B, 2)
-    check(seeded(lambda: state(context, B)))
-    check(seeded(lambda: state.sample(context, 3, batch_size=B)))
-    check(seeded(lambda: state(context, B, rows=torch.tensor([2, 0], device="cpu"))))
-
-
-def test_densities():
-    state, context = NormalState(nn.LSTM(I, H), nn.Linear(2, 6)), draw(B, 2)
-    values = draw(1, B, H), draw(1, B, H, seed=1)
-    check(lambda: state.kl(context))
-    check(lambda: state.log_prob(values, context))
-    check(lambda: [(normal.loc, normal.scale) for normal in state.distribution(context).values()])
-
-
-NETWORKS = {
-    "lstm": lambda: nn.LSTM(I, H),
-    "gru both ways": lambda: nn.GRU(I, H, bidirectional=True),
-    "fast weights": lambda: FastWeightsRNN(I, H),
-    "own cell": lambda: Springs(I, H),
-}
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_sequences_of_every_layout(name):
-    network = NETWORKS[name]()
-    one_way, cell = not getattr(network, "bidirectional", False), isinstance(network, Springs)
-    spec = state_spec(network).like(next(network.parameters()))
-    model, context = ContextualRNN(network, ContextState(spec, nn.Linear(2, 6))), draw(B, 2)
-    x, reset = draw(T, B, I), draw(T, B, seed=1) > 0
-    if cell:
-        check(seeded(lambda: model(x[0], context=context, reset=reset[0])))
-        return
-    lengths, mask = torch.tensor([2, 0, T]), torch.arange(T)[:, None] >= torch.tensor([2, 5, 0])
-    check(seeded(lambda: model(x, context=context, lengths=lengths)))
-    check(seeded(lambda: model(x, context=context, mask=mask)))
-    check(seeded(lambda: model(x, context=context, reset=reset)))
-    packed = pack_padded_sequence(x, torch.tensor([T, 3, 2]))
-    check(seeded(lambda: [model(packed, context=context, reset=reset)[0].data]))
-    if one_way:
-        check(seeded(lambda: model(x, context=context, reset=reset, lengths=lengths, burn_in=2)))
-        check(seeded(lambda: [output for _, output, _ in truncated(model, x, 4, context=context, lengths=lengths)]))
-
-
-def test_generation_of_samples():
-    gru = nn.GRU(I, H)
-    model = ContextualRNN(gru, FreeState(gru, noise=0.1))
-    check(seeded(lambda: generate(model, lambda output, value: output[:, :I], draw(B, I), num_steps=3, num_samples=2)))
-
-
-def test_networks_are_reset_on_their_device():
-    network = FastWeightsRNN(I, H)
-    check(seeded(lambda: (network.reset_parameters(), [p.detach().clone() for p in network.parameters()])[1]))

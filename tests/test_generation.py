@@ -209,6 +209,11 @@ BAD_CALLS = [
         "step: expected torch.float32 on cpu, as the network, got torch.float64",
     ),
     (
+        lambda: generate(CELL, STEP, FIRST, num_steps=1, embed=lambda v: (v, v)),
+        TypeError,
+        "embed: expected a tensor, got",
+    ),
+    (
         lambda: generate(CELL, lambda o, v: v, torch.zeros(2, 3), num_steps=2, embed=torch.Tensor.double),
         ValueError,
         "embed: expected torch.float32 on cpu, as the network, got torch.float64",

@@ -70,7 +70,7 @@ def generate(
                 spec = model._known_spec(inputs)
             try:
                 output, state = as_forward(model, step_of)(model.network, spec, inputs, state)
-            except (RuntimeError, IndexError):
+            except (RuntimeError, IndexError, TypeError, AttributeError):
                 name = "embed" if embed is not None else "step" if number else "first"
                 check_step(name, model.network, spec, inputs)
                 raise

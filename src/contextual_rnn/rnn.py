@@ -127,7 +127,8 @@ class ContextualRNN(nn.Module):
         spec = self._found_spec
         if spec is None:
             parameter = _first_parameter(self.network)
-            like = torch.empty(0, device="cpu") if parameter is None else parameter
+            default = torch.get_default_device()
+            like = torch.empty(0, device=default) if parameter is None else parameter
             dtype, device = _dtype_and_device(self.network, like)
             like = torch.empty(0, dtype=dtype, device=device)
             spec = self._found_spec = find_time_dim(self.network, self._spec, step, like)

@@ -177,5 +177,5 @@ def test_the_older_onnx_exporter(case):
 def test_torch_jit_script_is_refused_by_torch():
     model = build("free gru")
     # Keyword-only arguments, or the type of an attribute: whichever torch meets first.
-    with pytest.raises((torch.jit.frontend.NotSupportedError, ValueError), match="keyword|Unknown type annotation"):
+    with pytest.raises((torch.jit.frontend.NotSupportedError, ValueError), match=r"keyword|Unknown type annotation"):
         torch.jit.script(model)

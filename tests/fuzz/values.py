@@ -163,7 +163,7 @@ def _like(value: Any, entries: list[tuple[Any, Any]]) -> Any:
     values = [entry for _, entry in entries]
     if hasattr(value, "_fields"):
         return type(value)(*values) if len(values) == len(value) else tuple(values)
-    return type(value)(values)
+    return tuple(values) if isinstance(value, torch.Size) else type(value)(values)
 
 
 def same_tensor(d: Draw, value: Any) -> tuple[str, Any]:

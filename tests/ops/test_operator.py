@@ -97,6 +97,20 @@ def test_vmap_over_stacked_parameters(make_problem, assert_all_close, kernel, ti
         )
 
 
+def test_vmap_over_the_derivatives_operator(make_problem, kernel):
+    *arguments, _, _ = arguments_of(make_problem(a0="dense"))
+    output, written, saved = operator_of(kernel)(*arguments, True, True)
+    backward = getattr(torch.ops.contextual_rnn, f"fast_weights_{kernel}_backward").default
+    wanted = [tensor is not None for tensor in arguments[:10]] + [False]
+
+    def grads(weight):
+        return backward(arguments[0], weight, *arguments[2:], output, saved, output, written, wanted)
+
+    weights = torch.stack([arguments[1], 2 * arguments[1]]).detach()
+    for mapped, first, second in zip(torch.func.vmap(grads)(weights), *map(grads, weights), strict=True):
+        assert torch.equal(mapped, torch.stack([first, second]))
+
+
 def test_vmap_over_the_inputs_alone(make_problem, kernel):
     problem = make_problem(a0="zero", norm="plain")
     leaves = problem.leaves()
