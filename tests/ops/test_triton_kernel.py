@@ -603,7 +603,7 @@ assert fast_weights(*tensors)[0].shape == (2, 3, 4)
 try:
     fast_weights(*tensors, backend="triton")
 except ValueError as error:
-    assert "triton is not installed, got torch.float32 on cpu" in str(error), error
+    assert "triton is not installed, got torch.float32 of 4 units on cpu" in str(error), error
 else:
     raise SystemExit("it ran")
 """
