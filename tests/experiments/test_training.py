@@ -18,6 +18,7 @@ from contextual_rnn.experiments.runs.folder import command, read_run, read_runs,
 from contextual_rnn.experiments.runs.summary import summary
 from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.runs.weights import load_model
+from contextual_rnn.experiments.tasks.decay import DecayTask
 from contextual_rnn.experiments.tasks.registry import build_task
 
 RETRIEVAL = {"train_samples": 64, "validation_samples": 32, "batch_size": 16, "pairs": 2, "units": 8, "epochs": 2}
@@ -96,11 +97,9 @@ def test_another_run_is_never_overwritten(tmp_path):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_non_finite_loss_names_the_step_and_keeps_the_last_good_weights(tmp_path, monkeypatch, bad):
     good = train(tiny("decay", epochs=1), tmp_path / "good")
-    loss, per_epoch = training_steps.DecayTask.loss, good.metrics[-1]["step"]
+    loss, per_epoch = DecayTask.loss, good.metrics[-1]["step"]
     steps = iter(range(1, 100))
-    monkeypatch.setattr(
-        training_steps.DecayTask, "loss", lambda *a: loss(*a) * (bad if next(steps) == per_epoch + 2 else 1.0)
-    )
+    monkeypatch.setattr(DecayTask, "loss", lambda *a: loss(*a) * (bad if next(steps) == per_epoch + 2 else 1.0))
     run = train(tiny("decay", epochs=3), tmp_path / "bad")
     assert re.search(f"loss of step {per_epoch + 2} is not finite.*weights of epoch 1", run.result["diverged"])
     assert run.result["final"] == {"epoch": 1, "step": per_epoch}, "no metric that a mean over runs could take for good"
