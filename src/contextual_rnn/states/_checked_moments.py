@@ -36,12 +36,12 @@ def checked_moments(
             device = device or tensor.device
             if tensor.device != device:
                 raise ValueError(f"{part}: expected a tensor on {device}, as the parts before, got {tensor.device}")
-            if tensor.ndim <= len(leaf.shape):
+            if (rows := leaf.rows_of(tensor)) is None:
                 continue
             if batched is False:
                 raise ValueError(f"{part}: expected one example, {leaf.shape}, got shape {tuple(tensor.shape)}")
-            size = tensor.shape[0] if size is None else size
-            if tensor.shape[0] != size:
+            size = rows if size is None else size
+            if rows != size:
                 raise ValueError(f"{part}: expected a batch of {size}, got shape {tuple(tensor.shape)}")
     return {leaf.name: _whole(leaf, moments[leaf.name], size) for leaf in leaves}, size
 
@@ -79,6 +79,6 @@ def _parts(name: str, spec: StateSpec, leaf: Leaf, moments: Any) -> list[tuple[s
 
 def _whole(leaf: Leaf, moments: Any, size: int | None) -> Moments:
     mean, scale = moments
-    if mean.ndim == len(leaf.shape):
+    if leaf.rows_of(mean) is None:
         mean = tile(mean, size)
     return Moments(mean, wide(scale).expand(mean.shape) if isinstance(scale, Tensor) else scale)

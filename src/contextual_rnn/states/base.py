@@ -164,10 +164,10 @@ class InitialState(SavesNumbers, ABC):
         moments, leaves = gathered(self, self._moments)(context, batch_size, None), {}
         for leaf in self.spec:
             mean, scale = moments[leaf.name]
-            batched = mean.ndim > len(leaf.shape)
-            if isinstance(scale, Tensor) and scale.ndim > len(leaf.shape):
+            if isinstance(scale, Tensor) and leaf.rows_of(scale) is not None:
                 scale = scale.repeat_interleave(num_samples, 0)
-            mean = mean.repeat_interleave(num_samples, 0) if batched else mean.expand(num_samples, *mean.shape)
+            single = leaf.rows_of(mean) is None
+            mean = mean.expand(num_samples, *mean.shape) if single else mean.repeat_interleave(num_samples, 0)
             leaves[leaf.name] = draw(Moments(mean, scale), generator)
         return pack(self.spec.tree, leaves)
 
@@ -191,8 +191,8 @@ class InitialState(SavesNumbers, ABC):
             check_floats("state", values[leaf.name])
             if readable(values[leaf.name]) and bool(values[leaf.name].isnan().any()):
                 raise ValueError(f"state: expected numbers in leaf {leaf.name!r}, got NaN")
-        sizes = [values[leaf.name].shape[0] for leaf in self.spec.floats if values[leaf.name].ndim > len(leaf.shape)]
-        distribution = self.distribution(context, sizes[0] if sizes else None)
+        first = next(iter(self.spec))
+        distribution = self.distribution(context, first.rows_of(values[first.name]))
         for name, density in distribution.items():
             if values[name].device != density.loc.device:
                 expected, received = density.loc.device, values[name].device

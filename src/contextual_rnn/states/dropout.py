@@ -120,13 +120,12 @@ class ContextDropout(InitialState):
         leaves = {leaf.name: given[leaf.name].mean for leaf in self.spec.constants}
         for leaf in self.spec.floats:
             chosen = drop.reshape(*batch, *(1 for _ in leaf.shape))
-            kept, dropped = (draw(moments[leaf.name], generator) for moments in (given, null))
-            leaves[leaf.name] = torch.where(chosen, dropped, kept)
+            with_context, without = (draw(moments[leaf.name], generator) for moments in (given, null))
+            leaves[leaf.name] = torch.where(chosen, without, with_context)
         return pack(self.spec.tree, leaves)
 
     def _null_beside(self, given: dict[str, Moments]) -> dict[str, Moments]:
         """The null state's moments for the batch that the context turned out to have."""
         first = next(iter(self.spec))
-        mean = given[first.name].mean
-        batch_size = mean.shape[0] if mean.ndim > len(first.shape) else None
+        batch_size = first.rows_of(given[first.name].mean)
         return as_forward(self.null, self.null._moments)(None, batch_size, batch_size is not None)

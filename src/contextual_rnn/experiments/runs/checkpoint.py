@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contextual_rnn._numbers import shortened_text
 from contextual_rnn._whole_file import write_whole
-from contextual_rnn.serialization.file_format import parse_json, read_safetensors, safetensors_bytes, shortened
+from contextual_rnn.serialization.file_format import parse_json, read_safetensors, safetensors_bytes
 
 # Writing a checkpoint takes at most this fraction of the time between two, whatever interval is asked for.
 LARGEST_COST = 0.01
@@ -63,7 +64,7 @@ def load(path: Path, identity: str) -> Checkpoint:
             raise ValueError(f"one of run {progress['identity']}, not {identity}")
     except ValueError as error:
         raise ValueError(
-            f"checkpoint: expected one that this run has written in {path}, got {shortened(str(error))}; without the "
+            f"checkpoint: expected one that this run has written in {path}, got {shortened_text(error)}; without the "
             "file the run starts again from the beginning"
         ) from error
     del progress["identity"]
