@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sharded import casts_inputs, set_around
+from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.steps import copied, find_time_dim, may_change_states
@@ -145,13 +146,13 @@ def check_made(network: nn.Module, initial_state: InitialState, state: State) ->
 
 def _packed_batch_size(packed: PackedSequence) -> int:
     size = packed.batch_sizes[0]
-    return size if torch._C._get_tracing_state() is not None else int(size)  # pyright: ignore[reportReturnType]
+    return size if is_tracing() else int(size)  # pyright: ignore[reportReturnType]
 
 
 def _first_parameter(network: nn.Module) -> Tensor | None:
     """As next(network.parameters(), None), in a tenth of the time, which counts in a loop over steps."""
     if not torch.compiler.is_compiling():  # which does not trace a module's own dicts
-        for parameter in network._parameters.values():
+        for parameter in network._parameters.values():  # pyright: ignore[reportPrivateUsage]
             if parameter is not None:
                 return parameter
     return next(network.parameters(), None)

@@ -19,12 +19,13 @@ from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._precision import is_narrow, wide
 from contextual_rnn._sharded import is_sharded
 from contextual_rnn._tensors import check_dense
+from contextual_rnn._torch_internals import Dropout
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import MOST_NESTED
 
 # Layers that hand on as many features as they get; GLU and MultiheadAttention are the module's exceptions.
 _WIDTH_KEEPING = (
-    nn.modules.dropout._DropoutNd,
+    Dropout,
     nn.LayerNorm,
     nn.RMSNorm,
     nn.BatchNorm1d,

@@ -1,5 +1,8 @@
 """A normally distributed initial state (paper, Eq. 4)."""
 
+# A mean of ours hands on its features, and parameters whose leaves may have any public name hide their own.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
