@@ -26,6 +26,7 @@ _TAKEN = {
     "_factors",
     "_hooked",
     "_tiled",
+    "_untiled",
     *dir(nn.ModuleDict()),
     *dir(nn.ParameterDict()),
 }
