@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from contextual_rnn._numbers import shortened_text
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.runs.json_file import check, json_object
-from contextual_rnn.serialization.file_format import read_safetensors, safetensors_bytes, shortened
+from contextual_rnn.serialization.file_format import read_safetensors, safetensors_bytes
 
 PROGRESS = {"identity": str, "step": int, "losses": float, "metrics": [{str: float}], "seconds": float}
 # Writing a checkpoint takes at most this fraction of the time between two, whatever interval is asked for.
@@ -64,7 +65,7 @@ def load(path: Path, identity: str) -> Checkpoint:
             raise ValueError(f"one of run {progress['identity']}, not {identity}")
     except ValueError as error:
         raise ValueError(
-            f"checkpoint: expected one that this run has written in {path}, got {shortened(str(error))}; without the "
+            f"checkpoint: expected one that this run has written in {path}, got {shortened_text(error)}; without the "
             "file the run starts again from the beginning"
         ) from error
     rest = {name: progress[name] for name in PROGRESS if name != "identity"}
