@@ -3,6 +3,7 @@
 import json
 import math
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +18,7 @@ VERSIONS = {"contextual_rnn": "0.0", "torch": "1.1", "python": "2.2"}
 HOSTILE = "<script>alert('&amp;')</script>"
 
 
-@pytest.fixture(autouse=True)
-def asked(monkeypatch):
+def make_up_trajectories(patch):
     """Figure 6 from made-up trajectories, each sample its own; what the report asked for is collected."""
     calls = []
 
@@ -27,8 +27,13 @@ def asked(monkeypatch):
         curves = linear_cosine_decay(torch.full((len(periods),), initial), torch.tensor(periods))
         return curves[:, None] + 0.01 * torch.arange(num_samples)[:, None]
 
-    monkeypatch.setattr(module, "sample_trajectories", sample_trajectories)
+    patch.setattr(module, "sample_trajectories", sample_trajectories)
     return calls
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch):
+    return make_up_trajectories(monkeypatch)
 
 
 def make_run(folder, config, final, *, epochs=3, finished=True, command=None):
@@ -55,14 +60,28 @@ def decay(folder, state, error=0.0625, *, finished=True, command=None, **options
     make_run(folder, config, final, finished=finished, command=command)
 
 
-@pytest.fixture
-def whole(tmp_path):
+def make_whole(folder):
     for start, accuracies in (("wenke2019", (0.7125, 0.9125, 0.9875)), ("sound", (0.9905, 0.9915, 0.9925))):
         for state, accuracy in zip(("zero", "free", "context"), accuracies, strict=True):
-            retrieval(tmp_path / "retrieval" / f"{start}-{state}", start, state, accuracy)
-    decay(tmp_path / "decay" / "zero", "zero")
-    decay(tmp_path / "decay" / "normal", "normal")
-    return tmp_path
+            retrieval(folder / "retrieval" / f"{start}-{state}", start, state, accuracy)
+    decay(folder / "decay" / "zero", "zero")
+    decay(folder / "decay" / "normal", "normal")
+    return folder
+
+
+@pytest.fixture
+def whole(tmp_path):
+    return make_whole(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The report of one run of each kind, written once: its folder, its HTML and what it asked for."""
+    folder = make_whole(tmp_path_factory.mktemp("whole"))
+    with pytest.MonkeyPatch.context() as patch:
+        asked = make_up_trajectories(patch)
+        html = write_report(folder).read_text(encoding="utf-8")
+    return SimpleNamespace(folder=folder, html=html, page=parsed(html), asked=asked)
 
 
 class Page(HTMLParser):
@@ -90,14 +109,17 @@ class Page(HTMLParser):
 
 
 def page_of(folder):
-    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    return parsed(write_report(folder).read_text(encoding="utf-8"))
+
+
+def parsed(html):
+    page = Page(html)
     page.text = " ".join(page.text.split())
     return page
 
 
-def test_page_opens_offline(whole):
-    html = write_report(whole).read_text(encoding="utf-8")
-    page = Page(html)
+def test_page_opens_offline(written):
+    html, page = written.html, written.page
     assert page.references
     assert all(reference.startswith("#") for reference in page.references)
     assert not {"script", "link", "img", "iframe", "object", "image"} & set(page.tags)
@@ -109,29 +131,28 @@ def test_page_opens_offline(whole):
     assert html.rstrip().endswith("</html>")
 
 
-def test_ids_are_unique_and_resolve(whole):
-    html = write_report(whole).read_text(encoding="utf-8")
-    page = Page(html)
+def test_ids_are_unique_and_resolve(written):
+    html, page = written.html, written.page
     assert len(set(page.ids)) == len(page.ids) > 100
     clips = {part.split(")")[0] for part in html.split("url(")[1:]}
     assert {reference[1:] for reference in {*page.references, *clips}} <= set(page.ids)
 
 
-def test_page_has_every_figure(whole, asked):
-    page = page_of(whole)
+def test_page_has_every_figure(written):
+    page = written.page
     for number in range(1, 7):
         assert f"Figure {number}: " in page.text
     assert page.tags.count("svg") == 7, "Figure 2 once for each start"
     assert page.text.index("The authors' own start") < page.text.index("A sound start")
-    ((run, *request),) = asked
-    assert run.folder == whole / "decay" / "normal"
+    ((run, *request),) = written.asked
+    assert run.folder == written.folder / "decay" / "normal"
     assert request == [3.0, (2.0, 3.0), 10]
     assert "T = 2, x(0) = 3" in page.text
     assert "Run normal, seed 0." in page.text
 
 
-def test_table_has_the_numbers_of_the_runs(whole):
-    rows = [row for row in page_of(whole).rows if "state" not in row]
+def test_table_has_the_numbers_of_the_runs(written):
+    rows = [row for row in written.page.rows if "state" not in row]
     assert len(rows) == 8
     first, *_, last = rows
     assert first == ["zero", "wenke2019", "wenke2019", "h", "-", "0", "3 of 3", "12,345", "71.25%", "-1.288", "7.5"]
@@ -153,14 +174,13 @@ def test_commands_and_versions_are_those_of_the_results(whole):
     assert "Trained with contextual_rnn 0.0, torch 1.1, python 2.2 (8 runs)." in html
 
 
-def test_summary_is_written_beside(whole):
-    write_report(whole)
-    assert len(json.loads((whole / "summary.json").read_text())) == 8
+def test_summary_is_written_beside(written):
+    assert len(json.loads((written.folder / "summary.json").read_text())) == 8
 
 
-def test_the_finding_is_printed_with_both_starts_and_only_then(whole, tmp_path_factory):
+def test_the_finding_is_printed_with_both_starts_and_only_then(written, tmp_path_factory):
     seen = "zero 71.2%, free 91.2%, context 98.8% after 3 epochs; under a sound start zero 99.1%"
-    assert seen in page_of(whole).text
+    assert seen in written.page.text
     one_start = tmp_path_factory.mktemp("one-start")
     for state in ("zero", "context"):
         retrieval(one_start / state, "sound", state)
@@ -195,12 +215,12 @@ def test_caption_says_how_many_seeds(tmp_path, seeds, said):
     assert said in page_of(tmp_path).text
 
 
-def test_several_seeds_are_summed_up_with_intervals(tmp_path, whole):
-    assert "Over seeds" not in page_of(whole).text, "single seeds have no intervals"
+def test_several_seeds_are_summed_up_with_intervals(whole, written):
+    assert "Over seeds" not in written.page.text, "single seeds have no intervals"
     for seed in range(3):
-        retrieval(tmp_path / f"zero{seed}", "sound", "zero", 0.5 + 0.1 * seed, seed=seed, units=20)
-        retrieval(tmp_path / f"context{seed}", "sound", "context", 0.75 + 0.1 * seed, seed=seed, units=20)
-    page = page_of(tmp_path)
+        retrieval(whole / f"zero{seed}", "sound", "zero", 0.5 + 0.1 * seed, seed=seed, units=20)
+        retrieval(whole / f"context{seed}", "sound", "context", 0.75 + 0.1 * seed, seed=seed, units=20)
+    page = page_of(whole)
     assert "Associative retrieval, A sound start, units 20" in page.text
     assert ["zero", "validation accuracy", "3", "60.00% (50.00% to 70.00%)", "-", "-"] in page.rows
     gained = ["context", "validation accuracy", "3", "85.00% (75.00% to 95.00%)", "25.00% (25.00% to 25.00%)"]
@@ -208,19 +228,19 @@ def test_several_seeds_are_summed_up_with_intervals(tmp_path, whole):
     assert ["zero", "epochs to 99", "3", "never (never to never)", "-", "-"] in page.rows
 
 
-def test_a_large_sweep_is_cut_to_the_groups_nearest_to_the_defaults_and_says_so(tmp_path, whole, monkeypatch):
-    assert "groups of settings" not in page_of(whole).text
+def test_a_large_sweep_is_cut_to_the_groups_nearest_to_the_defaults_and_says_so(whole, written, monkeypatch):
+    assert "groups of settings" not in written.page.text
     for units in (20, 30, 50):
         for seed in range(2):
-            retrieval(tmp_path / f"units{units}seed{seed}", "sound", "zero", 0.25, units=units, pairs=3, seed=seed)
+            retrieval(whole / f"units{units}seed{seed}", "sound", "zero", 0.25, units=units, pairs=3, seed=seed)
     monkeypatch.setattr(module, "PICTURES", 3)
     monkeypatch.setattr(module, "TABLES", 3)
     monkeypatch.setattr(module, "ROWS", 7)
-    page = page_of(tmp_path)
+    page = page_of(whole)
     assert page.text.count("Figure 2:") == 3, "two starts, and of pairs 3 that with fewest changes"
     assert "Here are 14 runs in 6 groups of settings" in page.text
     assert "units 20" not in page.text
-    assert len(json.loads((tmp_path / "summary.json").read_text())) == 11, "the figures of all are in the file"
+    assert len(json.loads((whole / "summary.json").read_text())) == 11, "the figures of all are in the file"
     assert page.text.count("contextual-rnn train ") == 7
 
 
@@ -303,10 +323,9 @@ def test_hostile_strings_are_text(tmp_path, monkeypatch):
     assert page.text.count(HOSTILE.replace("/", "").replace("'", "'\"'\"'")) == 1, "the command of the unfinished run"
 
 
-def test_report_is_the_same_bytes_for_the_same_runs(whole):
-    first = write_report(whole).read_bytes()
-    assert write_report(whole).read_bytes() == first
-    assert not list(whole.glob("*.writing"))
+def test_report_is_the_same_bytes_for_the_same_runs(written):
+    assert write_report(written.folder).read_text(encoding="utf-8") == written.html
+    assert not list(written.folder.glob("*.writing"))
 
 
 def test_folder_without_runs_is_refused(tmp_path):

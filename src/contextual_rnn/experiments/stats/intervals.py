@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -55,6 +56,12 @@ def _probability(values: numpy.ndarray, baseline: numpy.ndarray, axis: int) -> n
 
 
 def _bootstrap(samples: tuple[numpy.ndarray, ...], statistic: Callable[..., Any]) -> Interval:
+    return _interval(statistic, *(sample.tobytes() for sample in samples))
+
+
+@functools.lru_cache(maxsize=1024)  # the sentences, tables and pictures of one report ask for the same intervals
+def _interval(statistic: Callable[..., Any], *data: bytes) -> Interval:
+    samples = tuple(map(numpy.frombuffer, data))
     estimate = float(statistic(*samples, axis=-1))
     if len(samples[0]) < 2:
         return Interval(estimate, math.nan, math.nan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,13 +44,9 @@ CONTROLS = (
 
 def select(runs: Iterable[Run], state: str, **options: Any) -> list[Run]:
     """Retrieval runs of `state` that differ from the defaults in `options` alone; seed, epochs, `COMPUTED_BY` aside."""
-    wanted = dataclasses.replace(RetrievalConfig(), state=state, **options)  # pyright: ignore[reportArgumentType]
-    aside = {"seed": 0, "epochs": wanted.epochs} | {name: getattr(wanted, name) for name in COMPUTED_BY}
-    return [
-        run
-        for run in runs
-        if isinstance(run.config, RetrievalConfig) and dataclasses.replace(run.config, **aside) == wanted
-    ]
+    wanted = vars(RetrievalConfig(state=state, **options))  # pyright: ignore[reportArgumentType]
+    aside = {name: wanted[name] for name in ("seed", "epochs", *COMPUTED_BY)}
+    return [run for run in runs if isinstance(run.config, RetrievalConfig) and vars(run.config) | aside == wanted]
 
 
 def ingredient_contrasts(runs: Sequence[Run], start: str, state: str = "zero") -> dict[str, Contrast]:
