@@ -266,7 +266,7 @@ def test_a_sweep_begins_nothing_more_and_goes_on(start, tmp_path, processes, num
     assert_goes_on(folder)
 
 
-def test_a_process_that_alone_gets_a_signal_is_replaced():
+def test_a_process_that_alone_gets_a_signal_is_replaced(quick_workers):
     with workers.local_workers(1) as executor:
         with pytest.raises(BrokenProcessPool):
             executor.submit(signal.raise_signal, signal.SIGTERM).result()

@@ -74,7 +74,7 @@ def test_reproduce_trains_everything_and_writes_the_report(tmp_path, monkeypatch
     assert results == {folder: (folder / "result.json").read_bytes() for folder in finished}, "finished runs are kept"
 
 
-def test_a_failing_run_does_not_take_the_others_along(tmp_path, monkeypatch):
+def test_a_failing_run_does_not_take_the_others_along(tmp_path, monkeypatch, quick_workers):
     monkeypatch.setattr(module, "runs_of", tiny_runs)
     first, *others = tiny_runs("quick")
     (tmp_path / first).mkdir(parents=True)
@@ -86,7 +86,7 @@ def test_a_failing_run_does_not_take_the_others_along(tmp_path, monkeypatch):
     assert (tmp_path / first / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_killed_process_takes_no_other_run_along(tmp_path, monkeypatch):
+def test_a_killed_process_takes_no_other_run_along(tmp_path, monkeypatch, quick_workers):
     monkeypatch.setattr(module, "runs_of", tiny_runs)
     watch, killed = module._watch, []
 

@@ -150,7 +150,7 @@ def test_a_run_that_raises_leaves_its_traceback_in_the_store(url, monkeypatch):
     assert files(url, name).keys() == FINISHED
 
 
-def test_processes_that_share_a_store_and_one_that_is_killed(tmp_path):
+def test_processes_that_share_a_store_and_one_that_is_killed(tmp_path, quick_workers):
     url, killed = f"file://{tmp_path}/store", []
 
     def kill_once(progress):

@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests import fresh
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from contextual_rnn import FastWeightsRNN
@@ -616,4 +617,4 @@ assert "triton" not in sys.modules
 
 @pytest.mark.parametrize("code", [WITHOUT, LIGHT], ids=["without", "light"])
 def test_the_library_neither_needs_nor_imports_triton(code):
-    subprocess.run([sys.executable, "-c", code], check=True)
+    fresh.run(code)
