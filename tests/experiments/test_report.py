@@ -159,12 +159,12 @@ def test_table_has_the_numbers_of_the_runs(written):
     assert last == ["normal", "-", "0", "3 of 3", "12,345", "0.0625", "0.03125", "-", "7.5"]
 
 
-def test_options_beyond_the_columns_are_named(tmp_path):
+def test_options_beyond_the_columns_are_named(tmp_path, no_pictures):
     retrieval(tmp_path / "run", "sound", "zero", pairs=2, layer_norm=False)
     assert "pairs 2, layer norm no" in page_of(tmp_path).rows[1]
 
 
-def test_commands_and_versions_are_those_of_the_results(whole):
+def test_commands_and_versions_are_those_of_the_results(whole, no_pictures):
     decay(whole / "half", "context", finished=False)
     html = write_report(whole).read_text(encoding="utf-8")
     commands = html.split("<pre>")[1].split("</pre>")[0].split("\n")
@@ -178,7 +178,7 @@ def test_summary_is_written_beside(written):
     assert len(json.loads((written.folder / "summary.json").read_text())) == 8
 
 
-def test_the_finding_is_printed_with_both_starts_and_only_then(written, tmp_path_factory):
+def test_the_finding_is_printed_with_both_starts_and_only_then(written, tmp_path_factory, no_pictures):
     seen = "zero 71.2%, free 91.2%, context 98.8% after 3 epochs; under a sound start zero 99.1%"
     assert seen in written.page.text
     one_start = tmp_path_factory.mktemp("one-start")
@@ -208,14 +208,14 @@ def test_runs_that_differ_otherwise_get_pictures_of_their_own(tmp_path):
         ({"zero": 2}, "Seeds: zero 2; a thin line each, in bold the median of those that converged. Shared"),
     ],
 )  # fmt: skip
-def test_caption_says_how_many_seeds(tmp_path, seeds, said):
+def test_caption_says_how_many_seeds(tmp_path, seeds, said, no_pictures):
     for state, count in seeds.items():
         for seed in range(count):
             retrieval(tmp_path / f"{state}{seed}", "sound", state, seed=seed)
     assert said in page_of(tmp_path).text
 
 
-def test_several_seeds_are_summed_up_with_intervals(whole, written):
+def test_several_seeds_are_summed_up_with_intervals(whole, written, no_pictures):
     assert "Over seeds" not in written.page.text, "single seeds have no intervals"
     for seed in range(3):
         retrieval(whole / f"zero{seed}", "sound", "zero", 0.5 + 0.1 * seed, seed=seed, units=20)
@@ -228,7 +228,9 @@ def test_several_seeds_are_summed_up_with_intervals(whole, written):
     assert ["zero", "epochs to 99", "3", "never (never to never)", "-", "-"] in page.rows
 
 
-def test_a_large_sweep_is_cut_to_the_groups_nearest_to_the_defaults_and_says_so(whole, written, monkeypatch):
+def test_a_large_sweep_is_cut_to_the_groups_nearest_to_the_defaults_and_says_so(
+    whole, written, monkeypatch, no_pictures
+):
     assert "groups of settings" not in written.page.text
     for units in (20, 30, 50):
         for seed in range(2):
@@ -282,7 +284,7 @@ def test_a_run_that_has_only_begun_is_no_picture(tmp_path):
     assert page.tags.count("svg") == 3
 
 
-def test_figure_6_takes_the_finished_run_of_the_lowest_seed(tmp_path, asked):
+def test_figure_6_takes_the_finished_run_of_the_lowest_seed(tmp_path, asked, no_pictures):
     decay(tmp_path / "seed0", "normal", finished=False)
     assert "Run seed0, seed 0, unfinished." in page_of(tmp_path).text
     for seed in (2, 1):
@@ -291,7 +293,7 @@ def test_figure_6_takes_the_finished_run_of_the_lowest_seed(tmp_path, asked):
     assert [call[0].config.seed for call in asked] == [0, 1]
 
 
-def test_a_model_without_trajectories_costs_figure_6_alone(tmp_path, monkeypatch):
+def test_a_model_without_trajectories_costs_figure_6_alone(tmp_path, monkeypatch, no_pictures):
     def refuse(run, **_):
         raise ValueError("run: expected trained weights, got none")
 
@@ -302,7 +304,7 @@ def test_a_model_without_trajectories_costs_figure_6_alone(tmp_path, monkeypatch
     assert "Figure 5:" in page.text
 
 
-def test_runs_with_numbers_that_are_not_finite_are_left_out_by_name(tmp_path):
+def test_runs_with_numbers_that_are_not_finite_are_left_out_by_name(tmp_path, no_pictures):
     """Training writes none: a run that has them is damaged."""
     decay(tmp_path / "a", "zero", error=math.nan, finished=False)
     decay(tmp_path / "b", "context", error=math.inf)

@@ -258,7 +258,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     assert main([*WORDS, "--seeds", "2"]) == 0
 
 
-def test_results_are_read_while_more_are_written(tmp_path, capsys):
+def test_results_are_read_while_more_are_written(tmp_path, capsys, no_pictures):
     sweep(CONFIGS, tmp_path, Serial())
     begun = tmp_path / folder_name(CONFIGS[0])
     (begun / "result.json").unlink()
