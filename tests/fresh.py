@@ -29,19 +29,20 @@ def run(code, *words, check=True, **environment):
     return done
 
 
-def start(code, *words, output, errors, **environment):
-    """A process that runs `code`, prints into two files, which may be one, and ends with the tests at the latest."""
-    process = PROCESSES.Process(target=_execute, args=(code, words, output, errors, environment), daemon=True)
+def start(code, *words, output, errors, folder=None, **environment):
+    """A process that runs `code` in `folder`, prints into two files, which may be one, and ends with the tests."""
+    process = PROCESSES.Process(target=_execute, args=(code, words, output, errors, folder, environment), daemon=True)
     process.start()
     return process
 
 
-def _execute(code, words, output, errors, environment):
+def _execute(code, words, output, errors, folder, environment):
     for descriptor, path in ((1, output), (2, errors)):
         with open(path, "ab") as file:
             os.dup2(file.fileno(), descriptor)
     multiprocessing.current_process()._config["daemon"] = False  # it may have processes of its own
     os.environ |= environment
+    os.chdir(folder or os.getcwd())
     sys.argv = ["-c", *words]
     with contextlib.suppress(KeyboardInterrupt):
         exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})

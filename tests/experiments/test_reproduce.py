@@ -70,7 +70,8 @@ def test_reproduce_trains_everything_and_writes_the_report(tmp_path, monkeypatch
     finished = {run.folder for run in read_runs(tmp_path) if run.result is not None}
     assert finished == {tmp_path / name for name in runs_of("quick")}
     results = {folder: (folder / "result.json").read_bytes() for folder in finished}
-    request.getfixturevalue("no_pictures")
+    for quick in ("no_pictures", "quick_workers"):
+        request.getfixturevalue(quick)
     reproduce("quick", tmp_path, workers=1)
     assert results == {folder: (folder / "result.json").read_bytes() for folder in finished}, "finished runs are kept"
 
