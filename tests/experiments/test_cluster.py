@@ -8,6 +8,7 @@ import time
 import pytest
 from tests import fresh
 from tests.experiments.test_sweep import Serial, files_of
+from tests.killed import SECONDS
 
 from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig
@@ -20,11 +21,17 @@ OPTIONS = {"samples_per_period": 320, "units": 16, "epochs": 12}
 CONFIGS = combinations(DecayConfig(**OPTIONS, state="normal"), {}, seeds=6)
 WORDS = ["sweep", "decay", "--samples-per-period", "320", "--units", "16", "--epochs", "12", "--seeds", "6"]
 
-CLIENT = "import sys; from contextual_rnn.experiments.__main__ import main; sys.exit(main())"
+CLIENT = f"""
+import sys
+from contextual_rnn.experiments.__main__ import main
+from contextual_rnn.experiments.sweeps import workers
+workers.CONNECT_SECONDS = {SECONDS}
+sys.exit(main())
+"""
 ENVIRONMENT_WITHOUT_THE_PACKAGE = "sys.modules['contextual_rnn'] = None"
 
 
-def until(condition, seconds=280):
+def until(condition, seconds=SECONDS):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end
@@ -33,8 +40,9 @@ def until(condition, seconds=280):
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def cluster(tmp_path, monkeypatch):
     """The scheduler's address, and functions that start a worker and our command."""
+    monkeypatch.setattr(workers, "CONNECT_SECONDS", SECONDS)
     processes = []
 
     def start(name, code, *words):
