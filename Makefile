@@ -1,4 +1,4 @@
-.PHONY: install reproduce evidence pages test fuzz sanitize lint bench wheel clean
+.PHONY: install reproduce evidence pages test fuzz sanitize lint types-library types-tests bench wheel clean
 
 PYTHON ?= python3
 PRESET ?= quick
@@ -57,7 +57,13 @@ sanitize: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --jobs types-library types-tests
+
+types-library:
 	$(BIN)/basedpyright
+
+types-tests:
+	$(BIN)/basedpyright --project pyrightconfig.tests.json
 
 bench: install $(BENCHED)
 	$(BIN)/python -m benchmarks.fast_weights
