@@ -18,6 +18,7 @@ from typing import Any, cast
 from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.runs.folder import versions
 
+START_METHOD = "spawn"  # a fork would inherit the threads' locks of this process
 CONNECT_SECONDS = 10
 STOP_SECONDS = 2.5  # for the end of a step and a checkpoint, before a process is killed
 
@@ -33,7 +34,7 @@ class Processes(Executor):
         _start_resource_tracker()
         self._threads = ThreadPoolExecutor(count)
         self._own = threading.local()
-        self._context = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context(START_METHOD)
         self._pools: set[ProcessPoolExecutor] = set()
         self._starting, self._stopped = threading.Lock(), False
 
