@@ -25,7 +25,6 @@ evidence: install
 
 # Finished runs into results/, and results/ into README.md, docs/evidence.md and docs/speed.md.
 pages: install
-	-$(BIN)/python -m contextual_rnn.experiments.report.publish all
 	$(BIN)/python -m contextual_rnn.experiments.report.pages
 	$(BIN)/python -m benchmarks.page
 
