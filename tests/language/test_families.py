@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from families import FAMILIES, model_of, new_model, random_state, tokens
+from tests.language.families import FAMILIES, model_of, new_model, random_state, tokens
 from transformers import DynamicCache
 
 from contextual_rnn import ContextState, FreeState, NormalState, SumState

@@ -8,13 +8,13 @@ import copy
 import pytest
 import torch
 import transformers
-from families import model_of, new_model, random_state, tokens
-from transformers.models.mamba import modeling_mamba
+from tests.language.families import model_of, new_model, random_state, tokens
 from transformers.models.qwen3_5 import modeling_qwen3_5
 
 from contextual_rnn import FreeState
 from contextual_rnn.language import ContextualLanguageModel, initial_cache, language_model_spec
 from contextual_rnn.language import calls as calls_module
+from contextual_rnn.language import spec as spec_module
 
 FAMILIES = ["Qwen3_5", "Mamba2", "Mamba"]
 
@@ -46,8 +46,10 @@ def test_gradient_checkpointing(model, unchecked):
     model = copy.deepcopy(model).train()
     state = {name: tensor.requires_grad_() for name, tensor in start(model).items()}
     model.gradient_checkpointing_enable()
-    assert not unchecked(model, tokens(), initial_cache(model, state)).requires_grad, "the state is dropped"
-    with pytest.raises(ValueError, match="model: expected .* without gradient checkpointing"):
+    logits = unchecked(model, tokens(), initial_cache(model, state))
+    gradients = torch.autograd.grad(logits.sum(), list(state.values()), allow_unused=True)
+    assert all(gradient is None for gradient in gradients), "the state is dropped"
+    with pytest.raises(ValueError, match=r"model: expected .* without gradient checkpointing"):
         model(tokens(), cache=initial_cache(model, state))
     with torch.no_grad():  # where it is not active
         model(tokens(), cache=initial_cache(model, state))
@@ -146,45 +148,36 @@ def test_families_that_are_not_known():
     llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=64, **small))
     with pytest.raises(ValueError, match=r"model: expected .* such as Bamba, FalconH1.* got LlamaForCausalLM"):
         language_model_spec(llama)
-    recurrent = transformers.RecurrentGemmaConfig(vocab_size=64, lru_width=16, head_dim=8, **small | {"num_hidden_layers": 3})
-    with pytest.raises(ValueError, match="such as Bamba, FalconH1.* got RecurrentGemmaForCausalLM"):
+    recurrent = transformers.RecurrentGemmaConfig(
+        vocab_size=64, lru_width=16, head_dim=8, **small | {"num_hidden_layers": 3}
+    )
+    with pytest.raises(ValueError, match=r"such as Bamba, FalconH1.* got RecurrentGemmaForCausalLM"):
         language_model_spec(transformers.RecurrentGemmaForCausalLM(recurrent))
-    with pytest.raises(ValueError, match="with weights.* got one on meta"):
+    with pytest.raises(ValueError, match=r"with weights.* got one on meta"):
         language_model_spec(copy.deepcopy(model_of("Mamba2")).to("meta"))
 
 
-def test_a_version_that_ignores_the_state(monkeypatch):
+def half_detached(state):
+    return 0.5 * state + 0.5 * state.detach()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (torch.zeros_like, "a whole run and single tokens give outputs that differ by"),
+        (lambda state: state / 2, "a whole run and single tokens give outputs that differ by"),
+        (lambda state: state.detach(), "no gradient reaches layer0"),
+        (half_detached, "a derivative by the state is"),
+    ],
+)
+def test_a_version_that_does_something_else_with_the_state(monkeypatch, change, message):
     chunked = modeling_qwen3_5.torch_chunk_gated_delta_rule
-    monkeypatch.setattr(
-        modeling_qwen3_5,
-        "torch_chunk_gated_delta_rule",
-        lambda *args, **more: chunked(*args, **{**more, "initial_state": None}),
-    )
-    with pytest.raises(ValueError, match=r"begins from a state, got Qwen3_5ForCausalLM of transformers .* does not ch"):
-        language_model_spec(new_model("Qwen3_5"))
 
+    def changed(*args, initial_state, **more):
+        return chunked(*args, initial_state=None if initial_state is None else change(initial_state), **more)
 
-def test_a_version_that_begins_from_half_the_state(monkeypatch):
-    chunked = modeling_qwen3_5.torch_chunk_gated_delta_rule
-    monkeypatch.setattr(
-        modeling_qwen3_5,
-        "torch_chunk_gated_delta_rule",
-        lambda *args, **more: chunked(*args, **{**more, "initial_state": more["initial_state"] / 2}),
-    )
-    with pytest.raises(ValueError, match="a whole run and single tokens give outputs that differ by"):
-        language_model_spec(new_model("Qwen3_5"))
-
-
-@pytest.mark.parametrize(("change", "message"), [(torch.Tensor.detach, "no gradient reaches"), (None, "a derivative")])
-def test_a_version_with_wrong_gradients(monkeypatch, change, message):
-    chunked = modeling_qwen3_5.torch_chunk_gated_delta_rule
-    halved = change or (lambda state: 0.5 * state + 0.5 * state.detach())
-    monkeypatch.setattr(
-        modeling_qwen3_5,
-        "torch_chunk_gated_delta_rule",
-        lambda *args, **more: chunked(*args, **{**more, "initial_state": halved(more["initial_state"])}),
-    )
-    with pytest.raises(ValueError, match=message):
+    monkeypatch.setattr(modeling_qwen3_5, "torch_chunk_gated_delta_rule", changed)
+    with pytest.raises(ValueError, match=rf"begins from a state, got Qwen3_5ForCausalLM of transformers .*{message}"):
         language_model_spec(new_model("Qwen3_5"))
 
 
@@ -196,10 +189,6 @@ def test_a_scan_that_clamps_what_the_step_does_not(family):
 
 
 def test_a_mamba1_scan_whose_share_is_lost(monkeypatch):
-    language_model_spec(model_of("Mamba"))  # from here on its scan adds the share
-    scan = modeling_mamba.mamba_selective_scan.__wrapped__
-    scan.begins_from_starts = True
-    monkeypatch.setattr(modeling_mamba, "mamba_selective_scan", scan)
-    with pytest.raises(ValueError, match="a state does not change its output"):
+    monkeypatch.setattr(spec_module, "add_shares", lambda base: None)
+    with pytest.raises(ValueError, match="a whole run and single tokens give outputs that differ by"):
         language_model_spec(new_model("Mamba", seed=1))
-    del scan.begins_from_starts
