@@ -9,32 +9,34 @@ files that nothing was trained on.
 """
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 from evidence import over_seeds, write, write_picture
 from language_styles_data import LENGTH, SEEN, UNSEEN, texts
-from language_styles_model import Bias, LowRank, bits, new_model
+from language_styles_model import Bias, LowRank, bits, histogram, new_model, train
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from contextual_rnn import ConstantState, ContextState, FreeState, LeafwiseState, NormalState
+from contextual_rnn import ConstantState, ContextState, FreeState, InitialState, LeafwiseState, NormalState, StateSpec
 from contextual_rnn.language import language_model_spec
 
 STYLES = {name: SEEN[name] for name in ("Python", "C++", "licences")} | UNSEEN
 # Of learning, tried by hand for two styles of another seed.
 RATES = {"state": 5e-2, "bias": 5e-2, "LoRA": 5e-3, "everything": 2e-3}
-BATCH = 16
 
 
 @dataclass(frozen=True)
 class Options:
     seeds: int = 5  # each with a network and texts of its own
+    texts: int = 2000  # of each style to train the network on
     pretraining: int = 1500  # updates
     context_updates: int = 400  # of the contextual states, over all seen styles
     updates: int = 60  # a style and method
@@ -45,90 +47,67 @@ class Options:
     quick: bool = False  # a small setting that ends in seconds
 
 
-def train(model, extra, rows: Tensor, context: Tensor, updates: int, rate: float, beta: float = 0.0) -> nn.Module:
-    """Train `extra`, or the model where there is none, on rows (S, N, T) of styles with contexts (S, 256)."""
-    trained = [parameter for parameter in (extra or model).parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, updates)
-    for _ in range(updates):
-        style = torch.randint(len(rows), (BATCH,))
-        batch = rows[style, torch.randint(rows.shape[1], (BATCH,))]
-        loss = bits(model, extra, batch, context[style]).mean()
-        if beta:
-            loss = loss + beta * extra.kl(context[style]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        schedule.step()
-    return (extra or model).eval()
-
-
-def histogram(rows: Tensor) -> Tensor:
-    """Of bytes, (..., N, T) -> (..., 256): the square roots of their shares, so that rare ones count."""
-    return torch.nn.functional.one_hot(rows, 256).float().mean((-3, -2)).sqrt()
+def ways(model: Any, states: dict[str, InitialState], spec: StateSpec, rows: Tensor, options: Options) -> Iterator:
+    """Way, network, what is added to it, how many numbers a style keeps, and the texts that are read before."""
+    size = sum(leaf.numel for leaf in spec)
+    for count in (16, 64, 256):
+        examples = rows[:count]
+        context = histogram(examples)[None]
+        for way, state in states.items():
+            yield f"{way}, {count}", model, state, context, size, None
+        tuned = [("free state", "state", FreeState(spec)), ("LoRA, rank 1", "LoRA", LowRank(model, 1))]
+        if count == 64:
+            yield "nothing, 64", model, None, context, 0, None
+            before = examples[torch.randint(count, (options.test,))]
+            yield "another text before, 64", model, None, context, LENGTH, before
+            start = {name: leaf[0] for name, leaf in states["contextual state"](context).items()}
+            *_, last = (leaf.name for leaf in spec)
+            parts = {leaf.name: (FreeState if leaf.name == last else ConstantState)(spec[leaf.name]) for leaf in spec}
+            tuned += [
+                ("free state of one layer", "state", LeafwiseState(spec, **parts)),
+                ("free state, begun at the contextual", "state", FreeState(spec, value=start)),
+                ("output bias", "bias", Bias()),
+                ("LoRA, rank 8", "LoRA", LowRank(model, 8)),
+                ("everything", "everything", None),
+            ]
+        for way, kind, extra in tuned:
+            network = model if extra is not None else deepcopy(model).requires_grad_(True)
+            train(network, extra, examples[None], context, options.updates, RATES[kind])
+            numbers = sum(parameter.numel() for parameter in (extra or network).parameters())
+            yield f"{way}, {count}", network, extra, context, numbers, None
 
 
 def one_seed(seed: int, options: Options) -> dict[str, dict[str, tuple[int, list[float]]]]:
-    """Style, method: numbers that a style keeps, and the bits of each position."""
+    """Style, way: how many numbers a style keeps, and the bits of each byte."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = new_model(options.width)
-    seen = torch.stack([texts(style, 300, generator) for style in SEEN.values()])
-    train(model, None, seen, histogram(seen), options.pretraining, 3e-3)
+    seen = torch.stack([texts(style, options.texts, generator) for style in SEEN.values()])
+    train(model, None, seen, histogram(seen[:, :64]), options.pretraining, 3e-3)
     spec = language_model_spec(model.requires_grad_(False))
-    few = seen[:, :64]
-    g = ContextState(spec, nn.Sequential(nn.Linear(256, 64), nn.Tanh()), zero_init=True)
-    train(model, g, seen, histogram(few), options.context_updates, 5e-3)
-    drawn = NormalState(spec, deepcopy(g.net), scale=0.05)
-    train(model, drawn, seen, histogram(few), options.context_updates, 5e-3, beta=1e-5)
-    measured = {}
-    for name, style in STYLES.items():
+    net = nn.Sequential(nn.Linear(256, 64), nn.Tanh())
+    states = {
+        "contextual state": ContextState(spec, net, zero_init=True),
+        "mean of a distribution": NormalState(spec, deepcopy(net), scale=0.05),
+    }
+    for state in states.values():
+        kl = 1e-5 if isinstance(state, NormalState) else 0.0
+        train(model, state, seen, histogram(seen[:, :64]), options.context_updates, RATES["LoRA"], kl)
+    measured: dict[str, dict[str, tuple[int, list[float]]]] = {}
+    for name, style in list(STYLES.items())[:: 3 if options.quick else 1]:
         rows, test = texts(style, 256, generator), texts(style, options.test, generator, test=True)
-
-        def ways(count, rows=rows):
-            examples = rows[:count]
-            context = histogram(examples)[None]
-            start = {leaf: tensor[0] for leaf, tensor in g(context).items()}
-            tuned = {"state": [("free state", FreeState(spec))]}
-            if count == 64:
-                last = [leaf.name for leaf in spec][-1]
-                parts = {leaf.name: ConstantState(spec[leaf.name]) for leaf in spec}
-                parts[last] = FreeState(spec[last])
-                tuned["state"] += [
-                    ("free state of one layer", LeafwiseState(spec, **parts)),
-                    ("free state, begun at the contextual", FreeState(spec, value=start)),
-                ]
-                tuned["bias"] = [("output bias", Bias())]
-                tuned["everything"] = [("everything", None)]
-                yield "nothing", None, context, 0, None
-                prefix = examples[torch.randint(count, (options.test,), generator=generator)]
-                yield "another text before", None, context, LENGTH, prefix
-                yield "contextual state's distribution", drawn, context, 1024, None
-            yield "contextual state", g, context, 1024, None
-            tuned["LoRA"] = [("LoRA, rank 1", LowRank(model, 1))]
-            tuned["LoRA"] += [("LoRA, rank 8", LowRank(model, 8))] if count == 64 else []
-            for kind, extras in tuned.items():
-                for way, extra in extras:
-                    whole = deepcopy(model).requires_grad_(True) if extra is None else model
-                    train(whole, extra, examples[None], context, options.updates, RATES[kind])
-                    numbers = sum(p.numel() for p in (extra or whole).parameters())
-                    yield way, extra if extra is not None else whole, context, numbers, None
-
-        for count in (16, 64, 256):
-            for way, extra, context, numbers, prefix in ways(count):
-                whole, extra = (extra, None) if way == "everything" else (model, extra)
-                with torch.no_grad():
-                    by_position = bits(whole, extra, test, context, prefix).mean(0)
-                measured.setdefault(name, {})[f"{way}, {count}"] = numbers, by_position.tolist()
+        for way, network, extra, context, numbers, before in ways(model, states, spec, rows, options):
+            with torch.no_grad():
+                each = bits(network, extra, test, context, before).mean(0)
+            measured.setdefault(name, {})[way] = numbers, each.tolist()
     return measured
 
 
 def draw(curves: dict[str, dict[str, Tensor]]) -> Figure:
     """Gain over nothing by position, the mean over seeds, in steps of 8 bytes."""
     figure = Figure(figsize=(13, 5.5), dpi=100, layout="constrained")
-    for axes, (style, ways) in zip(figure.subplots(2, 3).flat, curves.items(), strict=True):
+    for axes, (style, ways) in zip(figure.subplots(2, 3).flat, curves.items(), strict=False):
         for way in ("free state, 64", "contextual state, 64", "LoRA, rank 8, 64", "another text before, 64"):
             gain = (ways["nothing, 64"] - ways[way]).mean(0)[: LENGTH // 8 * 8 - 8].view(-1, 8).mean(1)
             axes.plot(torch.arange(len(gain)) * 8, gain, label=way)
@@ -140,11 +119,14 @@ def draw(curves: dict[str, dict[str, Tensor]]) -> Figure:
 
 def main(options: Options) -> None:
     if options.quick:
-        options = replace(options, seeds=2, pretraining=4, context_updates=2, updates=1, width=32, test=6, processes=1)
+        options = replace(options, seeds=1, pretraining=4, context_updates=2, updates=1, width=32, test=6, texts=300)
     started = time.perf_counter()
-    jobs = [(seed, options) for seed in range(options.seeds)]
-    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-        seeds = list(pool.map(one_seed, *zip(*jobs, strict=True)))
+    jobs = range(options.seeds), [options] * options.seeds
+    if options.quick:
+        seeds = list(map(one_seed, *jobs))
+    else:
+        with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+            seeds = list(pool.map(one_seed, *jobs))
     figures, curves = {}, {}
     for style, ways in seeds[0].items():
         for way, (numbers, _) in ways.items():

@@ -1,5 +1,6 @@
 """The language model of the example, and what is trained beside it: low-rank updates, a bias of the output."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,11 +14,12 @@ from contextual_rnn import InitialState
 from contextual_rnn.language import initial_cache
 
 logging.set_verbosity_error()  # on a CPU its kernels are those of PyTorch
+BATCH = 16
 
 
 def new_model(width: int) -> Qwen3_5ForCausalLM:
     """Of bytes: gated delta rule, attention, gated delta rule; a state of 4 matrices of 8 x 16 in two layers."""
-    return Qwen3_5ForCausalLM(
+    model = Qwen3_5ForCausalLM(
         Qwen3_5TextConfig(
             vocab_size=256,
             hidden_size=width,
@@ -35,6 +37,12 @@ def new_model(width: int) -> Qwen3_5ForCausalLM:
             eos_token_id=None,
         )
     )
+    # Time steps from 0.001 to 0.1, as such models are trained; transformers' own start forgets within a step or two.
+    for name, parameter in model.named_parameters():
+        if name.endswith("dt_bias"):
+            steps = torch.empty_like(parameter).uniform_(math.log(0.001), math.log(0.1)).exp()
+            parameter.data = steps + (-torch.expm1(-steps)).log()
+    return model
 
 
 class LowRank(nn.Module):
@@ -99,3 +107,35 @@ def bits(
     scores = scores + extra.bias if isinstance(extra, Bias) else scores
     losses = functional.cross_entropy(scores.transpose(1, 2), rows[:, 1:], reduction="none")
     return losses / torch.tensor(2.0).log()
+
+
+def train(
+    model: nn.Module,
+    extra: nn.Module | None,
+    rows: Tensor,
+    context: Tensor,
+    updates: int,
+    rate: float,
+    beta: float = 0.0,
+) -> nn.Module:
+    """Train `extra`, or the model where there is none, on rows (S, N, T) of styles with contexts (S, 256)."""
+    trained = [parameter for parameter in (extra or model).parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, updates)
+    for _ in range(updates):
+        style = torch.randint(len(rows), (BATCH,))
+        batch = rows[style, torch.randint(rows.shape[1], (BATCH,))]
+        loss = bits(model, extra, batch, context[style]).mean()
+        if beta:
+            loss = loss + beta * extra.kl(context[style]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+    return (extra or model).eval()
+
+
+def histogram(rows: Tensor) -> Tensor:
+    """Of bytes, (..., N, T) -> (..., 256): the square roots of their shares, so that rare ones count."""
+    return functional.one_hot(rows, 256).float().mean((-3, -2)).sqrt()
