@@ -183,3 +183,13 @@ def test_in_lightning(tmp_path):
     trainer.fit(tuning, torch.utils.data.DataLoader(rows_of_tokens(), batch_size=8))
     assert tuning.losses[-1] < tuning.losses[0]
     assert unchanged(model, before)
+
+
+def test_reading_the_spec_leaves_modes_and_generators_as_they_are():
+    model = new_model("Mamba2", num_hidden_layers=1).train()
+    next(model.children()).eval()
+    modes, random = [module.training for module in model.modules()], torch.get_rng_state()
+    language_model_spec(model)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(parameter.grad is None for parameter in model.parameters())
