@@ -168,6 +168,37 @@ def test_s0_tuning_of_a_language_model(monkeypatch):
     assert scope["new"].shape == (1, 9)
 
 
+def test_rwkv():
+    scope = run("rwkv")
+    x, target = array(scope["x"]), array(scope["target"])
+    w, a, b, k, v, r = np.split(x @ array(scope["layer"].project.weight).T, 6, axis=-1)
+    factors = sigmoid(w)[..., None, :] * np.eye(6) + a[..., :, None] * b[..., None, :]
+
+    def forward(start):
+        state, outputs, products = np.repeat(start[None], 5, 0), [], []
+        product = np.repeat(np.eye(6)[None], 5, 0)
+        for t in range(8):
+            state = state @ factors[:, t] + v[:, t, :, None] * k[:, t, None, :]
+            product = product @ factors[:, t]
+            outputs.append(np.einsum("bij,bj->bi", state, r[:, t]))
+            products.append(np.einsum("bij,bj->bi", product, r[:, t]))  # S(0) adds S(0) times these
+        return np.stack(outputs, 1), np.stack(products, 1)
+
+    # Adam by hand, with the schedule of the recipe.
+    start, first, second, losses = np.zeros((6, 6)), np.zeros((6, 6)), np.zeros((6, 6)), []
+    for step in range(50):
+        output, read = forward(start)
+        losses.append(((output - target) ** 2).mean())
+        gradient = np.einsum("bti,btj->ij", 2 * (output - target) / target.size, read)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        rate = 0.1 + 0.9 * step / 10 if step < 10 else 0.01 ** ((step - 10) / 40)
+        mean, square = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        start = start - rate * mean / (np.sqrt(square) + 1e-8)
+    np.testing.assert_allclose(scope["losses"], losses, rtol=1e-5)
+    np.testing.assert_allclose(array(scope["learned"]), start, rtol=1e-4, atol=1e-5)
+    assert min(losses) < losses[0]
+
+
 @pytest.mark.parametrize("page", sorted(path.stem for path in PAGES.iterdir()))
 def test_every_page_has_a_test(page):
     assert f"test_{page.replace('-', '_')}" in globals()
