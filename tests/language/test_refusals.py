@@ -45,7 +45,7 @@ def start(model, rows=2):
 def test_gradient_checkpointing(model, unchecked):
     model = copy.deepcopy(model).train()
     state = {name: tensor.requires_grad_() for name, tensor in start(model).items()}
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     logits = unchecked(model, tokens(), initial_cache(model, state))
     gradients = torch.autograd.grad(logits.sum(), list(state.values()), allow_unused=True)
     assert all(gradient is None for gradient in gradients), "the state is dropped"

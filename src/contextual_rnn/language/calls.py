@@ -35,7 +35,7 @@ def check_call(base: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str
     if base.training and torch.is_grad_enabled() and _checkpointed(base):
         raise ValueError(
             f"model: expected {kind} without gradient checkpointing, which drops the cache and with it the state, got "
-            "one with it; call model.gradient_checkpointing_disable()"
+            "one with it; call model.activation_checkpointing_disable()"
         )
     if arguments.get("use_cache") is False:
         raise ValueError("use_cache: expected True or None, as the state is in the cache, got False")

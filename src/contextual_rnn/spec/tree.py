@@ -105,6 +105,11 @@ class Leaf:
         return f"({', '.join(batched)}) or {one} without a batch"
 
 
+def rows_of(leaf: Leaf, tensor: Tensor) -> int | None:
+    """The rows B of a tensor (B, *shape); None for `shape`."""
+    return tensor.shape[0] if tensor.ndim > len(leaf.shape) else None
+
+
 def leaves_of(tree: State, depth: int = 0) -> Iterator[Leaf]:
     """The leaves of a tree in order; TypeError for anything else in it, ValueError for a tree nested too deeply."""
     if isinstance(tree, Leaf):

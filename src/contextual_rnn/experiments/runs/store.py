@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable
 from pathlib import Path
 
 import fsspec
@@ -137,7 +137,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def readable(place: Place, files: Collection[str] = READ, refused: Refused = raise_it) -> Iterator[Path]:
+def readable(place: Place, files: Collection[str] = READ, refused: Refused = raise_it) -> Generator[Path]:
     """The folder itself or, for as long as it is read, a copy of these files of every run in the store.
 
     The error of a file that is not copied, since its name leaves the folder, goes to `refused`, which by default raises
@@ -172,19 +172,13 @@ def count(place: Place, names: Iterable[str]) -> int:
 
 
 def exists(place: Place, name: str) -> bool:
-    return inside(place, name).is_file() if isinstance(place, Path) else Store(place).exists(name)
+    return Store(str(place)).exists(name)
 
 
 def write(place: Place, name: str, data: bytes) -> None:
     """Raises OSError where the folder cannot be written."""
-    if isinstance(place, Path):
-        write_whole(inside(place, name), data)
-    else:
-        Store(place).write(name, data)
+    Store(str(place)).write(name, data)
 
 
 def remove(place: Place, name: str) -> None:
-    if isinstance(place, Path):
-        inside(place, name).unlink(missing_ok=True)
-    else:
-        Store(place).remove(name)
+    Store(str(place)).remove(name)
