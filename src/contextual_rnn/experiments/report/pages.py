@@ -111,7 +111,7 @@ def write_pages(root: Path) -> None:
 
 def replace_block(path: Path, block: str) -> None:
     """Put `block` between the marks of the page at `path`. Raises ValueError where it has none."""
-    before, begin, rest = path.read_text().partition(BEGIN)
+    before, begin, rest = path.read_text("utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"root: expected {BEGIN} and {END} in {path}, got a page without")
