@@ -58,7 +58,7 @@ class _FastWeights(nn.Module):
         self.inner_steps, self.decay, self.rate = inner_steps, decay, rate
         self.timing: Timing = timing
         self.backend, self.layer_norm, self.eps = backend, layer_norm, eps
-        self._learned = {name: float(p) for name, p in self.named_parameters() if not p.is_meta}  # decay, rate
+        self._learned = {name: p.item() for name, p in self.named_parameters() if not p.is_meta}  # decay, rate
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size, **place))
         self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size, **place))
