@@ -102,7 +102,7 @@ def numbers_of(module: SavesNumbers) -> dict[str, float | list[float]]:
     numbers: dict[str, float | list[float]] = {}
     for name in module.saved_numbers:
         value = getattr(module, name, None)
-        if _is_plain_array(module, name, value):
+        if value is not None and _is_plain_array(module, name, value):
             value = value.tolist()
         if isinstance(value, list | tuple):
             numbers[name] = [float(each) for each in value]
@@ -114,7 +114,8 @@ def numbers_of(module: SavesNumbers) -> dict[str, float | list[float]]:
 def _is_plain_array(module: nn.Module, name: str, value: Any) -> bool:
     """Whether this is an array of numpy or a tensor that a state_dict does not have by itself."""
     if isinstance(value, Tensor):
-        return name not in {**module._parameters, **module._buffers} and not value.requires_grad and readable(value)
+        of_torch = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        return all(value is not each for _, each in of_torch) and not value.requires_grad and readable(value)
     return hasattr(value, "tolist")
 
 

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.modules.dropout import _DropoutNd as Dropout
 from torch.utils._python_dispatch import _get_current_dispatch_mode as dispatch_mode
 
@@ -21,6 +23,7 @@ top_saved_tensors_hooks = _autograd._top_saved_tensors_default_hooks  # those of
 __all__ = [
     "Dropout",
     "dispatch_mode",
+    "forward_pre_hooks",
     "graph_task",
     "is_tracing",
     "is_transformed",
@@ -32,3 +35,8 @@ __all__ = [
 def is_tracing() -> bool:
     """Whether torch.jit.trace is running."""
     return torch._C._get_tracing_state() is not None
+
+
+def forward_pre_hooks(module: nn.Module) -> tuple[Callable[..., Any], ...]:
+    """What is called before `module.forward`."""
+    return tuple(module._forward_pre_hooks.values())
