@@ -63,18 +63,20 @@ def test_unknown_preset_is_refused():
         runs_of("slow")
 
 
-def test_reproduce_trains_everything_and_writes_the_report(tmp_path, monkeypatch):
+def test_reproduce_trains_everything_and_writes_the_report(tmp_path, monkeypatch, request):
     monkeypatch.setattr(module, "runs_of", tiny_runs)
     report = reproduce("quick", tmp_path, workers=2)
     assert report == tmp_path / "report.html"
     finished = {run.folder for run in read_runs(tmp_path) if run.result is not None}
     assert finished == {tmp_path / name for name in runs_of("quick")}
     results = {folder: (folder / "result.json").read_bytes() for folder in finished}
+    for quick in ("no_pictures", "quick_workers"):
+        request.getfixturevalue(quick)
     reproduce("quick", tmp_path, workers=1)
     assert results == {folder: (folder / "result.json").read_bytes() for folder in finished}, "finished runs are kept"
 
 
-def test_a_failing_run_does_not_take_the_others_along(tmp_path, monkeypatch):
+def test_a_failing_run_does_not_take_the_others_along(tmp_path, monkeypatch, quick_workers, no_pictures):
     monkeypatch.setattr(module, "runs_of", tiny_runs)
     first, *others = tiny_runs("quick")
     (tmp_path / first).mkdir(parents=True)
@@ -86,7 +88,7 @@ def test_a_failing_run_does_not_take_the_others_along(tmp_path, monkeypatch):
     assert (tmp_path / first / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_killed_process_takes_no_run_along(tmp_path, monkeypatch):
+def test_a_killed_process_takes_no_other_run_along(tmp_path, monkeypatch, quick_workers, no_pictures):
     monkeypatch.setattr(module, "runs_of", tiny_runs)
     epochs, killed = module._epochs, []
 

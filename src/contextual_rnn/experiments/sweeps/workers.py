@@ -18,6 +18,7 @@ from typing import Any, cast
 from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.runs.folder import versions
 
+START_METHOD = "spawn"  # a fork would inherit the threads' locks of this process
 CONNECT_SECONDS = 10
 STOP_SECONDS = 2.5  # for the end of a step and a checkpoint, before a process is killed
 
@@ -25,15 +26,15 @@ STOP_SECONDS = 2.5  # for the end of a step and a checkpoint, before a process i
 class Processes(Executor):
     """`count` spawned processes, each in its own pool: a process that dies breaks only the future that it worked on.
 
-    That future raises BrokenProcessPool, and another process takes the place of the dead one. SIGINT and SIGTERM end a
-    process between two steps of training, after a checkpoint. It ends with its parent, however that ends.
+    That future raises BrokenProcessPool, and another process takes the place of the dead one. SIGINT, SIGTERM and
+    SIGHUP end a process between two steps of training, after a checkpoint. It ends with its parent, however that ends.
     """
 
     def __init__(self, count: int):
         _start_resource_tracker()
         self._threads = ThreadPoolExecutor(count)
         self._own = threading.local()
-        self._context = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context(START_METHOD)
         self._pools: set[ProcessPoolExecutor] = set()
         self._starting, self._stopped = threading.Lock(), False
 
