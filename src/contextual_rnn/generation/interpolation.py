@@ -25,7 +25,8 @@ def interpolate(
     vectors, or states of B rows with the `spec` of their network. Returns what they are, of B * num_points rows: row
     b * num_points + p is point p of row b, ready as the context or the `hx` of `generate`. The spherical path keeps
     the length of vectors of one length, as draws of a normal distribution in many dimensions nearly are; each leaf of
-    a state has its own angle. It is linear where the angle is 0 or all but a half turn.
+    a state has its own angle. It is linear where
+    there is no angle, or one of zero or a half turn.
 
     Raises ValueError or TypeError for a start and an end of different shapes, dtypes or devices, for what is no tensor
     of floats or no state of `spec`, and a num_points that is no int of at least 2.
@@ -65,7 +66,8 @@ def _spherical(first: Tensor, last: Tensor, weight: Tensor) -> tuple[Tensor, Ten
     # Twice the arc tangent of half differences: acos would lose half of the digits near 0.
     angle = 2 * torch.atan2((unit - other).norm(dim=1), (unit + other).norm(dim=1))[:, None, None]
     sine = angle.sin()
-    straight = sine < torch.finfo(first.dtype).eps ** 0.5
+    no_angle = ((first == 0).all(1) | (last == 0).all(1))[:, None, None]
+    straight = no_angle | (sine < torch.finfo(first.dtype).eps ** 0.5)
     sine = torch.where(straight, torch.ones_like(sine), sine)
     shares = (((1 - weight) * angle).sin() / sine, (weight * angle).sin() / sine)
     return torch.where(straight, 1 - weight, shares[0]), torch.where(straight, weight, shares[1])

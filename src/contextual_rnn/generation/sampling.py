@@ -54,7 +54,7 @@ class TokenSampler:
             scores = scores.masked_fill(scores < least, -torch.inf)
         probabilities = scores.softmax(-1)
         if self.top_p is not None and self.top_p < 1:
-            ordered, order = probabilities.sort(-1, descending=True, stable=True)
+            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
             before = ordered.cumsum(-1) - ordered
             ordered = ordered.masked_fill(before >= self.top_p, 0.0)
             probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
