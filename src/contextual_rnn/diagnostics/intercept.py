@@ -75,7 +75,7 @@ class Intercept:
         batched: bool | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        moments = as_forward(self.initial_state, self.initial_state.moments)
+        moments = as_forward(self.initial_state, self.initial_state._moments)
         self._context, self.moments = context, moments(context, batch_size, batched)
 
 

@@ -40,7 +40,7 @@ class LeafwiseState(InitialState):
         moments: dict[str, Moments] = {}
         # Contextual states are evaluated first: they determine the batch size of the others.
         for state in sorted(self._states(), key=lambda state: not state.reads_context):
-            moments |= as_forward(state, state.moments)(context, batch_size, batched)
+            moments |= as_forward(state, state._moments)(context, batch_size, batched)
             if state.reads_context:
                 (leaf,) = state.spec
                 mean = moments[leaf.name].mean

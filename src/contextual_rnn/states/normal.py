@@ -9,20 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
 from torch.nn import functional
 
-from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_held, check_number, readable
+from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_held, check_number
 from contextual_rnn._precision import wide
-from contextual_rnn._sharded import as_forward, gathered
-from contextual_rnn._tensors import check_floats
+from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.tree import State
-from contextual_rnn.states._heads import Heads, check_call
+from contextual_rnn.states._heads import Heads
 from contextual_rnn.states._parameters import LeafParameters
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.context import ContextState
-from contextual_rnn.states.moments import Moments, kl, normal
+from contextual_rnn.states.moments import Moments
 
 
 class NormalState(InitialState):
@@ -90,9 +87,14 @@ class NormalState(InitialState):
         return self.mean.reads_context
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        return self._moments(context, batch_size, batched)
+        return self._compute(context, batch_size, batched)
 
-    def _moments(
+    def _precise_moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        if type(self).moments is not NormalState.moments:
+            return super()._precise_moments(context, batch_size, batched)
+        return self._compute(context, batch_size, batched, precise=True)
+
+    def _compute(
         self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
     ) -> dict[str, Moments]:
         """With `precise` the heads compute in float32 at least, as densities need it; a draw does not."""
@@ -102,7 +104,7 @@ class NormalState(InitialState):
             if self.scale_heads is not None:
                 raw = self.scale_heads(features, batch_size, precise)
         else:
-            moments = as_forward(self.mean, self.mean.moments)(context, batch_size, batched)
+            moments = as_forward(self.mean, self.mean._moments)(context, batch_size, batched)
             means = {name: leaf.mean for name, leaf in moments.items()}
         if self.raw_scale is not None and self.raw_scale._hooked:
             raw = self.raw_scale._tiled(self._batch_size(means))
@@ -126,56 +128,6 @@ class NormalState(InitialState):
 
     def extra_repr(self) -> str:
         return f"{self.spec.describe()}, min_scale={self.min_scale}"
-
-    def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
-        """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape), in float32 at least."""
-        batch_size = check_call(batch_size)
-        moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
-        moments = {leaf.name: moments[leaf.name] for leaf in self.spec.floats}
-        return {name: normal(leaf) for name, leaf in moments.items()}
-
-    def log_prob(self, state: State, context: Any = None) -> Tensor:
-        """log N(state; g(context), sigma^2) summed over leaves and units, (B,) in nats, or () without a batch.
-
-        Computed and returned in float32, of a state or module in float64 in float64, under autocast too. Leaves without
-        floats are ignored. Raises TypeError or ValueError for a state of another structure or shape than the network's,
-        of no floats, with NaN, or whose layers differ where the spec shares one state between them.
-        """
-        values = self.spec.unpack(state)
-        for leaf in self.spec.floats:
-            check_floats("state", values[leaf.name])
-            if readable(values[leaf.name]) and bool(values[leaf.name].isnan().any()):
-                raise ValueError(f"state: expected numbers in leaf {leaf.name!r}, got NaN")
-        first = self.spec.floats[0]
-        value = values[first.name]
-        distribution = self.distribution(context, value.shape[0] if value.ndim > len(first.shape) else None)
-        for name, density in distribution.items():
-            if values[name].device != density.loc.device:
-                expected, received = density.loc.device, values[name].device
-                raise ValueError(f"state: expected leaf {name!r} on {expected}, got one on {received}")
-        return self._sum({name: density.log_prob(wide(values[name])) for name, density in distribution.items()})
-
-    def kl(
-        self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0
-    ) -> Tensor:
-        """KL(N(g(context), sigma^2) || N(prior_mean, prior_scale^2)) summed over leaves and units, (B,) in nats.
-
-        Computed and returned in float32, of a module in float64 in float64, under autocast too.
-        Raises TypeError or ValueError for a prior_mean that is not a finite number, a prior_scale not a positive one.
-        """
-        prior_mean = check_number("prior_mean", prior_mean)
-        prior_scale = check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
-        batch_size = check_call(batch_size)
-        moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
-        for leaf in self.spec.floats:
-            dtype = wide(moments[leaf.name].mean).dtype
-            check_held("prior_mean", prior_mean, dtype)
-            check_held("prior_scale", prior_scale, dtype)
-        return self._sum({leaf.name: kl(moments[leaf.name], prior_mean, prior_scale) for leaf in self.spec.floats})
-
-    def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
-        sums = [terms[leaf.name].sum(dim=tuple(range(-len(leaf.shape), 0))) for leaf in self.spec.floats]
-        return torch.stack(torch.broadcast_tensors(*sums)).sum(0)
 
 
 def _check_floats(spec: StateSpec) -> None:
