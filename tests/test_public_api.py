@@ -34,6 +34,7 @@ def test_public_names():
         "FastWeightsRNN",
         "FreeState",
         "InitialState",
+        "LatentState",
         "Leaf",
         "LeafwiseState",
         "LowRank",

@@ -20,6 +20,7 @@ _MODULES = {
     "FastWeightsRNN": "layers.fast_weights",
     "FreeState": "states",
     "InitialState": "states",
+    "LatentState": "states",
     "Leaf": "spec.tree",
     "LeafwiseState": "states",
     "LowRank": "ops",

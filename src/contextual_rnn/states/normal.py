@@ -17,7 +17,7 @@ from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.states._heads import Heads
 from contextual_rnn.states._parameters import LeafParameters
-from contextual_rnn.states.base import InitialState
+from contextual_rnn.states.base import InitialState, refuse_latent
 from contextual_rnn.states.context import ContextState
 from contextual_rnn.states.moments import Moments
 
@@ -68,6 +68,7 @@ class NormalState(InitialState):
             for name, option in options.items():
                 if option is not None:
                     raise ValueError(f"{name}: expected only with a context network as net, got {type(net).__name__}")
+            refuse_latent("net", net)
             self.mean = net
         else:
             self.mean = ContextState(self.spec, net, features=features, zero_init=zero_init, activation=activation)
