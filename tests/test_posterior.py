@@ -177,7 +177,7 @@ def test_a_dropped_row_has_the_kl_and_density_of_its_branch():
     assert not q.kl()[q.dropped].any()
     assert (q.kl()[~q.dropped] > 0).all()
     assert not q.log_prob(q.rsample())[q.dropped].any()
-    assert torch.equal(state.kl(context.detach()).shape and torch.tensor(64), torch.tensor(64))
+    assert (state.kl(context) > 0).all(), "which never drops"
     _, _, state = build("dropped latent")
     q = state.posterior(context)
     assert not q.kl()[q.dropped].any()
@@ -209,8 +209,7 @@ def test_priors_of_numbers_tensors_parameters_and_states():
         leaves = spec.unpack(drawn)
         log_prior = sum(Normal(*pair).log_prob(leaves[name]).sum((1, 2)) for name, pair in parameters.items())
         torch.testing.assert_close(q.log_prior(drawn, prior), log_prior)
-    q.kl((mean, scale)).sum().backward()
-    q.kl(conditional.posterior(label)).sum().backward()
+    (q.kl((mean, scale)) + q.kl(conditional.posterior(label))).sum().backward()
     assert mean.grad.any()
     assert scale.grad.any()
     assert all(parameter.grad is not None for parameter in conditional.parameters())
@@ -264,7 +263,7 @@ def test_importance_weights_of_samples_in_one_call():
     """The bound of S samples is above that of one, and below log p(x), here of a linear model in closed form."""
     torch.manual_seed(0)
     cell = nn.RNNCell(1, 2, nonlinearity="relu").double()
-    state = NormalState(cell, nn.Linear(2, 4).double(), 0.5, scale_from_context=True)
+    state = NormalState(cell, nn.Linear(2, 4).double(), 1.5, scale_from_context=True)
     model = ContextualRNN(cell, state)
     x, context, target = torch.zeros(B, 1).double(), torch.randn(B, 2).double(), torch.randn(B, 2).double()
 
@@ -272,20 +271,22 @@ def test_importance_weights_of_samples_in_one_call():
         generator = torch.Generator().manual_seed(seed)
         _, q = model(x, context=context, num_samples=samples, return_posterior=True, generator=generator)
         log_likelihood = Normal(q.drawn, 0.5).log_prob(target.repeat_interleave(samples, 0)).sum(1)
-        weight = log_likelihood + q.log_prior(q.drawn) - q.log_prob(q.drawn)
-        return weight.view(B, samples).logsumexp(1) - math.log(samples)
+        weights = (log_likelihood + q.log_prior(q.drawn) - q.log_prob(q.drawn)).view(B, samples)
+        return weights.logsumexp(1) - math.log(samples), weights
 
     exact = Normal(0.0, math.sqrt(1.25)).log_prob(target).sum(1)
-    one = bound(20_000).mean()
-    torch.testing.assert_close(bound(20_000), exact, rtol=0, atol=0.1)  # ten standard errors of the estimate
-    assert torch.stack([bound(1, seed).mean() for seed in range(20)]).mean() < one
+    many, weights = bound(20_000)
+    shares = weights.softmax(1)
+    assert ((many - exact).abs() < 5 * (shares.square().sum(1)).sqrt()).all(), "five standard errors"
+    assert shares.square().sum() < 0.01 * B
+    assert torch.stack([bound(1, seed)[0].mean() for seed in range(20)]).mean() < many.mean() - 0.1
 
 
 @pytest.mark.parametrize("options", [{"lengths": torch.tensor([3, 1, 4, 0])}, {"burn_in": 2},
                                      {"mask": torch.arange(4) < torch.tensor([[3], [1], [4], [2]])}])  # fmt: skip
 def test_samples_beside_lengths_masks_and_burn_in(options):
     for case in ("lstm", "rnn"):
-        network, spec, state = build("normal", case)
+        network, _, state = build("normal", case)
         model = ContextualRNN(network, state)
         x, context = make_input(network, B, dtype=torch.float64), torch.randn(B, 2).double()
         axis = model._spec.input_batch_dim
@@ -313,11 +314,7 @@ def test_a_model_returns_what_it_draws():
     (output, final), q = model(x, context=context, return_posterior=True)
     torch.testing.assert_close(output, network(x, q.mean)[0])
     assert len(final) == 2
-    diagnosis = (
-        diagnose(model, lambda: model(x, context=context, return_posterior=True)[0][0].square().mean(-1), num_samples=2)
-        if False
-        else diagnose(model, lambda: model(x, context=context, return_posterior=True)[0][0].square().mean(-1))
-    )
+    diagnosis = diagnose(model, lambda: model(x, context=context, return_posterior=True)[0][0].square().mean(-1))
     assert "zeroed" in str(diagnosis)
 
 
