@@ -178,7 +178,9 @@ RESET = {
     "InitialState": "reset_parameters", "ConstantState": "extra_repr", "ContextState": "extra_repr reset_parameters "
     "saved_words", "FreeState": "extra_repr reset_parameters saved_noise", "LeafwiseState": "extra_repr "
     "reset_parameters", "NormalState": "extra_repr reset_parameters saved_min_scale", "SumState": "extra_repr "
-    "reset_parameters saved_weights", "LatentState": "extra_repr reset_parameters", "ContextDropout": "extra_repr reset_parameters saved_p saved_guidance",
+    "reset_parameters saved_weights",
+    "LatentState": "extra_repr reset_parameters",
+    "ContextDropout": "extra_repr reset_parameters saved_p saved_guidance",
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def initial_rows(
 ) -> State:
     """`copies` states a condition as one batch, drawn or the mean; a single example is a batch of one."""
 
-    def make() -> State:
+    def make(context: Any) -> State:
         if sample:
             return initial_state.sample(context, copies, batch_size=batch, generator=generator)
         spec = initial_state.spec
@@ -40,7 +40,7 @@ def initial_rows(
             leaves = {name: leaf[None] for name, leaf in leaves.items()}
         return spec.pack({name: leaf.repeat_interleave(copies, 0) for name, leaf in leaves.items()})
 
-    state = as_forward(model, make)()
+    state = as_forward(model, make)(context)
     check_made(model.network, initial_state, state)
     return state
 
@@ -80,10 +80,10 @@ def run_prompt(
         before = None if lengths is None else lengths - 1
         given: Any = {"lengths": before, "mask": None, "reset": None, "reset_context": None}
 
-        def run() -> Any:
+        def run(padded: Tensor, state: State) -> Any:
             return Sequences.of(model, padded, None, None, **given, pieces="prompt").run(state, carry=True)
 
-        return as_forward(model, run)()[1]
+        return as_forward(model, run)(padded, state)[1]
     for t in range(steps):
         going = rows if lengths is None else (lengths.to(rows.device) > t + 1).nonzero()[:, 0]
         some = take(spec.tree, going, state)
