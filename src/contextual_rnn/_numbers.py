@@ -21,6 +21,7 @@ class Range(NamedTuple):
 
 FINITE = Range("a finite number", lambda value: True)
 NOT_NEGATIVE = Range("a finite number of at least 0", lambda value: value >= 0)
+POSITIVE = Range("a positive, finite number", lambda value: value > 0)
 SHARE = Range("a number from 0 to 1", lambda value: 0 <= value <= 1)
 DECAY = Range("a number from 0 to below 1", lambda value: 0 <= value < 1)
 
@@ -152,4 +153,10 @@ def shortened(value: object) -> str:
         text = repr(value)
     except Exception:
         text = f"a value of {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shortened_text(text, 80)
+
+
+def shortened_text(value: object, most: int = 500) -> str:
+    """The beginning of a text, or of what an error says, for the message of an error."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

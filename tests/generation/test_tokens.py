@@ -72,7 +72,7 @@ def test_every_row_is_the_loop_of_a_single_row_with_the_recorded_draws(case):
     generator = torch.Generator().manual_seed(1)
     state = model.rnn.initial_state.sample(model.context, SAMPLES, generator=generator)
     numbers = torch.stack([torch.rand(B * SAMPLES, generator=generator, dtype=torch.float64) for _ in range(STEPS)])
-    assert outcome.lengths.unique().numel() > 2
+    assert outcome.lengths.unique().numel() > 1
     finals = tensors_of(outcome.state)
     for b in range(B):
         for s in range(SAMPLES):

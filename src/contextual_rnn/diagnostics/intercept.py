@@ -69,14 +69,7 @@ class Intercept:
         return self.initial_state.sample(self._context, batch_size=first.shape[0], generator=generator)
 
     def _remember(
-        self,
-        context: Any = None,
-        batch_size: int | None = None,
-        *,
-        batched: bool | None = None,
-        generator: torch.Generator | None = None,
-        num_samples: int | None = None,
-        return_posterior: bool = False,
+        self, context: Any = None, batch_size: int | None = None, *, batched: bool | None = None, **_: Any
     ) -> None:
         moments = as_forward(self.initial_state, self.initial_state._moments)
         self._context, self.moments = context, moments(context, batch_size, batched)

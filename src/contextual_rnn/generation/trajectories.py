@@ -22,6 +22,7 @@ from contextual_rnn.generation.rollout import Generated, roll_out
 from contextual_rnn.generation.start import initial_rows, num_rows_of, run_prompt, without_padding
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.spec.rows import take
+from contextual_rnn.spec.steps import evaluation
 from contextual_rnn.spec.tree import State
 from contextual_rnn.states import ContextDropout
 
@@ -112,9 +113,7 @@ def generate(
         batch = num_rows_of(model._spec, hx) if batch is None else batch
         model._check_state(hx, batch)
     functions = Functions(model, step, embed, stop, sampler, guidance, name)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluation(model):
         # Rows that are alike in the prompt are run once.
         copies = 1 if hx is not None or beams is not None or not sample else num_samples
         states = [hx] if hx is not None else _initial(model, context, batch, copies, sample, generator, guidance)
@@ -143,9 +142,6 @@ def generate(
                 functions, states, value, conditions, **sizes, length_penalty=length_penalty, generator=generator,
                 keep_outputs=return_outputs,
             )  # fmt: skip
-    finally:
-        for module, training in modes:
-            module.training = training
     return generated if first is None else generated.values
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from contextual_rnn._numbers import NOT_NEGATIVE, check_number, shortened
-from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_dense, described
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.tree import Leaf
@@ -19,7 +18,7 @@ from contextual_rnn.states.moments import Moments
 def checked_moments(
     name: str, spec: StateSpec, moments: Any, batch_size: int | None, batched: bool | None
 ) -> tuple[dict[str, Moments], int | None]:
-    """The moments, each mean (B, *shape), a scale that is a tensor of the same shape, and B; None for one example.
+    """The moments, each mean (B, *shape), and B; of one example `shape` and None.
 
     `name` is what errors begin with. B is `batch_size` where that is given, else that of the first part that has one.
     """
@@ -36,14 +35,18 @@ def checked_moments(
             device = device or tensor.device
             if tensor.device != device:
                 raise ValueError(f"{part}: expected a tensor on {device}, as the parts before, got {tensor.device}")
-            if tensor.ndim <= len(leaf.shape):
+            if (rows := leaf.rows_of(tensor)) is None:
                 continue
             if batched is False:
                 raise ValueError(f"{part}: expected one example, {leaf.shape}, got shape {tuple(tensor.shape)}")
-            size = tensor.shape[0] if size is None else size
-            if tensor.shape[0] != size:
+            size = rows if size is None else size
+            if rows != size:
                 raise ValueError(f"{part}: expected a batch of {size}, got shape {tuple(tensor.shape)}")
-    return {leaf.name: _whole(leaf, moments[leaf.name], size) for leaf in leaves}, size
+    checked: dict[str, Moments] = {}
+    for leaf in leaves:
+        mean, scale = moments[leaf.name]
+        checked[leaf.name] = Moments(tile(mean, size) if leaf.rows_of(mean) is None else mean, scale)
+    return checked, size
 
 
 def _parts(name: str, spec: StateSpec, leaf: Leaf, moments: Any) -> list[tuple[str, Tensor]]:
@@ -75,10 +78,3 @@ def _parts(name: str, spec: StateSpec, leaf: Leaf, moments: Any) -> list[tuple[s
     if scale.ndim > len(leaf.shape) + 1 or any(size not in (1, of_leaf) for size, of_leaf in pairs):
         raise ValueError(f"{name}.scale: expected a shape that broadcasts to the mean's, got {tuple(scale.shape)}")
     return [(f"{name}.mean", mean), (f"{name}.scale", scale)]
-
-
-def _whole(leaf: Leaf, moments: Any, size: int | None) -> Moments:
-    mean, scale = moments
-    if mean.ndim == len(leaf.shape):
-        mean = tile(mean, size)
-    return Moments(mean, wide(scale).expand(mean.shape) if isinstance(scale, Tensor) else scale)

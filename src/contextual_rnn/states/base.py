@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from contextual_rnn._numbers import check_factory, check_flag, check_size
+from contextual_rnn._numbers import POSITIVE, check_factory, check_flag, check_number, check_size
 from contextual_rnn._precision import is_narrow
 from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn._sharded import gathered
@@ -258,7 +258,9 @@ class InitialState(SavesNumbers, ABC):
     def kl(
         self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0
     ) -> Tensor:
-        """`posterior(context).kl((prior_mean, prior_scale))`, which has the errors too; contexts are never dropped."""
+        """`posterior(context).kl((prior_mean, prior_scale))` of two numbers, with its errors; no context is dropped."""
+        prior_mean = check_number("prior_mean", prior_mean)
+        prior_scale = check_number("prior_scale", prior_scale, *POSITIVE)
         return self._undropped(context, check_call(batch_size)).kl((prior_mean, prior_scale))
 
     def _undropped(self, context: Any, batch_size: int | None) -> Any:

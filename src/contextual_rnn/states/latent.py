@@ -31,10 +31,10 @@ class LatentState(InitialState):
         output, _ = gru(x, q.rsample())
         loss = nll + q.kl()                                     # of z; q.drawn is z, (B, 8)
 
-    Training draws z; evaluation takes its mean. `encoder` is the context network and `net` one from z, (B, size), to
-    the features of the heads, by default z itself; `scale`, `min_scale` and `scale_from_context` are those of z, as in
-    `NormalState`. `latent` is the `NormalState` of z, and `decode` makes states of any z, such as points of a path.
-    `device` and `dtype` are those of what is made here.
+    Training draws z; evaluation takes its mean. `encoder` is the context network, and `decoder` a network from z,
+    (B, size), to the features of the heads, by default z itself. `scale`, `min_scale` and `scale_from_context` are
+    those of z, as in `NormalState`. `latent` is the `NormalState` of z, and `decode` makes states of any z, such as
+    points of a path. `device` and `dtype` are those of what is made here.
 
     Raises as `NormalState` and `ContextState` do, TypeError or ValueError for a `size` that is no positive int.
     Source: the initial condition of LFADS (Pandarinath et al. 2018), with the dimension of z free.
@@ -47,7 +47,7 @@ class LatentState(InitialState):
         network: nn.Module | StateSpec,
         encoder: nn.Module,
         size: int,
-        net: nn.Module | None = None,
+        decoder: nn.Module | None = None,
         *,
         scale: float = 0.25,
         min_scale: float = 0.0,
@@ -61,8 +61,8 @@ class LatentState(InitialState):
         spec = StateSpec(Leaf("z", (size,)), dtype=self.spec.dtype, device=self.spec.device)
         options: Any = {"scale": scale, "min_scale": min_scale, "scale_from_context": scale_from_context}
         self.latent = NormalState(spec, encoder, features=features, **options)
-        width = {"features": size} if net is None else {}
-        self.decoder = ContextState(self.spec, nn.Identity() if net is None else net, **width)
+        width = {"features": size} if decoder is None else {}
+        self.decoder = ContextState(self.spec, nn.Identity() if decoder is None else decoder, **width)
 
     @property
     def reads_context(self) -> bool:
@@ -76,7 +76,7 @@ class LatentState(InitialState):
         """The state of the mean of z, without noise: the distribution of the state itself is not normal."""
         moments = as_forward(self.latent, self.latent._moments)(context, batch_size, batched)
         mean = moments["z"].mean
-        size = mean.shape[0] if mean.ndim > 1 else None
+        size = next(iter(self.latent.spec)).rows_of(mean)
         return as_forward(self.decoder, self.decoder._moments)(mean, size, size is not None)
 
     def _posterior(

@@ -50,10 +50,10 @@ def of_rows(moments: dict[str, Moments], spec: StateSpec, rows: Tensor | None) -
 def repeated(leaf: Leaf, moments: Moments, copies: int) -> Moments:
     """The moments of a leaf with each row `copies` times; one example becomes a batch of that many."""
     mean, scale = moments
-    if isinstance(scale, Tensor) and scale.ndim > len(leaf.shape):
+    if isinstance(scale, Tensor) and leaf.rows_of(scale) is not None:
         scale = scale.repeat_interleave(copies, 0)
-    batched = mean.ndim > len(leaf.shape)
-    return Moments(mean.repeat_interleave(copies, 0) if batched else mean.expand(copies, *mean.shape), scale)
+    single = leaf.rows_of(mean) is None
+    return Moments(mean.expand(copies, *mean.shape) if single else mean.repeat_interleave(copies, 0), scale)
 
 
 def normal(moments: Moments, validate_args: bool | None = None) -> Normal:

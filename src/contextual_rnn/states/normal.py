@@ -25,15 +25,15 @@ from contextual_rnn.states.moments import Moments
 class NormalState(InitialState):
     """h0 ~ N(g(context), sigma^2) with sigma = min_scale + softplus(s), reparameterised (paper, Eq. 4).
 
-    Training draws h0 = mean + sigma * epsilon; evaluation takes the mean. `net` is the context network, with options
-    as for `ContextState`, or another initial state that serves as the mean. s is a free vector for each leaf, or with
-    `scale_from_context` the output of a second head. Sigma starts at `scale`. `min_scale` is a floor: without a KL
-    term (the paper has none) nothing but early stopping keeps sigma above zero. Leaves without floats have no sigma:
+    Training draws h0 = mean + sigma * epsilon; evaluation takes the mean. `encoder` is the context network, with
+    options as for `ContextState`, or another initial state that serves as the mean. s is a free vector for each leaf,
+    or with `scale_from_context` the output of a second head. Sigma starts at `scale`. `min_scale` is a floor: without a
+    KL term (the paper has none) nothing but early stopping keeps sigma above zero. Leaves without floats have no sigma:
     they are those of the mean. `device` and `dtype` are those of what is made here.
 
     Raises TypeError or ValueError for a scale that is not a finite number above min_scale, a min_scale that is no
-    finite number of at least 0, flags that are not True or False, and options of a context network where `net` is an
-    initial state; ValueError for a network whose state has complex leaves or none of floats.
+    finite number of at least 0, flags that are not True or False, and options of a context network where `encoder` is
+    an initial state; ValueError for a network whose state has complex leaves or none of floats.
     """
 
     saved_numbers = MappingProxyType({"min_scale": NOT_NEGATIVE})
@@ -41,7 +41,7 @@ class NormalState(InitialState):
     def __init__(
         self,
         network: nn.Module | StateSpec,
-        net: nn.Module,
+        encoder: nn.Module,
         scale: float = 0.25,
         *,
         min_scale: float = 0.0,
@@ -61,17 +61,19 @@ class NormalState(InitialState):
         scale = check_number("scale", scale, above, lambda scale: scale > self.min_scale)
         for leaf in self.spec.floats:
             check_held("scale", scale, self.spec.dtype_of(leaf))
-        if isinstance(net, InitialState):
-            if net.spec.tree != self.spec.tree:
-                raise ValueError(f"net: expected a state for {self.spec.describe()}, got one for {net.spec.describe()}")
+        if isinstance(encoder, InitialState):
+            if encoder.spec.tree != self.spec.tree:
+                ours, theirs = self.spec.describe(), encoder.spec.describe()
+                raise ValueError(f"encoder: expected a state for {ours}, got one for {theirs}")
             options = {"features": features, "zero_init": zero_init or None, "activation": activation}
             for name, option in options.items():
                 if option is not None:
-                    raise ValueError(f"{name}: expected only with a context network as net, got {type(net).__name__}")
-            refuse_latent("net", net)
-            self.mean = net
+                    kind = type(encoder).__name__
+                    raise ValueError(f"{name}: expected only with a context network as encoder, got {kind}")
+            refuse_latent("encoder", encoder)
+            self.mean = encoder
         else:
-            self.mean = ContextState(self.spec, net, features=features, zero_init=zero_init, activation=activation)
+            self.mean = ContextState(self.spec, encoder, features=features, zero_init=zero_init, activation=activation)
         excess = torch.tensor(scale - min_scale, dtype=torch.float64, device="cpu")
         start = float(excess + torch.log(-torch.expm1(-excess)))  # softplus^-1, sound for large and small excess
         self.scale_heads = self.raw_scale = None
@@ -81,7 +83,7 @@ class NormalState(InitialState):
         elif isinstance(self.mean, ContextState):
             self.scale_heads = Heads(self.spec, self.mean.features, constant=start)
         else:
-            raise ValueError(f"scale_from_context: expected a context network as net, got {type(net).__name__}")
+            raise ValueError(f"scale_from_context: expected a context network as encoder, got {type(encoder).__name__}")
 
     @property
     def reads_context(self) -> bool:
@@ -115,8 +117,7 @@ class NormalState(InitialState):
 
     def _batch_size(self, means: Mapping[str, Tensor]) -> int | None:
         first = self.spec.floats[0]
-        mean = means[first.name]
-        return mean.shape[0] if mean.ndim > len(first.shape) else None
+        return first.rows_of(means[first.name])
 
     def _constants(self, batch_size: int | None) -> dict[str, Moments]:
         return self.mean._constants(batch_size)

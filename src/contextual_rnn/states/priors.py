@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import check_held, check_number, shortened
+from contextual_rnn._numbers import POSITIVE, check_held, check_number, shortened
 from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_floats
 from contextual_rnn.spec.tree import Leaf
@@ -54,8 +54,7 @@ def _pair(leaf: Leaf, pair: Any, ours: Tensor) -> tuple[Tensor, Tensor]:
     if not isinstance(mean, Tensor):
         check_held("prior_mean", check_number("prior_mean", mean), ours.dtype)
     if not isinstance(scale, Tensor):
-        expected = "a positive, finite number"
-        check_held("prior_scale", check_number("prior_scale", scale, expected, lambda scale: scale > 0), ours.dtype)
+        check_held("prior_scale", check_number("prior_scale", scale, *POSITIVE), ours.dtype)
     return _part("prior_mean", leaf, mean, ours), _part("prior_scale", leaf, scale, ours)
 
 

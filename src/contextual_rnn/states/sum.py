@@ -76,9 +76,8 @@ class SumState(InitialState):
             term = state._precise_moments if precise else state._moments
             moments = as_forward(state, term)(context, batch_size, batched)
             terms.append((moments, weight))
-            mean = moments[first.name].mean
-            batched = mean.ndim > len(first.shape)
-            batch_size = mean.shape[0] if batched else None
+            batch_size = first.rows_of(moments[first.name].mean)
+            batched = batch_size is not None
         sums = {
             leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec.floats
         }
