@@ -19,6 +19,8 @@ from contextual_rnn import (
     NormalState,
     SumState,
     interpolate,
+    load_state,
+    save_state,
     state_spec,
 )
 from contextual_rnn.diagnostics import diagnose
@@ -332,6 +334,26 @@ def test_narrow_states_are_drawn_in_their_dtype_and_measured_in_float32(dtype):
             torch.float32,
         )
         assert each(torch.randn(B, 2, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("kind", ["normal", "latent", "sum", "leafwise"])
+def test_the_old_calls_are_the_same_numbers(kind, tmp_path):
+    _, spec, state = build(kind)
+    state.eval()
+    context = torch.randn(B, 2).double()
+    q = state.posterior(context)
+    q.sample()
+    torch.testing.assert_close(state.kl(context), q.kl())
+    torch.testing.assert_close(state.kl(context, prior_mean=0.5, prior_scale=2.0), q.kl((0.5, 2.0)))
+    torch.testing.assert_close(state.log_prob(q.drawn, context), q.log_prob(q.drawn))
+    ours = getattr(q, "latent", q).distribution
+    for name, density in state.distribution(context).items():
+        torch.testing.assert_close(density.loc, ours[name].loc)
+        torch.testing.assert_close(density.scale, ours[name].scale)
+    save_state(state, tmp_path / "state.safetensors")
+    fresh = STATES[kind](spec).eval()
+    load_state(fresh, tmp_path / "state.safetensors")
+    assert all(map(torch.equal, tensors_of(fresh(context)), tensors_of(state(context))))
 
 
 def test_a_path_between_two_contexts_in_z():

@@ -115,6 +115,13 @@ def _(d: Draw) -> Call:
     return Call(ours.LatentState(spec, _net(d), 3).decode, [z], expect=_state_of(spec, batch))
 
 
+@case("LatentState.log_prob")
+def _(d: Draw) -> Call:
+    s, batch = subject(d, ("latent",)), d.choose([None, 1, 3])
+    z = torch.randn(*(() if batch is None else (batch,)), *s.state.latent.spec.tree.shape)
+    return Call(s.state.log_prob, [z, s.new_context(d, batch)], expect=_finite)
+
+
 @case("InitialState")
 def _(d: Draw) -> Call:
     network, spec = network_and_spec(d)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from contextual_rnn._numbers import check_size
-from contextual_rnn._sharded import as_forward
+from contextual_rnn._sharded import as_forward, gathered
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import Leaf, State
 from contextual_rnn.states.base import InitialState
@@ -70,7 +70,11 @@ class LatentState(InitialState):
 
     def decode(self, z: Tensor) -> State:
         """The state of z, (B, size), or of one example (size,), as the network takes it; errors as of `forward`."""
-        return self.decoder(z)
+        return gathered(self, self.decoder)(z)
+
+    def log_prob(self, state: Any, context: Any = None) -> Tensor:
+        """log N(z; g(context), sigma^2) of z, (B, size), in the place of a state; errors as of `Posterior.log_prob`."""
+        return self.latent.log_prob(state, context)
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         """The state of the mean of z, without noise: the distribution of the state itself is not normal."""
