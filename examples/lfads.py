@@ -3,7 +3,7 @@
     z ~ N(encoder(spikes)), h(0) = W z, h(t) = GRU(h(t-1)), rates(t) = exp(C factors(t) + b), factors(t) = F h(t)
 
 Neurons of one population follow few shared dynamics, here a Lorenz system's. LFADS (Pandarinath et al. 2018) reads all
-spikes of a trial backwards and forwards, and infers where an autonomous network has to start so that it tells the
+spikes of a trial backwards and forwards, and infers where an autonomous network has to start so that it gives the
 rates of the whole trial. The prior of z is learned; KL and L2 are weighed up from zero; coordinated dropout
 (Keshtkaran and Pandarinath 2019) shows some spikes and scores the others, so that nothing is copied.
 
@@ -33,8 +33,8 @@ from contextual_rnn.states import Posterior
 @dataclass(frozen=True)
 class Options:
     seeds: int = 5  # each with a system of neurons, weights and batches of its own
-    epochs: int = 150
-    trials: int = 400  # to train on, and a quarter as many for the test
+    epochs: int = 60
+    trials: int = 800  # to train on, and an eighth as many for the test
     steps: int = 60  # bins of ten milliseconds
     units: int = 64
     latent: int = 8
@@ -123,11 +123,11 @@ def evaluate(model: LFADS, train: list[Tensor], test: list[Tensor], initial: boo
 
 def main(options: Options) -> None:
     if options.quick:
-        options = replace(options, seeds=2, epochs=4, trials=100, steps=30, units=16)
+        options = replace(options, seeds=2, epochs=4, trials=80, steps=30, units=16)
     started, runs = time.perf_counter(), {}
     options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
-        data = record(options.trials * 5 // 4, options.steps, seed)
+        data = record(options.trials * 9 // 8, options.steps, seed)
         parts = [[part[: options.trials] for part in data], [part[options.trials :] for part in data]]
         for name, components in (("smoothing", None), ("smoothing and 3 components", 3)):
             rates = [without_dynamics(parts[0][0], parts[1][0], components, width) for width in (2, 4, 8)]

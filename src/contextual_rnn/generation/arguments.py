@@ -86,8 +86,8 @@ def values_before(
 
 
 def device_of(model: ContextualRNN, values: Tensor | None) -> torch.device:
-    """Where the numbers of rows are: with the values, or with the network."""
-    if values is not None:
-        return values.device
+    """Where the numbers of rows are: with the network, or with the values where it has no parameters."""
     parameter = next(model.network.parameters(), None)
-    return torch.get_default_device() if parameter is None else parameter.device
+    if parameter is not None:
+        return parameter.device
+    return torch.get_default_device() if values is None else values.device

@@ -32,6 +32,7 @@ def beam_search(
     have `beams` rows a condition, which are alike.
     """
     num_rows, device = len(conditions), conditions.device
+    value = value.to(device)
     batch = num_rows // beams
     offset = beams * torch.arange(batch, device=device)[:, None]
     total = torch.full((batch, beams), -torch.inf, dtype=torch.float64, device=device)

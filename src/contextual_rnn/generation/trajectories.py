@@ -123,7 +123,7 @@ def generate(
         value = None
         if values is not None:
             if copies > 1:
-                values = values.index_select(0, conditions)
+                values = values.index_select(0, conditions.to(values.device))
                 lengths = None if lengths is None else lengths.repeat_interleave(copies)
             values, value = without_padding(values, lengths)
             states = [run_prompt(functions, state, values, lengths, conditions, generator) for state in states]
@@ -131,7 +131,7 @@ def generate(
         if more > 1:
             again = torch.arange(len(conditions), device=conditions.device).repeat_interleave(more)
             conditions, states = conditions[again], [take(model._spec.tree, again, state) for state in states]
-            value = None if value is None else value.index_select(0, again)
+            value = None if value is None else value.index_select(0, again.to(value.device))
         if beams is None:
             shape = (batch, num_samples)
             generated = roll_out(functions, states, value, conditions, shape, num_steps, generator, return_outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -256,8 +256,9 @@ class DroppedPosterior(Posterior):
         return {**self.null._axes, **self.given._axes}
 
 
-pytree.register_pytree_node(
-    DroppedPosterior,
-    lambda q: ([q.given, q.null, q.dropped, q.drawn], q.spec),
-    lambda parts, spec: DroppedPosterior(parts[0], parts[1], parts[2], spec, parts[3]),
-)
+def _unflatten(parts: Iterable[Any], spec: Any) -> DroppedPosterior:
+    given, null, dropped, drawn = parts
+    return DroppedPosterior(given, null, dropped, spec, drawn)
+
+
+pytree.register_pytree_node(DroppedPosterior, lambda q: ([q.given, q.null, q.dropped, q.drawn], q.spec), _unflatten)

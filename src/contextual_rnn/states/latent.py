@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,8 +61,8 @@ class LatentState(InitialState):
         spec = StateSpec(Leaf("z", (size,)), dtype=self.spec.dtype, device=self.spec.device)
         options: Any = {"scale": scale, "min_scale": min_scale, "scale_from_context": scale_from_context}
         self.latent = NormalState(spec, encoder, features=features, **options)
-        width = {"features": size} if decoder is None else {}
-        self.decoder = ContextState(self.spec, nn.Identity() if decoder is None else decoder, **width)
+        width = size if decoder is None else None
+        self.decoder = ContextState(self.spec, nn.Identity() if decoder is None else decoder, features=width)
 
     @property
     def reads_context(self) -> bool:
@@ -150,6 +150,9 @@ class LatentPosterior(Posterior):
         return self.latent._axes
 
 
-pytree.register_pytree_node(
-    LatentPosterior, lambda q: ([q.latent], q.decode), lambda parts, decode: LatentPosterior(parts[0], decode)
-)
+def _unflatten(parts: Iterable[Any], decode: Any) -> LatentPosterior:
+    (latent,) = parts
+    return LatentPosterior(latent, decode)
+
+
+pytree.register_pytree_node(LatentPosterior, lambda q: ([q.latent], q.decode), _unflatten)

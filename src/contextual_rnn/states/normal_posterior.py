@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,9 +126,10 @@ def _repeated(leaf: Leaf, part: Tensor, copies: int) -> Tensor:
     return part if copies == 1 or leaf.rows_of(part) is None else part.repeat_interleave(copies, 0)
 
 
+def _unflatten(parts: Iterable[Any], context: Any) -> NormalPosterior:
+    moments, drawn = parts
+    return NormalPosterior(context[0], moments, context[1], drawn)
+
+
 # As results of modules: DDP and FSDP look for the tensors in them, and torch.compile passes them on.
-pytree.register_pytree_node(
-    NormalPosterior,
-    lambda q: ([q.moments, q.drawn], (q.spec, q.dtype)),
-    lambda parts, context: NormalPosterior(context[0], parts[0], context[1], parts[1]),
-)
+pytree.register_pytree_node(NormalPosterior, lambda q: ([q.moments, q.drawn], (q.spec, q.dtype)), _unflatten)
