@@ -1,4 +1,4 @@
-.PHONY: install reproduce evidence pages test fuzz sanitize lint bench wheel clean
+.PHONY: install reproduce evidence pages test fuzz sanitize lint types-library types-tests bench wheel clean
 
 PYTHON ?= python3
 PRESET ?= quick
@@ -29,9 +29,10 @@ pages: install
 	$(BIN)/python -m contextual_rnn.experiments.report.pages
 	$(BIN)/python -m benchmarks.page
 
-# One thread per process: the tests already run on all cores.
+# One thread per process: the tests already run on all cores. Each process takes tests that stand together, which share
+# what they prepare.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --quiet
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal --quiet
 
 # Random calls of every public name and damaged files: 40,000 and 5,000 tries in processes of their own, about an hour
 # of a core. A failure can be repeated by its seed and number. Another seed: make fuzz SEED=7.
@@ -56,7 +57,13 @@ sanitize: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --jobs types-library types-tests
+
+types-library:
 	$(BIN)/basedpyright
+
+types-tests:
+	$(BIN)/basedpyright --project pyrightconfig.tests.json
 
 bench: install $(BENCHED)
 	$(BIN)/python -m benchmarks.fast_weights

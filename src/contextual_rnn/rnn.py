@@ -15,7 +15,7 @@ from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.steps import copied, find_time_dim, may_change_states
-from contextual_rnn.spec.tree import State, fits, matches, zip_leaves
+from contextual_rnn.spec.tree import State, fits, matches, rows_of, zip_leaves
 from contextual_rnn.states import InitialState, Posterior
 
 
@@ -184,7 +184,7 @@ class ContextualRNN(nn.Module):
     def _check_state(self, state: State, batch_size: int | None) -> None:
         leaves = self._spec.check(state, "hx")  # layers may differ: a network's own final state has no shared layers
         for leaf in self._spec:
-            if (size := leaf.rows_of(leaves[leaf.name])) != batch_size:
+            if (size := rows_of(leaf, leaves[leaf.name])) != batch_size:
                 raise ValueError(f"hx: expected {leaf.name!r} of batch size {batch_size}, as the input, got {size}")
         _check_like("hx", self.network, self._spec.tree, state)
 

@@ -81,10 +81,6 @@ class Leaf:
     def numel(self) -> int:
         return math.prod(self.shape)
 
-    def rows_of(self, tensor: Tensor) -> int | None:
-        """The rows B of a tensor (B, *shape); None for `shape`."""
-        return tensor.shape[0] if tensor.ndim > len(self.shape) else None
-
     def _to_network(self, tensor: Tensor) -> Tensor:
         """(B, *shape) or `shape` in the network's layout and dtype."""
         batched = tensor.ndim > len(self.shape)
@@ -107,6 +103,11 @@ class Leaf:
         one = self.network_shape
         batched = (*map(str, one[: self.batch_dim]), "batch", *map(str, one[self.batch_dim :]))
         return f"({', '.join(batched)}) or {one} without a batch"
+
+
+def rows_of(leaf: Leaf, tensor: Tensor) -> int | None:
+    """The rows B of a tensor (B, *shape); None for `shape`."""
+    return tensor.shape[0] if tensor.ndim > len(leaf.shape) else None
 
 
 def leaves_of(tree: State, depth: int = 0) -> Iterator[Leaf]:

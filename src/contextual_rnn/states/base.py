@@ -20,7 +20,7 @@ from contextual_rnn._precision import is_narrow
 from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn._sharded import gathered
 from contextual_rnn.spec.networks import StateSpec, spec_of
-from contextual_rnn.spec.tree import State, pack
+from contextual_rnn.spec.tree import State, pack, rows_of
 from contextual_rnn.states._checked_moments import checked_moments
 from contextual_rnn.states._heads import batch_of, check_call, tile
 from contextual_rnn.states._start import Start
@@ -253,7 +253,7 @@ class InitialState(SavesNumbers, ABC):
     def log_prob(self, state: State, context: Any = None) -> Tensor:
         """`posterior(context).log_prob(state)`, which has the errors too; contexts are never dropped for it."""
         leaves, first = self.spec.unpack(state), next(iter(self.spec))
-        return self._undropped(context, first.rows_of(leaves[first.name])).log_prob(state)
+        return self._undropped(context, rows_of(first, leaves[first.name])).log_prob(state)
 
     def kl(
         self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0

@@ -15,7 +15,7 @@ from contextual_rnn._numbers import FINITE, SHARE, check_held, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.tree import State, pack
+from contextual_rnn.spec.tree import State, pack, rows_of
 from contextual_rnn.states._heads import check_call
 from contextual_rnn.states._recomputed import draw_again
 from contextual_rnn.states.base import InitialState
@@ -141,7 +141,7 @@ class ContextDropout(InitialState):
         given = as_forward(self.state, self.state._posterior)(context, batch_size, batched, generator, rows)
         first = next(iter(self.spec))
         mean = self.spec.unpack(given.mean)[first.name]
-        size = first.rows_of(mean)
+        size = rows_of(first, mean)
         null = as_forward(self.null, self.null._posterior)(None, size, size is not None)
         batch = () if size is None else (size,)
         drawn = draw_again(lambda: torch.rand(batch, generator=generator, device=mean.device), generator)
@@ -181,7 +181,7 @@ class ContextDropout(InitialState):
     def _null_beside(self, given: dict[str, Moments]) -> dict[str, Moments]:
         """The null state's moments for the batch that the context turned out to have."""
         first = next(iter(self.spec))
-        size = first.rows_of(given[first.name].mean)
+        size = rows_of(first, given[first.name].mean)
         return as_forward(self.null, self.null._moments)(None, size, size is not None)
 
 

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from contextual_rnn._numbers import check_size
 from contextual_rnn._sharded import as_forward, gathered
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.tree import Leaf, State
+from contextual_rnn.spec.tree import Leaf, State, rows_of
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.context import ContextState
 from contextual_rnn.states.moments import Moments
@@ -80,7 +80,7 @@ class LatentState(InitialState):
         """The state of the mean of z, without noise: the distribution of the state itself is not normal."""
         moments = as_forward(self.latent, self.latent._moments)(context, batch_size, batched)
         mean = moments["z"].mean
-        size = next(iter(self.latent.spec)).rows_of(mean)
+        size = rows_of(next(iter(self.latent.spec)), mean)
         return as_forward(self.decoder, self.decoder._moments)(mean, size, size is not None)
 
     def _posterior(

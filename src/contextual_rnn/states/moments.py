@@ -11,7 +11,7 @@ from torch.distributions import Normal
 from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_readable, described
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.tree import Leaf
+from contextual_rnn.spec.tree import Leaf, rows_of
 from contextual_rnn.states._recomputed import draw_again
 
 
@@ -50,9 +50,9 @@ def of_rows(moments: dict[str, Moments], spec: StateSpec, rows: Tensor | None) -
 def repeated(leaf: Leaf, moments: Moments, copies: int) -> Moments:
     """The moments of a leaf with each row `copies` times; one example becomes a batch of that many."""
     mean, scale = moments
-    if isinstance(scale, Tensor) and leaf.rows_of(scale) is not None:
+    if isinstance(scale, Tensor) and rows_of(leaf, scale) is not None:
         scale = scale.repeat_interleave(copies, 0)
-    single = leaf.rows_of(mean) is None
+    single = rows_of(leaf, mean) is None
     return Moments(mean.expand(copies, *mean.shape) if single else mean.repeat_interleave(copies, 0), scale)
 
 

@@ -15,6 +15,7 @@ from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_held, check_
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.spec.tree import rows_of
 from contextual_rnn.states._heads import Heads
 from contextual_rnn.states._parameters import LeafParameters
 from contextual_rnn.states.base import InitialState, refuse_latent
@@ -117,7 +118,7 @@ class NormalState(InitialState):
 
     def _batch_size(self, means: Mapping[str, Tensor]) -> int | None:
         first = self.spec.floats[0]
-        return first.rows_of(means[first.name])
+        return rows_of(first, means[first.name])
 
     def _constants(self, batch_size: int | None) -> dict[str, Moments]:
         return self.mean._constants(batch_size)

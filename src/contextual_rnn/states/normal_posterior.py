@@ -15,7 +15,7 @@ from contextual_rnn._numbers import check_size, readable
 from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_floats
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.tree import Leaf, State, pack
+from contextual_rnn.spec.tree import Leaf, State, pack, rows_of
 from contextual_rnn.states.moments import Moments, draw, normal, repeated
 from contextual_rnn.states.posterior import Posterior, sum_units
 from contextual_rnn.states.priors import Prior, prior_of
@@ -114,7 +114,7 @@ class NormalPosterior(Posterior):
 
 def _copies(leaf: Leaf, value: Tensor, mean: Tensor) -> int:
     """How many rows of `value` each row of `mean` has."""
-    rows, ours = leaf.rows_of(value), leaf.rows_of(mean)
+    rows, ours = rows_of(leaf, value), rows_of(leaf, mean)
     if ours is None or rows == ours:
         return 1
     if not rows or not ours or rows % ours:
@@ -123,7 +123,7 @@ def _copies(leaf: Leaf, value: Tensor, mean: Tensor) -> int:
 
 
 def _repeated(leaf: Leaf, part: Tensor, copies: int) -> Tensor:
-    return part if copies == 1 or leaf.rows_of(part) is None else part.repeat_interleave(copies, 0)
+    return part if copies == 1 or rows_of(leaf, part) is None else part.repeat_interleave(copies, 0)
 
 
 def _unflatten(parts: Iterable[Any], context: Any) -> NormalPosterior:

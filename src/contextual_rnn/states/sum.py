@@ -14,6 +14,7 @@ from contextual_rnn._entries import entries_of
 from contextual_rnn._numbers import FINITE, check_held, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
+from contextual_rnn.spec.tree import rows_of
 from contextual_rnn.states.base import InitialState, refuse_latent
 from contextual_rnn.states.moments import Moments, as_tensor
 
@@ -76,7 +77,7 @@ class SumState(InitialState):
             term = state._precise_moments if precise else state._moments
             moments = as_forward(state, term)(context, batch_size, batched)
             terms.append((moments, weight))
-            batch_size = first.rows_of(moments[first.name].mean)
+            batch_size = rows_of(first, moments[first.name].mean)
             batched = batch_size is not None
         sums = {
             leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec.floats

@@ -5,7 +5,7 @@ python -m contextual_rnn.experiments.report.pages    from results/, into README.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from contextual_rnn.experiments.report.figures import to_svg
 from contextual_rnn.experiments.report.from_weights import Trained
 from contextual_rnn.experiments.report.map_figure import map_figure
 from contextual_rnn.experiments.runs.published import read_results
-from contextual_rnn.experiments.stats.tables import markdown
+from contextual_rnn.experiments.stats.tables import fill, markdown
 from contextual_rnn.experiments.stats.wording import interval, minus, spread
 from contextual_rnn.experiments.studies import catalogue
 from contextual_rnn.experiments.studies.catalogue import ASIDE, study
@@ -55,12 +55,13 @@ def findings(prose: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     environment = Environment(
         loader=FileSystemLoader(prose.parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
+    filters: dict[str, Callable[..., str]] = {
         "said": interval,
         "spread": spread,
         "points": lambda gain: minus(f"{100 * gain:+.2f}"),
         "ends": lambda texts: " to ".join(dict.fromkeys((texts[0], texts[-1]))),
     }
+    environment.filters.update(filters)
     context = {"facts": facts, "starts": STARTS, "studies": catalogue}
     module = environment.get_template(prose.name).make_module(context)
     texts = {name: " ".join(getattr(module, name)().split()) for name in (*ASKED, *IN_SHORT)}
@@ -110,12 +111,11 @@ def write_pages(root: Path) -> None:
 
 
 def replace_block(path: Path, block: str) -> None:
-    """Put `block` between the marks of the page at `path`. Raises ValueError where it has none."""
-    before, begin, rest = path.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"root: expected {BEGIN} and {END} in {path}, got a page without")
-    write_whole(path, f"{before}{BEGIN}\n{block}\n{END}{after}")
+    """Put `block` between the marks of the page at `path`. Raises ValueError, which names it, where it has none."""
+    try:
+        write_whole(path, fill(path.read_text(), BEGIN, END, f"\n{block}\n"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 if __name__ == "__main__":
