@@ -356,6 +356,19 @@ def test_the_old_calls_are_the_same_numbers(kind, tmp_path):
     assert all(map(torch.equal, tensors_of(fresh(context)), tensors_of(state(context))))
 
 
+def test_states_made_of_others_measure_as_precisely():
+    """In bfloat16 heads compute in float32 for a KL, in parts of other states too."""
+    lstm, context = nn.LSTMCell(3, 5, dtype=torch.bfloat16), torch.randn(B, 2, dtype=torch.bfloat16)
+    spec = state_spec(lstm)
+    h, c = (NormalState(spec[name], nn.Linear(2, 6, dtype=torch.bfloat16), scale_from_context=True) for name in "hc")
+    both = LeafwiseState(spec, h=h, c=c)
+    expected = h.kl(context) + c.kl(context)
+    assert not torch.equal(expected, expected.bfloat16().float())
+    torch.testing.assert_close(both.posterior(context).kl(), expected)
+    for state in (ContextDropout(both).eval(), SumState([both], [1.0])):
+        torch.testing.assert_close(state.posterior(context).kl(), expected)
+
+
 def test_a_path_between_two_contexts_in_z():
     _, _, state = build("latent", "gru")
     ends = [state.eval().posterior(torch.randn(1, 2).double()) for _ in range(2)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from contextual_rnn.spec.tree import State
 
 def beam_search(
     functions: Functions,
-    states: list[State],
+    states: Sequence[State],
     value: Tensor,
     conditions: Tensor,
     beams: int,

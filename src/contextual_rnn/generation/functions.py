@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,31 +60,32 @@ class Functions:
         network, size = self.model.network, getattr(self.model.network, "input_size", 0)
         parameter = next(network.parameters(), None)
         like = torch.empty(0, device=at.rows.device) if parameter is None else parameter
-        return torch.zeros(len(at.rows), size, dtype=like.dtype, device=like.device)
+        return torch.zeros(at.rows.shape[0], size, dtype=like.dtype, device=like.device)
 
     def advance(
-        self, value: Tensor | None, states: list[State], at: GenerationStep
-    ) -> tuple[list[Tensor], list[State]]:
+        self, value: Tensor | None, states: Sequence[State], at: GenerationStep
+    ) -> tuple[Sequence[Tensor], Sequence[State]]:
         """One step of the network for the rows of `at`, from each of `states`."""
         inputs = self.inputs(value, at)
         self.know_spec(inputs)
         network = self.model.network
         try:
-            steps = [as_forward(self.model, step_of)(network, self.spec, inputs, state) for state in states]
+            run = as_forward(self.model, step_of)
+            outputs, new = zip(*[run(network, self.spec, inputs, state) for state in states], strict=True)
         except (RuntimeError, IndexError, TypeError, AttributeError):
             name = "embed" if self.embeds else "step" if at.number > 0 else self.first_name or "network"
             check_step(name, network, self.spec, inputs)
             raise
-        return [output for output, _ in steps], [state for _, state in steps]
+        return outputs, new
 
     def know_spec(self, inputs: Any) -> None:
         """Find out whether the network takes sequences, where only a trial can say; `inputs` are of one step."""
         if self.spec.known_time_dim == "unknown" and self.spec.step is None:
             self.spec = self.model._known_spec(inputs)
 
-    def next(self, outputs: list[Tensor], value: Tensor | None, at: GenerationStep) -> tuple[Tensor, Tensor | None]:
+    def next(self, outputs: Sequence[Tensor], value: Tensor | None, at: GenerationStep) -> tuple[Tensor, Tensor | None]:
         """The next value (N, *value) and its log-probability (N,), where there is one."""
-        rows = len(at.rows)
+        rows = at.rows.shape[0]
         if self._sampler is not None:
             scores = self.scores(outputs, value, at)
             value, log_prob = _pair("sampler", self._sampler(scores, at), rows)
@@ -96,11 +97,11 @@ class Functions:
             return value, log_prob
         return _pair("step", self._step(outputs[0], value, at), rows)
 
-    def scores(self, outputs: list[Tensor], value: Tensor | None, at: GenerationStep) -> Tensor:
+    def scores(self, outputs: Sequence[Tensor], value: Tensor | None, at: GenerationStep) -> Tensor:
         """Scores of the next token, (N, K)."""
         parts = [self._step(output, value, at) for output in outputs]
         for part in parts:
-            check_scores("step", part, len(at.rows))
+            check_scores("step", part, at.rows.shape[0])
         if self.guidance is None:
             return parts[0]
         given, null = (wide(part).log_softmax(-1) for part in parts)
@@ -110,7 +111,7 @@ class Functions:
 
     def stopped(self, value: Tensor, at: GenerationStep) -> Tensor:
         """Which rows end with `value`, (N,) of bool."""
-        rows = len(at.rows)
+        rows = at.rows.shape[0]
         if not callable(self._stop):
             if value.shape != (rows,) or value.is_floating_point() or value.is_complex():
                 received = f"{value.dtype} of shape {tuple(value.shape)}"
@@ -127,10 +128,12 @@ class Functions:
 
 def _pair(name: str, returned: Any, rows: int) -> tuple[Tensor, Tensor | None]:
     """A value and a log-probability, or a value alone, as a function has returned them."""
-    value, log_prob = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+    value, log_prob = returned, None
+    if isinstance(returned, tuple) and len(returned) == 2:
+        value, log_prob = returned
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a function that returns a tensor, got {type(value).__name__}")
-    if value.shape[:1] != (rows,):
+    if not value.ndim or value.shape[0] != rows:
         raise ValueError(f"{name}: expected values of {rows} rows, got {tuple(value.shape)}")
     if log_prob is not None and (not isinstance(log_prob, Tensor) or log_prob.shape != (rows,)):
         received = tuple(log_prob.shape) if isinstance(log_prob, Tensor) else shortened(log_prob)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +41,7 @@ def stack_steps(steps: list[Tensor], num_steps: int, shape: tuple[int, int], *, 
 
 def _add(steps: list[Tensor], rows: Tensor, part: Tensor, num_rows: int, *, repeat_last: bool = False) -> None:
     """Append the part of `rows`; the other rows have the last step again, or zeros."""
-    if len(rows) < num_rows:
+    if rows.shape[0] < num_rows:  # len of a tensor is slow
         others = steps[-1] if repeat_last else part.new_zeros(num_rows, *part.shape[1:])
         if others.shape[1:] != part.shape[1:]:
             expected, received = tuple(others.shape[1:]), tuple(part.shape[1:])
@@ -51,7 +52,7 @@ def _add(steps: list[Tensor], rows: Tensor, part: Tensor, num_rows: int, *, repe
 
 def roll_out(
     functions: Functions,
-    states: list[State],
+    states: Sequence[State],
     value: Tensor | None,
     conditions: Tensor,
     shape: tuple[int, int],

@@ -38,7 +38,7 @@ class TokenSampler:
         return f"TokenSampler(temperature={self.temperature}, top_k={self.top_k}, top_p={self.top_p})"
 
     def __call__(self, scores: Tensor, at: GenerationStep) -> tuple[Tensor, Tensor]:
-        check_scores("scores", scores, len(at.rows))
+        check_scores("scores", scores, at.rows.shape[0])
         numbers = at.rand(dtype=torch.float64)  # drawn at temperature 0 too: what follows does not depend on it
         if self.temperature == 0:
             tokens = scores.argmax(-1)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +12,7 @@ from torch import Tensor, nn
 from contextual_rnn._numbers import check_size
 
 
-@dataclass(frozen=True)
-class GenerationStep:
+class GenerationStep(NamedTuple):
     """Which step of a generation it is, and for which rows: the last argument of a user's function that asks for it.
 
     `number` counts the generated values from 0; in a prompt it is negative, -1 at the value before the last of the
@@ -46,11 +43,7 @@ class GenerationStep:
         device = self.rows.device if self.generator is None else self.generator.device
         numbers = draw((self.num_rows, *size), generator=self.generator, dtype=dtype, device=device)
         numbers = numbers.to(self.rows.device)
-        return numbers if self._all_go_on else numbers.index_select(0, self.rows)
-
-    @cached_property
-    def _all_go_on(self) -> bool:
-        return len(self.rows) == self.num_rows
+        return numbers if self.rows.shape[0] == self.num_rows else numbers.index_select(0, self.rows)
 
 
 def with_step(function: Callable[..., Any], arguments: int) -> Callable[..., Any]:
@@ -67,4 +60,6 @@ def with_step(function: Callable[..., Any], arguments: int) -> Callable[..., Any
     required = [p for p in parameters if p.kind in positional and p.default is inspect.Parameter.empty]
     if len(required) > arguments:
         return function
-    return lambda *args: function(*args[:arguments])
+    if arguments == 1:
+        return lambda value, at: function(value)
+    return lambda output, value, at: function(output, value)
