@@ -57,6 +57,13 @@ TABLES = {
         "R2 of Lorenz state": ".3f",
         "R2 of rates, above the zero state's": ".3f",
     },
+    "language_styles": {
+        "numbers": ",",
+        "bits": ".3f",
+        "gain": ".3f",
+        "gain, bytes 1-16": ".3f",
+        "gain, bytes 96-127": ".3f",
+    },
     "noise": {
         "error, 20 steps": ".3f",
         "error, 200 steps": ".3f",
@@ -76,6 +83,7 @@ SAID = {
     "oscillator": ("{} times the zero state's first error", "window of 20", "first 20 steps / zero's", ".3f"),
     "lfads": ("R^2 of {} of the rates of held-out trials", "LFADS", "R2 of rates", ".3f"),
     "state_tuning": ("{} of characters, in a kilobyte", "French (seen): free state", "accuracy", ".1%"),
+    "language_styles": ("{} bits a byte gained", "C++: free state, 64", "gain", ".3f"),
     "noise": (
         "{} in distribution from proportional noise",
         "proportional 0.1",
