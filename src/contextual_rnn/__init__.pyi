@@ -9,7 +9,9 @@ from contextual_rnn import sequences as sequences
 from contextual_rnn import serialization as serialization
 from contextual_rnn import spec as spec
 from contextual_rnn import states as states
+from contextual_rnn.generation import TokenSampler as TokenSampler
 from contextual_rnn.generation import generate as generate
+from contextual_rnn.generation import interpolate as interpolate
 from contextual_rnn.layers.additive_attention import AdditiveAttention as AdditiveAttention
 from contextual_rnn.layers.context_net import Categorical as Categorical
 from contextual_rnn.layers.context_net import ContextNet as ContextNet
@@ -33,6 +35,7 @@ from contextual_rnn.states import ContextDropout as ContextDropout
 from contextual_rnn.states import ContextState as ContextState
 from contextual_rnn.states import FreeState as FreeState
 from contextual_rnn.states import InitialState as InitialState
+from contextual_rnn.states import LatentState as LatentState
 from contextual_rnn.states import LeafwiseState as LeafwiseState
 from contextual_rnn.states import Moments as Moments
 from contextual_rnn.states import NormalState as NormalState

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
+from contextual_rnn._numbers import check_flag
 from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn._tensors import first_parameter
 from contextual_rnn._torch_internals import is_tracing
@@ -17,7 +18,7 @@ from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.steps import copied, find_time_dim, may_change_states
 from contextual_rnn.spec.tree import State, fits, matches, rows_of, zip_leaves
-from contextual_rnn.states import InitialState
+from contextual_rnn.states import InitialState, Posterior
 
 
 class ContextualRNN(nn.Module):
@@ -62,6 +63,8 @@ class ContextualRNN(nn.Module):
         burn_in: int = 0,
         generator: torch.Generator | None = None,
         arguments: Mapping[str, Any] | None = None,
+        num_samples: int | None = None,
+        return_posterior: bool = False,
         **more: Any,
     ) -> Any:
         """Run the network from `hx` where given, else from the initial state for `context`.
@@ -79,10 +82,23 @@ class ContextualRNN(nn.Module):
         layout of the input: (B, T), or (T, B) where time comes first. A cell takes a `reset` of (B,), before its step.
         The first `burn_in` steps run without gradients, and the outputs are those of the steps after.
 
+        With `num_samples` each row runs from that many draws of the initial state, in evaluation too, which one pass of
+        the context network gives: row b * num_samples + s is sample s of row b. With `return_posterior` the result is
+        what the network returns, and the `Posterior` that the states were drawn from: for its KL, under DDP and FSDP
+        too. Neither goes with `hx` or resets, and num_samples not with a packed or unbatched input.
+
         Raises ValueError or TypeError for an input of other axes, a context or state that does not fit it, bad lengths,
         masks, resets and burn-ins, further arguments beside these, and an initial state whose dtype or device is not
         the network's: with every call, as modules may be moved.
         """
+        if num_samples is not None or return_posterior:
+            alone = {"hx": hx, "reset": reset, "reset_context": reset_context}
+            hx, posterior = self._drawn(input, context, generator, num_samples, return_posterior, alone)
+            if num_samples is not None and not isinstance(input, PackedSequence):
+                input, lengths, mask = self._repeated(num_samples, input, lengths, mask)
+            options: dict[str, Any] = {"lengths": lengths, "mask": mask, "burn_in": burn_in, "arguments": arguments}
+            returned = ContextualRNN.forward(self, input, hx, **options, **more)
+            return (returned, posterior) if return_posterior else returned
         packed = isinstance(input, PackedSequence)
         if packed and self._spec.known_time_dim is None:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
@@ -121,6 +137,41 @@ class ContextualRNN(nn.Module):
         state = self.initial_state(context, batch_size, batched=batched, generator=generator, **some)
         check_made(self.network, self.initial_state, state)
         return state
+
+    def _drawn(
+        self,
+        input: Tensor | PackedSequence,
+        context: Any,
+        generator: torch.Generator | None,
+        num_samples: int | None,
+        return_posterior: bool,
+        alone: Mapping[str, Any],
+    ) -> tuple[State, Posterior | None]:
+        """The states to run from, and their distribution where it is returned; refuses what does not go with them."""
+        for name, argument in alone.items():
+            if argument is not None:
+                raise ValueError(f"{name}: expected None beside num_samples and return_posterior, got one")
+        check_flag("return_posterior", return_posterior)
+        packed = isinstance(input, PackedSequence)
+        size = _packed_batch_size(input) if packed else self._spec.input_batch_size(input)
+        if num_samples is not None and (packed or size is None):
+            raise ValueError(f"num_samples: expected None with a packed or unbatched input, got {num_samples}")
+        options: dict[str, Any] = {"num_samples": num_samples, "return_posterior": return_posterior}
+        drawn = self.initial_state(context, size, batched=size is not None, generator=generator, **options)
+        state, posterior = drawn if return_posterior else (drawn, None)
+        check_made(self.network, self.initial_state, state)
+        return state, posterior
+
+    def _repeated(
+        self, copies: int, input: Tensor, lengths: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Input, lengths and mask with each row `copies` times; those that are no tensors are refused later."""
+        time, batch = self._spec.known_time_dim, self._spec.input_batch_dim
+        of_flags = 1 if isinstance(time, int) and time < batch else 0
+        lengths = lengths.repeat_interleave(copies, 0) if isinstance(lengths, Tensor) else lengths
+        if isinstance(mask, Tensor) and mask.ndim > of_flags:
+            mask = mask.repeat_interleave(copies, of_flags)
+        return input.repeat_interleave(copies, batch), lengths, mask
 
     def _known_spec(self, step: Any) -> StateSpec:
         """The spec with what `find_time_dim` learns of the network, once; `step` is an input of one step, (B, ...)."""
