@@ -30,6 +30,8 @@ class ContextualRNN(nn.Module):
     def __init__(self, network: nn.Module, initial_state: InitialState):
         super().__init__()
         spec = spec_of(network)
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network: expected a module, got {type(network).__name__}")
         if not isinstance(initial_state, InitialState):
             raise TypeError(f"initial_state: expected an InitialState, got {type(initial_state).__name__}")
         if not fits(spec.tree, initial_state.spec.tree):

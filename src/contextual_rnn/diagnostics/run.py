@@ -208,6 +208,8 @@ class _Means:
     def of(cls, arm: str, losses: object, batch: int, lengths: Tensor | None) -> _Means:
         if not isinstance(losses, Tensor):
             raise TypeError(f"losses: expected a function that returns a tensor, got {type(losses).__name__}")
+        if losses.is_complex():
+            raise TypeError(f"losses: expected real numbers, got {losses.dtype}")
         if losses.ndim not in (1, 2) or len(losses) != batch or not losses.numel():
             raise ValueError(f"losses: expected ({batch}, steps) or ({batch},), got {tuple(losses.shape)}")
         values, padding = losses.detach().double().cpu(), None

@@ -79,6 +79,12 @@ class InitialState(SavesNumbers, ABC):
             self.register_buffer(f"value_{name}", tensor)
         self._start = Start.of(value, leaves) if leaves else None
 
+    def check_saved(self, name: str, value: Any) -> None:
+        """Raise ValueError for a number that a leaf's dtype does not have."""
+        for number in value if isinstance(value, list) else [value]:
+            for leaf in self.spec.floats:
+                check_held(name, number, self.spec.dtype_of(leaf))
+
     def reset_parameters(self) -> None:
         """Start anew as the constructor does, such as after `to_empty`; a context network is reset by itself.
 

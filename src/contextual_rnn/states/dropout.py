@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import FINITE, SHARE, check_held, check_number
+from contextual_rnn._numbers import FINITE, SHARE, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.tree import State, pack, rows_of
@@ -60,8 +60,7 @@ class ContextDropout(InitialState):
         super().__init__(state.spec, device=device, dtype=dtype)
         self.p = check_number("p", p, *SHARE)
         self.guidance = check_number("guidance", guidance)
-        for leaf in self.spec.floats:
-            check_held("guidance", self.guidance, self.spec.dtype_of(leaf))
+        self.check_saved("guidance", self.guidance)
         self.state = state
         self.null = FreeState(self.spec) if null is None else null
         if self.null.spec.tree != self.spec.tree:

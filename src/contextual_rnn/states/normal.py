@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_held, check_number
+from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.networks import StateSpec
@@ -63,8 +63,7 @@ class NormalState(InitialState):
         self.min_scale = check_number("min_scale", min_scale, *NOT_NEGATIVE)
         above = f"a finite number above min_scale ({min_scale})"
         scale = check_number("scale", scale, above, lambda scale: scale > self.min_scale)
-        for leaf in self.spec.floats:
-            check_held("scale", scale, self.spec.dtype_of(leaf))
+        self.check_saved("scale", scale)
         if isinstance(encoder, InitialState):
             if encoder.spec.tree != self.spec.tree:
                 ours, theirs = self.spec.describe(), encoder.spec.describe()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from contextual_rnn._entries import entries_of
-from contextual_rnn._numbers import FINITE, check_held, check_number
+from contextual_rnn._numbers import FINITE, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.tree import rows_of
@@ -51,9 +51,7 @@ class SumState(InitialState):
                 raise ValueError(f"states: expected all for {self.spec.describe()}, got {state.spec.describe()}")
         self.states = nn.ModuleList(states)
         self.weights = [check_number("weights", weight) for weight in weights]
-        for weight in self.weights:
-            for leaf in self.spec.floats:
-                check_held("weights", weight, self.spec.dtype_of(leaf))
+        self.check_saved("weights", self.weights)
 
     @property
     def reads_context(self) -> bool:
