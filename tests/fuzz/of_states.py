@@ -183,6 +183,11 @@ for _name, _names in RESET.items():
     case(*(f"{_name}.{each}" for each in _names.split()))(_reset_of(_names, *FORWARDS[_name]))
 
 
+@case("InitialState.check_saved")
+def _(d: Draw) -> Call:
+    return Call(subject(d, ("noisy free",)).state.check_saved, ["noise", d.choose([0.0, 0.5])])
+
+
 @case("InitialState.sample")
 def _(d: Draw) -> Call:
     s, batch, samples = subject(d), d.choose([1, 2, 3]), d.choose([1, 3])
