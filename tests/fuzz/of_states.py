@@ -185,7 +185,8 @@ for _name, _names in RESET.items():
 
 @case("InitialState.check_saved")
 def _(d: Draw) -> Call:
-    return Call(subject(d, ("noisy free",)).state.check_saved, ["noise", d.choose([0.0, 0.5])])
+    state, noise = subject(d, ("noisy free",)).state, d.choose([0.0, 0.5])
+    return Call(lambda state: state.check_saved("noise", noise), [state], keep=("0",))
 
 
 @case("InitialState.sample")
