@@ -101,8 +101,8 @@ def numbers_of(module: SavesNumbers) -> dict[str, float | list[float]]:
     """The saved numbers by name. One that a user replaced by a parameter, or a tensor made of one, is no number."""
     numbers: dict[str, float | list[float]] = {}
     for name in module.saved_numbers:
-        value = getattr(module, name, None)
-        if value is not None and _is_plain_array(module, name, value):
+        value: Any = getattr(module, name, None)
+        if _is_plain_array(module, name, value):
             value = value.tolist()
         if isinstance(value, list | tuple):
             numbers[name] = [float(each) for each in value]
@@ -114,8 +114,8 @@ def numbers_of(module: SavesNumbers) -> dict[str, float | list[float]]:
 def _is_plain_array(module: nn.Module, name: str, value: Any) -> bool:
     """Whether this is an array of numpy or a tensor that a state_dict does not have by itself."""
     if isinstance(value, Tensor):
-        of_torch = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-        return all(value is not each for _, each in of_torch) and not value.requires_grad and readable(value)
+        registered = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        return name not in dict(registered) and not value.requires_grad and readable(value)
     return hasattr(value, "tolist")
 
 

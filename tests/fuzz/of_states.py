@@ -206,6 +206,12 @@ for _name, _names in RESET.items():
     case(*(f"{_name}.{each}" for each in _names.split()))(_reset_of(_names, *FORWARDS[_name]))
 
 
+@case("InitialState.check_saved")
+def _(d: Draw) -> Call:
+    state, noise = subject(d, ("noisy free",)).state, d.choose([0.0, 0.5])
+    return Call(lambda state: state.check_saved("noise", noise), [state], keep=("0",))
+
+
 @case("InitialState.sample")
 def _(d: Draw) -> Call:
     s, batch, samples = subject(d), d.choose([1, 2, 3]), d.choose([1, 3])
