@@ -51,6 +51,13 @@ TABLES = {
     },
     "oscillator": {"first 20 steps": ".3f", "overall": ".3f", "first 20 steps / zero's": ".3f"},
     "state_tuning": {"bytes": ",", "accuracy": ".1%"},
+    "language_styles": {
+        "numbers": ",",
+        "bits": ".3f",
+        "gain": ".3f",
+        "gain, bytes 1-16": ".3f",
+        "gain, bytes 96-127": ".3f",
+    },
     "noise": {
         "error, 20 steps": ".3f",
         "error, 200 steps": ".3f",
@@ -69,6 +76,7 @@ SAID = {
     "colors": ("{} nats a letter from the state", "state", "less those of no covariates", ".3f"),
     "oscillator": ("{} times the zero state's first error", "window of 20", "first 20 steps / zero's", ".3f"),
     "state_tuning": ("{} of characters, in a kilobyte", "French (seen): free state", "accuracy", ".1%"),
+    "language_styles": ("{} bits a byte gained", "C++: free state, 64", "gain", ".3f"),
     "noise": (
         "{} in distribution from proportional noise",
         "proportional 0.1",

@@ -11,6 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sharded import casts_inputs, set_around
+from contextual_rnn._tensors import first_parameter
+from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.steps import copied, find_time_dim, may_change_states
@@ -86,7 +88,7 @@ class ContextualRNN(nn.Module):
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
         batch_size = _packed_batch_size(input) if packed else self._spec.input_batch_size(input)
         network = self.network  # looking up an attribute of a module is slow
-        if hx is not None and not matches(self._spec.tree, hx, batch_size, _first_parameter(network)):
+        if hx is not None and not matches(self._spec.tree, hx, batch_size, first_parameter(network)):
             self._check_state(hx, batch_size)
         if lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0:
             state = self._start(context, batch_size, generator) if hx is None else hx
@@ -124,7 +126,7 @@ class ContextualRNN(nn.Module):
         """The spec with what `find_time_dim` learns of the network, once; `step` is an input of one step, (B, ...)."""
         spec = self._found_spec
         if spec is None:
-            parameter = _first_parameter(self.network)
+            parameter = first_parameter(self.network)
             default = torch.get_default_device()
             like = torch.empty(0, device=default) if parameter is None else parameter
             dtype, device = _dtype_and_device(self.network, like)
@@ -147,20 +149,11 @@ def check_made(network: nn.Module, initial_state: InitialState, state: State) ->
 
 def _packed_batch_size(packed: PackedSequence) -> int:
     size = packed.batch_sizes[0]
-    return size if torch._C._get_tracing_state() is not None else int(size)  # pyright: ignore[reportReturnType]
-
-
-def _first_parameter(network: nn.Module) -> Tensor | None:
-    """As next(network.parameters(), None), in a tenth of the time, which counts in a loop over steps."""
-    if not torch.compiler.is_compiling():  # which does not trace a module's own dicts
-        for parameter in network._parameters.values():
-            if parameter is not None:
-                return parameter
-    return next(network.parameters(), None)
+    return size if is_tracing() else int(size)  # pyright: ignore[reportReturnType]
 
 
 def _check_like(name: str, network: nn.Module, tree: State, state: State) -> None:
-    like = _first_parameter(network)
+    like = first_parameter(network)
     if like is None:
         return
     for leaf, tensor in zip_leaves(tree, state, name):

@@ -50,7 +50,7 @@ def truncated(
     given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
     sequences = as_forward(model, Sequences.of)(model, input, context, generator, **given, pieces="steps")
     if hx is not None:
-        model._check_state(hx, sequences.batch)
+        model._check_state(hx, sequences.batch)  # pyright: ignore[reportPrivateUsage]
     return _pieces(model, sequences, steps, hx)
 
 

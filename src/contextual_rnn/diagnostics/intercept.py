@@ -76,7 +76,7 @@ class Intercept:
         rows: Tensor | None = None,
         **_: Any,
     ) -> None:
-        moments = as_forward(self.initial_state, self.initial_state._moments)
+        moments = as_forward(self.initial_state, self.initial_state._moments)  # pyright: ignore[reportPrivateUsage]
         self._context, self.moments = context, moments(context, batch_size, batched)
         sequences = len(next(iter(self.moments.values())).mean)
         if rows is not None and len(rows) != sequences:
