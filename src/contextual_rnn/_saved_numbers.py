@@ -101,9 +101,7 @@ def numbers_of(module: SavesNumbers) -> dict[str, float | list[float]]:
     """The saved numbers by name. One that a user replaced by a parameter, or a tensor made of one, is no number."""
     numbers: dict[str, float | list[float]] = {}
     for name in module.saved_numbers:
-        value: Any = getattr(module, name, None)
-        if _is_plain_array(module, name, value):
-            value = value.tolist()
+        value = _plain_value(module, name)
         if isinstance(value, list | tuple):
             numbers[name] = [float(each) for each in value]
         elif isinstance(value, Real):
@@ -111,12 +109,14 @@ def numbers_of(module: SavesNumbers) -> dict[str, float | list[float]]:
     return numbers
 
 
-def _is_plain_array(module: nn.Module, name: str, value: Any) -> bool:
-    """Whether this is an array of numpy or a tensor that a state_dict does not have by itself."""
+def _plain_value(module: nn.Module, name: str) -> Any:
+    """The attribute; an array of numpy, or a tensor that a state_dict does not have by itself, as numbers of Python."""
+    value: Any = getattr(module, name, None)
     if isinstance(value, Tensor):
-        registered = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-        return name not in dict(registered) and not value.requires_grad and readable(value)
-    return hasattr(value, "tolist")
+        of_torch = dict((*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)))
+        is_plain = name not in of_torch and not value.requires_grad and readable(value)
+        return value.tolist() if is_plain else value
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def checked(module: SavesNumbers, name: str, value: Any, key: str) -> float | list[float]:

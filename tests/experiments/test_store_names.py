@@ -188,3 +188,10 @@ def test_a_name_that_a_disk_cannot_have(tmp_path, memory, capsys):
             memory.pipe_file(f"/bucket/sweep/{folder}/{file}", (run / file).read_bytes())
     assert main(["results", "memory://bucket/sweep"]) == 0
     assert "name: expected one that this disk can have" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["s3://", "memory:///"])
+def test_a_url_without_a_folder_is_no_place(url):
+    """Without its slashes it would be a folder here."""
+    with pytest.raises(ValueError, match="folder: expected a URL with a folder after"):
+        store.place_of(url)

@@ -184,6 +184,12 @@ def _influence(
             return None, None
         if not hidden.requires_grad:
             raise ValueError("losses: expected h(t) with a gradient, got one without; is it run under torch.no_grad?")
+        sequences = next(iter(leaves.values())).shape[0]
+        if len(hidden) != sequences:
+            raise ValueError(
+                f"losses: expected h(t) of {sequences} sequences, got {len(hidden)}; sequences without a step have "
+                "none: leave them out, or return (losses, h) with all of them"
+            )
         steps = measured_steps(hidden.shape[1], options.influence_steps)
         generator = torch.Generator().manual_seed(options.seed)
         padding = _padding(options.lengths, hidden.shape[1])

@@ -37,8 +37,13 @@ Place = Path | str  # a folder, or the URL of one
 
 
 def place_of(text: str) -> Place:
-    """The URL that `text` is, or the path."""
-    return text.rstrip("/") if "://" in text else Path(text)
+    """The URL that `text` is, or the path. Raises ValueError for a URL without a folder."""
+    protocol, separator, folder = text.partition("://")
+    if not separator:
+        return Path(text)
+    if not folder.strip("/"):
+        raise ValueError(f"folder: expected a URL with a folder after {protocol}://, got {text}")
+    return text.rstrip("/")
 
 
 def below(place: Place, name: str) -> Place:
