@@ -44,10 +44,10 @@ _WORTH_THREADS = 1_000_000
 
 
 def saved_size(given: Given, settings: Settings) -> int:
-    """Elements kept for the backward pass; `saved_stride` of csrc/sequences.h, for the longest of all vectors."""
+    """Elements kept for the backward pass; `saved_stride` of csrc/sequences.h for the longest vectors."""
     batch, steps, _ = given.inputs.shape
     width, lanes = given.weight_ih.shape[0] // _gates(settings), 64 // given.inputs.dtype.itemsize
-    return batch * steps * (_SAVED[settings.cell] * width + lanes)
+    return batch * steps * _SAVED[settings.cell] * ((width + lanes - 1) // lanes * lanes)
 
 
 def _gates(settings: Settings) -> int:

@@ -15,7 +15,7 @@ struct Backward : Sequences<T, Cell> {
     using Base::c_stride, Base::columns, Base::first_h, Base::H, Base::I, Base::L, Base::N, Base::O, Base::p;
     using Base::copy, Base::given, Base::h_stride, Base::multiply, Base::pack, Base::packed_size, Base::x_stride;
     using Base::projects, Base::result, Base::stride, Base::threads, Base::z_stride, Base::at, Base::put;
-    using Base::add_outer;
+    using Base::add_outer, Base::saved_stride;
 
     const int64_t x_depth = Cell::x_columns * H, h_depth = Cell::h_columns * H;
 
@@ -26,7 +26,8 @@ struct Backward : Sequences<T, Cell> {
         T *to_h, *to_x, *weight_hr, *zeros;
         int64_t *order, *count;
     };
-    // Sums over the steps of all segments: gradients of weights and biases, by column.
+    // Sums over the steps of all segments: gradients of weights and biases. Columns are those of the cell's sums, as
+    // these are many and fill vectors.
     struct Sums {
         T *weight_ih, *weight_hh, *bias, *weight_hr;
         int64_t size;
@@ -72,8 +73,8 @@ struct Backward : Sequences<T, Cell> {
     Sums place_sums(Arena& arena) const {
         Sums sums;
         const int64_t before = arena.used;
-        sums.weight_ih = arena.take<T>(x_depth * x_stride);
-        sums.weight_hh = arena.take<T>(h_depth * h_stride);
+        sums.weight_ih = arena.take<T>(I * z_stride);
+        sums.weight_hh = arena.take<T>(O * z_stride);
         sums.bias = arena.take<T>(z_stride);
         sums.weight_hr = arena.take<T>(projects ? O * c_stride : 0);
         sums.size = (arena.used - before) / static_cast<int64_t>(sizeof(T));
@@ -130,18 +131,30 @@ struct Backward : Sequences<T, Cell> {
     };
 
     void write_sums(const Sums& sums) const {
-        for (int64_t j = 0; j < x_depth; ++j) {
-            const int64_t row = Cell::ih_gate(j / H) * H + j % H;
-            if (p.grad_weight_ih) copy(result(p.grad_weight_ih) + row * I, sums.weight_ih + j * x_stride, I);
-            if (p.grad_bias_ih) result(p.grad_bias_ih)[row] = sums.bias[j];
+        for (int64_t q = 0; q < Cell::x_columns; ++q) {
+            const int64_t gate = Cell::ih_gate(q) * H;
+            if (p.grad_weight_ih) turn(result(p.grad_weight_ih) + gate * I, sums.weight_ih + q * H, I);
+            if (p.grad_bias_ih) copy(result(p.grad_bias_ih) + gate, sums.bias + q * H, H);
         }
-        for (int64_t j = 0; j < h_depth; ++j) {
-            const int64_t column = first_h * H + j, row = Cell::hh_gate(column / H) * H + j % H;
-            if (p.grad_weight_hh) copy(result(p.grad_weight_hh) + row * O, sums.weight_hh + j * h_stride, O);
-            if (p.grad_bias_hh) result(p.grad_bias_hh)[row] = sums.bias[column];
+        for (int64_t q = first_h; q < columns; ++q) {
+            const int64_t gate = Cell::hh_gate(q) * H;
+            if (p.grad_weight_hh) turn(result(p.grad_weight_hh) + gate * O, sums.weight_hh + (q - first_h) * H, O);
+            if (p.grad_bias_hh) copy(result(p.grad_bias_hh) + gate, sums.bias + q * H, H);
         }
         for (int64_t j = 0; p.grad_weight_hr && j < O; ++j)
             copy(result(p.grad_weight_hr) + j * H, sums.weight_hr + j * c_stride, H);
+    }
+
+    // H columns of sums as rows of `width`.
+    void turn(T* to, const T* from, int64_t width) const {
+        for (int64_t j = 0; j < H; j += L)
+            for (int64_t k = 0; k < width; k += L) {
+                vec tile[L];
+                const int64_t rows = smaller(L, H - j), across = smaller(L, width - k);
+                for (int64_t i = 0; i < L; ++i) tile[i] = i < across ? at(from + (k + i) * z_stride + j) : vec{};
+                Registers<T>::transpose(tile);
+                for (int64_t i = 0; i < rows; ++i) copy(to + (j + i) * width + k, reinterpret_cast<T*>(tile + i), across);
+            }
     }
 
     void run_share(int64_t share, const Shared& shared, const Work& w) const {
@@ -155,10 +168,16 @@ struct Backward : Sequences<T, Cell> {
                 collected = 0;
             }
             if (!n) return;
-            for (int64_t s = 0; s < n; ++s) load(s, collected + s, step, w);
+            for (int64_t s = 0; s < n; ++s) {
+                if (s + ahead < n) fetch_given(w.live[s + ahead], step);
+                load(s, collected + s, step, w);
+            }
             if (projects)
                 multiply(w.dm, c_stride, shared.zeros, 0, n, w.dh, h_stride, shared.weight_hr, O, H);
-            for (int64_t s = 0; s < n; ++s) units(s, collected + s, step, w);
+            for (int64_t s = 0; s < n; ++s) {
+                if (s + ahead < n) fetch_saved(w.live[s + ahead], step);
+                units(s, collected + s, step, w);
+            }
             const T* const dz = w.dz + collected * z_stride;
             multiply(w.dh, h_stride, Cell::carries ? w.dh : shared.zeros, Cell::carries ? h_stride : 0, n,
                      dz + first_h * H, z_stride, shared.to_h, h_depth, O);
@@ -197,12 +216,29 @@ struct Backward : Sequences<T, Cell> {
         return n;
     }
 
+    const T* grad_output(const Live& live) const {
+        return given(p.grad_output) + live.row * p.grad_output_row + live.step * p.grad_output_step;
+    }
+
+    void fetch_given(const Live& live, int64_t step) const {
+        if (p.grad_output) this->fetch(grad_output(live), O);
+        this->fetch(this->input(live), I);
+        if (live.left > 1) this->fetch(this->output(live.row, live.step + step), O);
+    }
+
+    void fetch_saved(const Live& live, int64_t step) const {
+        this->fetch(this->saved(live.row, live.step), saved_stride);
+        if (Cell::has_c && live.left > 1)
+            for (int64_t v = 0; v < this->vectors(H); ++v)
+                this->fetch(this->saved(live.row, live.step + step) + ((v + 1) * Cell::saved - 1) * L, L);
+    }
+
     // The gradient of an output joins that of the state, and what the weights were multiplied with is collected.
     void load(int64_t s, int64_t place, int64_t step, const Work& w) const {
         const Live& live = w.live[s];
         T* const dh = w.dh + s * h_stride;
         if (p.grad_output) {
-            const T* const from = given(p.grad_output) + live.row * p.grad_output_row + live.step * p.grad_output_step;
+            const T* const from = grad_output(live);
             for (int64_t j = 0; j < O; ++j) dh[j] += from[j];
         }
         copy(w.x + place * x_stride, this->input(live), I);
@@ -211,20 +247,22 @@ struct Backward : Sequences<T, Cell> {
         if (projects) copy(w.dp + place * h_stride, dh, O);
     }
 
-    void units(int64_t s, int64_t place, int64_t step, const Work& w) const {
+    void units(int64_t s, int64_t collected, int64_t step, const Work& w) const {
         const Live& live = w.live[s];
-        const T *const saved = this->saved(live.row, live.step), *const h = w.h + place * h_stride, *c_before = nullptr;
-        T *const dh = (projects ? w.dm + s * c_stride : w.dh + s * h_stride), *const dz = w.dz + place * z_stride;
-        T *const dc = w.dc + s * c_stride, *const m = w.m + place * c_stride;
-        if (Cell::has_c && live.left > 1) c_before = this->saved(live.row, live.step + step) + (Cell::saved - 1) * H;
-        if (Cell::has_c && live.left == 1) {
+        const T *const saved = this->saved(live.row, live.step), *const h = w.h + collected * h_stride, *c_before = nullptr;
+        T *const dh = (projects ? w.dm + s * c_stride : w.dh + s * h_stride), *const dz = w.dz + collected * z_stride;
+        T *const dc = w.dc + s * c_stride, *const m = w.m + collected * c_stride;
+        const bool before_is_saved = live.left > 1;
+        if (Cell::has_c && before_is_saved)
+            c_before = this->saved(live.row, live.step + step) + (Cell::saved - 1) * L;
+        else if (Cell::has_c) {
             copy(w.c0, given(p.c0) + live.segment * H, H);
             c_before = w.c0;
         }
-        this->each_vector([&](int64_t v) INLINE {
+        this->each_vector([&](int64_t v, int64_t place) INLINE {
             vec keep[Cell::saved], sums[columns], d_state = {}, c = {};
-            each<Cell::saved>([&](auto q) INLINE { keep[q] = at(saved + q * H + v); });
-            if (Cell::has_c) c = at(c_before + v), d_state = at(dc + v);
+            each<Cell::saved>([&](auto q) INLINE { keep[q] = at(saved + place + q * L); });
+            if (Cell::has_c) c = at(before_is_saved ? c_before + place : c_before + v), d_state = at(dc + v);
             const vec before = Cell::carries ? at(h + v) : vec{};
             const vec carried = Cell::backward(keep, before, c, at(dh + v), d_state, sums);
             each<columns>([&](auto q) INLINE { put(dz + q * H + v, sums[q]); });
@@ -238,8 +276,8 @@ struct Backward : Sequences<T, Cell> {
     void collect(int64_t n, const Work& w) const {
         if (!n) return;
         if (p.grad_weight_hh)
-            add_outer(w.sums.weight_hh, h_stride, h_depth, O, n, w.dz + first_h * H, z_stride, w.h, h_stride);
-        if (p.grad_weight_ih) add_outer(w.sums.weight_ih, x_stride, x_depth, I, n, w.dz, z_stride, w.x, x_stride);
+            add_outer(w.sums.weight_hh, z_stride, O, h_depth, n, w.h, h_stride, w.dz + first_h * H, z_stride);
+        if (p.grad_weight_ih) add_outer(w.sums.weight_ih, z_stride, I, x_depth, n, w.x, x_stride, w.dz, z_stride);
         if (p.grad_weight_hr) add_outer(w.sums.weight_hr, c_stride, O, H, n, w.dp, h_stride, w.m, c_stride);
         for (int64_t j = 0; (p.grad_bias_ih || p.grad_bias_hh) && j < columns * H; j += L) {
             vec sum[4] = {};

@@ -14,7 +14,8 @@ struct Forward : Sequences<T, Cell> {
     using typename Base::vec;
     using Base::c_stride, Base::columns, Base::first_h, Base::H, Base::I, Base::L, Base::N, Base::O, Base::p;
     using Base::copy, Base::given, Base::h_stride, Base::multiply, Base::pack_turned, Base::packed_size;
-    using Base::projects, Base::result, Base::stride, Base::threads, Base::z_stride, Base::at, Base::put;
+    using Base::projects, Base::result, Base::saved_stride, Base::stride, Base::threads, Base::z_stride, Base::at;
+    using Base::put;
 
     explicit Forward(const GatedProblem& problem) : Base(problem) {}
 
@@ -130,9 +131,15 @@ struct Forward : Sequences<T, Cell> {
         for (int64_t n = 0;;) {
             n = fill(n, queue, step, w);
             if (!n) return;
-            for (int64_t s = 0; s < n; ++s) copy(w.u + s * u_stride() + O, this->input(w.live[s]), I);
+            for (int64_t s = 0; s < n; ++s) {
+                if (s + ahead < n) this->fetch(this->input(w.live[s + ahead]), I);
+                copy(w.u + s * u_stride() + O, this->input(w.live[s]), I);
+            }
             add_products(n, shared, w);
-            for (int64_t s = 0; s < n; ++s) units(s, w);
+            for (int64_t s = 0; s < n; ++s) {
+                if (s + ahead < n) fetch_results(w.live[s + ahead]);
+                units(s, w);
+            }
             if (projects) project(n, shared, w);
             for (int64_t s = 0; s < n; ++s) {
                 const Live& live = w.live[s];
@@ -166,6 +173,11 @@ struct Forward : Sequences<T, Cell> {
                      shared.weights[k], part[k].last - part[k].first, part[k].to - part[k].from);
     }
 
+    void fetch_results(const Live& live) const {
+        if (p.keep) this->fetch(this->saved(live.row, live.step), saved_stride);
+        this->fetch(this->output(live.row, live.step), O);
+    }
+
     void units(int64_t s, const Work& w) const {
         const Live& live = w.live[s];
         T* const u = w.u + s * u_stride();
@@ -173,13 +185,13 @@ struct Forward : Sequences<T, Cell> {
         T* const c = Cell::has_c ? w.c + s * c_stride : nullptr;
         T* const next = projects ? w.m + s * c_stride : u;
         T* const saved = p.keep ? this->saved(live.row, live.step) : nullptr;
-        this->each_vector([&](int64_t v) INLINE {
+        this->each_vector([&](int64_t v, int64_t place) INLINE {
             vec sums[columns], keep[Cell::saved], state = {};
             each<columns>([&](auto q) INLINE { sums[q] = at(z + q * H + v); });
             if (Cell::has_c) state = at(c + v);
             put(next + v, Cell::forward(sums, Cell::carries ? at(u + v) : vec{}, state, keep));
             if (Cell::has_c) put(c + v, state);
-            if (saved) each<Cell::saved>([&](auto q) INLINE { put(saved + q * H + v, keep[q]); });
+            if (saved) each<Cell::saved>([&](auto q) INLINE { put(saved + place + q * L, keep[q]); });
         });
     }
 

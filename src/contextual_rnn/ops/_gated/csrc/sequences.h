@@ -10,7 +10,8 @@
 namespace {
 
 constexpr int64_t most_live = 48;  // rows that run side by side on a thread: whole tiles of any size
-constexpr int64_t most_collected = 192;  // rows that go into the gradients of the weights at once
+constexpr int64_t most_collected = 128;  // rows that go into the gradients of the weights at once
+constexpr int64_t ahead = 3;  // rows from the one worked on to the one that is fetched into the cache
 
 template <typename T, typename Cell>
 struct Sequences : Products<T> {
@@ -29,7 +30,7 @@ struct Sequences : Products<T> {
     explicit Sequences(const GatedProblem& problem)
         : p(problem), I(p.input_size), H(p.width), O(p.output_size), N(p.segments),
           threads(larger(1, smaller(p.threads, N))), projects(p.weight_hr), x_stride(stride(I)), h_stride(stride(O)),
-          c_stride(stride(H)), z_stride(stride(columns * H)), saved_stride(Cell::saved * H + (H % L ? L : 0)) {}
+          c_stride(stride(H)), z_stride(stride(columns * H)), saved_stride(vectors(H) * Cell::saved * L) {}
 
     static const T* given(const void* tensor) { return static_cast<const T*>(tensor); }
     static T* result(void* tensor) { return static_cast<T*>(tensor); }
@@ -37,7 +38,13 @@ struct Sequences : Products<T> {
     // Elements of what is saved, `saved_size` of cpu.py, where a vector is the largest of all instruction sets.
     T* saved(int64_t row, int64_t step) const { return result(p.saved) + (row * p.steps + step) * saved_stride; }
 
+
     static void copy(T* to, const T* from, int64_t size) { std::memcpy(to, from, size * sizeof(T)); }
+
+    // Rows of the caller's are too many and too far from each other for the processor to see which it will need.
+    static inline INLINE void fetch(const T* row, int64_t size) {
+        for (int64_t j = 0; j < size; j += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + j);
+    }
 
     // ---- the order of segments ----
 
@@ -89,11 +96,11 @@ struct Sequences : Products<T> {
 
     // ---- the units of a cell ----
 
-    // body(start) for each vector of units, the last first: of a vector that is not full the lanes beyond may then be
-    // written too, into places that are written once more.
+    // body(start, place of what it saves) for each vector of units, the last first: of a vector that is not full the
+    // lanes beyond may then be written too, into places that are written once more.
     template <typename Body>
     inline INLINE void each_vector(const Body& body) const {
-        for (int64_t v = vectors(H); v-- > 0;) body(v * L);
+        for (int64_t v = vectors(H); v-- > 0;) body(v * L, v * L * Cell::saved);
     }
 
     // ---- the weights ----
