@@ -1,4 +1,4 @@
-// One layer and direction, backward: every segment from the step that it ends with to its first. See gated.h.
+// One layer and direction, backward: every segment from the step that it ends with to its first. See gated.cpp.
 
 #pragma once
 

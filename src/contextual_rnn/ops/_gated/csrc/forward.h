@@ -1,4 +1,4 @@
-// One layer and direction, forward. See gated.h.
+// One layer and direction, forward. See gated.cpp.
 
 #pragma once
 

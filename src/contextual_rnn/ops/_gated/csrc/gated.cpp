@@ -1,3 +1,16 @@
+// nn.RNN, nn.LSTM and nn.GRU over segments, one layer and direction, forward and backward.
+//
+//   B, T, I, H, O   rows, steps, units of the input, of the cell, of the output: O is H but under a projection
+//   N               segments, each a sequence with an initial state of its own
+//   z               sums of products, W_ih x + W_hh h + b, of which a cell has `columns` for each unit
+//   d...            a gradient
+//
+// Each thread runs some segments side by side, one row of a small matrix each, a step of all at a time. Units are in
+// the lanes of the registers, so that rows are as the caller has them, any number of rows takes the time of so many,
+// and a row whose segment ends takes the next segment with its own initial state. The time is that of the real steps.
+// What a step saves goes to the place of the step, whichever row it ran in. On the way back the same segments run from
+// their last step; what the gradients of the weights are sums of is collected and added up in larger products.
+//
 // What the library offers. Compiled once for every instruction set and type of element: the names that are exported
 // end with ELEMENT_NAME, float32 or float64, and VARIANT.
 

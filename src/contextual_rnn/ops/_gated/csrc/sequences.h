@@ -1,4 +1,4 @@
-// Sequences end to end: which of them run side by side, and what stands where in memory. See gated.h.
+// Sequences end to end: which of them run side by side, and what stands where in memory. See gated.cpp.
 
 #pragma once
 
@@ -9,9 +9,9 @@
 
 namespace {
 
-constexpr int64_t most_live = 48;  // rows that run side by side on a thread: whole tiles of any size
-constexpr int64_t most_collected = 128;  // rows that go into the gradients of the weights at once
-constexpr int64_t ahead = 3;  // rows from the one worked on to the one that is fetched into the cache
+constexpr int64_t most_live = 24;  // rows that run side by side on a thread: whole tiles of any size
+constexpr int64_t most_collected = 96;  // rows that go into the gradients of the weights at once
+constexpr int64_t ahead = 8;  // rows from the one worked on to the one that is fetched into the cache
 
 template <typename T, typename Cell>
 struct Sequences : Products<T> {
