@@ -10,7 +10,7 @@ from torch import Tensor
 
 from contextual_rnn.ops._gated import cpu, reference
 from contextual_rnn.ops._gated.kernel import Given, Settings
-from contextual_rnn.ops._gated.operation import OPERATION
+from contextual_rnn.ops._gated.operation import OPERATION, check_tensors
 from contextual_rnn.ops.native.autograd import is_eager, run_as_operator, run_eagerly
 from contextual_rnn.ops.native.operator import register
 
@@ -21,6 +21,7 @@ Layer = Callable[[Given, Settings], tuple[Tensor, Tensor]]
 
 
 def _native(given: Given, settings: Settings) -> tuple[Tensor, Tensor]:
+    check_tensors(given, settings)
     if is_eager(given):
         output, final = run_eagerly(OPERATION, given, settings, True)
     else:

@@ -19,6 +19,12 @@ def _empty(given: Given, keep_final: bool) -> tuple[Tensor, Tensor]:
 
 def _check(given: Given, settings: Settings, **others: Tensor | None) -> None:
     """Refuse what would have the kernel read or write elsewhere, since anybody may call an operator."""
+    check_tensors(given, settings, **others)
+    _check_table(given.table, *given.inputs.shape[:2])
+
+
+def check_tensors(given: Given, settings: Settings, **others: Tensor | None) -> None:
+    """Refuse tensors that do not fit each other; the values in the table are not looked at."""
     inputs = given.inputs
     if not 0 <= settings.cell < len(_MODES):
         raise ValueError(f"cell: expected 0 to {len(_MODES) - 1}, got {settings.cell}")
@@ -49,7 +55,6 @@ def _check(given: Given, settings: Settings, **others: Tensor | None) -> None:
         fits = not tensor.is_nested and tensor.layout == torch.strided and tensor.shape == shapes[name]
         if not fits or tensor.dtype != dtype or not tensor.is_cpu:
             raise ValueError(f"{name}: expected {dtype} of shape {tuple(shapes[name])}, got {described(tensor)}")
-    _check_table(given.table, batch, steps)
 
 
 def _check_table(table: Tensor, batch: int, steps: int) -> None:
