@@ -17,7 +17,6 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._numbers import shortened
 from contextual_rnn._tensors import PLAIN_TENSORS, described
 from contextual_rnn.ops._gated.layers import Stack, supports
-from contextual_rnn.ops.native.autograd import is_transformed
 
 BACKENDS = ("auto", "torch", "native", "reference")
 ENVIRONMENT = "CONTEXTUAL_RNN_SEQUENCES_BACKEND"
@@ -80,7 +79,7 @@ def _obstacle(network: nn.Module, tensors: Sequence[Tensor]) -> str | None:
     if _get_current_dispatch_mode() is not None or torch.autograd.forward_ad._current_level >= 0:
         return "is a mode that the kernel does not see"
     every = [*tensors, *_weights(network)]
-    if not PLAIN_TENSORS.issuperset(map(type, every)) or any([is_transformed(tensor) for tensor in every]):
+    if not PLAIN_TENSORS.issuperset(map(type, every)):
         return "are tensors of other classes"
     return None
 
@@ -126,6 +125,8 @@ def run(backend: str, network: nn.RNNBase, input: Tensor, state: Any, table: Ten
     `state` has a row for each segment of `table`; backend is native or reference.
     """
     network.check_input(input, None)
+    if input.stride(0) < input.stride(1):
+        input = input.contiguous()  # the output is laid out in memory as the input is
     h0, c0 = (state, None) if isinstance(state, Tensor) else state
     between = functools.partial(functional.dropout, p=network.dropout) if network.training and network.dropout else None
     stack = Stack(network.mode, network.all_weights, 2 if network.bidirectional else 1, between)
