@@ -65,7 +65,15 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"batch_first": False}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 2, "bidirectional": True},
+        {"batch_first": False},
+        {"num_layers": 2, "bidirectional": True, "batch_first": False},
+    ],
+)
 @pytest.mark.parametrize("given", ARGUMENTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_backends_agree(calls, kind, given, options):

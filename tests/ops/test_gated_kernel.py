@@ -11,6 +11,7 @@ from tests.ops.gated_problems import PROBLEMS, Problem
 from torch import nn
 from torch.library import opcheck
 
+from contextual_rnn.experiments.cli.info import information
 from contextual_rnn.ops._gated import cpu
 from contextual_rnn.ops._gated.kernel import CELLS, Given, Settings
 from contextual_rnn.ops._gated.layers import Stack
@@ -230,6 +231,11 @@ def test_no_rows_and_no_steps(mode):
             assert torch.equal(results["h"], leaves["h0"])
         for grad in torch.autograd.grad(sum(r.sum() for r in results.values()), list(leaves.values())):
             assert grad.isfinite().all()
+
+
+def test_information_names_the_instruction_set():
+    text = information()["sequences of nn.RNN, nn.LSTM, nn.GRU: native"]
+    assert text == f"available ({cpu.instruction_set()}, float32 and float64)"
 
 
 def test_nothing_is_saved_where_no_gradient_is_wanted():

@@ -26,6 +26,7 @@ def information() -> dict[str, str]:
     import torch
 
     from contextual_rnn import ops
+    from contextual_rnn.ops._gated import layers
 
     lines = {"python": platform.python_version(), "platform": platform.platform()}
     lines |= {name: _version(name) for name in PACKAGES}

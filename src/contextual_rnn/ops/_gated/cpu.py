@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn.ops._gated.kernel import Given, Settings
+from contextual_rnn.ops._gated.kernel import CELLS, Given, Settings
 from contextual_rnn.ops._gated.layouts import PACK_BACKWARD, PACK_FORWARD, PROBLEM
 from contextual_rnn.ops.native import library
 from contextual_rnn.ops.native.memory import address, addresses_of, in_memory
@@ -51,7 +51,7 @@ def saved_size(given: Given, settings: Settings) -> int:
 
 
 def _gates(settings: Settings) -> int:
-    return (4, 3, 1, 1)[settings.cell]
+    return CELLS[settings.mode]
 
 
 def output_like(given: Given) -> Tensor:
@@ -96,6 +96,7 @@ def backward(
 ) -> list[Tensor]:
     """As `Kernel.backward` of native/kernel.py."""
     tensors = _prepared(given)
+    output = output if output.stride(2) == 1 else output.contiguous()
     sizes = _sizes(tensors, settings, True, output)
     grad_output, grad_final = _rows(grad_output), in_memory(grad_final)
     grads = [
@@ -128,9 +129,8 @@ def _rows(tensor: Tensor | None) -> Tensor | None:
 
 def _prepared(given: Given) -> Given:
     """Tensors as the kernel reads them, which must be kept until it is done."""
-    inputs, *others = given
-    inputs = inputs if inputs.stride(2) == 1 else inputs.contiguous()
-    return Given(inputs, *[None if tensor is None else tensor.contiguous() for tensor in others])
+    inputs = given.inputs if given.inputs.stride(2) == 1 else given.inputs.contiguous()
+    return Given._make([inputs, *[None if tensor is None else tensor.contiguous() for tensor in given[1:]]])
 
 
 def _addresses(given: Given) -> list[int]:

@@ -58,24 +58,31 @@ class Stack:
         `Given` has it, and K = layers D of D directions. All are as nn.LSTM takes them but for that.
         """
         layer, finals = BACKENDS[backend], []
-        states = zip(self.weights, h0, h0 if c0 is None else c0, strict=True)
-        for number, (weights, h, c) in enumerate(states):
-            direction = number % self.directions
-            if direction == 0:
-                outputs: list[Tensor] = []
-                if number and self.between is not None:
-                    inputs = self.between(inputs)
-            given = _given(weights, inputs, h, None if c0 is None else c, table)
-            output, final = layer(given, Settings.of(self.mode, direction == 1))
-            outputs.append(output)
-            finals.append(final)
-            if direction == self.directions - 1:
-                inputs = output if direction == 0 else torch.cat(outputs, 2)
+        parts = list(zip(self.weights, h0, h0 if c0 is None else c0, strict=True))
+        for first in range(0, len(parts), self.directions):
+            if first and self.between is not None:
+                inputs = self.between(inputs)
+            outputs = []
+            for direction, (weights, h, c) in enumerate(parts[first : first + self.directions]):
+                given = _given(weights, inputs, h, None if c0 is None else c, table)
+                output, final = layer(given, Settings.of(self.mode, direction == 1))
+                outputs.append(output)
+                finals.append(final)
+            inputs = _side_by_side(outputs)
         state = torch.stack(finals)
         if c0 is None:
             return inputs, state, None
         h, c = state.split([h0.shape[2], c0.shape[2]], 2)
         return inputs, h.contiguous(), c.contiguous()
+
+
+def _side_by_side(outputs: list[Tensor]) -> Tensor:
+    """Outputs of the directions as one, laid out in memory as they are."""
+    if len(outputs) == 1:
+        return outputs[0]
+    if outputs[0].stride(0) < outputs[0].stride(1):
+        return torch.cat([output.transpose(0, 1) for output in outputs], 2).transpose(0, 1)
+    return torch.cat(outputs, 2)
 
 
 def _given(weights: Sequence[Tensor], inputs: Tensor, h: Tensor, c: Tensor | None, table: Tensor) -> Given:
