@@ -1,4 +1,4 @@
-.PHONY: install reproduce evidence pages test fuzz sanitize lint bench wheel clean
+.PHONY: install reproduce evidence pages test fuzz sanitize lint types-library types-tests bench wheel clean
 
 PYTHON ?= python3
 PRESET ?= quick
@@ -9,11 +9,12 @@ KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/* src/contextual
 
 install: $(INSTALLED)
 
-# torch first and pinned: asked for by another package it could be the newest build with gigabytes of CUDA.
+# torch first and pinned: asked for by another package it could be the newest build with gigabytes of CUDA. Not compiled:
+# of 14,000 files of Python most are never imported, and the others are compiled when they are.
 $(INSTALLED): pyproject.toml constraints.txt $(KERNEL)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[experiments,test,lint]"
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[experiments,test,lint]"
 	touch $(INSTALLED)
 
 reproduce: install
@@ -25,13 +26,13 @@ evidence: install
 
 # Finished runs into results/, and results/ into README.md, docs/evidence.md and docs/speed.md.
 pages: install
-	-$(BIN)/python -m contextual_rnn.experiments.report.publish all
 	$(BIN)/python -m contextual_rnn.experiments.report.pages
 	$(BIN)/python -m benchmarks.page
 
-# One thread per process: the tests already run on all cores.
+# One thread per process: the tests already run on all cores. Each process takes tests that stand together, which share
+# what they prepare.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --quiet
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal --quiet
 
 # Random calls of every public name and damaged files: 40,000 and 5,000 tries in processes of their own, about an hour
 # of a core. A failure can be repeated by its seed and number. Another seed: make fuzz SEED=7.
@@ -56,7 +57,13 @@ sanitize: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --jobs types-library types-tests
+
+types-library:
 	$(BIN)/basedpyright
+
+types-tests:
+	$(BIN)/basedpyright --project pyrightconfig.tests.json
 
 bench: install $(BENCHED)
 	$(BIN)/python -m benchmarks.fast_weights
@@ -64,7 +71,7 @@ bench: install $(BENCHED)
 
 # Without JAX the benchmark says so and continues.
 $(BENCHED): $(INSTALLED)
-	-$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]" && touch $(BENCHED)
+	-$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[bench]" && touch $(BENCHED)
 
 # With the kernel inside: can be installed where there is no compiler.
 wheel: install

@@ -47,6 +47,7 @@ def test_options(options, error, said):
         (lambda loss: loss.T, ValueError, r"got \(4, 3\)"),
         (lambda loss: loss[:, :, None], ValueError, r"got \(3, 4, 1\)"),
         (lambda loss: loss[:, :0], ValueError, r"got \(3, 0\)"),
+        (lambda loss: loss + 0j, TypeError, "losses: expected real numbers, got torch.complex64"),
         (lambda loss: loss.tolist(), TypeError, "losses: expected a function that returns a tensor, got list"),
     ],
 )

@@ -285,9 +285,9 @@ def test_random_numbers_are_drawn_in_the_order_of_always():
     state = NormalState(spec, nn.Identity(), features=2, zero_init=True, scale_from_context=True)
     after = torch.rand(1)
     torch.manual_seed(5)
-    nn.Linear(2, 4), nn.Linear(2, 8), nn.Linear(2, 8)
+    _ = nn.Linear(2, 4), nn.Linear(2, 8), nn.Linear(2, 8)
     factor = torch.empty(8).normal_(std=0.5)
-    nn.Linear(2, 4), nn.Linear(2, 8), nn.Linear(2, 8)
+    _ = nn.Linear(2, 4), nn.Linear(2, 8), nn.Linear(2, 8)
     assert torch.equal(after, torch.rand(1))
     assert torch.equal(state.mean.heads.layers["a_right"].bias, factor)
     torch.manual_seed(5)
@@ -297,3 +297,11 @@ def test_random_numbers_are_drawn_in_the_order_of_always():
     factor = torch.empty(2, 4).normal_(std=0.5)
     assert torch.equal(after, torch.rand(1))
     assert torch.equal(free.values["a_right"], factor)
+
+
+def test_a_learned_decay_starts_anew():
+    network = FastWeightsRNN(3, 4, decay=nn.Parameter(torch.tensor(0.7)), rate=nn.Parameter(torch.tensor(0.25)))
+    network.to("meta").to_empty(device="cpu")
+    spoil(network)
+    network.reset_parameters()
+    assert (network.decay, network.rate) == (torch.tensor(0.7), 0.25)

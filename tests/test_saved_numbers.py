@@ -5,6 +5,7 @@ import functools
 import io
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -174,7 +175,8 @@ def test_restored(case, route, tmp_path):
         assert [id(parameter) for parameter in target.parameters()] == parameters
         context = context_for(source, 4)
         for training in (True, False):
-            source.train(training), target.train(training)
+            source.train(training)
+            target.train(training)
             drawn = [
                 tensors_of(state(context, 4, generator=torch.Generator().manual_seed(7))) for state in (source, target)
             ]
@@ -202,7 +204,8 @@ def test_copies_and_transforms(case):
         assert numbers(twin, names) == numbers(state, names)
     context = context_for(state, 4)
     before = numbers(state, names)
-    state.eval(), other.eval()
+    state.eval()
+    other.eval()
     for tensor, wanted in zip(
         tensors_of(functional_call(state, other.state_dict(), (context, 4))), tensors_of(other(context, 4)), strict=True
     ):
@@ -245,10 +248,27 @@ def test_numbers_that_a_user_made_parameters_are_parameters():
     assert other()[0, 0] == 1.25
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, tuple])
+@pytest.mark.parametrize("way", ["state_dict", "file"])
+def test_weights_in_an_array_are_numbers_too(kind, way, tmp_path):
+    states = [FreeState(GRU, value=1.0), FreeState(GRU, value=2.0)]
+    source, target = SumState(states, [1, 1]), SumState(states, [1, 1])
+    source.weights = kind([0.25, 0.5])
+    if way == "file":
+        save_state(source, tmp_path / "state.safetensors")
+        load_state(target, tmp_path / "state.safetensors")
+    else:
+        target.load_state_dict(source.state_dict())
+    assert target.weights == [0.25, 0.5]
+    assert target()[0, 0] == source()[0, 0] == 1.25
+
+
 @pytest.mark.parametrize(
     ("state", "key", "bad"),
     [
         (lambda: FreeState(GRU), "saved_noise", torch.tensor(-0.1)),
+        (lambda: FreeState(GRU), "saved_noise", torch.tensor(1e39, dtype=torch.float64)),
+        (lambda: dropout(0.1, 1.0), "saved_guidance", torch.tensor(1e39, dtype=torch.float64)),
         (lambda: FreeState(GRU), "saved_noise", torch.tensor(torch.nan)),
         (lambda: FreeState(GRU), "saved_noise", torch.zeros(2)),
         (lambda: FreeState(GRU), "saved_noise", torch.tensor(True)),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from contextual_rnn._torch_internals import is_tracing, transforms
 
 
 class Range(NamedTuple):
@@ -39,7 +42,7 @@ def check_size(name: str, size: Any, least: int = 1) -> int:
     if isinstance(size, Tensor):
         if size.ndim or size.dtype.is_floating_point or size.dtype.is_complex or size.dtype == torch.bool:
             raise TypeError(f"{name}: expected {expected}, got {shortened(size)}")
-        if torch._C._get_tracing_state() is not None:
+        if is_tracing():
             return size  # pyright: ignore[reportReturnType]
     if not isinstance(size, torch.SymInt):
         try:
@@ -135,7 +138,7 @@ def readable(tensor: Tensor) -> bool:
     """Whether Python can read the values: not under torch.compile, vmap or a captured graph, nor on the meta device."""
     if torch.compiler.is_compiling() or tensor.is_meta:
         return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+    if transforms() is not None:
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
@@ -156,6 +159,6 @@ def shortened(value: object) -> str:
 
 
 def shortened_text(value: object, most: int = 500) -> str:
-    """The beginning of a text, or of what an error says, for the message of an error."""
-    text = str(value)
+    """The beginning of a text, or of what an error says, for the message of an error, without control characters."""
+    text = re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda match: ascii(match[0])[1:-1], str(value))
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import Range, check_number
+from contextual_rnn._numbers import Range, check_number, readable
 
 PREFIX = "saved_"  # of a number's name in a state_dict
 WORDS = "words"  # in a module's entry of the metadata of a state_dict, beside torch's "version"
@@ -98,15 +98,24 @@ def _as_tensor(name: str) -> property:
 
 
 def numbers_of(module: SavesNumbers) -> dict[str, float | list[float]]:
-    """The saved numbers by name. One that a user replaced by a parameter or another tensor is no number."""
+    """The saved numbers by name. One that a user replaced by a parameter, or a tensor made of one, is no number."""
     numbers: dict[str, float | list[float]] = {}
     for name in module.saved_numbers:
         value = getattr(module, name, None)
+        if _is_plain_array(module, name, value):
+            value = value.tolist()
         if isinstance(value, list | tuple):
             numbers[name] = [float(each) for each in value]
         elif isinstance(value, Real):
             numbers[name] = float(value)
     return numbers
+
+
+def _is_plain_array(module: nn.Module, name: str, value: Any) -> bool:
+    """Whether this is an array of numpy or a tensor that a state_dict does not have by itself."""
+    if isinstance(value, Tensor):
+        return name not in {**module._parameters, **module._buffers} and not value.requires_grad and readable(value)
+    return hasattr(value, "tolist")
 
 
 def checked(module: SavesNumbers, name: str, value: Any, key: str) -> float | list[float]:

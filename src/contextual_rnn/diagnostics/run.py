@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -208,6 +208,8 @@ class _Means:
     def of(cls, arm: str, losses: object, batch: int, lengths: Tensor | None) -> _Means:
         if not isinstance(losses, Tensor):
             raise TypeError(f"losses: expected a function that returns a tensor, got {type(losses).__name__}")
+        if losses.is_complex():
+            raise TypeError(f"losses: expected real numbers, got {losses.dtype}")
         if losses.ndim not in (1, 2) or len(losses) != batch or not losses.numel():
             raise ValueError(f"losses: expected ({batch}, steps) or ({batch},), got {tuple(losses.shape)}")
         values, padding = losses.detach().double().cpu(), None
@@ -249,7 +251,7 @@ def _floats(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _same_draws(seed: int) -> Iterator[None]:
+def _same_draws(seed: int) -> Generator[None, None, None]:
     """All other random numbers are the same under every state."""
     cuda = torch.cuda.is_initialized()
     with torch.random.fork_rng(list(range(torch.cuda.device_count())) if cuda else []):

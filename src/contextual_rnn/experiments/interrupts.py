@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command ends within seconds and prints one line on its progress.
+"""Ctrl-C, SIGTERM and SIGHUP: a command ends within seconds and prints one line on its progress.
 
 The first signal raises `Interrupted` in the main thread. Within `deferred` it only sets what `requested` returns:
 training reads that between two steps, writes a checkpoint, and raises `Interrupted` itself. A thread ends the process
@@ -18,11 +18,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import FrameType
 from typing import Any, Literal, NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A terminal that is closed sends SIGHUP, which Windows does not have.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 LINE = "contextual-rnn: interrupted {}; the same command goes on"
 LIMIT_SECONDS = 3.5
 # `timeout` and torchrun repeat a signal that the terminal has sent to the whole group. It is not a second Ctrl-C.
@@ -34,7 +35,7 @@ _Mode = Literal["end", "raise", "defer"]
 
 
 class Interrupted(KeyboardInterrupt):
-    """A command was asked to stop, by Ctrl-C or SIGTERM."""
+    """A command was asked to stop, by Ctrl-C, SIGTERM or SIGHUP."""
 
 
 _mode: _Mode = "end"
@@ -47,7 +48,7 @@ _printed = False
 
 
 def install(*, worker: bool = False) -> None:
-    """Handle SIGINT and SIGTERM from now on; call it in the main thread of a process that is ours.
+    """Handle SIGINT, SIGTERM and SIGHUP from now on; call it in the main thread of a process that is ours.
 
     A worker prints nothing and ignores repetitions, because its parent repeats what the terminal sends to both. A
     signal that is ignored, as under nohup, stays ignored.
@@ -77,21 +78,21 @@ def describe(done: str) -> None:
 
 
 @contextlib.contextmanager
-def raising() -> Iterator[None]:
+def raising() -> Generator[None]:
     """A signal raises `Interrupted` in the main thread meanwhile."""
     with _in_mode("raise"):
         yield
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
+def deferred() -> Generator[None]:
     """A signal makes `requested` return True meanwhile, and raises `Interrupted` at the end."""
     with _in_mode("defer"):
         yield
 
 
 @contextlib.contextmanager
-def _in_mode(mode: _Mode) -> Iterator[None]:
+def _in_mode(mode: _Mode) -> Generator[None]:
     global _mode
     before, _mode = _mode, mode
     try:
@@ -110,7 +111,7 @@ def _raise_if_requested() -> None:
 
 
 def status() -> int:
-    """The exit status of a command that was interrupted: 130 for Ctrl-C and 143 for SIGTERM."""
+    """The exit status of a command that was interrupted: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return 128 + (_received or signal.SIGINT)
 
 

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules import module as torch_module
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._numbers import shortened
 from contextual_rnn._tensors import PLAIN_TENSORS, described
+from contextual_rnn._torch_internals import dispatch_mode, in_forward_ad, is_plain_call, is_tracing
 from contextual_rnn.ops._gated.layers import Stack, supports
 
 BACKENDS = ("auto", "torch", "native", "reference")
@@ -64,19 +63,13 @@ def _obstacle(network: nn.Module, tensors: Sequence[Tensor]) -> str | None:
     """Why the network must run as torch runs it: somebody watches or changes how it does."""
     if not isinstance(network, nn.RNNBase) or type(network) not in _KINDS:
         return "is a network of another class"
-    if (
-        network._forward_hooks or network._forward_pre_hooks or network._backward_hooks or network._backward_pre_hooks
-        or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks
-    ):  # fmt: skip
-        return "are hooks"
-    if "forward" in vars(network) or network._compiled_call_impl is not None:
-        return "is a forward method of its own"
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    if not is_plain_call(network):
+        return "are hooks or a forward method of its own"
+    if torch.compiler.is_compiling() or is_tracing():
         return "is a program being traced"
     if in_autocast(tensors[0].device):
         return "is autocast"
-    if _get_current_dispatch_mode() is not None or torch.autograd.forward_ad._current_level >= 0:
+    if dispatch_mode() is not None or in_forward_ad():
         return "is a mode that the kernel does not see"
     every = [*tensors, *_weights(network)]
     if not PLAIN_TENSORS.issuperset(map(type, every)):

@@ -1,5 +1,8 @@
 """A batch of sequences of different lengths, with resets in the middle, and run in pieces."""
 
+# The names of a model that users do not see.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -11,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like
 from contextual_rnn._numbers import check_size
+from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.sequences.backend import choose, tensors_of, whole_rows
 from contextual_rnn.sequences.backend import run as run_over
@@ -276,7 +280,7 @@ class Sequences:
 
 
 def _refuse_tracing(name: str) -> None:
-    if torch._C._get_tracing_state() is not None:
+    if is_tracing():
         raise ValueError(f"{name}: expected none under torch.jit.trace here, where its values would become constants")
 
 

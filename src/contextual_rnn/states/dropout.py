@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import FINITE, SHARE, check_held, check_number
+from contextual_rnn._numbers import FINITE, SHARE, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
-from contextual_rnn.spec.tree import State, pack
+from contextual_rnn.spec.tree import State, pack, rows_of
 from contextual_rnn.states._heads import check_call
 from contextual_rnn.states._recomputed import draw_again
 from contextual_rnn.states.base import InitialState
@@ -60,8 +60,7 @@ class ContextDropout(InitialState):
         super().__init__(state.spec, device=device, dtype=dtype)
         self.p = check_number("p", p, *SHARE)
         self.guidance = check_number("guidance", guidance)
-        for leaf in self.spec.floats:
-            check_held("guidance", self.guidance, self.spec.dtype_of(leaf))
+        self.check_saved("guidance", self.guidance)
         self.state = state
         self.null = FreeState(self.spec) if null is None else null
         if self.null.spec.tree != self.spec.tree:
@@ -127,5 +126,5 @@ class ContextDropout(InitialState):
     def _null_beside(self, given: dict[str, Moments]) -> dict[str, Moments]:
         """The null state's moments for the batch that the context turned out to have."""
         first = next(iter(self.spec))
-        batch_size = first.rows_of(given[first.name].mean)
+        batch_size = rows_of(first, given[first.name].mean)
         return as_forward(self.null, self.null._moments)(None, batch_size, batch_size is not None)

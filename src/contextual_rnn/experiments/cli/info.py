@@ -37,7 +37,8 @@ def information() -> dict[str, str]:
     backends = dict.fromkeys(ops.BACKENDS, "available") | {
         n: kernel.availability() for n, kernel in ops.KERNELS.items()
     }
-    return lines | {f"fast weights: {name}": text for name, text in backends.items()}
+    lines |= {f"fast weights: {name}": text for name, text in backends.items()}
+    return lines | {"sequences of nn.RNN, nn.LSTM, nn.GRU: native": layers.availability()}
 
 
 def _version(name: str) -> str:
