@@ -14,21 +14,35 @@ from contextual_rnn._numbers import check_flag
 from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn._tensors import first_parameter
 from contextual_rnn._torch_internals import is_tracing
+from contextual_rnn.sequences.backend import check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.steps import copied, find_time_dim, may_change_states
 from contextual_rnn.spec.tree import State, fits, matches, rows_of, zip_leaves
 from contextual_rnn.states import InitialState, Posterior
 
+_OURS = ("native", "reference")
+
 
 class ContextualRNN(nn.Module):
     """A recurrent network that starts from `initial_state` instead of zeros.
 
-    Returns exactly what the network returns. Raises TypeError for a network without a registered spec or an initial
-    state that is none, ValueError for an initial state made for another network.
+    Returns exactly what the network returns.
+
+    `backend` says what runs nn.RNN, nn.LSTM and nn.GRU: "torch"; "native", our kernel for sequences of any lengths on
+    a CPU, differentiable once; "reference", the equations step by step in plain PyTorch; or "auto": torch, but native
+    wherever lengths, masks, resets, burn-in or truncation are given and it can serve. It cannot on a GPU, without a
+    compiler at install, for subclasses, under autocast and torch.compile, nor for a network that has hooks,
+    parametrizations or sharded weights. The environment variable CONTEXTUAL_RNN_SEQUENCES_BACKEND names what
+    auto is.
+
+    Raises TypeError for a network without a registered spec or an initial state that is none, ValueError for an initial
+    state made for another network and a backend that there is not, or not for this network.
     """
 
-    def __init__(self, network: nn.Module, initial_state: InitialState):
+    backend: str = "auto"  # of models that were pickled without one
+
+    def __init__(self, network: nn.Module, initial_state: InitialState, backend: str = "auto"):
         super().__init__()
         spec = spec_of(network)
         if not isinstance(network, nn.Module):
@@ -39,6 +53,8 @@ class ContextualRNN(nn.Module):
             raise ValueError(
                 f"initial_state: expected one for {spec.describe()}, got one for {initial_state.spec.describe()}"
             )
+        check_backend(backend, network)
+        self.backend = backend
         self._spec = spec
         self._found_spec: StateSpec | None = None
         self._copies_states = may_change_states(network)
@@ -108,6 +124,8 @@ class ContextualRNN(nn.Module):
             self._check_state(hx, batch_size)
         if lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0:
             state = self._start(context, batch_size, generator) if hx is None else hx
+            if self.backend in _OURS:
+                return self._run_densely(input, state, arguments, more)
             if self._copies_states:
                 state = copied(state)
             if arguments is None and not more:
@@ -127,6 +145,18 @@ class ContextualRNN(nn.Module):
         with torch.no_grad():
             _, carried = before.run(hx, carry=True)
         return after.run(hx, carried=carried)
+
+    def _run_densely(
+        self, input: Tensor | PackedSequence, state: State, arguments: Mapping[str, Any] | None, more: dict[str, Any]
+    ) -> Any:
+        """A plain call, as `backend` asks for."""
+        if arguments is not None or more:
+            names = ", ".join(_merged(arguments, more))
+            raise ValueError(f"arguments: expected none for the network with backend {self.backend!r}, got {names}")
+        if isinstance(input, PackedSequence) or self._spec.input_batch_size(input) is None:
+            received = "a packed or unbatched input"
+            raise ValueError(f"input: expected a padded batch for backend {self.backend!r}, got {received}")
+        return Sequences(self, self._spec, input, input.shape[self._spec.input_batch_dim]).run(state)
 
     def _start(
         self, context: Any, batch_size: int | None, generator: torch.Generator | None, rows: Tensor | None = None

@@ -26,7 +26,8 @@ KNOWN_ALWAYS = ["rnn", "gru", "lstm", "fast weights"]
 
 def model_of(d: Draw, networks: Any = None, kinds: Any = None) -> tuple[ours.ContextualRNN, Subject]:
     s = subject(d, kinds, networks) if kinds else subject(d, networks=networks)
-    return ours.ContextualRNN(s.network, s.state).train(d.chance(0.5)), s
+    backend = d.choose(["auto", "auto", "torch"])
+    return ours.ContextualRNN(s.network, s.state, backend).train(d.chance(0.5)), s
 
 
 def _bare(call: Call) -> Any:
@@ -46,7 +47,7 @@ def _finite(result: Any) -> None:
 @case("ContextualRNN")
 def _(d: Draw) -> Call:
     s = subject(d)
-    return Call(ours.ContextualRNN, [s.network, s.state], makes=True)
+    return Call(ours.ContextualRNN, [s.network, s.state], d.some(backend=d.choose(["auto", "torch"])), makes=True)
 
 
 @case("ContextualRNN.forward")
