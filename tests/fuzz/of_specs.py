@@ -82,6 +82,42 @@ def _(d: Draw) -> Call:
     return Call(spec.input_batch_size, [torch.randn(2, 3) if spec.input_ndim == 2 else torch.randn(2, 3, 4)])
 
 
+@case("StateSpec.take")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    rows = torch.tensor(d.choose([[0], [2, 2, 1, 0], [True, False, True]]))
+    return Call(spec.take, [random_state(spec, 3), rows])
+
+
+@case("StateSpec.where")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    return Call(spec.where, [torch.rand(3) < 0.5, random_state(spec, d.choose([3, None])), random_state(spec, 3)])
+
+
+@case("StateSpec.lerp")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    a, b = random_state(spec, d.choose([3, None])), random_state(spec, 3)
+    return Call(spec.lerp, [a, b, d.choose([0.3, torch.rand(()), torch.rand(3)])])
+
+
+@case("StateSpec.cat", "StateSpec.stack")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    if d.chance(0.5):
+        return Call(spec.stack, [[random_state(spec, None) for _ in range(3)]])
+    return Call(spec.cat, [[random_state(spec, d.choose([1, 3])) for _ in range(3)]])
+
+
+@case("StateSpec.split", "StateSpec.unbind")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    if d.chance(0.3):
+        return Call(spec.unbind, [random_state(spec, 3)])
+    return Call(spec.split, [random_state(spec, 3), d.choose([1, 2, 3, 7, [1, 2], [0, 3]])])
+
+
 @case("state_spec")
 def _(d: Draw) -> Call:
     return Call(state_spec, [NETWORKS[d.choose(list(NETWORKS))]()])

@@ -22,6 +22,7 @@ from contextual_rnn._numbers import (
     shortened,
 )
 from contextual_rnn._tensors import check_dense, is_finite
+from contextual_rnn.spec.rows_of_states import _Rows
 from contextual_rnn.spec.tree import (
     Leaf,
     State,
@@ -39,7 +40,7 @@ TimeDim = int | None | Literal["unknown"]
 
 
 @dataclass(frozen=True)
-class StateSpec:
+class StateSpec(_Rows):
     """The state of a network: its leaves and how they are put together.
 
     `tree` is the state with a `Leaf` where the network takes a tensor: a leaf, or leaves and None in (named) tuples,
@@ -82,7 +83,7 @@ class StateSpec:
             raise ValueError("bidirectional: expected False for a network that takes one step, got True")
         object.__setattr__(self, "device", check_device(self.device))
         check_dtype(self.dtype)
-        _ = self.floats, self.constants  # torch.compile cannot evaluate a cached property
+        _ = self.floats, self.constants, self._without_low_rank  # torch.compile cannot evaluate a cached property
 
     def __iter__(self) -> Iterator[Leaf]:
         return iter(self._leaves)
