@@ -9,6 +9,9 @@ from contextual_rnn import sequences as sequences
 from contextual_rnn import serialization as serialization
 from contextual_rnn import spec as spec
 from contextual_rnn import states as states
+from contextual_rnn.attachment import attach as attach
+from contextual_rnn.attachment import given_context as given_context
+from contextual_rnn.attachment import remove_initial_state as remove_initial_state
 from contextual_rnn.generation import generate as generate
 from contextual_rnn.layers.additive_attention import AdditiveAttention as AdditiveAttention
 from contextual_rnn.layers.context_net import Categorical as Categorical

@@ -82,7 +82,7 @@ class ContextualRNN(nn.Module):
         packed = isinstance(input, PackedSequence)
         if packed and self._spec.known_time_dim is None:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
-        batch_size = _packed_batch_size(input) if packed else self._spec.input_batch_size(input)
+        batch_size = packed_batch_size(input) if packed else self._spec.input_batch_size(input)
         network = self.network  # looking up an attribute of a module is slow
         if hx is not None and not matches(self._spec.tree, hx, batch_size, _first_parameter(network)):
             self._check_state(hx, batch_size)
@@ -149,7 +149,8 @@ def check_made(network: nn.Module, initial_state: InitialState, state: State) ->
     _check_like("initial_state", network, initial_state.spec.tree, state)
 
 
-def _packed_batch_size(packed: PackedSequence) -> int:
+def packed_batch_size(packed: PackedSequence) -> int:
+    """How many sequences there are."""
     size = packed.batch_sizes[0]
     return size if torch._C._get_tracing_state() is not None else int(size)  # pyright: ignore[reportReturnType]
 
