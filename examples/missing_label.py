@@ -51,12 +51,12 @@ class Options:
 
 def painter(options: Options) -> tuple[Painter, Callable[[Tensor], dict[str, Tensor]]]:
     """A model, and what makes contexts of labels: a new one falls into the bucket for unknown categories."""
-    net = ContextNet({"digit": Categorical(tuple(range(NEW)), unknown=True, dropout=options.dropped / 2)})
+    encoder = ContextNet({"digit": Categorical(tuple(range(NEW)), unknown=True, dropout=options.dropped / 2)})
 
     def state(lstm: nn.LSTM) -> ContextDropout:
-        return ContextDropout(NormalState(lstm, net), options.dropped, null=NormalState(lstm, FreeState(lstm)))
+        return ContextDropout(NormalState(lstm, encoder), options.dropped, null=NormalState(lstm, FreeState(lstm)))
 
-    return Painter(SIDE, options.units, state), lambda labels: net.encode({"digit": labels.tolist()})
+    return Painter(SIDE, options.units, state), lambda labels: encoder.encode({"digit": labels.tolist()})
 
 
 def with_new_state(model: Painter, images: Tensor, updates: int, name: str) -> Painter:

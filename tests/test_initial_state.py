@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from tests.networks import SPECS, make, make_input, tensors_of
+from tests.own_states import OwnState
 from torch import nn
 
 from contextual_rnn import (
@@ -49,6 +50,7 @@ STATES = {
             for index, leaf in enumerate(spec)
         },
     ),
+    "a user's own, normal": OwnState,
 }
 TAKES_CONTEXT = {name for name in STATES if name not in ("constant", "free", "normal around free")}
 

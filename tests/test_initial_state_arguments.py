@@ -122,7 +122,7 @@ BAD_ARGUMENTS = [
     (lambda: NormalState(LSTM, FreeState(LSTM), features=3), ValueError, "features: expected only with a context net"),
     (lambda: NormalState(LSTM, FreeState(LSTM), zero_init=True), ValueError, "zero_init: expected only with a context"),
     (lambda: NormalState(LSTM, FreeState(LSTM), activation=torch.tanh), ValueError, "activation: expected only with a"),
-    (lambda: NormalState(LSTM, torch.tanh), TypeError, "net: expected a context network"),
+    (lambda: NormalState(LSTM, torch.tanh), TypeError, "encoder: expected a context network"),
     (lambda: ContextState(LSTM, net(), activation="tanh"), TypeError, "activation: expected a function"),
     (lambda: ContextState(LSTM, net(), activation=torch.sum)(torch.randn(3, 2)), ValueError,
      r"activation: expected shape \(3, 1, 5\) kept, got \(\)"),

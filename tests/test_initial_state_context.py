@@ -54,12 +54,12 @@ def test_any_context_network(network, context, one):
 
 def test_feature_count_is_read_off_or_asked_for():
     assert ContextState(nn.GRUCell(3, 5), nn.Sequential(nn.Linear(2, 9), nn.ReLU())).features == 9
-    with pytest.raises(ValueError, match="features: expected the width of what net returns"):
+    with pytest.raises(ValueError, match="features: expected the width of what encoder returns"):
         ContextState(nn.GRUCell(3, 5), nn.Identity())
     assert ContextState(nn.GRUCell(3, 5), nn.Identity(), features=2)(torch.randn(B, 2)).shape == (B, 5)
     with pytest.raises(ValueError, match="features: expected"):
         ContextState(nn.GRUCell(3, 5), nn.Sequential(nn.Linear(2, 8), nn.GLU()))
-    with pytest.raises(TypeError, match="net: expected a context network"):
+    with pytest.raises(TypeError, match="encoder: expected a context network"):
         ContextState(nn.GRUCell(3, 5), torch.tanh)
 
 

@@ -179,5 +179,5 @@ def test_any_initial_state_serves_as_the_mean():
 
 @pytest.mark.parametrize("other", [nn.GRU(3, 5, num_layers=2), nn.LSTM(3, 5), nn.LSTM(3, 1, num_layers=2)], ids=str)
 def test_a_mean_for_another_network_is_refused(other):
-    with pytest.raises(ValueError, match=r"^net: expected"):
+    with pytest.raises(ValueError, match=r"^encoder: expected"):
         NormalState(nn.LSTM(3, 5, num_layers=2), FreeState(other))

@@ -115,9 +115,7 @@ def test_a_nested_context_has_as_many_rows_as_tensors(layout):
 @pytest.mark.parametrize("kind", ["constant", "free", "normal around free", "sum"])
 def test_a_context_that_does_not_tell_its_rows_is_refused_unless_they_are_given(kind, context):
     state = STATES[kind]()
-    with pytest.raises(
-        ValueError, match=r"^batch_size: expected the number of rows, as \w+ does not tell it, got None"
-    ):
+    with pytest.raises(ValueError, match=r"^batch_size: expected the number of rows, as \w+ does not say it, got None"):
         state(context)
     assert state(context, 2)[0].shape == (1, 2, 4)
     assert state(context, batched=False)[0].shape == (1, 4)

@@ -37,6 +37,7 @@ def test_public_names():
         "Leaf",
         "LeafwiseState",
         "LowRank",
+        "Moments",
         "NormalState",
         "SetValued",
         "StateSpec",

@@ -23,6 +23,7 @@ _MODULES = {
     "Leaf": "spec.tree",
     "LeafwiseState": "states",
     "LowRank": "ops",
+    "Moments": "states",
     "NormalState": "states",
     "SetValued": "layers.context_net",
     "StateSpec": "spec.networks",

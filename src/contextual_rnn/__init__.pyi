@@ -37,6 +37,7 @@ from contextual_rnn.states import ContextState as ContextState
 from contextual_rnn.states import FreeState as FreeState
 from contextual_rnn.states import InitialState as InitialState
 from contextual_rnn.states import LeafwiseState as LeafwiseState
+from contextual_rnn.states import Moments as Moments
 from contextual_rnn.states import NormalState as NormalState
 from contextual_rnn.states import SumState as SumState
 from contextual_rnn.truncation import detach as detach

@@ -152,4 +152,10 @@ def shortened(value: object) -> str:
         text = repr(value)
     except Exception:
         text = f"a value of {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shortened_text(text, 80)
+
+
+def shortened_text(value: object, most: int = 500) -> str:
+    """The beginning of a text, or of what an error says, for the message of an error."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

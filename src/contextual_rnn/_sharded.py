@@ -51,7 +51,7 @@ def as_forward(module: nn.Module, function: Callable[..., Result]) -> Callable[.
         return function
     if "_run_as_forward" not in module.__dict__:
         module._run_as_forward = MethodType(_run, module)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-        _register_forward_method(module, "_run_as_forward")
+        sys.modules[_FSDP].register_fsdp_forward_method(module, "_run_as_forward")
     return lambda *args, **options: module._run_as_forward(function, *args, **options)  # pyright: ignore[reportCallIssue]
 
 
@@ -79,10 +79,3 @@ def _run(module: nn.Module, function: Callable[..., Result], *args: Any, **optio
 
 def _has_run(module: Any) -> bool:
     return module._get_fsdp_state()._is_root is not None
-
-
-def _register_forward_method(module: nn.Module, name: str) -> None:
-    package = _FSDP
-    if not hasattr(sys.modules.get(package), "register_fsdp_forward_method"):
-        package = "torch.distributed._composable.fsdp"  # before torch 2.6
-    sys.modules[package].register_fsdp_forward_method(module, name)

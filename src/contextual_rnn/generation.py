@@ -12,7 +12,7 @@ from contextual_rnn._numbers import check_elements, check_flag, check_size
 from contextual_rnn._sharded import as_forward
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.rnn import ContextualRNN, check_made
-from contextual_rnn.spec.steps import check_step, step_of
+from contextual_rnn.spec.steps import check_step, evaluation, step_of
 
 
 @torch.no_grad()
@@ -56,9 +56,7 @@ def generate(
     if first.ndim < 1:
         raise ValueError("first: expected a tensor of shape (batch, *value), got one without axes")
     batch = first.shape[0]
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluation(model):
         state = as_forward(model, _start)(model, context, batch, num_samples, sample, generator)
         check_made(model.network, model.initial_state, state)
         check_elements(batch=batch, num_samples=num_samples)
@@ -80,9 +78,6 @@ def generate(
             if value.shape[:1] != (batch * num_samples,):
                 raise ValueError(f"step: expected values of {batch * num_samples} rows, got {tuple(value.shape)}")
             values.append(value)
-    finally:
-        for module, training in modes:
-            module.training = training
     return torch.stack(values, 1).unflatten(0, (batch, num_samples))
 
 

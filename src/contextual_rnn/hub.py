@@ -10,9 +10,10 @@ from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 
+from contextual_rnn._numbers import shortened_text
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.serialization import load_weights, save_weights
-from contextual_rnn.serialization.file_format import parse_json, read_bytes, shortened
+from contextual_rnn.serialization.file_format import parse_json, read_bytes
 from contextual_rnn.spec.networks import state_spec
 
 FILE, CONFIG = "model.safetensors", "config.json"
@@ -89,7 +90,7 @@ class HubContextualRNN(
                 if not isinstance(parse_json(read_bytes(config)), dict):
                     raise ValueError("no JSON object")
             except ValueError as error:
-                raise ValueError(f"config: expected a JSON object in {config}, got {shortened(str(error))}") from error
+                raise ValueError(f"config: expected a JSON object in {config}, got {shortened_text(error)}") from error
         return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     @classmethod

@@ -118,10 +118,6 @@ class ContextualRNN(nn.Module):
         check_made(self.network, self.initial_state, state)
         return state
 
-    def _own(self, state: State) -> State:
-        """`state`, or a copy where the network may overwrite it."""
-        return copied(state) if self._copies_states else state
-
     def _known_spec(self, step: Any) -> StateSpec:
         """The spec with what `find_time_dim` learns of the network, once; `step` is an input of one step, (B, ...)."""
         spec = self._found_spec
@@ -137,9 +133,7 @@ class ContextualRNN(nn.Module):
     def _check_state(self, state: State, batch_size: int | None) -> None:
         leaves = self._spec.check(state, "hx")  # layers may differ: a network's own final state has no shared layers
         for leaf in self._spec:
-            tensor = leaves[leaf.name]
-            size = tensor.shape[0] if tensor.ndim > len(leaf.shape) else None
-            if size != batch_size:
+            if (size := leaf.rows_of(leaves[leaf.name])) != batch_size:
                 raise ValueError(f"hx: expected {leaf.name!r} of batch size {batch_size}, as the input, got {size}")
         _check_like("hx", self.network, self._spec.tree, state)
 

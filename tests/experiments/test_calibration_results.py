@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from contextual_rnn.experiments.config import DecayConfig, config_from_dict
-from contextual_rnn.experiments.report import figures
+from contextual_rnn.experiments.report import figures, html, pages
 from contextual_rnn.experiments.runs.folder import command
 from contextual_rnn.experiments.stats.intervals import median_interval
-from contextual_rnn.experiments.studies.calibration import calibration_finding
+from contextual_rnn.experiments.studies.facts import facts_of
 
 ROOT = Path(__file__).parents[2]
 ROWS = json.loads((ROOT / "results" / "calibration.json").read_text())
@@ -21,13 +21,17 @@ def interval(row, metric):
     return "{:.3f} ({:.3f} to {:.3f})".format(*median_interval(row["final"][metric]))
 
 
+def finding():
+    return pages.findings(ROOT / "results" / pages.PROSE, facts_of([], ROWS))["calibration"]
+
+
 def paragraph():
     paper, kl, floor = (BY_LABEL[label] for label in ("the paper's loss", "KL weight 0.0001", "sigma at least 0.2"))
     peak = max(paper["epochs"]["trajectory_spread"][5:])
     sigma, spread, error = "mean_scale", "trajectory_spread", "free_running_squared_error"
     return " ".join(
         [
-            f"**Can the spread be trusted?** {calibration_finding(ROWS)}",
+            f"**Can the spread be trusted?** {finding()}",
             f"Medians over {len(paper['seeds'])} seeds and 95 % intervals, 65 epochs, on the held-out periods.",
             f"Under the paper's loss sigma has not collapsed, from 0.25 to {interval(paper, sigma)},",
             "but the network learns to suppress the noise: the samples' standard deviation in x falls",
@@ -60,4 +64,4 @@ def test_results_have_three_seeds_or_more_and_their_commands():
 
 def test_the_pictures_can_be_drawn_from_the_results():
     assert len(figures.calibration_curves(ROWS).axes[0].get_lines()) == 1 + sum(1 + len(row["seeds"]) for row in ROWS)
-    assert len(figures.spread_curves(ROWS).axes) == 3
+    assert len(figures.learning_curves(html.watched(ROWS)).axes) == 4

@@ -5,10 +5,8 @@ import math
 import pytest
 from tests.experiments.made_runs import retrieval_run
 
+from contextual_rnn.experiments.config.retrieval import ACCURACY, TO_95
 from contextual_rnn.experiments.stats.contrast import contrast
-from contextual_rnn.experiments.stats.evidence import MEASURES
-
-ACCURACY, TO_95, _ = MEASURES["retrieval"]
 
 
 def runs(*accuracies, state="zero", **options):

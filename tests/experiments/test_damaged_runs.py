@@ -17,8 +17,8 @@ from tests.fuzz.damaged_runs import damage
 
 from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig, config_to_dict, identity
+from contextual_rnn.experiments.report import gather, playground
 from contextual_rnn.experiments.report import html as report
-from contextual_rnn.experiments.report import playground
 from contextual_rnn.experiments.report.from_weights import Trained, trained
 from contextual_rnn.experiments.report.html import write_report
 from contextual_rnn.experiments.runs.folder import read_run, read_runs, write_json
@@ -26,8 +26,8 @@ from contextual_rnn.experiments.runs.published import publish, read_published, r
 from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.runs.weights import load_model
 from contextual_rnn.experiments.stats.groups import groups_of
-from contextual_rnn.experiments.studies import diagnostics as run_diagnostics
 from contextual_rnn.experiments.sweeps.sweep import folder_name, sweep
+from contextual_rnn.experiments.tasks import decay, retrieval
 
 RETRIEVAL = {"units": 6, "readout_units": 5, "train_samples": 16, "validation_samples": 8, "epochs": 2}
 DECAY = {"units": 4, "context_units": 3, "samples_per_period": 4, "epochs": 2}
@@ -250,10 +250,9 @@ WEIGHTS = {
 @pytest.fixture
 def quick(monkeypatch):
     """Diagnoses and samples that are small."""
-    for name in ("diagnose", "diagnose_state"):
-        function = functools.partial(getattr(run_diagnostics, name), permutations=1, influence_steps=2)
-        monkeypatch.setattr(run_diagnostics, name, function)
-    monkeypatch.setattr(run_diagnostics, "SEQUENCES", 8)
+    for module, name in ((decay, "diagnose"), (retrieval, "diagnose_state")):
+        monkeypatch.setattr(module, name, functools.partial(getattr(module, name), permutations=1, influence_steps=2))
+        monkeypatch.setattr(module, "DIAGNOSED", 8)
     monkeypatch.setattr(playground, "PERIODS", playground.PERIODS[:2])
 
 
@@ -439,7 +438,7 @@ def test_random_damages(trained_runs, tmp_path, task, capsys, plain, monkeypatch
 @pytest.mark.parametrize("task", ["retrieval", "decay"])
 def test_reports_of_random_damages(trained_runs, tmp_path, task, plain, monkeypatch):
     """Without diagnoses, which take a second each."""
-    monkeypatch.setattr(report, "trained", lambda *_: Trained([], [], None))
+    monkeypatch.setattr(gather, "trained", lambda *_: Trained([], [], None))
     for index in range(150, 156):
         folder = tmp_path / str(index)
         shutil.copytree(trained_runs / task, folder / "bad")

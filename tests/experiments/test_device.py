@@ -35,7 +35,7 @@ CONFIGS = {
     "zero": RetrievalConfig(**RETRIEVAL, state="zero"),
     "ba2016": RetrievalConfig(**RETRIEVAL, state="free", timing="ba2016", inner_steps=2),
     "context": RetrievalConfig(**RETRIEVAL, state="context", leaves="h+a"),
-    "normal": RetrievalConfig(**RETRIEVAL, state="normal", schedule="cosine"),
+    "normal": RetrievalConfig(**RETRIEVAL, state="normal"),
     "lstm": RetrievalConfig(**RETRIEVAL, network="lstm"),
     "decay": DecayConfig(**DECAY, kl_weight=1e-3),
 }

@@ -1,12 +1,10 @@
-"""What is said of several seeds: values, gains over zero and probabilities, each from the right runs."""
+"""What the table over seeds says: values, gains over zero and probabilities, each from the right runs."""
 
-import json
-import math
 from pathlib import Path
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
+from contextual_rnn.experiments.report.tables import over_seeds
 from contextual_rnn.experiments.runs.folder import Run
-from contextual_rnn.experiments.stats.evidence import evidence
 from contextual_rnn.experiments.stats.groups import groups_of
 
 
@@ -17,25 +15,22 @@ def retrieval(state, seed, accuracies, *, finished=True, **options):
 
 
 def rows_of(runs):
-    return {(row.state, row.measure): row for row in evidence(groups_of(runs))}
+    return {tuple(row[:2]): row[2:] for table in over_seeds(groups_of(runs)) for row in table.rows}
 
 
 def test_gains_over_zero_are_paired_by_seed_and_positive_where_better():
     zero = [retrieval("zero", seed, [0.1, 0.2, 0.5 + 0.1 * seed]) for seed in range(3)]
     context = [retrieval("context", seed, [0.1, 0.96, 0.52 + 0.1 * seed]) for seed in range(3)]
     rows = rows_of(zero + context)
-    accuracy = rows["context", "validation_accuracy"]
-    assert accuracy.seeds == (0, 1, 2)
-    assert accuracy.value.estimate == 0.62
-    assert math.isclose(accuracy.gain.estimate, 0.02)
-    assert math.isclose(accuracy.gain.low, 0.02)
-    assert accuracy.improvement.estimate == 6 / 9, "ahead of the same seed and of the lower ones"
-    assert rows["zero", "validation_accuracy"].gain is None
-    epochs = rows["context", "epochs_to_95"]
-    assert epochs.value == (1, 1, 1)
-    assert rows["zero", "epochs_to_95"].value.estimate == math.inf
-    assert epochs.gain is None, "from for ever to one epoch is no number of epochs"
-    assert epochs.improvement.estimate == 1
+    seeds, value, gain, improvement = rows["context", "validation accuracy"]
+    assert seeds == "3"
+    assert value == "62.00% (52.00% to 72.00%)"
+    assert gain == "2.00% (2.00% to 2.00%)"
+    assert improvement.startswith("0.6667 ("), "ahead of the same seed and of the lower ones"
+    assert rows["zero", "validation accuracy"][2:] == ["-", "-"]
+    assert rows["context", "epochs to 95"][1:3] == ["1 (1 to 1)", "-"], "from for ever to one epoch is no number"
+    assert rows["zero", "epochs to 95"][1] == "never (never to never)"
+    assert rows["context", "epochs to 95"][3] == "1 (1 to 1)"
 
 
 def test_less_error_is_better():
@@ -44,20 +39,13 @@ def test_less_error_is_better():
         return Run(Path(f"{state}{seed}"), "decay", DecayConfig(state=state, seed=seed), [final], {"final": final})
 
     rows = rows_of([run(state, seed, error) for state, error in (("zero", 3.0), ("normal", 1.0)) for seed in (0, 1)])
-    row = rows["normal", "validation_squared_error"]
-    assert (row.value.estimate, row.gain.estimate, row.improvement.estimate) == (1, 2, 1)
-    assert json.loads(json.dumps(row.as_dict()))["gain"] == [2, 2, 2]
+    assert rows["normal", "validation squared error"] == ["2", "1 (1 to 1)", "2 (2 to 2)", "1 (1 to 1)"]
 
 
 def test_single_seeds_unfinished_runs_and_other_settings_say_nothing():
     single = [retrieval("zero", 0, [0.1, 0.2]), retrieval("context", 0, [0.1, 0.9])]
-    assert not evidence(groups_of(single))
-    unfinished = [retrieval("zero", seed, [0.1, 0.2], finished=seed > 0) for seed in range(3)]
-    assert rows_of(unfinished)["zero", "validation_accuracy"].seeds == (1, 2)
+    assert not rows_of(single)
+    unfinished = [retrieval("zero", seed, [0.1, 0.2 * seed], finished=seed > 0) for seed in range(3)]
+    assert rows_of(unfinished)["zero", "validation accuracy"][:2] == ["2", "30.00% (20.00% to 40.00%)"]
     others = [retrieval("context", seed, [0.1, 0.2], units=20) for seed in range(2)]
-    assert all(row.gain is None for row in evidence(groups_of(others + unfinished)))
-
-
-def test_what_is_not_finite_is_null_in_json():
-    runs = [retrieval("zero", seed, [0.1, 0.2]) for seed in range(2)]
-    assert rows_of(runs)["zero", "epochs_to_99"].as_dict()["value"] == [None, None, None]
+    assert {row[2] for row in rows_of(others + unfinished).values()} == {"-"}

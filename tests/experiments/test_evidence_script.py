@@ -6,9 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import tyro
 
-from contextual_rnn.experiments.cli.main import Command
+from contextual_rnn.experiments.cli.main import parse
 from contextual_rnn.experiments.config import RetrievalConfig
 from contextual_rnn.experiments.studies import catalogue as studies
 from contextual_rnn.experiments.sweeps.grid import combinations, grid_from_words
@@ -23,8 +22,7 @@ def configs():
     found = {}
     told = subprocess.run(["sh", SCRIPT], env={**os.environ, "C": "echo"}, capture_output=True, text=True, check=True)
     for line in told.stdout.splitlines():
-        flags = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
-        options = tyro.cli(Command, args=shlex.split(line), config=flags).task
+        options = parse(shlex.split(line)).task
         found.setdefault(Path(options.out).name, []).extend(combinations(options.config, grid_from_words(options.grid)))
     return found
 

@@ -2,24 +2,32 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 from tests.experiments.made_runs import decay_run, every_study, retrieval_run
 
+from contextual_rnn.experiments.config.retrieval import ACCURACY
+from contextual_rnn.experiments.report import pages
+from contextual_rnn.experiments.report.map_figure import map_figure
 from contextual_rnn.experiments.stats.contrast import contrast
-from contextual_rnn.experiments.studies.ba2016_table_1 import table_1
-from contextual_rnn.experiments.studies.catalogue import ASIDE, runs_of
-from contextual_rnn.experiments.studies.findings import ACCURACY, findings
-from contextual_rnn.experiments.studies.findings_in_short import in_short
-from contextual_rnn.experiments.studies.gain_map import Cell, contrasts, map_figure, map_table
-from contextual_rnn.experiments.studies.start_ablations import control_table, ingredient_table
+from contextual_rnn.experiments.studies.catalogue import runs_of
+from contextual_rnn.experiments.studies.evidence import evidence_of
+from contextual_rnn.experiments.studies.facts import facts_of
+from contextual_rnn.experiments.studies.gain_map import Cell, contrasts, gain_map, map_table
+
+PROSE = Path(__file__).parents[2] / "results" / pages.PROSE
 
 RUNS = every_study()
 ONE_SEED = [run for run in RUNS if run.config.seed == 0]
 
 
+def findings(runs):
+    return pages.findings(PROSE, facts_of(runs))
+
+
 @pytest.fixture(scope="module")
-def found():
+def texts():
     return findings(RUNS)
 
 
@@ -48,27 +56,29 @@ def found():
         ("ingredients", "accuracy, bias by \N{MINUS SIGN}9.90"),
         ("ingredients", "layer norm make no significant difference"),
         ("controls", "context of another sequence +1.10"),
-        ("table 1", "2.00% (2.00% to 2.00%) at 20 units, 0.10% (0.10% to 0.10%) at 50 units"),
+        ("table_1", "2.00% (2.00% to 2.00%) at 20 units, 0.10% (0.10% to 0.10%) at 50 units"),
         ("decay", "squared error is below zero's"),
     ],
 )
-def test_what_the_numbers_say(found, name, text):
-    assert text in found[name]
+def test_what_the_numbers_say(texts, name, text):
+    assert text in texts[name]
 
 
-def test_in_short():
-    scale, where, plateau, error, decay = in_short(RUNS)
+def test_in_short(texts):
+    scale, where, plateau, error, decay = (texts[name] for name in pages.IN_SHORT)
     assert "own start, wenke2019, past 95 % sooner (10 (10 to 10) against never" in scale
     assert "ahead in the end (+29.00 (+29.00 to +29.00) points; 3 seeds)" in scale
     assert "under the authors' own start in 2 of 2 cells, worse in 0; under a sound start in 0 of 2 cells" in where
     assert plateau.endswith("removes the zero state's plateau: embedding (+20.10 (+20.00 to +20.20) points).")
     assert "2.00% (2.00% to 2.00%) at 20, 0.10% (0.10% to 0.10%) at 50 units" in error
     assert "zero state's: less given the true values" in decay
-    assert in_short(ONE_SEED) == []
 
 
-def test_there_is_a_finding_for_each_study(found):
-    assert list(found) == ["authors", "choices", "map", "ingredients", "controls", "table 1", "decay"]
+def test_there_is_a_finding_for_each_study(texts):
+    assert list(texts) == [
+        *("authors", "choices", "map", "ingredients", "controls", "table_1", "decay"),
+        *pages.IN_SHORT,
+    ]
 
 
 def test_other_numbers_say_otherwise():
@@ -91,7 +101,7 @@ def test_the_map_pairs_states_in_every_cell():
     authors = [cell for cell in seen if cell.start == "wenke2019"]
     assert authors == [Cell("wenke2019", timing, 50, 4) for timing in ("wenke2019", "ba2016")]
     assert seen[authors[1]].gain.estimate == pytest.approx(0.29)
-    assert len(map_table(runs_of(RUNS, "map"))["rows"]) == 8
+    assert len(map_table(runs_of(RUNS, "map")).rows) == 8
 
 
 def test_how_often_chance_alone_is_significant():
@@ -112,25 +122,25 @@ def hatched(figure):
 
 
 def test_the_map_is_drawn_with_its_doubts():
-    figure = map_figure(runs_of(RUNS, "map"))
+    figure = map_figure(gain_map(runs_of(RUNS, "map")))
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert texts.count("+29.0") == 2
     assert texts.count("not run") == 8 * 9 - 8
     assert len(hatched(figure)) == 4, "the sound start's cells, whose interval holds zero"
-    assert len(hatched(map_figure(runs_of(ONE_SEED, "map")))) == 8, "a seed is no interval"
-    with pytest.raises(ValueError, match="runs: expected finished runs of zero and another state"):
-        map_figure([])
+    assert len(hatched(map_figure(gain_map(runs_of(ONE_SEED, "map"))))) == 8, "a seed is no interval"
+    with pytest.raises(ValueError, match="gains: expected those of one state or more, got none"):
+        map_figure({})
 
 
 def test_tables_have_a_row_for_what_was_run():
-    short = runs_of(RUNS, *ASIDE[:3])
-    rows = ingredient_table(short)["rows"]
-    assert [row[2].partition(",")[0] for row in rows][:2] == ["embedding at zero", "bias uniform"]
-    assert len(rows) == 4
+    evidence = evidence_of(RUNS)
+    ingredients, controls = evidence.explanations
+    assert [row[2].partition(",")[0] for row in ingredients.rows][:2] == ["embedding at zero", "bias uniform"]
+    assert len(ingredients.rows) == 4
     shuffled = ["the authors' own", "context of another sequence", "3", "71.00% (71.00% to 71.00%)"]
-    assert shuffled in [row[:4] for row in control_table(short)["rows"]]
-    table = table_1(runs_of(RUNS, "table1"))
-    assert table["rows"][2] == ["fast weights, Ba et al.", "", "", "1.81%", "0.00%", "0.00%"]
-    assert table["rows"][3][:4] == ["fast weights, ours", "epochs 200, timing ba2016", "3", "2.00% (2.00% to 2.00%)"]
-    assert table["rows"][3][5] == "-"
-    assert ingredient_table([]) is control_table([]) is table_1([]) is None
+    assert shuffled in [row[:4] for row in controls.rows]
+    rows = evidence.table_1.rows
+    assert rows[2] == ["fast weights, Ba et al.", "", "", "1.81%", "0.00%", "0.00%"]
+    assert rows[3][:4] == ["fast weights, ours", "epochs 200, timing ba2016", "3", "2.00% (2.00% to 2.00%)"]
+    assert rows[3][5] == "-"
+    assert evidence_of([]) == ({}, None, [], None)

@@ -2,16 +2,13 @@
 
 import math
 import tracemalloc
-from pathlib import Path
 
 import numpy
 import pytest
 
-from contextual_rnn.experiments.config import RetrievalConfig
-from contextual_rnn.experiments.runs.folder import Run
+from contextual_rnn.experiments.config import epochs_to
 from contextual_rnn.experiments.stats import intervals
 from contextual_rnn.experiments.stats.intervals import median_interval, paired_gain, probability_of_improvement
-from contextual_rnn.experiments.stats.measures import epochs_to
 
 
 def test_the_median_lies_in_its_interval_and_single_seeds_have_none():
@@ -68,10 +65,7 @@ def test_the_probability_is_that_over_all_pairs_and_takes_memory_for_the_seeds_a
 
 def test_a_run_that_never_arrives_takes_for_ever():
     metrics = [{"epoch": e, "validation_accuracy": a} for e, a in enumerate([0.1, 0.4, 0.96, 0.9, 0.97])]
-    run = Run(Path(), "retrieval", RetrievalConfig(), metrics, None)
-    assert epochs_to(run, 0.95) == 2
-    assert epochs_to(run, 0.965) == 4
-    assert epochs_to(run, 0.99) == math.inf
+    assert [epochs_to(share, "validation_accuracy")(metrics, {}) for share in (0.95, 0.965, 0.99)] == [2, 4, math.inf]
     assert median_interval([2.0, 4.0, math.inf, 3.0]) == (3.0, 2.0, math.inf)
     assert median_interval([math.inf] * 3) == (math.inf,) * 3
 

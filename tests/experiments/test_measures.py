@@ -5,30 +5,33 @@ import dataclasses
 import pytest
 from tests.experiments.made_runs import decay_run, diverged, every_study, retrieval_run
 
+from contextual_rnn.experiments.config.decay import DECAY
+from contextual_rnn.experiments.config.retrieval import ACCURACY, RETRIEVAL
 from contextual_rnn.experiments.report import figures
-from contextual_rnn.experiments.report.publish import retrieval_table
+from contextual_rnn.experiments.report.data import Panel
+from contextual_rnn.experiments.report.gather import curves_of
 from contextual_rnn.experiments.report.tables import over_seeds
-from contextual_rnn.experiments.stats.contrast import contrast
-from contextual_rnn.experiments.stats.evidence import evidence
-from contextual_rnn.experiments.stats.groups import finding, groups_of
-from contextual_rnn.experiments.stats.measures import MEASURES, one_of_each, values_by_seed
+from contextual_rnn.experiments.stats.groups import groups_of
+from contextual_rnn.experiments.stats.measures import one_of_each, values_by_seed
 from contextual_rnn.experiments.studies import calibration
 from contextual_rnn.experiments.studies.ba2016_table_1 import table_1
-from contextual_rnn.experiments.studies.catalogue import MAP, study
+from contextual_rnn.experiments.studies.catalogue import AUTHORS, MAP
 from contextual_rnn.experiments.studies.catalogue import runs_of as select
-from contextual_rnn.experiments.studies.findings import findings
-from contextual_rnn.experiments.studies.findings_in_short import in_short
+from contextual_rnn.experiments.studies.facts import facts_of
 from contextual_rnn.experiments.studies.gain_map import map_table
-from contextual_rnn.experiments.studies.start_ablations import control_table, ingredient_table
-
-ACCURACY, TO_95, _ = MEASURES["retrieval"]
+from contextual_rnn.experiments.studies.start_ablations import (
+    accuracy_table,
+    by_choice,
+    control_table,
+    ingredient_table,
+)
 
 
 def runs_of(state, *accuracies, start="sound", **options):
     return [retrieval_run("any", state, seed, value, start=start, **options) for seed, value in enumerate(accuracies)]
 
 
-@pytest.mark.parametrize("measure", [measure for each in MEASURES.values() for measure in each], ids=lambda m: m.name)
+@pytest.mark.parametrize("measure", [*RETRIEVAL.measures, *DECAY.measures], ids=lambda m: m.name)
 def test_no_measure_counts_a_run_that_diverged(measure):
     make = decay_run if "squared_error" in measure.name else retrieval_run
     runs = [make("any", "zero", seed, 0.99) for seed in range(3)]
@@ -37,20 +40,6 @@ def test_no_measure_counts_a_run_that_diverged(measure):
     assert values_by_seed([runs[0], diverged(runs[1]), runs[2]], measure) == {0: everything[0], 2: everything[2]}
     unfinished = dataclasses.replace(runs[1], result=None)
     assert values_by_seed([runs[0], unfinished], measure) == {0: everything[0]}
-
-
-def test_evidence_and_contrast_count_the_same_runs():
-    """A seed that was past 95 % when it diverged is in neither."""
-    zero, context = runs_of("zero", 0.97, 0.98, 0.99), runs_of("context", 0.97, 0.98, 1.0)
-    context[1] = diverged(context[1])
-    rows = {(row.state, row.measure): row for row in evidence(groups_of([*zero, *context]))}
-    for measure in MEASURES["retrieval"]:
-        seen, row = contrast(context, zero, measure), rows["context", measure.name]
-        assert row.seeds == seen.seeds == (0, 2)
-        assert (row.gain, row.improvement) == (seen.gain, seen.improvement)
-        assert row.value == seen.ours
-    only = [*zero, context[0], diverged(context[2])]
-    assert {row.seeds for row in evidence(groups_of(only)) if row.state == "context"} == {(0,)}
 
 
 def test_of_two_runs_of_a_seed_the_one_that_converged_counts():
@@ -65,14 +54,12 @@ def test_of_two_runs_of_a_seed_the_one_that_converged_counts():
 
 
 SAYS = {
-    "findings": findings,
-    "in short": in_short,
+    "facts": facts_of,
     "over seeds": lambda runs: over_seeds(groups_of(runs)),
-    "finding": lambda runs: finding(groups_of([run for run in runs if study(run) == MAP])),
-    "table": retrieval_table,
+    "accuracies": accuracy_table,
     "map": lambda runs: map_table(select(runs, MAP)),
-    "ingredients": ingredient_table,
-    "controls": control_table,
+    "ingredients": lambda runs: ingredient_table(by_choice(runs)),
+    "controls": lambda runs: control_table(by_choice(runs)),
     "table 1": table_1,
 }
 
@@ -86,7 +73,11 @@ def test_a_seed_that_diverged_changes_no_sentence_and_no_table(name):
 
 def test_the_median_line_leaves_a_run_that_diverged_out():
     runs = runs_of("zero", 0.9, 0.9, 0.1)
-    lines = lambda runs: figures.retrieval_curves(runs).axes[1].get_lines()  # noqa: E731
+
+    def lines(runs):
+        panel = Panel(RETRIEVAL.metrics[0], curves_of(runs, "validation_accuracy"))
+        return figures.learning_curves([panel]).axes[0].get_lines()
+
     thin = [line for line in lines(runs) if line.get_linewidth() < 1]
     (bold,) = [line for line in lines([*runs[:2], diverged(runs[2])]) if line.get_linewidth() > 1]
     assert len(thin) == 3
@@ -101,7 +92,8 @@ def test_the_median_line_leaves_a_run_that_diverged_out():
 def test_the_band_of_many_seeds_leaves_them_out_too():
     runs = runs_of("zero", *(0.9 for _ in range(figures.THIN_LINES)))
     bad = [diverged(run) for run in runs_of("zero", *(0.1 for _ in range(2 * figures.THIN_LINES)))]
-    (band,) = figures.retrieval_curves([*runs, *bad]).axes[1].collections
+    panel = Panel(RETRIEVAL.metrics[0], curves_of([*runs, *bad], "validation_accuracy"))
+    (band,) = figures.learning_curves([panel]).axes[0].collections
     assert band.get_paths()[0].vertices[:, 1][1:31].min() >= 0
 
 
@@ -114,25 +106,11 @@ def test_calibration_leaves_them_out(tmp_path, monkeypatch):
     assert calibration.calibration(groups_of([runs[0], diverged(runs[1])])) == [{**row, "runs": [runs[0]]}]
 
 
-def test_the_finding_says_what_the_findings_say():
-    """Of several seeds: ahead, behind or neither by the interval, not by the size of the gap alone."""
-    options = {"epochs": 200, "leaves": "h+a"}
-    level = (0.98, 0.99, 0.985)
-    for gains, words in (
-        ((0.001, 0.002, 0.003), "ends ahead of"),
-        ((0.001, -0.002, 0.003), "is not significantly different from"),
-    ):
+def test_the_verdict_follows_the_interval_not_the_size_of_the_gap():
+    for gains, verdict in (((0.001, 0.002, 0.003), "ahead"), ((0.001, -0.002, 0.003), "level")):
         runs = []
-        for start in ("wenke2019", "sound"):
-            name = "retrieval-authors-start" if start == "wenke2019" else "retrieval-sound-start-h+a"
-            for seed, (value, gain) in enumerate(zip(level, gains, strict=True)):
-                runs.append(retrieval_run(name, "zero", seed, value, start=start, **options))
-                runs.append(retrieval_run(name, "context", seed, value + gain, start=start, **options))
-        said = finding(groups_of(runs))
-        assert said.startswith(
-            f"With leaves h+a, timing wenke2019 a context state {words} the zero state in accuracy under the"
-        )
-        assert f"{words} the zero state under a sound start" in said
-        assert "not end ahead" not in said
-        for text in findings(runs).values():
-            assert f"a context state {words} the zero state in accuracy" in text
+        for seed, (value, gain) in enumerate(zip((0.98, 0.99, 0.985), gains, strict=True)):
+            for state, accuracy in (("zero", value), ("context", value + gain)):
+                runs.append(retrieval_run(AUTHORS, state, seed, accuracy, epochs=200, leaves="h+a", start="wenke2019"))
+        (scale,) = facts_of(runs)["scales"].values()
+        assert scale.states["context"][0].verdict == verdict

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from contextual_rnn.experiments.config import RetrievalConfig
-from contextual_rnn.experiments.report.publish import retrieval_table
 from contextual_rnn.experiments.runs.folder import Run
-from contextual_rnn.experiments.runs.published import publish, published_files, read_published
+from contextual_rnn.experiments.runs.published import publish, read_published
+from contextual_rnn.experiments.stats.tables import markdown
+from contextual_rnn.experiments.studies.start_ablations import accuracy_table
 
-RESULTS = published_files(Path(__file__).parents[2] / "results")
+RESULTS = [path for path in Path(__file__).parents[2].glob("results/*.json") if '"runs": [' in path.read_text()]
 
 
 def run_of(state, seed, accuracies, *, finished=True):
@@ -48,7 +49,7 @@ def test_a_diverged_run_is_kept_whenever_it_stopped(tmp_path, accuracies):
     publish([diverged, *RUNS], tmp_path / "some.json")
     found = read_published(tmp_path / "some.json")
     assert [run.converged for run in found].count(False) == 1
-    *_, row = retrieval_table(read_published(tmp_path / "some.json")).splitlines()
+    *_, row = markdown(accuracy_table(read_published(tmp_path / "some.json"))).splitlines()
     assert "80.00% (70.00% to 90.00%)" in row
 
 
@@ -59,8 +60,8 @@ def test_nothing_to_publish(tmp_path):
 
 def test_a_table_has_medians_with_intervals(tmp_path):
     publish(RUNS, tmp_path / "some.json")
-    *_, row = retrieval_table(read_published(tmp_path / "some.json")).splitlines()
-    assert row == "| sound | h, wenke2019 | 2 | 1 to 2 | 80.00% (70.00% to 90.00%) |  | 100.00% |"
+    *_, row = markdown(accuracy_table(read_published(tmp_path / "some.json"))).splitlines()
+    assert row == "| sound | h, wenke2019 | 2 | 1 to 2 | 80.00% (70.00% to 90.00%) |  | 100.00% (one seed) |"
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
@@ -73,8 +74,8 @@ def test_every_result_says_how_it_was_made(file):
 
 
 def test_runs_of_other_epochs_stand_in_other_lines():
-    rows = retrieval_table([run_of("zero", 0, [0.1, 0.5]), run_of("zero", 0, [0.1, 0.5, 0.75])]).splitlines()[2:]
-    assert [row.split(" | ")[2:5] for row in rows] == [["2", "1", "75.00%"], ["1", "1", "50.00%"]]
+    rows = accuracy_table([run_of("zero", 0, [0.1, 0.5]), run_of("zero", 0, [0.1, 0.5, 0.75])]).rows
+    assert [row[2:5] for row in rows] == [["2", "1", "75.00% (one seed)"], ["1", "1", "50.00% (one seed)"]]
 
 
 def test_a_whole_path_is_told_from_the_folder_of_runs(tmp_path):

@@ -72,11 +72,12 @@ def test_a_stack_that_is_cut_off_goes_on_run_by_run(tmp_path, monkeypatch, four_
 
 def test_runs_are_stacked_that_differ_in_the_seed_alone():
     configs = combinations(BASES["decay"], {"seed": ["0", "1", "2"], "units": ["4", "8"]})
-    found = [[(config.units, config.seed) for config in stack] for stack in stacks(configs, 2)]
+    names = sweeps.named(configs)
+    found = [[(names[name].units, names[name].seed) for name in stack] for stack in stacks(names, 2)]
     assert found == [[(4, 0), (4, 1)], [(4, 2)], [(8, 0), (8, 1)], [(8, 2)]]
-    assert stacks(configs, 1) == [[config] for unit in (4, 8) for config in configs if config.units == unit]
+    assert stacks(names, 1) == [(name,) for unit in (4, 8) for name in names if names[name].units == unit]
     with pytest.raises(ValueError, match="stack: expected at least 1, got 0"):
-        stacks(configs, 0)
+        stacks(names, 0)
 
 
 def test_as_many_at_once_as_there_are_cores_for(monkeypatch):

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import math
 import re
 import statistics
 
@@ -11,14 +10,13 @@ import torch
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.report import figures
-from contextual_rnn.experiments.report.html import write_report
+from contextual_rnn.experiments.report.html import watched, write_report
 from contextual_rnn.experiments.report.playground import INITIALS, PERIODS, playground, to_integers
 from contextual_rnn.experiments.runs.folder import read_runs
 from contextual_rnn.experiments.runs.train import train
-from contextual_rnn.experiments.runs.weights import load_model
+from contextual_rnn.experiments.runs.weights import load_model, load_task
 from contextual_rnn.experiments.stats.groups import groups_of
-from contextual_rnn.experiments.studies.calibration import calibration, calibration_finding, calibration_table
-from contextual_rnn.experiments.studies.diagnostics import diagnose_run
+from contextual_rnn.experiments.studies.calibration import RIGHT, calibration, calibration_table, verdicts_of
 from contextual_rnn.experiments.tasks.coverage import LEVELS
 from contextual_rnn.experiments.training.seeding import generator_for
 
@@ -118,12 +116,12 @@ def made_up(label, *shares):
 
 def test_calibration_in_words_and_pictures():
     rows = [made_up("one", 0.5, 0.7, 0.6), made_up("two", 0.95), made_up("three", 0.999)]
-    assert calibration_finding(rows) == (
-        "Two standard deviations should hold 95.4% of the truth: the samples are too alike with one (60.0%, 25.0% to "
-        "75.0%); the samples are about as far apart as they should be with two (95.0%, one seed); the samples are too "
-        "far apart with three (99.9%, one seed)."
-    )
-    table = calibration_table(rows)["rows"]
+    assert verdicts_of(rows) == {
+        "too alike": [("one", 0.6, [0.5, 0.25, 0.75])],
+        RIGHT: [("two", 0.95, None)],
+        "too far apart": [("three", 0.999, None)],
+    }
+    table = calibration_table(rows).rows
     assert table[0] == ["one", "3", "50.0% (25.0% to 75.0%)", "50%", "60%", "70%", "80%", *["0.200"] * 3, "0.031"]
     assert table[1][2] == "95.0% (one seed)"
     (axes,) = figures.calibration_curves(rows).axes
@@ -131,33 +129,35 @@ def test_calibration_in_words_and_pictures():
     assert list(lines) == ["as nominal", "one", "two", "three"]
     assert list(lines["one"]) == [0.3, 0.6], "medians"
     assert len(axes.get_lines()) == 1 + 3 + 5
-    sigma, spread, inside = figures.spread_curves(rows).axes
+    sigma, smallest, spread, inside = figures.learning_curves(watched(rows)).axes
     assert list(sigma.get_lines()[0].get_ydata()) == [0.25, 0.2]
-    assert len(spread.get_lines()) == 3
-    assert inside.get_lines()[-1].get_ydata()[0] == pytest.approx(math.erf(math.sqrt(2)))
-    for draw in (figures.calibration_curves, figures.spread_curves):
-        with pytest.raises(ValueError, match="rows: expected one calibration or more"):
-            draw([])
+    assert len(smallest.get_lines()) == len(spread.get_lines()) == 3
+    assert list(inside.get_lines()[-1].get_ydata()) == [0.1, 0.6]
+    with pytest.raises(ValueError, match="rows: expected one calibration or more"):
+        figures.calibration_curves([])
 
 
 def test_diagnoses_of_runs(runs):
-    decay = diagnose_run(runs["paper0"])
+    decay = load_task(runs["paper0"]).diagnose()
     assert decay.losses["true"].shape == (25,)
     assert set(decay.sigma) == {"h", "c"}
     assert decay.overall["true"] == pytest.approx(runs["paper0"].result["final"]["validation_squared_error"], rel=0.3)
     for name in ("retrieval", "lstm"):
-        found = diagnose_run(runs[name])
+        found = load_task(runs[name]).diagnose()
         assert found.losses["true"].shape == (1,)
         log_likelihood = runs[name].result["final"]["validation_log_likelihood"]
         assert found.overall["true"] == pytest.approx(-log_likelihood, rel=0.1)
         assert found.influence.length == 11
-    assert set(diagnose_run(runs["retrieval"]).influence.leaves) == {"h", "a"}
-    assert diagnose_run(runs["lstm"]).p_value is None, "a free state is the same for all"
+    assert set(load_task(runs["retrieval"]).diagnose().influence.leaves) == {"h", "a"}
+    assert load_task(runs["lstm"]).diagnose().p_value is None, "a free state is the same for all"
 
 
 def test_the_report_has_it_all_and_opens_offline(html, folder, runs):
     assert "Can the spread be trusted?" in html
     assert "Did the initial state matter?" in html
+    assert "Figure 6: ten samples" in html
+    assert "T = 2, x(0) = 3" in html
+    assert "Run paper0, seed 0." in html
     scripts = re.findall(r"<script([^>]*)>(.*?)</script>", html, flags=re.DOTALL)
     assert [attributes for attributes, _ in scripts] == [' type="application/json" id="playground-data"', ""]
     grid = json.loads(scripts[0][1])

@@ -1,11 +1,8 @@
 """A run's folder: complete, repeatable to the byte, never overwritten, never lost to a bad step."""
 
-import itertools
 import json
 import math
 import re
-import sys
-import types
 
 import pytest
 import safetensors
@@ -13,7 +10,6 @@ import torch
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig, config_from_dict, config_to_dict
 from contextual_rnn.experiments.runs import train as training
-from contextual_rnn.experiments.runs import trainer as training_steps
 from contextual_rnn.experiments.runs.folder import command, read_run, read_runs, write_json
 from contextual_rnn.experiments.runs.summary import summary
 from contextual_rnn.experiments.runs.train import train
@@ -49,7 +45,7 @@ def test_every_run_is_complete_and_repeatable_to_the_byte(task, state, tmp_path)
     with safetensors.safe_open(first.folder / "weights.safetensors", "pt") as file:
         assert config_from_dict(json.loads(file.metadata()["config"])) == config
     names = {"config.json", "metrics.jsonl", "weights.safetensors", "result.json"}
-    assert {path.name for path in first.folder.iterdir()} - {"tensorboard"} == names
+    assert {path.name for path in first.folder.iterdir()} == names
     loaded = load_model(first)
     assert not loaded.training
 
@@ -181,28 +177,6 @@ def test_summary_groups_seeds_and_leaves_unfinished_runs_out(tmp_path):
         assert row["median"][name] == sorted(row["final"][name])[1]
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_tensorboard_gets_the_metrics_where_it_is_installed(tmp_path, monkeypatch, installed):
-    written = []
-
-    class SummaryWriter:
-        def __init__(self, folder, purge_step):
-            assert (folder, purge_step) == (str(tmp_path / "run" / "tensorboard"), 0)
-
-        def add_scalar(self, name, value, step):
-            written.append((name, step))
-
-        def close(self):
-            written.append("closed")
-
-    module = types.SimpleNamespace(SummaryWriter=SummaryWriter) if installed else None
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    run = train(tiny("decay"), tmp_path / "run")
-    steps = [line["step"] for line in run.metrics]
-    assert [item[1] for item in written if item[0] == "validation_squared_error"] == (steps if installed else [])
-    assert written[-1:] == (["closed"] if installed else [])
-
-
 def test_half_a_line_and_broken_weights_are_survived(tmp_path):
     run = train(tiny("decay"), tmp_path)
     with open(tmp_path / "metrics.jsonl", "a") as file:
@@ -211,20 +185,3 @@ def test_half_a_line_and_broken_weights_are_survived(tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"not weights at all")
     with pytest.raises(ValueError, match="run: expected the weights of its configuration"):
         load_model(run)
-
-
-def test_the_cosine_schedule_falls_to_zero_over_the_whole_run(tmp_path):
-    config = tiny("retrieval", schedule="cosine", learning_rate=0.01)
-    run = training_steps.Training(config)
-    total = config.epochs * run.batches.per_epoch
-    rates = [run.learning_rate(k) for k in range(total)]
-    assert rates[0] == 0.01
-    assert rates[total // 2] == pytest.approx(0.005)
-    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
-    assert 0 < rates[-1] < 0.01 / total
-    before = {name: tensor.clone() for name, tensor in run.tensors().items() if name.startswith("model.")}
-    run.config = tiny("retrieval", schedule="cosine", learning_rate=1e-30)
-    run.step(0)
-    for name, tensor in before.items():
-        torch.testing.assert_close(run.tensors()[name], tensor, rtol=0, atol=1e-20, msg="Adam takes the rate")
-    assert {training_steps.Training(tiny("retrieval")).learning_rate(k) for k in range(total)} == {1e-3}

@@ -38,7 +38,7 @@ LARGE = (
     "ContextualRNN.forward", "truncated", "generate", "FastWeightsRNN.forward", "fast_weights", "InitialState.forward",
     "InitialState.sample", "sequence_cross_entropy", "AdditiveAttention.forward", "diagnose", "StateSpec.unpack",
     "torch.ops.contextual_rnn.fast_weights_cpu", "torch.ops.contextual_rnn.fast_weights_cpu_backward",
-    "ops.classification.Classification.__call__", "NormalState.kl", "NormalState.log_prob", "ContextNet.encode",
+    "ops.classification.Classification.__call__", "InitialState.kl", "InitialState.log_prob", "ContextNet.encode",
 )  # fmt: skip
 SLOW = ("AnyLength.forward",)  # which torch compiles
 LARGEST = 100_000  # elements of an argument that is looked at before and after

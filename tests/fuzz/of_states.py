@@ -107,6 +107,11 @@ def _(d: Draw) -> Call:
     return Call(OwnState, [d.choose([network, spec]), ours.FreeState(spec)], makes=True)
 
 
+@case("Moments")
+def _(d: Draw) -> Call:
+    return Call(ours.Moments, [torch.randn(2, 3), d.choose([None, 0.5, torch.rand(2, 3)])])
+
+
 def _forward_of(*kinds: str) -> Any:
     def build(d: Draw) -> Call:
         s = subject(d, kinds)
@@ -187,13 +192,13 @@ def _(d: Draw) -> Call:
     return Call(s.state.sample, [s.new_context(d, batch), samples], options, expect=_state_of(s.spec, batch * samples))
 
 
-@case("NormalState.distribution")
+@case("InitialState.distribution")
 def _(d: Draw) -> Call:
     s, batch = subject(d, RANDOM), d.choose([1, 3])
     return Call(s.state.distribution, [s.new_context(d, batch), batch])
 
 
-@case("NormalState.log_prob")
+@case("InitialState.log_prob")
 def _(d: Draw) -> Call:
     s, batch = subject(d, RANDOM), d.choose([None, 1, 3])
 
@@ -204,7 +209,7 @@ def _(d: Draw) -> Call:
     return Call(s.state.log_prob, [random_state(s.spec, batch), s.new_context(d, batch)], expect=expect)
 
 
-@case("NormalState.kl")
+@case("InitialState.kl")
 def _(d: Draw) -> Call:
     s, batch = subject(d, RANDOM), d.choose([1, 3])
 

@@ -55,7 +55,7 @@ class Diagnosis:
         """Losses at some steps and over all, then the findings, a line each."""
         length = len(self.losses["true"])
         lines = ["".join(["step".ljust(8), *(name.rjust(12) for name in self.losses)])]
-        for step in _shown(length):
+        for step in _steps_in_table(length):
             values = (f"{curve[step - 1].item():12.4g}" for curve in self.losses.values())
             lines.append("".join([str(step).ljust(8), *values]))
         lines.append("".join(["all".ljust(8), *(f"{value:12.4g}" for value in self.overall.values())]))
@@ -129,7 +129,7 @@ def _burn_in(influence: Influence) -> str:
     return f"a burn-in of {influence.burn_in} steps"
 
 
-def _shown(length: int) -> list[int]:
+def _steps_in_table(length: int) -> list[int]:
     if length <= ROWS:
         return list(range(1, length + 1))
     return sorted({1 + round(index * (length - 1) / (ROWS - 1)) for index in range(ROWS)})

@@ -68,14 +68,9 @@ class Intercept:
         return self.initial_state.sample(self._context, batch_size=first.shape[0], generator=generator)
 
     def _remember(
-        self,
-        context: Any = None,
-        batch_size: int | None = None,
-        *,
-        batched: bool | None = None,
-        generator: torch.Generator | None = None,
+        self, context: Any = None, batch_size: int | None = None, *, batched: bool | None = None, **_: Any
     ) -> None:
-        moments = as_forward(self.initial_state, self.initial_state.moments)
+        moments = as_forward(self.initial_state, self.initial_state._moments)
         self._context, self.moments = context, moments(context, batch_size, batched)
 
 

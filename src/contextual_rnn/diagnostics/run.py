@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from contextual_rnn.diagnostics.intercept import Found, Intercept, watch
 from contextual_rnn.diagnostics.not_finite import among, not_finite
 from contextual_rnn.diagnostics.sigma import Sigma, sigma_of
 from contextual_rnn.spec.networks import StateSpec, spec_of
+from contextual_rnn.spec.steps import evaluation
 from contextual_rnn.spec.tree import State, describe_state, has_more
 
 
@@ -59,7 +60,7 @@ def diagnose(
     options = _Options(lengths, permutations, influence_steps, seed)
     options.check(losses, network)
     intercept = Intercept(model, network)
-    with _evaluation(model), torch.inference_mode(False):
+    with evaluation(model), torch.inference_mode(False):
         with torch.no_grad(), _same_draws(options.seed):
             intercept.run(losses, None)
         spec, moments = intercept.initial_state.spec, intercept.moments
@@ -92,7 +93,7 @@ def diagnose_state(
     options.check(losses, None)
     spec = spec_of(network)
     module = network if isinstance(network, nn.Module) else None
-    with _evaluation(module), torch.inference_mode(False):
+    with nullcontext() if module is None else evaluation(module), torch.inference_mode(False):
         return _diagnose(
             lambda state: watch(lambda: losses(state), module), spec, _leaves(spec, state), None, {}, options
         )
@@ -245,19 +246,6 @@ def _leaves(spec: StateSpec, state: State) -> dict[str, Tensor]:
 def _floats(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The leaves that can be averaged and differentiated; the others stay as they are."""
     return {name: leaf for name, leaf in leaves.items() if leaf.is_floating_point() or leaf.is_complex()}
-
-
-@contextmanager
-def _evaluation(model: nn.Module | None) -> Iterator[None]:
-    modes: Sequence[tuple[nn.Module, bool]] = []
-    if model is not None:
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,9 +9,8 @@ from tqdm import tqdm
 from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.config import PRESETS, Config, DecayConfig, Preset, RetrievalConfig, StateName
 from contextual_rnn.experiments.report.html import write_report
-from contextual_rnn.experiments.runs import store
-from contextual_rnn.experiments.runs.folder import METRICS, RESULT, Run
-from contextual_rnn.experiments.runs.train import train
+from contextual_rnn.experiments.runs.folder import METRICS
+from contextual_rnn.experiments.sweeps.sweep import Progress, sweep
 from contextual_rnn.experiments.sweeps.workers import local_workers
 from contextual_rnn.experiments.training.threads import cores
 
@@ -52,48 +48,24 @@ def reproduce(preset: Preset, folder: Path, *, workers: int | None = None) -> Pa
     """
     runs = runs_of(preset)
     epochs = sum(config.epochs for config in runs.values())
+    with (
+        tqdm(total=epochs, unit="epoch", desc=f"reproduce {preset}", disable=None) as bar,
+        local_workers(workers or cores()) as pool,
+    ):
 
-    def describe() -> None:
-        done = store.count(folder, [f"{name}/{RESULT}" for name in runs])
-        interrupts.describe(f"with {done} of {len(runs)} runs done")
+        def watch(progress: Progress) -> None:
+            interrupts.describe(f"with {progress.done} of {progress.total} runs done")
+            bar.update(sum(_epochs(folder / name / METRICS) for name in runs) - bar.n)
 
-    try:
-        with local_workers(workers or cores()) as pool:
-            futures = {pool.submit(train, config, folder / name): name for name, config in runs.items()}
-            with tqdm(total=epochs, unit="epoch", desc=f"reproduce {preset}", disable=None) as bar:
-                for done, latest in _watch(list(futures), [folder / name for name in runs]):
-                    describe()
-                    bar.update(done - bar.n)
-                    bar.set_postfix_str(latest)
-    finally:
-        describe()
-    failed = {name: error for future, name in futures.items() if (error := future.exception()) is not None}
+        progress = sweep(runs, folder, pool, watch=watch)
     report = write_report(folder)
-    if failed:
-        raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed, the report is in {report}: {failed}")
+    if progress.failed:
+        raise RuntimeError(
+            f"{len(progress.failed)} of {len(runs)} runs failed, the report is in {report}: {progress.failed}"
+        )
     return report
 
 
-def _watch(futures: list[Future[Run]], folders: list[Path]) -> Iterator[tuple[int, str]]:
-    """Finished epochs and the newest metric over all runs, until all are done; read from the runs' own files."""
-    while True:
-        finished = all(future.done() for future in futures)
-        lines = {folder: _lines(folder / METRICS) for folder in folders}
-        newest = max((f for f in folders if lines[f]), key=lambda f: (f / METRICS).stat().st_mtime, default=None)
-        latest = f"{newest.parent.name}/{newest.name}: {_headline(lines[newest][-1])}" if newest else ""
-        yield sum(max(len(each) - 1, 0) for each in lines.values()), latest
-        if finished:
-            return
-        time.sleep(0.5)
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.is_file() else []
-
-
-def _headline(line: str) -> str:
-    wanted = ("validation_accuracy", "validation_squared_error")
-    pairs = (part.strip(' "{}').split('": ') for part in line.split(", "))
-    return ", ".join(
-        f"{pair[0].removeprefix('validation_')} {float(pair[1]):.4g}" for pair in pairs if pair[0] in wanted
-    )
+def _epochs(metrics: Path) -> int:
+    """The finished epochs of a run; its first line is of the time before training."""
+    return max(metrics.read_bytes().count(b"\n") - 1, 0) if metrics.is_file() else 0

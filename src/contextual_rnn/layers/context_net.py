@@ -29,9 +29,9 @@ class ContextNet(SavesNumbers):
     of its members' embeddings, a quantity is scaled by its training mean and standard deviation. The output is
     (B, `out_features`), or (out_features,) for one example: a context network for every contextual state.
 
-        net = ContextNet({"crop": Categorical.fit(crops, unknown=True), "rain": Continuous.fit(rains)}, 32)
-        state = ContextState(lstm, net)
-        hx = state(net.encode({"crop": ["rye", "oats"], "rain": [31.0, 12.5]}))
+        encoder = ContextNet({"crop": Categorical.fit(crops, unknown=True), "rain": Continuous.fit(rains)}, 32)
+        state = ContextState(lstm, encoder)
+        hx = state(encoder.encode({"crop": ["rye", "oats"], "rain": [31.0, 12.5]}))
 
     Raises TypeError or ValueError for features that are none of the three kinds, sizes that are no positive ints, and a
     device or dtype that parameters cannot have.
@@ -111,19 +111,19 @@ class ContextNet(SavesNumbers):
         for name, column in columns.items():
             if len(column) != len(columns[first]):
                 raise ValueError(f"{name}: expected {len(columns[first])} values, as {first} has, got {len(column)}")
-        made: dict[str, Any] = {"device": self.linear.weight.device}
+        place: dict[str, Any] = {"device": self.linear.weight.device}
         encoded = {}
         for name, feature in self.features.items():
             if isinstance(feature, Continuous):
                 column = [check_number(name, value) for value in columns[name]]
-                encoded[name] = torch.tensor(column, dtype=_exact(self.linear.weight.device), **made)
+                encoded[name] = torch.tensor(column, dtype=_exact(self.linear.weight.device), **place)
                 continue
             index = {category: number for number, category in enumerate(feature.categories)}
             if isinstance(feature, Categorical):
                 column = [_look_up(name, feature, index, value) for value in columns[name]]
-                encoded[name] = torch.tensor(column, dtype=torch.long, **made)
+                encoded[name] = torch.tensor(column, dtype=torch.long, **place)
             else:
-                members = torch.zeros(len(columns[name]), buckets(feature), dtype=self.linear.weight.dtype, **made)
+                members = torch.zeros(len(columns[name]), buckets(feature), dtype=self.linear.weight.dtype, **place)
                 for row, values in enumerate(columns[name]):
                     for value in members_of(name, values):
                         members[row, _look_up(name, feature, index, value)] = 1

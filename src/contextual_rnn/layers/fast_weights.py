@@ -14,7 +14,7 @@ from contextual_rnn import ops
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths, packed_like, without_padding
 from contextual_rnn._numbers import check_elements, check_factory, check_flag, check_size, shortened
-from contextual_rnn._tensors import FLOATS, check_dense, check_readable
+from contextual_rnn._tensors import FLOATS, check_dense
 from contextual_rnn.layers.fast_weights_state import split_state, unsqueeze_state
 from contextual_rnn.layers.fast_weights_steps import SequenceStep, cell_step
 from contextual_rnn.ops._fast_weights.dispatch import check_backend, checked_options
@@ -220,7 +220,6 @@ class FastWeightsRNN(_FastWeights):
         self, inputs: Tensor, hx: State | None, lengths: Tensor | None, wanted: bool
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
         if lengths is not None:
-            check_readable("lengths", lengths, "a tensor of int64 or int32")
             check_lengths(lengths, *inputs.shape[:2])
             inputs = without_padding(inputs, lengths)
         _check_input(inputs, self.weight_ih)

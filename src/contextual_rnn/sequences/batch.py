@@ -16,7 +16,7 @@ from contextual_rnn.sequences.running import run_segments, takes_packed, whole
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.rows import has_none, take, take_of_all
-from contextual_rnn.spec.steps import check_input
+from contextual_rnn.spec.steps import check_input, own_copy
 from contextual_rnn.spec.tree import State
 
 
@@ -31,8 +31,6 @@ class Model(Protocol):
     def _start(
         self, context: Any, batch_size: int | None, generator: torch.Generator | None, rows: Tensor | None = None
     ) -> State: ...
-
-    def _own(self, state: State) -> State: ...
 
     def _known_spec(self, step: Any) -> StateSpec: ...
 
@@ -226,7 +224,7 @@ class Sequences:
         network, lengths = self.model.network, self.lengths
         options = whole(network, carry)
         if lengths is None or not self.batch:  # torch packs no empty batch
-            return network(self.input, self.model._own(hx), **options)
+            return network(self.input, own_copy(network, hx), **options)
         if isinstance(network, FastWeightsRNN):
             return network(self.input, hx, lengths=lengths, **options)
         batch_first = self.spec.input_batch_dim == 0

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from contextual_rnn._numbers import shortened_text
 from contextual_rnn._tensors import check_readable, comparable, is_finite
 from contextual_rnn._whole_file import check_path, write_whole
 from contextual_rnn.spec.tree import Leaf, State
@@ -39,7 +40,6 @@ WRITERS = {STATE: "save_state", CARRIED: "save_carried_state", WEIGHTS: "save_pr
 VERSION_0 = {STATE: "spec", CARRIED: "contextual_rnn.carried_state", WEIGHTS: "contextual_rnn.state"}
 
 LENGTH_BYTES = 8  # of the number before the header that says how long it is
-SHOWN = 500  # characters of a file's own text in a message
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Contents:
         if not self.in_words:
             with contextlib.suppress(ValueError, RecursionError):
                 text = in_words(text)
-        return shortened(text)
+        return shortened_text(text)
 
 
 def write_file(
@@ -98,7 +98,7 @@ def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
     if version == "0":
         return Contents(tensors, header.get(VERSION_0[kind]), 0, in_words=kind != STATE)
     if version != str(VERSION):
-        raise ValueError(f"one of version {shortened(version)}; this contextual_rnn reads versions 0 to {VERSION}")
+        raise ValueError(f"one of version {shortened_text(version)}; this contextual_rnn reads versions 0 to {VERSION}")
     numbers, words = (parse_json(header.get(name, "{}")) for name in ("numbers", "words"))
     for name, entries in (("numbers", numbers), ("words", words)):
         if not isinstance(entries, dict):
@@ -189,10 +189,6 @@ def check_tensors(module: str, expected: Mapping[str, Tensor], received: Mapping
 def _is_finite_or_as(tensor: Tensor, own: Tensor) -> bool:
     tensor = comparable(tensor)
     return bool((tensor.isfinite() | (tensor == comparable(own.detach().cpu()))).all())
-
-
-def shortened(text: str) -> str:
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
 def structure_of(tree: State) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import check_device, check_flag
+from contextual_rnn._numbers import check_device, check_flag, shortened_text
 from contextual_rnn._saved_numbers import checked, differing_words, keys_of_numbers, numbers_in, numbers_of, words_in
 from contextual_rnn._tensors import check_readable, is_finite
 from contextual_rnn.serialization.file_format import (
@@ -22,7 +22,6 @@ from contextual_rnn.serialization.file_format import (
     Contents,
     check_tensors,
     read_file,
-    shortened,
     structure_of,
     write_file,
 )
@@ -58,13 +57,13 @@ def load_state(state: InitialState, path: str | os.PathLike[str]) -> None:
     if contents.structure is None:
         raise ValueError(f"path: expected a file of save_state, got {path}, which names no state")
     if not contents.is_for(state.spec.tree):
-        ours, theirs = structure_of(state.spec.tree), shortened(contents.structure)
+        ours, theirs = structure_of(state.spec.tree), shortened_text(contents.structure)
         raise ValueError(f"path: expected a state for {ours}, as this one is, got one for {theirs} in {path}")
     try:
         check_tensors(type(state).__name__, tensors_of(state), contents.tensors)
         numbers = {} if contents.version == 0 else _checked_numbers(state, contents)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"path: {shortened(str(error))} in {path}") from error
+        raise ValueError(f"path: {shortened_text(error)} in {path}") from error
     state.load_state_dict(contents.tensors, strict=False)
     for key, (owner, name) in numbers_in(state).items():
         if key in numbers:
@@ -107,9 +106,8 @@ def load_carried_state(
     contents = _read(path, CARRIED)
     leaves = contents.tensors
     if contents.structure is None:
-        raise ValueError(
-            f"path: expected a file of save_carried_state, got {path}, of {shortened(', '.join(leaves)) or 'nothing'}"
-        )
+        received = shortened_text(", ".join(leaves)) or "nothing"
+        raise ValueError(f"path: expected a file of save_carried_state, got {path}, of {received}")
     if not contents.is_for(spec.tree) or set(leaves) != {leaf.name for leaf in spec}:
         raise ValueError(
             f"network: expected one with state {contents.described()}, as the file has, "
@@ -165,7 +163,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
             owner, name = owners[key]
             checked(owner, name, tensor, key)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"weights: {shortened(str(error))} in {path}") from error
+        raise ValueError(f"weights: {shortened_text(error)} in {path}") from error
     model.load_state_dict(tensors | numbers, strict=False)
 
 
@@ -193,7 +191,7 @@ def _read(path: str | os.PathLike[str], kind: str) -> Contents:
     try:
         return read_file(path, kind)
     except ValueError as error:
-        raise ValueError(f"path: expected a file of {WRITERS[kind]}, got {path}: {shortened(str(error))}") from error
+        raise ValueError(f"path: expected a file of {WRITERS[kind]}, got {path}: {shortened_text(error)}") from error
 
 
 def _checked_numbers(state: InitialState, contents: Contents) -> dict[str, Any]:

@@ -187,21 +187,29 @@ def find_time_dim(network: nn.Module, spec: StateSpec, step: Tensor, like: Tenso
 
 
 @contextmanager
+def evaluation(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards the modes are as they were."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def _unchanged(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode; afterwards modes, buffers and generators are as they were."""
-    modes = [(module, module.training) for module in network.modules()]
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in network.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with evaluation(network), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            network.eval()
             yield
         finally:
-            for module, training in modes:
-                module.training = training
             for module, name, buffer, value in buffers:
                 module._buffers[name] = buffer.copy_(value)

@@ -81,6 +81,10 @@ class Leaf:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    def rows_of(self, tensor: Tensor) -> int | None:
+        """The rows B of a tensor (B, *shape); None for `shape`."""
+        return tensor.shape[0] if tensor.ndim > len(self.shape) else None
+
     def _to_network(self, tensor: Tensor) -> Tensor:
         """(B, *shape) or `shape` in the network's layout and dtype."""
         batched = tensor.ndim > len(self.shape)

@@ -55,7 +55,7 @@ def check_call(
 def batch_of(context: Any, batch_size: int | None, batched: bool | None) -> int | None:
     """The batch size of a state that does not depend on the context; None for one unbatched example.
 
-    Raises ValueError for a context that does not tell it.
+    Raises ValueError for a context that does not say it.
     """
     if batched is not None and batched is not True:
         check_flag("batched", batched)
@@ -68,7 +68,7 @@ def batch_of(context: Any, batch_size: int | None, batched: bool | None) -> int 
     for part in _parts(context):
         return _rows_of(part)
     raise ValueError(
-        f"batch_size: expected the number of rows, as {_describe(context)} does not tell it, got None "
+        f"batch_size: expected the number of rows, as {_describe(context)} does not say it, got None "
         "(batched=False is one example without a batch)"
     )
 
@@ -81,15 +81,16 @@ def _rows_of(part: Tensor | PackedSequence) -> int | None:
     return part.shape[0] if part.ndim else None
 
 
-def feature_count(net: nn.Module, features: int | None) -> int:
-    """The width of what `net` returns: `features` where given, else read off its last layer."""
-    if not isinstance(net, nn.Module):
-        raise TypeError(f"net: expected a context network (nn.Module), got {type(net).__name__}")
+def feature_count(encoder: nn.Module, features: int | None) -> int:
+    """The width of what `encoder` returns: `features` where given, else read off its last layer."""
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(f"encoder: expected a context network (nn.Module), got {type(encoder).__name__}")
     if features is not None:
         return check_size("features", features)
-    width = _output_width(net)
+    width = _output_width(encoder)
     if width is None:
-        raise ValueError(f"features: expected the width of what net returns, as {type(net).__name__} does not tell it")
+        kind = type(encoder).__name__
+        raise ValueError(f"features: expected the width of what encoder returns, as {kind} does not say it")
     return width
 
 
@@ -105,13 +106,13 @@ def _output_width(module: nn.Module) -> int | None:
     return width if isinstance(width, int) else None
 
 
-def features_of(net: nn.Module, context: Any, width: int, batch_size: int | None, batched: bool | None) -> Tensor:
-    """net(context), (B, width) or (width,), or a ValueError that says what is wrong with the context."""
+def features_of(encoder: nn.Module, context: Any, width: int, batch_size: int | None, batched: bool | None) -> Tensor:
+    """encoder(context), (B, width) or (width,), or a ValueError that says what is wrong with the context."""
     batch_size = check_call(batch_size, batched)
     if context is None:
         raise ValueError("context: expected what the context network takes, got None")
     try:
-        features = net(context)
+        features = encoder(context)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
@@ -250,7 +251,7 @@ def tile(value: Tensor, batch_size: int | None) -> Tensor:
 
 
 def _parts(context: Any, depth: int = 0) -> Iterator[Tensor | PackedSequence]:
-    """What in a context tells a batch size, in order; ValueError for a context nested too deeply."""
+    """What in a context says a batch size, in order; ValueError for a context nested too deeply."""
     if isinstance(context, (Tensor, PackedSequence)):
         yield context
         return

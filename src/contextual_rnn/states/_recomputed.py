@@ -19,9 +19,8 @@ from torch.utils import checkpoint
 Value = TypeVar("Value")
 
 _CHECKPOINT = checkpoint.__file__
-# It gives None where no saved-tensor hook is set: then only a reentrant checkpoint can be under way. Not in torch 2.4.
-_autograd: Any = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
-_top_hooks = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
+# It gives None where no saved-tensor hook is set: then only a reentrant checkpoint can be under way.
+_top_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Record:
@@ -85,8 +84,7 @@ _REFUSED = (
 def _is_plain_forward() -> bool:
     """A quick answer for almost every call; False says nothing."""
     return (
-        _top_hooks is not None
-        and torch.is_grad_enabled()  # not in the forward pass of a reentrant checkpoint
+        torch.is_grad_enabled()  # not in the forward pass of a reentrant checkpoint
         and torch._C._current_graph_task_id() == -1
         and _top_hooks(True) is None
     )

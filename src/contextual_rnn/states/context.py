@@ -20,21 +20,21 @@ from contextual_rnn.states.moments import Moments
 class ContextState(InitialState):
     """h0 = g(context) (paper, Eq. 2c): a context network and one linear head for every leaf.
 
-    leaf = activation(W_leaf net(context) + b_leaf). `net` maps a context to features (B, F), or (F,) for one example;
-    F is read off its last layer, or given as `features` where that cannot be done. With `zero_init` the heads start at
-    zero, so that a trained network's output does not change by a bit until training moves them; a low-rank factor
-    keeps a random bias, for two zero factors would never move. A head is of its leaf's dtype; that of a complex leaf
-    gives real and imaginary parts. `device` and `dtype` are those of the heads.
+    leaf = activation(W_leaf encoder(context) + b_leaf). `encoder` maps a context to features (B, F), or (F,) for one
+    example; F is read off its last layer, or given as `features` where that cannot be done. It is the attribute `net`.
+    With `zero_init` the heads start at zero, so that a trained network's output does not change by a bit until training
+    moves them; a low-rank factor keeps a random bias, for two zero factors would never move. A head is of its leaf's
+    dtype; that of a complex leaf gives real and imaginary parts. `device` and `dtype` are those of the heads.
 
-    Raises TypeError for a `net` that is no module, an `activation` that is no function or a `zero_init` that is not
-    True or False, ValueError where F is neither given nor to be read off, and in the forward pass for an `activation`
-    that changes the shape.
+    Raises TypeError for an `encoder` that is no module, an `activation` that is no function or a `zero_init` that is
+    not True or False, ValueError where F is neither given nor to be read off, and in the forward pass for an
+    `activation` that changes the shape.
     """
 
     def __init__(
         self,
         network: nn.Module | StateSpec,
-        net: nn.Module,
+        encoder: nn.Module,
         *,
         features: int | None = None,
         zero_init: bool = False,
@@ -46,8 +46,8 @@ class ContextState(InitialState):
         if activation is not None and not callable(activation):
             raise TypeError(f"activation: expected a function or None, got {type(activation).__name__}")
         check_flag("zero_init", zero_init)
-        self.net = net
-        self.features = feature_count(net, features)
+        self.net = encoder  # under this name the state_dicts and files of users have its tensors
+        self.features = feature_count(encoder, features)
         self.activation = activation
         self.heads = Heads(self.spec, self.features, constant=0.0 if zero_init else None)
         self._keep(replace(self.spec, tree=self.spec.constants).fill(0) if self.spec.constants else {}, 0)

@@ -77,9 +77,9 @@ class ContextDropout(InitialState):
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         if context is None:
-            null = as_forward(self.null, self.null.moments)(None, batch_size, batched)
+            null = as_forward(self.null, self.null._moments)(None, batch_size, batched)
             return null | self._constants(None if batched is False else batch_size) if self.spec.constants else null
-        given = as_forward(self.state, self.state.moments)(context, batch_size, batched)
+        given = as_forward(self.state, self.state._moments)(context, batch_size, batched)
         guidance = check_number("guidance", self.guidance)
         if self.training or guidance == 1:
             return given
@@ -112,7 +112,7 @@ class ContextDropout(InitialState):
         if context is None or not self.training or self.p == 0:
             return super().forward(context, batch_size, batched=batched, generator=generator, rows=rows)
         batch_size = check_call(batch_size, batched, generator)
-        given = of_rows(self.moments(context, batch_size, batched), self.spec, rows)
+        given = of_rows(self._moments(context, batch_size, batched), self.spec, rows)
         null, first = self._null_beside(given), next(iter(self.spec))
         mean = given[first.name].mean
         batch = mean.shape[: mean.ndim - len(first.shape)]  # (B,), or () without a batch
@@ -120,13 +120,12 @@ class ContextDropout(InitialState):
         leaves = {leaf.name: given[leaf.name].mean for leaf in self.spec.constants}
         for leaf in self.spec.floats:
             chosen = drop.reshape(*batch, *(1 for _ in leaf.shape))
-            kept, dropped = (draw(moments[leaf.name], generator) for moments in (given, null))
-            leaves[leaf.name] = torch.where(chosen, dropped, kept)
+            with_context, without = (draw(moments[leaf.name], generator) for moments in (given, null))
+            leaves[leaf.name] = torch.where(chosen, without, with_context)
         return pack(self.spec.tree, leaves)
 
     def _null_beside(self, given: dict[str, Moments]) -> dict[str, Moments]:
         """The null state's moments for the batch that the context turned out to have."""
         first = next(iter(self.spec))
-        mean = given[first.name].mean
-        batch_size = mean.shape[0] if mean.ndim > len(first.shape) else None
-        return as_forward(self.null, self.null.moments)(None, batch_size, batch_size is not None)
+        batch_size = first.rows_of(given[first.name].mean)
+        return as_forward(self.null, self.null._moments)(None, batch_size, batch_size is not None)

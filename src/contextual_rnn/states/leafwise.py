@@ -16,7 +16,7 @@ class LeafwiseState(InitialState):
     """Another initial state for every leaf, such as h from a context and c constant.
 
         spec = state_spec(lstm)
-        LeafwiseState(spec, h=ContextState(spec["h"], net), c=ConstantState(spec["c"]))
+        LeafwiseState(spec, h=ContextState(spec["h"], encoder), c=ConstantState(spec["c"]))
 
     Raises ValueError unless there is exactly one state for each leaf, made for that leaf's spec, and TypeError for
     what is no initial state.
@@ -40,12 +40,11 @@ class LeafwiseState(InitialState):
         moments: dict[str, Moments] = {}
         # Contextual states are evaluated first: they determine the batch size of the others.
         for state in sorted(self._states(), key=lambda state: not state.reads_context):
-            moments |= as_forward(state, state.moments)(context, batch_size, batched)
+            moments |= as_forward(state, state._moments)(context, batch_size, batched)
             if state.reads_context:
                 (leaf,) = state.spec
-                mean = moments[leaf.name].mean
-                batched = mean.ndim > len(leaf.shape)
-                batch_size = mean.shape[0] if batched else None
+                batch_size = leaf.rows_of(moments[leaf.name].mean)
+                batched = batch_size is not None
         return moments
 
     def _constants(self, batch_size: int | None) -> dict[str, Moments]:

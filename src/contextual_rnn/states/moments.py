@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from contextual_rnn._precision import wide
-from contextual_rnn._tensors import check_readable
+from contextual_rnn._tensors import check_readable, described
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.states._recomputed import draw_again
 
@@ -31,9 +31,8 @@ def of_rows(moments: dict[str, Moments], spec: StateSpec, rows: Tensor | None) -
     if isinstance(rows, Tensor):
         check_readable("rows", rows)
     if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.ndim != 1:
-        came = f"{rows.dtype} of shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
-        raise TypeError(f"rows: expected a tensor of int64 with one axis, got {came}")
-    found = {}
+        raise TypeError(f"rows: expected a tensor of int64 with one axis, got {described(rows)}")
+    chosen = {}
     for leaf in spec:
         mean, scale = moments[leaf.name]
         if mean.ndim == len(leaf.shape):
@@ -43,14 +42,14 @@ def of_rows(moments: dict[str, Moments], spec: StateSpec, rows: Tensor | None) -
         index = rows.to(mean.device)
         if isinstance(scale, Tensor) and scale.ndim == mean.ndim:
             scale = scale.index_select(0, index)
-        found[leaf.name] = Moments(mean.index_select(0, index), scale)
-    return found
+        chosen[leaf.name] = Moments(mean.index_select(0, index), scale)
+    return chosen
 
 
 def kl(moments: Moments, prior_mean: float, prior_scale: float) -> Tensor:
     """KL(N(mean, scale^2) || N(prior_mean, prior_scale^2)) of every unit, in float32 at least.
 
-    Unchecked, other than torch's own: a NaN is the loss's to tell, and on a GPU every check waits for the device.
+    Unchecked, other than torch's own: a NaN shows in the loss, and on a GPU every check waits for the device.
     """
     ours = normal(moments, validate_args=False)
     prior = torch.full_like(ours.loc, prior_mean), torch.full_like(ours.loc, prior_scale)
@@ -58,9 +57,17 @@ def kl(moments: Moments, prior_mean: float, prior_scale: float) -> Tensor:
 
 
 def normal(moments: Moments, validate_args: bool | None = None) -> Normal:
-    """N(mean, scale^2) of every unit, in float32 at least; the scale is a tensor."""
-    assert isinstance(moments.scale, Tensor)
-    return Normal(wide(moments.mean), moments.scale, validate_args=validate_args)
+    """N(mean, scale^2) of every unit, in float32 at least."""
+    assert moments.scale is not None
+    mean = wide(moments.mean)
+    return Normal(mean, as_tensor(moments.scale, mean), validate_args=validate_args)
+
+
+def as_tensor(scale: Tensor | float, mean: Tensor) -> Tensor:
+    """A scale in float32 at least, for a mean in float32 at least."""
+    if isinstance(scale, Tensor):
+        return wide(scale)
+    return torch.as_tensor(scale, dtype=mean.real.dtype, device=mean.device)
 
 
 def draw(moments: Moments, generator: torch.Generator | None) -> Tensor:

@@ -9,34 +9,31 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
 from torch.nn import functional
 
-from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_held, check_number, readable
+from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_held, check_number
 from contextual_rnn._precision import wide
-from contextual_rnn._sharded import as_forward, gathered
-from contextual_rnn._tensors import check_floats
+from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.tree import State
-from contextual_rnn.states._heads import Heads, check_call
+from contextual_rnn.states._heads import Heads
 from contextual_rnn.states._parameters import LeafParameters
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.context import ContextState
-from contextual_rnn.states.moments import Moments, kl, normal
+from contextual_rnn.states.moments import Moments
 
 
 class NormalState(InitialState):
     """h0 ~ N(g(context), sigma^2) with sigma = min_scale + softplus(s), reparameterised (paper, Eq. 4).
 
-    Training draws h0 = mean + sigma * epsilon; evaluation takes the mean. `net` is the context network, with options
-    as for `ContextState`, or another initial state that serves as the mean. s is a free vector for each leaf, or with
-    `scale_from_context` the output of a second head. Sigma starts at `scale`. `min_scale` is a floor: without a KL
-    term (the paper has none) nothing but early stopping keeps sigma above zero. Leaves without floats have no sigma:
+    Training draws h0 = mean + sigma * epsilon; evaluation takes the mean. `encoder` is the context network, with
+    options as for `ContextState`, or another initial state that serves as the mean. s is a free vector for each leaf,
+    or with `scale_from_context` the output of a second head. Sigma starts at `scale`. `min_scale` is a floor: without a
+    KL term (the paper has none) nothing but early stopping keeps sigma above zero. Leaves without floats have no sigma:
     they are those of the mean. `device` and `dtype` are those of what is made here.
 
     Raises TypeError or ValueError for a scale that is not a finite number above min_scale, a min_scale that is no
-    finite number of at least 0, flags that are not True or False, and options of a context network where `net` is an
-    initial state; ValueError for a network whose state has complex leaves or none of floats.
+    finite number of at least 0, flags that are not True or False, and options of a context network where `encoder` is
+    an initial state; ValueError for a network whose state has complex leaves or none of floats.
     """
 
     saved_numbers = MappingProxyType({"min_scale": NOT_NEGATIVE})
@@ -44,7 +41,7 @@ class NormalState(InitialState):
     def __init__(
         self,
         network: nn.Module | StateSpec,
-        net: nn.Module,
+        encoder: nn.Module,
         scale: float = 0.25,
         *,
         min_scale: float = 0.0,
@@ -64,16 +61,18 @@ class NormalState(InitialState):
         scale = check_number("scale", scale, above, lambda scale: scale > self.min_scale)
         for leaf in self.spec.floats:
             check_held("scale", scale, self.spec.dtype_of(leaf))
-        if isinstance(net, InitialState):
-            if net.spec.tree != self.spec.tree:
-                raise ValueError(f"net: expected a state for {self.spec.describe()}, got one for {net.spec.describe()}")
+        if isinstance(encoder, InitialState):
+            if encoder.spec.tree != self.spec.tree:
+                ours, theirs = self.spec.describe(), encoder.spec.describe()
+                raise ValueError(f"encoder: expected a state for {ours}, got one for {theirs}")
             options = {"features": features, "zero_init": zero_init or None, "activation": activation}
             for name, option in options.items():
                 if option is not None:
-                    raise ValueError(f"{name}: expected only with a context network as net, got {type(net).__name__}")
-            self.mean = net
+                    kind = type(encoder).__name__
+                    raise ValueError(f"{name}: expected only with a context network as encoder, got {kind}")
+            self.mean = encoder
         else:
-            self.mean = ContextState(self.spec, net, features=features, zero_init=zero_init, activation=activation)
+            self.mean = ContextState(self.spec, encoder, features=features, zero_init=zero_init, activation=activation)
         excess = torch.tensor(scale - min_scale, dtype=torch.float64, device="cpu")
         start = float(excess + torch.log(-torch.expm1(-excess)))  # softplus^-1, sound for large and small excess
         self.scale_heads = self.raw_scale = None
@@ -83,16 +82,21 @@ class NormalState(InitialState):
         elif isinstance(self.mean, ContextState):
             self.scale_heads = Heads(self.spec, self.mean.features, constant=start)
         else:
-            raise ValueError(f"scale_from_context: expected a context network as net, got {type(net).__name__}")
+            raise ValueError(f"scale_from_context: expected a context network as encoder, got {type(encoder).__name__}")
 
     @property
     def reads_context(self) -> bool:
         return self.mean.reads_context
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        return self._moments(context, batch_size, batched)
+        return self._compute(context, batch_size, batched)
 
-    def _moments(
+    def _precise_moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        if type(self).moments is not NormalState.moments:
+            return super()._precise_moments(context, batch_size, batched)
+        return self._compute(context, batch_size, batched, precise=True)
+
+    def _compute(
         self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
     ) -> dict[str, Moments]:
         """With `precise` the heads compute in float32 at least, as densities need it; a draw does not."""
@@ -102,7 +106,7 @@ class NormalState(InitialState):
             if self.scale_heads is not None:
                 raw = self.scale_heads(features, batch_size, precise)
         else:
-            moments = as_forward(self.mean, self.mean.moments)(context, batch_size, batched)
+            moments = as_forward(self.mean, self.mean._moments)(context, batch_size, batched)
             means = {name: leaf.mean for name, leaf in moments.items()}
         if self.raw_scale is not None and self.raw_scale._hooked:
             raw = self.raw_scale._tiled(self._batch_size(means))
@@ -112,8 +116,7 @@ class NormalState(InitialState):
 
     def _batch_size(self, means: Mapping[str, Tensor]) -> int | None:
         first = self.spec.floats[0]
-        mean = means[first.name]
-        return mean.shape[0] if mean.ndim > len(first.shape) else None
+        return first.rows_of(means[first.name])
 
     def _constants(self, batch_size: int | None) -> dict[str, Moments]:
         return self.mean._constants(batch_size)
@@ -126,56 +129,6 @@ class NormalState(InitialState):
 
     def extra_repr(self) -> str:
         return f"{self.spec.describe()}, min_scale={self.min_scale}"
-
-    def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
-        """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape), in float32 at least."""
-        batch_size = check_call(batch_size)
-        moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
-        moments = {leaf.name: moments[leaf.name] for leaf in self.spec.floats}
-        return {name: normal(leaf) for name, leaf in moments.items()}
-
-    def log_prob(self, state: State, context: Any = None) -> Tensor:
-        """log N(state; g(context), sigma^2) summed over leaves and units, (B,) in nats, or () without a batch.
-
-        Computed and returned in float32, of a state or module in float64 in float64, under autocast too. Leaves without
-        floats are ignored. Raises TypeError or ValueError for a state of another structure or shape than the network's,
-        of no floats, with NaN, or whose layers differ where the spec shares one state between them.
-        """
-        values = self.spec.unpack(state)
-        for leaf in self.spec.floats:
-            check_floats("state", values[leaf.name])
-            if readable(values[leaf.name]) and bool(values[leaf.name].isnan().any()):
-                raise ValueError(f"state: expected numbers in leaf {leaf.name!r}, got NaN")
-        first = self.spec.floats[0]
-        value = values[first.name]
-        distribution = self.distribution(context, value.shape[0] if value.ndim > len(first.shape) else None)
-        for name, density in distribution.items():
-            if values[name].device != density.loc.device:
-                expected, received = density.loc.device, values[name].device
-                raise ValueError(f"state: expected leaf {name!r} on {expected}, got one on {received}")
-        return self._sum({name: density.log_prob(wide(values[name])) for name, density in distribution.items()})
-
-    def kl(
-        self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0
-    ) -> Tensor:
-        """KL(N(g(context), sigma^2) || N(prior_mean, prior_scale^2)) summed over leaves and units, (B,) in nats.
-
-        Computed and returned in float32, of a module in float64 in float64, under autocast too.
-        Raises TypeError or ValueError for a prior_mean that is not a finite number, a prior_scale not a positive one.
-        """
-        prior_mean = check_number("prior_mean", prior_mean)
-        prior_scale = check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
-        batch_size = check_call(batch_size)
-        moments = gathered(self, self._moments)(context, batch_size, None, precise=True)
-        for leaf in self.spec.floats:
-            dtype = wide(moments[leaf.name].mean).dtype
-            check_held("prior_mean", prior_mean, dtype)
-            check_held("prior_scale", prior_scale, dtype)
-        return self._sum({leaf.name: kl(moments[leaf.name], prior_mean, prior_scale) for leaf in self.spec.floats})
-
-    def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
-        sums = [terms[leaf.name].sum(dim=tuple(range(-len(leaf.shape), 0))) for leaf in self.spec.floats]
-        return torch.stack(torch.broadcast_tensors(*sums)).sum(0)
 
 
 def _check_floats(spec: StateSpec) -> None:

@@ -8,14 +8,14 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from contextual_rnn._entries import entries_of
 from contextual_rnn._numbers import FINITE, check_held, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.states.base import InitialState
-from contextual_rnn.states.moments import Moments
+from contextual_rnn.states.moments import Moments, as_tensor
 
 
 class SumState(InitialState):
@@ -62,11 +62,10 @@ class SumState(InitialState):
         first, terms = next(iter(self.spec)), []
         # Contextual states are evaluated first: they determine the batch size of the others.
         for state, weight in sorted(self._terms(), key=lambda term: not term[0].reads_context):
-            moments = as_forward(state, state.moments)(context, batch_size, batched)
+            moments = as_forward(state, state._moments)(context, batch_size, batched)
             terms.append((moments, weight))
-            mean = moments[first.name].mean
-            batched = mean.ndim > len(first.shape)
-            batch_size = mean.shape[0] if batched else None
+            batch_size = first.rows_of(moments[first.name].mean)
+            batched = batch_size is not None
         sums = {
             leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec.floats
         }
@@ -92,7 +91,7 @@ class SumState(InitialState):
 def _sum(terms: list[tuple[Moments, float]]) -> Moments:
     means = [weight * wide(moments.mean) for moments, weight in terms]
     scales = [
-        weight * _as_tensor(moments.scale, mean)
+        weight * as_tensor(moments.scale, mean)
         for (moments, weight), mean in zip(terms, means, strict=True)
         if moments.scale is not None
     ]
@@ -100,9 +99,3 @@ def _sum(terms: list[tuple[Moments, float]]) -> Moments:
     scale = sum(squares[1:], squares[0]).sqrt() if squares[1:] else scales[0].abs() if scales else None
     dtype = functools.reduce(torch.promote_types, (moments.mean.dtype for moments, _ in terms))
     return Moments(sum(means[1:], means[0]).to(dtype), scale)
-
-
-def _as_tensor(scale: Tensor | float, mean: Tensor) -> Tensor:
-    if isinstance(scale, Tensor):
-        return wide(scale)
-    return torch.as_tensor(scale, dtype=mean.real.dtype, device=mean.device)

@@ -32,6 +32,7 @@ class Generate:
 
         from contextual_rnn._whole_file import write_whole
         from contextual_rnn.experiments.report import figures
+        from contextual_rnn.experiments.report.data import Fans
         from contextual_rnn.experiments.runs.folder import read_run
         from contextual_rnn.experiments.studies.trajectories import sample_trajectories, to_csv
         from contextual_rnn.experiments.tasks.decay import linear_cosine_decay
@@ -42,8 +43,8 @@ class Generate:
         )
         period = torch.tensor(self.period, device="cpu")
         truths = linear_cosine_decay(torch.full_like(period, self.initial), period)
-        by_period = dict(zip(self.period, paths, strict=True))
-        figure = figures.trajectory_fans(by_period, dict(zip(self.period, truths, strict=True)), self.initial)
+        by_period, true = (dict(zip(self.period, curves, strict=True)) for curves in (paths, truths))
+        figure = figures.trajectory_fans(Fans(self.initial, by_period, true))
         out = self.out or self.folder / "trajectories"
         out.parent.mkdir(parents=True, exist_ok=True)
         for path, text in (

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("contextual-rnn", "torch", "numpy", "matplotlib", "safetensors", "tyro", "tensorboard")
+PACKAGES = ("contextual-rnn", "torch", "numpy", "matplotlib", "safetensors", "tyro")
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Info:
     """Show versions, devices and which backends are available."""
 
     def run(self) -> None:
-        found = information()
-        width = max(map(len, found))
-        for name, value in found.items():
+        lines = information()
+        width = max(map(len, lines))
+        for name, value in lines.items():
             print(f"{name:{width}}  {value}")
 
 
@@ -27,16 +27,16 @@ def information() -> dict[str, str]:
 
     from contextual_rnn import ops
 
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    found |= {name: _version(name) for name in PACKAGES}
-    found["cpu"] = (
+    lines = {"python": platform.python_version(), "platform": platform.platform()}
+    lines |= {name: _version(name) for name in PACKAGES}
+    lines["cpu"] = (
         f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     )
-    found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    lines["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     backends = dict.fromkeys(ops.BACKENDS, "available") | {
         n: kernel.availability() for n, kernel in ops.KERNELS.items()
     }
-    return found | {f"fast weights: {name}": text for name, text in backends.items()}
+    return lines | {f"fast weights: {name}": text for name, text in backends.items()}
 
 
 def _version(name: str) -> str:

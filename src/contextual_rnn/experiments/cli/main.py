@@ -5,9 +5,12 @@ PyTorch takes seconds to import, so `--help` does not import it: a command impor
 
 from __future__ import annotations
 
+import functools
 import importlib
+import operator
 import sys
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import tyro
 
@@ -17,18 +20,9 @@ from contextual_rnn.experiments.cli.info import Info
 from contextual_rnn.experiments.cli.report import Report
 from contextual_rnn.experiments.cli.reproduce import Reproduce
 from contextual_rnn.experiments.cli.results import Results
-from contextual_rnn.experiments.cli.sweep import Sweep
-from contextual_rnn.experiments.cli.train import Train
-
-Command = (
-    Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-    | Annotated[Results, tyro.conf.subcommand("results")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Generate, tyro.conf.subcommand("generate")]
-    | Annotated[Info, tyro.conf.subcommand("info")]
-)
+from contextual_rnn.experiments.cli.sweep import Sweep, SweepOptions
+from contextual_rnn.experiments.cli.train import Train, TrainOptions
+from contextual_rnn.experiments.config import tasks
 
 DESCRIPTION = "Recurrent networks that start from something better than zeros: train, reproduce, generate."
 FIRST_STEPS = """Recurrent networks that start from something better than zeros. Three things to try:
@@ -42,6 +36,39 @@ contextual-rnn --help lists all commands, contextual-rnn COMMAND --help the opti
 REFUSALS = (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, ImportError)
 
 
+COMMANDS = {
+    "reproduce": Reproduce,
+    "train": Train,
+    "sweep": Sweep,
+    "results": Results,
+    "report": Report,
+    "generate": Generate,
+    "info": Info,
+}
+
+
+def parse(arguments: list[str] | None = None) -> Any:
+    """The command that `arguments`, by default those of the process, ask for; exits where they ask for none."""
+    commands: dict[str, Any] = {**COMMANDS, "train": Train[_each(TrainOptions)], "sweep": Sweep[_each(SweepOptions)]}
+    return tyro.cli(
+        _one_of([(name, command, None) for name, command in commands.items()]),
+        prog="contextual-rnn",
+        description=DESCRIPTION,
+        args=arguments,
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+    )
+
+
+def _each(options: Any) -> Any:
+    """The options of one task or another."""
+    return _one_of([(name, options[entry.config], entry.config.__doc__) for name, entry in tasks().items()])
+
+
+def _one_of(commands: Iterable[tuple[str, Any, str | None]]) -> Any:
+    named = [Annotated[kind, tyro.conf.subcommand(name, description=text)] for name, kind, text in commands]
+    return functools.reduce(operator.or_, named)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
@@ -52,13 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(FIRST_STEPS, file=sys.stderr)
         return 2
     try:
-        command = tyro.cli(
-            Command,  # pyright: ignore[reportArgumentType]
-            prog="contextual-rnn",
-            description=DESCRIPTION,
-            args=arguments,
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-        )
+        command = parse(arguments)
         importlib.import_module("torch")  # here, where a signal ends the process even within native code
         with interrupts.raising():
             interrupts.describe("before it was done")

@@ -19,7 +19,8 @@ class Report:
 
     def run(self) -> None:
         from contextual_rnn.experiments.report.from_weights import CALIBRATION, DIAGNOSTICS, PLAYGROUND
-        from contextual_rnn.experiments.report.html import REPORT, SUMMARY, write_report
+        from contextual_rnn.experiments.report.gather import SUMMARY
+        from contextual_rnn.experiments.report.html import REPORT, write_report
         from contextual_rnn.experiments.runs import store
 
         place, left_out = store.place_of(self.folder), LeftOut()

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, DecayConfig, RetrievalConfig, task_name
+from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, task_name
+
+TaskConfig = TypeVar("TaskConfig", bound=Config)
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Options:
+class SweepOptions(Generic[TaskConfig]):
+    """The options of a task, and of a sweep."""
+
+    config: Annotated[TaskConfig, tyro.conf.arg(name="")]
     grid: tuple[str, ...] = ()
     """Options and their values: state=zero,context units=20,50. Every combination is a run."""
     grid_file: Path | None = None
@@ -38,33 +44,15 @@ class _Options:
     """Print the end as JSON."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SweepRetrieval(_Options):
-    """Associative retrieval with fast weights."""
-
-    config: Annotated[RetrievalConfig, tyro.conf.arg(name="")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepDecay(_Options):
-    """Linear cosine decay with an LSTM."""
-
-    config: Annotated[DecayConfig, tyro.conf.arg(name="")]
-
-
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Generic[Options]):
     """Train every combination of some options and seeds, side by side, here or on a cluster.
 
     Options not in the grid are as given. Killed or interrupted, the same command goes on. The exit status is 1 where
     a run failed; a run that diverged has not; 130 after Ctrl-C, 143 after SIGTERM.
     """
 
-    task: Annotated[
-        Annotated[SweepRetrieval, tyro.conf.subcommand("retrieval")]
-        | Annotated[SweepDecay, tyro.conf.subcommand("decay")],
-        tyro.conf.arg(name=""),
-    ]
+    task: Annotated[Options, tyro.conf.arg(name="")]
 
     def run(self) -> int:
         from tqdm import tqdm
@@ -77,14 +65,14 @@ class Sweep:
         from contextual_rnn.experiments.sweeps.workers import dask_workers, local_workers
         from contextual_rnn.experiments.training.threads import cores
 
-        options = self.task
+        options: Any = self.task
         folder = store.place_of(options.out or f"runs/sweep-{task_name(options.config)}")
         grid = grid_from_file(options.grid_file) if options.grid_file else {}
         words = grid_from_words(options.grid)
         if both := sorted(grid.keys() & words.keys()):
             raise ValueError(f"grid: expected every option once, got {', '.join(both)} in the file too")
-        configs = combinations(options.config, grid | words, options.seeds)
-        together = max(1, cores() // max(config.threads for config in configs))  # runs that fill this machine
+        configs = sweeps.named(combinations(options.config, grid | words, options.seeds))
+        together = max(1, cores() // max(config.threads for config in configs.values()))  # runs that fill this machine
         workers = options.workers or max(1, together // options.stack)
         if options.dry_run:
             return sweep_output.dry_run(configs, folder, workers * min(options.stack, together))
@@ -105,9 +93,7 @@ class Sweep:
                 )
         except KeyboardInterrupt:
             # Some may have ended since the bar was last drawn.
-            sweep_output.describe(
-                store.count(folder, [f"{sweeps.folder_name(config)}/{RESULT}" for config in configs]), len(configs)
-            )
+            sweep_output.describe(store.count(folder, [f"{name}/{RESULT}" for name in configs]), len(configs))
             raise
         sweep_output.print_end(configs, folder, progress, as_json=options.json)
         return 1 if progress.failed else 0

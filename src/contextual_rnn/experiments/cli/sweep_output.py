@@ -5,32 +5,31 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.config import Config, task_name
+from contextual_rnn.experiments.config import Config, task_name, tasks
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.folder import CONFIG, RESULT, Run, finished
 from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.summary import summary, table
-from contextual_rnn.experiments.stats.measures import MEASURES
 from contextual_rnn.experiments.sweeps import sweep as sweeps
 from contextual_rnn.experiments.sweeps.estimate import estimated_seconds
 
 
-def _finished(configs: Sequence[Config], folder: Place) -> list[bool]:
-    with store.readable(folder, (CONFIG, RESULT)) as found:
-        return [finished(config, found / sweeps.folder_name(config)) for config in configs]
+def _finished(configs: Mapping[str, Config], folder: Place) -> list[bool]:
+    with store.readable(folder, (CONFIG, RESULT)) as copy:
+        return [finished(config, copy / name) for name, config in configs.items()]
 
 
-def dry_run(configs: Sequence[Config], folder: Place, together: int) -> int:
-    left = []
-    for config, done in zip(configs, _finished(configs, folder), strict=True):
-        print(f"{'finished' if done else 'to train'}  {store.below(folder, sweeps.folder_name(config))}")
+def dry_run(configs: Mapping[str, Config], folder: Place, together: int) -> int:
+    left: list[Config] = []
+    for (name, config), done in zip(configs.items(), _finished(configs, folder), strict=True):
+        print(f"{'finished' if done else 'to train'}  {store.below(folder, name)}")
         if not done:
             left.append(config)
     seconds = sum(estimated_seconds(left))
@@ -60,29 +59,26 @@ def show(bar: Any, progress: sweeps.Progress) -> None:
 
 
 def _best(progress: sweeps.Progress) -> str:
-    found = [
-        (measure.more_is_better, outcome.result["final"][measure.name], name, measure.name)
-        for name, outcome in progress.outcomes.items()
-        if outcome.result is not None and "diverged" not in outcome.result
-        for measure in MEASURES[name.partition("-")[0]][:1]
-    ]
-    if not found:
-        return ""
-    _, value, name, metric = max(found, key=lambda each: each[1] if each[0] else -each[1])
-    return f"best {metric} {value:.4g} ({name})"
+    finals: list[tuple[float, str]] = []
+    for name, outcome in progress.outcomes.items():
+        if outcome.result is not None and "diverged" not in outcome.result:
+            measure = tasks()[name.partition("-")[0]].measures[0]
+            value = measure.of([], outcome.result["final"])
+            finals.append((value if measure.more_is_better else -value, f"best {measure.name} {value:.4g} ({name})"))
+    return max(finals, key=lambda best: best[0], default=(0.0, ""))[1]
 
 
-def print_end(configs: Sequence[Config], folder: Place, progress: sweeps.Progress, *, as_json: bool) -> None:
+def print_end(configs: Mapping[str, Config], folder: Place, progress: sweeps.Progress, *, as_json: bool) -> None:
     results = {name: outcome.result for name, outcome in progress.outcomes.items() if outcome.result is not None}
     runs = [
         Run(Path(name), task_name(config), config, [], results[name])
-        for config in configs
-        if (name := sweeps.folder_name(config)) in results
+        for name, config in configs.items()
+        if name in results
     ]
     diverged = [str(run.folder) for run in runs if not run.converged]
     if as_json:
-        told = {"folder": str(folder), "runs": len(configs), "skipped": progress.skipped, "retried": progress.retried}
-        print(json.dumps({**told, "diverged": diverged, "failed": progress.failed, "summary": summary(runs)}))
+        counts = {"folder": str(folder), "runs": len(configs), "skipped": progress.skipped, "retried": progress.retried}
+        print(json.dumps({**counts, "diverged": diverged, "failed": progress.failed, "summary": summary(runs)}))
     else:
         if runs:
             print(table(runs))

@@ -4,67 +4,56 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import tyro
 
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, DecayConfig, RetrievalConfig, task_name
+from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, task_name
 
 if TYPE_CHECKING:
     from contextual_rnn.experiments.runs.folder import Run
     from contextual_rnn.experiments.runs.store import Place
     from contextual_rnn.experiments.training.data_parallel import Group
 
+TaskConfig = TypeVar("TaskConfig", bound=Config)
+Options = TypeVar("Options")
+
 
 @dataclass(frozen=True)
-class TrainRetrieval:
-    """Associative retrieval with fast weights: c9k8j3f1??k -> 8."""
+class TrainOptions(Generic[TaskConfig]):
+    """The options of a task, and where it is trained."""
 
-    config: Annotated[RetrievalConfig, tyro.conf.arg(name="")]
+    config: Annotated[TaskConfig, tyro.conf.arg(name="")]
     out: str | None = None
-    """Folder of the run or its URL; by default runs/retrieval-STATE-seedSEED. One that holds another run is refused."""
+    """Folder of the run or its URL; by default runs/TASK-STATE-seedSEED. One that holds another run is refused."""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     """Seconds between checkpoints, from which the same command goes on after a kill."""
 
 
 @dataclass(frozen=True)
-class TrainDecay:
-    """Linear cosine decay with an LSTM: sequences from an initial value and a period."""
-
-    config: Annotated[DecayConfig, tyro.conf.arg(name="")]
-    out: str | None = None
-    """Folder of the run or its URL; by default runs/decay-STATE-seedSEED. One that holds another run is refused."""
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-    """Seconds between checkpoints, from which the same command goes on after a kill."""
-
-
-@dataclass(frozen=True)
-class Train:
+class Train(Generic[Options]):
     """Train one model and write its configuration, metrics, weights and result into a folder.
 
     Started by torchrun, its processes share every batch.
     """
 
-    task: Annotated[
-        Annotated[TrainRetrieval, tyro.conf.subcommand("retrieval")]
-        | Annotated[TrainDecay, tyro.conf.subcommand("decay")],
-        tyro.conf.arg(name=""),
-    ]
+    task: Annotated[Options, tyro.conf.arg(name="")]
 
     def run(self) -> None:
         from contextual_rnn.experiments.runs import store
         from contextual_rnn.experiments.runs.train import NonFiniteLossError, follow
         from contextual_rnn.experiments.training.data_parallel import started_by_torchrun
 
-        config = self.task.config
-        folder = store.place_of(self.task.out or f"runs/{task_name(config)}-{config.state}-seed{config.seed}")
+        options: Any = self.task
+        config: Config = options.config
+        folder = store.place_of(options.out or f"runs/{task_name(config)}-{config.state}-seed{config.seed}")
         interrupts.describe("before the first step")
         with interrupts.deferred(), started_by_torchrun() as group:
             if group.rank:
                 follow(config, group)
                 return
-            run = _train_with_bar(config, folder, self.task.checkpoint_seconds, group)
+            run = _train_with_bar(config, folder, options.checkpoint_seconds, group)
         assert run.result is not None
         if "diverged" in run.result:
             raise NonFiniteLossError(f"{folder}: {run.result['diverged']}")

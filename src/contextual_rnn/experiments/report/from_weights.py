@@ -9,16 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from matplotlib.figure import Figure
-
-from contextual_rnn.experiments.config import config_to_dict
+from contextual_rnn.diagnostics import Diagnosis
+from contextual_rnn.experiments.config import BASELINE, config_to_dict
 from contextual_rnn.experiments.report.playground import playground
 from contextual_rnn.experiments.runs.folder import Refused, Run, has_weights, raise_it, write_json
 from contextual_rnn.experiments.runs.json_file import check, damaged, parse, read_text
+from contextual_rnn.experiments.runs.weights import load_task
 from contextual_rnn.experiments.stats.groups import Group
-from contextual_rnn.experiments.stats.wording import STARTS, TASKS
 from contextual_rnn.experiments.studies.calibration import calibration
-from contextual_rnn.experiments.studies.diagnostics import HEADER, diagnose_run, numbers_of
+from contextual_rnn.experiments.studies.diagnostics import HEADER, numbers_of
 from contextual_rnn.experiments.tasks.decay import VALIDATION_PERIODS
 
 Result = TypeVar("Result")
@@ -27,12 +26,15 @@ CALIBRATION, DIAGNOSTICS, PLAYGROUND = "calibration.json", "diagnostics.json", "
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """Rows of `calibration`, a row for each diagnosed run, the playground's data or None, `figures` of diagnoses."""
+    """Rows of `calibration`, a row for each diagnosed run, the playground's data or None, and the diagnoses.
+
+    Those are empty where all was read from JSON.
+    """
 
     calibration: list[dict[str, Any]]
     diagnostics: list[dict[str, Any]]
     playground: dict[str, Any] | None
-    figures: list[Figure] = dataclasses.field(default_factory=list)
+    diagnoses: list[Diagnosis] = dataclasses.field(default_factory=list[Diagnosis])
 
     def write(self, folder: Path) -> None:
         """Write the parts that are not empty into `folder`."""
@@ -112,25 +114,26 @@ def _check_playground(grid: dict[str, Any], path: Path) -> None:
         raise damaged(path, f"curves of {size} bytes", f"{len(raw)}")
 
 
-def trained(decay: Sequence[Group], groups: Sequence[Group], refused: Refused = raise_it) -> Trained:
-    """Compute from the runs that have weights: calibration of `decay`, diagnostics of one run of each kind in `groups`.
+def trained(sampled: Sequence[Group], groups: Sequence[Group], refused: Refused = raise_it) -> Trained:
+    """Compute from runs that have weights: calibration and playground of `sampled`, whose models generate trajectories,
+    and diagnoses of one run of each kind in `groups`.
 
     Where weights are damaged, the error, which names the file, goes to `refused`, and the other runs are used.
     """
 
-    def attempt(make: Callable[[Run], Result], run: Run) -> Result | None:
+    def attempt(compute: Callable[..., Result], *arguments: Any) -> Result | None:
         try:
-            return make(run)
+            return compute(*arguments)
         except ValueError as error:
             refused(error)
             return None
 
-    rows = calibration(decay, refused)
-    diagnosed = [pair for run in _first_of_each(groups) if (pair := attempt(_diagnosed, run)) is not None]
-    run = normal_run([run for group in decay for run in group.runs if has_weights(run)])
+    rows = calibration(sampled, refused)
+    diagnosed = [pair for kind in _first_of_each(groups) if (pair := attempt(_diagnosed, *kind)) is not None]
+    run = normal_run([run for group in sampled for run in group.runs if has_weights(run)])
     grid = None if run is None else attempt(playground, run)
-    sampled = None if run is None or grid is None else {"source": source(run), **grid}
-    return Trained(rows, [row for row, _ in diagnosed], sampled, [figure for _, figure in diagnosed])
+    data = None if run is None or grid is None else {"source": source(run), **grid}
+    return Trained(rows, [row for row, _ in diagnosed], data, [diagnosis for _, diagnosis in diagnosed])
 
 
 def normal_run(runs: Sequence[Run]) -> Run | None:
@@ -153,22 +156,21 @@ def source(run: Run) -> str:
     return f"Run {run.folder.name}, seed {run.config.seed}{', unfinished' if run.result is None else ''}."
 
 
-def _first_of_each(groups: Sequence[Group]) -> list[Run]:
-    """For each task, start and state but zero: the converged run with weights that is nearest to the defaults."""
-    runs: dict[tuple[str, ...], Run] = {}
+def _first_of_each(groups: Sequence[Group]) -> list[tuple[Run, str]]:
+    """For each task, title and state but zero: the converged run with weights nearest to the defaults, and its name."""
+    runs: dict[str, Run] = {}
     for group in groups:
+        titles = [group.entry.title, *(title[:1].lower() + title[1:] for title in group.titles())]
         for run in sorted(group.runs, key=lambda run: (changed(run), run.config.seed)):
-            kind = (run.task, getattr(run.config, "start", ""), run.config.state)
-            if run.converged and run.config.state != "zero" and has_weights(run):
-                runs.setdefault(kind, run)
-    return list(runs.values())
+            if run.converged and run.config.state != BASELINE and has_weights(run):
+                runs.setdefault(", ".join([*titles, f"{run.config.state} state"]), run)
+    return [(run, name) for name, run in runs.items()]
 
 
-def _diagnosed(run: Run) -> tuple[dict[str, Any], Figure]:
-    diagnosis = diagnose_run(run)
-    start = STARTS.get(getattr(run.config, "start", ""))
-    words = [TASKS[run.task], start and start[0].lower() + start[1:], f"{run.config.state} state"]
-    title = ", ".join(filter(None, words))
+def _diagnosed(run: Run, title: str) -> tuple[dict[str, Any], Diagnosis] | None:
+    diagnosis = load_task(run).diagnose()
+    if diagnosis is None:
+        return None
     caption = f"{source(run)} {'; '.join(diagnosis.findings())}."
     row = {"title": title, "run": config_to_dict(run.config), **diagnosis.as_dict(), "row": numbers_of(diagnosis)}
-    return {**row, "caption": caption}, diagnosis.plot()
+    return {**row, "caption": caption}, diagnosis

@@ -5,24 +5,30 @@ python -m contextual_rnn.experiments.report.pages    from results/, into README.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from contextual_rnn._whole_file import write_whole
+from contextual_rnn.experiments.config.retrieval import STARTS
 from contextual_rnn.experiments.report.figures import to_svg
 from contextual_rnn.experiments.report.from_weights import Trained
-from contextual_rnn.experiments.report.publish import retrieval_table
-from contextual_rnn.experiments.runs.folder import Run
+from contextual_rnn.experiments.report.map_figure import map_figure
 from contextual_rnn.experiments.runs.published import read_results
-from contextual_rnn.experiments.studies.ba2016_table_1 import table_1
-from contextual_rnn.experiments.studies.catalogue import ASIDE, CONTROLS, INGREDIENTS, MAP, TABLE_1, runs_of, study
-from contextual_rnn.experiments.studies.findings import findings
-from contextual_rnn.experiments.studies.findings_in_short import in_short
-from contextual_rnn.experiments.studies.gain_map import map_figure, map_table
-from contextual_rnn.experiments.studies.start_ablations import control_table, ingredient_table
+from contextual_rnn.experiments.stats.tables import markdown
+from contextual_rnn.experiments.stats.wording import interval, minus, spread
+from contextual_rnn.experiments.studies import catalogue
+from contextual_rnn.experiments.studies.catalogue import ASIDE, study
+from contextual_rnn.experiments.studies.evidence import evidence_of
+from contextual_rnn.experiments.studies.facts import facts_of
+from contextual_rnn.experiments.studies.start_ablations import accuracy_table
 
+PROSE = "findings.md.jinja"  # in results/
 BEGIN, END = "<!-- from results/ by make pages -->", "<!-- end -->"
 FIGURE = Path("docs", "figures", "when-it-helps.svg")
+# The findings, and what each is about, for those that are still without one.
 ASKED = {
     "authors": "the paper's scale under the authors' start",
     "sound": "the paper's scale under a sound start",
@@ -30,49 +36,64 @@ ASKED = {
     "map": "the map",
     "ingredients": "the ingredients of the authors' start",
     "controls": "the controls",
-    "table 1": "table 1 of Ba et al.",
+    "table_1": "table 1 of Ba et al.",
     "decay": "decay at the paper's scale",
+    "calibration": "",
 }
+IN_SHORT = ("short_scale", "short_map", "short_plateau", "short_table_1", "short_decay")
 
 
-def readme_block(results: Path) -> str:
-    """The README's figure, its five lines and table of accuracies."""
-    runs = read_results(results)
-    lines = "\n".join(f"- {line}" for line in in_short(runs))
-    missing = _missing(findings(runs, Trained.read(results).calibration))
-    pictured = [run for run in runs if study(run) not in ASIDE]
-    parts = [*_figure(runs, "docs/figures"), lines, missing, retrieval_table(pictured)]
-    return "\n\n".join(filter(None, parts))
+class Pages(NamedTuple):
+    """What is written: by page the text between its marks, and the map as SVG, where a run of it is published."""
+
+    blocks: dict[str, str]
+    figure: str | None
 
 
-def docs_block(results: Path) -> str:
-    """All findings and tables, for docs/evidence.md."""
-    runs = read_results(results)
-    short, mapped = runs_of(runs, MAP, INGREDIENTS, CONTROLS), runs_of(runs, MAP)
-    tables = [ingredient_table(short), control_table(short), table_1(runs_of(runs, TABLE_1))]
-    tables += [map_table(mapped)] if mapped else []
-    sentences = findings(runs, Trained.read(results).calibration)
-    lines = "\n".join(f"- {text}" for text in sentences.values())
-    parts = [lines, _missing(sentences), *_figure(runs, "figures"), *(markdown(table) for table in tables if table)]
-    return "\n\n".join(filter(None, parts))
+def findings(prose: Path, facts: Mapping[str, Any]) -> dict[str, str]:
+    """The findings by name that the facts allow: the macros of `prose`, with the numbers filled in."""
+    environment = Environment(
+        loader=FileSystemLoader(prose.parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "said": interval,
+        "spread": spread,
+        "points": lambda gain: minus(f"{100 * gain:+.2f}"),
+        "ends": lambda texts: " to ".join(dict.fromkeys((texts[0], texts[-1]))),
+    }
+    context = {"facts": facts, "starts": STARTS, "studies": catalogue}
+    module = environment.get_template(prose.name).make_module(context)
+    texts = {name: " ".join(getattr(module, name)().split()) for name in (*ASKED, *IN_SHORT)}
+    return {name: text for name, text in texts.items() if text}
 
 
-def _missing(sentences: dict[str, str]) -> str:
-    missing = [text for name, text in ASKED.items() if name not in sentences]
-    return f"Without a finding yet, for want of trained seeds: {', '.join(missing)}." if missing else ""
-
-
-def markdown(table: dict[str, Any]) -> str:
-    """A table of the report in Markdown."""
-    rows = [table["header"], ["---"] * len(table["header"]), *table["rows"]]
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"**{table['title']}**\n\n{lines}"
-
-
-def figure_svg(results: Path) -> str:
-    """The map as a file of its own, on white: readable on a dark page too."""
-    figure = map_figure(runs_of(read_results(results), MAP))
-    return to_svg(figure, transparent=False)
+def pages_of(results: Path, prose: Path | None = None) -> Pages:
+    """The README's five lines and table, every finding and table for docs/evidence.md, and the map."""
+    runs, calibrated = read_results(results), Trained.read(results).calibration
+    texts = findings(prose or results / PROSE, facts_of(runs, calibrated))
+    evidence = evidence_of(runs)
+    missing = [text for name, text in ASKED.items() if text and name not in texts]
+    wanted = f"Without a finding yet, for want of trained seeds: {', '.join(missing)}." if missing else ""
+    accuracies = accuracy_table([run for run in runs if study(run) not in ASIDE])
+    tables = [table for table in (*evidence.explanations, evidence.table_1, evidence.map_table) if table]
+    picture = "![When does it help? Gain in final accuracy over a zero state]({})" if evidence.gains else ""
+    parts = {
+        "README.md": [
+            picture.format(FIGURE.as_posix()),
+            "\n".join(f"- {line}" for name in IN_SHORT if (line := texts.get(name))),
+            wanted,
+            markdown(accuracies) if accuracies else "",
+        ],
+        "docs/evidence.md": [
+            "\n".join(f"- {text}" for name in ASKED if (text := texts.get(name))),
+            wanted,
+            picture.format(f"figures/{FIGURE.name}"),
+            *(f"**{table.title}**\n\n{markdown(table)}" for table in tables),
+        ],
+    }
+    # On white: readable on a dark page too.
+    figure = to_svg(map_figure(evidence.gains), transparent=False) if evidence.gains else None
+    return Pages({page: "\n\n".join(filter(None, each)) for page, each in parts.items()}, figure)
 
 
 def write_pages(root: Path) -> None:
@@ -80,17 +101,12 @@ def write_pages(root: Path) -> None:
 
     Raises ValueError where a page has no marks.
     """
-    results = root / "results"
-    if runs_of(read_results(results), MAP):
+    blocks, figure = pages_of(root / "results")
+    if figure:
         (root / FIGURE).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(root / FIGURE, figure_svg(results))
-    replace_block(root / "README.md", readme_block(results))
-    replace_block(root / "docs" / "evidence.md", docs_block(results))
-
-
-def _figure(runs: list[Run], folder: str) -> list[str]:
-    text = "When does it help? Gain in final accuracy over a zero state"
-    return [f"![{text}]({folder}/{FIGURE.name})"] if runs_of(runs, MAP) else []
+        write_whole(root / FIGURE, figure)
+    for page, block in blocks.items():
+        replace_block(root / page, block)
 
 
 def replace_block(path: Path, block: str) -> None:

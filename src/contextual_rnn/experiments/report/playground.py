@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from contextual_rnn.experiments.runs.folder import Run
-from contextual_rnn.experiments.runs.weights import load_model
-from contextual_rnn.experiments.studies.trajectories import checked_paths
+from contextual_rnn.experiments.studies.trajectories import checked_paths, generating_model
 from contextual_rnn.experiments.tasks.decay import (
     ALPHA,
     BETA,
@@ -37,10 +36,7 @@ def playground(run: Run) -> dict[str, Any]:
     low + n * step. Every point of the grid uses the same draws, so that only the condition changes.
     Raises ValueError for a run without weights, with damaged ones, or of another task.
     """
-    if run.task != "decay":
-        raise ValueError(f"run: expected a run of the decay task, got one of {run.task} in {run.folder}")
-    model = load_model(run)
-    assert isinstance(model, DecayModel)
+    model = generating_model(run)
     numbers, low, step = to_integers(torch.stack([_curves(run, model, period.item()) for period in PERIODS]))
     return {
         "periods": PERIODS.tolist(),

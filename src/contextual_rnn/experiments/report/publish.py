@@ -7,29 +7,17 @@ python -m contextual_rnn.experiments.report.publish all --folder runs --results 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tyro
 
-from contextual_rnn.experiments.config import STATES
 from contextual_rnn.experiments.report.from_weights import Trained, trained
-from contextual_rnn.experiments.runs.folder import (
-    Run,
-    read_runs,
-    run_folders,
-)
+from contextual_rnn.experiments.runs.folder import Run, read_runs, run_folders
 from contextual_rnn.experiments.runs.published import publish
-from contextual_rnn.experiments.stats.groups import ACCURACY, groups_of
-from contextual_rnn.experiments.stats.intervals import median_interval
-from contextual_rnn.experiments.stats.measures import values_by_seed
-from contextual_rnn.experiments.stats.wording import SHORT
+from contextual_rnn.experiments.stats.groups import groups_of
 from contextual_rnn.experiments.studies.calibration import calibration
 from contextual_rnn.experiments.studies.catalogue import AUTHORS, CALIBRATED, DECAY
 from contextual_rnn.experiments.sweeps.sweep import SWEEP
-
-HEADER = ("start", "state, timing", "epochs", "seeds", *STATES[:3])
 
 
 def publish_all(folder: Path, results: Path) -> list[Path]:
@@ -38,7 +26,8 @@ def publish_all(folder: Path, results: Path) -> list[Path]:
     Calibration comes from the sweep decay-calibration, diagnostics and playground from the paper's own settings.
     Returns the files of runs. Raises ValueError, which names the file, for a damaged run.
     """
-    written, paper = [], []
+    written: list[Path] = []
+    paper: list[Run] = []
     for sweep in sorted(path.parent for path in folder.glob(f"*/{SWEEP}")):
         runs = [run for run in read_runs(sweep) if run.result is not None] if run_folders(sweep) else []
         if not runs:
@@ -49,46 +38,10 @@ def publish_all(folder: Path, results: Path) -> list[Path]:
         publish(runs, results / f"{sweep.name}.json")
         written.append(results / f"{sweep.name}.json")
         paper += runs if sweep.name in (AUTHORS, DECAY) else []
-    decay = groups_of([run for run in paper if run.task == "decay"])
-    retrieval = groups_of([run for run in paper if run.task == "retrieval"])
-    dataclasses.replace(trained(decay, [*retrieval, *decay]), calibration=[]).write(results)
+    groups = groups_of(paper)
+    sampled = [group for group in groups if group.entry.trajectories]
+    dataclasses.replace(trained(sampled, groups), calibration=[]).write(results)
     return written
-
-
-def retrieval_table(runs: Sequence[Run]) -> str:
-    """Final validation accuracy of finished retrieval runs as a table in Markdown, a line a group of settings.
-
-    Medians over seeds with their bootstrap interval; runs of other epochs are in other lines.
-    """
-    by_epochs: dict[int, list[Run]] = {}
-    for run in runs:
-        if run.task == "retrieval":
-            by_epochs.setdefault(run.config.epochs, []).append(run)
-    rows = [
-        [
-            SHORT[group.settings["start"]],
-            f"{group.settings['leaves'].replace('h+a', '(h, A)')}, {group.settings['timing']}",
-            str(epochs),
-            _range(len(values_by_seed(group.of_state(state), ACCURACY)) for state in group.accuracies()),
-            *(_accuracy(group.of_state(state)) for state in STATES[:3]),
-        ]
-        for epochs in sorted(by_epochs, reverse=True)
-        for group in groups_of(by_epochs[epochs])
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (HEADER, ["---"] * len(HEADER), *rows))
-
-
-def _range(numbers: Iterable[int]) -> str:
-    counts = sorted(set(numbers))
-    return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else ""
-
-
-def _accuracy(runs: Sequence[Run]) -> str:
-    values = list(values_by_seed(runs, ACCURACY).values())
-    if not values:
-        return ""
-    estimate, low, high = median_interval(values)
-    return f"{estimate:.2%}" + (f" ({low:.2%} to {high:.2%})" if not math.isnan(low) else "")
 
 
 def _publish(folder: Path, file: Path) -> None:

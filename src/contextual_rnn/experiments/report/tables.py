@@ -1,86 +1,90 @@
-"""The report's tables: final figures of every run, what the seeds of a group say."""
+"""Tables on runs: final figures of every run, and what the seeds of a group say."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
+from contextual_rnn.experiments.config import BASELINE, Metric, TaskEntry, in_order
 from contextual_rnn.experiments.runs.folder import Run
-from contextual_rnn.experiments.stats.evidence import evidence
+from contextual_rnn.experiments.runs.summary import status
+from contextual_rnn.experiments.stats.contrast import contrast
 from contextual_rnn.experiments.stats.groups import Group, differing
-from contextual_rnn.experiments.stats.intervals import Interval
-from contextual_rnn.experiments.stats.wording import STARTS, TASKS, option_text, words
-
-# Options with a column of their own in the table of final figures, and the metrics there.
-OPTIONS = {"retrieval": ("state", "start", "timing", "leaves"), "decay": ("state",)}
-METRICS = {
-    "retrieval": {"validation_accuracy": "accuracy", "validation_log_likelihood": "log-likelihood"},
-    "decay": {
-        "validation_squared_error": "squared error",
-        "free_running_squared_error": "free-running error",
-        "mean_scale": "mean sigma",
-    },
-}
+from contextual_rnn.experiments.stats.intervals import Interval, median_interval
+from contextual_rnn.experiments.stats.measures import values_by_seed
+from contextual_rnn.experiments.stats.tables import Table
+from contextual_rnn.experiments.stats.wording import option_text, words
 
 
-def final_figures(task: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """Final figures of one task; `texts` columns of words, then columns of numbers."""
-    texts = [*map(words, OPTIONS[task]), "other options"]
-    numbers = ["seed", "epochs", "parameters", *METRICS[task].values(), "minutes"]
-    rows = [_row(task, run) for run in runs]
-    return {"title": TASKS[task], "header": [*texts, *numbers], "texts": len(texts), "rows": rows}
+def final_figures(entry: TaskEntry, runs: Sequence[Run]) -> Table:
+    """A row for each run of a task, finished or not."""
+    texts = [*map(words, entry.columns), "other options"]
+    numbers = ["seed", "epochs", "parameters", *(metric.label for metric in entry.metrics), "minutes"]
+    return Table(entry.title, [*texts, *numbers], [_row(entry, run) for run in runs], len(texts))
 
 
-def _row(task: str, run: Run) -> list[str]:
+def _row(entry: TaskEntry, run: Run) -> list[str]:
     options = {field.name: (getattr(run.config, field.name), field.default) for field in dataclasses.fields(run.config)}
     others = [
         f"{words(name)} {option_text(value)}"
         for name, (value, default) in options.items()
-        if value != default and name not in (*OPTIONS[task], "seed", "epochs")
+        if value != default and name not in (*entry.columns, "seed", "epochs")
     ]
     final, seconds = _final(run), (run.result or (run.metrics or [{}])[-1]).get("seconds")
     return [
-        *(str(options[name][0]) for name in OPTIONS[task]),
+        *(str(options[name][0]) for name in entry.columns),
         ", ".join(others) or "-",
         str(run.config.seed),
-        epochs_of(run) + ("" if run.converged else ", diverged" if run.result is not None else ", unfinished"),
+        epochs_of(run) + ("" if run.converged else f", {status(run)}"),
         _number((run.result or {}).get("parameters"), ","),
-        *(_number(final.get(name), ".2%" if name == "validation_accuracy" else ".4g") for name in METRICS[task]),
+        *(_number(final.get(metric.name), _form(metric)) for metric in entry.metrics),
         _number(None if seconds is None else seconds / 60, ".1f"),
     ]
 
 
-def over_seeds(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """What the seeds of each group say, with intervals; groups of single seeds are left out."""
-    retrieval = [group for group in groups if group.runs[0].task == "retrieval"]
-    apart = differing(retrieval) if retrieval else []
-    tables = []
+def over_seeds(groups: Sequence[Group]) -> list[Table]:
+    """What the seeds of each group say: medians, and what each state gains over zero, with intervals.
+
+    Only runs that converged count; groups of single seeds are left out.
+    """
+    header = ["state", "measure", "seeds", "median", "gain over zero", "probability of improvement"]
+    tables: list[Table] = []
     for group in groups:
-        rows = [
-            [
-                row.state,
-                words(row.measure),
-                str(len(row.seeds)),
-                *(_interval(interval, row.measure) for interval in (row.value, row.gain)),
-                _interval(row.improvement, ""),
-            ]
-            for row in evidence([group])
-        ]
-        if rows:
-            task = group.runs[0].task
-            title = [TASKS[task], STARTS.get(group.settings.get("start", ""), "")]
-            title += [f"{words(name)} {option_text(group.settings[name])}" for name in apart if name in group.settings]
-            header = ["state", "measure", "seeds", "median", "gain over zero", "probability of improvement"]
-            tables.append({"title": ", ".join(filter(None, title)), "header": header, "texts": 2, "rows": rows})
+        if rows := _gains(group):
+            texts, apart = group.texts(), differing([each for each in groups if each.entry is group.entry])
+            title = [group.entry.title, *group.titles(), *(texts[name] for name in apart if name in texts)]
+            tables.append(Table(", ".join(filter(None, title)), header, rows, texts=2))
     return tables
 
 
-def _interval(interval: Interval | None, measure: str) -> str:
+def _gains(group: Group) -> list[list[str]]:
+    states = in_order(run.config.state for run in group.runs)
+    if max(sum(run.converged for run in group.of_state(state)) for state in states) < 2:
+        return []
+    rows: list[list[str]] = []
+    for measure in group.entry.measures:
+        form = ".2%" if measure.share else ".4g"
+        for state in states:
+            if values := list(values_by_seed(group.of_state(state), measure).values()):
+                zero = None if state == BASELINE else contrast(group.of_state(state), group.of_state(BASELINE), measure)
+                gain, improvement = (zero.gain, zero.improvement) if zero else (None, None)
+                numbers = [
+                    _interval(median_interval(values), form),
+                    _interval(gain, form),
+                    _interval(improvement, ".4g"),
+                ]
+                rows.append([state, words(measure.name), str(len(values)), *numbers])
+    return rows
+
+
+def _form(metric: Metric) -> str:
+    return ".2%" if metric.scale == "share" else ".4g"
+
+
+def _interval(interval: Interval | None, form: str) -> str:
     if interval is None:
         return "-"
-    form = ".2%" if measure == "validation_accuracy" else ".4g"
     estimate, low, high = ("never" if math.isinf(value) else _number(value, form) for value in interval)
     return f"{estimate} ({low} to {high})" if not math.isnan(interval.low) else f"{estimate} (one seed)"
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from contextual_rnn._numbers import shortened_text
 from contextual_rnn._whole_file import write_whole
-from contextual_rnn.serialization.file_format import parse_json, read_safetensors, safetensors_bytes, shortened
+from contextual_rnn.experiments.runs.json_file import check, json_object
+from contextual_rnn.serialization.file_format import read_safetensors, safetensors_bytes
 
+PROGRESS = {"identity": str, "step": int, "losses": float, "metrics": [{str: float}], "seconds": float}
 # Writing a checkpoint takes at most this fraction of the time between two, whatever interval is asked for.
 LARGEST_COST = 0.01
 
@@ -40,7 +41,7 @@ class Checkpoint:
 
 def save(path: Path, checkpoint: Checkpoint, identity: str) -> None:
     """Write `checkpoint` of the run `identity`; raises OSError, which names the file and leaves the one before."""
-    rest = {name: getattr(checkpoint, name) for name in ("step", "losses", "metrics", "seconds")}
+    rest = {name: getattr(checkpoint, name) for name in PROGRESS if name != "identity"}
     progress = json.dumps({"identity": identity, **rest})
     metadata = {"progress": progress, "digest": _digest(progress, checkpoint.tensors)}
     write_whole(path, safetensors_bytes(checkpoint.tensors, metadata))
@@ -58,45 +59,18 @@ def load(path: Path, identity: str) -> Checkpoint:
             raise ValueError("a safetensors file that is no checkpoint")
         if metadata["digest"] != _digest(metadata["progress"], tensors):
             raise ValueError("one whose contents do not match their digest")
-        progress = _progress(metadata["progress"])
+        progress = json_object(metadata["progress"], path)
+        check(progress, PROGRESS, path)
         if progress["identity"] != identity:
             raise ValueError(f"one of run {progress['identity']}, not {identity}")
     except ValueError as error:
         raise ValueError(
-            f"checkpoint: expected one that this run has written in {path}, got {shortened(str(error))}; without the "
+            f"checkpoint: expected one that this run has written in {path}, got {shortened_text(error)}; without the "
             "file the run starts again from the beginning"
         ) from error
-    del progress["identity"]
+    rest = {name: progress[name] for name in PROGRESS if name != "identity"}
     # Copies: kernels may round differently where memory is not aligned like torch's own.
-    return Checkpoint(**progress, tensors={name: tensor.clone() for name, tensor in tensors.items()})
-
-
-def _progress(text: str) -> dict[str, Any]:
-    """What `save` wrote beside the tensors. Raises ValueError for anything else."""
-    progress = parse_json(text)
-    if not isinstance(progress, dict) or progress.keys() != PROGRESS.keys():
-        raise ValueError(f"one whose progress has not the entries {', '.join(PROGRESS)}")
-    for name, is_right in PROGRESS.items():
-        if not is_right(progress[name]):
-            raise ValueError(f"one with another {name} than a checkpoint has")
-    return progress
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_line(line: Any) -> bool:
-    return isinstance(line, dict) and all(map(_is_number, line.values()))
-
-
-PROGRESS: dict[str, Callable[[Any], bool]] = {
-    "identity": lambda value: isinstance(value, str),
-    "step": lambda value: _is_number(value) and isinstance(value, int) and value >= 0,
-    "losses": _is_number,
-    "metrics": lambda value: isinstance(value, list) and all(map(_is_line, value)),
-    "seconds": lambda value: _is_number(value) and value >= 0,
-}
+    return Checkpoint(**rest, tensors={name: tensor.clone() for name, tensor in tensors.items()})
 
 
 def _digest(progress: str, tensors: dict[str, Tensor]) -> str:

@@ -26,13 +26,11 @@ import torch
 
 import contextual_rnn
 from contextual_rnn._whole_file import TEMPORARY, write_whole
-from contextual_rnn.experiments.config import Config, config_from_dict, config_to_dict, task_name
+from contextual_rnn.experiments.config import Config, config_from_dict, config_to_dict, entry_of, task_name
 from contextual_rnn.experiments.runs.json_file import check, damaged, parse, read_json, read_text
 
 CONFIG, METRICS, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "weights.safetensors", "result.json"
 CHECKPOINT = "checkpoint.safetensors"
-# The metric that every converged run has.
-HEADLINE = {"retrieval": "validation_accuracy", "decay": "validation_squared_error"}
 
 # Called with the error of a file or folder that is then left out.
 Refused = Callable[[Exception], object]
@@ -92,7 +90,7 @@ def checked_result(result: dict[str, Any], config: Config, path: Path) -> dict[s
     """`result`, read from `path`. Raises ValueError, which names the file, where it is not a result of `config`."""
     check(result, _RESULT, path)
     if "diverged" not in result:
-        check(result["final"], {"epoch": int, HEADLINE[task_name(config)]: float}, path, "final")
+        check(result["final"], {"epoch": int, entry_of(config).metrics[0].name: float}, path, "final")
         if result["final"]["epoch"] != config.epochs:
             raise damaged(path, f"epoch {config.epochs}, the last, for final", str(result["final"]["epoch"]))
     return result

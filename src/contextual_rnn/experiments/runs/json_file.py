@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from contextual_rnn.serialization.file_format import parse_json
+
 # The largest number that a metric can have, which float32 has computed; and the largest int that a float64 has exactly.
 LARGEST, LARGEST_INT = 3.4028235e38, 2**53
 
@@ -45,25 +47,14 @@ def json_object(text: str, path: Path) -> dict[str, Any]:
 
 def parse(text: str, path: Path) -> Any:
     """JSON with every key once and without NaN. Raises ValueError, which names `path`, for other text."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(values := dict(pairs)) < len(pairs):
-            raise ValueError("a key that is twice in an object")
-        return values
-
-    def constant(name: str) -> float:
-        raise ValueError(name)
-
     try:
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+        value = parse_json(text)
         if "\\u" in text:  # half of a surrogate pair cannot be encoded
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise damaged(path, "JSON", "half of a surrogate pair") from error
-    except RecursionError as error:
-        raise damaged(path, "JSON", "values nested too deeply") from error
     except ValueError as error:
-        raise damaged(path, "JSON", f"something else: {error}") from error
+        raise damaged(path, "JSON", str(error)) from error
     return value
 
 

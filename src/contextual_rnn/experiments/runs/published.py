@@ -79,11 +79,6 @@ def read_results(folder: Path, refused: Refused = raise_it) -> list[Run]:
     return runs
 
 
-def published_files(folder: Path) -> list[Path]:
-    """The files in `folder` that `publish` wrote; others are skipped."""
-    return list(_contents(folder, raise_it))
-
-
 def _contents(folder: Path, refused: Refused) -> dict[Path, dict[str, Any]]:
     contents: dict[Path, dict[str, Any]] = {}
     for path in sorted(Path(folder).glob("*.json")):

@@ -172,19 +172,13 @@ def count(place: Place, names: Iterable[str]) -> int:
 
 
 def exists(place: Place, name: str) -> bool:
-    return inside(place, name).is_file() if isinstance(place, Path) else Store(place).exists(name)
+    return Store(str(place)).exists(name)
 
 
 def write(place: Place, name: str, data: bytes) -> None:
     """Raises OSError where the folder cannot be written."""
-    if isinstance(place, Path):
-        write_whole(inside(place, name), data)
-    else:
-        Store(place).write(name, data)
+    Store(str(place)).write(name, data)
 
 
 def remove(place: Place, name: str) -> None:
-    if isinstance(place, Path):
-        inside(place, name).unlink(missing_ok=True)
-    else:
-        Store(place).remove(name)
+    Store(str(place)).remove(name)

@@ -30,9 +30,8 @@ from contextual_rnn.experiments.runs.folder import (
     write_json,
 )
 from contextual_rnn.experiments.runs.store import FILES, Place, Store, give_back
-from contextual_rnn.experiments.runs.tensorboard import TensorBoard
 from contextual_rnn.experiments.runs.trainer import Training, device_of
-from contextual_rnn.experiments.runs.weights import _weights
+from contextual_rnn.experiments.runs.weights import weights_bytes
 from contextual_rnn.experiments.training.data_parallel import ALONE, Group
 from contextual_rnn.experiments.training.threads import threads
 
@@ -124,7 +123,7 @@ def _train(
             training.restore(begun.tensors)
         except ValueError as error:
             raise ValueError(f"checkpoint: expected the tensors of this run in {path}, got others: {error}") from error
-    lines, losses, log = begun.metrics, begun.losses, TensorBoard(folder, begun.step)
+    lines, losses = begun.metrics, begun.losses
     files: dict[str, bytes] = {}
 
     def by_another() -> bool:
@@ -141,12 +140,11 @@ def _train(
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
             return f"{', '.join(bad)} after step {step}"
         lines.append({**metrics, "seconds": seconds()})
-        files[WEIGHTS] = _weights(task.model, config)
+        files[WEIGHTS] = weights_bytes(task.model, config)
         files[METRICS] = "".join(json.dumps(line) + "\n" for line in lines).encode()
         if final or not by_another():
             for name, data in files.items():
                 write_whole(folder / name, data, durable=final)
-        log.write(lines[-1])
         return None
 
     def save(step: int) -> None:
@@ -166,7 +164,6 @@ def _train(
         if training.interrupted():
             if step - 1 > begun.step:
                 save(step - 1)
-            log.close()
             raise Interrupted
         losses += (value := training.step(step - 1))
         if not math.isfinite(value):
@@ -187,7 +184,6 @@ def _train(
             before = time.monotonic()
             save(step)
             timer.written(time.monotonic() - before)
-    log.close()
     if not by_another():
         write_json(folder / RESULT, _result(config, folder, lines, seconds(), training, bad))
     for name, data in files.items():  # another worker may have written in between, taking this one for dead

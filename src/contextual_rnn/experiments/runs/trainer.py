@@ -36,7 +36,7 @@ class Training:
         """Train on batch k and return its loss; a loss that is not finite changes nothing."""
         batch = self.batches[k]
         if self._captured is not None:
-            return self._captured(batch, seed_for("states", self.config.seed, k), self.learning_rate(k))
+            return self._captured(batch, seed_for("states", self.config.seed, k), self.config.learning_rate)
         generator = generator_for("states", self.config.seed, k)
         rows = self.group.rows(batch[0].shape[0])
         if rows is None:
@@ -44,7 +44,7 @@ class Training:
         else:
             loss = self._differentiate_together(batch, generator, rows)
         if math.isfinite(loss):
-            self.optimizer.step(self.learning_rate(k))
+            self.optimizer.step(self.config.learning_rate)
         return loss
 
     def interrupted(self) -> bool:
@@ -66,13 +66,6 @@ class Training:
             gradient.mul_(share)
             self.group.sum(gradient)
         return loss
-
-    def learning_rate(self, k: int) -> float:
-        """Adam's step size for batch k."""
-        if self.config.schedule == "constant":
-            return self.config.learning_rate
-        share = k / (self.config.epochs * self.batches.per_epoch)
-        return self.config.learning_rate * (1 + math.cos(math.pi * share)) / 2
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that training continues from, by name: the model's and the optimizer's."""

@@ -10,6 +10,7 @@ from typing import Literal
 
 from scipy import stats
 
+from contextual_rnn.experiments.config import Measure
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.intervals import (
     Interval,
@@ -17,7 +18,7 @@ from contextual_rnn.experiments.stats.intervals import (
     paired_gain,
     probability_of_improvement,
 )
-from contextual_rnn.experiments.stats.measures import Measure, values_by_seed
+from contextual_rnn.experiments.stats.measures import values_by_seed
 
 Verdict = Literal["ahead", "behind", "level", "open"]
 ENDS: dict[Verdict, str] = {

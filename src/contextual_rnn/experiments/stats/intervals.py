@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,8 +30,7 @@ def median_interval(values: Sequence[float]) -> Interval:
 
 def paired_gain(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interval:
     """Median over seeds of value - baseline, paired by seed; raises ValueError where they share none."""
-    ours, theirs = _paired(values, baseline)
-    return _bootstrap((ours - theirs,), _median)
+    return _bootstrap((tuple(a - b for a, b in zip(*_paired(values, baseline), strict=True)),), _median)
 
 
 def probability_of_improvement(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interval:
@@ -54,7 +54,9 @@ def _probability(values: numpy.ndarray, baseline: numpy.ndarray, axis: int) -> n
     return (ranks[..., :n].sum(axis=-1) - n * (n + 1) / 2) / (n * m)
 
 
-def _bootstrap(samples: tuple[numpy.ndarray, ...], statistic: Callable[..., Any]) -> Interval:
+@functools.lru_cache(maxsize=4096)  # a report asks for many intervals in more than one place
+def _bootstrap(values: tuple[tuple[float, ...], ...], statistic: Callable[..., Any]) -> Interval:
+    samples = tuple(numpy.asarray(each) for each in values)
     estimate = float(statistic(*samples, axis=-1))
     if len(samples[0]) < 2:
         return Interval(estimate, math.nan, math.nan)
@@ -69,15 +71,14 @@ def _bootstrap(samples: tuple[numpy.ndarray, ...], statistic: Callable[..., Any]
     return Interval(estimate, float(low), float(high))
 
 
-def _paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> tuple[numpy.ndarray, numpy.ndarray]:
+def _paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     seeds = sorted(values.keys() & baseline.keys())
     if not seeds:
         raise ValueError(f"baseline: expected a seed of {sorted(values)}, got {sorted(baseline)}")
     return _checked([values[seed] for seed in seeds]), _checked([baseline[seed] for seed in seeds])
 
 
-def _checked(values: Sequence[float]) -> numpy.ndarray:
-    array = numpy.asarray(values, dtype=float)
-    if array.ndim != 1 or not array.size or numpy.isnan(array).any():
+def _checked(values: Sequence[float]) -> tuple[float, ...]:
+    if not len(values) or any(map(math.isnan, values)):
         raise ValueError(f"values: expected at least one number and no nan, got {list(values)}")
-    return array
+    return tuple(map(float, values))

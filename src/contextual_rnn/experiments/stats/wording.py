@@ -1,8 +1,9 @@
-"""Intervals as text."""
+"""Intervals, names and values of options as text."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 from contextual_rnn.experiments.stats.intervals import Interval
@@ -10,12 +11,14 @@ from contextual_rnn.experiments.stats.intervals import Interval
 Form = Literal["share", "error", "points", "epochs", "number", "probability"]
 
 
-def interval(value: Interval, form: Form) -> str:
+def interval(value: Interval | None, form: Form) -> str:
     """As "99.12% (98.80% to 99.31%)"; of a single seed "99.12% (one seed)".
 
     share: a fraction as per cent; error: what is missing to all of it, the same way; points: a difference of fractions
-    in points; epochs: a count, or never; number: three digits.
+    in points; epochs: a count, or never; number: three digits. Without an interval "-".
     """
+    if value is None:
+        return "-"
     ends = (value.high, value.low) if form == "error" else (value.low, value.high)
     if math.isnan(value.low):
         return f"{_text(value.estimate, form)} (one seed)"
@@ -42,14 +45,15 @@ def minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}") if "e" not in text else text
 
 
-STARTS = {"wenke2019": "The authors' own start", "sound": "A sound start"}
-
-SHORT = {"wenke2019": "the authors' own", "sound": "sound"}
-
-
 def words(name: str) -> str:
     """An option's name as words."""
     return name.replace("_", " ")
+
+
+def spread(numbers: Iterable[int]) -> str:
+    """As "3 to 10", or "3" where all are equal; empty of none."""
+    counts = sorted(set(numbers))
+    return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else ""
 
 
 def option_text(value: object) -> str:
@@ -59,6 +63,3 @@ def option_text(value: object) -> str:
     if value is None:
         return "default"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-TASKS = {"retrieval": "Associative retrieval", "decay": "Linear cosine decay"}

@@ -6,16 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from contextual_rnn.experiments.config import COMPUTED_BY
+from contextual_rnn.experiments.config import COMPUTED_BY, Measure, final
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.intervals import Interval, median_interval
-from contextual_rnn.experiments.stats.measures import Measure, final, values_by_seed
-from contextual_rnn.experiments.stats.wording import interval, option_text, words
+from contextual_rnn.experiments.stats.measures import values_by_seed
+from contextual_rnn.experiments.stats.tables import Table
+from contextual_rnn.experiments.stats.wording import interval, option_text, spread, words
 
 UNITS = (20, 50, 100)
 # Per cent, at 20, 50 and 100 units. Quoted from memory: the original could not be opened.
 BA_ET_AL = {"IRNN": (62.11, 60.23, 0.34), "LSTM": (60.81, 1.85, 0.0), "fast weights": (1.81, 0.0, 0.0)}
-TEST_ACCURACY = Measure("test_accuracy", final("test_accuracy"), True)
+TEST_ACCURACY = Measure("test_accuracy", final("test_accuracy"), more_is_better=True, share=True)
 NETWORKS = {"fast_weights": "fast weights", "lstm": "LSTM"}
 
 
@@ -23,9 +24,10 @@ def errors(runs: Sequence[Run]) -> dict[tuple[str, str], dict[int, tuple[Interva
     """Median test accuracy and the number of seeds, by network and setting, then by units; from finished runs."""
     runs_by_network: dict[tuple[str, str], dict[int, list[Run]]] = {}
     for run in runs:
-        config = run.config
-        if run.task == "retrieval" and config.state == "zero" and config.units in UNITS:
-            row = runs_by_network.setdefault((NETWORKS[getattr(config, "network", "")], _setting(run)), {})
+        config: Any = run.config
+        network = NETWORKS.get(getattr(config, "network", ""))
+        if network and config.state == "zero" and config.units in UNITS:
+            row = runs_by_network.setdefault((network, _setting(run)), {})
             row.setdefault(config.units, []).append(run)
     medians: dict[tuple[str, str], dict[int, tuple[Interval, int]]] = {}
     for key in sorted(runs_by_network):
@@ -46,16 +48,15 @@ def error_texts(runs: Sequence[Run]) -> dict[str, list[str]]:
     return {name: each for name, each in texts.items() if each}
 
 
-def table_1(runs: Sequence[Run]) -> dict[str, Any] | None:
+def table_1(runs: Sequence[Run]) -> Table | None:
     """Test errors of ours below Ba et al.'s; None where there are no runs."""
     rows = [[f"{name}, Ba et al.", "", "", *(f"{error:.2f}%" for error in row)] for name, row in BA_ET_AL.items()]
     ours = errors(runs)
     for (network, setting), by_units in ours.items():
         cells = [interval(by_units[units][0], "error") if units in by_units else "-" for units in UNITS]
-        seeds = sorted({count for _, count in by_units.values()})
-        rows.append([f"{network}, ours", setting, " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))), *cells])
+        rows.append([f"{network}, ours", setting, spread(count for _, count in by_units.values()), *cells])
     header = ["network", "setting", "seeds", *(f"{units} units" for units in UNITS)]
-    return {"title": "Error on test sequences, 4 pairs", "header": header, "texts": 2, "rows": rows} if ours else None
+    return Table("Error on test sequences, 4 pairs", header, rows, texts=2) if ours else None
 
 
 def _setting(run: Run) -> str:

@@ -10,13 +10,13 @@ import torch
 
 from contextual_rnn.experiments.config import DecayConfig, config_to_dict
 from contextual_rnn.experiments.runs.folder import Refused, Run, has_weights, raise_it
-from contextual_rnn.experiments.runs.weights import load_model
 from contextual_rnn.experiments.stats.groups import Group
 from contextual_rnn.experiments.stats.intervals import median_interval
+from contextual_rnn.experiments.stats.tables import Table
 from contextual_rnn.experiments.stats.wording import option_text, words
-from contextual_rnn.experiments.studies.trajectories import checked_paths
+from contextual_rnn.experiments.studies.trajectories import checked_paths, generating_model
 from contextual_rnn.experiments.tasks.coverage import LEVELS, TWO_DEVIATIONS, coverage, deviations_of
-from contextual_rnn.experiments.tasks.decay import INITIAL_RANGE, VALIDATION_PERIODS, DecayModel, linear_cosine_decay
+from contextual_rnn.experiments.tasks.decay import INITIAL_RANGE, VALIDATION_PERIODS, linear_cosine_decay
 from contextual_rnn.experiments.training.seeding import generator_for
 
 CLOSE = 0.03  # a coverage within this of the nominal one counts as right
@@ -30,6 +30,9 @@ COLUMNS = {
 }
 PAPER = "the paper's loss"
 NAMES = {"min_scale": "sigma at least", "kl_weight": "KL weight"}
+RIGHT = "about as far apart as they should be"
+# By what the samples are: a kind of loss, its share of the truth, and that share's interval over several seeds.
+Verdicts = dict[str, list[tuple[str, float, Sequence[float] | None]]]
 WATCHED = ("mean_scale", "smallest_scale", "trajectory_spread", "coverage_two_deviations")
 
 
@@ -46,14 +49,14 @@ def calibration(groups: Sequence[Group], refused: Refused = raise_it) -> list[di
     rows = []
     for group in groups:
         runs = [run for run in group.runs if run.converged and run.config.state == "normal"]
-        runs = [run for run in runs if run.task == "decay" and has_weights(run)]
+        runs = [run for run in runs if group.entry.trajectories and has_weights(run)]
         sampled = _sampled(sorted(runs, key=lambda run: run.config.seed)[:SEEDS], refused)
         if sampled:
             rows.append(_row(group, *zip(*sampled, strict=True)))
     return sorted(rows, key=lambda row: (row["label"] != PAPER, *(row["options"][name] for name in NAMES)))
 
 
-def calibration_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def calibration_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows of `calibration` as the report lists them."""
     table = []
     for row in rows:
@@ -70,29 +73,18 @@ def calibration_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         )
     periods = [f"T = {period:g}" for period in VALIDATION_PERIODS]
     header = ["loss", "seeds", "within two deviations", *periods, *COLUMNS.values()]
-    return {"title": "Truth inside the band (nominal 95.4%)", "header": header, "texts": 1, "rows": table}
+    return Table("Truth inside the band (nominal 95.4%)", header, table)
 
 
-def calibration_finding(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence on whether two standard deviations of the samples hold as much of the truth as they should."""
-    shares = {row["label"]: statistics.median(row["two_deviations"]) for row in rows}
-    off = {label: share - TWO_DEVIATIONS for label, share in shares.items()}
-    verdicts = {
-        "too alike": [label for label in off if off[label] < -CLOSE],
-        "about as far apart as they should be": [label for label in off if abs(off[label]) <= CLOSE],
-        "too far apart": [label for label in off if off[label] > CLOSE],
-    }
-    intervals = {row["label"]: row["two_deviations_median"] for row in rows}
-    ends = {
-        label: ", {1:.1%} to {2:.1%}".format(*limits) if limits else ", one seed" for label, limits in intervals.items()
-    }
-    texts = [
-        f"the samples are {verdict} with "
-        + ", ".join(f"{label} ({shares[label]:.1%}{ends[label]})" for label in labels)
-        for verdict, labels in verdicts.items()
-        if labels
-    ]
-    return f"Two standard deviations should hold {TWO_DEVIATIONS:.1%} of the truth: {'; '.join(texts)}."
+def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> Verdicts:
+    """The rows of `calibration` by whether two standard deviations hold as much of the truth as they should."""
+    verdicts: Verdicts = {}
+    for row in rows:
+        share = statistics.median(row["two_deviations"])
+        off = share - TWO_DEVIATIONS
+        verdict = "too alike" if off < -CLOSE else "too far apart" if off > CLOSE else RIGHT
+        verdicts.setdefault(verdict, []).append((row["label"], share, row["two_deviations_median"]))
+    return {verdict: verdicts[verdict] for verdict in ("too alike", RIGHT, "too far apart") if verdict in verdicts}
 
 
 def _sampled(runs: Sequence[Run], refused: Refused) -> list[tuple[Run, dict[str, Any]]]:
@@ -140,8 +132,7 @@ def _row(group: Group, runs: Sequence[Run], shares: Sequence[dict[str, Any]]) ->
 
 @torch.no_grad()
 def _coverage_of(run: Run) -> dict[str, Any]:
-    model = load_model(run)
-    assert isinstance(model, DecayModel)
+    model = generating_model(run)
     period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat_interleave(SEQUENCES)
     low, high = INITIAL_RANGE
     # As in training, x(0) is 1 + beta times the drawn value.

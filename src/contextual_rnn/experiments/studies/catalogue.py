@@ -13,6 +13,7 @@ AUTHORS, SOUND = "retrieval-authors-start", "retrieval-sound-start-h+a"
 # The paper's scale with what the paper leaves open chosen otherwise: h alone, the timing of Ba et al.
 AUTHORS_BA2016, SOUND_BA2016 = f"{AUTHORS}-ba2016", f"{SOUND}-ba2016"
 CHOICES = (f"{AUTHORS}-h", AUTHORS_BA2016, SOUND_BA2016)
+PAPER_SCALE = (AUTHORS, SOUND, *CHOICES)
 DECAY, CALIBRATED = "decay-paper", "decay-calibration"
 
 

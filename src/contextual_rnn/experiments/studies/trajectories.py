@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from contextual_rnn.experiments.config import entry_of
 from contextual_rnn.experiments.runs.folder import WEIGHTS, Run
 from contextual_rnn.experiments.runs.weights import load_model
 from contextual_rnn.experiments.tasks.decay import DecayModel
@@ -26,13 +27,10 @@ def sample_trajectories(
     Raises ValueError for a run of another task, without weights or with damaged ones, and for numbers that are not
     finite.
     """
-    if run.task != "decay":
-        raise ValueError(f"run: expected a run of the decay task, got one of {run.task} in {run.folder}")
     for name, values in (("initial", [initial]), ("period", list(periods))):
         if not values or not all(math.isfinite(value) for value in values):
             raise ValueError(f"{name}: expected finite numbers, got {values}")
-    model = load_model(run)
-    assert isinstance(model, DecayModel)
+    model = generating_model(run)
     period = torch.tensor(list(periods), dtype=torch.float32, device="cpu")
     paths = model.free_run(
         torch.full_like(period, initial),
@@ -42,6 +40,15 @@ def sample_trajectories(
         generator=generator_for("trajectories", seed),
     )
     return checked_paths(paths, run)
+
+
+def generating_model(run: Run) -> DecayModel:
+    """The trained model of a run of the decay task. Raises ValueError for a run of another, and as `load_model`."""
+    if not entry_of(run.config).trajectories:
+        raise ValueError(f"run: expected a run of the decay task, got one of {run.task} in {run.folder}")
+    model = load_model(run)
+    assert isinstance(model, DecayModel)
+    return model
 
 
 def checked_paths(paths: Tensor, run: Run) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -18,17 +18,17 @@ Result = TypeVar("Result")
 SWITCH_SECONDS = 5e-5
 
 
-def stacks(configs: Sequence[Config], size: int) -> list[list[Config]]:
-    """Runs that differ in the seed alone together, `size` at most, in the order in which the first of each comes.
+def stacks(configs: Mapping[str, Config], size: int) -> list[tuple[str, ...]]:
+    """Names of runs that differ in the seed alone together, `size` at most, in the order of the first of each.
 
     Raises ValueError for a size below 1.
     """
     if size < 1:
         raise ValueError(f"stack: expected at least 1, got {size}")
-    groups: dict[Config, list[Config]] = {}
-    for config in configs:
-        groups.setdefault(dataclasses.replace(config, seed=0), []).append(config)
-    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+    groups: dict[Config, list[str]] = {}
+    for name, config in configs.items():
+        groups.setdefault(dataclasses.replace(config, seed=0), []).append(name)
+    return [tuple(group[i : i + size]) for group in groups.values() for i in range(0, len(group), size)]
 
 
 def side_by_side(threads_each: int, work: Sequence[Callable[[], Result]]) -> list[Result]:

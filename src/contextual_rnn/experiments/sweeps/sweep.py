@@ -8,7 +8,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,8 +73,17 @@ def folder_name(config: Config) -> str:
     return f"{task_name(config)}-{config.state}-seed{config.seed}-{identity(config)}"
 
 
+def named(configs: Iterable[Config]) -> dict[str, Config]:
+    """The configurations by the names of their folders. Raises ValueError where two are the same."""
+    configs = list(configs)
+    names = {folder_name(config): config for config in configs}
+    if len(names) < len(configs):
+        raise ValueError(f"configs: expected every configuration once, got {len(configs) - len(names)} twice")
+    return names
+
+
 def sweep(
-    configs: Sequence[Config],
+    configs: Mapping[str, Config] | Sequence[Config],
     folder: Place,
     executor: Executor,
     *,
@@ -83,25 +92,24 @@ def sweep(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Train every configuration below `folder`, a path or URL that all workers share, and return how each run ended.
+    """Train every configuration into the folder of its name, by default `folder_name`, below `folder`.
 
-    Finished runs are skipped, begun ones go on. A run that raises is recorded with its traceback, in `error.txt` too,
+    `folder` is a path or URL that all workers share. Returns how each run ended. Finished runs are skipped, begun ones
+    go on. A run that raises is recorded with its traceback, in `error.txt` too,
     and the others go on; a run whose worker was lost is tried again, `retries` times at most. With `stack` a worker
     gets so many runs at once that differ in the seed alone, for threads of one process. `watch` is called twice a
     second. Raises ValueError where two configurations are the same, or for a stack below 1.
     """
-    names = {folder_name(config): config for config in configs}
-    if len(names) < len(configs):
-        raise ValueError(f"configs: expected every configuration once, got {len(configs) - len(names)} twice")
+    configs = configs if isinstance(configs, Mapping) else named(configs)
     if isinstance(folder, Path):
         folder = folder.absolute()
-    progress = Progress(len(names))
-    left: list[Config] = []
+    progress = Progress(len(configs))
+    left: dict[str, Config] = {}
     with store.readable(folder, (CONFIG, RESULT)) as before:
-        for name, config in names.items():
+        for name, config in configs.items():
             outcome = _outcome_before(config, before / name)
             if outcome is None:
-                left.append(config)
+                left[name] = config
             else:
                 progress.skipped += outcome.result is not None
                 progress.outcomes[name] = outcome
@@ -112,10 +120,10 @@ def sweep(
         store.write(folder, SWEEP, json.dumps({"runs": len(configs)}).encode())
     done: SimpleQueue[tuple[Stack, Future[list[Outcome]]]] = SimpleQueue()
     futures: dict[Stack, Future[list[Outcome]]] = {}
-    tries = {tuple(map(folder_name, each)): retries for each in stacks(left, stack)}
+    tries = dict.fromkeys(stacks(left, stack), retries)
 
     def begin(runs: Stack) -> None:
-        options = [config_to_dict(names[name]) for name in runs]
+        options = [config_to_dict(configs[name]) for name in runs]
         arguments = options, str(folder), list(runs), checkpoint_seconds, versions()
         futures[runs] = executor.submit(run_into, *arguments)
         futures[runs].add_done_callback(lambda future: done.put((runs, future)))

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn import ConstantState, ContextState, ContextualRNN, FreeState, NormalState, generate
+from contextual_rnn import ContextualRNN, NormalState, generate, state_spec
+from contextual_rnn.diagnostics import Diagnosis, diagnose
 from contextual_rnn.experiments.config import DecayConfig
 from contextual_rnn.experiments.tasks.coverage import coverage
+from contextual_rnn.experiments.tasks.states import initial_state
 from contextual_rnn.experiments.training.data_parallel import states_of_share
 from contextual_rnn.experiments.training.seeding import generator_for
 from contextual_rnn.experiments.training.task import Task
@@ -25,6 +27,7 @@ LARGEST_VALUE = INITIAL_RANGE[1] * (1 + ALPHA + BETA)
 LARGEST_PERIOD = 5.0
 # For the coverage that is watched every epoch: validation sequences of a period, and samples of each.
 WATCHED_SEQUENCES, WATCHED_SAMPLES = 20, 20
+DIAGNOSED = 200  # sequences of a diagnosis
 
 
 def linear_cosine_decay(
@@ -126,15 +129,10 @@ class DecayModel(nn.Module):
 
 
 def _initial_state(config: DecayConfig, lstm: nn.LSTM) -> InitialState:
-    def net() -> nn.Module:
+    def g() -> nn.Module:
         return nn.Sequential(nn.Linear(2, config.context_units), nn.ReLU())
 
-    return {
-        "zero": lambda: ConstantState(lstm),
-        "free": lambda: FreeState(lstm),
-        "context": lambda: ContextState(lstm, net()),
-        "normal": lambda: NormalState(lstm, net(), scale=config.scale, min_scale=config.min_scale),
-    }[config.state]()
+    return initial_state(config.state, state_spec(lstm), g, scale=config.scale, min_scale=config.min_scale)
 
 
 class DecayTask(Task[DecayModel]):
@@ -177,6 +175,14 @@ class DecayTask(Task[DecayModel]):
             metrics |= self._spread(state)
         self.model.train()
         return metrics
+
+    def diagnose(self) -> Diagnosis:
+        """Of the squared error of every scaled step."""
+        period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat(DIAGNOSED // len(VALIDATION_PERIODS))
+        draws = torch.rand(len(period), generator=generator_for("diagnostics", "decay"), device="cpu")
+        low, high = INITIAL_RANGE
+        x, model = linear_cosine_decay(low + (high - low) * draws, period), self.model
+        return diagnose(model, lambda: (model(x[:, :-1], period) - x.diff() / model.largest_step).square())
 
     def _spread(self, state: NormalState) -> dict[str, float]:
         """Sigma, and its effect on x: the samples' own spread, and the share of truth within two of it."""

@@ -8,18 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn import (
-    ConstantState,
-    ContextState,
-    ContextualRNN,
-    FastWeightsRNN,
-    FreeState,
-    NormalState,
-    StateSpec,
-    state_spec,
-)
+from contextual_rnn import ContextualRNN, FastWeightsRNN, StateSpec, state_spec
+from contextual_rnn.diagnostics import Diagnosis, diagnose_state
 from contextual_rnn.experiments.config import RetrievalConfig
 from contextual_rnn.experiments.tasks.retrieval_step import RetrievalStep
+from contextual_rnn.experiments.tasks.states import initial_state
 from contextual_rnn.experiments.training.data_parallel import states_of_share
 from contextual_rnn.experiments.training.flat_adam import FlatAdam
 from contextual_rnn.experiments.training.seeding import generator_for
@@ -32,6 +25,7 @@ TOKENS = string.ascii_lowercase + string.digits + "?"
 DIGIT_0 = TOKENS.index("0")
 EMBEDDING_SIZE = 100
 EVALUATION_BATCH, EVALUATION_BATCH_OF_A_GPU = 500, 20_000
+DIAGNOSED = 200  # sequences of a diagnosis
 
 
 def retrieval_data(
@@ -117,7 +111,7 @@ def _network_and_state(config: RetrievalConfig) -> ContextualRNN:
     input_size = EMBEDDING_SIZE * (2 if config.context_input else 1)
     if config.network == "lstm":
         network = nn.LSTM(input_size, config.units, batch_first=True)
-        return ContextualRNN(network, _initial_state(config, state_spec(network)))
+        return ContextualRNN(network, _state(config, state_spec(network)))
     network = FastWeightsRNN(
         input_size,
         config.units,
@@ -130,16 +124,11 @@ def _network_and_state(config: RetrievalConfig) -> ContextualRNN:
         batch_first=True,
     )
     spec = fast_weights_spec(network, "dense" if config.leaves == "h+a" else "zero")
-    return ContextualRNN(network, _initial_state(config, spec))
+    return ContextualRNN(network, _state(config, spec))
 
 
-def _initial_state(config: RetrievalConfig, spec: StateSpec) -> InitialState:
-    return {
-        "zero": lambda: ConstantState(spec),
-        "free": lambda: FreeState(spec),
-        "context": lambda: ContextState(spec, nn.Identity(), features=EMBEDDING_SIZE),
-        "normal": lambda: NormalState(spec, nn.Identity(), features=EMBEDDING_SIZE),
-    }[config.state]()
+def _state(config: RetrievalConfig, spec: StateSpec) -> InitialState:
+    return initial_state(config.state, spec, nn.Identity, features=EMBEDDING_SIZE)
 
 
 @torch.no_grad()
@@ -177,7 +166,10 @@ class RetrievalTask(Task[RetrievalModel]):
         self._step: RetrievalStep | None = None
 
     def _data(self, split: str, num_samples: int) -> tuple[Tensor, Tensor]:
-        config, generator = self._config, generator_for("retrieval", split, self._config.data_seed)
+        return self._drawn(num_samples, generator_for("retrieval", split, self._config.data_seed))
+
+    def _drawn(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        config = self._config
         return retrieval_data(
             num_samples, config.pairs, letters=config.letters, modified=config.modified, generator=generator
         )
@@ -207,6 +199,24 @@ class RetrievalTask(Task[RetrievalModel]):
             metrics |= self._metrics("test", (tokens.to(device), targets.to(device)))
         self.model.train()
         return metrics
+
+    def diagnose(self) -> Diagnosis:
+        """Of the cross entropy of the retrieved digit, in nats."""
+        tokens, targets = self._drawn(DIAGNOSED, generator_for("diagnostics", "retrieval"))
+        model, initial_state = self.model, self.model.rnn.initial_state
+
+        def losses(state: State) -> tuple[Tensor, Tensor]:
+            inputs = model.embedding(tokens)
+            if model.context_input:
+                inputs = torch.cat([inputs, inputs[:, :1].expand_as(inputs)], dim=2)
+            output, _ = model.rnn(inputs, state)
+            logits = model.readout(torch.relu(model.hidden(output[:, -1])))
+            return functional.cross_entropy(logits, targets, reduction="none"), output
+
+        with torch.no_grad():
+            context = model.embedding(model.context_token(tokens)) if initial_state.reads_context else None
+            state = initial_state(context, len(tokens))
+        return diagnose_state(losses, state, initial_state.spec)
 
     def _metrics(self, split: str, data: tuple[Tensor, ...]) -> dict[str, float]:
         log_likelihood = correct = 0.0

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from contextual_rnn.diagnostics import Diagnosis
 from contextual_rnn.experiments.training.flat_adam import FlatAdam
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -44,3 +45,7 @@ class Task(ABC, Generic[Model]):
     @abstractmethod
     def evaluate(self, final: bool) -> dict[str, float]:
         """Metrics on the validation set, in evaluation mode; `final` asks for those too slow for every epoch."""
+
+    def diagnose(self) -> Diagnosis | None:
+        """Whether the initial state of the trained model mattered, on fresh sequences; None where nobody can say."""
+        return None

@@ -182,9 +182,9 @@ class Classification:
             tensor.new_empty((batch, *tensor.shape[1:])) if tensor is not None and tensor.requires_grad else None
             for tensor in initial
         ]
-        settings, made, number = self._settings, (self._rank, self._dense), self._contexts
+        settings, form, number = self._settings, (self._rank, self._dense), self._contexts
         if h0 is not None:
-            number, made = h0.shape[0], (0 if left is None else left.shape[1], dense is not None)
+            number, form = h0.shape[0], (0 if left is None else left.shape[1], dense is not None)
         if dense is not None and dense.stride(0) == 0:
             dense, settings = dense[:1], settings._replace(shared_a0=True)
         # Kept alive until the kernel is done.
@@ -193,7 +193,7 @@ class Classification:
         tables = decay_tables(self.options, steps, parameters.embedding)
         tensors = (loss, *indices, *given, *tables, *d_initial, *grads)
         others = *self._fixed_numbers, number, *map(address, tensors)
-        wrong = cpu.classification((batch, steps, width), settings, loss.dtype, made, others)
+        wrong = cpu.classification((batch, steps, width), settings, loss.dtype, form, others)
         if wrong:
             name = ("tokens", "targets", "states")[wrong - 1]
             end = self._ends.get(name, number)

@@ -15,7 +15,7 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths, without_padding
 from contextual_rnn._numbers import check_flag, check_number, check_size, shortened
 from contextual_rnn._precision import is_narrow
-from contextual_rnn._tensors import check_dense, check_floats, check_readable
+from contextual_rnn._tensors import check_dense, check_floats
 from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.attention import attention
 from contextual_rnn.ops._fast_weights.backend import backend_of
@@ -117,7 +117,6 @@ def _run(
     check_tensors(inputs, weight_hh, h0, a0, norm_weight, norm_bias, options, weight_ih, bias)
     (batch, steps, _), width = inputs.shape, weight_hh.shape[-1]
     if lengths is not None:
-        check_readable("lengths", lengths, "a tensor of int64 or int32")
         check_lengths(lengths, batch, steps)
         lengths = lengths.to(inputs.device)
         inputs = without_padding(inputs, lengths)

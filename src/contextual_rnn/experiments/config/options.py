@@ -1,0 +1,109 @@
+"""The options that the runs of every task have, and their checks. Field texts become the command line's help."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+StateName = Literal["zero", "free", "context", "normal"]
+STATES: tuple[StateName, ...] = get_args(StateName)
+BASELINE = "zero"  # the state that others are compared with
+Device = Literal["cpu", "cuda"]
+# Options that say how a run is computed, not what: tables and pictures put runs together that differ in them.
+COMPUTED_BY = ("threads", "device")
+
+CHECKPOINT_SECONDS = 30.0  # by default between checkpoints: what is lost at most when a run is killed
+Preset = Literal["quick", "paper"]  # sizes of the paper's experiments in `reproduce`
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+
+
+LARGEST_INT = 2**63 - 1
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """`value` as the type of an option has it: an int where a float is expected becomes one, nothing else changes."""
+    if get_origin(kind) is Literal:
+        return _chosen(name, value, get_args(kind))
+    if get_origin(kind) is UnionType:
+        return None if value is None else _typed(name, value, get_args(kind)[0])
+    if kind is str:
+        if not isinstance(value, str):
+            raise TypeError(f"{name}: expected text, got {value!r}")
+        return value
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}: expected True or False, got {value!r}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+        raise TypeError(f"{name}: expected {'an int' if kind is int else 'a number'}, got {value!r}")
+    if isinstance(value, Integral) and abs(int(value)) > LARGEST_INT:
+        raise ValueError(f"{name}: expected a number that 64 bits hold, got one of {int(value).bit_length()} bits")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    return int(value) if isinstance(value, Integral) and kind is int else float(value)
+
+
+@functools.cache
+def _kinds(config: type) -> dict[str, Any]:
+    return get_type_hints(config)
+
+
+def _chosen(name: str, value: Any, choices: tuple[object, ...]) -> Any:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+    return value
+
+
+def at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"{name}: expected a number of at least {least}, got {value!r}")
+
+
+def positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name}: expected a positive, finite number, got {value!r}")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What the runs of every task have; a task's own configuration is a frozen dataclass that adds its options.
+
+    Options are of type bool, int, float, str or a Literal of texts, or one of these and None, each with a default;
+    `__post_init__` checks their types, and raises ValueError or TypeError, which names the option. Defaults here are
+    the paper's for associative retrieval.
+    """
+
+    epochs: int = 200
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Sequences in a training step; the last, smaller batch of an epoch is used too."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    seed: int = 0
+    """Seeds the weights, the order of the batches and the sampled states."""
+    data_seed: int = 0
+    """Seeds the data set, apart from `seed` so that runs can differ in one and not the other."""
+    threads: int = 1
+    """CPU threads; part of the run because sums in another order give other last bits."""
+    device: Device = "cpu"
+    """cpu, or cuda: a GPU, where every step is one captured graph; sampled states are other draws there."""
+    state: str = "zero"
+    """Initial state. Runs of other states are compared with those of zero."""
+
+    def __post_init__(self) -> None:
+        for name, kind in _kinds(type(self)).items():
+            object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
+        for name in ("epochs", "batch_size", "threads"):
+            at_least(name, getattr(self, name), 1)
+        positive("learning_rate", self.learning_rate)
+
+
+def in_order(states: Iterable[str]) -> list[str]:
+    """Each state once: those of the paper in its order, then others by name."""
+    names = set(states)
+    return [*(state for state in STATES if state in names), *sorted(names.difference(STATES))]

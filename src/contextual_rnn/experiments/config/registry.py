@@ -1,0 +1,180 @@
+"""The tasks, by name: what differs from task to task is data in its entry here.
+
+A task of your own is a Python file that calls `register`; the environment variable CONTEXTUAL_RNN_TASKS names such
+files, separated as in PATH. The command and its worker processes then know the task as they know the paper's two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from contextual_rnn.experiments.config.options import TrainingConfig
+
+TASK_FILES = "CONTEXTUAL_RNN_TASKS"
+# Options that a run may have had in an earlier version, and the only value that they can still have.
+RETIRED = {"schedule": "constant"}
+
+Config = TrainingConfig
+Scale = Literal["linear", "log", "share", "negative"]
+# Of the metrics of every epoch, and the final ones, of a run that converged.
+Value = Callable[[Sequence[Mapping[str, float]], Mapping[str, float]], float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a task's `evaluate` returns, and how tables and learning curves show it.
+
+    `scale` is that of its axis: share for fractions, shown as per cent, negative for numbers below zero, of which the
+    one before training may be far below. `axis` names the axis, by default by the metric's name.
+    """
+
+    name: str
+    label: str
+    scale: Scale = "linear"
+    axis: str = ""
+    curve: bool = True
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number by which the runs that converged are compared; `share` says that it is a fraction."""
+
+    name: str
+    of: Value
+    more_is_better: bool = False
+    share: bool = False
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A task: its options, what it trains, and how its runs are compared and shown.
+
+    `task` makes the `training.task.Task` of a configuration; as text, "module:name", it is imported once a run is
+    trained. Every run that converged must have the first of `metrics`. `columns` are options with a column of their own
+    in the table of final figures, `titles` texts for values of an option, which name and order groups of runs.
+    `trajectories` says that its models are those of the decay task, which generate curves. The report shows `text`,
+    `drawings` (files of report/drawings, each with its caption), and `curves`, the caption of the learning curves.
+    """
+
+    name: str
+    config: type[TrainingConfig]
+    task: Callable[[Any], Any] | str
+    title: str
+    metrics: tuple[Metric, ...]
+    measures: tuple[Measure, ...] = ()
+    columns: tuple[str, ...] = ("state",)
+    titles: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    trajectories: bool = False
+    text: str = ""
+    drawings: tuple[tuple[str, str], ...] = ()
+    curves: str = ""
+
+
+def final(metric: str) -> Value:
+    """A metric after the last epoch."""
+    return lambda lines, last: last.get(metric, math.nan)
+
+
+def epochs_to(threshold: float, metric: str) -> Value:
+    """The first epoch after which a metric is at least `threshold`; infinite where it never is."""
+    return lambda lines, last: next((e["epoch"] for e in lines if e.get(metric, -math.inf) >= threshold), math.inf)
+
+
+_TASKS: dict[str, TaskEntry] = {}
+_LOADED: set[str] = set()
+
+
+def register(entry: TaskEntry) -> TaskEntry:
+    """Add a task. Raises ValueError for a name that is taken or no identifier, and for a task without a metric."""
+    if not entry.name.isidentifier():
+        raise ValueError(f"name: expected a task's name of letters, digits and _, got {entry.name!r}")
+    if entry.name in _TASKS:
+        raise ValueError(f"name: expected one that no other task has, got {entry.name!r}")
+    if not entry.metrics:
+        raise ValueError(f"metrics: expected at least one for {entry.name}, got none")
+    _TASKS[entry.name] = entry
+    return entry
+
+
+def tasks() -> Mapping[str, TaskEntry]:
+    """The tasks by name. Raises ValueError, which names the file, where one in CONTEXTUAL_RNN_TASKS cannot be run."""
+    for path in filter(None, os.environ.get(TASK_FILES, "").split(os.pathsep)):
+        if path not in _LOADED:
+            _LOADED.add(path)
+            _run_file(Path(path))
+    return _TASKS
+
+
+def _run_file(path: Path) -> None:
+    name = f"contextual_rnn_tasks_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{TASK_FILES}: expected Python files, got {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # a dataclass reads the types of its fields there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(
+            f"{TASK_FILES}: expected Python that registers tasks in {path}, got an error: {error}"
+        ) from error
+
+
+def entry_of(config: Config) -> TaskEntry:
+    """The entry of the task that a configuration is of. Raises ValueError where it is not registered."""
+    for entry in tasks().values():
+        if type(config) is entry.config:
+            return entry
+    raise ValueError(f"config: expected the configuration of a registered task, got {type(config).__name__}")
+
+
+def task_name(config: Config) -> str:
+    return entry_of(config).name
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    return {"task": task_name(config), **dataclasses.asdict(config)}
+
+
+def identity(config: Config) -> str:
+    """Twelve hexadecimal digits that distinguish this configuration from every other: a hash of its options.
+
+    Options at their default are left out, so that a later version may add one and still know its old runs.
+    """
+    chosen = {
+        option.name: type(option.default)(value) if isinstance(option.default, float) else value
+        for option in dataclasses.fields(config)
+        if (value := getattr(config, option.name)) != option.default
+    }
+    text = json.dumps({"task": task_name(config), **chosen}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def config_from_dict(options: Mapping[str, Any]) -> Config:
+    """The configuration written as `options`.
+
+    Raises ValueError for an unknown task or option, listing those there are, and for values that the configuration
+    refuses; TypeError for values of another type.
+    """
+    options = dict(options)
+    task, known_tasks = options.pop("task", None), tasks()
+    if not isinstance(task, str) or task not in known_tasks:
+        raise ValueError(f"task: expected one of {', '.join(known_tasks)}, got {task!r}")
+    kind = known_tasks[task].config
+    known = {option.name for option in dataclasses.fields(kind)}
+    for name in RETIRED.keys() - known:
+        if (value := options.pop(name, RETIRED[name])) != RETIRED[name]:
+            raise ValueError(f"{name}: expected {RETIRED[name]}, the only one that there still is, got {value!r}")
+    if unknown := sorted(set(options) - known):
+        raise ValueError(f"options of {task}: expected some of {', '.join(sorted(known))}, got {', '.join(unknown)}")
+    return kind(**options)

@@ -1,0 +1,159 @@
+"""Gathers a report from the runs below a folder, or from published results."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from contextual_rnn.experiments.config import in_order, tasks
+from contextual_rnn.experiments.report.data import Curve, Fans, Panel, Picture, Report, Section
+from contextual_rnn.experiments.report.from_weights import Trained, changed, trained
+from contextual_rnn.experiments.report.playground import trajectories
+from contextual_rnn.experiments.report.tables import final_figures, over_seeds
+from contextual_rnn.experiments.runs.folder import Refused, Run, command, run_folders, write_json
+from contextual_rnn.experiments.runs.published import read_results
+from contextual_rnn.experiments.runs.summary import status, summary
+from contextual_rnn.experiments.stats.groups import Group, differing, groups_of, place
+from contextual_rnn.experiments.studies.catalogue import ASIDE, study
+from contextual_rnn.experiments.studies.evidence import evidence_of
+from contextual_rnn.experiments.studies.start_ablations import accuracy_table
+from contextual_rnn.experiments.tasks.decay import linear_cosine_decay
+
+SUMMARY = "summary.json"
+FIGURE_6_PERIODS, FIGURE_6_INITIAL = (2.0, 3.0), 3.0
+
+# Limits of what a page shows of a large sweep; summary.json has the numbers of all runs.
+PICTURES, TABLES, ROWS = 12, 60, 500
+
+
+def gather(folder: Path, refused: Refused) -> Report:
+    """Everything that the report on `folder` shows; of runs, summary and results of weights are written there as JSON.
+
+    The error of a damaged file goes to `refused`. Raises ValueError where there is nothing that can be read.
+    """
+    reasons: dict[str, None] = {}
+
+    def leave_out(error: Exception) -> None:
+        reasons[str(error).replace(f"{folder}{os.sep}", "")] = None
+        refused(error)
+
+    order = list(tasks())
+    received = read_results(folder, leave_out)
+    states = in_order(run.config.state for run in received)
+
+    def row(run: Run) -> tuple[object, ...]:
+        return order.index(run.task), place(run), states.index(run.config.state), run.config.seed, run.folder
+
+    runs = sorted(received, key=row)
+    pictured = [run for run in runs if study(run) not in ASIDE]
+    by_task = {task: groups_of([run for run in pictured if run.task == task]) for task in order}
+    groups = [group for each in by_task.values() for group in each]
+    nearest = [group for each in by_task.values() for group in _nearest(each, TABLES)]
+    listed = _listed(pictured, nearest)
+    if run_folders(folder):
+        sampled = [group for each in by_task.values() for group in _nearest(each, PICTURES)]
+        from_weights = trained([group for group in sampled if group.entry.trajectories], nearest, leave_out)
+        write_json(folder / SUMMARY, summary(runs))
+        from_weights.write(folder)
+    else:
+        from_weights = Trained.read(folder, leave_out)
+    return Report(
+        sections=[
+            Section(entry, _pictures(_nearest(by_task[task], PICTURES)), final_figures(entry, rows))
+            for task, entry in tasks().items()
+            if (rows := [run for run in listed if run.task == task])
+        ],
+        evidence=evidence_of(runs),
+        trained=from_weights,
+        accuracies=accuracy_table(listed),
+        fans=_fans(from_weights),
+        over_seeds=over_seeds(nearest),
+        commands=[run.result["command"] if run.result else command(run.config, run.folder) for run in listed],
+        left_out=_left_out(pictured, listed, groups),
+        reasons=list(reasons),
+        versions=_versions(runs),
+    )
+
+
+def curves_of(runs: Sequence[Run], metric: str) -> list[Curve]:
+    """The curve of every run that has the metric after some epoch."""
+    curves: list[Curve] = []
+    for run in runs:
+        values = {line["epoch"]: line[metric] for line in run.metrics if math.isfinite(line.get(metric, math.nan))}
+        if values:
+            curves.append(Curve(run.config.state, status(run), values))
+    return curves
+
+
+def _pictures(groups: Sequence[Group]) -> list[Picture]:
+    pictures: list[Picture] = []
+    apart_in = differing(groups)
+    for group in groups:
+        settings, entry = group.texts(), group.entry
+        title = ": ".join(
+            filter(None, [*group.titles(), ", ".join(settings[name] for name in apart_in if name in settings)])
+        )
+        panels = [Panel(each, curves_of(group.runs, each.name)) for each in entry.metrics if each.curve]
+        caption = f"{_counted(group)}. Shared settings: {', '.join(settings.values())}."
+        pictures.append(Picture(title, caption, panels if any(panel.curves for panel in panels) else ()))
+    return pictures
+
+
+def _counted(group: Group) -> str:
+    """As "zero 3 seeds, context 2 seeds and 1 diverged"."""
+    texts: list[str] = []
+    for state in in_order(run.config.state for run in group.runs):
+        by_status = Counter(map(status, group.of_state(state)))
+        finished = by_status.pop("finished", 0)
+        counts = [f"{finished} seed{'s' * (finished != 1)}", *(f"{count} {name}" for name, count in by_status.items())]
+        texts.append(f"{state} {' and '.join(counts)}")
+    return ", ".join(texts)
+
+
+def _nearest(groups: Sequence[Group], count: int) -> list[Group]:
+    """At most `count` groups, those with the fewest options changed, in the given order."""
+    nearest = sorted(range(len(groups)), key=lambda index: changed(groups[index].runs[0]))[:count]
+    return [groups[index] for index in sorted(nearest)]
+
+
+def _listed(runs: Sequence[Run], groups: Sequence[Group]) -> list[Run]:
+    """All runs, or where they are more than ROWS, the first ROWS of those in `groups`."""
+    if len(runs) <= ROWS:
+        return list(runs)
+    folders = {run.folder for group in groups for run in group.runs}
+    return [run for run in runs if run.folder in folders][:ROWS]
+
+
+def _left_out(runs: Sequence[Run], listed: Sequence[Run], groups: Sequence[Group]) -> str:
+    if len(runs) == len(listed) and len(groups) <= PICTURES:
+        return ""
+    return (
+        f"Here are {len(runs):,} runs in {len(groups):,} groups of settings. This page has pictures of at most "
+        f"{PICTURES} groups a task, intervals of {TABLES}, and a line for {len(listed):,} runs, those nearest to the "
+        f"defaults; {SUMMARY} has the figures of all, and contextual-rnn results writes them as Parquet."
+    )
+
+
+def _fans(from_weights: Trained) -> Fans | None:
+    """Figure 6, from the playground's trajectories."""
+    grid, initial = from_weights.playground, FIGURE_6_INITIAL
+    if grid is None or initial not in grid["initials"] or not set(FIGURE_6_PERIODS) <= set(grid["periods"]):
+        return None
+    paths = {period: trajectories(grid, period, initial) for period in FIGURE_6_PERIODS}
+    periods = torch.tensor(FIGURE_6_PERIODS, device="cpu")
+    truths = linear_cosine_decay(torch.full_like(periods, initial), periods)
+    return Fans(initial, paths, dict(zip(FIGURE_6_PERIODS, truths, strict=True)))
+
+
+def _versions(runs: Sequence[Run]) -> list[str]:
+    counts = Counter(
+        ", ".join(f"{name} {version}" for name, version in run.result["versions"].items())
+        for run in runs
+        if run.result is not None
+    )
+    return [f"{versions} ({count} run{'s' * (count > 1)})" for versions, count in sorted(counts.items())]

@@ -1,0 +1,28 @@
+"""The paper's initial states by name, for the network of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from contextual_rnn import ConstantState, ContextState, FreeState, NormalState, StateSpec
+from contextual_rnn.states import InitialState
+
+
+def initial_state(
+    name: str,
+    spec: StateSpec,
+    net: Callable[[], nn.Module],
+    *,
+    features: int | None = None,
+    **of_normal: Any,
+) -> InitialState:
+    """The state `name` for `spec`; `net` makes the context network g of one that has a context."""
+    return {
+        "zero": lambda: ConstantState(spec),
+        "free": lambda: FreeState(spec),
+        "context": lambda: ContextState(spec, net(), features=features),
+        "normal": lambda: NormalState(spec, net(), features=features, **of_normal),
+    }[name]()

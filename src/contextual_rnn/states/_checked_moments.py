@@ -1,0 +1,80 @@
+"""What `moments` of a state of the user's own returned: refused, or made whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from contextual_rnn._numbers import NOT_NEGATIVE, check_number, shortened
+from contextual_rnn._tensors import check_dense, described
+from contextual_rnn.spec.spec import StateSpec
+from contextual_rnn.spec.tree import Leaf
+from contextual_rnn.states._heads import tile
+from contextual_rnn.states.moments import Moments
+
+
+def checked_moments(
+    name: str, spec: StateSpec, moments: Any, batch_size: int | None, batched: bool | None
+) -> tuple[dict[str, Moments], int | None]:
+    """The moments, each mean (B, *shape), and B; of one example `shape` and None.
+
+    `name` is what errors begin with. B is `batch_size` where that is given, else that of the first part that has one.
+    """
+    if not isinstance(moments, Mapping):
+        raise TypeError(f"{name}: expected a dict from names of leaves to Moments, got {type(moments).__name__}")
+    floats, every = [leaf.name for leaf in spec.floats], [leaf.name for leaf in spec]
+    if not set(floats) <= set(moments) <= set(every):
+        received = shortened(list(moments))
+        raise ValueError(f"{name}: expected Moments of the leaves {', '.join(floats)}, got {received}")
+    size, device = batch_size, None
+    leaves = [leaf for leaf in spec if leaf.name in moments]
+    for leaf in leaves:
+        for part, tensor in _parts(f"{name}[{leaf.name!r}]", spec, leaf, moments[leaf.name]):
+            device = device or tensor.device
+            if tensor.device != device:
+                raise ValueError(f"{part}: expected a tensor on {device}, as the parts before, got {tensor.device}")
+            if (rows := leaf.rows_of(tensor)) is None:
+                continue
+            if batched is False:
+                raise ValueError(f"{part}: expected one example, {leaf.shape}, got shape {tuple(tensor.shape)}")
+            size = rows if size is None else size
+            if rows != size:
+                raise ValueError(f"{part}: expected a batch of {size}, got shape {tuple(tensor.shape)}")
+    checked: dict[str, Moments] = {}
+    for leaf in leaves:
+        mean, scale = moments[leaf.name]
+        checked[leaf.name] = Moments(tile(mean, size) if leaf.rows_of(mean) is None else mean, scale)
+    return checked, size
+
+
+def _parts(name: str, spec: StateSpec, leaf: Leaf, moments: Any) -> list[tuple[str, Tensor]]:
+    """The tensors among the moments of one leaf by name, of any batch."""
+    if not isinstance(moments, tuple) or len(moments) != 2:
+        raise TypeError(f"{name}: expected Moments(mean, scale), got {type(moments).__name__}")
+    (mean, scale), dtype = moments, spec.dtype_of(leaf)
+    check_dense(f"{name}.mean", mean)
+    if leaf not in spec.floats:
+        fits, kind = mean.dtype == dtype and scale is None, f"{dtype} and no scale"
+    elif dtype is not None and dtype.is_complex:
+        fits, kind = mean.is_complex(), "complex numbers"
+    else:
+        fits, kind = mean.is_floating_point(), "real floats"
+    if not fits:
+        raise TypeError(f"{name}.mean: expected {kind}, got {described(mean)}")
+    if mean.shape[-len(leaf.shape) :] != leaf.shape or mean.ndim > len(leaf.shape) + 1:
+        received = tuple(mean.shape)
+        raise ValueError(f"{name}.mean: expected shape {leaf.shape}, with a batch before or not, got {received}")
+    if not isinstance(scale, Tensor):
+        if scale is not None:
+            check_number(f"{name}.scale", scale, f"None, a tensor or {NOT_NEGATIVE.expected}", NOT_NEGATIVE.fits)
+        return [(f"{name}.mean", mean)]
+    check_dense(f"{name}.scale", scale)
+    if not scale.is_floating_point():
+        raise TypeError(f"{name}.scale: expected real floats, got {described(scale)}")
+    axes = min(scale.ndim, len(leaf.shape))
+    pairs = zip(scale.shape[scale.ndim - axes :], leaf.shape[len(leaf.shape) - axes :], strict=True)
+    if scale.ndim > len(leaf.shape) + 1 or any(size not in (1, of_leaf) for size, of_leaf in pairs):
+        raise ValueError(f"{name}.scale: expected a shape that broadcasts to the mean's, got {tuple(scale.shape)}")
+    return [(f"{name}.mean", mean), (f"{name}.scale", scale)]
