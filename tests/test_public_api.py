@@ -43,6 +43,7 @@ def test_public_names():
         "StateSpec",
         "SumState",
         "attach",
+        "check_spec",
         "detach",
         "fast_weights_spec",
         "generate",

@@ -29,6 +29,7 @@ _MODULES = {
     "StateSpec": "spec.networks",
     "SumState": "states",
     "attach": "attachment",
+    "check_spec": "spec.checks",
     "detach": "truncation",
     "fast_weights_spec": "layers.fast_weights",
     "generate": "generation",

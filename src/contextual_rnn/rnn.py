@@ -13,7 +13,7 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
-from contextual_rnn.spec.steps import copied, find_time_dim, may_change_states
+from contextual_rnn.spec.steps import call, copied, find_time_dim, may_change_states
 from contextual_rnn.spec.tree import State, fits, matches, zip_leaves
 from contextual_rnn.states import InitialState
 
@@ -64,7 +64,8 @@ class ContextualRNN(nn.Module):
 
         `input` is what the network takes, a PackedSequence included; contexts stand in the order of the sequences as
         they were before packing. `generator` makes a random initial state repeatable. Further keyword arguments are
-        passed to the network; `arguments` holds those that have one of the names here.
+        passed to the network; `arguments` holds those that have one of the names here. Beside lengths, masks, resets
+        and burn-in those that the spec names in `per_step` or `per_row` are cut with the input, and others are refused.
 
         `lengths`, (B,) integers from 0 on any device and in any order, say how long each sequence of a padded batch is;
         or `mask`, of bool, is True for the real steps, one block in each row. Outputs elsewhere are zero and the final
@@ -90,15 +91,11 @@ class ContextualRNN(nn.Module):
             state = self._start(context, batch_size, generator) if hx is None else hx
             if self._copies_states:
                 state = copied(state)
-            if arguments is None and not more:
+            if arguments is None and not more and self._spec.call is None:
                 return network(input, state)
-            return network(input, state, **_merged(arguments, more))
-        if arguments is not None or more:
-            names = ", ".join(_merged(arguments, more))
-            raise ValueError(
-                f"arguments: expected none for the network beside lengths, mask, reset and burn_in, got {names}"
-            )
-        given = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
+            return call(network, self._spec, input, state, **merged(arguments, more))
+        given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
+        given["arguments"] = merged(arguments, more)
         pieces = None if burn_in == 0 else "burn_in"
         sequences = Sequences.of(self, input, context, generator, **given, pieces=pieces)
         if burn_in == 0:
@@ -180,7 +177,7 @@ def _dtype_and_device(network: nn.Module, like: Tensor) -> tuple[torch.dtype, to
     return spec.dtype or like.dtype, spec.device or like.device
 
 
-def _merged(arguments: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
+def merged(arguments: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
     """The arguments for the network alone."""
     if arguments is None:
         return more

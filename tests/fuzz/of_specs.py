@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from tests.fuzz.call import Call, case
 from tests.fuzz.draw import Draw, network_and_spec, random_state
-from tests.networks import NETWORKS
+from tests.networks import NETWORKS, make_input
 
-from contextual_rnn import Leaf, LowRank, StateSpec, state_spec
+from contextual_rnn import Leaf, LowRank, StateSpec, check_spec, state_spec
 
 
 @case("Leaf")
@@ -24,11 +24,17 @@ def _(d: Draw) -> Call:
     return Call(lambda leaf: (leaf.numel, leaf.network_shape, leaf.shape_text), [leaf], keep=("0",))
 
 
+def _run(network: Any, inputs: Any, state: Any) -> Any:
+    return inputs, state
+
+
 @case("StateSpec")
 def _(d: Draw) -> Call:
     h, c = Leaf("h", (5,)), Leaf("c", (2, 5), batch_dim=1)
     tree = d.choose([h, (h, c), [h, None], {"h": h, "rest": (c, None)}])
     options = d.some(input_batch_dim=1, input_ndim=3, dtype=torch.float64, device=torch.device("cpu"))
+    options |= d.some(per_step=("timespans",), per_row=("speed", "mode"))
+    options |= d.choose([{}, {"call": _run}, {"call": "steps", "step": _run, "time_dim": 1, "input_batch_dim": 0}])
     return Call(StateSpec, [tree], options)
 
 
@@ -121,6 +127,12 @@ def _(d: Draw) -> Call:
 @case("state_spec")
 def _(d: Draw) -> Call:
     return Call(state_spec, [NETWORKS[d.choose(list(NETWORKS))]()])
+
+
+@case("check_spec")
+def _(d: Draw) -> Call:
+    network = NETWORKS[d.choose(list(NETWORKS))]()
+    return Call(check_spec, [network, make_input(network, 3)], d.some(tolerance=1e-3))
 
 
 @case("LowRank", "LowRank.dense")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -14,9 +15,10 @@ from contextual_rnn._numbers import check_size
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.sequences.running import run_segments, takes_packed, whole
 from contextual_rnn.sequences.segments import Segments
+from contextual_rnn.spec.arguments import Inputs, split_arguments
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.rows import has_none, take, take_of_all
-from contextual_rnn.spec.steps import check_input, own_copy
+from contextual_rnn.spec.steps import call, check_input, own_copy
 from contextual_rnn.spec.tree import State
 
 
@@ -59,6 +61,7 @@ class Sequences:
     begun: Tensor | None = None
     over: bool = False  # whether no row has a step left
     packed: PackedSequence | None = None
+    arguments: Mapping[str, Tensor] = field(default_factory=dict)  # of the network, cut with the input
 
     @classmethod
     def of(
@@ -73,6 +76,7 @@ class Sequences:
         reset: Tensor | None,
         reset_context: Any,
         pieces: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> Sequences:
         """Check the arguments; `pieces` is the argument that has the batch run in pieces, if one has."""
         given = {pieces: pieces, "lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
@@ -92,7 +96,10 @@ class Sequences:
             raise ValueError(f"{name}: expected only with a padded batch of sequences, got {received}")
         assert isinstance(input, Tensor)
         check_input("input", model.network, input)
-        self = cls(model, spec, input, batch, context, generator, packed=whole_input)
+        self = cls(model, spec, input, batch, context, generator, packed=whole_input, arguments=arguments or {})
+        if self.arguments:
+            inputs = Inputs(input, spec.input_batch_dim, spec.input_batch_dim if one_step else self.time)
+            split_arguments(self.arguments, spec.per_step, spec.per_row, inputs, name)
         if pieces is not None and spec.bidirectional:
             raise ValueError(f"{pieces}: expected only with a network of one direction, got a bidirectional one")
         first = None
@@ -146,6 +153,13 @@ class Sequences:
         return self.input.shape[self.time]
 
     @property
+    def inputs(self) -> Inputs:
+        """The input with the arguments that are cut with it."""
+        per_step = {name: value for name, value in self.arguments.items() if name in self.spec.per_step}
+        per_row = {name: value for name, value in self.arguments.items() if name not in per_step}
+        return Inputs(self.input, self.spec.input_batch_dim, self.time, per_step, per_row)
+
+    @property
     def _has_empty_rows(self) -> bool:
         if self.lengths is None or torch.compiler.is_compiling():  # values cannot be read there
             return False
@@ -164,9 +178,11 @@ class Sequences:
             first = (first - start).clamp(0, stop - start)
             lengths = (end - start).clamp(0, stop - start) - first
             first = None if self.first is None or not bool(first.any()) else first
+        piece = self.inputs.steps(start, stop - start)
         return replace(
             self,
-            input=self.input.narrow(self.time, start, stop - start),
+            input=piece.tensor,
+            arguments=piece.arguments,
             first=first,
             lengths=lengths,
             begun=begun,
@@ -212,7 +228,7 @@ class Sequences:
         starts = self._starts(hx, carried, segments)
         if len(segments.row) == self.batch and in_one_call and resets.shape[1]:
             return self._whole_rows(starts, carry)
-        return run_segments(network, self.spec, self.input, segments, starts, carry)
+        return run_segments(network, self.spec, self.inputs, segments, starts, carry)
 
     @property
     def _pads_itself(self) -> bool:
@@ -224,7 +240,7 @@ class Sequences:
         network, lengths = self.model.network, self.lengths
         options = whole(network, carry)
         if lengths is None or not self.batch:  # torch packs no empty batch
-            return network(self.input, own_copy(network, hx), **options)
+            return call(network, self.spec, self.input, own_copy(network, hx), **options, **self.arguments)
         if isinstance(network, FastWeightsRNN):
             return network(self.input, hx, lengths=lengths, **options)
         batch_first = self.spec.input_batch_dim == 0

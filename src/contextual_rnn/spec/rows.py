@@ -67,6 +67,13 @@ def map_tensors(function: Callable[[Tensor], Tensor], state: State) -> State:
     return state
 
 
+def tensors_of(state: State) -> list[Tensor]:
+    """Every tensor in a state."""
+    tensors: list[Tensor] = []
+    map_tensors(lambda tensor: tensors.append(tensor) or tensor, state)
+    return tensors
+
+
 def as_returned(tree: State, state: State, returned: State) -> State:
     """`state` with None where `tree` has None and `returned` too: fast weights that were not asked for."""
     if tree is None or isinstance(tree, LowRank):
