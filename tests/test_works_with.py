@@ -1,14 +1,18 @@
 """docs/works-with.md is true: every recipe runs, with the version that the table names or a later one."""
 
+import copy
 import re
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+from tests.networks import tensors_of
+
+from contextual_rnn import remove_initial_state
 
 PAGE = (Path(__file__).parents[1] / "docs" / "works-with.md").read_text()
-MODULES = {"stable-baselines3-contrib": "sb3_contrib"}
+MODULES = {"stable-baselines3-contrib": "sb3_contrib", "pytorch-forecasting": "pytorch_forecasting"}
 ROWS = dict(re.findall(r"^\| \[([\w-]+)\]\(#[\w-]+\) \| ([\d.]+) \|", PAGE, re.MULTILINE))
 LIGHT = ("ncps", "torchrecurrent", "snntorch")
 
@@ -80,6 +84,71 @@ def test_with_stable_baselines3_contrib():
         outputs.append(output)
     torch.testing.assert_close(whole, torch.stack(outputs, 1).flatten(0, 1), rtol=0, atol=1e-6)
     torch.testing.assert_close(final, state, rtol=0, atol=1e-6)
+
+
+def assert_attached(model, call, network, loss_of):
+    """Before training to the bit as without a state; it trains, is copied and loaded."""
+    torch.manual_seed(1)
+    wanted = call(model)
+    plain = copy.deepcopy(model)
+    remove_initial_state(plain)
+    torch.manual_seed(1)
+    assert all(map(torch.equal, tensors_of(call(plain)), tensors_of(wanted)))
+    optimizer = torch.optim.Adam(network(model).initial_state.parameters(), lr=0.02)
+    losses = []
+    for _ in range(25):
+        torch.manual_seed(1)
+        loss = loss_of(model)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    torch.manual_seed(1)
+    wanted = call(model)
+    other = copy.deepcopy(model)
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    other.load_state_dict(model.state_dict())
+    torch.manual_seed(1)
+    assert all(map(torch.equal, tensors_of(call(other)), tensors_of(wanted)))
+    torch.manual_seed(1)
+    assert not all(map(torch.equal, tensors_of(call(plain)), tensors_of(wanted)))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_gluonts():
+    model = run("gluonts")["model"].eval()
+    model.num_parallel_samples = 5
+    spec = model.describe_inputs(6)
+    batch = {
+        name: torch.zeros(shape, dtype=torch.int64) if spec.dtypes[name] == torch.int64 else torch.rand(shape)
+        for name, shape in spec.shapes.items()
+    }
+    target = torch.rand(6, 4)
+
+    def loss_of(model):
+        return model.loss(**batch, future_target=target, future_observed_values=torch.ones(6, 4)).mean()
+
+    def call(model):
+        with torch.no_grad():
+            return model(**batch), loss_of(model)
+
+    assert_attached(model, call, lambda model: model.rnn, loss_of)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_pytorch_forecasting():
+    scope = run("pytorch-forecasting")
+    x, _ = next(iter(scope["dataset"].to_dataloader(batch_size=6, shuffle=False)))
+    for model in scope["models"]:
+        model.train()
+        assert_attached(
+            model,
+            lambda model: model(x)["prediction"].detach(),
+            lambda model: model.rnn,
+            lambda model: (model(x)["prediction"] - 3.0).square().mean(),
+        )
 
 
 def test_with_skorch(tmp_path):
