@@ -1,4 +1,4 @@
-.PHONY: install reproduce evidence pages test integrations fuzz sanitize lint bench wheel clean
+.PHONY: install reproduce evidence pages test integrations fuzz sanitize lint types-library types-tests bench wheel clean
 
 PYTHON ?= python3
 PRESET ?= quick
@@ -25,13 +25,13 @@ evidence: install
 
 # Finished runs into results/, and results/ into README.md, docs/evidence.md and docs/speed.md.
 pages: install
-	-$(BIN)/python -m contextual_rnn.experiments.report.publish all
 	$(BIN)/python -m contextual_rnn.experiments.report.pages
 	$(BIN)/python -m benchmarks.page
 
-# One thread per process: the tests already run on all cores.
+# One thread per process: the tests already run on all cores. Each process takes tests that stand together, which share
+# what they prepare.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --quiet
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal --quiet
 
 # The recipes of docs/works-with.md, with frameworks that nothing else needs, in an environment of their own.
 INTEGRATIONS := .venv-integrations
@@ -68,7 +68,13 @@ sanitize: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --jobs types-library types-tests
+
+types-library:
 	$(BIN)/basedpyright
+
+types-tests:
+	$(BIN)/basedpyright --project pyrightconfig.tests.json
 
 bench: install $(BENCHED)
 	$(BIN)/python -m benchmarks.fast_weights

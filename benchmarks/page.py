@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from contextual_rnn.experiments.report.pages import replace_block
+from contextual_rnn.experiments.stats.tables import Table, markdown
 
 PAGE = Path("docs", "speed.md")
 PLOTTED = "benchmarks.json"
+HEADER = ("measured", "figure", "target", "holds")
 # What is measured, in which file below results/benchmarks/, and under which key of it.
 PARTS: dict[str, tuple[str, str | None]] = {
     "Fast weights": (PLOTTED, None),
@@ -39,7 +41,7 @@ def _parts(folder: Path) -> Iterator[str]:
         if not report:
             continue
         yield f"## {title}\n\n{_machine(report)}"
-        yield "\n".join(["| measured | figure | target | holds |", "|---|---|---|---|", *map(_row, report["figures"])])
+        yield markdown(Table("", HEADER, [_row(figure) for figure in report["figures"]]))
         if file == PLOTTED:
             yield from (f"![{text}](../results/benchmarks/{name})" for name, text in PLOTS.items())
 
@@ -53,12 +55,12 @@ def _machine(report: dict[str, Any]) -> str:
     )
 
 
-def _row(figure: dict[str, Any]) -> str:
+def _row(figure: dict[str, Any]) -> list[str]:
     value = "not measured" if figure["value"] is None else f"{figure['value']:.4g}"
     holds = "" if figure["holds"] is None else "yes" if figure["holds"] else "**no**"
     note = f" ({figure['note']})" if figure["note"] else ""
     target = "" if figure["target"] is None else f"{figure['bound']} {figure['target']:g}"
-    return f"| {figure['name']}{note} | {value} | {target} | {holds} |"
+    return [f"{figure['name']}{note}", value, target, holds]
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def batches(size: Size) -> list[Batch]:
     config = _config(size)
     data = tuple(tensor.to(size.device) for tensor in build_task(config).training)
     order = Batches(config.seed, data, config.batch_size)
-    return [order[k] for k in range(EPOCH)]
+    return [(tokens, targets) for tokens, targets in map(order.__getitem__, range(EPOCH))]
 
 
 def as_train_runs_it(size: Size, backend: str = "auto") -> Trainer:

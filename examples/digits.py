@@ -57,7 +57,10 @@ def digits(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Images (N, 64) of 17 levels to train on and held out, and their labels."""
     data = load_digits()
     images, labels = torch.tensor(data.data).float(), torch.tensor(data.target).long()
-    return train_test_split(images, labels, test_size=0.3, random_state=seed, stratify=labels)
+    seen, held_out, seen_labels, held_labels = train_test_split(
+        images, labels, test_size=0.3, random_state=seed, stratify=labels
+    )
+    return seen, held_out, seen_labels, held_labels
 
 
 def diversity(images: Tensor, labels: Tensor) -> float:

@@ -5,7 +5,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def over_seeds(seeds: Sequence[float] | torch.Tensor) -> dict[str, object]:
     return summary
 
 
-def write(path: Path, options: dict[str, object], figures: dict[str, object], started: float) -> None:
+def write(path: Path, options: Mapping[str, object], figures: Mapping[str, object], started: float) -> None:
     """Write the figures as JSON, with the exact command, the options it stands for, versions and time.
 
     `started` is what time.perf_counter said then. Processor time is given too: on a busy machine it is what counts.

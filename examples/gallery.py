@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from contextual_rnn._whole_file import write_whole
+from contextual_rnn.experiments.stats.tables import Table, fill, markdown
 
 ROOT = Path(__file__).parents[1]
 PAINTED = {
@@ -50,6 +51,13 @@ TABLES = {
     },
     "oscillator": {"first 20 steps": ".3f", "overall": ".3f", "first 20 steps / zero's": ".3f"},
     "state_tuning": {"bytes": ",", "accuracy": ".1%"},
+    "language_styles": {
+        "numbers": ",",
+        "bits": ".3f",
+        "gain": ".3f",
+        "gain, bytes 1-16": ".3f",
+        "gain, bytes 96-127": ".3f",
+    },
     "noise": {
         "error, 20 steps": ".3f",
         "error, 200 steps": ".3f",
@@ -68,6 +76,7 @@ SAID = {
     "colors": ("{} nats a letter from the state", "state", "less those of no covariates", ".3f"),
     "oscillator": ("{} times the zero state's first error", "window of 20", "first 20 steps / zero's", ".3f"),
     "state_tuning": ("{} of characters, in a kilobyte", "French (seen): free state", "accuracy", ".1%"),
+    "language_styles": ("{} bits a byte gained", "C++: free state, 64", "gain", ".3f"),
     "noise": (
         "{} in distribution from proportional noise",
         "proportional 0.1",
@@ -76,7 +85,7 @@ SAID = {
     ),
 }
 
-MARK = re.compile(r"(<!-- (table|said): ([\w-]+) -->).*?(<!-- / -->)", re.DOTALL)
+MARK, END = re.compile(r"(<!-- (table|said): ([\w-]+) -->)"), "<!-- / -->"
 
 
 def figures_of(name: str) -> dict[str, Any]:
@@ -100,7 +109,7 @@ def shown(figure: dict[str, Any] | float, style: str) -> str:
 def table(name: str) -> str:
     """Markdown, a line a variant; below it figures that are of no variant, and how many seeds they are of."""
     measures, single, seeds = TABLES[name], [], set()
-    lines = [["", *measures], ["---"] * (1 + len(measures))]
+    lines = []
     for variant, found in figures_of(name).items():
         if "mean" in found:
             single.append(f"- {variant}: {shown(found, '.4f')}")
@@ -108,8 +117,8 @@ def table(name: str) -> str:
             seeds |= {len(figure["seeds"]) for figure in found.values() if isinstance(figure, dict)}
             cells = (shown(found[measure], style) if measure in found else "" for measure, style in measures.items())
             lines.append([variant, *cells])
-    rows = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([*rows, "", *single, f"- seeds: {', '.join(map(str, sorted(seeds)))}", ""])
+    rows = markdown(Table("", ["", *measures], lines))
+    return "\n".join([rows, "", *single, f"- seeds: {', '.join(map(str, sorted(seeds)))}", ""])
 
 
 def said(name: str) -> str:
@@ -118,13 +127,13 @@ def said(name: str) -> str:
 
 
 def filled(text: str) -> str:
-    def fill(mark: re.Match[str]) -> str:
-        start, kind, name, end = mark.groups()
+    for start, kind, name in MARK.findall(text):
         if not (ROOT / "results" / f"{name}.json").exists():
-            return f"{start}\n{NOT_RUN}{end}" if kind == "table" else start + end
-        return f"{start}\n{table(name)}{end}" if kind == "table" else f"{start} {said(name)} {end}"
-
-    return MARK.sub(fill, text)
+            content = f"\n{NOT_RUN}" if kind == "table" else ""
+        else:
+            content = f"\n{table(name)}" if kind == "table" else f" {said(name)} "
+        text = fill(text, start, END, content)
+    return text
 
 
 if __name__ == "__main__":

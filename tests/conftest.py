@@ -4,8 +4,30 @@ The hook must be in place before the package is imported. It covers no public fu
 could hide that ours is missing.
 """
 
-from jaxtyping import install_import_hook
+import inspect
+import logging
+import os
 
-install_import_hook(
-    ["contextual_rnn.ops._fast_weights.reference", "contextual_rnn.ops._fast_weights.attention"], "beartype.beartype"
-)
+import jaxtyping
+import pytest
+
+CHECKED = ("reference", "attention")
+jaxtyping.install_import_hook([f"contextual_rnn.ops._fast_weights.{name}" for name in CHECKED], "beartype.beartype")
+
+# Tests survive no power failure: a file that never reaches the disk is written, and deleted, a hundred times as fast.
+os.fsync = lambda file: None
+
+
+@pytest.fixture
+def traceable(monkeypatch):
+    """What tracing needs: inner shapes are not checked, for sizes are unknown there, and its log is not kept."""
+    from contextual_rnn.ops import BACKENDS
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    for name in CHECKED:  # torch before 2.11 cannot trace what is wrapped around them either
+        monkeypatch.setitem(BACKENDS, name, inspect.unwrap(BACKENDS[name]))
+    trace = logging.getLogger("torch.__trace")
+    disabled, trace.disabled = trace.disabled, True
+    yield
+    trace.disabled = disabled
+    jaxtyping.config.update("jaxtyping_disable", False)

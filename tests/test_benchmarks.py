@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests import fresh
 
 from benchmarks import fast_weights, gpu, page, parts, peers, recurrence, training_step
 from benchmarks.parts import PARTS, Figure
@@ -108,7 +107,7 @@ def test_shares_of_a_gpus_peaks():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would run")
 def test_without_a_gpu_its_benchmark_says_so():
-    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True)
+    done = fresh.run("import runpy; runpy.run_module('benchmarks.gpu', run_name='__main__')", check=False)
     assert done.returncode == 1
     assert "a GPU that torch can use is needed" in done.stderr
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers.models.qwen3_5 import modeling_qwen3_5
 
 PAGES = Path(__file__).parents[1] / "docs" / "coming-from"
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
@@ -130,10 +131,72 @@ def test_s0_tuning():
     before = outputs(np.zeros((6, 6)))
     np.testing.assert_allclose(array(scope["before"]), before, **CLOSE)
     gradient = np.einsum("bti,btj,t->ij", 2 * (before - target) / target.size, q, powers)
-    (learned,) = [value for name, value in array(scope["tuned"]).items() if name.startswith("values.")]
+    (learned,) = [value for name, value in array(scope["state_dict"]).items() if name.startswith("values.")]
     np.testing.assert_allclose(learned, -0.1 * gradient, **CLOSE)
     np.testing.assert_allclose(array(scope["after"]), outputs(-0.1 * gradient), **CLOSE)
     assert all(parameter.grad is None for parameter in scope["layer"].parameters())
+
+
+def test_s0_tuning_of_a_language_model(monkeypatch):
+    """Beside S(0) handed to the kernel itself, with neither our states nor a cache."""
+    scope = run("s0-tuning")
+    model, kernel = scope["model"], modeling_qwen3_5.torch_chunk_gated_delta_rule
+    state = torch.zeros(2, 8, 8, requires_grad=True)
+
+    def patched(*args, initial_state, **more):
+        assert initial_state is None
+        return kernel(*args, initial_state=state[None], **more)
+
+    monkeypatch.setattr(modeling_qwen3_5, "torch_chunk_gated_delta_rule", patched)
+    optimizer = torch.optim.Adam([state], lr=1e-3)
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = 5e-4 * state.square().sum()
+        for ids, prompt in scope["examples"]:
+            scores = model(ids).logits[0, prompt - 1 : -1]
+            loss = loss + torch.nn.functional.cross_entropy(scores, ids[0, prompt:]) / 3
+        (state.grad,) = torch.autograd.grad(loss, [state])
+        state.grad *= min(1.0, 1.0 / state.grad.norm().item())
+        optimizer.step()
+    assert state.detach().abs().mean() > 0.005
+    torch.testing.assert_close(scope["learned"]["layer0"], state.detach(), rtol=0, atol=1e-5)
+    state.data *= 0.07
+    with torch.no_grad():
+        prompt = scope["examples"][0][0][:, :4]
+        first = model(prompt).logits[0, -1].argmax()
+    assert scope["new"][0, 4] == first
+    assert scope["new"].shape == (1, 9)
+
+
+def test_rwkv():
+    scope = run("rwkv")
+    x, target = array(scope["x"]), array(scope["target"])
+    w, a, b, k, v, r = np.split(x @ array(scope["layer"].project.weight).T, 6, axis=-1)
+    factors = sigmoid(w)[..., None, :] * np.eye(6) + a[..., :, None] * b[..., None, :]
+
+    def forward(start):
+        state, outputs, products = np.repeat(start[None], 5, 0), [], []
+        product = np.repeat(np.eye(6)[None], 5, 0)
+        for t in range(8):
+            state = state @ factors[:, t] + v[:, t, :, None] * k[:, t, None, :]
+            product = product @ factors[:, t]
+            outputs.append(np.einsum("bij,bj->bi", state, r[:, t]))
+            products.append(np.einsum("bij,bj->bi", product, r[:, t]))  # S(0) adds S(0) times these
+        return np.stack(outputs, 1), np.stack(products, 1)
+
+    # Adam by hand, with the schedule of the recipe.
+    start, first, second, losses = np.zeros((6, 6)), np.zeros((6, 6)), np.zeros((6, 6)), []
+    for step in range(50):
+        output, read = forward(start)
+        losses.append(((output - target) ** 2).mean())
+        gradient = np.einsum("bti,btj->ij", 2 * (output - target) / target.size, read)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        rate = 0.1 + 0.9 * step / 10 if step < 10 else 0.01 ** ((step - 10) / 40)
+        mean, square = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        start = start - rate * mean / (np.sqrt(square) + 1e-8)
+    np.testing.assert_allclose(scope["losses"], losses, rtol=1e-5)
+    np.testing.assert_allclose(array(scope["learned"]), start, rtol=1e-4, atol=1e-5)
+    assert min(losses) < losses[0]
 
 
 @pytest.mark.parametrize("page", sorted(path.stem for path in PAGES.iterdir()))

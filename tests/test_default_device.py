@@ -167,6 +167,7 @@ def test_data_of_the_tasks():
 
 
 INITIAL = {
+    "constant": lambda lstm: ConstantState(lstm, 0.5),
     "free": lambda lstm: FreeState(lstm, noise=0.1),
     "context": lambda lstm: ContextState(lstm, nn.Linear(2, 6)),
     "normal": lambda lstm: NormalState(lstm, nn.Linear(2, 6)),
@@ -188,8 +189,10 @@ def seeded(call):
 def test_initial_states(kind):
     state, context = INITIAL[kind](nn.LSTM(I, H)), draw(B, 2)
     check(seeded(lambda: state(context, B)))
+    check(lambda: state(context, B, generator=torch.Generator().manual_seed(3)))
     check(seeded(lambda: state.sample(context, 3, batch_size=B)))
     check(seeded(lambda: state(context, B, rows=torch.tensor([2, 0], device="cpu"))))
+    check(lambda: state.eval()(context, B))
 
 
 def test_densities():
@@ -197,83 +200,55 @@ def test_densities():
     values = draw(1, B, H), draw(1, B, H, seed=1)
     check(lambda: state.kl(context))
     check(lambda: state.log_prob(values, context))
-    check(lambda: [(normal.loc, normal.scale) for normal in state.distribution(context).values()])
+    check(lambda: [(normal.loc, normal.scale, normal.mean) for normal in state.distribution(context).values()])
 
 
 NETWORKS = {
     "lstm": lambda: nn.LSTM(I, H),
+    "gru": lambda: nn.GRU(I, H, batch_first=True),
     "gru both ways": lambda: nn.GRU(I, H, bidirectional=True),
     "fast weights": lambda: FastWeightsRNN(I, H),
-    "own cell": lambda: Springs(I, H),
+}
+
+
+STATES = {
+    "a context": lambda spec: ContextState(spec, nn.Linear(2, 6)),
+    "draws": lambda spec: FreeState(spec, noise=0.1),
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_sequences_in_every_form(name):
-    network = NETWORKS[name]()
-    one_way, cell = not getattr(network, "bidirectional", False), isinstance(network, Springs)
-    spec = state_spec(network).like(next(network.parameters()))
-    model, context = ContextualRNN(network, ContextState(spec, nn.Linear(2, 6))), draw(B, 2)
+@pytest.mark.parametrize("kind", STATES)
+def test_sequences_in_every_form(name, kind):
+    network, context = NETWORKS[name](), draw(B, 2)
+    model = ContextualRNN(network, STATES[kind](state_spec(network).like(next(network.parameters()))))
     x, reset = draw(T, B, I), draw(T, B, seed=1) > 0
-    if cell:
-        check(seeded(lambda: model(x[0], context=context, reset=reset[0])))
-        return
     lengths, mask = torch.tensor([2, 0, T]), torch.arange(T)[:, None] >= torch.tensor([2, 5, 0])
-    check(seeded(lambda: model(x, context=context, lengths=lengths)))
-    check(seeded(lambda: model(x, context=context, mask=mask)))
-    check(seeded(lambda: model(x, context=context, reset=reset)))
     packed = pack_padded_sequence(x, torch.tensor([T, 3, 2]))
+    unsorted = pack_padded_sequence(x, torch.tensor([2, T, 4]), enforce_sorted=False)
+    if getattr(network, "batch_first", False):
+        x, reset, mask = (tensor.transpose(0, 1) for tensor in (x, reset, mask))
+    leaves = [x.requires_grad_(), *model.parameters()]
+    for form in ({}, {"lengths": lengths}, {"mask": mask}, {"reset": reset}, {"lengths": lengths, "reset": reset}):
+        check(seeded(with_gradients(lambda form=form: model(x, context=context, **form), *leaves)))
     check(seeded(lambda: [model(packed, context=context, reset=reset)[0].data]))
-    if one_way:
+    check(seeded(lambda: (lambda output, state: (output.data, state))(*model(unsorted, context=context))))
+    if not getattr(network, "bidirectional", False):
+        check(seeded(lambda: model(x, context=context, burn_in=2)))
         check(seeded(lambda: model(x, context=context, reset=reset, lengths=lengths, burn_in=2)))
         check(seeded(lambda: [output for _, output, _ in truncated(model, x, 4, context=context, lengths=lengths)]))
+
+
+def test_a_cell_of_ones_own():
+    network = Springs(I, H)
+    model = ContextualRNN(network, ContextState(state_spec(network).like(next(network.parameters())), nn.Linear(2, 6)))
+    x, reset = draw(B, I), draw(B, seed=1) > 0
+    check(seeded(lambda: model(x, context=draw(B, 2), reset=reset)))
 
 
 def test_networks_are_reset_on_their_device():
     network = FastWeightsRNN(I, H)
     check(seeded(lambda: (network.reset_parameters(), [p.detach().clone() for p in network.parameters()])[1]))
-
-
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, FastWeightsRNN])
-def test_sequences(kind):
-    network = kind(I, H, batch_first=True)
-    model = ContextualRNN(network, FreeState(network, noise=0.1)).eval()
-    x = draw(B, T, I).requires_grad_()
-    lengths, reset = torch.tensor([2, T, 4]), draw(B, T, seed=2) > 0.5
-    mask = torch.arange(T) < lengths[:, None]
-    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-    leaves = [x, *(parameter for parameter in model.parameters())]
-    for call in (
-        lambda: model(x),
-        lambda: model(x, lengths=lengths),
-        lambda: model(x, mask=mask),
-        lambda: model(x, reset=reset),
-        lambda: model(x, lengths=lengths, reset=reset),
-    ):
-        check(with_gradients(call, *leaves))
-    check(lambda: model(x, burn_in=2))  # which cuts the start off from the gradient
-    check(lambda: (lambda output, state: (output.data, state))(*model(packed)))
-
-
-def test_states():
-    lstm, net = nn.LSTM(I, H, batch_first=True), nn.Linear(2, 4)
-    context = draw(B, 2)
-    constant, normal = ConstantState(lstm, 0.5), NormalState(lstm, net)
-    free, contextual = FreeState(lstm, noise=0.1), ContextState(lstm, net)
-    for state, given in (
-        (constant, {}),
-        (free, {}),
-        (contextual, {"context": context}),
-        (normal, {"context": context}),
-    ):
-        generator = torch.Generator().manual_seed(3)
-        fixed = generator.get_state()
-        given = given or {"batch_size": B}
-        check(lambda s=state, g=generator, f=fixed, k=given: s(**k, generator=g.set_state(f)))
-    both = SumState([free, normal], [0.5, 2.0])
-    check(lambda: both.eval()(context))
-    check(lambda: [normal.kl(context), [d.mean for d in normal.distribution(context).values()]])
-    check(lambda: [d.scale for d in normal.distribution(context).values()])
 
 
 def test_generation():

@@ -76,7 +76,7 @@ def test_numbers_of_any_kind_are_taken():
         (True, TypeError, "value: expected a finite number, got True"),
         (math.nan, ValueError, "value: expected a finite number, got nan"),
         (-math.inf, ValueError, "value: expected a finite number, got -inf"),
-        (1e39, ValueError, "value: expected a number that leaf 'h' of torch.float32 can hold, got \de"),
+        (1e39, ValueError, r"value: expected a number that leaf 'h' of torch.float32 can hold, got \de"),
         ((H, H.to_sparse()), ValueError, "value: expected a strided tensor, got one of layout torch.sparse_coo"),
         ((H, torch.nested.nested_tensor([H[0]])), ValueError, "value: expected a strided tensor, got a nested one"),
         ((H, H.to("meta")), ValueError, "value: expected leaf 'c' with numbers that can be read, got one on meta"),

@@ -39,7 +39,7 @@ PHRASES = {
     r"\bwhich nobody could\b": "not reachable, and the reason",
 }
 NAMES = {"found", "made", "kept", "told", "shown", "came", "hear"}
-NAMES_LEFT = 7  # goes down only
+NAMES_LEFT = 0  # goes down only
 
 
 def comments(source: str) -> Iterator[str]:

@@ -2,8 +2,6 @@
 
 import copy
 import itertools
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,11 +14,13 @@ from contextual_rnn import (
     ConstantState,
     ContextState,
     ContextualRNN,
+    FastWeightsRNN,
     FreeState,
     Leaf,
     LeafwiseState,
     NormalState,
     StateSpec,
+    fast_weights_spec,
     state_spec,
 )
 
@@ -263,24 +263,18 @@ def test_compiles_whole(name, autocast):
     assert all(map(torch.equal, tensors_of(found), tensors_of(expected)))
 
 
-def test_fast_weights_compile_whole():
-    """In a process of its own: the shape checks of the test run cannot be traced."""
-    code = """
-import torch
-from torch import nn
-from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, fast_weights_spec
-torch.manual_seed(0)
-network = FastWeightsRNN(3, 5, batch_first=True)
-model = ContextualRNN(network, ContextState(fast_weights_spec(network, "dense"), nn.Linear(2, 4))).double()
-compiled = torch.compile(model, fullgraph=True, backend="eager")
-x, context, results = torch.randn(6, 4, 3).double(), torch.randn(6, 2).double(), []
-for run in (model, compiled):
-    output, (h_n, _) = run(x, context=context)
-    results.append([output, *torch.autograd.grad(output.square().sum() + h_n.sum(), list(model.parameters()))])
-for plain, traced in zip(*results):
-    torch.testing.assert_close(plain, traced)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_fast_weights_compile_whole(traceable):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    network = FastWeightsRNN(3, 5, batch_first=True)
+    model = ContextualRNN(network, ContextState(fast_weights_spec(network, "dense"), nn.Linear(2, 4))).double()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    x, context, results = torch.randn(6, 4, 3).double(), torch.randn(6, 2).double(), []
+    for run in (model, compiled):
+        output, (h_n, _) = run(x, context=context)
+        results.append([output, *torch.autograd.grad(output.square().sum() + h_n.sum(), list(model.parameters()))])
+    for plain, traced in zip(*results, strict=True):
+        torch.testing.assert_close(plain, traced)
 
 
 def test_model_has_a_spec_of_its_own():

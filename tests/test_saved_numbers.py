@@ -174,7 +174,8 @@ def test_restored(case, route, tmp_path):
         assert [id(parameter) for parameter in target.parameters()] == parameters
         context = context_for(source, 4)
         for training in (True, False):
-            source.train(training), target.train(training)
+            source.train(training)
+            target.train(training)
             drawn = [
                 tensors_of(state(context, 4, generator=torch.Generator().manual_seed(7))) for state in (source, target)
             ]
@@ -202,7 +203,8 @@ def test_copies_and_transforms(case):
         assert numbers(twin, names) == numbers(state, names)
     context = context_for(state, 4)
     before = numbers(state, names)
-    state.eval(), other.eval()
+    state.eval()
+    other.eval()
     for tensor, wanted in zip(
         tensors_of(functional_call(state, other.state_dict(), (context, 4))), tensors_of(other(context, 4)), strict=True
     ):

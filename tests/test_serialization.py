@@ -3,13 +3,12 @@
 import copy
 import json
 import re
-import subprocess
 import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests import golden_cases
+from tests import fresh, golden_cases
 from tests.golden_cases import CARRIED, HUB, STATES, carried_state, hub_parts, numbers_like
 from tests.networks import tensors_of
 from tests.state_files import FILES, header_of, structure_in, with_header
@@ -221,8 +220,7 @@ def test_states_are_saved_from_the_package_itself():
         except ImportError as error:
             print(error)
         """
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output == 'save_state needs safetensors: pip install "contextual-rnn[files]"\n'
+    assert fresh.run(code).stdout == 'save_state needs safetensors: pip install "contextual-rnn[files]"\n'
 
 
 def test_numbers_of_zero_and_functions_of_no_name_cost_no_byte(tmp_path):

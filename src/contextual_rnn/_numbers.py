@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from contextual_rnn._torch_internals import is_tracing, transforms
+
 
 class Range(NamedTuple):
     """Which numbers are allowed, in words and as a test."""
@@ -39,7 +41,7 @@ def check_size(name: str, size: Any, least: int = 1) -> int:
     if isinstance(size, Tensor):
         if size.ndim or size.dtype.is_floating_point or size.dtype.is_complex or size.dtype == torch.bool:
             raise TypeError(f"{name}: expected {expected}, got {shortened(size)}")
-        if torch._C._get_tracing_state() is not None:
+        if is_tracing():
             return size  # pyright: ignore[reportReturnType]
     if not isinstance(size, torch.SymInt):
         try:
@@ -135,7 +137,7 @@ def readable(tensor: Tensor) -> bool:
     """Whether Python can read the values: not under torch.compile, vmap or a captured graph, nor on the meta device."""
     if torch.compiler.is_compiling() or tensor.is_meta:
         return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+    if transforms() is not None:
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 

@@ -1,5 +1,8 @@
 """Roll a model out from its initial states: many trajectories a condition."""
 
+# The names of a model that users do not see.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -11,10 +11,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sharded import casts_inputs, set_around
+from contextual_rnn._tensors import first_parameter
+from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.steps import call, copied, find_time_dim, may_change_states
-from contextual_rnn.spec.tree import State, fits, matches, zip_leaves
+from contextual_rnn.spec.tree import State, fits, matches, rows_of, zip_leaves
 from contextual_rnn.states import InitialState
 
 
@@ -85,7 +87,7 @@ class ContextualRNN(nn.Module):
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
         batch_size = packed_batch_size(input) if packed else self._spec.input_batch_size(input)
         network = self.network  # looking up an attribute of a module is slow
-        if hx is not None and not matches(self._spec.tree, hx, batch_size, _first_parameter(network)):
+        if hx is not None and not matches(self._spec.tree, hx, batch_size, first_parameter(network)):
             self._check_state(hx, batch_size)
         if lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0:
             state = self._start(context, batch_size, generator) if hx is None else hx
@@ -119,7 +121,7 @@ class ContextualRNN(nn.Module):
         """The spec with what `find_time_dim` learns of the network, once; `step` is an input of one step, (B, ...)."""
         spec = self._found_spec
         if spec is None:
-            parameter = _first_parameter(self.network)
+            parameter = first_parameter(self.network)
             default = torch.get_default_device()
             like = torch.empty(0, device=default) if parameter is None else parameter
             dtype, device = _dtype_and_device(self.network, like)
@@ -130,7 +132,7 @@ class ContextualRNN(nn.Module):
     def _check_state(self, state: State, batch_size: int | None) -> None:
         leaves = self._spec.check(state, "hx")  # layers may differ: a network's own final state has no shared layers
         for leaf in self._spec:
-            if (size := leaf.rows_of(leaves[leaf.name])) != batch_size:
+            if (size := rows_of(leaf, leaves[leaf.name])) != batch_size:
                 raise ValueError(f"hx: expected {leaf.name!r} of batch size {batch_size}, as the input, got {size}")
         _check_like("hx", self.network, self._spec.tree, state)
 
@@ -143,20 +145,11 @@ def check_made(network: nn.Module, initial_state: InitialState, state: State) ->
 def packed_batch_size(packed: PackedSequence) -> int:
     """How many sequences there are."""
     size = packed.batch_sizes[0]
-    return size if torch._C._get_tracing_state() is not None else int(size)  # pyright: ignore[reportReturnType]
-
-
-def _first_parameter(network: nn.Module) -> Tensor | None:
-    """As next(network.parameters(), None), in a tenth of the time, which counts in a loop over steps."""
-    if not torch.compiler.is_compiling():  # which does not trace a module's own dicts
-        for parameter in network._parameters.values():
-            if parameter is not None:
-                return parameter
-    return next(network.parameters(), None)
+    return size if is_tracing() else int(size)  # pyright: ignore[reportReturnType]
 
 
 def _check_like(name: str, network: nn.Module, tree: State, state: State) -> None:
-    like = _first_parameter(network)
+    like = first_parameter(network)
     if like is None:
         return
     for leaf, tensor in zip_leaves(tree, state, name):

@@ -51,7 +51,7 @@ def truncated(
     given["arguments"] = merged(arguments, {})
     sequences = Sequences.of(model, input, context, generator, **given, pieces="steps")
     if hx is not None:
-        model._check_state(hx, sequences.batch)
+        model._check_state(hx, sequences.batch)  # pyright: ignore[reportPrivateUsage]
     return _pieces(sequences, steps, hx)
 
 

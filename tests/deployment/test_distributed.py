@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-import torch.multiprocessing
 from tests.deployment.matrix import FAST_WEIGHTS, STATES, build, inputs_for
+from tests.killed import ended, started
 from tests.networks import tensors_of
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
@@ -60,7 +60,8 @@ def carried(gradients):
 @pytest.fixture(scope="module")
 def gradients(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
-    torch.multiprocessing.spawn(train, (str(folder / "store"), str(folder)), nprocs=2)
+    processes = [started(train, rank, str(folder / "store"), str(folder)) for rank in (0, 1)]
+    assert [ended(process) for process in processes] == [0, 0]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-import torch.multiprocessing
 from tests.deployment.matrix import build, inputs_for
+from tests.killed import ended, started
 from tests.networks import tensors_of
 from torch import distributed, nn
 
@@ -154,4 +154,5 @@ def run(rank, store):
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
 def test_sharded_models_are_the_models_that_they_were(tmp_path):
-    torch.multiprocessing.spawn(run, (str(tmp_path / "store"),), nprocs=2)
+    processes = [started(run, rank, str(tmp_path / "store")) for rank in (0, 1)]
+    assert [ended(process) for process in processes] == [0, 0]

@@ -194,7 +194,7 @@ def opacus_networks():
     for kind in (layers.DPGRU, layers.DPLSTM):
 
         @state_spec.register
-        def _(network: kind) -> StateSpec:
+        def _(network: kind) -> StateSpec:  # pyright: ignore[reportInvalidTypeForm]
             names = "hc" if isinstance(network, layers.DPLSTM) else "h"
             leaves = [Leaf(name, (network.num_layers, network.hidden_size), batch_dim=1) for name in names]
             tree = tuple(leaves) if len(leaves) > 1 else leaves[0]

@@ -2,13 +2,13 @@
 
 import json
 import re
-import signal
-import subprocess
 import sys
 import time
 
 import pytest
+from tests import fresh
 from tests.experiments.test_sweep import Serial, files_of
+from tests.killed import SECONDS
 
 from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig
@@ -21,10 +21,17 @@ OPTIONS = {"samples_per_period": 320, "units": 16, "epochs": 12}
 CONFIGS = combinations(DecayConfig(**OPTIONS, state="normal"), {}, seeds=6)
 WORDS = ["sweep", "decay", "--samples-per-period", "320", "--units", "16", "--epochs", "12", "--seeds", "6"]
 
+CLIENT = f"""
+import sys
+from contextual_rnn.experiments.__main__ import main
+from contextual_rnn.experiments.sweeps import workers
+workers.CONNECT_SECONDS = {SECONDS}
+sys.exit(main())
+"""
 ENVIRONMENT_WITHOUT_THE_PACKAGE = "sys.modules['contextual_rnn'] = None"
 
 
-def until(condition, seconds=280):
+def until(condition, seconds=SECONDS):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end
@@ -33,18 +40,18 @@ def until(condition, seconds=280):
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def cluster(tmp_path, monkeypatch):
     """The scheduler's address, and functions that start a worker and our command."""
+    monkeypatch.setattr(workers, "CONNECT_SECONDS", SECONDS)
     processes = []
 
-    def start(name, *command):
-        log = open(tmp_path / f"{name}.log", "w")  # noqa: SIM115
-        processes.append(subprocess.Popen([sys.executable, *command], stdout=log, stderr=log, cwd=tmp_path))
+    def start(name, code, *words):
+        log = tmp_path / f"{name}.log"
+        processes.append(fresh.start(code, *words, output=log, errors=log, folder=tmp_path))
         return processes[-1]
 
     def start_dask(name, *words, before="pass"):
-        run = f"import sys; sys.argv[0] = 'dask'; {before}; from dask.__main__ import main; main()"
-        return start(name, "-c", run, *words, "--no-dashboard")
+        return start(name, f"import sys; {before}; from dask.__main__ import main; main()", *words, "--no-dashboard")
 
     def start_worker(name, before="pass"):
         # No nanny: a worker that is killed stays dead.
@@ -52,7 +59,9 @@ def cluster(tmp_path):
         return start_dask(name, *words, before=before)
 
     def start_client(words):
-        return start("client", "-m", "contextual_rnn.experiments", *words)
+        return start(
+            "client", "import sys; from contextual_rnn.experiments.__main__ import main; sys.exit(main())", *words
+        )
 
     contact = tmp_path / "scheduler.json"
     start_dask("scheduler", "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(contact))
@@ -61,7 +70,7 @@ def cluster(tmp_path):
     yield address, start_worker, start_client
     for process in processes:
         process.kill()
-        process.wait()
+        process.join()
 
 
 def test_every_result_is_there_once_whoever_is_killed(cluster, tmp_path, capsys):
@@ -70,13 +79,14 @@ def test_every_result_is_there_once_whoever_is_killed(cluster, tmp_path, capsys)
     words = [*WORDS, "--out", str(folder), "--scheduler", address, "--checkpoint-seconds", "0.05"]
 
     broken = start_worker("broken", ENVIRONMENT_WITHOUT_THE_PACKAGE)
-    until(lambda: "Registered to" in (tmp_path / "broken.log").read_text())
+    log = tmp_path / "broken.log"
+    until(lambda: log.exists() and "Registered to" in log.read_text())
     assert main(words) == 1
     told = capsys.readouterr().err
     assert re.search(r"workers: expected .* as here, got tcp://127.0.0.1:\d+: .*contextual_rnn", told)
     assert not folder.exists()
     broken.kill()
-    broken.wait()
+    broken.join()
 
     first, _ = start_worker("first"), start_worker("second")
 
@@ -85,11 +95,11 @@ def test_every_result_is_there_once_whoever_is_killed(cluster, tmp_path, capsys)
 
     client = start_client(words)
     until(lambda: count("result.json") >= 1 and count("checkpoint.safetensors") >= 2)
-    first.send_signal(signal.SIGKILL)
+    first.kill()
     start_worker("late")
     until(lambda: count("result.json") >= 2)
     client.kill()
-    client.wait()
+    client.join()
     assert count("result.json") < len(CONFIGS), "killed in the middle"
 
     capsys.readouterr()

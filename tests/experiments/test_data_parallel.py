@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from tests.killed import ended, started
+from tests.killed import SECONDS, ended, started
 from torch import distributed
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
@@ -132,7 +132,7 @@ def test_torchrun(tmp_path):
     words = "train decay --samples-per-period 8 --units 4 --epochs 1 --out run"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command += ["-m", "contextual_rnn.experiments", *words.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     final, place = done.stdout.splitlines()
     assert place == "run: run"

@@ -162,7 +162,7 @@ def differentiated_apart(training, k):
     generator = generator_for("states", training.config.seed, k, device=device)
     loss = training.task.loss(training.batches[k], generator)
     training.optimizer.differentiate(loss)
-    training.optimizer.step(training.learning_rate(k))
+    training.optimizer.step(training.config.learning_rate)
     return loss.item()
 
 

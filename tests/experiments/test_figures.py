@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,7 +105,10 @@ def test_figure_6_has_a_panel_a_period_with_samples_band_and_truth(count):
     for axes in figure.axes:
         assert [values for _, values, _ in curves(axes, "normal")] == samples.tolist()
         (band,) = axes.collections
-        assert {tuple(point) for point in band.get_paths()[0].vertices if point[0] == 0} == {(0.0, 1.0), (0.0, 9.0)}
+        assert {tuple(point) for point in np.asarray(band.get_paths()[0].vertices) if point[0] == 0} == {
+            (0.0, 1.0),
+            (0.0, 9.0),
+        }
         assert list(axes.get_lines()[-1].get_ydata()) == truth.tolist()
         assert axes.get_lines()[-1].get_linestyle() == "--"
     (legend,) = figure.legends

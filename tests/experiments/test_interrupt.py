@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from tests.experiments.test_cluster import until
 from tests.experiments.test_sweep import Serial, files_of
-from tests.killed import PROCESSES, ended, started
+from tests.killed import PROCESSES, SECONDS, ended, started
 from torch import distributed
 
 from contextual_rnn.experiments import __main__ as command
@@ -51,7 +51,7 @@ def do(words, folder, before):
         os.dup2(file.fileno(), 2)
     sys.stderr = os.fdopen(2, "w")
     sys.argv = ["contextual-rnn", *words]
-    interrupts.LIMIT_SECONDS = 1000  # a command that only this ends is not to pass
+    interrupts.LIMIT_SECONDS = workers.STOP_SECONDS = 1000  # a command that only this ends is not to pass
     if before is not None:
         before()
     sys.exit(command.main())
@@ -102,6 +102,16 @@ def endless_step():
     Training.step = lambda self, k: threading.Event().wait()
 
 
+def write_when_received(path):
+    """Write a file once a signal has been received: another that comes before counts as the same."""
+
+    def watch():
+        until(interrupts.requested)
+        path.touch()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     return train(CONFIG_1, tmp_path_factory.mktemp("undisturbed"))
@@ -129,9 +139,14 @@ def test_train_writes_a_checkpoint_and_goes_on(start, tmp_path, undisturbed, num
 
 
 def test_a_second_ctrl_c_ends_at_once(start, tmp_path):
-    process = start("train", *WORDS, "4", "--out", str(tmp_path / "run"), before=endless_step)
+    def before():
+        endless_step()
+        write_when_received(tmp_path / "received")
+
+    process = start("train", *WORDS, "4", "--out", str(tmp_path / "run"), before=before)
     until((tmp_path / "run" / WEIGHTS).exists)
     kill(process, signal.SIGINT)
+    until((tmp_path / "received").exists)
     process.join(interrupts.REPEAT_SECONDS + 0.5)
     assert process.is_alive(), "it waits for the end of the step"
     kill(process, signal.SIGINT)
@@ -204,14 +219,14 @@ sys.argv = ["contextual-rnn", "info"]
 from contextual_rnn.experiments.__main__ import main
 sys.exit(main())
 """
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS, check=False)
     assert process.returncode == 128 + signal.Signals[number]
     assert re.fullmatch(LINE.format("before it began"), process.stderr), process.stderr
 
 
 def test_other_programs_keep_their_own_ctrl_c(tmp_path):
     code = "import contextual_rnn.experiments.training, os, signal; os.kill(os.getpid(), signal.SIGINT)"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS, check=False)
     assert "KeyboardInterrupt" in process.stderr
 
     def progress(step, total, metrics):
@@ -266,7 +281,7 @@ def test_a_sweep_begins_nothing_more_and_goes_on(start, tmp_path, processes, num
     assert_goes_on(folder)
 
 
-def test_a_process_that_alone_gets_a_signal_is_replaced():
+def test_a_process_that_alone_gets_a_signal_is_replaced(quick_workers):
     with workers.local_workers(1) as executor:
         with pytest.raises(BrokenProcessPool):
             executor.submit(signal.raise_signal, signal.SIGTERM).result()
@@ -297,9 +312,11 @@ def test_reproduce(start, tmp_path):
 
 
 @pytest.mark.parametrize("stack", [1, 3])
-def test_runs_on_a_cluster_are_cancelled(tmp_path, stack):
+def test_runs_on_a_cluster_are_cancelled(tmp_path, stack, monkeypatch):
     """One that is being trained stops between two steps, after a checkpoint; others, of a stack too, never begin."""
     from distributed import LocalCluster
+
+    monkeypatch.setattr(workers, "CONNECT_SECONDS", SECONDS)
 
     def interrupt(progress):
         if any(tmp_path.glob(f"*/{CHECKPOINT}")):

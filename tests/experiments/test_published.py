@@ -44,6 +44,7 @@ def test_reads_back_what_it_wrote(tmp_path):
 @pytest.mark.parametrize("accuracies", [[], [0.1], [0.1, 0.5]])
 def test_a_diverged_run_is_kept_whenever_it_stopped(tmp_path, accuracies):
     run = run_of("zero", 2, [0.1, 0.2, 0.3])
+    assert run.result is not None
     metrics = run.metrics[: len(accuracies)]
     diverged = replace(run, metrics=metrics, result={**run.result, "final": {}, "diverged": "loss is not finite"})
     publish([diverged, *RUNS], tmp_path / "some.json")
@@ -66,11 +67,11 @@ def test_a_table_has_medians_with_intervals(tmp_path):
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
 def test_every_result_says_how_it_was_made(file):
+    assert json.loads(file.read_text())["runs"]
     for run in read_published(file):
         assert run.result is not None
         assert run.result["command"].startswith(f"contextual-rnn train {run.task} ")
         assert run.metrics[-1]["epoch"] == run.config.epochs
-        assert json.loads(file.read_text())["runs"]
 
 
 def test_runs_of_other_epochs_stand_in_other_lines():
@@ -80,6 +81,7 @@ def test_runs_of_other_epochs_stand_in_other_lines():
 
 def test_a_whole_path_is_told_from_the_folder_of_runs(tmp_path):
     run = run_of("zero", 0, [0.1, 0.5])
+    assert run.result is not None
     swept = replace(run, result={**run.result, "command": "contextual-rnn train retrieval --out /home/me/runs/map/a"})
     publish([swept], tmp_path / "map.json")
     (found,) = read_published(tmp_path / "map.json")

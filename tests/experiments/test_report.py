@@ -3,6 +3,7 @@
 import json
 import math
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,12 +42,24 @@ def decay(folder, state, error=0.0625, *, finished=True, command=None, **options
 
 @pytest.fixture
 def whole(tmp_path):
+    return make_whole(tmp_path)
+
+
+def make_whole(folder):
     for start, accuracies in (("wenke2019", (0.7125, 0.9125, 0.9875)), ("sound", (0.9905, 0.9915, 0.9925))):
         for state, accuracy in zip(("zero", "free", "context"), accuracies, strict=True):
-            retrieval(tmp_path / "retrieval" / f"{start}-{state}", start, state, accuracy)
-    decay(tmp_path / "decay" / "zero", "zero")
-    decay(tmp_path / "decay" / "normal", "normal")
-    return tmp_path
+            retrieval(folder / "retrieval" / f"{start}-{state}", start, state, accuracy)
+    decay(folder / "decay" / "zero", "zero")
+    decay(folder / "decay" / "normal", "normal")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The report of one run of each kind, written once: its folder, its HTML, and the same parsed."""
+    folder = make_whole(tmp_path_factory.mktemp("whole"))
+    html = write_report(folder).read_text(encoding="utf-8")
+    return SimpleNamespace(folder=folder, html=html, page=parsed(html))
 
 
 class Page(HTMLParser):
@@ -74,14 +87,17 @@ class Page(HTMLParser):
 
 
 def page_of(folder):
-    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    return parsed(write_report(folder).read_text(encoding="utf-8"))
+
+
+def parsed(html):
+    page = Page(html)
     page.text = " ".join(page.text.split())
     return page
 
 
-def test_page_opens_offline(whole):
-    html = write_report(whole).read_text(encoding="utf-8")
-    page = Page(html)
+def test_page_opens_offline(written):
+    html, page = written.html, written.page
     assert page.references
     assert all(reference.startswith("#") for reference in page.references)
     assert not {"script", "link", "img", "iframe", "object", "image"} & set(page.tags)
@@ -93,16 +109,15 @@ def test_page_opens_offline(whole):
     assert html.rstrip().endswith("</html>")
 
 
-def test_ids_are_unique_and_resolve(whole):
-    html = write_report(whole).read_text(encoding="utf-8")
-    page = Page(html)
+def test_ids_are_unique_and_resolve(written):
+    html, page = written.html, written.page
     assert len(set(page.ids)) == len(page.ids) > 100
     clips = {part.split(")")[0] for part in html.split("url(")[1:]}
     assert {reference[1:] for reference in {*page.references, *clips}} <= set(page.ids)
 
 
-def test_page_has_every_figure_that_needs_no_weights(whole):
-    page = page_of(whole)
+def test_page_has_every_figure_that_needs_no_weights(written):
+    page = written.page
     for number in range(1, 6):
         assert f"Figure {number}: " in page.text
     assert page.tags.count("svg") == 6, "Figure 2 once for each start"
@@ -111,20 +126,20 @@ def test_page_has_every_figure_that_needs_no_weights(whole):
     assert ["the authors' own", "h, wenke2019", "3", "1", *accuracies] in page.rows
 
 
-def test_table_has_the_numbers_of_the_runs(whole):
-    rows = [row for row in page_of(whole).rows if "3 of 3" in row]
+def test_table_has_the_numbers_of_the_runs(written):
+    rows = [row for row in written.page.rows if "3 of 3" in row]
     assert len(rows) == 8
     first, *_, last = rows
     assert first == ["zero", "wenke2019", "wenke2019", "h", "-", "0", "3 of 3", "12,345", "71.25%", "-1.288", "7.5"]
     assert last == ["normal", "-", "0", "3 of 3", "12,345", "0.0625", "0.03125", "-", "7.5"]
 
 
-def test_options_beyond_the_columns_are_named(tmp_path):
+def test_options_beyond_the_columns_are_named(tmp_path, no_pictures):
     retrieval(tmp_path / "run", "sound", "zero", pairs=2, layer_norm=False)
     assert any("pairs 2, layer norm no" in row for row in page_of(tmp_path).rows)
 
 
-def test_commands_and_versions_are_those_of_the_results(whole):
+def test_commands_and_versions_are_those_of_the_results(whole, no_pictures):
     decay(whole / "half", "context", finished=False)
     html = write_report(whole).read_text(encoding="utf-8")
     commands = html.split("<pre>")[1].split("</pre>")[0].split("\n")
@@ -134,9 +149,8 @@ def test_commands_and_versions_are_those_of_the_results(whole):
     assert "Trained with contextual_rnn 0.0, torch 1.1, python 2.2 (8 runs)." in html
 
 
-def test_summary_is_written_beside(whole):
-    write_report(whole)
-    assert len(json.loads((whole / "summary.json").read_text())) == 8
+def test_summary_is_written_beside(written):
+    assert len(json.loads((written.folder / "summary.json").read_text())) == 8
 
 
 def test_runs_that_differ_otherwise_get_pictures_of_their_own(tmp_path):
@@ -156,19 +170,19 @@ def test_runs_that_differ_otherwise_get_pictures_of_their_own(tmp_path):
         ({"zero": 1, "context": 3}, "zero 1 seed, context 3 seeds. Shared"),
     ],
 )  # fmt: skip
-def test_caption_says_how_many_seeds(tmp_path, seeds, said):
+def test_caption_says_how_many_seeds(tmp_path, seeds, said, no_pictures):
     for state, count in seeds.items():
         for seed in range(count):
             retrieval(tmp_path / f"{state}{seed}", "sound", state, seed=seed)
     assert said in page_of(tmp_path).text
 
 
-def test_several_seeds_are_summed_up_with_intervals(tmp_path, whole):
-    assert "Over seeds" not in page_of(whole).text, "single seeds have no intervals"
+def test_several_seeds_are_summed_up_with_intervals(whole, written, no_pictures):
+    assert "Over seeds" not in written.page.text, "single seeds have no intervals"
     for seed in range(3):
-        retrieval(tmp_path / f"zero{seed}", "sound", "zero", 0.5 + 0.1 * seed, seed=seed, units=20)
-        retrieval(tmp_path / f"context{seed}", "sound", "context", 0.75 + 0.1 * seed, seed=seed, units=20)
-    page = page_of(tmp_path)
+        retrieval(whole / f"zero{seed}", "sound", "zero", 0.5 + 0.1 * seed, seed=seed, units=20)
+        retrieval(whole / f"context{seed}", "sound", "context", 0.75 + 0.1 * seed, seed=seed, units=20)
+    page = page_of(whole)
     assert "Associative retrieval, A sound start, units 20" in page.text
     assert ["zero", "validation accuracy", "3", "60.00% (50.00% to 70.00%)", "-", "-"] in page.rows
     gained = ["context", "validation accuracy", "3", "85.00% (75.00% to 95.00%)", "25.00% (25.00% to 25.00%)"]
@@ -176,19 +190,20 @@ def test_several_seeds_are_summed_up_with_intervals(tmp_path, whole):
     assert ["zero", "epochs to 99", "3", "never (never to never)", "-", "-"] in page.rows
 
 
-def test_a_large_sweep_is_cut_to_the_groups_nearest_to_the_defaults_and_says_so(tmp_path, whole, monkeypatch):
-    assert "groups of settings" not in page_of(whole).text
+@pytest.mark.usefixtures("no_pictures")
+def test_a_large_sweep_is_cut_to_the_groups_nearest_to_the_defaults_and_says_so(whole, written, monkeypatch):
+    assert "groups of settings" not in written.page.text
     for units in (20, 30, 50):
         for seed in range(2):
-            retrieval(tmp_path / f"units{units}seed{seed}", "sound", "zero", 0.25, units=units, pairs=3, seed=seed)
+            retrieval(whole / f"units{units}seed{seed}", "sound", "zero", 0.25, units=units, pairs=3, seed=seed)
     monkeypatch.setattr(gather, "PICTURES", 3)
     monkeypatch.setattr(gather, "TABLES", 3)
     monkeypatch.setattr(gather, "ROWS", 7)
-    page = page_of(tmp_path)
+    page = page_of(whole)
     assert page.text.count("Figure 2:") == 3, "two starts, and of pairs 3 that with fewest changes"
     assert "Here are 14 runs in 6 groups of settings" in page.text
     assert "units 20" not in page.text
-    assert len(json.loads((tmp_path / "summary.json").read_text())) == 11, "the figures of all are in the file"
+    assert len(json.loads((whole / "summary.json").read_text())) == 11, "the figures of all are in the file"
     assert page.text.count("contextual-rnn train ") == 7
 
 
@@ -223,7 +238,7 @@ def test_a_run_that_has_only_begun_is_no_picture(tmp_path):
     assert page.tags.count("svg") == 2
 
 
-def test_runs_with_numbers_that_are_not_finite_are_left_out_by_name(tmp_path):
+def test_runs_with_numbers_that_are_not_finite_are_left_out_by_name(tmp_path, no_pictures):
     """Training writes none: a run that has them is damaged."""
     decay(tmp_path / "a", "zero", error=math.nan, finished=False)
     decay(tmp_path / "b", "context", error=math.inf)
@@ -244,10 +259,9 @@ def test_hostile_strings_are_text(tmp_path, monkeypatch):
     assert page.text.count(HOSTILE.replace("/", "").replace("'", "'\"'\"'")) == 1, "the command of the unfinished run"
 
 
-def test_report_is_the_same_bytes_for_the_same_runs(whole):
-    first = write_report(whole).read_bytes()
-    assert write_report(whole).read_bytes() == first
-    assert not list(whole.glob("*.writing"))
+def test_report_is_the_same_bytes_for_the_same_runs(written):
+    assert write_report(written.folder).read_text(encoding="utf-8") == written.html
+    assert not list(written.folder.glob("*.writing"))
 
 
 def test_folder_without_runs_is_refused(tmp_path):

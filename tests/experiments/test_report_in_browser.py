@@ -198,7 +198,7 @@ def test_the_evidence_is_readable_everywhere(browser, evidence, width, scheme):
     assert picture.rect["width"] > 550, "the map keeps its size and scrolls inside its card"
     card = browser.execute_script("return arguments[0].closest('.card').getBoundingClientRect().width", picture)
     assert card <= width
-    finding = browser.find_element(By.CSS_SELECTOR, "figcaption")
+    finding = browser.find_element(By.CSS_SELECTOR, "body > p")
     back = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
     colour = finding.value_of_css_property("color").replace("rgba", "rgb")
     assert contrast(colour, back.replace("rgba", "rgb")) > 7

@@ -119,7 +119,7 @@ def test_a_store_that_fails_names_the_run_and_keeps_what_it_has(tmp_path, monkey
     assert train_at(CONFIG, url).result["final"] == train(CONFIG, tmp_path / "alone").result["final"]
 
 
-def test_the_command_sweeps_reports_and_sums_up(url, tmp_path, monkeypatch, capsys):
+def test_the_command_sweeps_reports_and_sums_up(url, tmp_path, monkeypatch, capsys, no_pictures):
     monkeypatch.setattr(workers, "local_workers", lambda count: Serial())
     words = [*WORDS, "--seeds", "2", "--out", url]
     assert main([*words, "--dry-run"]) == 0
@@ -150,7 +150,7 @@ def test_a_run_that_raises_leaves_its_traceback_in_the_store(url, monkeypatch):
     assert files(url, name).keys() == FINISHED
 
 
-def test_processes_that_share_a_store_and_one_that_is_killed(tmp_path):
+def test_processes_that_share_a_store_and_one_that_is_killed(tmp_path, quick_workers):
     url, killed = f"file://{tmp_path}/store", []
 
     def kill_once(progress):

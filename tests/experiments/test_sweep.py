@@ -195,7 +195,7 @@ def test_lost_workers_are_replaced_so_often_and_no_more(tmp_path):
     assert all("BrokenProcessPool" in error for error in progress.failed.values())
 
 
-def test_a_process_killed_in_the_middle_is_made_up_for(tmp_path):
+def test_a_process_killed_in_the_middle_is_made_up_for(tmp_path, quick_workers):
     configs = [DecayConfig(**TINY | {"epochs": 30, "samples_per_period": 160}, seed=seed) for seed in range(3)]
     killed = []
 
@@ -258,7 +258,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     assert main([*WORDS, "--seeds", "2"]) == 0
 
 
-def test_results_are_read_while_more_are_written(tmp_path, capsys):
+def test_results_are_read_while_more_are_written(tmp_path, capsys, no_pictures):
     sweep(CONFIGS, tmp_path, Serial())
     begun = tmp_path / folder_name(CONFIGS[0])
     (begun / "result.json").unlink()

@@ -6,8 +6,8 @@ import torch
 from contextual_rnn.experiments.config import DecayConfig
 from contextual_rnn.experiments.report.from_weights import Trained
 from contextual_rnn.experiments.report.html import write_report
+from contextual_rnn.experiments.report.pages import publish_all
 from contextual_rnn.experiments.report.playground import SAMPLES, SHOWN, generator_for, trajectories
-from contextual_rnn.experiments.report.publish import publish_all
 from contextual_rnn.experiments.runs.folder import read_run, write_json
 from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.runs.weights import load_model

@@ -119,6 +119,14 @@ def test_config_round_trip_and_refusals():
         config_from_dict({"task": "decay", "pears": 3})
 
 
+def test_an_option_that_is_gone_is_read_at_the_value_that_every_run_now_has():
+    """Folders and results of earlier versions name the schedule of the step size."""
+    written = {**config_to_dict(RetrievalConfig(units=7)), "schedule": "constant"}
+    assert config_from_dict(written) == RetrievalConfig(units=7)
+    with pytest.raises(ValueError, match="schedule: expected constant, the only one that there still is, got 'cosine'"):
+        config_from_dict({"task": "decay", "schedule": "cosine"})
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "named"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import multiprocessing
 import os
 import resource
 import signal
@@ -16,12 +15,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from tests.fresh import PROCESSES
 from tests.fuzz.outcome import Outcome
 
 HANGING = 120.0  # seconds after which a process is given up; a slow machine is no finding, see `calls.MOST_SECONDS`
 ADDRESS_SPACE = 12 << 30  # bytes: what asks for more gets an error, not the machine's memory
 Job = tuple[str, int]
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def _work(seed: str, connection: Connection) -> None:
@@ -55,8 +54,8 @@ class _Worker:
 
 
 def _start(seed: str) -> _Worker:
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=_work, args=(seed, theirs), daemon=True)
+    ours, theirs = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_work, args=(seed, theirs), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)

@@ -5,6 +5,7 @@ kernel is left out where it cannot run.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -84,8 +85,8 @@ class Problem:
             return leaves["a0"].expand(self.batch, -1, -1)
         return leaves.get("a0")
 
-    def run(self, leaves: dict[str, Tensor], backend: str, **options) -> tuple[Tensor, Tensor]:
-        """Outputs and final A."""
+    def run(self, leaves: dict[str, Tensor], backend: str, **options) -> tuple[Tensor, Any]:
+        """Outputs and final A, None where options leave it out."""
         given: dict = {
             name: getattr(self, name) for name in ("inner_steps", "timing", "decay", "rate", "eps", "lengths")
         }

@@ -4,9 +4,7 @@ import ctypes
 import functools
 import importlib
 import itertools
-import os
 import struct
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests import fresh
 
 from contextual_rnn import LowRank
 from contextual_rnn.experiments.cli.info import information
@@ -186,8 +185,7 @@ def test_threads_are_those_of_pytorch():
         "maps = open('/proc/self/maps').read().splitlines();"
         "print(len({line.split()[-1] for line in maps if 'libgomp' in line.rpartition('/')[2]}))"
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "1"
+    assert fresh.run(program).stdout.strip() == "1"
 
 
 @pytest.mark.parametrize("variant", AVAILABLE)
@@ -299,10 +297,7 @@ def test_a_layout_packs_by_name():
 
 def test_a_library_without_our_functions_is_refused():
     foreign = importlib.import_module("_struct").__file__  # a library that loads, and has nothing of ours
-    environment = os.environ | {"CONTEXTUAL_RNN_KERNEL": str(foreign)}
-    done = subprocess.run(
-        [sys.executable, "-c", "import contextual_rnn.ops"], env=environment, capture_output=True, text=True
-    )
+    done = fresh.run("import contextual_rnn.ops", check=False, CONTEXTUAL_RNN_KERNEL=str(foreign))
     assert done.returncode == 1
     assert f"CONTEXTUAL_RNN_KERNEL: expected a build of these sources, got {foreign}" in done.stderr
 
@@ -324,4 +319,4 @@ except ValueError as error:
 else:
     raise SystemExit("the missing kernel ran")
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    fresh.run(code)

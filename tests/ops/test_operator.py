@@ -1,14 +1,12 @@
 """Every kernel as a PyTorch operator: what looks inside, torch.compile, torch.func, autocast, gets the same numbers."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
-from contextual_rnn.ops import fast_weights
+from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, fast_weights_spec
+from contextual_rnn.ops import LowRank, fast_weights
 
 
 def operator_of(kernel):
@@ -158,49 +156,39 @@ def test_autocast_runs_in_the_dtype_of_the_weights(make_problem, backend, low_ra
     assert torch.equal(final, expected_final)
 
 
-COMPILED = """
-import sys
-import torch
-from contextual_rnn.ops import LowRank, fast_weights
+def test_compiles_whole_with_dynamic_shapes(kernel, traceable):
+    def run(inputs, weight, h0, left, right, gain, decay, lengths):
+        # What precedes and follows must not disturb: views, a changed layout, lengths.
+        output, final = fast_weights(
+            inputs.transpose(0, 1), weight, h0.sin(), LowRank(left, right), norm_weight=gain, decay=decay,
+            timing="wenke2019", return_fast_weights=True, backend=kernel,
+        )  # fmt: skip
+        return output.cos().sum() + final.square().sum()
 
-kernel, tracer = sys.argv[1:]
-torch.manual_seed(0)
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=True)
+    for batch, steps in ((3, 5), (18, 7), (33, 4)):
+        shapes = [(steps, batch, 6), (6, 6), (batch, 6), (batch, 2, 6), (batch, 2, 6), (6,)]
+        leaves = [torch.randn(*shape, requires_grad=True) for shape in shapes]
+        leaves.append(torch.tensor(0.9, requires_grad=True))
+        results = []
+        for function in (run, compiled):
+            loss = function(*leaves, None)
+            results.append([loss, *torch.autograd.grad(loss, leaves)])
+        for plain, traced in zip(*results, strict=True):
+            torch.testing.assert_close(plain, traced)
+        with torch.no_grad():
+            torch.testing.assert_close(run(*leaves, None), compiled(*leaves, None))
 
-def run(inputs, weight, h0, left, right, gain, decay, lengths):
-    # What precedes and follows must not disturb: views, a changed layout, lengths.
-    output, final = fast_weights(
-        inputs.transpose(0, 1), weight, h0.sin(), LowRank(left, right), norm_weight=gain, decay=decay,
-        timing="wenke2019", return_fast_weights=True, backend=kernel,
-    )
-    return output.cos().sum() + final.square().sum()
+    graphs = []
 
-compiled = torch.compile(run, fullgraph=True, backend=tracer, dynamic=True)
-for batch, steps in ((3, 5), (18, 7), (33, 4)):
-    shapes = [(steps, batch, 6), (6, 6), (batch, 6), (batch, 2, 6), (batch, 2, 6), (6,)]
-    leaves = [torch.randn(*shape, requires_grad=True) for shape in shapes]
-    leaves.append(torch.tensor(0.9, requires_grad=True))
-    results = []
-    for function in (run, compiled):
-        loss = function(*leaves, None)
-        results.append([loss, *torch.autograd.grad(loss, leaves)])
-    for plain, traced in zip(*results):
-        torch.testing.assert_close(plain, traced)
-    with torch.no_grad():
-        torch.testing.assert_close(run(*leaves, None), compiled(*leaves, None))
+    def look(graph, inputs):
+        graphs.append(graph.code)
+        return graph
 
-graphs = []
-def look(graph, inputs):
-    graphs.append(graph.code)
-    return graph
-torch.compile(run, fullgraph=True, backend=look)(*leaves, None)
-assert f"fast_weights_{kernel}" in graphs[0], graphs[0]
-"""
-
-
-@pytest.mark.parametrize("tracer", ["aot_eager"])
-def test_compiles_whole_with_dynamic_shapes(kernel, tracer):
-    """In a process of its own: the shape checks of the test run cannot be traced."""
-    subprocess.run([sys.executable, "-c", COMPILED, kernel, tracer], check=True)
+    torch.compile(run, fullgraph=True, backend=look)(*leaves, None)
+    assert f"fast_weights_{kernel}" in graphs[0], graphs[0]
 
 
 def test_fake_tensors_leave_nothing_behind(make_problem, kernel):
@@ -213,25 +201,20 @@ def test_fake_tensors_leave_nothing_behind(make_problem, kernel):
     torch.testing.assert_close(output, fast_weights(**problem.leaves(), backend="reference")[0])
 
 
-def test_export_has_operators_of_pytorch_alone():
+def test_export_has_operators_of_pytorch_alone(traceable):
     """What is exported runs where this library is not installed."""
-    code = """
-import torch
-from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, fast_weights_spec
-network = FastWeightsRNN(3, 5, batch_first=True)
-model = ContextualRNN(network, ContextState(fast_weights_spec(network, "low_rank"), torch.nn.Linear(2, 4)))
+    network = FastWeightsRNN(3, 5, batch_first=True)
+    model = ContextualRNN(network, ContextState(fast_weights_spec(network, "low_rank"), torch.nn.Linear(2, 4)))
 
-class Outputs(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.model = model
+    class Outputs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
 
-    def forward(self, x, context):
-        return self.model(x, context=context)[0]
+        def forward(self, x, context):
+            return self.model(x, context=context)[0]
 
-inputs = torch.randn(6, 4, 3), torch.randn(6, 2)
-program = torch.export.export(Outputs().eval(), inputs)
-assert "contextual_rnn" not in {str(node.target).split(".")[0] for node in program.graph.nodes}
-torch.testing.assert_close(program.module()(*inputs), Outputs().eval()(*inputs))
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    inputs = torch.randn(6, 4, 3), torch.randn(6, 2)
+    program = torch.export.export(Outputs().eval(), inputs)
+    assert "contextual_rnn" not in {str(node.target).split(".")[0] for node in program.graph.nodes}
+    torch.testing.assert_close(program.module()(*inputs), Outputs().eval()(*inputs))

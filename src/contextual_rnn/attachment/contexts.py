@@ -8,7 +8,7 @@ recomputed gets what `compute_again` recorded in its forward pass.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from contextual_rnn._torch_internals import graph_task
 from contextual_rnn.states._recomputed import compute_again
 
 
@@ -40,7 +41,7 @@ _innermost: ContextVar[_Given | None] = ContextVar("contextual_rnn_given", defau
 
 
 @contextmanager
-def given_context(context: Any, *, network: nn.Module | None = None) -> Iterator[None]:
+def given_context(context: Any, *, network: nn.Module | None = None) -> Generator[None, None, None]:
     """The context of every attached initial state that runs inside, or of that of `network` alone.
 
         attach(model.lstm, ContextState(model.lstm, encoder))
@@ -66,10 +67,10 @@ def given_context(context: Any, *, network: nn.Module | None = None) -> Iterator
 
 def is_attached(network: nn.Module) -> bool:
     """Whether `attach` gave this network an initial state."""
-    return HANDLE in vars(network)
+    return HOOK in vars(network)
 
 
-HANDLE = "_initial_state_hook"  # of a network: what removes its hook
+HOOK = "_initial_state_hook"  # of a network: what removes its hook, and the key of its host
 
 
 def begin_call(host: str, context: Any) -> None:
@@ -127,4 +128,4 @@ def _hint(host: str | None) -> str:
 
 def _backward_pass() -> int:
     """The number of the backward pass under way in this thread, -1 for none."""
-    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
+    return -1 if torch.compiler.is_compiling() else graph_task()

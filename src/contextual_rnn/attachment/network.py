@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._numbers import shortened
 from contextual_rnn._sharded import set_around
-from contextual_rnn.attachment.contexts import HANDLE, context_of, described, is_attached
+from contextual_rnn.attachment.contexts import HOOK, context_of, described, is_attached
 from contextual_rnn.attachment.host import Receive, receive, remove_from
 from contextual_rnn.rnn import check_made, packed_batch_size
 from contextual_rnn.spec.networks import StateSpec, spec_of
@@ -64,7 +64,7 @@ def attach(
     start = _Start(spec, *_names(network), key)
     network.add_module("initial_state", state)
     # Kept with the network: torch counts hooks, and a handle that is loaded keeps its number from being used again.
-    vars(network)[HANDLE] = network.register_forward_pre_hook(start, with_kwargs=True)
+    vars(network)[HOOK] = network.register_forward_pre_hook(start, with_kwargs=True), key
     if host is not None:
         assert key is not None
         assert context is not None
@@ -84,10 +84,9 @@ def remove_initial_state(model: nn.Module) -> None:
     networks = [module for module in model.modules() if is_attached(module)]
     if not networks:
         raise ValueError(f"model: expected one with an attached initial state, got {type(model).__name__} without")
-    keys = {key for network in networks if (key := _start_of(network).host) is not None}
-    remove_from(model, keys)
+    remove_from(model, {key for network in networks if (key := vars(network)[HOOK][1]) is not None})
     for network in networks:
-        vars(network).pop(HANDLE).remove()
+        vars(network).pop(HOOK)[0].remove()
         del network.initial_state
 
 
@@ -161,7 +160,3 @@ def _names(network: nn.Module) -> tuple[str, str]:
         kind = type(network).__name__
         raise TypeError(f"network: expected a forward method that takes an input and a state, got {kind}'s of {names}")
     return names[0], names[1]
-
-
-def _start_of(network: nn.Module) -> _Start:
-    return next(hook for hook in network._forward_pre_hooks.values() if isinstance(hook, _Start))

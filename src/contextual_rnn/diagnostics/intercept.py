@@ -70,7 +70,7 @@ class Intercept:
     def _remember(
         self, context: Any = None, batch_size: int | None = None, *, batched: bool | None = None, **_: Any
     ) -> None:
-        moments = as_forward(self.initial_state, self.initial_state._moments)
+        moments = as_forward(self.initial_state, self.initial_state._moments)  # pyright: ignore[reportPrivateUsage]
         self._context, self.moments = context, moments(context, batch_size, batched)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -249,7 +249,7 @@ def _floats(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _same_draws(seed: int) -> Iterator[None]:
+def _same_draws(seed: int) -> Generator[None, None, None]:
     """All other random numbers are the same under every state."""
     cuda = torch.cuda.is_initialized()
     with torch.random.fork_rng(list(range(torch.cuda.device_count())) if cuda else []):

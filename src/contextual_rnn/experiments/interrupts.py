@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import FrameType
 from typing import Any, Literal, NoReturn
 
@@ -77,21 +77,21 @@ def describe(done: str) -> None:
 
 
 @contextlib.contextmanager
-def raising() -> Iterator[None]:
+def raising() -> Generator[None]:
     """A signal raises `Interrupted` in the main thread meanwhile."""
     with _in_mode("raise"):
         yield
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
+def deferred() -> Generator[None]:
     """A signal makes `requested` return True meanwhile, and raises `Interrupted` at the end."""
     with _in_mode("defer"):
         yield
 
 
 @contextlib.contextmanager
-def _in_mode(mode: _Mode) -> Iterator[None]:
+def _in_mode(mode: _Mode) -> Generator[None]:
     global _mode
     before, _mode = _mode, mode
     try:

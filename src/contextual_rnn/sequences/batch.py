@@ -1,5 +1,8 @@
 """A batch of sequences of different lengths, with resets in the middle, and run in pieces."""
 
+# The names of a model that users do not see.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -12,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like
 from contextual_rnn._numbers import check_size
+from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.sequences.running import run_segments, takes_packed, whole
 from contextual_rnn.sequences.segments import Segments
@@ -98,8 +102,9 @@ class Sequences:
         check_input("input", model.network, input)
         self = cls(model, spec, input, batch, context, generator, packed=whole_input, arguments=arguments or {})
         if self.arguments:
-            inputs = Inputs(input, spec.input_batch_dim, spec.input_batch_dim if one_step else self.time)
-            split_arguments(self.arguments, spec.per_step, spec.per_row, inputs, name)
+            time = spec.known_time_dim
+            inputs = Inputs(input, spec.input_batch_dim, time if isinstance(time, int) else spec.input_batch_dim)
+            split_arguments(self.arguments, spec.per_step, spec.per_row, inputs, str(name))
         if pieces is not None and spec.bidirectional:
             raise ValueError(f"{pieces}: expected only with a network of one direction, got a bidirectional one")
         first = None
@@ -282,7 +287,7 @@ class Sequences:
 
 
 def _refuse_tracing(name: str) -> None:
-    if torch._C._get_tracing_state() is not None:
+    if is_tracing():
         raise ValueError(f"{name}: expected none under torch.jit.trace here, where its values would become constants")
 
 

@@ -15,10 +15,10 @@ from contextual_rnn._numbers import check_number, check_size, readable, shortene
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.ops import LowRank
 from contextual_rnn.spec.rows import combine
-from contextual_rnn.spec.tree import State, zip_leaves
+from contextual_rnn.spec.tree import State, rows_of, zip_leaves
 
 
-class _Rows:
+class RowsOfStates:
     """Methods of `StateSpec` on the rows of states that its network takes or returns.
 
     All take states in the network's own layout and return new ones in it; gradients flow through. Where the spec has
@@ -105,8 +105,9 @@ class _Rows:
         Raises TypeError for a state of another structure, ValueError without states, for one of another shape or
         without a batch, and where dtypes or devices differ.
         """
-        states, batches = self._several(states)
-        if None in batches:
+        states, sizes = self._several(states)
+        batches = [size for size in sizes if size is not None]
+        if len(batches) < len(sizes):
             raise ValueError("states: expected batches of states, got the state of one example (join those with stack)")
         return combine(self.tree, states, lambda tensors, dim: torch.cat(list(tensors), dim), batches)
 
@@ -148,8 +149,7 @@ class _Rows:
     def _rows_in(self, name: str, state: State) -> int | None:
         """The batch size of a state, None for one example; refuse what is no state of the network."""
         leaf = next(iter(self._opened))
-        tensor = self._opened.check(state, name)[leaf.name]
-        batch = tensor.shape[0] if tensor.ndim > len(leaf.shape) else None
+        batch = rows_of(leaf, self._opened.check(state, name)[leaf.name])
         for part in _parts_of_none(self._opened.tree, state):
             for each in part if isinstance(part, LowRank) else (part,):
                 check_dense(name, each, "a tensor, LowRank or None where the spec has None")
@@ -195,7 +195,7 @@ class _Rows:
     def _tiled(self, state: State, batch: int) -> State:
         """A state of one example for every row, without copies; a batch as it is."""
         leaf, tensor = next(zip_leaves(self._opened.tree, state, "state"))
-        if tensor.ndim > len(leaf.shape):
+        if rows_of(leaf, tensor) is not None:
             return state
 
         def tile(tensors: Sequence[Tensor], dim: int) -> Tensor:

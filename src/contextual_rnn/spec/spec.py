@@ -23,7 +23,7 @@ from contextual_rnn._numbers import (
 )
 from contextual_rnn._tensors import check_dense, is_finite
 from contextual_rnn.spec.arguments import Call, check_call
-from contextual_rnn.spec.rows_of_states import _Rows
+from contextual_rnn.spec.rows_of_states import RowsOfStates
 from contextual_rnn.spec.tree import (
     Leaf,
     State,
@@ -41,7 +41,7 @@ TimeDim = int | None | Literal["unknown"]
 
 
 @dataclass(frozen=True)
-class StateSpec(_Rows):
+class StateSpec(RowsOfStates):
     """The state of a network: its leaves and how they are put together.
 
     `tree` is the state with a `Leaf` where the network takes a tensor: a leaf, or leaves and None in (named) tuples,

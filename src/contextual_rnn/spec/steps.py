@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -217,7 +217,7 @@ def find_time_dim(network: nn.Module, spec: StateSpec, step: Tensor, like: Tenso
 
 
 @contextmanager
-def evaluation(network: nn.Module) -> Iterator[None]:
+def evaluation(network: nn.Module) -> Generator[None, None, None]:
     """Evaluation mode; afterwards the modes are as they were."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
@@ -229,12 +229,12 @@ def evaluation(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def unchanged(network: nn.Module, device: torch.device) -> Iterator[None]:
+def unchanged(network: nn.Module, device: torch.device) -> Generator[None, None, None]:
     """Evaluation mode; afterwards modes, buffers and generators are as they were."""
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in network.modules()
-        for name, buffer in module._buffers.items()
+        for name, buffer in module._buffers.items()  # pyright: ignore[reportPrivateUsage]
         if buffer is not None
     ]
     with evaluation(network), torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -242,4 +242,4 @@ def unchanged(network: nn.Module, device: torch.device) -> Iterator[None]:
             yield
         finally:
             for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer.copy_(value)
+                module._buffers[name] = buffer.copy_(value)  # pyright: ignore[reportPrivateUsage]

@@ -26,6 +26,7 @@ _TAKEN = {
     "_factors",
     "_hooked",
     "_tiled",
+    "_untiled",
     *dir(nn.ModuleDict()),
     *dir(nn.ParameterDict()),
 }
@@ -81,22 +82,6 @@ class Leaf:
     def numel(self) -> int:
         return math.prod(self.shape)
 
-    def rows_of(self, tensor: Tensor) -> int | None:
-        """The rows B of a tensor (B, *shape); None for `shape`."""
-        return tensor.shape[0] if tensor.ndim > len(self.shape) else None
-
-    def _to_network(self, tensor: Tensor) -> Tensor:
-        """(B, *shape) or `shape` in the network's layout and dtype."""
-        batched = tensor.ndim > len(self.shape)
-        if self.dtype is not None:
-            tensor = tensor.to(self.dtype)
-        if self.repeat > 1:
-            axis = 1 if batched else 0
-            tensor = tensor.expand(*tensor.shape[:axis], self.repeat, *tensor.shape[axis + 1 :])
-        if batched and self.batch_dim:
-            tensor = tensor.movedim(0, self.batch_dim)
-        return tensor if self.tiled_in_place else tensor.contiguous()
-
     @property
     def network_shape(self) -> tuple[int, ...]:
         """The shape of one example as the network takes it."""
@@ -107,6 +92,11 @@ class Leaf:
         one = self.network_shape
         batched = (*map(str, one[: self.batch_dim]), "batch", *map(str, one[self.batch_dim :]))
         return f"({', '.join(batched)}) or {one} without a batch"
+
+
+def rows_of(leaf: Leaf, tensor: Tensor) -> int | None:
+    """The rows B of a tensor (B, *shape); None for `shape`."""
+    return tensor.shape[0] if tensor.ndim > len(leaf.shape) else None
 
 
 def leaves_of(tree: State, depth: int = 0) -> Iterator[Leaf]:
@@ -139,7 +129,20 @@ def map_leaves(function: Callable[[Leaf], Any], tree: State) -> State:
 
 def pack(tree: State, leaves: Mapping[str, Tensor]) -> State:
     """Leaves that are known to fit, each (B, *shape) or `shape`, put together as the network takes them."""
-    return map_leaves(lambda leaf: leaf._to_network(leaves[leaf.name]), tree)
+    return map_leaves(lambda leaf: _to_network(leaf, leaves[leaf.name]), tree)
+
+
+def _to_network(leaf: Leaf, tensor: Tensor) -> Tensor:
+    """(B, *shape) or `shape` in the network's layout and dtype."""
+    batched = tensor.ndim > len(leaf.shape)
+    if leaf.dtype is not None:
+        tensor = tensor.to(leaf.dtype)
+    if leaf.repeat > 1:
+        axis = 1 if batched else 0
+        tensor = tensor.expand(*tensor.shape[:axis], leaf.repeat, *tensor.shape[axis + 1 :])
+    if batched and leaf.batch_dim:
+        tensor = tensor.movedim(0, leaf.batch_dim)
+    return tensor if leaf.tiled_in_place else tensor.contiguous()
 
 
 def check_leaves(expected: Iterable[Leaf], leaves: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from contextual_rnn._numbers import NOT_NEGATIVE, check_number, shortened
 from contextual_rnn._tensors import check_dense, described
 from contextual_rnn.spec.spec import StateSpec
-from contextual_rnn.spec.tree import Leaf
+from contextual_rnn.spec.tree import Leaf, rows_of
 from contextual_rnn.states._heads import tile
 from contextual_rnn.states.moments import Moments
 
@@ -35,7 +35,7 @@ def checked_moments(
             device = device or tensor.device
             if tensor.device != device:
                 raise ValueError(f"{part}: expected a tensor on {device}, as the parts before, got {tensor.device}")
-            if (rows := leaf.rows_of(tensor)) is None:
+            if (rows := rows_of(leaf, tensor)) is None:
                 continue
             if batched is False:
                 raise ValueError(f"{part}: expected one example, {leaf.shape}, got shape {tuple(tensor.shape)}")
@@ -45,7 +45,7 @@ def checked_moments(
     checked: dict[str, Moments] = {}
     for leaf in leaves:
         mean, scale = moments[leaf.name]
-        checked[leaf.name] = Moments(tile(mean, size) if leaf.rows_of(mean) is None else mean, scale)
+        checked[leaf.name] = Moments(tile(mean, size) if rows_of(leaf, mean) is None else mean, scale)
     return checked, size
 
 

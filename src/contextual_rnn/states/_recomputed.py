@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils import checkpoint
 
+from contextual_rnn._torch_internals import graph_task, top_saved_tensors_hooks
+
 Value = TypeVar("Value")
 
 _CHECKPOINT = checkpoint.__file__
-# It gives None where no saved-tensor hook is set: then only a reentrant checkpoint can be under way.
-_top_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Record:
@@ -47,7 +47,7 @@ def draw_again(draw: Callable[[], Tensor], generator: torch.Generator | None) ->
         return draw()  # without a generator torch repeats the draw itself
     recording, entry, repeats = _look_up()
     if not repeats:
-        if torch._C._current_graph_task_id() != -1:
+        if graph_task() != -1:
             raise RuntimeError(_REFUSED)
         for record in recording:
             record.entries.append((generator, generator.get_state()))
@@ -85,8 +85,8 @@ def _is_plain_forward() -> bool:
     """A quick answer for almost every call; False says nothing."""
     return (
         torch.is_grad_enabled()  # not in the forward pass of a reentrant checkpoint
-        and torch._C._current_graph_task_id() == -1
-        and _top_hooks(True) is None
+        and graph_task() == -1
+        and top_saved_tensors_hooks(True) is None  # with none set, only a reentrant checkpoint can be under way
     )
 
 
@@ -96,7 +96,7 @@ def _look_up() -> tuple[list[_Record], tuple[object, Any] | None, bool]:
     Calls around a recomputation are left out: it is theirs in their own recomputation too.
     """
     recording: list[_Record] = []
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
         if frame.f_code.co_filename == _CHECKPOINT:
             name = frame.f_code.co_name
@@ -104,7 +104,7 @@ def _look_up() -> tuple[list[_Record], tuple[object, Any] | None, bool]:
                 local = frame.f_locals
                 return recording, _record_of(local["frame"]).next(local["gid"]), True
             if name == "backward":
-                task = torch._C._current_graph_task_id()
+                task = graph_task()
                 return recording, _record_of(frame.f_locals["ctx"]).next(task), True
             if name == "forward":
                 recording.append(_record_of(frame.f_locals["ctx"]))

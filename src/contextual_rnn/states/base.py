@@ -21,7 +21,7 @@ from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn._sharded import gathered
 from contextual_rnn._tensors import check_floats
 from contextual_rnn.spec.networks import StateSpec, spec_of
-from contextual_rnn.spec.tree import State, pack
+from contextual_rnn.spec.tree import State, pack, rows_of
 from contextual_rnn.states._checked_moments import checked_moments
 from contextual_rnn.states._heads import batch_of, check_call, tile
 from contextual_rnn.states._start import Start
@@ -164,9 +164,9 @@ class InitialState(SavesNumbers, ABC):
         moments, leaves = gathered(self, self._moments)(context, batch_size, None), {}
         for leaf in self.spec:
             mean, scale = moments[leaf.name]
-            if isinstance(scale, Tensor) and leaf.rows_of(scale) is not None:
+            if isinstance(scale, Tensor) and rows_of(leaf, scale) is not None:
                 scale = scale.repeat_interleave(num_samples, 0)
-            single = leaf.rows_of(mean) is None
+            single = rows_of(leaf, mean) is None
             mean = mean.expand(num_samples, *mean.shape) if single else mean.repeat_interleave(num_samples, 0)
             leaves[leaf.name] = draw(Moments(mean, scale), generator)
         return pack(self.spec.tree, leaves)
@@ -192,7 +192,7 @@ class InitialState(SavesNumbers, ABC):
             if readable(values[leaf.name]) and bool(values[leaf.name].isnan().any()):
                 raise ValueError(f"state: expected numbers in leaf {leaf.name!r}, got NaN")
         first = next(iter(self.spec))
-        distribution = self.distribution(context, first.rows_of(values[first.name]))
+        distribution = self.distribution(context, rows_of(first, values[first.name]))
         for name, density in distribution.items():
             if values[name].device != density.loc.device:
                 expected, received = density.loc.device, values[name].device

@@ -11,7 +11,7 @@ from torch import Tensor
 from contextual_rnn._numbers import FINITE, SHARE, check_held, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
-from contextual_rnn.spec.tree import State, pack
+from contextual_rnn.spec.tree import State, pack, rows_of
 from contextual_rnn.states._heads import check_call
 from contextual_rnn.states._recomputed import draw_again
 from contextual_rnn.states.base import InitialState
@@ -127,5 +127,5 @@ class ContextDropout(InitialState):
     def _null_beside(self, given: dict[str, Moments]) -> dict[str, Moments]:
         """The null state's moments for the batch that the context turned out to have."""
         first = next(iter(self.spec))
-        batch_size = first.rows_of(given[first.name].mean)
+        batch_size = rows_of(first, given[first.name].mean)
         return as_forward(self.null, self.null._moments)(None, batch_size, batch_size is not None)

@@ -76,7 +76,7 @@ class FreeState(InitialState):
         size = batch_of(context, batch_size, batched)
         moments = self._constants(size) if self.spec.constants else {}
         noise, error, sharded = self.noise or None, self.error if self.training else None, is_fsdp(self)
-        for name, mean in self.values._tiled(size).items():
+        for name, mean in self.values._tiled(size).items():  # pyright: ignore[reportPrivateUsage]
             if sharded:  # the parameter's memory is gone when the network reads what was tiled without copies
                 mean = mean.clone()
             if error is None:

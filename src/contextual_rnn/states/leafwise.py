@@ -8,6 +8,7 @@ from torch import nn
 
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.spec.tree import rows_of
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments
 
@@ -43,7 +44,7 @@ class LeafwiseState(InitialState):
             moments |= as_forward(state, state._moments)(context, batch_size, batched)
             if state.reads_context:
                 (leaf,) = state.spec
-                batch_size = leaf.rows_of(moments[leaf.name].mean)
+                batch_size = rows_of(leaf, moments[leaf.name].mean)
                 batched = batch_size is not None
         return moments
 

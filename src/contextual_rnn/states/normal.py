@@ -1,5 +1,8 @@
 """A normally distributed initial state (paper, Eq. 4)."""
 
+# A mean of ours hands on its features, and parameters whose leaves may have any public name hide their own.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -15,6 +18,7 @@ from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_held, check_
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.spec.tree import rows_of
 from contextual_rnn.states._heads import Heads
 from contextual_rnn.states._parameters import LeafParameters
 from contextual_rnn.states.base import InitialState
@@ -100,23 +104,27 @@ class NormalState(InitialState):
         self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
     ) -> dict[str, Moments]:
         """With `precise` the heads compute in float32 at least, as densities need it; a draw does not."""
-        raw: Mapping[str, Tensor] = self.raw_scale  # pyright: ignore[reportAssignmentType]
-        if isinstance(self.mean, ContextState):
-            means, features = as_forward(self.mean, self.mean._means)(context, batch_size, batched, precise)
-            if self.scale_heads is not None:
+        mean, parameters = self.mean, self.raw_scale  # looking up an attribute of a module is slow
+        raw: Mapping[str, Tensor] = {}
+        if isinstance(mean, ContextState):
+            means, features = as_forward(mean, mean._means)(context, batch_size, batched, precise)
+            if parameters is None:
+                assert self.scale_heads is not None
                 raw = self.scale_heads(features, batch_size, precise)
         else:
-            moments = as_forward(self.mean, self.mean._moments)(context, batch_size, batched)
-            means = {name: leaf.mean for name, leaf in moments.items()}
-        if self.raw_scale is not None and self.raw_scale._hooked:
-            raw = self.raw_scale._tiled(self._batch_size(means))
-        scales = {leaf.name: self.min_scale + functional.softplus(wide(raw[leaf.name])) for leaf in self.spec.floats}
-        moments = {name: Moments(means[name], scale) for name, scale in scales.items()}
+            of_mean = as_forward(mean, mean._moments)(context, batch_size, batched)
+            means = {name: leaf.mean for name, leaf in of_mean.items()}
+        if parameters is not None:
+            raw = parameters._tiled(self._batch_size(means)) if parameters._hooked else parameters._untiled()
+        moments: dict[str, Moments] = {}
+        for leaf in self.spec.floats:
+            scale = self.min_scale + functional.softplus(wide(raw[leaf.name]))
+            moments[leaf.name] = Moments(means[leaf.name], scale)
         return moments | self._constants(self._batch_size(means)) if self.spec.constants else moments
 
     def _batch_size(self, means: Mapping[str, Tensor]) -> int | None:
         first = self.spec.floats[0]
-        return first.rows_of(means[first.name])
+        return rows_of(first, means[first.name])
 
     def _constants(self, batch_size: int | None) -> dict[str, Moments]:
         return self.mean._constants(batch_size)

@@ -14,6 +14,7 @@ from contextual_rnn._entries import entries_of
 from contextual_rnn._numbers import FINITE, check_held, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
+from contextual_rnn.spec.tree import rows_of
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments, as_tensor
 
@@ -64,7 +65,7 @@ class SumState(InitialState):
         for state, weight in sorted(self._terms(), key=lambda term: not term[0].reads_context):
             moments = as_forward(state, state._moments)(context, batch_size, batched)
             terms.append((moments, weight))
-            batch_size = first.rows_of(moments[first.name].mean)
+            batch_size = rows_of(first, moments[first.name].mean)
             batched = batch_size is not None
         sums = {
             leaf.name: _sum([(moments[leaf.name], weight) for moments, weight in terms]) for leaf in self.spec.floats

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 import tyro
 
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, task_name
+from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, entry_of, task_name
 
 if TYPE_CHECKING:
     from contextual_rnn.experiments.runs.folder import Run
@@ -66,13 +66,14 @@ def _train_with_bar(config: Config, folder: Place, checkpoint_seconds: float, gr
 
     from contextual_rnn.experiments.runs.train import train_at
 
-    with tqdm(unit="step", desc=f"{task_name(config)} {config.state}", disable=None) as bar:
+    entry = entry_of(config)
+    with tqdm(unit="step", desc=f"{entry.name} {config.state}", disable=None) as bar:
 
         def progress(step: int, total: int, metrics: dict[str, float]) -> None:
             bar.total = total
             bar.update(step - bar.n)
-            shown = {name.removeprefix("validation_"): value for name, value in metrics.items() if "validation" in name}
-            bar.set_postfix({"epoch": int(metrics["epoch"]), **shown}, refresh=False)
+            labelled = {each.label: metrics[each.name] for each in entry.metrics if each.name in metrics}
+            bar.set_postfix({"epoch": int(metrics["epoch"]), **labelled}, refresh=False)
             interrupts.describe(f"at step {step} of {total}")
 
         return train_at(config, folder, checkpoint_seconds=checkpoint_seconds, progress=progress, group=group)

@@ -119,12 +119,14 @@ def _run_file(path: Path) -> None:
     name = f"contextual_rnn_tasks_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
+        _LOADED.discard(str(path))
         raise ValueError(f"{TASK_FILES}: expected Python files, got {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # a dataclass reads the types of its fields there
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        _LOADED.discard(str(path))
         raise ValueError(
             f"{TASK_FILES}: expected Python that registers tasks in {path}, got an error: {error}"
         ) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable
 from pathlib import Path
 
 import fsspec
@@ -137,7 +137,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def readable(place: Place, files: Collection[str] = READ, refused: Refused = raise_it) -> Iterator[Path]:
+def readable(place: Place, files: Collection[str] = READ, refused: Refused = raise_it) -> Generator[Path]:
     """The folder itself or, for as long as it is read, a copy of these files of every run in the store.
 
     The error of a file that is not copied, since its name leaves the folder, goes to `refused`, which by default raises

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from multiprocessing import connection, resource_tracker
@@ -18,6 +18,7 @@ from typing import Any, cast
 from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.runs.folder import versions
 
+START_METHOD = "spawn"  # a fork would inherit the threads' locks of this process
 CONNECT_SECONDS = 10
 STOP_SECONDS = 2.5  # for the end of a step and a checkpoint, before a process is killed
 
@@ -33,7 +34,7 @@ class Processes(Executor):
         _start_resource_tracker()
         self._threads = ThreadPoolExecutor(count)
         self._own = threading.local()
-        self._context = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context(START_METHOD)
         self._pools: set[ProcessPoolExecutor] = set()
         self._starting, self._stopped = threading.Lock(), False
 
@@ -92,7 +93,7 @@ def _start_resource_tracker() -> None:
 
 
 @contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
+def _ctrl_c_blocked() -> Generator[None]:
     """A process that this thread starts gets Ctrl-C only once it handles it; SIGTERM ends it before, silently."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -129,7 +130,7 @@ def _work(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 @contextlib.contextmanager
-def local_workers(count: int) -> Iterator[Executor]:
+def local_workers(count: int) -> Generator[Executor]:
     """`count` processes on this machine; whatever is raised meanwhile, an interrupt too, ends them within seconds."""
     executor = Processes(count)
     try:
@@ -141,7 +142,7 @@ def local_workers(count: int) -> Iterator[Executor]:
 
 
 @contextlib.contextmanager
-def dask_workers(address: str) -> Iterator[Executor]:
+def dask_workers(address: str) -> Generator[Executor]:
     """The workers of the scheduler at `address`, and those that join it later; a run whose worker is lost moves on.
 
     Whatever is raised meanwhile, an interrupt too, closes the client, and Dask cancels the runs that have not finished.

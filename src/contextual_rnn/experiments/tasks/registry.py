@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import threading
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from contextual_rnn.experiments.training.task import Task
 _GLOBAL_GENERATOR = threading.Lock()
 
 
-def build_task(config: Config) -> Task:
+def build_task(config: Config) -> Task[Any]:
     """Data and freshly initialised model, a pure function of the configuration; the global generator is left alone."""
     task = entry_of(config).task
     build = pkgutil.resolve_name(task) if isinstance(task, str) else task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ def retrieval_data(
     """
     if not 1 <= pairs <= letters:
         raise ValueError(f"pairs: expected 1 to {letters}, the letters there are, got {pairs}")
-    source = {"generator": generator, "device": generator.device}
+    source: dict[str, Any] = {"generator": generator, "device": generator.device}
     keys = torch.rand(num_samples, letters, **source).argsort(dim=1)[:, :pairs]
     values = DIGIT_0 + torch.randint(10, (num_samples, pairs), **source)
     asked = torch.randint(pairs, (num_samples, 1), **source)

@@ -14,15 +14,15 @@ from contextual_rnn.states import InitialState
 def initial_state(
     name: str,
     spec: StateSpec,
-    net: Callable[[], nn.Module],
+    encoder: Callable[[], nn.Module],
     *,
     features: int | None = None,
     **of_normal: Any,
 ) -> InitialState:
-    """The state `name` for `spec`; `net` makes the context network g of one that has a context."""
+    """The state `name` for `spec`; `encoder` makes the context network g of one that has a context."""
     return {
         "zero": lambda: ConstantState(spec),
         "free": lambda: FreeState(spec),
-        "context": lambda: ContextState(spec, net(), features=features),
-        "normal": lambda: NormalState(spec, net(), features=features, **of_normal),
+        "context": lambda: ContextState(spec, encoder(), features=features),
+        "normal": lambda: NormalState(spec, encoder(), features=features, **of_normal),
     }[name]()

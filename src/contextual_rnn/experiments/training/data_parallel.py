@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ ALONE = Group()
 
 
 @contextlib.contextmanager
-def started_by_torchrun() -> Iterator[Group]:
+def started_by_torchrun() -> Generator[Group]:
     """The group of processes that torchrun has started, this one alone without it.
 
     Raises RuntimeError where they cannot find each other.

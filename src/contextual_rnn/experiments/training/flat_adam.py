@@ -53,7 +53,7 @@ class FlatAdam:
         state = self.state
         state["step"].add_(1)
         # The call inside `torch.optim.Adam.step`, without its hundred microseconds of overhead.
-        torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
+        torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
             [self._values], [self.gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
             lr=learning_rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=EPS, amsgrad=False, maximize=False,
             found_inf=skip,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 
@@ -15,7 +15,7 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Generator[None]:
     """PyTorch computes on `count` threads meanwhile, also in Python's threads that are started then."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -40,8 +40,8 @@ def neuron_spec(network: nn.Module, shape: tuple[int, ...]) -> StateSpec:
     if network.init_hidden:
         kind = type(network).__name__
         raise ValueError(f"network: expected a {kind} with init_hidden=False, got one that keeps its state itself")
-    leaves = tuple(Leaf(name, shape) for name in names)
-    spec = StateSpec(leaves if len(leaves) > 1 else leaves[0], time_dim=None, call=_call)
+    leaves = [Leaf(name, shape) for name in names]
+    spec = StateSpec(leaves[0] if len(leaves) == 1 else tuple(leaves), time_dim=None, call=_call)
     like = next(network.parameters(), None)
     return spec if like is None else replace(spec, dtype=like.dtype, device=like.device)
 

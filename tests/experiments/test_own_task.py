@@ -1,0 +1,108 @@
+"""A task and its measures from a user's file, through the registry alone: trained, swept, tabulated and reported."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from tests.experiments.test_sweep import Serial
+
+from contextual_rnn.experiments.cli.main import main
+from contextual_rnn.experiments.config import (
+    DecayConfig,
+    Measure,
+    Metric,
+    TaskEntry,
+    TrainingConfig,
+    config_from_dict,
+    config_to_dict,
+    entry_of,
+    final,
+    identity,
+    register,
+    registry,
+    tasks,
+)
+from contextual_rnn.experiments.sweeps import workers
+
+FILE = Path(__file__).with_name("mean_task.py")
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    """As in a process that was started with CONTEXTUAL_RNN_TASKS; no other test knows the task."""
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(FILE))
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    monkeypatch.setattr(registry, "_LOADED", set())
+
+
+def test_a_task_from_a_file_is_trained_swept_tabulated_and_reported(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(workers, "local_workers", lambda count: Serial())
+    words = ["sweep", "mean", "--units", "4", "--grid", "state=zero,warm", "--seeds", "2", "--out", str(tmp_path)]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "median mean_error" in printed
+    assert "4 of 4 runs done" in printed
+    assert main(["train", "mean", "--state", "zero", "--seed", "7", "--out", str(tmp_path / "single")]) == 0
+    assert main(["results", str(tmp_path)]) == 0
+    assert "median mean_error" in capsys.readouterr().out
+    assert main(["report", str(tmp_path)]) == 0
+    html = (tmp_path / "report.html").read_text()
+    assert "<h2>The mean of a sequence</h2>" in html
+    assert "Averages are hard." in html
+    assert "zero 2 seeds, warm 2 seeds." in html
+    for text in ("mean error", "epochs to close", "largest step", "gain over zero", ">warm<", "Error and share."):
+        assert text in html
+    assert json.loads((tmp_path / "single" / "config.json").read_text())["task"] == "mean"
+    assert main(["generate", str(tmp_path / "single")]) == 1
+    assert "expected a run of the decay task, got one of mean" in capsys.readouterr().err
+
+
+def test_a_configuration_is_read_back_and_has_its_identity():
+    config = config_from_dict({"task": "mean", "units": 5})
+    assert config_to_dict(config)["units"] == 5
+    assert entry_of(config).title == "The mean of a sequence"
+    assert identity(config) != identity(config_from_dict({"task": "mean"}))
+    with pytest.raises(TypeError, match="state: expected text, got 3"):
+        config_from_dict({"task": "mean", "state": 3})
+
+
+def test_a_measure_is_a_line_in_its_entry(monkeypatch, tmp_path):
+    entry = tasks()["mean"]
+    measure = Measure("smallest_error", lambda lines, last: min(line["mean_error"] for line in lines))
+    monkeypatch.setitem(registry._TASKS, "mean", dataclasses.replace(entry, measures=(measure,)))
+    for seed in range(2):
+        assert main(["train", "mean", "--seed", str(seed), "--out", str(tmp_path / str(seed))]) == 0
+    assert main(["report", str(tmp_path)]) == 0
+    assert "smallest error" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (TaskEntry("decay", DecayConfig, print, "", (Metric("a", "a"),)), "name: expected one that no other task has"),
+        (TaskEntry("a-b", DecayConfig, print, "", (Metric("a", "a"),)), "name: expected a task's name of letters"),
+        (TaskEntry("empty", DecayConfig, print, "", ()), "metrics: expected at least one for empty"),
+    ],
+)
+def test_entries_that_are_refused(entry, message):
+    with pytest.raises(ValueError, match=message):
+        register(entry)
+
+
+def test_a_configuration_of_no_task_is_named():
+    with pytest.raises(ValueError, match="config: expected the configuration of a registered task, got TrainingConfig"):
+        entry_of(TrainingConfig())
+    assert final("error")([], {"error": 2.0}) == 2.0
+
+
+@pytest.mark.parametrize("text", ["import nothing_of_this_name", "1 +"])
+def test_a_file_that_cannot_be_run_is_named(text, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(path))
+    assert main(["train", "decay", "--units", "2"]) == 1
+    assert f"CONTEXTUAL_RNN_TASKS: expected Python that registers tasks in {path}" in capsys.readouterr().err
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(tmp_path / "nowhere.py"))
+    with pytest.raises(ValueError, match="nowhere"):
+        tasks()

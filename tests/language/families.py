@@ -1,0 +1,84 @@
+"""Tiny random models of every family of transformers that is tested, made from a configuration."""
+
+from functools import cache
+
+import torch
+import transformers
+
+transformers.logging.set_verbosity_error()  # kernels that are not installed are named with every model
+
+VOCABULARY = 64
+COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
+DELTA = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_hidden_layers": 3,
+}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+SSM = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_chunk_size": 4}
+PURE = {key: COMMON[key] for key in ("vocab_size", "hidden_size", "bos_token_id", "eos_token_id", "pad_token_id")}
+MAMBA1 = {"mamba_d_state": 4, "mamba_dt_rank": 4}
+SHARED = {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "hybrid"]}
+
+# Causal language models, by the prefix of their class.
+FAMILIES = {
+    "Qwen3Next": {**COMMON, **DELTA, **EXPERTS, "linear_num_key_heads": 2, "head_dim": 8,
+                  "shared_expert_intermediate_size": 16},
+    "Qwen3_5": {**COMMON, **DELTA, "linear_num_key_heads": 2, "head_dim": 8},
+    "FalconH1": {**COMMON, **SSM, "num_hidden_layers": 2, "mamba_d_ssm": 64, "head_dim": 8},
+    "Mamba2": {**PURE, "num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 2, "num_hidden_layers": 2,
+               "chunk_size": 4},
+    "Bamba": {**COMMON, **SSM, "num_hidden_layers": 3, "attn_layer_indices": [1]},
+    "GraniteMoeHybrid": {**COMMON, **SSM, "num_hidden_layers": 2, "layer_types": DELTA["layer_types"][:2],
+                         "num_local_experts": 2, "num_experts_per_tok": 1, "shared_intermediate_size": 16},
+    "NemotronH": {**COMMON, "layers_block_type": ["mamba", "attention", "mlp"], "mamba_num_heads": 8,
+                  "mamba_head_dim": 8, "n_groups": 1, "ssm_state_size": 8, "chunk_size": 4, "head_dim": 8},
+    "Zamba2": {**COMMON, **SHARED, "mamba_d_state": 8, "mamba_ngroups": 1, "n_mamba_heads": 4, "mamba_headdim": 16,
+               "chunk_size": 4, "num_mem_blocks": 1, "time_step_min": 1e-6},
+    "OlmoHybrid": {**COMMON, **DELTA},
+    "KimiLinear": {**COMMON, **EXPERTS, "num_key_value_heads": 4, "num_hidden_layers": 2, "num_local_experts": 4,
+                   "layer_types": DELTA["layer_types"][:2], "mlp_layer_types": ["dense", "sparse"],
+                   "linear_head_dim": 8, "linear_num_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8,
+                   "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8},
+    "Mamba": {**PURE, "state_size": 4, "num_hidden_layers": 2},
+    "FalconMamba": {**PURE, "state_size": 4, "num_hidden_layers": 2},
+    "Jamba": {**COMMON, **MAMBA1, **EXPERTS, "num_hidden_layers": 3, "attn_layer_period": 3, "attn_layer_offset": 1,
+              "expert_layer_period": 2, "expert_layer_offset": 1},
+    "Zamba": {**COMMON, **SHARED, **MAMBA1, "n_mamba_heads": 2, "attention_head_dim": 16},
+}  # fmt: skip
+PARTS = {"Qwen3_5": "Qwen3_5TextConfig"}
+
+
+def new_model(family, seed=0, **changes):
+    """A model in evaluation mode, frozen; its weights are larger than at the start of training, so states matter."""
+    config = getattr(transformers, PARTS.get(family, f"{family}Config"))(**{**FAMILIES[family], **changes})
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(3)
+    return model
+
+
+model_of = cache(new_model)
+
+
+def tokens(rows=2, length=7, seed=0):
+    return torch.randint(1, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def random_state(spec, rows=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return {leaf.name: torch.randn(rows, *leaf.shape, generator=generator).to(leaf.dtype) for leaf in spec}
