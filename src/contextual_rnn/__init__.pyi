@@ -9,6 +9,9 @@ from contextual_rnn import sequences as sequences
 from contextual_rnn import serialization as serialization
 from contextual_rnn import spec as spec
 from contextual_rnn import states as states
+from contextual_rnn.attachment import attach as attach
+from contextual_rnn.attachment import given_context as given_context
+from contextual_rnn.attachment import remove_initial_state as remove_initial_state
 from contextual_rnn.generation import TokenSampler as TokenSampler
 from contextual_rnn.generation import generate as generate
 from contextual_rnn.generation import interpolate as interpolate
@@ -27,6 +30,7 @@ from contextual_rnn.serialization import load_carried_state as load_carried_stat
 from contextual_rnn.serialization import load_state as load_state
 from contextual_rnn.serialization import save_carried_state as save_carried_state
 from contextual_rnn.serialization import save_state as save_state
+from contextual_rnn.spec.checks import check_spec as check_spec
 from contextual_rnn.spec.networks import StateSpec as StateSpec
 from contextual_rnn.spec.networks import state_spec as state_spec
 from contextual_rnn.spec.tree import Leaf as Leaf

@@ -17,7 +17,7 @@ from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.sequences.backend import check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
-from contextual_rnn.spec.steps import copied, find_time_dim, may_change_states
+from contextual_rnn.spec.steps import call, copied, find_time_dim, may_change_states
 from contextual_rnn.spec.tree import State, fits, matches, rows_of, zip_leaves
 from contextual_rnn.states import InitialState, Posterior
 
@@ -87,7 +87,8 @@ class ContextualRNN(nn.Module):
 
         `input` is what the network takes, a PackedSequence included; contexts stand in the order of the sequences as
         they were before packing. `generator` makes a random initial state repeatable. Further keyword arguments are
-        passed to the network; `arguments` holds those that have one of the names here.
+        passed to the network; `arguments` holds those that have one of the names here. Beside lengths, masks, resets
+        and burn-in those that the spec names in `per_step` or `per_row` are cut with the input, and others are refused.
 
         `lengths`, (B,) integers from 0 on any device and in any order, say how long each sequence of a padded batch is;
         or `mask`, of bool, is True for the real steps, one block in each row. Outputs elsewhere are zero and the final
@@ -118,7 +119,7 @@ class ContextualRNN(nn.Module):
         packed = isinstance(input, PackedSequence)
         if packed and self._spec.known_time_dim is None:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
-        batch_size = _packed_batch_size(input) if packed else self._spec.input_batch_size(input)
+        batch_size = packed_batch_size(input) if packed else self._spec.input_batch_size(input)
         network = self.network  # looking up an attribute of a module is slow
         if hx is not None and not matches(self._spec.tree, hx, batch_size, first_parameter(network)):
             self._check_state(hx, batch_size)
@@ -128,15 +129,11 @@ class ContextualRNN(nn.Module):
                 return self._run_densely(input, state, arguments, more)
             if self._copies_states:
                 state = copied(state)
-            if arguments is None and not more:
+            if arguments is None and not more and self._spec.call is None:
                 return network(input, state)
-            return network(input, state, **_merged(arguments, more))
-        if arguments is not None or more:
-            names = ", ".join(_merged(arguments, more))
-            raise ValueError(
-                f"arguments: expected none for the network beside lengths, mask, reset and burn_in, got {names}"
-            )
-        given = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
+            return call(network, self._spec, input, state, **merged(arguments, more))
+        given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
+        given["arguments"] = merged(arguments, more)
         pieces = None if burn_in == 0 else "burn_in"
         sequences = Sequences.of(self, input, context, generator, **given, pieces=pieces)
         if burn_in == 0:
@@ -151,7 +148,7 @@ class ContextualRNN(nn.Module):
     ) -> Any:
         """A plain call, as `backend` asks for."""
         if arguments is not None or more:
-            names = ", ".join(_merged(arguments, more))
+            names = ", ".join(merged(arguments, more))
             raise ValueError(f"arguments: expected none for the network with backend {self.backend!r}, got {names}")
         if isinstance(input, PackedSequence) or self._spec.input_batch_size(input) is None:
             received = "a packed or unbatched input"
@@ -183,7 +180,7 @@ class ContextualRNN(nn.Module):
                 raise ValueError(f"{name}: expected None beside num_samples and return_posterior, got one")
         check_flag("return_posterior", return_posterior)
         packed = isinstance(input, PackedSequence)
-        size = _packed_batch_size(input) if packed else self._spec.input_batch_size(input)
+        size = packed_batch_size(input) if packed else self._spec.input_batch_size(input)
         if num_samples is not None and (packed or size is None):
             raise ValueError(f"num_samples: expected None with a packed or unbatched input, got {num_samples}")
         options: dict[str, Any] = {"num_samples": num_samples, "return_posterior": return_posterior}
@@ -228,7 +225,8 @@ def check_made(network: nn.Module, initial_state: InitialState, state: State) ->
     _check_like("initial_state", network, initial_state.spec.tree, state)
 
 
-def _packed_batch_size(packed: PackedSequence) -> int:
+def packed_batch_size(packed: PackedSequence) -> int:
+    """How many sequences there are."""
     size = packed.batch_sizes[0]
     return size if is_tracing() else int(size)  # pyright: ignore[reportReturnType]
 
@@ -255,7 +253,7 @@ def _dtype_and_device(network: nn.Module, like: Tensor) -> tuple[torch.dtype, to
     return spec.dtype or like.dtype, spec.device or like.device
 
 
-def _merged(arguments: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
+def merged(arguments: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
     """The arguments for the network alone."""
     if arguments is None:
         return more

@@ -322,3 +322,32 @@ def _(d: Draw) -> Call:
         return loss, torch.autograd.grad(loss, list(modules[0].parameters()) + list(network.parameters()))
 
     return Call(ours.sequence_cross_entropy, args, expect=_finite, finish=finish, gradient=backward)
+
+
+def _attached(d: Draw) -> tuple[nn.Module, Subject]:
+    s = subject(d, networks=[name for name in SEQUENCES if "," not in name])
+    return ours.attach(s.network, s.state), s
+
+
+@case("attach")
+def _(d: Draw) -> Call:
+    s = subject(d, networks=[name for name in SEQUENCES if "," not in name])
+    options = {"host": nn.Sequential(s.network), "context": "input"} if d.chance(0.5) else {}
+    return Call(ours.attach, [s.network, s.state], options, changes=True)
+
+
+@case("given_context")
+def _(d: Draw) -> Call:
+    network, s = _attached(d)
+    context, x = s.new_context(d, 3), make_input(network, 3)
+
+    def use(context: Any, network: nn.Module | None) -> Any:
+        with ours.given_context(context, network=network):
+            return s.network(x)
+
+    return Call(use, [context, d.choose([None, network])], keep=("0",))
+
+
+@case("remove_initial_state")
+def _(d: Draw) -> Call:
+    return Call(ours.remove_initial_state, [_attached(d)[0]], changes=True, same=False)

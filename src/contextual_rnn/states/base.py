@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from contextual_rnn._numbers import POSITIVE, check_factory, check_flag, check_number, check_size
+from contextual_rnn._numbers import POSITIVE, check_factory, check_flag, check_held, check_number, check_size
 from contextual_rnn._precision import is_narrow
 from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn._sharded import gathered
