@@ -94,7 +94,9 @@ class Problem:
             for k, (name, result) in enumerate(results.items())
             if name not in without
         ]
-        grads = torch.autograd.grad(sum(loss), list(leaves.values()), allow_unused=True, materialize_grads=True)
+        grads = torch.autograd.grad(
+            torch.stack(loss).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
         values = {name: result.detach() for name, result in results.items()}
         return values | {f"gradient of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
 

@@ -48,10 +48,7 @@ def choose(backend: str, network: nn.Module, tensors: Sequence[Tensor], dense: b
     if asked == "torch" or (asked == "auto" and dense):
         return "torch"
     name = "native" if asked == "auto" else asked
-    obstacle = _obstacle(network, tensors)
-    if obstacle is None and name == "native":
-        assert isinstance(network, nn.RNNBase)
-        obstacle = _no_kernel(network, tensors)
+    obstacle = _obstacle(network, tensors, name == "native")
     if obstacle is None:
         return name
     if backend == name:
@@ -59,8 +56,8 @@ def choose(backend: str, network: nn.Module, tensors: Sequence[Tensor], dense: b
     return "torch"
 
 
-def _obstacle(network: nn.Module, tensors: Sequence[Tensor]) -> str | None:
-    """Why the network must run as torch runs it: somebody watches or changes how it does."""
+def _obstacle(network: nn.Module, tensors: Sequence[Tensor], native: bool) -> str | None:
+    """Why the network must run as torch runs it: somebody watches or changes how it does, or there is no kernel."""
     if not isinstance(network, nn.RNNBase) or type(network) not in _KINDS:
         return "is a network of another class"
     if not is_plain_call(network):
@@ -71,17 +68,17 @@ def _obstacle(network: nn.Module, tensors: Sequence[Tensor]) -> str | None:
         return "is autocast"
     if dispatch_mode() is not None or in_forward_ad():
         return "is a mode that the kernel does not see"
-    every = [*tensors, *_weights(network)]
+    every = [*tensors, *[weight for weights in network.all_weights for weight in weights]]
     if not PLAIN_TENSORS.issuperset(map(type, every)):
         return "are tensors of other classes"
-    return None
+    return _no_kernel(every) if native else None
 
 
-def _no_kernel(network: nn.RNNBase, tensors: Sequence[Tensor]) -> str | None:
+def _no_kernel(tensors: Sequence[Tensor]) -> str | None:
     like = tensors[0]
     if not supports(like):
         return f"is no kernel for {described(like)}"
-    for tensor in (*tensors, *_weights(network)):
+    for tensor in tensors:
         if tensor.dtype != like.dtype or tensor.device != like.device or tensor.layout != torch.strided:
             return "are tensors of several dtypes, devices or layouts"
     return None
@@ -92,24 +89,20 @@ def tensors_of(state: object) -> list[Tensor]:
     return [state] if isinstance(state, Tensor) else [leaf for leaf in state if isinstance(leaf, Tensor)]  # pyright: ignore
 
 
-def _weights(network: nn.RNNBase) -> list[Tensor]:
-    return [weight for weights in network.all_weights for weight in weights]
-
-
 def whole_rows(batch: int, steps: int, lengths: Tensor | None) -> Tensor:
     """The table of segments, as `ops._gated` has it, where each row is one from its first step."""
-    if lengths is None:
-        return _dense(batch, steps)
-    table = torch.empty(4, batch, dtype=torch.int64, device="cpu")
-    table[0] = torch.arange(batch, device="cpu")
-    table[1], table[2], table[3] = 0, lengths, 1
+    table = _dense(batch, steps)
+    if lengths is not None:
+        table = table.clone()
+        table[2] = lengths
     return table
 
 
 @functools.lru_cache(maxsize=16)
 def _dense(batch: int, steps: int) -> Tensor:
     with torch.inference_mode(False):
-        return whole_rows(batch, steps, torch.full((batch,), steps, device="cpu"))
+        rows = torch.arange(batch, device="cpu")
+        return torch.stack([rows, torch.zeros_like(rows), torch.full_like(rows, steps), torch.ones_like(rows)])
 
 
 def run(backend: str, network: nn.RNNBase, input: Tensor, state: Any, table: Tensor) -> tuple[Tensor, Any]:

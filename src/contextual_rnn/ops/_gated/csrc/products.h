@@ -33,8 +33,7 @@ struct Products {
     static inline INLINE vec at(const T* from) { return *reinterpret_cast<const vec*>(from); }
     static inline INLINE void put(T* to, vec x) { *reinterpret_cast<vec*>(to) = x; }
 
-    // Rows of a packed matrix: row k of it is row(k), or column k where `turned`; `temporary` has room for `depth`
-    // vectors.
+    // Packs the matrix whose row k is row(k).
     template <typename Row>
     static void pack(T* to, int64_t depth, int64_t columns, const Row& row) {
         in_blocks<most_across>(vectors(columns), [&](auto across, int64_t v) {
@@ -47,8 +46,8 @@ struct Products {
         });
     }
 
-    // The same for a matrix whose columns are in memory as rows: column c is column(c). Only its rows from `first`, so
-    // many as it has, are written.
+    // Packs `rows` rows, from `first` on, of the matrix whose column c has them at column(c). `temporary` has room for so
+    // many vectors.
     template <typename Column>
     static void pack_turned(T* to, int64_t depth, int64_t columns, int64_t first, int64_t rows, const Column& column,
                             vec* temporary) {
@@ -87,7 +86,7 @@ struct Products {
             vec w[across];
             each<across>([&](auto c) INLINE { w[c] = at(panel + c * L); });
             each<down>([&](auto r) INLINE {
-                const vec x = vec{} + a[r * a_stride + k];
+                const T x = a[r * a_stride + k];
                 each<across>([&](auto c) INLINE { sum[r][c] += x * w[c]; });
             });
         }
@@ -116,7 +115,7 @@ struct Products {
             vec w[across];
             each<across>([&](auto c) INLINE { w[c] = at(b + c * L); });
             each<down>([&](auto r) INLINE {
-                const vec x = vec{} + a[r];
+                const T x = a[r];
                 each<across>([&](auto c) INLINE { sum[r][c] += x * w[c]; });
             });
         }
