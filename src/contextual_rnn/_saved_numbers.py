@@ -113,8 +113,8 @@ def _plain_value(module: nn.Module, name: str) -> Any:
     """The attribute; an array of numpy, or a tensor that a state_dict does not have by itself, as numbers of Python."""
     value: Any = getattr(module, name, None)
     if isinstance(value, Tensor):
-        kept = name in module._parameters or name in module._buffers or value.requires_grad
-        return value if kept or not readable(value) else value.tolist()
+        saved = name in module._parameters or name in module._buffers or value.requires_grad
+        return value if saved or not readable(value) else value.tolist()
     return value.tolist() if hasattr(value, "tolist") else value
 
 
