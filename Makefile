@@ -1,4 +1,4 @@
-.PHONY: install reproduce evidence pages test fuzz sanitize lint types-library types-tests bench wheel clean
+.PHONY: install reproduce evidence pages test integrations fuzz sanitize lint types-library types-tests bench wheel clean
 
 PYTHON ?= python3
 PRESET ?= quick
@@ -33,6 +33,18 @@ pages: install
 # what they prepare.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal --quiet
+
+# The recipes of docs/works-with.md, with frameworks that nothing else needs, in an environment of their own.
+INTEGRATIONS := .venv-integrations
+INTEGRATED := $(INTEGRATIONS)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+integrations: $(INTEGRATIONS)/installed
+	OMP_NUM_THREADS=1 $(INTEGRATED)/pytest --quiet tests/test_works_with.py tests/test_adapters.py tests/test_attach.py
+
+$(INTEGRATIONS)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(INTEGRATIONS)
+	$(INTEGRATED)/pip install --quiet --constraint constraints.txt torch
+	$(INTEGRATED)/pip install --quiet --constraint constraints.txt --editable ".[integrations]"
+	touch $@
 
 # Random calls of every public name and damaged files: 40,000 and 5,000 tries in processes of their own, about an hour
 # of a core. A failure can be repeated by its seed and number. Another seed: make fuzz SEED=7.
@@ -78,4 +90,4 @@ wheel: install
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .venv-integrations build dist

@@ -74,6 +74,9 @@ def test_exactly_one_initial_state_is_called_once():
         diagnose(rnn, losses_of(rnn, hx=torch.zeros(1, BATCH, 5)))
     with pytest.raises(ValueError, match="losses: expected one call of the initial state, got 2"):
         diagnose(rnn, lambda: losses_of(rnn)() + losses_of(rnn)())
+    reset = torch.zeros(BATCH, 4, dtype=torch.bool).index_fill_(1, torch.tensor([2]), True)
+    with pytest.raises(ValueError, match=rf"losses: expected \({2 * BATCH}, steps\)"):  # a state for each piece
+        diagnose(rnn, losses_of(rnn, reset=reset))
     assert not rnn.initial_state._forward_hooks, "hooks go in spite of an error"
     assert rnn.training, "and modes come back"
 

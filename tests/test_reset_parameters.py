@@ -17,6 +17,7 @@ from contextual_rnn import (
     Continuous,
     FastWeightsRNN,
     FreeState,
+    LatentState,
     Leaf,
     LeafwiseState,
     NormalState,
@@ -62,6 +63,7 @@ STATES = {
     "normal, zero_init": (net, lambda net, **kw: NormalState(SPEC, net, zero_init=True, **kw)),
     "normal, sigma of the context": (net, lambda net, **kw: NormalState(SPEC, net, 3.0, scale_from_context=True, **kw)),
     "normal around free": (net, lambda net, **kw: NormalState(SPEC, FreeState(SPEC, **kw), **kw)),
+    "latent": (net, lambda net, **kw: LatentState(SPEC, net, 3, min_scale=0.1, **kw)),
     "dropped at times": (net, lambda net, **kw: ContextDropout(ContextState(SPEC, net, **kw), **kw)),
     "sum": (net, lambda net, **kw: SumState([FreeState(SPEC, **kw), ContextState(SPEC, net, **kw)], [0.3, 0.7])),
     "one a leaf": (net, lambda net, **kw: LeafwiseState(

@@ -24,6 +24,7 @@ class Range(NamedTuple):
 
 FINITE = Range("a finite number", lambda value: True)
 NOT_NEGATIVE = Range("a finite number of at least 0", lambda value: value >= 0)
+POSITIVE = Range("a positive, finite number", lambda value: value > 0)
 SHARE = Range("a number from 0 to 1", lambda value: 0 <= value <= 1)
 DECAY = Range("a number from 0 to below 1", lambda value: 0 <= value < 1)
 

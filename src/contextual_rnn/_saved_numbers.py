@@ -113,8 +113,9 @@ def _plain_value(module: nn.Module, name: str) -> Any:
     """The attribute; an array of numpy, or a tensor that a state_dict does not have by itself, as numbers of Python."""
     value: Any = getattr(module, name, None)
     if isinstance(value, Tensor):
-        saved = name in module._parameters or name in module._buffers or value.requires_grad
-        return value if saved or not readable(value) else value.tolist()
+        of_torch = dict((*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)))
+        is_plain = name not in of_torch and not value.requires_grad and readable(value)
+        return value.tolist() if is_plain else value
     return value.tolist() if hasattr(value, "tolist") else value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from contextual_rnn._numbers import check_size
 from contextual_rnn._sharded import as_forward
-from contextual_rnn.rnn import ContextualRNN
+from contextual_rnn.rnn import ContextualRNN, merged
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.rows import map_tensors
 from contextual_rnn.spec.tree import State
@@ -29,6 +29,7 @@ def truncated(
     reset: Tensor | None = None,
     reset_context: Any = None,
     generator: torch.Generator | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[slice, Tensor, State]]:
     """Run a padded batch in pieces of `steps` steps, each from the detached final state of the one before.
 
@@ -38,9 +39,10 @@ def truncated(
             optimizer.zero_grad()
 
     Gives for each piece the slice of its steps, the output there and the state after it; the numbers of one long run,
-    as long as nothing is learned in between. The other arguments are those of `ContextualRNN`: output is zero beyond a
-    row's end and its state stays, pieces end with the longest row, and a reset begins anew from the initial state as
-    the parameters are then, with its gradient. Of fast weights the state has the final A, which is carried too.
+    as long as nothing is learned in between. The other arguments are those of `ContextualRNN`; those for the network
+    are in `arguments`. Output is zero beyond a row's end and its state stays, pieces end with the longest row, and a
+    reset begins anew from the initial state as the parameters are then, with its gradient. Of fast weights the state
+    has the final A, which is carried too.
 
     Raises as `ContextualRNN` does, ValueError for a bidirectional network, whose first output needs the last input.
     """
@@ -48,6 +50,7 @@ def truncated(
         raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
     steps = check_size("steps", steps)
     given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
+    given["arguments"] = merged(arguments, {})
     sequences = as_forward(model, Sequences.of)(model, input, context, generator, **given, pieces="steps")
     if hx is not None:
         model._check_state(hx, sequences.batch)  # pyright: ignore[reportPrivateUsage]

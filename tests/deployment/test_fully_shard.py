@@ -84,6 +84,9 @@ def roll_out(model, context):
 def gradients(model, x, context, generator):
     model.zero_grad()
     total = loss(model(x, context=context, **generator)) + loss(densities(model, context))
+    if isinstance(model.initial_state, NormalState):
+        outputs, posterior = model(x, context=context, return_posterior=True, **generator)
+        total = total + loss(outputs) + posterior.kl().mean()
     total.backward()
     grads = {name: parameter.grad for name, parameter in model.named_parameters()}
     return {name: grad.full_tensor() if hasattr(grad, "full_tensor") else grad for name, grad in grads.items()}
@@ -140,6 +143,9 @@ def mixed(how):
                 assert output.dtype == (policy.output_dtype or torch.bfloat16)
                 loss(output).backward()
             assert all(parameter.grad is not None for parameter in pieces.network.parameters())
+            generate(
+                pieces, lambda output, value: value + output[..., :3].to(value), first, num_steps=2, context=context
+            )
     assert model.initial_state.kl(context).dtype == torch.float32
     assert model.initial_state.sample(context)[0].dtype == torch.bfloat16
 

@@ -46,9 +46,10 @@ class Intercept:
             nonlocal calls
             calls += 1
             # Copies: a network may overwrite the state that it is given.
+            pair = kwargs.get("return_posterior", False)
             if state is not None:
-                return copied(state)
-            self.state = copied(output)
+                return (copied(state), output[1]) if pair else copied(state)
+            self.state = copied(output[0] if pair else output)
             self._remember(*args, **kwargs)
             return None
 

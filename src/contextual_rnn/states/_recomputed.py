@@ -10,13 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FrameType, GeneratorType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils import checkpoint
 
 from contextual_rnn._torch_internals import graph_task, top_saved_tensors_hooks
+
+Value = TypeVar("Value")
 
 _CHECKPOINT = checkpoint.__file__
 
@@ -25,11 +27,11 @@ class _Record:
     """What one checkpointed call drew, in order, and how far its present recomputation has read it."""
 
     def __init__(self) -> None:
-        self.entries: list[tuple[object, Tensor]] = []
+        self.entries: list[tuple[object, Any]] = []
         self.run: object = None
         self.position = 0
 
-    def next(self, run: object) -> tuple[object, Tensor] | None:
+    def next(self, run: object) -> tuple[object, Any] | None:
         if run != self.run:
             self.run, self.position = run, 0
         self.position += 1
@@ -62,7 +64,7 @@ def draw_again(draw: Callable[[], Tensor], generator: torch.Generator | None) ->
         generator.set_state(now)
 
 
-def compute_again(compute: Callable[[], Tensor]) -> Tensor:
+def compute_again(compute: Callable[[], Value]) -> Value:
     """compute(), which reads what changes between steps; its value of then where a checkpointed call is recomputed."""
     if torch.compiler.is_compiling() or _is_plain_forward():
         return compute()
@@ -88,7 +90,7 @@ def _is_plain_forward() -> bool:
     )
 
 
-def _look_up() -> tuple[list[_Record], tuple[object, Tensor] | None, bool]:
+def _look_up() -> tuple[list[_Record], tuple[object, Any] | None, bool]:
     """Records of the checkpointed calls under way, what the innermost recomputation repeats, and whether there is one.
 
     Calls around a recomputation are left out: it is theirs in their own recomputation too.
