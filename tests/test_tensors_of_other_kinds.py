@@ -10,6 +10,8 @@ from torch.testing._internal.two_tensor import TwoTensor
 from contextual_rnn import AdditiveAttention, FastWeightsCell, FastWeightsRNN, LowRank, sequence_cross_entropy
 from contextual_rnn.ops import fast_weights
 
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+
 B, T, I, H = 2, 4, 3, 5  # noqa: E741
 
 KINDS = {

@@ -139,10 +139,14 @@ def mixed(how):
     for policy in (BFLOAT16, MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=torch.float32)):
         if how == "the root alone" or policy is BFLOAT16:
             pieces = shard(ContextualRNN(*copy.deepcopy(modules)), how, policy)
+            pieces(x, context=context)  # without a backward pass the root's parameters stay whole
             for _, output, _ in truncated(pieces, x, 3, context=context):
                 assert output.dtype == (policy.output_dtype or torch.bfloat16)
                 loss(output).backward()
             assert all(parameter.grad is not None for parameter in pieces.network.parameters())
+            generate(
+                pieces, lambda output, value: value + output[..., :3].to(value), first, num_steps=2, context=context
+            )
     assert model.initial_state.kl(context).dtype == torch.float32
     assert model.initial_state.sample(context)[0].dtype == torch.bfloat16
 

@@ -31,6 +31,11 @@ def initial_rows(
     """`copies` states a condition as one batch, drawn or the mean; a single example is a batch of one."""
 
     def make(context: Any) -> State:
+        state = draw_or_mean(context)
+        check_made(model.network, initial_state, state)  # here, where both are of the dtype that FSDP computes with
+        return state
+
+    def draw_or_mean(context: Any) -> State:
         if sample:
             return initial_state.sample(context, copies, batch_size=batch, generator=generator)
         spec = initial_state.spec
@@ -40,9 +45,7 @@ def initial_rows(
             leaves = {name: leaf[None] for name, leaf in leaves.items()}
         return spec.pack({name: leaf.repeat_interleave(copies, 0) for name, leaf in leaves.items()})
 
-    state = as_forward(model, make)(context)
-    check_made(model.network, initial_state, state)
-    return state
+    return as_forward(model, make)(context)
 
 
 def num_rows_of(spec: StateSpec, state: State) -> int:
