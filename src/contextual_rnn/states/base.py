@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from contextual_rnn._numbers import POSITIVE, check_factory, check_flag, check_number, check_size
+from contextual_rnn._numbers import POSITIVE, check_factory, check_flag, check_held, check_number, check_size
 from contextual_rnn._precision import is_narrow
 from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn._sharded import gathered
@@ -274,8 +274,7 @@ class InitialState(SavesNumbers, ABC):
         self._check_noise(posterior)
         return posterior
 
-
-def refuse_latent(name: str, state: InitialState) -> None:
-    """Refuse a state whose noise is that of a latent variable where moments of the state are combined."""
-    if state._latent:
-        raise ValueError(f"{name}: expected a state that its moments describe, got a {type(state).__name__}")
+    def _refuse_latent(self, name: str, state: InitialState) -> None:
+        """Refuse a state whose noise is that of a latent variable, as moments of the states are combined here."""
+        if state._latent:
+            raise ValueError(f"{name}: expected a state that its moments describe, got a {type(state).__name__}")
