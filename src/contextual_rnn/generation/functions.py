@@ -1,5 +1,8 @@
 """The functions of a generation, called as the user wrote them and checked in what they return."""
 
+# The names of a model that users do not see.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,8 @@
 """Many trajectories, rolled out side by side; those that have stopped are left out."""
 
+# The names of a model that users do not see.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

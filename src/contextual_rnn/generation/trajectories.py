@@ -1,5 +1,8 @@
 """Generate sequences from a distribution over initial states."""
 
+# The names of a model that users do not see.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from typing import Any, overload

@@ -274,8 +274,7 @@ class InitialState(SavesNumbers, ABC):
         self._check_noise(posterior)
         return posterior
 
-
-def refuse_latent(name: str, state: InitialState) -> None:
-    """Refuse a state whose noise is that of a latent variable where moments of the state are combined."""
-    if state._latent:
-        raise ValueError(f"{name}: expected a state that its moments describe, got a {type(state).__name__}")
+    def _refuse_latent(self, name: str, state: InitialState) -> None:
+        """Refuse a state whose noise is that of a latent variable, as moments of the states are combined here."""
+        if state._latent:
+            raise ValueError(f"{name}: expected a state that its moments describe, got a {type(state).__name__}")

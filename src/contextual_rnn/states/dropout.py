@@ -227,7 +227,7 @@ class DroppedPosterior(Posterior):
         units = {}
         for name in {**given, **null}:
             like = given[name] if name in given else null[name]
-            drop = self.dropped.reshape(*self.dropped.shape, *(1 for _ in range(self._axes[name])))
+            drop = self.dropped.reshape(*self.dropped.shape, *(1 for _ in range(self.axes[name])))
             branches = [branch.get(name, torch.zeros_like(like)) for branch in (null, given)]
             units[name] = torch.where(drop, *branches)
         return units
@@ -251,8 +251,8 @@ class DroppedPosterior(Posterior):
         return self.given.has_noise or self.null.has_noise
 
     @property
-    def _axes(self) -> dict[str, int]:
-        return {**self.null._axes, **self.given._axes}
+    def axes(self) -> dict[str, int]:
+        return {**self.null.axes, **self.given.axes}
 
 
 def _unflatten(parts: Iterable[Any], spec: Any) -> DroppedPosterior:

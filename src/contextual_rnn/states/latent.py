@@ -146,8 +146,8 @@ class LatentPosterior(Posterior):
         return True
 
     @property
-    def _axes(self) -> dict[str, int]:
-        return self.latent._axes
+    def axes(self) -> dict[str, int]:
+        return self.latent.axes
 
 
 def _unflatten(parts: Iterable[Any], decode: Any) -> LatentPosterior:

@@ -9,7 +9,7 @@ from torch import nn
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import rows_of
-from contextual_rnn.states.base import InitialState, refuse_latent
+from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments
 
 
@@ -31,7 +31,7 @@ class LeafwiseState(InitialState):
         for name, state in states.items():
             if not isinstance(state, InitialState):
                 raise TypeError(f"{name}: expected an InitialState, got {type(state).__name__}")
-            refuse_latent(name, state)
+            self._refuse_latent(name, state)
             if list(state.spec) != [leaves[name]]:
                 raise ValueError(
                     f"{name}: expected a state made for spec[{name!r}], {leaves[name]}, got one for {list(state.spec)}"

@@ -21,7 +21,7 @@ from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import rows_of
 from contextual_rnn.states._heads import Heads
 from contextual_rnn.states._parameters import LeafParameters
-from contextual_rnn.states.base import InitialState, refuse_latent
+from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.context import ContextState
 from contextual_rnn.states.moments import Moments
 
@@ -73,7 +73,7 @@ class NormalState(InitialState):
                 if option is not None:
                     kind = type(encoder).__name__
                     raise ValueError(f"{name}: expected only with a context network as encoder, got {kind}")
-            refuse_latent("encoder", encoder)
+            self._refuse_latent("encoder", encoder)
             self.mean = encoder
         else:
             self.mean = ContextState(self.spec, encoder, features=features, zero_init=zero_init, activation=activation)

@@ -105,10 +105,10 @@ class NormalPosterior(Posterior):
             copies = _copies(leaf, value, mean)
             mean, scale = (_repeated(leaf, part, copies) for part in parameters[leaf.name])
             terms[leaf.name] = Normal(mean, scale).log_prob(wide(value))
-        return sum_units(terms, self._axes)
+        return sum_units(terms, self.axes)
 
     @property
-    def _axes(self) -> dict[str, int]:
+    def axes(self) -> dict[str, int]:
         return {leaf.name: len(leaf.shape) for leaf in self.spec}
 
 

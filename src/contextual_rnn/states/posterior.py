@@ -84,12 +84,12 @@ class Posterior(ABC):
         free_bits = check_number("free_bits", free_bits, *NOT_NEGATIVE)
         units = self.kl_per_unit(prior)
         if free_bits:
-            units = {name: _at_least(free_bits, unit, self._axes[name]) for name, unit in units.items()}
-        return sum_units(units, self._axes)
+            units = {name: _at_least(free_bits, unit, self.axes[name]) for name, unit in units.items()}
+        return sum_units(units, self.axes)
 
     @property
     @abstractmethod
-    def _axes(self) -> dict[str, int]:
+    def axes(self) -> dict[str, int]:
         """How many axes the units of each leaf have."""
 
 

@@ -15,7 +15,7 @@ from contextual_rnn._numbers import FINITE, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.tree import rows_of
-from contextual_rnn.states.base import InitialState, refuse_latent
+from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments, as_tensor
 
 
@@ -41,7 +41,7 @@ class SumState(InitialState):
         for state in states:
             if not isinstance(state, InitialState):
                 raise TypeError(f"states: expected InitialStates, got {type(state).__name__}")
-            refuse_latent("states", state)
+            self._refuse_latent("states", state)
         if not states:
             raise ValueError("states: expected at least one, got none")
         if len(weights) != len(states):
