@@ -1,4 +1,4 @@
-.PHONY: install reproduce evidence pages test fuzz sanitize lint types-library types-tests bench wheel clean
+.PHONY: install reproduce evidence pages test integrations fuzz sanitize lint types-library types-tests bench wheel clean
 
 PYTHON ?= python3
 PRESET ?= quick
@@ -9,11 +9,12 @@ KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/* src/contextual
 
 install: $(INSTALLED)
 
-# torch first and pinned: asked for by another package it could be the newest build with gigabytes of CUDA.
+# torch first and pinned: asked for by another package it could be the newest build with gigabytes of CUDA. Not compiled:
+# of 14,000 files of Python most are never imported, and the others are compiled when they are.
 $(INSTALLED): pyproject.toml constraints.txt $(KERNEL)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[experiments,test,lint]"
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[experiments,test,lint]"
 	touch $(INSTALLED)
 
 reproduce: install
@@ -25,7 +26,6 @@ evidence: install
 
 # Finished runs into results/, and results/ into README.md, docs/evidence.md and docs/speed.md.
 pages: install
-	-$(BIN)/python -m contextual_rnn.experiments.report.publish all
 	$(BIN)/python -m contextual_rnn.experiments.report.pages
 	$(BIN)/python -m benchmarks.page
 
@@ -33,6 +33,18 @@ pages: install
 # what they prepare.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal --quiet
+
+# The recipes of docs/works-with.md, with frameworks that nothing else needs, in an environment of their own.
+INTEGRATIONS := .venv-integrations
+INTEGRATED := $(INTEGRATIONS)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+integrations: $(INTEGRATIONS)/installed
+	OMP_NUM_THREADS=1 $(INTEGRATED)/pytest --quiet tests/test_works_with.py tests/test_adapters.py tests/test_attach.py
+
+$(INTEGRATIONS)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(INTEGRATIONS)
+	$(INTEGRATED)/pip install --quiet --constraint constraints.txt torch
+	$(INTEGRATED)/pip install --quiet --constraint constraints.txt --editable ".[integrations]"
+	touch $@
 
 # Random calls of every public name and damaged files: 40,000 and 5,000 tries in processes of their own, about an hour
 # of a core. A failure can be repeated by its seed and number. Another seed: make fuzz SEED=7.
@@ -71,11 +83,11 @@ bench: install $(BENCHED)
 
 # Without JAX the benchmark says so and continues.
 $(BENCHED): $(INSTALLED)
-	-$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]" && touch $(BENCHED)
+	-$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[bench]" && touch $(BENCHED)
 
 # With the kernel inside: can be installed where there is no compiler.
 wheel: install
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .venv-integrations build dist

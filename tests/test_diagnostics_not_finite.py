@@ -9,7 +9,7 @@ from torch import nn
 
 from contextual_rnn import ContextState, ContextualRNN, NormalState
 from contextual_rnn.diagnostics import diagnose, diagnose_state
-from contextual_rnn.experiments.studies.diagnostics import HEADER, numbers_of
+from contextual_rnn.experiments.report.tables import DIAGNOSIS, numbers_of
 
 BATCH, STEPS, UNITS = 6, 5, 4
 BAD = [math.nan, math.inf, -math.inf]
@@ -75,7 +75,7 @@ def test_losses(bad, place):
     assert "no p-value: the losses are not finite" in text
     assert "p = " not in text
     assert math.isfinite(found.half_life), "h(t) is finite, and so is its influence"
-    row = dict(zip(HEADER[1:], numbers_of(found), strict=True))
+    row = dict(zip(DIAGNOSIS[1:], numbers_of(found), strict=True))
     assert row["p"] == "-"
 
 
@@ -169,7 +169,7 @@ def test_h_and_its_influence():
     assert "influence of h(0): not finite from step 2 on" in text
     assert "does not fade" not in text
     assert "burn-in" not in text
-    row = dict(zip(HEADER[1:], numbers_of(found), strict=True))
+    row = dict(zip(DIAGNOSIS[1:], numbers_of(found), strict=True))
     assert (row["half-life, steps"], row["burn-in, steps"]) == ("not finite", "-")
 
 

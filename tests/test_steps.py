@@ -472,7 +472,7 @@ class TestFurtherArguments:
     )
     def test_they_are_refused_beside_what_cuts_the_batch(self, given):
         for more in ({"timespans": self.TIMES}, {"arguments": {"timespans": self.TIMES}}):
-            with pytest.raises(ValueError, match=r"^arguments: expected none for the network beside .* got timespans"):
+            with pytest.raises(ValueError, match=r"^timespans: expected no argument beside .* with per_step or"):
                 self.MODEL(X, context=CONTEXT, **given, **more)
 
     def test_bad_ones_are_refused(self):

@@ -9,7 +9,12 @@ from contextual_rnn import sequences as sequences
 from contextual_rnn import serialization as serialization
 from contextual_rnn import spec as spec
 from contextual_rnn import states as states
+from contextual_rnn.attachment import attach as attach
+from contextual_rnn.attachment import given_context as given_context
+from contextual_rnn.attachment import remove_initial_state as remove_initial_state
+from contextual_rnn.generation import TokenSampler as TokenSampler
 from contextual_rnn.generation import generate as generate
+from contextual_rnn.generation import interpolate as interpolate
 from contextual_rnn.layers.additive_attention import AdditiveAttention as AdditiveAttention
 from contextual_rnn.layers.context_net import Categorical as Categorical
 from contextual_rnn.layers.context_net import ContextNet as ContextNet
@@ -25,6 +30,7 @@ from contextual_rnn.serialization import load_carried_state as load_carried_stat
 from contextual_rnn.serialization import load_state as load_state
 from contextual_rnn.serialization import save_carried_state as save_carried_state
 from contextual_rnn.serialization import save_state as save_state
+from contextual_rnn.spec.checks import check_spec as check_spec
 from contextual_rnn.spec.networks import StateSpec as StateSpec
 from contextual_rnn.spec.networks import state_spec as state_spec
 from contextual_rnn.spec.tree import Leaf as Leaf
@@ -33,6 +39,7 @@ from contextual_rnn.states import ContextDropout as ContextDropout
 from contextual_rnn.states import ContextState as ContextState
 from contextual_rnn.states import FreeState as FreeState
 from contextual_rnn.states import InitialState as InitialState
+from contextual_rnn.states import LatentState as LatentState
 from contextual_rnn.states import LeafwiseState as LeafwiseState
 from contextual_rnn.states import Moments as Moments
 from contextual_rnn.states import NormalState as NormalState

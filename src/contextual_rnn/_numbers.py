@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from contextual_rnn._torch_internals import is_tracing, transforms
 
 
 class Range(NamedTuple):
@@ -21,6 +24,7 @@ class Range(NamedTuple):
 
 FINITE = Range("a finite number", lambda value: True)
 NOT_NEGATIVE = Range("a finite number of at least 0", lambda value: value >= 0)
+POSITIVE = Range("a positive, finite number", lambda value: value > 0)
 SHARE = Range("a number from 0 to 1", lambda value: 0 <= value <= 1)
 DECAY = Range("a number from 0 to below 1", lambda value: 0 <= value < 1)
 
@@ -39,7 +43,7 @@ def check_size(name: str, size: Any, least: int = 1) -> int:
     if isinstance(size, Tensor):
         if size.ndim or size.dtype.is_floating_point or size.dtype.is_complex or size.dtype == torch.bool:
             raise TypeError(f"{name}: expected {expected}, got {shortened(size)}")
-        if torch._C._get_tracing_state() is not None:
+        if is_tracing():
             return size  # pyright: ignore[reportReturnType]
     if not isinstance(size, torch.SymInt):
         try:
@@ -135,7 +139,7 @@ def readable(tensor: Tensor) -> bool:
     """Whether Python can read the values: not under torch.compile, vmap or a captured graph, nor on the meta device."""
     if torch.compiler.is_compiling() or tensor.is_meta:
         return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+    if transforms() is not None:
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
@@ -156,6 +160,6 @@ def shortened(value: object) -> str:
 
 
 def shortened_text(value: object, most: int = 500) -> str:
-    """The beginning of a text, or of what an error says, for the message of an error."""
-    text = str(value)
+    """The beginning of a text, or of what an error says, for the message of an error, without control characters."""
+    text = re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda match: ascii(match[0])[1:-1], str(value))
     return text if len(text) <= most else f"{text[: most - 3]}..."

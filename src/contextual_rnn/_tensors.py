@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Classes of tensors that have their elements in memory of their own.
 PLAIN_TENSORS = frozenset((Tensor, torch.nn.Parameter))
@@ -46,6 +46,15 @@ def is_finite(tensor: Tensor) -> bool:
 def comparable(tensor: Tensor) -> Tensor:
     """Of floats of eight bits torch has neither isfinite nor comparisons."""
     return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+
+
+def first_parameter(module: nn.Module) -> Tensor | None:
+    """As next(module.parameters(), None), in a tenth of the time, which counts in a loop over steps."""
+    if not torch.compiler.is_compiling():  # which does not trace a module's own dicts
+        for parameter in module._parameters.values():  # pyright: ignore[reportPrivateUsage]
+            if parameter is not None:
+                return parameter
+    return next(module.parameters(), None)
 
 
 def described(value: object) -> str:

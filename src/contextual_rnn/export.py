@@ -61,7 +61,7 @@ class AnyLength(nn.Module):
         if hx is None:
             hx = self.model.initial_state(context, steps.shape[1])
         else:
-            self.model._check_state(hx, steps.shape[1])
+            self.model._check_state(hx, steps.shape[1])  # pyright: ignore[reportPrivateUsage]
         output, state = (_fast_weights if isinstance(network, FastWeightsRNN) else _layers)(network, steps, hx)
         return output.transpose(0, 1) if network.batch_first else output, state
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import check_size
-from contextual_rnn.rnn import ContextualRNN
+from contextual_rnn._sharded import as_forward
+from contextual_rnn.rnn import ContextualRNN, merged
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.rows import map_tensors
 from contextual_rnn.spec.tree import State
@@ -27,6 +29,7 @@ def truncated(
     reset: Tensor | None = None,
     reset_context: Any = None,
     generator: torch.Generator | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[slice, Tensor, State]]:
     """Run a padded batch in pieces of `steps` steps, each from the detached final state of the one before.
 
@@ -36,9 +39,10 @@ def truncated(
             optimizer.zero_grad()
 
     Gives for each piece the slice of its steps, the output there and the state after it; the numbers of one long run,
-    as long as nothing is learned in between. The other arguments are those of `ContextualRNN`: output is zero beyond a
-    row's end and its state stays, pieces end with the longest row, and a reset begins anew from the initial state as
-    the parameters are then, with its gradient. Of fast weights the state has the final A, which is carried too.
+    as long as nothing is learned in between. The other arguments are those of `ContextualRNN`; those for the network
+    are in `arguments`. Output is zero beyond a row's end and its state stays, pieces end with the longest row, and a
+    reset begins anew from the initial state as the parameters are then, with its gradient. Of fast weights the state
+    has the final A, which is carried too.
 
     Raises as `ContextualRNN` does, ValueError for a bidirectional network, whose first output needs the last input.
     """
@@ -46,22 +50,32 @@ def truncated(
         raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
     steps = check_size("steps", steps)
     given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
-    sequences = Sequences.of(model, input, context, generator, **given, pieces="steps")
+    given["arguments"] = merged(arguments, {})
+    sequences = as_forward(model, Sequences.of)(model, input, context, generator, **given, pieces="steps")
     if hx is not None:
-        model._check_state(hx, sequences.batch)
-    return _pieces(sequences, steps, hx)
+        model._check_state(hx, sequences.batch)  # pyright: ignore[reportPrivateUsage]
+    return _pieces(model, sequences, steps, hx)
 
 
-def _pieces(sequences: Sequences, steps: int, hx: State | None) -> Iterator[tuple[slice, Tensor, State]]:
+def _pieces(
+    model: ContextualRNN, sequences: Sequences, steps: int, hx: State | None
+) -> Iterator[tuple[slice, Tensor, State]]:
     carried = None
     for start in range(0, sequences.num_steps, steps):
         stop = min(start + steps, sequences.num_steps)
         piece = sequences.steps(start, stop)
         if piece.over:
             return
-        output, state = piece.run(hx, carried=carried, carry=True)
+        output, state = as_forward(model, _run)(
+            piece, piece.input, piece.context, piece.reset_context, hx=hx, carried=carried
+        )
         yield slice(start, stop), output, state
         carried = detach(state)
+
+
+def _run(piece: Sequences, input: Tensor, context: Any, reset_context: Any, **states: State) -> tuple[Tensor, State]:
+    """The piece with these tensors for its own: FSDP casts what it receives as an argument."""
+    return replace(piece, input=input, context=context, reset_context=reset_context).run(**states, carry=True)
 
 
 def detach(state: State) -> State:

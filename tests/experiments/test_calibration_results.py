@@ -10,7 +10,7 @@ from contextual_rnn.experiments.config import DecayConfig, config_from_dict
 from contextual_rnn.experiments.report import figures, html, pages
 from contextual_rnn.experiments.runs.folder import command
 from contextual_rnn.experiments.stats.intervals import median_interval
-from contextual_rnn.experiments.studies.facts import facts_of
+from contextual_rnn.experiments.studies.evidence import facts_of
 
 ROOT = Path(__file__).parents[2]
 ROWS = json.loads((ROOT / "results" / "calibration.json").read_text())

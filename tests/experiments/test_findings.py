@@ -9,11 +9,10 @@ from tests.experiments.made_runs import decay_run, every_study, retrieval_run
 
 from contextual_rnn.experiments.config.retrieval import ACCURACY
 from contextual_rnn.experiments.report import pages
-from contextual_rnn.experiments.report.map_figure import map_figure
+from contextual_rnn.experiments.report.figures import map_figure
 from contextual_rnn.experiments.stats.contrast import contrast
 from contextual_rnn.experiments.studies.catalogue import runs_of
-from contextual_rnn.experiments.studies.evidence import evidence_of
-from contextual_rnn.experiments.studies.facts import facts_of
+from contextual_rnn.experiments.studies.evidence import evidence_of, facts_of
 from contextual_rnn.experiments.studies.gain_map import Cell, contrasts, gain_map, map_table
 
 PROSE = Path(__file__).parents[2] / "results" / pages.PROSE

@@ -17,7 +17,7 @@ from contextual_rnn.experiments.studies import calibration
 from contextual_rnn.experiments.studies.ba2016_table_1 import table_1
 from contextual_rnn.experiments.studies.catalogue import AUTHORS, MAP
 from contextual_rnn.experiments.studies.catalogue import runs_of as select
-from contextual_rnn.experiments.studies.facts import facts_of
+from contextual_rnn.experiments.studies.evidence import facts_of
 from contextual_rnn.experiments.studies.gain_map import map_table
 from contextual_rnn.experiments.studies.start_ablations import (
     accuracy_table,

@@ -1,13 +1,15 @@
 """What is made of trained weights is kept as JSON, and results alone give the same page."""
 
+import shutil
+
 import pytest
 import torch
 
 from contextual_rnn.experiments.config import DecayConfig
 from contextual_rnn.experiments.report.from_weights import Trained
 from contextual_rnn.experiments.report.html import write_report
+from contextual_rnn.experiments.report.pages import publish_all
 from contextual_rnn.experiments.report.playground import SAMPLES, SHOWN, generator_for, trajectories
-from contextual_rnn.experiments.report.publish import publish_all
 from contextual_rnn.experiments.runs.folder import read_run, write_json
 from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.runs.weights import load_model
@@ -22,7 +24,9 @@ def folders(tmp_path_factory):
     for name in ("decay-paper", "decay-calibration"):
         train(DecayConfig(**small), runs / name / "normal")
         write_json(runs / name / "sweep.json", {"runs": 1})
-    train(DecayConfig(**small), runs / "casual")
+    shutil.copytree(runs / "decay-paper" / "normal", runs / "casual")
+    shutil.copytree(runs / "decay-paper", runs / "reproduce-quick" / "decay")  # whose runs lie deeper
+    write_json(runs / "reproduce-quick" / "sweep.json", {"runs": 1})
     assert publish_all(runs, results) == [results / "decay-paper.json"]
     return runs, results
 

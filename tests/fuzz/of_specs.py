@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from tests.fuzz.call import Call, case
 from tests.fuzz.draw import Draw, network_and_spec, random_state
-from tests.networks import NETWORKS
+from tests.networks import NETWORKS, make_input
 
-from contextual_rnn import Leaf, LowRank, StateSpec, state_spec
+from contextual_rnn import Leaf, LowRank, StateSpec, check_spec, state_spec
 
 
 @case("Leaf")
@@ -24,11 +24,17 @@ def _(d: Draw) -> Call:
     return Call(lambda leaf: (leaf.numel, leaf.network_shape, leaf.shape_text), [leaf], keep=("0",))
 
 
+def _run(network: Any, inputs: Any, state: Any) -> Any:
+    return inputs, state
+
+
 @case("StateSpec")
 def _(d: Draw) -> Call:
     h, c = Leaf("h", (5,)), Leaf("c", (2, 5), batch_dim=1)
     tree = d.choose([h, (h, c), [h, None], {"h": h, "rest": (c, None)}])
     options = d.some(input_batch_dim=1, input_ndim=3, dtype=torch.float64, device=torch.device("cpu"))
+    options |= d.some(per_step=("timespans",), per_row=("speed", "mode"))
+    options |= d.choose([{}, {"call": _run}, {"call": "steps", "step": _run, "time_dim": 1, "input_batch_dim": 0}])
     return Call(StateSpec, [tree], options)
 
 
@@ -82,9 +88,51 @@ def _(d: Draw) -> Call:
     return Call(spec.input_batch_size, [torch.randn(2, 3) if spec.input_ndim == 2 else torch.randn(2, 3, 4)])
 
 
+@case("StateSpec.take")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    rows = torch.tensor(d.choose([[0], [2, 2, 1, 0], [True, False, True]]))
+    return Call(spec.take, [random_state(spec, 3), rows])
+
+
+@case("StateSpec.where")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    return Call(spec.where, [torch.rand(3) < 0.5, random_state(spec, d.choose([3, None])), random_state(spec, 3)])
+
+
+@case("StateSpec.lerp")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    a, b = random_state(spec, d.choose([3, None])), random_state(spec, 3)
+    return Call(spec.lerp, [a, b, d.choose([0.3, torch.rand(()), torch.rand(3)])])
+
+
+@case("StateSpec.cat", "StateSpec.stack")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    if d.chance(0.5):
+        return Call(spec.stack, [[random_state(spec, None) for _ in range(3)]])
+    return Call(spec.cat, [[random_state(spec, d.choose([1, 3])) for _ in range(3)]])
+
+
+@case("StateSpec.split", "StateSpec.unbind")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    if d.chance(0.3):
+        return Call(spec.unbind, [random_state(spec, 3)])
+    return Call(spec.split, [random_state(spec, 3), d.choose([1, 2, 3, 7, [1, 2], [0, 3]])])
+
+
 @case("state_spec")
 def _(d: Draw) -> Call:
     return Call(state_spec, [NETWORKS[d.choose(list(NETWORKS))]()])
+
+
+@case("check_spec")
+def _(d: Draw) -> Call:
+    network = NETWORKS[d.choose(list(NETWORKS))]()
+    return Call(check_spec, [network, make_input(network, 3)], d.some(tolerance=1e-3))
 
 
 @case("LowRank", "LowRank.dense")

@@ -14,11 +14,11 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._precision import wide
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, described
+from contextual_rnn._torch_internals import is_tracing, is_transformed
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.layers.fast_weights_state import split_state
 from contextual_rnn.ops._fast_weights.classification import Classification, Parameters
 from contextual_rnn.ops._fast_weights.options import LowRank
-from contextual_rnn.ops.native.autograd import is_transformed
 from contextual_rnn.ops.native.once import differentiable_once
 from contextual_rnn.spec.tree import State
 
@@ -158,7 +158,7 @@ def _parameters(
     if hidden.bias is None or readout.bias is None:
         return None
     # Not as attributes: a module searches three dicts for them.
-    e, n, h, r = (module._parameters for module in (embedding, network, hidden, readout))
+    e, n, h, r = (module._parameters for module in (embedding, network, hidden, readout))  # pyright: ignore[reportPrivateUsage]
     of_network = map(n.get, ("weight_ih", "bias", "weight_hh", "norm_weight", "norm_bias"))
     tensors: Any = (e["weight"], *of_network, h["weight"], h["bias"], r["weight"], r["bias"])
     return Parameters(*tensors)
@@ -178,9 +178,7 @@ def _native(
     parameters: Parameters, initial: Sequence[Tensor | None], tokens: Tensor, targets: Tensor, network: FastWeightsRNN
 ) -> Classification | None:
     """The native call, None where it does not apply."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return None
-    if torch._C._get_tracing_state() is not None:
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or is_tracing():
         return None
     weight, options = parameters.embedding, network.options
     call = _native_calls.get(network)

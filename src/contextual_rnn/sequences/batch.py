@@ -1,8 +1,12 @@
 """A batch of sequences of different lengths, with resets in the middle, and run in pieces."""
 
+# The names of a model that users do not see.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -11,12 +15,16 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like
 from contextual_rnn._numbers import check_size
+from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
+from contextual_rnn.sequences.backend import choose, tensors_of, whole_rows
+from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.running import run_segments, takes_packed, whole
 from contextual_rnn.sequences.segments import Segments
+from contextual_rnn.spec.arguments import Inputs, split_arguments
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.rows import has_none, take, take_of_all
-from contextual_rnn.spec.steps import check_input, own_copy
+from contextual_rnn.spec.steps import call, check_input, own_copy
 from contextual_rnn.spec.tree import State
 
 
@@ -24,6 +32,7 @@ class Model(Protocol):
     """The interface of a model for a batch of sequences, as `ContextualRNN` has it."""
 
     _spec: StateSpec
+    backend: str
 
     @property
     def network(self) -> nn.Module: ...
@@ -59,6 +68,7 @@ class Sequences:
     begun: Tensor | None = None
     over: bool = False  # whether no row has a step left
     packed: PackedSequence | None = None
+    arguments: Mapping[str, Tensor] = field(default_factory=dict)  # of the network, cut with the input
 
     @classmethod
     def of(
@@ -73,6 +83,7 @@ class Sequences:
         reset: Tensor | None,
         reset_context: Any,
         pieces: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> Sequences:
         """Check the arguments; `pieces` is the argument that has the batch run in pieces, if one has."""
         given = {pieces: pieces, "lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
@@ -92,7 +103,11 @@ class Sequences:
             raise ValueError(f"{name}: expected only with a padded batch of sequences, got {received}")
         assert isinstance(input, Tensor)
         check_input("input", model.network, input)
-        self = cls(model, spec, input, batch, context, generator, packed=whole_input)
+        self = cls(model, spec, input, batch, context, generator, packed=whole_input, arguments=arguments or {})
+        if self.arguments:
+            time = spec.known_time_dim
+            inputs = Inputs(input, spec.input_batch_dim, time if isinstance(time, int) else spec.input_batch_dim)
+            split_arguments(self.arguments, spec.per_step, spec.per_row, inputs, str(name))
         if pieces is not None and spec.bidirectional:
             raise ValueError(f"{pieces}: expected only with a network of one direction, got a bidirectional one")
         first = None
@@ -146,6 +161,13 @@ class Sequences:
         return self.input.shape[self.time]
 
     @property
+    def inputs(self) -> Inputs:
+        """The input with the arguments that are cut with it."""
+        per_step = {name: value for name, value in self.arguments.items() if name in self.spec.per_step}
+        per_row = {name: value for name, value in self.arguments.items() if name not in per_step}
+        return Inputs(self.input, self.spec.input_batch_dim, self.time, per_step, per_row)
+
+    @property
     def _has_empty_rows(self) -> bool:
         if self.lengths is None or torch.compiler.is_compiling():  # values cannot be read there
             return False
@@ -164,9 +186,11 @@ class Sequences:
             first = (first - start).clamp(0, stop - start)
             lengths = (end - start).clamp(0, stop - start) - first
             first = None if self.first is None or not bool(first.any()) else first
+        piece = self.inputs.steps(start, stop - start)
         return replace(
             self,
-            input=self.input.narrow(self.time, start, stop - start),
+            input=piece.tensor,
+            arguments=piece.arguments,
             first=first,
             lengths=lengths,
             begun=begun,
@@ -212,7 +236,7 @@ class Sequences:
         starts = self._starts(hx, carried, segments)
         if len(segments.row) == self.batch and in_one_call and resets.shape[1]:
             return self._whole_rows(starts, carry)
-        return run_segments(network, self.spec, self.input, segments, starts, carry)
+        return run_segments(network, self.spec, self.inputs, segments, starts, carry, self.model.backend)
 
     @property
     def _pads_itself(self) -> bool:
@@ -222,9 +246,16 @@ class Sequences:
     def _whole_rows(self, hx: State, carry: bool) -> Any:
         """Every row is one sequence."""
         network, lengths = self.model.network, self.lengths
+        backend = "torch"
+        if self.batch and isinstance(network, nn.RNNBase):
+            backend = choose(self.model.backend, network, [self.input, *tensors_of(hx)], lengths is None)
+        if backend != "torch":
+            assert isinstance(network, nn.RNNBase)
+            table = whole_rows(self.batch, self.num_steps, None if lengths is None else lengths.cpu())
+            return run_over(backend, network, self.input, hx, table)
         options = whole(network, carry)
         if lengths is None or not self.batch:  # torch packs no empty batch
-            return network(self.input, own_copy(network, hx), **options)
+            return call(network, self.spec, self.input, own_copy(network, hx), **options, **self.arguments)
         if isinstance(network, FastWeightsRNN):
             return network(self.input, hx, lengths=lengths, **options)
         batch_first = self.spec.input_batch_dim == 0
@@ -266,7 +297,7 @@ class Sequences:
 
 
 def _refuse_tracing(name: str) -> None:
-    if torch._C._get_tracing_state() is not None:
+    if is_tracing():
         raise ValueError(f"{name}: expected none under torch.jit.trace here, where its values would become constants")
 
 

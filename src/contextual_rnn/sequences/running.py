@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
+from contextual_rnn.sequences.backend import choose, tensors_of
+from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.segments import Segments
+from contextual_rnn.spec.arguments import Inputs
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.rows import as_returned, has_none, take, take_of_all
 from contextual_rnn.spec.steps import run_sequence, runs_as_torch_does, step_of
@@ -23,9 +26,15 @@ def takes_packed(network: nn.Module) -> bool:
 
 
 def run_segments(
-    network: nn.Module, spec: StateSpec, input: Tensor, segments: Segments, starts: State, carry: bool
+    network: nn.Module,
+    spec: StateSpec,
+    inputs: Inputs,
+    segments: Segments,
+    starts: State,
+    carry: bool,
+    backend: str = "auto",
 ) -> tuple[Tensor, State]:
-    """Outputs in the layout of `input`, zero outside the segments, and the state after each row's last segment.
+    """Outputs in the layout of `inputs`, zero outside the segments, and the state after each row's last segment.
 
     `starts` has a row for each segment; one without a step ends as it starts. With `carry` the states are whole, A of
     fast weights included.
@@ -35,10 +44,14 @@ def run_segments(
     undivided = spec.bidirectional or (has_none(spec.tree) and not carry)
     if not len(segments.running):
         whole_spec = replace(spec, step=None) if in_one_call or undivided else spec
-        return _nothing(network, whole_spec, input, take(spec.tree, segments.last, starts), carry)
+        return _nothing(network, whole_spec, inputs, take(spec.tree, segments.last, starts), carry)
+    if isinstance(network, nn.RNNBase):
+        chosen = choose(backend, network, [inputs.tensor, *tensors_of(starts)])
+        if chosen != "torch":
+            return run_over(chosen, network, inputs.tensor, starts, segments.table)
     if in_one_call:
-        return _in_one_call(network, spec, input, segments, starts, carry)
-    return (_by_length if undivided else _in_pieces)(network, spec, input, segments, starts)
+        return _in_one_call(network, spec, inputs, segments, starts, carry)
+    return (_by_length if undivided else _in_pieces)(network, spec, inputs, segments, starts)
 
 
 def whole(network: nn.Module, carry: bool) -> dict[str, Any]:
@@ -47,12 +60,13 @@ def whole(network: nn.Module, carry: bool) -> dict[str, Any]:
 
 
 def _in_one_call(
-    network: nn.Module, spec: StateSpec, input: Tensor, segments: Segments, starts: State, carry: bool
+    network: nn.Module, spec: StateSpec, inputs: Inputs, segments: Segments, starts: State, carry: bool
 ) -> tuple[Tensor, State]:
     """All segments as one packed batch."""
     running = segments.running
     everywhere = len(running) == len(segments.row)
     some = segments if everywhere else segments.only(running)
+    input = inputs.tensor
     packed, place = some.packed(input, _time(spec))
     first = starts if everywhere else take(spec.tree, running, starts)
     output, state = network(packed, first, **whole(network, carry))
@@ -64,20 +78,20 @@ def _in_one_call(
 
 
 def _by_length(
-    network: nn.Module, spec: StateSpec, input: Tensor, segments: Segments, starts: State
+    network: nn.Module, spec: StateSpec, inputs: Inputs, segments: Segments, starts: State
 ) -> tuple[Tensor, State]:
     """Segments of one length as a batch, length after length, for a network that cannot continue from the middle."""
     axes, padded, states, order = (spec.input_batch_dim, _time(spec)), None, [], []
-    rows_first = input.movedim(axes, (0, 1))
+    whole_shape = inputs.tensor.movedim(axes, (0, 1)).shape[:2]
     for length in segments.length[segments.running].unique().tolist():
         group = (segments.length == length).nonzero()[:, 0]
-        place = segments.row[group][:, None], segments.start[group][:, None] + torch.arange(length, device="cpu")
-        place = tuple(index.to(input.device) for index in place)
-        inputs = rows_first[place].movedim((0, 1), axes)
-        output, state = run_sequence(network, spec, inputs, take(spec.tree, group, starts))
+        rows, steps = segments.row[group], segments.start[group][:, None] + torch.arange(length, device="cpu")
+        place = rows[:, None].to(inputs.tensor.device), steps.to(inputs.tensor.device)
+        block = inputs.blocks(rows, steps)
+        output, state = run_sequence(network, spec, block.tensor, take(spec.tree, group, starts), **block.arguments)
         output = output.movedim(axes, (0, 1))
         if padded is None:
-            padded = output.new_zeros(*rows_first.shape[:2], *output.shape[2:])
+            padded = output.new_zeros(*whole_shape, *output.shape[2:])
         padded = padded.index_put(place, output)
         states.append(state)
         order.append(group)
@@ -86,13 +100,13 @@ def _by_length(
 
 
 def _in_pieces(
-    network: nn.Module, spec: StateSpec, input: Tensor, segments: Segments, starts: State
+    network: nn.Module, spec: StateSpec, inputs: Inputs, segments: Segments, starts: State
 ) -> tuple[Tensor, State]:
     """The batch cut at each step where a segment begins or ends, or at every step where the spec has its own `step`.
 
     Rows without a segment are left out of a piece, so that padding is not read.
     """
-    time, steps, batch = _time(spec), input.shape[_time(spec)], len(segments.last)
+    steps, batch = inputs.tensor.shape[_time(spec)], len(segments.last)
     count, rows = len(segments.row), torch.arange(batch, device="cpu")
     begins = torch.full((steps + 1, batch), -1, device="cpu")
     ends = torch.zeros_like(begins, dtype=torch.bool)
@@ -116,10 +130,10 @@ def _in_pieces(
         if bool((anew >= 0).any()):
             place = torch.where(anew < 0, rows, batch + anew)
             state = take_of_all(spec.tree, place, [state, starts], [batch, count])
-        inputs, everywhere = input.narrow(time, first, stop - first), len(index) == batch
+        piece, everywhere = inputs.steps(first, stop - first), len(index) == batch
         if not everywhere:
-            inputs = inputs.index_select(spec.input_batch_dim, index.to(inputs.device))
-        output, new = _run_piece(network, spec, inputs, state if everywhere else take(spec.tree, index, state))
+            piece = piece.rows(index)
+        output, new = _run_piece(network, spec, piece, state if everywhere else take(spec.tree, index, state))
         if everywhere:
             state = new
         else:
@@ -130,13 +144,14 @@ def _in_pieces(
 
 
 def _run_piece(
-    network: nn.Module, spec: StateSpec, inputs: Tensor, state: State, **options: Any
+    network: nn.Module, spec: StateSpec, inputs: Inputs, state: State, **options: Any
 ) -> tuple[Tensor, State]:
     if spec.step is None:
-        return run_sequence(network, spec, inputs, state, **options)
+        return run_sequence(network, spec, inputs.tensor, state, **inputs.arguments, **options)
     time, batch = _time(spec), spec.input_batch_dim
     place = batch - 1 if time < batch else batch
-    output, state = step_of(network, spec, inputs.squeeze(time).movedim(place, 0), state)
+    step = inputs.step(0)
+    output, state = step_of(network, spec, step.tensor, state, **step.arguments)
     return output.movedim(0, place).unsqueeze(time), state
 
 
@@ -162,14 +177,12 @@ def _joined(pieces: list[tuple[int, int, Tensor, Tensor]], spec: StateSpec, batc
     return torch.cat(outputs, time)
 
 
-def _nothing(network: nn.Module, spec: StateSpec, input: Tensor, state: State, carry: bool) -> tuple[Tensor, State]:
+def _nothing(network: nn.Module, spec: StateSpec, inputs: Inputs, state: State, carry: bool) -> tuple[Tensor, State]:
     """No row has a step. One step of zeros gives the shape of an output; every parameter gets a gradient of zero."""
-    time, batch = _time(spec), input.shape[spec.input_batch_dim]
-    shape = list(input.shape)
-    shape[time] = 1
-    output, new = _run_piece(network, spec, input.new_zeros(shape), state, **whole(network, carry))
+    time, batch = _time(spec), inputs.tensor.shape[spec.input_batch_dim]
+    output, new = _run_piece(network, spec, inputs.one_step_of_zeros(), state, **whole(network, carry))
     shape = list(output.shape)
-    shape[time] = input.shape[time]
+    shape[time] = inputs.tensor.shape[time]
     zeros = output.masked_fill(torch.ones((), dtype=torch.bool, device=output.device), 0).expand(shape).contiguous()
     states = [as_returned(spec.tree, state, new), new]  # in the form that fast weights have afterwards
     return zeros, take_of_all(spec.tree, torch.arange(batch, device="cpu"), states, [batch, batch])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import singledispatch
+from importlib import import_module
 from typing import Any
 
 from torch import nn
 
+from contextual_rnn.spec.adapters import ADAPTERS
 from contextual_rnn.spec.spec import StateSpec as StateSpec
 from contextual_rnn.spec.tree import Leaf
 
@@ -22,15 +24,29 @@ def state_spec(network: nn.Module) -> StateSpec:
         def _(network: MyNetwork) -> StateSpec:
             return StateSpec(Leaf("h", (network.hidden_size,)))
 
-    A module around a network that is known returns `state_spec(network.lstm)` there.
+    A module around a network that is known returns `state_spec(network.lstm)` there. A single network may have its own:
+    `network.state_spec = StateSpec(...)`. Networks of ncps, torchrecurrent, torchrl and snntorch are registered too.
 
     Raises TypeError for a network that is not registered.
     """
+    if isinstance(own := getattr(network, "state_spec", None), StateSpec):
+        return own
+    if _is_adapted(type(network)):
+        return state_spec(network)
     kind = type(network).__name__
     raise TypeError(
         f"network: expected one with a registered state spec, got {kind}; register it in three lines:\n\n"
         f"    @state_spec.register\n    def _(network: {kind}) -> StateSpec:\n        return {_likely_spec(network)}"
     )
+
+
+def _is_adapted(kind: type) -> bool:
+    """Whether an adapter of the package of this class registers it."""
+    for base in kind.__mro__:
+        adapter = ADAPTERS.get(base.__module__.partition(".")[0])
+        if adapter is not None:
+            import_module(adapter)
+    return state_spec.dispatch(kind) is not state_spec.dispatch(object)
 
 
 def spec_of(network: Any) -> StateSpec:

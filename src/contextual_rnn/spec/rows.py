@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from contextual_rnn.ops import LowRank
-from contextual_rnn.spec.tree import Leaf, State
+from contextual_rnn.spec.tree import Leaf, State, children_of, matching_children, rebuilt
 
 
 def take(tree: State, index: Tensor, state: State) -> State:
     """The rows `index` of a state, as the network takes it."""
-    return _rows(tree, index, [state], [0])
+    return combine(tree, [state], _rows(index), [0])
 
 
 def take_of_all(tree: State, index: Tensor, states: Sequence[State], counts: Sequence[int]) -> State:
@@ -22,55 +22,64 @@ def take_of_all(tree: State, index: Tensor, states: Sequence[State], counts: Seq
     Where `tree` has None, tensors have the batch first. Fast weights may be of another form there in each state, None
     (zero), low rank or a matrix; then they become matrices.
     """
-    return _rows(tree, index, states, counts)
+    return combine(tree, states, _rows(index), counts)
+
+
+Function = Callable[[Sequence[Tensor], int], Tensor]
+
+
+def combine(
+    tree: State, states: Sequence[State], function: Function, counts: Sequence[int], factors: bool = True
+) -> State:
+    """One state of several: `function(tensors, batch_dim)` of the tensors of each leaf.
+
+    Where `tree` has None it is of tensors with the batch first, of the `counts` rows of each state. Fast weights may
+    be of another form there in each state, None (zero), low rank or a matrix; then they become matrices. Of low rank in
+    all states they stay so, provided that `function` can be applied to the `factors` one by one.
+    """
+    if isinstance(tree, Leaf):
+        return function(states, tree.batch_dim)
+    if isinstance(tree, (tuple, list, Mapping)) and not isinstance(tree, LowRank):  # A may be of another form in each
+        parts = matching_children(tree, *states)
+        return rebuilt(tree, [combine(child, children, function, counts, factors) for child, *children in parts])
+    if all(state is None for state in states):
+        return None
+    ranks = {state.left.shape[-2] if isinstance(state, LowRank) else None for state in states}
+    if factors and len(ranks) == 1 and None not in ranks:
+        return LowRank(*(function(each, 0) for each in zip(*states, strict=True)))
+    return function(_matrices(states, counts), 0)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], state: State) -> State:
     """A state of any structure with every tensor replaced by `function(tensor)`."""
     if isinstance(state, Tensor):
         return function(state)
-    if isinstance(state, Mapping):
-        return {name: map_tensors(function, child) for name, child in state.items()}
-    if isinstance(state, (tuple, list)):
-        children = [map_tensors(function, child) for child in state]
-        return type(state)(*children) if hasattr(state, "_fields") else type(state)(children)
+    if isinstance(state, (tuple, list, Mapping)):
+        return rebuilt(state, [map_tensors(function, child) for child in children_of(state)])
     return state
+
+
+def tensors_of(state: State) -> list[Tensor]:
+    """Every tensor in a state."""
+    tensors: list[Tensor] = []
+    map_tensors(lambda tensor: tensors.append(tensor) or tensor, state)
+    return tensors
 
 
 def as_returned(tree: State, state: State, returned: State) -> State:
     """`state` with None where `tree` has None and `returned` too: fast weights that were not asked for."""
     if tree is None or isinstance(tree, LowRank):
         return None if returned is None else state
-    if isinstance(tree, Mapping):
-        return {name: as_returned(child, state[name], returned[name]) for name, child in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        children = [as_returned(*parts) for parts in zip(tree, state, returned, strict=True)]
-        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    if isinstance(tree, (tuple, list, Mapping)):
+        return rebuilt(tree, [as_returned(*children) for children in matching_children(tree, state, returned)])
     return state
 
 
 def has_none(tree: State) -> bool:
     """Whether there is None in a tree: something that the network carries and the spec leaves open."""
-    if isinstance(tree, Mapping):
-        return any(map(has_none, tree.values()))
-    if isinstance(tree, (tuple, list)) and not isinstance(tree, LowRank):
-        return any(map(has_none, tree))
+    if isinstance(tree, (tuple, list, Mapping)) and not isinstance(tree, LowRank):
+        return any(map(has_none, children_of(tree)))
     return tree is None or isinstance(tree, LowRank)
-
-
-def _rows(tree: State, index: Tensor, states: Sequence[State], counts: Sequence[int]) -> State:
-    if isinstance(tree, Leaf):
-        return _pick(states, tree.batch_dim, index)
-    if isinstance(tree, Mapping):
-        return {name: _rows(child, index, [state[name] for state in states], counts) for name, child in tree.items()}
-    if isinstance(tree, (tuple, list)) and not isinstance(tree, LowRank):  # A may be of another form in each state
-        children = [_rows(child, index, [s[k] for s in states], counts) for k, child in enumerate(tree)]
-        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
-    if all(state is None for state in states):
-        return None
-    if all(isinstance(state, LowRank) for state in states) and len({state.left.shape[1] for state in states}) == 1:
-        return LowRank(*(_pick(factors, 0, index) for factors in zip(*states, strict=True)))
-    return _pick(_matrices(states, counts), 0, index)
 
 
 def _matrices(states: Sequence[State], counts: Sequence[int]) -> list[Tensor]:
@@ -82,6 +91,11 @@ def _matrices(states: Sequence[State], counts: Sequence[int]) -> list[Tensor]:
     return [like.new_zeros(n, *like.shape[1:]) if s is None else s for s, n in zip(dense, counts, strict=True)]
 
 
-def _pick(tensors: Sequence[Tensor], dim: int, index: Tensor) -> Tensor:
-    joined = tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors), dim)
-    return joined.index_select(dim, index.to(joined.device))
+def _rows(index: Tensor) -> Function:
+    """The rows `index` of tensors one after the other."""
+
+    def pick(tensors: Sequence[Tensor], dim: int) -> Tensor:
+        joined = tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors), dim)
+        return joined.index_select(dim, index.to(joined.device))
+
+    return pick

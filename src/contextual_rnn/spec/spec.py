@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from contextual_rnn._numbers import (
     check_device,
@@ -22,6 +22,8 @@ from contextual_rnn._numbers import (
     shortened,
 )
 from contextual_rnn._tensors import check_dense, is_finite
+from contextual_rnn.spec.arguments import Call, check_call
+from contextual_rnn.spec.rows_of_states import RowsOfStates
 from contextual_rnn.spec.tree import (
     Leaf,
     State,
@@ -34,12 +36,12 @@ from contextual_rnn.spec.tree import (
     zip_leaves,
 )
 
-Step = Callable[[nn.Module, Tensor, State], tuple[Tensor, State]]
+Step = Callable[..., tuple[Tensor, State]]
 TimeDim = int | None | Literal["unknown"]
 
 
 @dataclass(frozen=True)
-class StateSpec:
+class StateSpec(RowsOfStates):
     """The state of a network: its leaves and how they are put together.
 
     `tree` is the state with a `Leaf` where the network takes a tensor: a leaf, or leaves and None in (named) tuples,
@@ -55,6 +57,11 @@ class StateSpec:
     `step` runs the network for one step, (network, inputs (B, ...), state) -> (output (B, ...), state). None means one
     call of the network, with a time axis of size 1 where it takes sequences.
 
+    `call` runs the network where it does not take (input, state) and return (output, state):
+    (network, input, state, **arguments) -> (output, state). "steps" runs `step` over time, for a network that only has
+    a step. Of the further arguments of a model, `per_step` names those with the batch and time axes of the input, and
+    `per_row` those with the batch first; they are cut with the input, and `step` gets them as (B, ...).
+
     Raises TypeError for a tree without leaves or with other things in it and for arguments of other types, ValueError
     for a tree of more than 100 levels, two leaves of one name, and axes that are not there or the same.
     """
@@ -67,6 +74,9 @@ class StateSpec:
     device: torch.device | None = None
     time_dim: TimeDim = "unknown"
     bidirectional: bool = False
+    call: Call | Literal["steps"] | None = None
+    per_step: tuple[str, ...] = ()
+    per_row: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [leaf.name for leaf in self]
@@ -74,15 +84,17 @@ class StateSpec:
             raise TypeError("tree: expected at least one Leaf, got none")
         if len(set(names)) < len(names):
             raise ValueError(f"tree: expected leaves of different names, got {', '.join(names)}")
-        _check_axes(self.input_batch_dim, self.input_ndim, self.time_dim)
+        for name, axis in _checked_axes(self.input_batch_dim, self.input_ndim, self.time_dim).items():
+            object.__setattr__(self, name, axis)
         if self.step is not None and not callable(self.step):
             raise TypeError(f"step: expected a function or None, got {type(self.step).__name__}")
         check_flag("bidirectional", self.bidirectional)
+        check_call(self.call, self.step, self.known_time_dim, self.per_step, self.per_row)
         if self.bidirectional and self.known_time_dim is None:
             raise ValueError("bidirectional: expected False for a network that takes one step, got True")
         object.__setattr__(self, "device", check_device(self.device))
         check_dtype(self.dtype)
-        _ = self.floats, self.constants  # torch.compile cannot evaluate a cached property
+        _ = self.floats, self.constants, self._without_low_rank  # torch.compile cannot evaluate a cached property
 
     def __iter__(self) -> Iterator[Leaf]:
         return iter(self._leaves)
@@ -261,18 +273,28 @@ def _same(layers: Tensor, first: Tensor) -> bool:
     return bool(same.all())
 
 
-def _check_axes(batch_dim: int, ndim: int | None, time_dim: TimeDim) -> None:
-    check_size("input_batch_dim", batch_dim, 0)
+def _checked_axes(batch_dim: int, ndim: int | None, time_dim: TimeDim) -> dict[str, TimeDim]:
+    """The axes as plain ints, by the names of their arguments."""
+    batch_dim = check_size("input_batch_dim", batch_dim, 0)
     if ndim is not None:
-        check_size("input_ndim", ndim)
+        ndim = check_size("input_ndim", ndim)
         if batch_dim >= ndim:
             raise ValueError(f"input_batch_dim: expected less than input_ndim, {ndim}, got {batch_dim}")
-    if time_dim is None or time_dim == "unknown":
-        return
-    if isinstance(time_dim, bool) or not isinstance(time_dim, int):
-        raise TypeError(f'time_dim: expected an int, None or "unknown", got {shortened(time_dim)}')
-    if not 0 <= time_dim < 2**63 or time_dim == batch_dim or (ndim is not None and time_dim >= ndim):
+    if time_dim is not None and time_dim != "unknown":
+        time_dim = _checked_time_dim(time_dim, batch_dim, ndim)
+    return {"input_batch_dim": batch_dim, "input_ndim": ndim, "time_dim": time_dim}
+
+
+def _checked_time_dim(time_dim: int, batch_dim: int, ndim: int | None) -> int:
+    try:
+        checked = check_size("time_dim", time_dim, 0)
+    except TypeError:
+        raise TypeError(f'time_dim: expected an int, None or "unknown", got {shortened(time_dim)}') from None
+    except ValueError:
+        checked = batch_dim  # no axis that it can be
+    if checked == batch_dim or (ndim is not None and checked >= ndim):
         axes = "an axis" if ndim is None else f"one of {ndim} axes"
         raise ValueError(
             f"time_dim: expected {axes}, counted from 0, other than the batch's {batch_dim}, got {shortened(time_dim)}"
         )
+    return checked

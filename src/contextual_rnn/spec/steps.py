@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sharded import casts_inputs
 from contextual_rnn._tensors import check_dense, described
+from contextual_rnn.spec.arguments import Inputs, split_arguments
 from contextual_rnn.spec.rows import map_tensors
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.tree import State, describe_state, leaves_of, matches
@@ -87,21 +88,46 @@ def take_step(network: nn.Module, spec: StateSpec, inputs: Tensor, state: State)
         raise
 
 
-def step_of(network: nn.Module, spec: StateSpec, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+def call(network: nn.Module, spec: StateSpec, inputs: Any, state: State, **arguments: Any) -> Any:
+    """One call of a network, whatever its signature is; the state may be overwritten."""
+    if spec.call is None:
+        return network(inputs, state, **arguments)
+    if spec.call != "steps":
+        return spec.call(network, inputs, state, **arguments)
+    time, batch = spec.known_time_dim, spec.input_batch_dim
+    assert isinstance(time, int)
+    if not isinstance(inputs, Tensor) or inputs.ndim <= max(time, batch) or not inputs.shape[time]:
+        raise ValueError(
+            f"input: expected a batch in axis {batch} of at least one step in axis {time}, as the network is run step "
+            f"by step, got {described(inputs)}"
+        )
+    whole = Inputs(inputs, batch, time)
+    whole = split_arguments(arguments, spec.per_step, spec.per_row, whole, "a network that is run step by step")
+    place, outputs = batch - 1 if time < batch else batch, []
+    for number in range(inputs.shape[time]):
+        step = whole.step(number)
+        output, state = step_of(network, spec, step.tensor, state, **step.arguments)
+        outputs.append(output.movedim(0, place))
+    return torch.stack(outputs, time), state
+
+
+def step_of(
+    network: nn.Module, spec: StateSpec, inputs: Tensor, state: State, **arguments: Any
+) -> tuple[Tensor, State]:
     """As `take_step`, without a look at the inputs and the state where a step has failed."""
     if spec.bidirectional:
         kind = type(network).__name__
         raise ValueError(f"network: expected one direction to run step by step, got a bidirectional {kind}")
     if spec.step is None:
-        return run_step(network, spec, inputs, state)
-    return spec.step(network, inputs, own_copy(network, state))
+        return run_step(network, spec, inputs, state, **arguments)
+    return spec.step(network, inputs, own_copy(network, state), **arguments)
 
 
 def run_sequence(network: nn.Module, spec: StateSpec, inputs: Tensor, state: State, **options: Any) -> tuple[Any, Any]:
     """Call a network of sequences; TypeError unless it returns (output, state) of the sizes of batch and time."""
     time, batch = spec.known_time_dim, spec.input_batch_dim
     assert isinstance(time, int)
-    returned = network(inputs, own_copy(network, state), **options)
+    returned = call(network, spec, inputs, own_copy(network, state), **options)
     rows, steps = inputs.shape[batch], inputs.shape[time]
     if _is_pair(spec, returned, rows):
         output, state = returned
@@ -114,14 +140,16 @@ def run_sequence(network: nn.Module, spec: StateSpec, inputs: Tensor, state: Sta
     )
 
 
-def run_step(network: nn.Module, spec: StateSpec, inputs: Tensor, state: State) -> tuple[Any, State]:
+def run_step(network: nn.Module, spec: StateSpec, inputs: Tensor, state: State, **arguments: Any) -> tuple[Any, State]:
     """One step made of one call: inputs (B, ...) and a state to the output (B, ...) and the next state."""
     time, batch = spec.known_time_dim, spec.input_batch_dim
     if time == "unknown":
         raise ValueError(_SAY_TIME_DIM.format(kind=type(network).__name__))
     if time is None:
         rows = next(iter(spec.unpack(state).values())).shape[0]  # inputs may be of any type
-        returned = network(inputs.movedim(0, batch) if batch else inputs, own_copy(network, state))
+        returned = call(
+            network, spec, inputs.movedim(0, batch) if batch else inputs, own_copy(network, state), **arguments
+        )
         if _is_pair(spec, returned, rows):
             output, state = returned
             if not isinstance(output, Tensor):
@@ -136,7 +164,9 @@ def run_step(network: nn.Module, spec: StateSpec, inputs: Tensor, state: State) 
             f"size {rows} in axis {batch}, the state {spec.describe()}, got {describe_state(returned)}"
         )
     place = batch - 1 if time < batch else batch
-    output, state = run_sequence(network, spec, inputs.movedim(0, place).unsqueeze(time), state)
+    cut = {name: value for name, value in arguments.items() if name in spec.per_step}
+    options = {**arguments, **{name: value.movedim(0, place).unsqueeze(time) for name, value in cut.items()}}
+    output, state = run_sequence(network, spec, inputs.movedim(0, place).unsqueeze(time), state, **options)
     return output.squeeze(time).movedim(place, 0), state
 
 
@@ -170,7 +200,7 @@ def find_time_dim(network: nn.Module, spec: StateSpec, step: Tensor, like: Tenso
     if spec.input_ndim in (None, step.ndim + 1) and spec.input_batch_dim < 2:
         ways[1 - spec.input_batch_dim] = "a sequence of one step"
     fitting, errors = [], []
-    with torch.no_grad(), _unchanged(network, inputs.device):
+    with torch.no_grad(), unchanged(network, inputs.device):
         for time, words in ways.items():
             way = replace(spec, time_dim=time)
             try:
@@ -187,7 +217,7 @@ def find_time_dim(network: nn.Module, spec: StateSpec, step: Tensor, like: Tenso
 
 
 @contextmanager
-def evaluation(network: nn.Module) -> Iterator[None]:
+def evaluation(network: nn.Module) -> Generator[None, None, None]:
     """Evaluation mode; afterwards the modes are as they were."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
@@ -199,12 +229,12 @@ def evaluation(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _unchanged(network: nn.Module, device: torch.device) -> Iterator[None]:
+def unchanged(network: nn.Module, device: torch.device) -> Generator[None, None, None]:
     """Evaluation mode; afterwards modes, buffers and generators are as they were."""
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in network.modules()
-        for name, buffer in module._buffers.items()
+        for name, buffer in module._buffers.items()  # pyright: ignore[reportPrivateUsage]
         if buffer is not None
     ]
     with evaluation(network), torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -212,4 +242,4 @@ def _unchanged(network: nn.Module, device: torch.device) -> Iterator[None]:
             yield
         finally:
             for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer.copy_(value)
+                module._buffers[name] = buffer.copy_(value)  # pyright: ignore[reportPrivateUsage]

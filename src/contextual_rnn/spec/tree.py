@@ -26,6 +26,7 @@ _TAKEN = {
     "_factors",
     "_hooked",
     "_tiled",
+    "_untiled",
     *dir(nn.ModuleDict()),
     *dir(nn.ParameterDict()),
 }
@@ -81,18 +82,6 @@ class Leaf:
     def numel(self) -> int:
         return math.prod(self.shape)
 
-    def _to_network(self, tensor: Tensor) -> Tensor:
-        """(B, *shape) or `shape` in the network's layout and dtype."""
-        batched = tensor.ndim > len(self.shape)
-        if self.dtype is not None:
-            tensor = tensor.to(self.dtype)
-        if self.repeat > 1:
-            axis = 1 if batched else 0
-            tensor = tensor.expand(*tensor.shape[:axis], self.repeat, *tensor.shape[axis + 1 :])
-        if batched and self.batch_dim:
-            tensor = tensor.movedim(0, self.batch_dim)
-        return tensor if self.tiled_in_place else tensor.contiguous()
-
     @property
     def network_shape(self) -> tuple[int, ...]:
         """The shape of one example as the network takes it."""
@@ -116,11 +105,8 @@ def leaves_of(tree: State, depth: int = 0) -> Iterator[Leaf]:
         yield tree
     elif depth == MOST_NESTED and isinstance(tree, (Mapping, tuple, list)):
         raise ValueError(f"tree: expected at most {MOST_NESTED} containers around a leaf, got more")
-    elif isinstance(tree, Mapping):
-        for child in tree.values():
-            yield from leaves_of(child, depth + 1)
-    elif isinstance(tree, (tuple, list)):
-        for child in tree:
+    elif isinstance(tree, (Mapping, tuple, list)):
+        for child in children_of(tree):
             yield from leaves_of(child, depth + 1)
     elif tree is not None:
         raise TypeError(f"tree: expected Leaf, None, tuple, list or dict, got {type(tree).__name__}")
@@ -130,17 +116,55 @@ def map_leaves(function: Callable[[Leaf], Any], tree: State) -> State:
     """The tree with every leaf replaced by `function(leaf)`."""
     if isinstance(tree, Leaf):
         return function(tree)
-    if isinstance(tree, Mapping):
-        return {name: map_leaves(function, child) for name, child in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        children = [map_leaves(function, child) for child in tree]
-        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    if isinstance(tree, (tuple, list, Mapping)):
+        return rebuilt(tree, [map_leaves(function, child) for child in children_of(tree)])
     return None
+
+
+def rebuilt(tree: State, children: list[State]) -> State:
+    """A container like `tree` with other children."""
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    return dict(zip(tree, children, strict=True))
+
+
+def children_of(tree: State) -> Iterable[State]:
+    """The children of a container."""
+    return tree if isinstance(tree, (tuple, list)) else tree.values()
+
+
+def matching_children(tree: State, *others: State) -> Iterator[tuple[State, ...]]:
+    """The children of containers that are alike, those of one place together."""
+    if isinstance(tree, (tuple, list)):
+        yield from zip(tree, *others, strict=True)
+    else:
+        for name, child in tree.items():
+            yield child, *(other[name] for other in others)
+
+
+def _are_alike(tree: State, other: State) -> bool:
+    """Whether `other` is a container as `tree` is, with as many children, or those of the same names."""
+    if isinstance(tree, Mapping):
+        return isinstance(other, Mapping) and set(other) == set(tree)
+    return isinstance(other, (tuple, list)) and len(other) == len(tree)
 
 
 def pack(tree: State, leaves: Mapping[str, Tensor]) -> State:
     """Leaves that are known to fit, each (B, *shape) or `shape`, put together as the network takes them."""
-    return map_leaves(lambda leaf: leaf._to_network(leaves[leaf.name]), tree)
+    return map_leaves(lambda leaf: _to_network(leaf, leaves[leaf.name]), tree)
+
+
+def _to_network(leaf: Leaf, tensor: Tensor) -> Tensor:
+    """(B, *shape) or `shape` in the network's layout and dtype."""
+    batched = tensor.ndim > len(leaf.shape)
+    if leaf.dtype is not None:
+        tensor = tensor.to(leaf.dtype)
+    if leaf.repeat > 1:
+        axis = 1 if batched else 0
+        tensor = tensor.expand(*tensor.shape[:axis], leaf.repeat, *tensor.shape[axis + 1 :])
+    if batched and leaf.batch_dim:
+        tensor = tensor.movedim(0, leaf.batch_dim)
+    return tensor if leaf.tiled_in_place else tensor.contiguous()
 
 
 def check_leaves(expected: Iterable[Leaf], leaves: Mapping[str, Tensor]) -> None:
@@ -169,15 +193,10 @@ def zip_leaves(tree: State, state: State, name: str, whole: State = None) -> Ite
         if not isinstance(state, Tensor):
             raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)} for leaf {tree.name!r}")
         yield tree, state
-    elif isinstance(tree, Mapping):
-        if not isinstance(state, Mapping) or set(state) != set(tree):
+    elif isinstance(tree, (Mapping, tuple, list)):
+        if not _are_alike(tree, state):
             raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
-        for key, child in tree.items():
-            yield from zip_leaves(child, state[key], name, whole)
-    elif isinstance(tree, (tuple, list)):
-        if not isinstance(state, (tuple, list)) or len(state) != len(tree):
-            raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
-        for child, value in zip(tree, state, strict=True):
+        for child, value in matching_children(tree, state):
             yield from zip_leaves(child, value, name, whole)
 
 
@@ -224,19 +243,13 @@ def fits(tree: State, other: State) -> bool:
             other.batch_dim,
             other.dtype,
         )
-    if isinstance(tree, Mapping):
-        return isinstance(other, Mapping) and set(tree) == set(other) and all(fits(tree[k], other[k]) for k in tree)
-    if not isinstance(other, (tuple, list)) or len(tree) != len(other):
-        return False
-    return all(fits(child, value) for child, value in zip(tree, other, strict=True))
+    return _are_alike(tree, other) and all(fits(*children) for children in matching_children(tree, other))
 
 
 def has_more(tree: State, state: State) -> bool:
     """Whether there is something where the tree has None."""
-    if isinstance(tree, Mapping):
-        return any(has_more(child, state[name]) for name, child in tree.items())
-    if isinstance(tree, (tuple, list)):
-        return any(has_more(child, value) for child, value in zip(tree, state, strict=True))
+    if isinstance(tree, (Mapping, tuple, list)):
+        return any(has_more(*children) for children in matching_children(tree, state))
     return tree is None and state is not None
 
 
@@ -259,13 +272,9 @@ def describe_state(state: State, depth: int = 0) -> str:
         return "None" if state is None else type(state).__name__
     if depth == 4:
         return "..."
-    children = [describe_state(child, depth + 1) for child in islice(_children(state), 8)]
+    children = [describe_state(child, depth + 1) for child in islice(children_of(state), 8)]
     if isinstance(state, Mapping):
         children = [f"{name}: {child}" for name, child in zip(state, children, strict=False)]
     more = ["..."] if len(state) > 8 else []
     text = ", ".join([*children, *more])
     return f"{{{text}}}" if isinstance(state, Mapping) else f"({text})"
-
-
-def _children(state: State) -> Iterable[State]:
-    return state.values() if isinstance(state, Mapping) else state

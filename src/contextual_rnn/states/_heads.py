@@ -18,13 +18,14 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._precision import is_narrow, wide
 from contextual_rnn._sharded import is_sharded
-from contextual_rnn._tensors import check_dense
+from contextual_rnn._tensors import check_dense, first_parameter
+from contextual_rnn._torch_internals import Dropout
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import MOST_NESTED
 
 # Layers that hand on as many features as they get; GLU and MultiheadAttention are the module's exceptions.
 _WIDTH_KEEPING = (
-    nn.modules.dropout._DropoutNd,
+    Dropout,
     nn.LayerNorm,
     nn.RMSNorm,
     nn.BatchNorm1d,
@@ -115,7 +116,7 @@ def features_of(encoder: nn.Module, context: Any, width: int, batch_size: int | 
         features = encoder(context)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+    except (RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"context: the context network refuses {_describe(context)}: {error}") from error
     if not isinstance(features, Tensor) or features.ndim not in (1, 2):
         raise ValueError(
@@ -171,14 +172,18 @@ class Heads(nn.Module):
 
         With `precise` the layers compute in float32 at least, also under autocast.
         """
-        weight = next(self.parameters(), None)  # none where the layers are quantised, and take what they take
-        narrow = weight is not None and (is_narrow(weight.dtype) or in_autocast(weight.device))
-        run = _run_precisely if precise and weight is not None and (narrow or self.own_dtype) else _run
+        layers = self.layers  # looking up an attribute of a module is slow
+        # None where the layers are quantised, and take what they take.
+        weight = next((w for layer in layers.values() if (w := first_parameter(layer)) is not None), None)
+        run = _run
+        if precise and weight is not None:
+            narrow = is_narrow(weight.dtype) or in_autocast(weight.device)
+            run = _run_precisely if narrow or self.own_dtype else _run
         if self.own_dtype or self.complex:
-            leaves = {name: self._mixed(name, layer, features, run) for name, layer in self.layers.items()}
+            leaves = {name: self._mixed(name, layer, features, run) for name, layer in layers.items()}
         else:
             _check_features(features, weight)
-            leaves = {name: _leaf(name, run(layer, features), self.shapes[name]) for name, layer in self.layers.items()}
+            leaves = {name: _leaf(name, run(layer, features), self.shapes[name]) for name, layer in layers.items()}
         return leaves if features.ndim == 2 else {name: tile(leaf, batch_size) for name, leaf in leaves.items()}
 
     def _mixed(self, name: str, layer: nn.Module, features: Tensor, run: Run) -> Tensor:

@@ -47,11 +47,15 @@ class LeafParameters(nn.ParameterDict):
         """Each parameter for every row of a batch, (B, *shape), or `shape` without a batch."""
         if batch_size is not None and self._keys and self._hooked:
             return self._through_forward(batch_size)
-        parameters, tiles = self._parameters, {}  # an attribute of a module costs a search
+        return {name: tile(parameter, batch_size) for name, parameter in self._untiled().items()}
+
+    def _untiled(self) -> dict[str, Tensor]:
+        """Each parameter, `shape`."""
+        parameters, untiled = self._parameters, {}  # looking up an attribute of a module is slow
         for name in self._keys:
             parameter = parameters.get(name)  # None where torch's parametrizations took its place
-            tiles[name] = tile(getattr(self, name) if parameter is None else parameter, batch_size)
-        return tiles
+            untiled[name] = getattr(self, name) if parameter is None else parameter
+        return untiled
 
     def _through_forward(self, batch_size: int) -> dict[str, Tensor]:
         parameters = dict(self.items())

@@ -10,26 +10,28 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FrameType, GeneratorType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils import checkpoint
 
+from contextual_rnn._torch_internals import graph_task, top_saved_tensors_hooks
+
+Value = TypeVar("Value")
+
 _CHECKPOINT = checkpoint.__file__
-# It gives None where no saved-tensor hook is set: then only a reentrant checkpoint can be under way.
-_top_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Record:
     """What one checkpointed call drew, in order, and how far its present recomputation has read it."""
 
     def __init__(self) -> None:
-        self.entries: list[tuple[object, Tensor]] = []
+        self.entries: list[tuple[object, Any]] = []
         self.run: object = None
         self.position = 0
 
-    def next(self, run: object) -> tuple[object, Tensor] | None:
+    def next(self, run: object) -> tuple[object, Any] | None:
         if run != self.run:
             self.run, self.position = run, 0
         self.position += 1
@@ -45,7 +47,7 @@ def draw_again(draw: Callable[[], Tensor], generator: torch.Generator | None) ->
         return draw()  # without a generator torch repeats the draw itself
     recording, entry, repeats = _look_up()
     if not repeats:
-        if torch._C._current_graph_task_id() != -1:
+        if graph_task() != -1:
             raise RuntimeError(_REFUSED)
         for record in recording:
             record.entries.append((generator, generator.get_state()))
@@ -62,7 +64,7 @@ def draw_again(draw: Callable[[], Tensor], generator: torch.Generator | None) ->
         generator.set_state(now)
 
 
-def compute_again(compute: Callable[[], Tensor]) -> Tensor:
+def compute_again(compute: Callable[[], Value]) -> Value:
     """compute(), which reads what changes between steps; its value of then where a checkpointed call is recomputed."""
     if torch.compiler.is_compiling() or _is_plain_forward():
         return compute()
@@ -83,18 +85,18 @@ def _is_plain_forward() -> bool:
     """A quick answer for almost every call; False says nothing."""
     return (
         torch.is_grad_enabled()  # not in the forward pass of a reentrant checkpoint
-        and torch._C._current_graph_task_id() == -1
-        and _top_hooks(True) is None
+        and graph_task() == -1
+        and top_saved_tensors_hooks(True) is None  # with none set, only a reentrant checkpoint can be under way
     )
 
 
-def _look_up() -> tuple[list[_Record], tuple[object, Tensor] | None, bool]:
+def _look_up() -> tuple[list[_Record], tuple[object, Any] | None, bool]:
     """Records of the checkpointed calls under way, what the innermost recomputation repeats, and whether there is one.
 
     Calls around a recomputation are left out: it is theirs in their own recomputation too.
     """
     recording: list[_Record] = []
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
         if frame.f_code.co_filename == _CHECKPOINT:
             name = frame.f_code.co_name
@@ -102,9 +104,9 @@ def _look_up() -> tuple[list[_Record], tuple[object, Tensor] | None, bool]:
                 local = frame.f_locals
                 return recording, _record_of(local["frame"]).next(local["gid"]), True
             if name == "backward":
-                task = torch._C._current_graph_task_id()
+                task = graph_task()
                 return recording, _record_of(frame.f_locals["ctx"]).next(task), True
-            if name == "forward":
+            if name == "forward" and "ctx" in frame.f_locals:  # checkpoint_sequential has a function of that name too
                 recording.append(_record_of(frame.f_locals["ctx"]))
             elif isinstance(run := frame.f_locals.get("gen"), GeneratorType) and run.gi_frame is not None:
                 recording.append(_record_of(run.gi_frame.f_locals["new_frame"]))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from contextual_rnn._numbers import DECAY, NOT_NEGATIVE, check_held, check_number
+from contextual_rnn._numbers import DECAY, NOT_NEGATIVE, check_number
 from contextual_rnn._sharded import is_fsdp
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import State
@@ -51,8 +51,7 @@ class FreeState(InitialState):
     ):
         super().__init__(network, device=device, dtype=dtype)
         self.noise = check_number("noise", noise, *NOT_NEGATIVE)
-        for leaf in self.spec.floats:
-            check_held("noise", self.noise, self.spec.dtype_of(leaf))
+        self.check_saved("noise", self.noise)
         if error_decay is not None:
             check_number("error_decay", error_decay, *DECAY)
             for leaf in self.spec.floats:
@@ -76,7 +75,7 @@ class FreeState(InitialState):
         size = batch_of(context, batch_size, batched)
         moments = self._constants(size) if self.spec.constants else {}
         noise, error, sharded = self.noise or None, self.error if self.training else None, is_fsdp(self)
-        for name, mean in self.values._tiled(size).items():
+        for name, mean in self.values._tiled(size).items():  # pyright: ignore[reportPrivateUsage]
             if sharded:  # the parameter's memory is gone when the network reads what was tiled without copies
                 mean = mean.clone()
             if error is None:

@@ -1,5 +1,8 @@
 """A normally distributed initial state (paper, Eq. 4)."""
 
+# A mean of ours hands on its features, and parameters whose leaves may have any public name hide their own.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -11,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_held, check_number
+from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import rows_of
 from contextual_rnn.states._heads import Heads
 from contextual_rnn.states._parameters import LeafParameters
-from contextual_rnn.states.base import InitialState
+from contextual_rnn.states.base import InitialState, refuse_latent
 from contextual_rnn.states.context import ContextState
 from contextual_rnn.states.moments import Moments
 
@@ -60,8 +63,7 @@ class NormalState(InitialState):
         self.min_scale = check_number("min_scale", min_scale, *NOT_NEGATIVE)
         above = f"a finite number above min_scale ({min_scale})"
         scale = check_number("scale", scale, above, lambda scale: scale > self.min_scale)
-        for leaf in self.spec.floats:
-            check_held("scale", scale, self.spec.dtype_of(leaf))
+        self.check_saved("scale", scale)
         if isinstance(encoder, InitialState):
             if encoder.spec.tree != self.spec.tree:
                 ours, theirs = self.spec.describe(), encoder.spec.describe()
@@ -71,6 +73,7 @@ class NormalState(InitialState):
                 if option is not None:
                     kind = type(encoder).__name__
                     raise ValueError(f"{name}: expected only with a context network as encoder, got {kind}")
+            refuse_latent("encoder", encoder)
             self.mean = encoder
         else:
             self.mean = ContextState(self.spec, encoder, features=features, zero_init=zero_init, activation=activation)
@@ -101,18 +104,22 @@ class NormalState(InitialState):
         self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
     ) -> dict[str, Moments]:
         """With `precise` the heads compute in float32 at least, as densities need it; a draw does not."""
-        raw: Mapping[str, Tensor] = self.raw_scale  # pyright: ignore[reportAssignmentType]
-        if isinstance(self.mean, ContextState):
-            means, features = as_forward(self.mean, self.mean._means)(context, batch_size, batched, precise)
-            if self.scale_heads is not None:
+        mean, parameters = self.mean, self.raw_scale  # looking up an attribute of a module is slow
+        raw: Mapping[str, Tensor] = {}
+        if isinstance(mean, ContextState):
+            means, features = as_forward(mean, mean._means)(context, batch_size, batched, precise)
+            if parameters is None:
+                assert self.scale_heads is not None
                 raw = self.scale_heads(features, batch_size, precise)
         else:
-            moments = as_forward(self.mean, self.mean._moments)(context, batch_size, batched)
-            means = {name: leaf.mean for name, leaf in moments.items()}
-        if self.raw_scale is not None and self.raw_scale._hooked:
-            raw = self.raw_scale._tiled(self._batch_size(means))
-        scales = {leaf.name: self.min_scale + functional.softplus(wide(raw[leaf.name])) for leaf in self.spec.floats}
-        moments = {name: Moments(means[name], scale) for name, scale in scales.items()}
+            of_mean = as_forward(mean, mean._moments)(context, batch_size, batched)
+            means = {name: leaf.mean for name, leaf in of_mean.items()}
+        if parameters is not None:
+            raw = parameters._tiled(self._batch_size(means)) if parameters._hooked else parameters._untiled()
+        moments: dict[str, Moments] = {}
+        for leaf in self.spec.floats:
+            scale = self.min_scale + functional.softplus(wide(raw[leaf.name]))
+            moments[leaf.name] = Moments(means[leaf.name], scale)
         return moments | self._constants(self._batch_size(means)) if self.spec.constants else moments
 
     def _batch_size(self, means: Mapping[str, Tensor]) -> int | None:

@@ -18,7 +18,7 @@ class Report:
     """Folder with runs or with published results, or its URL."""
 
     def run(self) -> None:
-        from contextual_rnn.experiments.report.from_weights import CALIBRATION, DIAGNOSTICS, PLAYGROUND
+        from contextual_rnn.experiments.report.from_weights import FILES
         from contextual_rnn.experiments.report.gather import SUMMARY
         from contextual_rnn.experiments.report.html import REPORT, write_report
         from contextual_rnn.experiments.runs import store
@@ -27,5 +27,5 @@ class Report:
         with left_out, store.readable(place, refused=left_out) as folder:
             left_out.copy_of(place, folder)
             report = write_report(folder, left_out)
-            store.give_back(folder, [REPORT, SUMMARY, CALIBRATION, DIAGNOSTICS, PLAYGROUND], place)
+            store.give_back(folder, [REPORT, SUMMARY, *FILES], place)
         print(f"report: {report.resolve() if isinstance(place, Path) else store.below(place, REPORT)}")

@@ -12,16 +12,16 @@ from typing import Any, TypeVar
 from contextual_rnn.diagnostics import Diagnosis
 from contextual_rnn.experiments.config import BASELINE, config_to_dict
 from contextual_rnn.experiments.report.playground import playground
+from contextual_rnn.experiments.report.tables import DIAGNOSIS, numbers_of
 from contextual_rnn.experiments.runs.folder import Refused, Run, has_weights, raise_it, write_json
 from contextual_rnn.experiments.runs.json_file import check, damaged, parse, read_text
 from contextual_rnn.experiments.runs.weights import load_task
 from contextual_rnn.experiments.stats.groups import Group
 from contextual_rnn.experiments.studies.calibration import calibration
-from contextual_rnn.experiments.studies.diagnostics import HEADER, numbers_of
 from contextual_rnn.experiments.tasks.decay import VALIDATION_PERIODS
 
 Result = TypeVar("Result")
-CALIBRATION, DIAGNOSTICS, PLAYGROUND = "calibration.json", "diagnostics.json", "playground.json"
+FILES = CALIBRATION, DIAGNOSTICS, PLAYGROUND = "calibration.json", "diagnostics.json", "playground.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,33 +38,25 @@ class Trained:
 
     def write(self, folder: Path) -> None:
         """Write the parts that are not empty into `folder`."""
-        if self.calibration:
-            write_json(folder / CALIBRATION, self.calibration)
-        if self.diagnostics:
-            write_json(folder / DIAGNOSTICS, self.diagnostics)
-        if self.playground is not None:
-            write_json(folder / PLAYGROUND, self.playground)
+        for name, part in zip(FILES, (self.calibration, self.diagnostics, self.playground), strict=True):
+            if part:
+                write_json(folder / name, part)
 
     @classmethod
     def read(cls, folder: Path, refused: Refused = raise_it) -> Trained:
         """Read what `write` wrote into `folder`; the error of a damaged file, which names it, goes to `refused`."""
-
-        def read(name: str, shape: Any, check_lengths: Callable[[Any, Path], None] = lambda value, path: None) -> Any:
+        parts: dict[str, Any] = {}
+        for name, (shape, check_lengths) in _SHAPES.items():
             path = folder / name
-            if not os.path.lexists(path):
-                return None
             try:
-                value = parse(read_text(path), path)
-                check(value, shape, path)
-                check_lengths(value, path)
+                if os.path.lexists(path):
+                    value = parse(read_text(path), path)
+                    check(value, shape, path)
+                    check_lengths(value, path)
+                    parts[name] = value
             except ValueError as error:
                 refused(error)
-                return None
-            return value
-
-        rows = read(CALIBRATION, [_CALIBRATION], _check_calibration) or []
-        diagnoses = read(DIAGNOSTICS, [_DIAGNOSIS], _check_diagnoses) or []
-        return cls(rows, diagnoses, read(PLAYGROUND, _PLAYGROUND, _check_playground))
+        return cls(parts.get(CALIBRATION, []), parts.get(DIAGNOSTICS, []), parts.get(PLAYGROUND))
 
 
 _CALIBRATION = {
@@ -100,8 +92,8 @@ def _check_calibration(rows: list[dict[str, Any]], path: Path) -> None:
 
 def _check_diagnoses(rows: list[dict[str, Any]], path: Path) -> None:
     for index, row in enumerate(rows):
-        if len(row["row"]) != len(HEADER) - 1:
-            raise damaged(path, f"{len(HEADER) - 1} texts in row {index + 1}", str(len(row["row"])))
+        if len(row["row"]) != len(DIAGNOSIS) - 1:
+            raise damaged(path, f"{len(DIAGNOSIS) - 1} texts in row {index + 1}", str(len(row["row"])))
 
 
 def _check_playground(grid: dict[str, Any], path: Path) -> None:
@@ -112,6 +104,13 @@ def _check_playground(grid: dict[str, Any], path: Path) -> None:
     size = 2 * len(grid["periods"]) * len(grid["initials"]) * (2 + grid["samples"]) * grid["steps"]
     if len(raw) != size or grid["samples"] < 1:
         raise damaged(path, f"curves of {size} bytes", f"{len(raw)}")
+
+
+_SHAPES: dict[str, tuple[Any, Callable[[Any, Path], None]]] = {
+    CALIBRATION: ([_CALIBRATION], _check_calibration),
+    DIAGNOSTICS: ([_DIAGNOSIS], _check_diagnoses),
+    PLAYGROUND: (_PLAYGROUND, _check_playground),
+}
 
 
 def trained(sampled: Sequence[Group], groups: Sequence[Group], refused: Refused = raise_it) -> Trained:

@@ -18,11 +18,10 @@ from contextual_rnn.experiments.report import figures
 from contextual_rnn.experiments.report.data import Curve, Panel, Picture, Report
 from contextual_rnn.experiments.report.from_weights import Trained
 from contextual_rnn.experiments.report.gather import gather
-from contextual_rnn.experiments.report.map_figure import map_figure
+from contextual_rnn.experiments.report.tables import DIAGNOSIS
 from contextual_rnn.experiments.runs.folder import Refused
 from contextual_rnn.experiments.stats.tables import Table
 from contextual_rnn.experiments.studies.calibration import calibration_table
-from contextual_rnn.experiments.studies.diagnostics import HEADER
 
 REPORT = "report.html"
 # What the calibration watches every epoch, with its axis.
@@ -63,8 +62,8 @@ def render(report: Report) -> str:
     return environment.get_template("report.html.jinja").render(
         report=report,
         sections=[(section, _curves(section.entry.name, section.pictures)) for section in report.sections],
-        drawing=lambda name: Markup((DRAWINGS / name).read_text()),
-        map=_inline(map_figure(gains), "map") if gains else None,
+        drawing=lambda name: Markup((DRAWINGS / name).read_text("utf-8")),
+        map=_inline(figures.map_figure(gains), "map") if gains else None,
         samples=_inline(figures.trajectory_fans(report.fans), "figure6") if report.fans else None,
         calibration=_inline(figures.calibration_curves(rows), "calibration") if rows else None,
         spread=_inline(figures.learning_curves(watched(rows)), "spread") if rows else None,
@@ -95,7 +94,7 @@ def _by_epoch(row: Mapping[str, Any], name: str) -> dict[float, float]:
 def _diagnosed(trained: Trained) -> dict[str, Any]:
     """The diagnoses; published ones have no pictures."""
     drawn = [_inline(diagnosis.plot(), f"diagnosis-{index}") for index, diagnosis in enumerate(trained.diagnoses)]
-    table = Table("Losses under other states", HEADER, [[row["title"], *row["row"]] for row in trained.diagnostics])
+    table = Table("Losses under other states", DIAGNOSIS, [[row["title"], *row["row"]] for row in trained.diagnostics])
     return {
         "diagnosed": list(zip_longest(trained.diagnostics, drawn)),
         "diagnostics_tables": [table] if trained.diagnostics else [],

@@ -1,10 +1,11 @@
-"""The sentences and tables on results in README.md and docs/evidence.md, written between two marks.
+"""Finished sweeps into results/, and results/ into README.md and docs/evidence.md, between two marks.
 
-python -m contextual_rnn.experiments.report.pages    from results/, into README.md and docs/
+python -m contextual_rnn.experiments.report.pages    from runs/, where there is one, and results/
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,17 +14,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.config.retrieval import STARTS
-from contextual_rnn.experiments.report.figures import to_svg
-from contextual_rnn.experiments.report.from_weights import Trained
-from contextual_rnn.experiments.report.map_figure import map_figure
-from contextual_rnn.experiments.runs.published import read_results
+from contextual_rnn.experiments.report.figures import map_figure, to_svg
+from contextual_rnn.experiments.report.from_weights import Trained, trained
+from contextual_rnn.experiments.runs.folder import Run, read_runs, run_folders
+from contextual_rnn.experiments.runs.published import publish, read_results
+from contextual_rnn.experiments.stats.groups import groups_of
 from contextual_rnn.experiments.stats.tables import fill, markdown
 from contextual_rnn.experiments.stats.wording import interval, minus, spread
 from contextual_rnn.experiments.studies import catalogue
-from contextual_rnn.experiments.studies.catalogue import ASIDE, study
-from contextual_rnn.experiments.studies.evidence import evidence_of
-from contextual_rnn.experiments.studies.facts import facts_of
+from contextual_rnn.experiments.studies.calibration import calibration
+from contextual_rnn.experiments.studies.catalogue import ASIDE, AUTHORS, CALIBRATED, DECAY, study
+from contextual_rnn.experiments.studies.evidence import evidence_of, facts_of
 from contextual_rnn.experiments.studies.start_ablations import accuracy_table
+from contextual_rnn.experiments.sweeps.sweep import SWEEP
 
 PROSE = "findings.md.jinja"  # in results/
 BEGIN, END = "<!-- from results/ by make pages -->", "<!-- end -->"
@@ -41,6 +44,32 @@ ASKED = {
     "calibration": "",
 }
 IN_SHORT = ("short_scale", "short_map", "short_plateau", "short_table_1", "short_decay")
+
+
+def publish_all(folder: Path, results: Path) -> list[Path]:
+    """Publish every sweep directly below `folder` with finished runs, and what a report computes from their weights.
+
+    The runs of `reproduce` lie deeper and are not published. Calibration comes from the sweep decay-calibration,
+    diagnostics and playground from the paper's own settings. Returns the files of runs. Raises ValueError, which names
+    the file, for a damaged run.
+    """
+    written: list[Path] = []
+    paper: list[Run] = []
+    for sweep in sorted(path.parent for path in folder.glob(f"*/{SWEEP}")):
+        runs = read_runs(sweep) if run_folders(sweep) else []
+        runs = [run for run in runs if run.result is not None and run.folder.parent == sweep]
+        if not runs:
+            continue
+        if sweep.name == CALIBRATED:
+            Trained(calibration(groups_of(runs)), [], None).write(results)
+            continue
+        publish(runs, results / f"{sweep.name}.json")
+        written.append(results / f"{sweep.name}.json")
+        paper += runs if sweep.name in (AUTHORS, DECAY) else []
+    groups = groups_of(paper)
+    sampled = [group for group in groups if group.entry.trajectories]
+    dataclasses.replace(trained(sampled, groups), calibration=[]).write(results)
+    return written
 
 
 class Pages(NamedTuple):
@@ -113,10 +142,11 @@ def write_pages(root: Path) -> None:
 def replace_block(path: Path, block: str) -> None:
     """Put `block` between the marks of the page at `path`. Raises ValueError, which names it, where it has none."""
     try:
-        write_whole(path, fill(path.read_text(), BEGIN, END, f"\n{block}\n"))
+        write_whole(path, fill(path.read_text("utf-8"), BEGIN, END, f"\n{block}\n"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 if __name__ == "__main__":
+    print(*publish_all(Path("runs"), Path("results")), sep="\n")
     write_pages(Path())

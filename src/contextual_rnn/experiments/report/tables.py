@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from contextual_rnn.diagnostics import Diagnosis
 from contextual_rnn.experiments.config import BASELINE, Metric, TaskEntry, in_order
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.runs.summary import status
@@ -15,6 +16,8 @@ from contextual_rnn.experiments.stats.intervals import Interval, median_interval
 from contextual_rnn.experiments.stats.measures import values_by_seed
 from contextual_rnn.experiments.stats.tables import Table
 from contextual_rnn.experiments.stats.wording import option_text, words
+
+DIAGNOSIS = ("state", "loss", "zeroed", "mean of all", "shuffled", "p", "half-life, steps", "burn-in, steps")
 
 
 def final_figures(entry: TaskEntry, runs: Sequence[Run]) -> Table:
@@ -103,3 +106,15 @@ def _number(value: float | None, form: str) -> str:
     if value is None:
         return "-"
     return format(value, form) if math.isfinite(value) else "non-finite"
+
+
+def numbers_of(diagnosis: Diagnosis) -> list[str]:
+    """A row of the table of diagnoses, under `DIAGNOSIS` but the state."""
+    losses = [f"{diagnosis.overall[name]:.3g}" for name in ("true", "zeroed", "mean", "shuffled")]
+    p_value = "-" if diagnosis.p_value is None else f"{diagnosis.p_value:.2g}"
+    half_life = "-" if diagnosis.half_life is None else f"{diagnosis.half_life:.3g}".replace("inf", "does not fade")
+    half_life = half_life.replace("nan", "not finite")
+    longer = "" if diagnosis.influence is None else f"more than {diagnosis.influence.length}"
+    if diagnosis.influence is not None and diagnosis.influence.not_finite_from is not None:
+        longer = "-"
+    return [*losses, p_value, half_life, longer if diagnosis.burn_in is None else str(diagnosis.burn_in)]

@@ -21,11 +21,6 @@ from contextual_rnn.experiments.stats.intervals import (
 from contextual_rnn.experiments.stats.measures import values_by_seed
 
 Verdict = Literal["ahead", "behind", "level", "open"]
-ENDS: dict[Verdict, str] = {
-    "ahead": "ends ahead of",
-    "behind": "ends behind",
-    "level": "is not significantly different from",
-}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from contextual_rnn._lengths import check_lengths, without_padding
 from contextual_rnn._numbers import check_flag, check_number, check_size, shortened
 from contextual_rnn._precision import is_narrow
 from contextual_rnn._tensors import check_dense, check_floats
+from contextual_rnn._torch_internals import is_tracing, is_transformed
 from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.attention import attention
 from contextual_rnn.ops._fast_weights.backend import backend_of
@@ -140,10 +141,10 @@ def choose(backend: str, like: Tensor) -> str:
     """The backend that serves tensors such as `like`, of H in their last axis; ValueError for one that there is not."""
     if backend != "auto":
         check_backend(backend)
-        if backend != "reference" and torch._C._get_tracing_state() is not None:
+        if backend != "reference" and is_tracing():
             raise ValueError(f"backend: expected auto or reference under torch.jit.trace, got {backend!r}")
         return backend
-    if torch._C._get_tracing_state() is not None:
+    if is_tracing():
         return "reference"  # the others leave no operators behind that torch.jit.trace could see
     if named := os.environ.get(ENVIRONMENT):
         if named not in BACKENDS and named != "auto":
@@ -215,7 +216,7 @@ def _checked_number(name: str, value: float | Tensor, expected: str, fits: Calla
     check_floats(name, value)
     if value.ndim:
         raise ValueError(f"{name}: expected {expected}, got a tensor of shape {tuple(value.shape)}")
-    traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(value)  # pyright: ignore[reportAttributeAccessIssue]
+    traced = torch.compiler.is_compiling() or is_transformed(value)
     if not traced and value.device.type == "cpu":  # others cannot be read, or not without waiting for them
         check_number(name, float(value.detach()), expected, fits)
     return value

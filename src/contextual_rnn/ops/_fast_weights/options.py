@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from contextual_rnn._tensors import check_floats, described
 from contextual_rnn._timing import TIMINGS as TIMINGS
 from contextual_rnn._timing import Timing as Timing
+from contextual_rnn._torch_internals import dispatch_mode
 
 MOST_INNER_STEPS = 1000  # far beyond use; sizes of memory are products with it
 
@@ -67,7 +67,7 @@ def decay_tables(options: FastWeightsOptions, steps: int, like: Tensor) -> Table
     key: Key = options.decay, options.rate, steps, like.dtype, like.device
     learned = isinstance(options.decay, Tensor) or isinstance(options.rate, Tensor)
     # A mode such as FakeTensorMode makes tensors that are good for that mode alone.
-    if learned or torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
+    if learned or torch.compiler.is_compiling() or dispatch_mode() is not None:
         return _tables(*key)
     held = _HELD.get()
     if held is not None and key in held:
@@ -88,7 +88,7 @@ _HELD: ContextVar[dict[Key, Tables] | None] = ContextVar("tables of decay that c
 
 
 @contextmanager
-def holding_tables() -> Iterator[dict[Key, Tables]]:
+def holding_tables() -> Generator[dict[Key, Tables], None, None]:
     """The tables that calls inside read, each made once.
 
     A captured graph reads them by address at every replay: whoever keeps the graph keeps this dict too. It begins

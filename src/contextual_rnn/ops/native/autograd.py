@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._tensors import PLAIN_TENSORS
+from contextual_rnn._torch_internals import is_transformed
 from contextual_rnn.ops.native.kernel import Operation, spread
 from contextual_rnn.ops.native.once import refuse_second_derivative
 from contextual_rnn.ops.native.operator import one_by_one
 
 _PLAIN_OR_NONE = PLAIN_TENSORS | {type(None)}
-is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_eager(given: Any) -> bool:

@@ -71,13 +71,13 @@ def register(operation: Operation) -> Callable[..., tuple[Tensor, Tensor, Tensor
         wanted = [*wanted, *[False] * (operation.n_given - n_given)]
         return operation.differentiate(in_memory(given), settings, output, saved, grad_output, grad_extra, wanted)
 
-    @torch.library.register_fake(name)
+    @torch.library.register_fake(name)  # pyright: ignore[reportUntypedFunctionDecorator]
     def fake_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         given, settings, (keep, keep_extra) = operation.unpack(arguments, n_given)
         output, extra = operation.empty(given, keep_extra)
         return output, extra, output.new_empty(kernel.saved_size(given, settings) if keep else 0)
 
-    @torch.library.register_fake(f"{name}_backward")
+    @torch.library.register_fake(f"{name}_backward")  # pyright: ignore[reportUntypedFunctionDecorator]
     def fake_backward(*arguments: Any) -> list[Tensor]:
         given, wanted = arguments[:n_given], arguments[-1]
         return [

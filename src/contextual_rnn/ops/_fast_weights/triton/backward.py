@@ -1,5 +1,8 @@
 """The program of the Triton kernel's derivative, in the terms of `triton_forward.py`; every sum is of one program."""
 
+# Triton gives the parameters of its programs their types.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+
 # ruff: noqa: N803, SIM108
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
 

@@ -13,6 +13,9 @@ Vectors and tiles live in registers, spread over the threads. A thread sees what
 `tl.debug_barrier()`, which therefore stands between every store and the loads that depend on it.
 """
 
+# Triton gives the parameters of its programs their types.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+
 # Constants in capitals, as Triton's own programs have them; its compiler wants plain branches, and leaves out those
 # that a constant rules out, which type checkers cannot know.
 # ruff: noqa: N803, N806

@@ -108,7 +108,7 @@ def backward(
     batch, steps, width = output.shape
     queries, normed, deviations = _parts(saved, given, settings)
     dtype = torch.float64 if output.dtype == torch.float64 else torch.float32
-    like = {"dtype": dtype, "device": output.device}
+    like: dict[str, Any] = {"dtype": dtype, "device": output.device}
     new = torch.empty if given.lengths is None else torch.zeros
 
     # The written are the outputs unless they are written before the read: then one gradient is that of both.

@@ -1,0 +1,4 @@
+"""Networks of other packages, each registered when a network of its package is first looked up."""
+
+# Packages by the name that is imported, and the module here that registers their networks.
+ADAPTERS = {name: f"{__name__}.{name}" for name in ("ncps", "snntorch", "torchrecurrent", "torchrl")}

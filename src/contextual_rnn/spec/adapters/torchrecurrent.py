@@ -1,0 +1,57 @@
+"""torchrecurrent: layers and cells with one tensor as state, or two.
+
+Not tauGRU: its layer also reads states of some steps ago, which it neither takes nor returns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchrecurrent import TGRU, TLSTM, TGRUCell, TLSTMCell, base, tauGRU, tauGRUCell  # pyright: ignore[reportMissingImports]
+
+from contextual_rnn.spec.networks import state_spec
+from contextual_rnn.spec.spec import StateSpec
+from contextual_rnn.spec.tree import Leaf
+
+_TWO_TENSORS = (base.DoubleStateRecurrentLayerBase, base.DecoupledDoubleStateRecurrentLayerBase)
+
+
+@state_spec.register(base.RecurrentLayerBase)
+def _(network: Any) -> StateSpec:
+    shape, batch_dim = (network.num_layers, network.hidden_size), 0 if network.batch_first else 1
+    h, c = Leaf("h", shape, batch_dim=1), Leaf("c", shape, batch_dim=1)
+    tree = (h, c) if isinstance(network, _TWO_TENSORS) else h
+    return StateSpec(tree, input_batch_dim=batch_dim, input_ndim=3, time_dim=1 - batch_dim).like(
+        next(network.parameters())
+    )
+
+
+@state_spec.register(TGRU)
+@state_spec.register(TLSTM)
+def _(network: Any) -> StateSpec:
+    h = Leaf("h", (network.num_layers, network.hidden_size), batch_dim=1)
+    last_inputs = tuple(Leaf(f"x{layer}", (cell.input_size,)) for layer, cell in enumerate(network.cells))
+    batch_dim = 0 if network.batch_first else 1
+    return StateSpec((h, last_inputs), input_batch_dim=batch_dim, time_dim=1 - batch_dim).like(
+        next(network.parameters())
+    )
+
+
+@state_spec.register(TGRUCell)
+@state_spec.register(TLSTMCell)
+def _(network: Any) -> StateSpec:
+    tree = Leaf("h", (network.hidden_size,)), Leaf("x", (network.input_size,))
+    return StateSpec(tree, input_ndim=2, time_dim=None).like(next(network.parameters()))
+
+
+@state_spec.register(tauGRU)
+@state_spec.register(tauGRUCell)
+def _(network: Any) -> StateSpec:
+    raise TypeError("network: expected one that takes all of its state, got tauGRU, which keeps earlier states inside")
+
+
+@state_spec.register(base.RecurrentCellBase)
+def _(network: Any) -> StateSpec:
+    h, c = Leaf("h", (network.hidden_size,)), Leaf("c", (network.hidden_size,))
+    tree = (h, c) if network.uses_double_state() else h
+    return StateSpec(tree, input_ndim=2, time_dim=None).like(next(network.parameters()))

@@ -1,0 +1,109 @@
+"""How a network with a signature of its own is called, and which further arguments are cut with its input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from contextual_rnn._numbers import shortened
+from contextual_rnn._tensors import check_dense
+
+Call = Callable[..., tuple[Any, Any]]
+
+
+def check_call(call: object, step: object, time_dim: object, per_step: object, per_row: object) -> None:
+    """Refuse a way to call a network that is no function or lacks a step, and names that are no tuple of names."""
+    if call == "steps":
+        if step is None or not isinstance(time_dim, int):
+            missing = "step" if step is None else "time_dim"
+            raise ValueError(f'{missing}: expected one beside call="steps", got {None if step is None else time_dim}')
+    elif not (call is None or callable(call)):
+        raise TypeError(f'call: expected a function, "steps" or None, got {shortened(call)}')
+    names: list[str] = []
+    for argument, value in (("per_step", per_step), ("per_row", per_row)):
+        if not isinstance(value, tuple) or not all(isinstance(name, str) for name in value):
+            raise TypeError(f"{argument}: expected a tuple of names, got {shortened(value)}")
+        names += value
+    if len(set(names)) < len(names):
+        raise ValueError(f"per_step, per_row: expected each name once, got {', '.join(names)}")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The input of a network, and the arguments that are cut with it: some for every step, some for every row."""
+
+    tensor: Tensor
+    batch_dim: int
+    time_dim: int
+    per_step: Mapping[str, Tensor] = field(default_factory=dict)
+    per_row: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def arguments(self) -> dict[str, Tensor]:
+        return {**self.per_step, **self.per_row}
+
+    def _map(self, of_steps: Callable[[Tensor], Tensor], of_rows: Callable[[Tensor], Tensor] | None = None) -> Inputs:
+        per_row = self.per_row if of_rows is None else {name: of_rows(value) for name, value in self.per_row.items()}
+        per_step = {name: of_steps(value) for name, value in self.per_step.items()}
+        return replace(self, tensor=of_steps(self.tensor), per_step=per_step, per_row=per_row)
+
+    def steps(self, first: int, count: int) -> Inputs:
+        """`count` steps from `first`."""
+        return self._map(lambda tensor: tensor.narrow(self.time_dim, first, count))
+
+    def rows(self, index: Tensor) -> Inputs:
+        """Some rows of the batch."""
+        return self._map(
+            lambda tensor: tensor.index_select(self.batch_dim, index.to(tensor.device)),
+            lambda tensor: tensor.index_select(0, index.to(tensor.device)),
+        )
+
+    def blocks(self, rows: Tensor, steps: Tensor) -> Inputs:
+        """A batch of pieces: of row `rows` (N,) the steps `steps` (N, T)."""
+        axes = (self.batch_dim, self.time_dim)
+
+        def pick(tensor: Tensor) -> Tensor:
+            place = rows[:, None].to(tensor.device), steps.to(tensor.device)
+            return tensor.movedim(axes, (0, 1))[place].movedim((0, 1), axes)
+
+        return self._map(pick, lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
+
+    def one_step_of_zeros(self) -> Inputs:
+        def zeros(tensor: Tensor) -> Tensor:
+            shape = list(tensor.shape)
+            shape[self.time_dim] = 1
+            return tensor.new_zeros(shape)
+
+        return self._map(zeros)
+
+    def step(self, number: int) -> Inputs:
+        """One step, everything of it (B, ...)."""
+        place = self.batch_dim - 1 if self.time_dim < self.batch_dim else self.batch_dim
+        return self._map(lambda tensor: tensor.select(self.time_dim, number).movedim(place, 0))
+
+
+def split_arguments(
+    arguments: Mapping[str, Any], per_step: tuple[str, ...], per_row: tuple[str, ...], inputs: Inputs, beside: str
+) -> Inputs:
+    """`inputs` with the arguments that are cut with them; refuse others and those of another size."""
+    tensor = inputs.tensor
+    sizes = {axis: tensor.shape[axis] for axis in (inputs.batch_dim, inputs.time_dim)}
+    for name, value in arguments.items():
+        if name not in (*per_step, *per_row):
+            raise ValueError(
+                f"{name}: expected no argument beside {beside} that the spec does not say how to cut, with per_step or "
+                f"per_row, got {name}"
+            )
+        check_dense(name, value)
+        expected = sizes if name in per_step else {0: tensor.shape[inputs.batch_dim]}
+        if value.ndim <= max(expected) or any(value.shape[axis] != size for axis, size in expected.items()):
+            words = " and ".join(f"{size} in axis {axis}" for axis, size in sorted(expected.items()))
+            raise ValueError(f"{name}: expected {words}, as the input, got {tuple(value.shape)}")
+    return replace(
+        inputs,
+        per_step={name: value for name, value in arguments.items() if name in per_step},
+        per_row={name: value for name, value in arguments.items() if name in per_row},
+    )

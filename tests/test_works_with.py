@@ -1,0 +1,177 @@
+"""docs/works-with.md is true: every recipe runs, with the version that the table names or a later one."""
+
+import copy
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from tests.networks import tensors_of
+
+from contextual_rnn import remove_initial_state
+
+PAGE = (Path(__file__).parents[1] / "docs" / "works-with.md").read_text()
+MODULES = {"stable-baselines3-contrib": "sb3_contrib", "pytorch-forecasting": "pytorch_forecasting"}
+ROWS = dict(re.findall(r"^\| \[([\w-]+)\]\(#[\w-]+\) \| ([\d.]+) \|", PAGE, re.MULTILINE))
+LIGHT = ("ncps", "torchrecurrent", "snntorch")
+
+
+def run(package):
+    """The variables after the recipe of a package."""
+    module = MODULES.get(package, package)
+    pytest.importorskip(module, reason="comes with `make install`" if package in LIGHT else "`make integrations`")
+    assert [*map(int, version(module).split(".")[:3])] >= [*map(int, ROWS[package].split("."))]
+    section = PAGE[PAGE.index(f"\n## {package}\n") :].split("\n## ")[1]
+    scope = {"__name__": "recipe"}
+    torch.manual_seed(0)
+    exec(
+        compile("\n".join(re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)), package, "exec"),
+        scope,
+    )
+    return scope
+
+
+def test_every_row_has_a_recipe_and_every_recipe_a_row():
+    assert list(ROWS) == re.findall(r"^## ([\w-]+)$", PAGE, re.MULTILINE)
+    assert len(ROWS) == len([name for name in globals() if name.startswith("test_with_")])
+
+
+def test_with_ncps():
+    scope = run("ncps")
+    assert scope["output"].shape == (8, 12, 4)
+    assert scope["state"].shape == (8, 16)
+
+
+def test_with_torchrecurrent():
+    assert run("torchrecurrent")["output"].shape == (8, 12, 16)
+
+
+def test_with_snntorch():
+    spikes = torch.stack(run("snntorch")["spikes"])
+    assert spikes.shape == (12, 8, 16)
+    assert set(spikes.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_torchrl():
+    scope = run("torchrl")
+    data, learned, recurrent = scope["data"], scope["learned"], scope["recurrent"]
+    begins = data["is_init"][..., 0]
+    assert begins[:, 0].all()
+    assert begins[:, 1:].any(), "no episode ended"
+    torch.testing.assert_close(learned, data["features"], rtol=0, atol=1e-6)
+    state = recurrent.model.initial_state(data["observation"][begins])
+    first, _ = recurrent.model.network(data["observation"][begins][:, None], state)
+    torch.testing.assert_close(data["features"][begins], first[:, 0], rtol=0, atol=1e-6)
+    learned.sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in recurrent.model.initial_state.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_stable_baselines3_contrib():
+    scope = run("stable-baselines3-contrib")
+    policy = scope["agent"].policy
+    heads = policy.lstm_actor.initial_state.heads.layers
+    assert all(layer.weight.abs().sum() > 0 for layer in heads.values())  # they started at zero
+    lstm, (rows, steps) = policy.lstm_actor, (3, 7)
+    features, starts = torch.randn(rows, steps, lstm.input_size), (torch.rand(rows, steps) < 0.3).float()
+    state = tuple(torch.randn(1, rows, lstm.hidden_size) for _ in range(2))
+    whole, final = policy._process_sequence(features.flatten(0, 1), state, starts.flatten(), lstm)
+    outputs = []
+    for step in range(steps):
+        output, state = policy._process_sequence(features[:, step], state, starts[:, step], lstm)
+        outputs.append(output)
+    torch.testing.assert_close(whole, torch.stack(outputs, 1).flatten(0, 1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(final, state, rtol=0, atol=1e-6)
+
+
+def assert_attached(model, call, network, loss_of):
+    """Before training to the bit as without a state; it trains, is copied and loaded."""
+    torch.manual_seed(1)
+    wanted = call(model)
+    plain = copy.deepcopy(model)
+    remove_initial_state(plain)
+    torch.manual_seed(1)
+    assert all(map(torch.equal, tensors_of(call(plain)), tensors_of(wanted)))
+    optimizer = torch.optim.Adam(network(model).initial_state.parameters(), lr=0.02)
+    losses = []
+    for _ in range(25):
+        torch.manual_seed(1)
+        loss = loss_of(model)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    torch.manual_seed(1)
+    wanted = call(model)
+    other = copy.deepcopy(model)
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    other.load_state_dict(model.state_dict())
+    torch.manual_seed(1)
+    assert all(map(torch.equal, tensors_of(call(other)), tensors_of(wanted)))
+    torch.manual_seed(1)
+    assert not all(map(torch.equal, tensors_of(call(plain)), tensors_of(wanted)))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_gluonts():
+    model = run("gluonts")["model"].eval()
+    model.num_parallel_samples = 5
+    spec = model.describe_inputs(6)
+    batch = {
+        name: torch.zeros(shape, dtype=torch.int64) if spec.dtypes[name] == torch.int64 else torch.rand(shape)
+        for name, shape in spec.shapes.items()
+    }
+    target = torch.rand(6, 4)
+
+    def loss_of(model):
+        return model.loss(**batch, future_target=target, future_observed_values=torch.ones(6, 4)).mean()
+
+    def call(model):
+        with torch.no_grad():
+            return model(**batch), loss_of(model)
+
+    assert_attached(model, call, lambda model: model.rnn, loss_of)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_pytorch_forecasting():
+    scope = run("pytorch-forecasting")
+    x, _ = next(iter(scope["dataset"].to_dataloader(batch_size=6, shuffle=False)))
+    for model in scope["models"]:
+        model.train()
+        assert_attached(
+            model,
+            lambda model: model(x)["prediction"].detach(),
+            lambda model: model.rnn,
+            lambda model: (model(x)["prediction"] - 3.0).square().mean(),
+        )
+
+
+def test_with_skorch(tmp_path):
+    scope = run("skorch")
+    regressor, given = scope["regressor"], {"x": scope["x"], "static": scope["static"]}
+    losses = regressor.history[:, "train_loss"]
+    assert losses[-1] < losses[0]
+    regressor.save_params(f_params=tmp_path / "params.pt")
+    other = type(regressor)(scope["Forecaster"]).initialize()
+    other.load_params(f_params=tmp_path / "params.pt")
+    assert (other.predict(given) == scope["predicted"]).all()
+    moved = regressor.predict({**given, "static": given["static"] + 1})
+    assert (moved != scope["predicted"]).all()
+
+
+def test_with_torchdiffeq():
+    scope = run("torchdiffeq")
+    assert torch.equal(scope["path"][0], scope["z0"](scope["context"]))
+    assert all(p.grad.abs().sum() > 0 for p in scope["z0"].parameters())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_torchcde():
+    scope = run("torchcde")
+    torch.testing.assert_close(scope["path"][:, 0], scope["z0"](scope["context"]))
+    assert all(p.grad.abs().sum() > 0 for p in scope["z0"].parameters())
