@@ -37,9 +37,9 @@ RATES = {"state": 3e-3, "context": 3e-4, "bias": 5e-2, "LoRA": 1e-2, "everything
 class Options:
     seeds: int = 5  # each with a network and texts of its own
     texts: int = 2000  # of each style to train the network on
-    pretraining: int = 1500  # updates
-    context_updates: int = 400  # of the contextual states, over all seen styles
-    updates: int = 60  # a style and method
+    pretraining: int = 1000  # updates
+    context_updates: int = 300  # of the contextual states, over all seen styles
+    updates: int = 30  # a style and method
     width: int = 96
     test: int = 64  # texts a style
     processes: int = 2

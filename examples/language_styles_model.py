@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class LowRank(nn.Module):
     def __init__(self, model: nn.Module, rank: int):
         super().__init__()
         names = ("in_proj_qkv", "in_proj_z", "out_proj")
-        self.layers = [layer for name, layer in model.named_modules() if name.endswith(names)]
+        self.layers: list[Any] = [layer for name, layer in model.named_modules() if name.endswith(names)]
         sizes = [layer.weight.shape for layer in self.layers]
         self.a = nn.ParameterList(torch.randn(rank, inputs) / inputs**0.5 for _, inputs in sizes)
         self.b = nn.ParameterList(torch.zeros(outputs, rank) for outputs, _ in sizes)
@@ -96,8 +97,8 @@ def bits(
     given = rows if prefix is None else torch.cat([prefix, rows], 1)
     arguments = {}
     if isinstance(extra, InitialState):
-        context = context.expand(len(rows), -1) if extra.reads_context else None
-        arguments["cache"] = initial_cache(model, extra(context, len(rows)))
+        own = context.expand(len(rows), -1) if extra.reads_context else None
+        arguments["cache"] = initial_cache(model, extra(own, len(rows)))
     if isinstance(extra, LowRank):
         with extra.added():
             scores = model(given).logits
