@@ -195,8 +195,13 @@ class StateSpec(RowsOfStates):
                 )
         return leaves
 
-    def fill(self, value: float | State) -> dict[str, Tensor]:
-        """New leaves of one example, each `shape`, filled with a number or copied from a state of one example.
+    @property
+    def start(self) -> float | dict[str, float]:
+        """What the network itself starts from: 0, or the number of each leaf."""
+        return {leaf.name: leaf.start for leaf in self} if any(leaf.start for leaf in self) else 0.0
+
+    def fill(self, value: float | State | None = None) -> dict[str, Tensor]:
+        """New leaves of one example, each `shape`: a number, copies of a state of one example, or what `start` says.
 
         Raises TypeError or ValueError for numbers that are not finite or that a leaf's dtype does not have, and for a
         state of another structure, shape or kind of numbers, without numbers (on meta), or with something where the
@@ -204,6 +209,8 @@ class StateSpec(RowsOfStates):
         """
         if isinstance(value, Real):
             return {leaf.name: self._full(leaf, check_number("value", value)) for leaf in self}
+        if value is None:
+            return {leaf.name: self._full(leaf, leaf.start) for leaf in self}
         leaves = self.unpack(value, "value")
         if has_more(self.tree, value):
             raise ValueError(f"value: expected {self.describe()}, got something where it has None")
