@@ -139,8 +139,8 @@ class Heads(nn.Module):
     """One linear layer for every leaf of floats, from features (B, F) or (F,) to (B, *shape) or `shape`.
 
     With `constant` the layers start as that number, or that of their leaf, whatever the features; a factor that would
-    start at zero does not. A leaf with a dtype of its own has a layer of that dtype, which gets the features in it; of a complex leaf the layer
-    gives real and imaginary parts.
+    start at zero does not. A leaf with a dtype of its own has a layer of that dtype, which gets the features in it; of
+    a complex leaf the layer gives real and imaginary parts.
     """
 
     def __init__(self, spec: StateSpec, features: int, *, constant: float | Mapping[str, float] | None):
