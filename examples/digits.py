@@ -12,7 +12,7 @@ is random they are the bound by many draws.
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -57,10 +57,8 @@ def digits(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Images (N, 64) of 17 levels to train on and held out, and their labels."""
     data = load_digits()
     images, labels = torch.tensor(data.data).float(), torch.tensor(data.target).long()
-    seen, held_out, seen_labels, held_labels = train_test_split(
-        images, labels, test_size=0.3, random_state=seed, stratify=labels
-    )
-    return seen, held_out, seen_labels, held_labels
+    parts: Any = train_test_split(images, labels, test_size=0.3, random_state=seed, stratify=labels)
+    return parts
 
 
 def diversity(images: Tensor, labels: Tensor) -> float:

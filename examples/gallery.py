@@ -51,6 +51,12 @@ TABLES = {
     },
     "oscillator": {"first 20 steps": ".3f", "overall": ".3f", "first 20 steps / zero's": ".3f"},
     "state_tuning": {"bytes": ",", "accuracy": ".1%"},
+    "lfads": {
+        "R2 of rates": ".3f",
+        "bits per spike": ".3f",
+        "R2 of Lorenz state": ".3f",
+        "R2 of rates, above the zero state's": ".3f",
+    },
     "language_styles": {
         "numbers": ",",
         "bits": ".3f",
@@ -75,6 +81,7 @@ SAID = {
     "glimpses": ("{} of the labels right", "coarse view sets the state", "labels", ".1%"),
     "colors": ("{} nats a letter from the state", "state", "less those of no covariates", ".3f"),
     "oscillator": ("{} times the zero state's first error", "window of 20", "first 20 steps / zero's", ".3f"),
+    "lfads": ("R^2 of {} of the rates of held-out trials", "LFADS", "R2 of rates", ".3f"),
     "state_tuning": ("{} of characters, in a kilobyte", "French (seen): free state", "accuracy", ".1%"),
     "language_styles": ("{} bits a byte gained", "C++: free state, 64", "gain", ".3f"),
     "noise": (

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from contextual_rnn import ContextualRNN, NormalState
+from contextual_rnn.states import Posterior
 
 
 class Oscillator(lightning.LightningModule):
@@ -26,13 +27,18 @@ class Oscillator(lightning.LightningModule):
         self.readout = nn.Linear(hidden_size, 1)
 
     def forward(self, context: Tensor) -> Tensor:
+        return self.with_posterior(context)[0]
+
+    def with_posterior(self, context: Tensor) -> tuple[Tensor, Posterior]:
+        """One pass of the encoder gives the states and their KL."""
         ticks = context.new_ones(len(context), STEPS, 1)
-        return self.readout(self.rnn(ticks, context=context)[0])
+        (output, _), posterior = self.rnn(ticks, context=context, return_posterior=True)
+        return self.readout(output), posterior
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         context, target = batch
-        error = nn.functional.mse_loss(self(context), target)
-        kl = self.rnn.initial_state.kl(context).mean()
+        predicted, posterior = self.with_posterior(context)
+        error, kl = nn.functional.mse_loss(predicted, target), posterior.kl().mean()
         self.log_dict({"train_error": error, "kl": kl})
         return error + self.hparams["kl_weight"] * kl
 

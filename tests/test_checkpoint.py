@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
+    checkpoint_sequential,
     create_selective_checkpoint_contexts,
     set_checkpoint_early_stop,
 )
@@ -226,3 +227,31 @@ def test_nothing_is_recorded_outside_of_checkpoint(monkeypatch):
     monkeypatch.setattr(_recomputed, "_look_up", lambda: pytest.fail("looked at the stack"))
     model, x, context = build()
     tensors_of(model(x, context=context, generator=seeded()))[0].sum().backward()
+
+
+def test_a_sequence_of_modules_in_checkpointed_pieces():
+    """Its last piece is not checkpointed, and runs in a frame of torch.utils.checkpoint all the same."""
+    model, x, context = build()
+
+    class First(nn.Module):
+        def __init__(self, generator):
+            super().__init__()
+            self.generator = generator
+
+        def forward(self, x):
+            return model(x, context=context, generator=self.generator)[0]
+
+    class Last(First):
+        def forward(self, output):
+            return model(output[..., :3], context=context, generator=self.generator)[0]
+
+    def gradient(saving):
+        generator = seeded()
+        model.zero_grad()
+        pieces = nn.Sequential(First(generator), nn.Tanh(), Last(generator))
+        inputs = x.clone().requires_grad_()
+        output = checkpoint_sequential(pieces, 3, inputs, use_reentrant=False) if saving else pieces(inputs)
+        loss(output).backward()
+        return [inputs.grad, *(parameter.grad.clone() for parameter in model.parameters())]
+
+    torch.testing.assert_close(gradient(True), gradient(False), rtol=1e-12, atol=1e-14)

@@ -1,6 +1,8 @@
 """Static covariates: what is encoded how, what each kind of feature adds, and what is refused."""
 
+import copy
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -252,3 +254,25 @@ def test_a_quantity_that_scaling_makes_infinite_is_refused():
     net = ContextNet({"rain": Continuous(0.0, 1e-40)})
     with pytest.raises(ValueError, match=r"^rain: expected finite values, got "):
         net(net.encode({"rain": [31.0]}))
+
+
+@pytest.mark.parametrize(("mean", "std"), [(Fraction(1, 2), Fraction(1, 4)), (10**30, 10**25), (np.float32(0.5), 1)])
+def test_numbers_of_every_kind_scale_a_quantity(mean, std):
+    feature = Continuous(mean, std)
+    assert (type(feature.mean), type(feature.std)) == (float, float)
+    torch.manual_seed(0)
+    net = ContextNet({"rain": feature})
+    rows = net.encode({"rain": [1.0, float(mean) + 2 * float(std)]})
+    expected = torch.tensor([(1.0 - float(mean)) / float(std), 2.0])[:, None]
+    torch.testing.assert_close(net(rows), torch.relu(net.linear(expected)))
+    crop = ContextNet({"crop": Categorical(("rye", "oats"), unknown=True, dropout=Fraction(1, 3))})
+    crop(crop.encode({"crop": ["rye"]}))
+
+
+def test_on_meta_and_row_by_row():
+    """Values cannot be read there."""
+    net = make(FEATURES)
+    rows = net.encode(ROWS)
+    meta = {name: value.to("meta") for name, value in rows.items()}
+    assert copy.deepcopy(net).to("meta")(meta).shape == net(rows).shape
+    torch.testing.assert_close(torch.vmap(net)(rows), net(rows))

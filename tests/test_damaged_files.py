@@ -214,3 +214,13 @@ def test_a_config_of_the_hub_that_is_damaged_is_named(tmp_path):
         config.write_bytes(data)
         with pytest.raises(ValueError, match=re.escape(f"config: expected a JSON object in {config}, got ")):
             HubContextualRNN.from_pretrained(tmp_path, network=network, initial_state=state)
+
+
+def test_a_message_has_no_control_characters_of_a_file(tmp_path):
+    file = tmp_path / "state.safetensors"
+    save_state(FreeState(GRU), file)
+    with_metadata(file, h0v1="\x1b[31mh 1 B 4\x9b")
+    with pytest.raises(ValueError, match=r"^path: expected a state for") as refusal:
+        load_state(FreeState(GRU), file)
+    assert r"\x1b[31mh 1 B 4\x9b" in str(refusal.value)
+    assert str(refusal.value).isprintable()

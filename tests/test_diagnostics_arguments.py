@@ -47,6 +47,7 @@ def test_options(options, error, said):
         (lambda loss: loss.T, ValueError, r"got \(4, 3\)"),
         (lambda loss: loss[:, :, None], ValueError, r"got \(3, 4, 1\)"),
         (lambda loss: loss[:, :0], ValueError, r"got \(3, 0\)"),
+        (lambda loss: loss + 0j, TypeError, "losses: expected real numbers, got torch.complex64"),
         (lambda loss: loss.tolist(), TypeError, "losses: expected a function that returns a tensor, got list"),
     ],
 )
@@ -73,6 +74,9 @@ def test_exactly_one_initial_state_is_called_once():
         diagnose(rnn, losses_of(rnn, hx=torch.zeros(1, BATCH, 5)))
     with pytest.raises(ValueError, match="losses: expected one call of the initial state, got 2"):
         diagnose(rnn, lambda: losses_of(rnn)() + losses_of(rnn)())
+    reset = torch.zeros(BATCH, 4, dtype=torch.bool).index_fill_(1, torch.tensor([2]), True)
+    with pytest.raises(ValueError, match=rf"losses: expected \({2 * BATCH}, steps\)"):  # a state for each piece
+        diagnose(rnn, losses_of(rnn, reset=reset))
     assert not rnn.initial_state._forward_hooks, "hooks go in spite of an error"
     assert rnn.training, "and modes come back"
 
@@ -116,3 +120,27 @@ def test_a_diagnosis_without_permutations_has_findings():
     losses = {name: torch.ones(2, dtype=torch.float64) for name in ("true", "zeroed", "mean")}
     diagnosis = Diagnosis(losses, dict.fromkeys(losses, 1.0), 9, None, None, {})
     assert "no p-value: every sequence has the same initial state" in diagnosis.table()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lengths": torch.tensor([5, 0, 2])}, "losses: expected h.t. of 3 sequences, got 2; sequences without a step"),
+        ({"reset": torch.eye(3, 5).bool()}, "losses: expected one initial state for each of 3 sequences, got 5; leave"),
+        ({"burn_in": 2}, "losses: expected h.t. with a gradient at every step, got steps without; leave out burn_in"),
+    ],
+)
+def test_runs_of_which_no_influence_is_defined(options, message):
+    gru = nn.GRU(1, 4, batch_first=True)
+    model = ContextualRNN(gru, ContextState(gru, nn.Linear(2, 4)))
+    x, context = torch.randn(3, 5, 1), torch.randn(3, 2)
+    with pytest.raises(ValueError, match=message):
+        diagnose(model, lambda: model(x, context=context, **options)[0].square().sum(-1), permutations=2)
+
+
+def test_padding_on_the_left_and_resets_of_no_row_are_diagnosed():
+    gru = nn.GRU(1, 4, batch_first=True)
+    model = ContextualRNN(gru, ContextState(gru, nn.Linear(2, 4)))
+    x, context, last = torch.randn(3, 5, 1), torch.randn(3, 2), torch.arange(5) >= torch.tensor([[0], [3], [1]])
+    for options in ({"mask": last}, {"mask": last, "reset": torch.zeros(3, 5, dtype=torch.bool)}):
+        diagnose(model, lambda options=options: model(x, context=context, **options)[0].square().sum(-1))

@@ -13,6 +13,7 @@ from contextual_rnn import (
     ContextDropout,
     ContextState,
     FreeState,
+    LatentState,
     LeafwiseState,
     NormalState,
     state_spec,
@@ -38,6 +39,7 @@ STATES = {
     "normal": lambda spec: NormalState(spec, net(spec.dtype)),
     "normal, sigma of the context": lambda spec: NormalState(spec, net(spec.dtype), scale_from_context=True),
     "normal around free": lambda spec: NormalState(spec, FreeState(spec, value=value(spec))),
+    "normal latent": lambda spec: LatentState(spec, net(spec.dtype), 4, scale=0.2),
     "normal, at times dropped": lambda spec: ContextDropout(
         NormalState(spec, net(spec.dtype)), 0.5, null=NormalState(spec, FreeState(spec, value=value(spec)))
     ),

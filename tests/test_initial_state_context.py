@@ -71,3 +71,14 @@ def test_an_image_that_does_not_fit_is_refused_by_its_shape_and_the_one_expected
     said = f"context: the context network refuses a tensor of shape {shape}"
     with pytest.raises(ValueError, match=re.escape(said) + ".*(1 channels|4D|72x5)"):
         model(torch.zeros(6, 5, 3), context=torch.zeros(shape))
+
+
+@pytest.mark.parametrize("error", [AttributeError, KeyError, IndexError])
+def test_whatever_a_context_network_raises_names_the_context(error):
+    class Encoder(nn.Module):
+        def forward(self, context):
+            raise error("field")
+
+    state = ContextState(nn.GRU(3, 4), Encoder(), features=2)
+    with pytest.raises(ValueError, match=r"^context: the context network refuses a tensor of shape \(5, 2\).*field"):
+        state(torch.randn(5, 2))

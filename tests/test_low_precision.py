@@ -256,3 +256,11 @@ def test_gradients_that_have_lost_their_digits_are_no_influence():
 def test_a_sigma_that_is_a_number_keeps_its_digits():
     moments = FreeState(nn.GRUCell(3, 4), noise=0.1).moments(None, B, None)["h"]
     assert sigma_of(moments).mean == pytest.approx(0.1, rel=1e-14)
+
+
+def test_a_moving_mean_of_a_file_in_few_bits_is_widened(narrow):
+    state = FreeState(nn.GRUCell(3, 4), noise=0.1, error_decay=0.9)
+    saved = {name: value.to(narrow) if "saved" not in name else value for name, value in state.state_dict().items()}
+    state.load_state_dict(saved, assign=True)
+    assert state.values["h"].dtype == narrow
+    assert {buffer.dtype for buffer in state.error.buffers()} == {torch.float32}

@@ -17,6 +17,7 @@ from contextual_rnn import (
     Continuous,
     FastWeightsRNN,
     FreeState,
+    LatentState,
     Leaf,
     LeafwiseState,
     NormalState,
@@ -62,6 +63,7 @@ STATES = {
     "normal, zero_init": (net, lambda net, **kw: NormalState(SPEC, net, zero_init=True, **kw)),
     "normal, sigma of the context": (net, lambda net, **kw: NormalState(SPEC, net, 3.0, scale_from_context=True, **kw)),
     "normal around free": (net, lambda net, **kw: NormalState(SPEC, FreeState(SPEC, **kw), **kw)),
+    "latent": (net, lambda net, **kw: LatentState(SPEC, net, 3, min_scale=0.1, **kw)),
     "dropped at times": (net, lambda net, **kw: ContextDropout(ContextState(SPEC, net, **kw), **kw)),
     "sum": (net, lambda net, **kw: SumState([FreeState(SPEC, **kw), ContextState(SPEC, net, **kw)], [0.3, 0.7])),
     "one a leaf": (net, lambda net, **kw: LeafwiseState(
@@ -297,3 +299,11 @@ def test_random_numbers_are_drawn_in_the_order_of_always():
     factor = torch.empty(2, 4).normal_(std=0.5)
     assert torch.equal(after, torch.rand(1))
     assert torch.equal(free.values["a_right"], factor)
+
+
+def test_a_learned_decay_starts_anew():
+    network = FastWeightsRNN(3, 4, decay=nn.Parameter(torch.tensor(0.7)), rate=nn.Parameter(torch.tensor(0.25)))
+    network.to("meta").to_empty(device="cpu")
+    spoil(network)
+    network.reset_parameters()
+    assert (network.decay, network.rate) == (torch.tensor(0.7), 0.25)

@@ -155,7 +155,8 @@ def test_an_explicit_state_wins_and_needs_no_context():
     expected = tensors_of(lstm(x, hx))
     for options in ({}, {"context": torch.randn(B, 2)}, {"lengths": torch.full((B,), T)}):
         found = tensors_of(model(x, hx, **options))
-        assert all(map(torch.equal, found, expected))
+        torch.testing.assert_close(found, expected)  # lengths may have another kernel run it
+        assert "lengths" in options or all(map(torch.equal, found, expected))
     sum(tensor.sum() for tensor in found).backward()
     assert all(parameter.grad is None for parameter in model.initial_state.parameters())
 

@@ -100,3 +100,8 @@ BAD_CALLS = [
 def test_bad_calls_are_refused(call, error, words):
     with pytest.raises(error, match=f"^{words}"):
         call()
+
+
+def test_a_spec_is_no_network():
+    with pytest.raises(TypeError, match=r"^network: expected a module, got StateSpec"):
+        ContextualRNN(state_spec(nn.GRU(3, 4)), FreeState(nn.GRU(3, 4)))

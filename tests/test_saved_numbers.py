@@ -5,6 +5,7 @@ import functools
 import io
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -247,10 +248,27 @@ def test_numbers_that_a_user_made_parameters_are_parameters():
     assert other()[0, 0] == 1.25
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, tuple])
+@pytest.mark.parametrize("way", ["state_dict", "file"])
+def test_weights_in_an_array_are_numbers_too(kind, way, tmp_path):
+    states = [FreeState(GRU, value=1.0), FreeState(GRU, value=2.0)]
+    source, target = SumState(states, [1, 1]), SumState(states, [1, 1])
+    source.weights = kind([0.25, 0.5])
+    if way == "file":
+        save_state(source, tmp_path / "state.safetensors")
+        load_state(target, tmp_path / "state.safetensors")
+    else:
+        target.load_state_dict(source.state_dict())
+    assert target.weights == [0.25, 0.5]
+    assert target()[0, 0] == source()[0, 0] == 1.25
+
+
 @pytest.mark.parametrize(
     ("state", "key", "bad"),
     [
         (lambda: FreeState(GRU), "saved_noise", torch.tensor(-0.1)),
+        (lambda: FreeState(GRU), "saved_noise", torch.tensor(1e39, dtype=torch.float64)),
+        (lambda: dropout(0.1, 1.0), "saved_guidance", torch.tensor(1e39, dtype=torch.float64)),
         (lambda: FreeState(GRU), "saved_noise", torch.tensor(torch.nan)),
         (lambda: FreeState(GRU), "saved_noise", torch.zeros(2)),
         (lambda: FreeState(GRU), "saved_noise", torch.tensor(True)),

@@ -15,7 +15,7 @@ from tests.state_files import FILES, header_of, structure_in, with_header
 from torch import nn
 
 import contextual_rnn
-from contextual_rnn import ConstantState, ContextState, FreeState, serialization
+from contextual_rnn import ConstantState, ContextState, FreeState, Leaf, StateSpec, serialization
 from contextual_rnn.hub import HubContextualRNN
 from contextual_rnn.serialization import (
     load_carried_state,
@@ -262,3 +262,12 @@ def test_states_without_numbers_are_neither_saved_nor_loaded(tmp_path):
     for device, error in (("nowhere", ValueError), (slice(None), TypeError), (2**63, ValueError)):
         with pytest.raises(error, match=r"^device: expected a torch.device, its name or None, got"):
             load_carried_state(path, gru, device=device)
+
+
+def test_a_dtype_that_safetensors_does_not_have_is_named(tmp_path):
+    spec = StateSpec(Leaf("z", (4,)), dtype=torch.complex128)
+    with pytest.raises(ValueError, match=r"^values.z: expected a dtype that safetensors can hold, got torch.c"):
+        save_state(FreeState(spec), tmp_path / "state")
+    with pytest.raises(ValueError, match=r"^z: expected a dtype"):
+        save_carried_state(torch.zeros(2, 4, dtype=torch.complex128), tmp_path / "state", spec)
+    assert not list(tmp_path.iterdir())

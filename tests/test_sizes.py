@@ -20,10 +20,22 @@ from contextual_rnn import (
     StateSpec,
     fast_weights_spec,
     generate,
+    state_spec,
     truncated,
 )
 from contextual_rnn.diagnostics import diagnose
 from contextual_rnn.ops import fast_weights
+
+
+class TimeMajor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.gru = nn.GRU(2, 3)
+
+    def forward(self, x, h):
+        return self.gru(x, h)
+
 
 KINDS = {"int64": np.int64, "uint8": np.uint8, "0-d array": np.array, "tensor": torch.tensor}
 GRU = nn.GRU(3, 4, batch_first=True)
@@ -80,6 +92,25 @@ def test_what_is_kept_of_them_are_ints():
     network = FastWeightsRNN(np.int64(3), np.int64(4), inner_steps=np.int64(2))
     kept = [*leaf.shape, leaf.batch_dim, network.input_size, network.hidden_size, network.inner_steps]
     assert [type(size) for size in kept] == [int] * 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("own_step", [False, True])
+def test_axes_of_a_spec_are_such_integers_too(kind, own_step):
+    number = KINDS[kind]
+    step = (lambda network, x, h: (network(x[None], h)[0][0], network(x[None], h)[1])) if own_step else None
+    leaf = Leaf("h", (1, 3), batch_dim=1)
+    x, lengths, h0 = torch.randn(4, 3, 2), torch.tensor([4, 2, 0]), torch.randn(1, 3, 3)
+    results = []
+    for integer in (int, number):
+        axes = {"input_batch_dim": integer(1), "input_ndim": integer(3)} | (
+            {} if own_step else {"time_dim": integer(0)}
+        )
+        spec = StateSpec(leaf, step=step, **axes)
+        assert [type(axis) for axis in (spec.input_batch_dim, spec.input_ndim, spec.known_time_dim)] == [int] * 3
+        state_spec.register(TimeMajor)(lambda network, spec=spec: spec)
+        results.append(ContextualRNN(network := TimeMajor(), FreeState(network))(x, h0, lengths=lengths))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -135,3 +135,9 @@ def test_nothing_is_written_in_another_way():
             if name in WRITES or writes or moves:
                 ways.append(name)
         assert sorted(ways) == ELSEWHERE.get(path.name, []), path
+
+
+def test_text_with_a_path_of_another_encoding(tmp_path):
+    """In a C locale Python has the bytes of a path as surrogates, and so in every locale those that are no UTF-8."""
+    write_whole(tmp_path / "file", "p\udcc3\udca4th and \udcff")
+    assert (tmp_path / "file").read_text("utf-8") == "p\xe4th and \\xff"

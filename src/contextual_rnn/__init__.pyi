@@ -12,7 +12,9 @@ from contextual_rnn import states as states
 from contextual_rnn.attachment import attach as attach
 from contextual_rnn.attachment import given_context as given_context
 from contextual_rnn.attachment import remove_initial_state as remove_initial_state
+from contextual_rnn.generation import TokenSampler as TokenSampler
 from contextual_rnn.generation import generate as generate
+from contextual_rnn.generation import interpolate as interpolate
 from contextual_rnn.layers.additive_attention import AdditiveAttention as AdditiveAttention
 from contextual_rnn.layers.context_net import Categorical as Categorical
 from contextual_rnn.layers.context_net import ContextNet as ContextNet
@@ -37,6 +39,7 @@ from contextual_rnn.states import ContextDropout as ContextDropout
 from contextual_rnn.states import ContextState as ContextState
 from contextual_rnn.states import FreeState as FreeState
 from contextual_rnn.states import InitialState as InitialState
+from contextual_rnn.states import LatentState as LatentState
 from contextual_rnn.states import LeafwiseState as LeafwiseState
 from contextual_rnn.states import Moments as Moments
 from contextual_rnn.states import NormalState as NormalState

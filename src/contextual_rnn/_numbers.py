@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ class Range(NamedTuple):
 
 FINITE = Range("a finite number", lambda value: True)
 NOT_NEGATIVE = Range("a finite number of at least 0", lambda value: value >= 0)
+POSITIVE = Range("a positive, finite number", lambda value: value > 0)
 SHARE = Range("a number from 0 to 1", lambda value: 0 <= value <= 1)
 DECAY = Range("a number from 0 to below 1", lambda value: 0 <= value < 1)
 
@@ -158,6 +160,6 @@ def shortened(value: object) -> str:
 
 
 def shortened_text(value: object, most: int = 500) -> str:
-    """The beginning of a text, or of what an error says, for the message of an error."""
-    text = str(value)
+    """The beginning of a text, or of what an error says, for the message of an error, without control characters."""
+    text = re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda match: ascii(match[0])[1:-1], str(value))
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import Range, check_number
+from contextual_rnn._numbers import Range, check_number, readable
 
 PREFIX = "saved_"  # of a number's name in a state_dict
 WORDS = "words"  # in a module's entry of the metadata of a state_dict, beside torch's "version"
@@ -98,15 +98,25 @@ def _as_tensor(name: str) -> property:
 
 
 def numbers_of(module: SavesNumbers) -> dict[str, float | list[float]]:
-    """The saved numbers by name. One that a user replaced by a parameter or another tensor is no number."""
+    """The saved numbers by name. One that a user replaced by a parameter, or a tensor made of one, is no number."""
     numbers: dict[str, float | list[float]] = {}
     for name in module.saved_numbers:
-        value = getattr(module, name, None)
+        value = _plain_value(module, name)
         if isinstance(value, list | tuple):
             numbers[name] = [float(each) for each in value]
         elif isinstance(value, Real):
             numbers[name] = float(value)
     return numbers
+
+
+def _plain_value(module: nn.Module, name: str) -> Any:
+    """The attribute; an array of numpy, or a tensor that a state_dict does not have by itself, as numbers of Python."""
+    value: Any = getattr(module, name, None)
+    if isinstance(value, Tensor):
+        of_torch = dict((*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)))
+        is_plain = name not in of_torch and not value.requires_grad and readable(value)
+        return value.tolist() if is_plain else value
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def checked(module: SavesNumbers, name: str, value: Any, key: str) -> float | list[float]:

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.modules.dropout import _DropoutNd as Dropout
 from torch.utils._python_dispatch import _get_current_dispatch_mode as dispatch_mode
 
@@ -18,10 +20,16 @@ transforms = _functorch.peek_interpreter_stack  # the innermost transform of tor
 graph_task = torch._C._current_graph_task_id  # the number of the backward pass under way, -1 for none
 top_saved_tensors_hooks = _autograd._top_saved_tensors_default_hooks  # those of saved tensors, None where none are set
 
+_hooks_of_all: Any = torch.nn.modules.module  # hooks that run with every module
+_forward_ad: Any = torch.autograd.forward_ad
+
 __all__ = [
     "Dropout",
     "dispatch_mode",
+    "forward_pre_hooks",
     "graph_task",
+    "in_forward_ad",
+    "is_plain_call",
     "is_tracing",
     "is_transformed",
     "top_saved_tensors_hooks",
@@ -32,3 +40,23 @@ __all__ = [
 def is_tracing() -> bool:
     """Whether torch.jit.trace is running."""
     return torch._C._get_tracing_state() is not None
+
+
+def forward_pre_hooks(module: nn.Module) -> tuple[Callable[..., Any], ...]:
+    """What is called before `module.forward`."""
+    return tuple(module._forward_pre_hooks.values())
+
+
+def in_forward_ad() -> bool:
+    """Whether derivatives are carried forward with the values."""
+    return _forward_ad._current_level >= 0
+
+
+def is_plain_call(module: torch.nn.Module) -> bool:
+    """Whether calling the module runs the forward method of its class and nothing else."""
+    hooks = (
+        module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
+        _hooks_of_all._global_forward_hooks, _hooks_of_all._global_forward_pre_hooks,
+        _hooks_of_all._global_backward_hooks, _hooks_of_all._global_backward_pre_hooks,
+    )  # fmt: skip
+    return not any(hooks) and "forward" not in vars(module) and module._compiled_call_impl is None

@@ -23,7 +23,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str, *, durable: boo
     Raises OSError, which names `path`; the old file is then as it was. TypeError or ValueError for what is no path.
     """
     check_path(path)
-    data = data.encode() if isinstance(data, str) else data
+    data = unicode_text(data).encode() if isinstance(data, str) else data
     target = Path(os.path.realpath(path))
     try:
         mode = _mode(target)
@@ -34,6 +34,11 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str, *, durable: boo
         _replace(target, data, mode, durable)
     except OSError as error:
         raise OSError(error.errno, f"could not be written: {error.strerror or error}", os.fspath(path)) from error
+
+
+def unicode_text(text: object) -> str:
+    """A text or path as UTF-8 can write it: bytes of a path that the locale does not know are UTF-8, or are escaped."""
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def check_path(path: object) -> None:

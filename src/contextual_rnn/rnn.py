@@ -10,32 +10,51 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast
+from contextual_rnn._numbers import check_flag
 from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn._tensors import first_parameter
 from contextual_rnn._torch_internals import is_tracing
+from contextual_rnn.sequences.backend import check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.steps import call, copied, find_time_dim, may_change_states
 from contextual_rnn.spec.tree import State, fits, matches, rows_of, zip_leaves
-from contextual_rnn.states import InitialState
+from contextual_rnn.states import InitialState, Posterior
+
+_OURS = ("native", "reference")
 
 
 class ContextualRNN(nn.Module):
     """A recurrent network that starts from `initial_state` instead of zeros.
 
-    Returns exactly what the network returns. Raises TypeError for a network without a registered spec or an initial
-    state that is none, ValueError for an initial state made for another network.
+    Returns exactly what the network returns.
+
+    `backend` says what runs nn.RNN, nn.LSTM and nn.GRU: "torch"; "native", our kernel for sequences of any lengths on
+    a CPU, differentiable once; "reference", the equations step by step in plain PyTorch; or "auto": torch, but native
+    wherever lengths, masks, resets, burn-in or truncation are given and it can serve. It cannot on a GPU, without a
+    compiler at install, for subclasses, under autocast and torch.compile, nor for a network that has hooks,
+    parametrizations or sharded weights. The environment variable CONTEXTUAL_RNN_SEQUENCES_BACKEND names what
+    auto is.
+
+    Raises TypeError for a network without a registered spec or an initial state that is none, ValueError for an initial
+    state made for another network and a backend that there is not, or not for this network.
     """
 
-    def __init__(self, network: nn.Module, initial_state: InitialState):
+    backend: str = "auto"  # of models that were pickled without one
+
+    def __init__(self, network: nn.Module, initial_state: InitialState, backend: str = "auto"):
         super().__init__()
         spec = spec_of(network)
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network: expected a module, got {type(network).__name__}")
         if not isinstance(initial_state, InitialState):
             raise TypeError(f"initial_state: expected an InitialState, got {type(initial_state).__name__}")
         if not fits(spec.tree, initial_state.spec.tree):
             raise ValueError(
                 f"initial_state: expected one for {spec.describe()}, got one for {initial_state.spec.describe()}"
             )
+        check_backend(backend, network)
+        self.backend = backend
         self._spec = spec
         self._found_spec: StateSpec | None = None
         self._copies_states = may_change_states(network)
@@ -60,6 +79,8 @@ class ContextualRNN(nn.Module):
         burn_in: int = 0,
         generator: torch.Generator | None = None,
         arguments: Mapping[str, Any] | None = None,
+        num_samples: int | None = None,
+        return_posterior: bool = False,
         **more: Any,
     ) -> Any:
         """Run the network from `hx` where given, else from the initial state for `context`.
@@ -78,10 +99,23 @@ class ContextualRNN(nn.Module):
         layout of the input: (B, T), or (T, B) where time comes first. A cell takes a `reset` of (B,), before its step.
         The first `burn_in` steps run without gradients, and the outputs are those of the steps after.
 
+        With `num_samples` each row runs from that many draws of the initial state, in evaluation too, which one pass of
+        the context network gives: row b * num_samples + s is sample s of row b. With `return_posterior` the result is
+        what the network returns, and the `Posterior` that the states were drawn from: for its KL, under DDP and FSDP
+        too. Neither goes with `hx` or resets, and num_samples not with a packed or unbatched input.
+
         Raises ValueError or TypeError for an input of other axes, a context or state that does not fit it, bad lengths,
         masks, resets and burn-ins, further arguments beside these, and an initial state whose dtype or device is not
         the network's: with every call, as modules may be moved.
         """
+        if num_samples is not None or return_posterior:
+            alone = {"hx": hx, "reset": reset, "reset_context": reset_context}
+            hx, posterior = self._drawn(input, context, generator, num_samples, return_posterior, alone)
+            if num_samples is not None and not isinstance(input, PackedSequence):
+                input, lengths, mask = self._repeated(num_samples, input, lengths, mask)
+            options: dict[str, Any] = {"lengths": lengths, "mask": mask, "burn_in": burn_in, "arguments": arguments}
+            returned = ContextualRNN.forward(self, input, hx, **options, **more)
+            return (returned, posterior) if return_posterior else returned
         packed = isinstance(input, PackedSequence)
         if packed and self._spec.known_time_dim is None:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
@@ -91,6 +125,8 @@ class ContextualRNN(nn.Module):
             self._check_state(hx, batch_size)
         if lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0:
             state = self._start(context, batch_size, generator) if hx is None else hx
+            if self.backend in _OURS:
+                return self._run_densely(input, state, arguments, more)
             if self._copies_states:
                 state = copied(state)
             if arguments is None and not more and self._spec.call is None:
@@ -107,6 +143,18 @@ class ContextualRNN(nn.Module):
             _, carried = before.run(hx, carry=True)
         return after.run(hx, carried=carried)
 
+    def _run_densely(
+        self, input: Tensor | PackedSequence, state: State, arguments: Mapping[str, Any] | None, more: dict[str, Any]
+    ) -> Any:
+        """A plain call, as `backend` asks for."""
+        if arguments is not None or more:
+            names = ", ".join(merged(arguments, more))
+            raise ValueError(f"arguments: expected none for the network with backend {self.backend!r}, got {names}")
+        if isinstance(input, PackedSequence) or self._spec.input_batch_size(input) is None:
+            received = "a packed or unbatched input"
+            raise ValueError(f"input: expected a padded batch for backend {self.backend!r}, got {received}")
+        return Sequences(self, self._spec, input, input.shape[self._spec.input_batch_dim]).run(state)
+
     def _start(
         self, context: Any, batch_size: int | None, generator: torch.Generator | None, rows: Tensor | None = None
     ) -> State:
@@ -116,6 +164,41 @@ class ContextualRNN(nn.Module):
         state = self.initial_state(context, batch_size, batched=batched, generator=generator, **some)
         check_made(self.network, self.initial_state, state)
         return state
+
+    def _drawn(
+        self,
+        input: Tensor | PackedSequence,
+        context: Any,
+        generator: torch.Generator | None,
+        num_samples: int | None,
+        return_posterior: bool,
+        alone: Mapping[str, Any],
+    ) -> tuple[State, Posterior | None]:
+        """The states to run from, and their distribution where it is returned; refuses what does not go with them."""
+        for name, argument in alone.items():
+            if argument is not None:
+                raise ValueError(f"{name}: expected None beside num_samples and return_posterior, got one")
+        check_flag("return_posterior", return_posterior)
+        packed = isinstance(input, PackedSequence)
+        size = packed_batch_size(input) if packed else self._spec.input_batch_size(input)
+        if num_samples is not None and (packed or size is None):
+            raise ValueError(f"num_samples: expected None with a packed or unbatched input, got {num_samples}")
+        options: dict[str, Any] = {"num_samples": num_samples, "return_posterior": return_posterior}
+        drawn = self.initial_state(context, size, batched=size is not None, generator=generator, **options)
+        state, posterior = drawn if return_posterior else (drawn, None)
+        check_made(self.network, self.initial_state, state)
+        return state, posterior
+
+    def _repeated(
+        self, copies: int, input: Tensor, lengths: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Input, lengths and mask with each row `copies` times; those that are no tensors are refused later."""
+        time, batch = self._spec.known_time_dim, self._spec.input_batch_dim
+        of_flags = 1 if isinstance(time, int) and time < batch else 0
+        lengths = lengths.repeat_interleave(copies, 0) if isinstance(lengths, Tensor) else lengths
+        if isinstance(mask, Tensor) and mask.ndim > of_flags:
+            mask = mask.repeat_interleave(copies, of_flags)
+        return input.repeat_interleave(copies, batch), lengths, mask
 
     def _known_spec(self, step: Any) -> StateSpec:
         """The spec with what `find_time_dim` learns of the network, once; `step` is an input of one step, (B, ...)."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import check_size
+from contextual_rnn._sharded import as_forward
 from contextual_rnn.rnn import ContextualRNN, merged
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.rows import map_tensors
@@ -49,22 +51,31 @@ def truncated(
     steps = check_size("steps", steps)
     given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
     given["arguments"] = merged(arguments, {})
-    sequences = Sequences.of(model, input, context, generator, **given, pieces="steps")
+    sequences = as_forward(model, Sequences.of)(model, input, context, generator, **given, pieces="steps")
     if hx is not None:
         model._check_state(hx, sequences.batch)  # pyright: ignore[reportPrivateUsage]
-    return _pieces(sequences, steps, hx)
+    return _pieces(model, sequences, steps, hx)
 
 
-def _pieces(sequences: Sequences, steps: int, hx: State | None) -> Iterator[tuple[slice, Tensor, State]]:
+def _pieces(
+    model: ContextualRNN, sequences: Sequences, steps: int, hx: State | None
+) -> Iterator[tuple[slice, Tensor, State]]:
     carried = None
     for start in range(0, sequences.num_steps, steps):
         stop = min(start + steps, sequences.num_steps)
         piece = sequences.steps(start, stop)
         if piece.over:
             return
-        output, state = piece.run(hx, carried=carried, carry=True)
+        output, state = as_forward(model, _run)(
+            piece, piece.input, piece.context, piece.reset_context, hx=hx, carried=carried
+        )
         yield slice(start, stop), output, state
         carried = detach(state)
+
+
+def _run(piece: Sequences, input: Tensor, context: Any, reset_context: Any, **states: State) -> tuple[Tensor, State]:
+    """The piece with these tensors for its own: FSDP casts what it receives as an argument."""
+    return replace(piece, input=input, context=context, reset_context=reset_context).run(**states, carry=True)
 
 
 def detach(state: State) -> State:

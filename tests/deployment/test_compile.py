@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._inductor.config
 from tests.deployment.matrix import CELLS, FAST_WEIGHTS, STATES, TORCH, build, inputs_for
 from tests.networks import tensors_of
 
@@ -35,7 +36,9 @@ def test_one_graph(case):
 
 @pytest.mark.parametrize("case", GENERATED)
 def test_one_graph_with_generated_code(case):
-    check(case, "inductor")
+    # Otherwise every instruction set is tried first, by a compilation and a process.
+    with torch._inductor.config.patch({"cpp.vec_isa_ok": True}):
+        check(case, "inductor")
 
 
 def test_a_compiled_lstm_runs_and_torch_cannot_train_it_on_cpus():

@@ -10,7 +10,9 @@ from tests.networks import tensors_of
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+POSTERIOR = "normal lstm, with the KL of its posterior"
 CASES = [*(f"{state} lstm" for state in STATES), *(f"context {name}" for name in ["gru", "rnn cell", *FAST_WEIGHTS])]
+CASES.append(POSTERIOR)
 STEPS = 3  # a parameter that took no part is reported by the next step
 
 
@@ -18,12 +20,23 @@ def loss(outputs):
     return sum(tensor.square().mean() for tensor in tensors_of(outputs))
 
 
+def build_case(case):
+    return build(case.partition(",")[0] if case == POSTERIOR else case)
+
+
+def loss_of(case, model, x, context, generator):
+    if case != POSTERIOR:
+        return loss(model(x, context=context, generator=generator))
+    outputs, posterior = model(x, context=context, generator=generator, return_posterior=True)
+    return loss(outputs) + posterior.kl().mean()
+
+
 def train(rank, store, results):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     gradients = {}
     for case in CASES:
-        model = build(case)  # random where the state is, with a generator below so that both ways draw alike
+        model = build_case(case)  # random where the state is, with a generator below so that both ways draw alike
         parallel = DistributedDataParallel(copy.deepcopy(model))
         x, context = inputs_for(model, 4)
         half = slice(2 * rank, 2 * rank + 2)
@@ -32,7 +45,7 @@ def train(rank, store, results):
         for _ in range(STEPS):
             parallel.zero_grad()
             generator = torch.Generator().manual_seed(rank)
-            loss(parallel(part, context=context[half], generator=generator)).backward()
+            loss_of(case, parallel, part, context[half], generator).backward()
         gradients[case] = {name: parameter.grad for name, parameter in parallel.module.named_parameters()}
     del parallel  # before its group: freed last, it holds Python's lock and joins threads of gloo that may wait for it
     carried(gradients)
@@ -67,14 +80,14 @@ def gradients(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_those_of_the_whole_batch(case, gradients):
-    model = build(case)
+    model = build_case(case)
     x, context = inputs_for(model, 4)
     halves = []
     for rank in (0, 1):
         half = slice(2 * rank, 2 * rank + 2)
         part = x[half] if getattr(model.network, "batch_first", True) else x[:, half]
         generator = torch.Generator().manual_seed(rank)
-        halves.append(loss(model(part, context=context[half], generator=generator)))
+        halves.append(loss_of(case, model, part, context[half], generator))
     (sum(halves) / 2).backward()
     for name, parameter in model.named_parameters():
         for found in gradients:

@@ -9,7 +9,16 @@ from tests.killed import ended, started
 from tests.networks import tensors_of
 from torch import distributed, nn
 
-from contextual_rnn import ContextState, ContextualRNN, LeafwiseState, NormalState, generate, state_spec
+from contextual_rnn import (
+    ContextState,
+    ContextualRNN,
+    LeafwiseState,
+    NormalState,
+    generate,
+    save_state,
+    state_spec,
+    truncated,
+)
 
 try:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -75,6 +84,9 @@ def roll_out(model, context):
 def gradients(model, x, context, generator):
     model.zero_grad()
     total = loss(model(x, context=context, **generator)) + loss(densities(model, context))
+    if isinstance(model.initial_state, NormalState):
+        outputs, posterior = model(x, context=context, return_posterior=True, **generator)
+        total = total + loss(outputs) + posterior.kl().mean()
     total.backward()
     grads = {name: parameter.grad for name, parameter in model.named_parameters()}
     return {name: grad.full_tensor() if hasattr(grad, "full_tensor") else grad for name, grad in grads.items()}
@@ -90,6 +102,12 @@ def compare(rank, case, how):
         expected = densities(plain, context)
         torch.testing.assert_close(densities(sharded, context), expected, **close)  # no forward has run
     torch.testing.assert_close(roll_out(sharded, context), roll_out(plain, context), **close)
+    if plain._spec.known_time_dim is not None:
+        pieces = [[output for _, output, _ in truncated(m.eval(), x, 2, context=context)] for m in (plain, sharded)]
+        torch.testing.assert_close(pieces[1], pieces[0], **close)
+        plain.train(), sharded.train()
+    with pytest.raises(ValueError, match="expected all of a tensor, got a shard of it"):
+        save_state(sharded.initial_state, "/dev/null")
     halves = []
     for half in (slice(0, 2), slice(2, 4)):
         part = x[half] if getattr(plain.network, "batch_first", True) else x[:, half]
@@ -118,6 +136,13 @@ def mixed(how):
     paths = generate(model, lambda output, value: value + output[..., :3], first, num_steps=2, context=context)
     assert paths.shape == (5, 1, 2, 3)
     assert paths.isfinite().all()
+    for policy in (BFLOAT16, MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=torch.float32)):
+        if how == "the root alone" or policy is BFLOAT16:
+            pieces = shard(ContextualRNN(*copy.deepcopy(modules)), how, policy)
+            for _, output, _ in truncated(pieces, x, 3, context=context):
+                assert output.dtype == (policy.output_dtype or torch.bfloat16)
+                loss(output).backward()
+            assert all(parameter.grad is not None for parameter in pieces.network.parameters())
     assert model.initial_state.kl(context).dtype == torch.float32
     assert model.initial_state.sample(context)[0].dtype == torch.bfloat16
 

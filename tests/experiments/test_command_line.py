@@ -59,8 +59,8 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
     ends = {row["x"] for row in rows if row["t"] == "25" and row["period"] == "3.0"}
     assert len(ends) == 4, "samples differ"
 
-    assert main(["generate", "run", "--samples", "4", "--mean", "--out", "elsewhere/mean"]) == 0
-    with open("elsewhere/mean.csv") as file:
+    assert main(["generate", "run", "--samples", "4", "--mean", "--out", "elsewhere/v1.mean"]) == 0
+    with open("elsewhere/v1.mean.csv") as file:
         ends = {row["x"] for row in csv.DictReader(file) if row["t"] == "25" and row["period"] == "3.0"}
     assert len(ends) == 1, "with the mean state all trajectories coincide"
 
@@ -71,6 +71,7 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
         (["generate", "nowhere"], "folder: expected a run"),
         (["generate", "run", "--initial", "nan"], "initial: expected finite"),
         (["generate", "run", "--period", "inf"], "period: expected finite"),
+        (["generate", "run", "--period", "0"], "period: expected positive"),
         (["generate", "run", "--samples", "0"], "num_samples: expected a positive int"),
         (["generate", "retrieval"], "run: expected a run of the decay task"),
         (["report", "nowhere"], "folder: expected runs"),

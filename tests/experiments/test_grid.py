@@ -1,5 +1,7 @@
 """Grids: every combination once, values of the right type, and words for what is refused."""
 
+import io
+
 import pytest
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
@@ -57,3 +59,10 @@ def test_files_that_are_no_grid_are_named(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=f"grid: .*{path}"):
         grid_from_file(path)
+
+
+def test_a_file_is_utf_8_whatever_the_locale(tmp_path, monkeypatch):
+    path = tmp_path / "grid.toml"
+    path.write_bytes("# Gr\xf6\xdfe\nunits = [8]\n".encode())
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")
+    assert grid_from_file(path) == {"units": ["8"]}

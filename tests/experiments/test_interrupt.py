@@ -117,7 +117,7 @@ def undisturbed(tmp_path_factory):
     return train(CONFIG_1, tmp_path_factory.mktemp("undisturbed"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_train_writes_a_checkpoint_and_goes_on(start, tmp_path, undisturbed, number):
     run = tmp_path / "run"
 

@@ -103,6 +103,8 @@ def test_a_file_that_cannot_be_run_is_named(text, tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(path))
     assert main(["train", "decay", "--units", "2"]) == 1
     assert f"CONTEXTUAL_RNN_TASKS: expected Python that registers tasks in {path}" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=str(path)):  # each time, not only the first
+        tasks()
     monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(tmp_path / "nowhere.py"))
     with pytest.raises(ValueError, match="nowhere"):
         tasks()

@@ -129,7 +129,7 @@ def test_links_that_lead_out(tmp_path):
         source.fetch(["link/config.json"], folder)
     source.write("file.json", b"mine")
     (folder / "file.json").symlink_to(outside / "theirs")
-    with pytest.raises(ValueError, match="name: expected another one for each file"):
+    with pytest.raises(ValueError, match="name: expected the name of a file inside"):
         source.fetch(["file.json"], folder)
     assert files_around(outside) == []
 
@@ -164,3 +164,34 @@ def test_what_is_gone_meanwhile_is_no_error_and_anything_else_is(tmp_path, memor
     monkeypatch.setattr(memory, "cat_file", lambda *_, **__: (_ for _ in ()).throw(PermissionError("not yours")))
     with pytest.raises(PermissionError, match="not yours"):
         Store("memory://bucket/s").fetch(["a/config.json"], tmp_path / "more")
+
+
+def test_a_file_that_is_a_link_out_of_the_folder(tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.mkdir()
+    folder.mkdir()
+    (folder / "sweep.json").symlink_to(outside / "made")  # there is none yet
+    (folder / "round").symlink_to(folder / "round")
+    (folder / "within").symlink_to(folder / "file")
+    for place in (folder, f"file://{folder}"):
+        with pytest.raises(ValueError, match="name: expected the name of a file inside"):
+            store.write(place, "sweep.json", b"x")
+    store.write(folder, "within", b"x")
+    assert (folder / "file").read_bytes() == b"x"
+    assert files_around(outside) == []
+
+
+def test_a_name_that_a_disk_cannot_have(tmp_path, memory, capsys):
+    run = made_run(tmp_path / "run")
+    for file in ("config.json", "metrics.jsonl", "result.json"):
+        for folder in ("good", "x" * 300):
+            memory.pipe_file(f"/bucket/sweep/{folder}/{file}", (run / file).read_bytes())
+    assert main(["results", "memory://bucket/sweep"]) == 0
+    assert "name: expected one that this disk can have" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["s3://", "memory:///"])
+def test_a_url_without_a_folder_is_no_place(url):
+    """Without its slashes it would be a folder here."""
+    with pytest.raises(ValueError, match="folder: expected a URL with a folder after"):
+        store.place_of(url)

@@ -1,5 +1,7 @@
 """What is made of trained weights is kept as JSON, and results alone give the same page."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -22,7 +24,9 @@ def folders(tmp_path_factory):
     for name in ("decay-paper", "decay-calibration"):
         train(DecayConfig(**small), runs / name / "normal")
         write_json(runs / name / "sweep.json", {"runs": 1})
-    train(DecayConfig(**small), runs / "casual")
+    shutil.copytree(runs / "decay-paper" / "normal", runs / "casual")
+    shutil.copytree(runs / "decay-paper", runs / "reproduce-quick" / "decay")  # whose runs lie deeper
+    write_json(runs / "reproduce-quick" / "sweep.json", {"runs": 1})
     assert publish_all(runs, results) == [results / "decay-paper.json"]
     return runs, results
 

@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
 import re
 
+import pyarrow.parquet as pq
 import pytest
 import safetensors
 import torch
 
+from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig, config_from_dict, config_to_dict
 from contextual_rnn.experiments.runs import train as training
 from contextual_rnn.experiments.runs.folder import command, read_run, read_runs, write_json
@@ -193,3 +196,12 @@ def test_half_a_line_and_broken_weights_are_survived(tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"not weights at all")
     with pytest.raises(ValueError, match="run: expected the weights of its configuration"):
         load_model(run)
+
+
+def test_a_folder_whose_name_is_no_utf_8(tmp_path, capsys):
+    folder = tmp_path / os.fsdecode(b"r\xff")
+    run = train(tiny("decay", epochs=1), folder)
+    assert read_run(folder) == run
+    assert "r\\xff" in run.result["command"]
+    assert main(["results", str(tmp_path)]) == 0
+    assert pq.read_table(tmp_path / "results.parquet")["folder"].to_pylist() == [f"{tmp_path}/r\\xff"]

@@ -105,7 +105,7 @@ def network_and_spec(d: Draw, names: Sequence[str] | None = None) -> tuple[nn.Mo
 
 KINDS = (
     "constant", "free", "noisy free", "error free", "context", "zero context", "normal", "scaled normal",
-    "free normal", "leafwise", "sum", "dropout",
+    "free normal", "leafwise", "sum", "dropout", "latent",
 )  # fmt: skip
 
 
@@ -126,13 +126,15 @@ def initial_state(d: Draw, spec: StateSpec, kind: str, make_net: Callable[[], nn
         return ours.NormalState(spec, make_net(), scale_from_context=True)
     if kind == "free normal":
         return ours.NormalState(spec, ours.FreeState(spec, value=0.25))
+    if kind == "latent":
+        return ours.LatentState(spec, make_net(), d.choose([1, 3]), min_scale=d.choose([0.0, 0.1]))
     parts = ["constant", "noisy free", "context", "normal"]
     if kind == "leafwise":
         each = {leaf.name: initial_state(d, spec[leaf.name], d.choose(parts), make_net) for leaf in spec}
         return ours.LeafwiseState(spec, **each)
     if kind == "sum":
         return ours.SumState([initial_state(d, spec, d.choose(parts), make_net) for _ in range(2)], [0.3, 0.7])
-    state = initial_state(d, spec, d.choose(["context", "normal"]), make_net)
+    state = initial_state(d, spec, "normal" if "noisy" in kind else d.choose(["context", "normal"]), make_net)
     return ours.ContextDropout(state, d.choose([0.0, 0.5]), guidance=d.choose([0.0, 1.0, 1.5]))
 
 

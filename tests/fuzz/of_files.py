@@ -123,7 +123,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@case("main")
+@case("main", "parse")
 def _(d: Draw) -> Call:
     folder = str(new_path("runs"))
     kind = d.choose(["info", "results", "report", "generate", "train", "train", "words"])

@@ -26,7 +26,8 @@ KNOWN_ALWAYS = ["rnn", "gru", "lstm", "fast weights"]
 
 def model_of(d: Draw, networks: Any = None, kinds: Any = None) -> tuple[ours.ContextualRNN, Subject]:
     s = subject(d, kinds, networks) if kinds else subject(d, networks=networks)
-    return ours.ContextualRNN(s.network, s.state).train(d.chance(0.5)), s
+    backend = d.choose(["auto", "auto", "torch"])
+    return ours.ContextualRNN(s.network, s.state, backend).train(d.chance(0.5)), s
 
 
 def _bare(call: Call) -> Any:
@@ -46,7 +47,7 @@ def _finite(result: Any) -> None:
 @case("ContextualRNN")
 def _(d: Draw) -> Call:
     s = subject(d)
-    return Call(ours.ContextualRNN, [s.network, s.state], makes=True)
+    return Call(ours.ContextualRNN, [s.network, s.state], d.some(backend=d.choose(["auto", "torch"])), makes=True)
 
 
 @case("ContextualRNN.forward")
@@ -133,14 +134,61 @@ def _(d: Draw) -> Call:
     readout = nn.Linear(5, INPUT_SIZE)
     options = d.some(num_samples=samples, sample=d.chance(0.5), generator=d.generator(), embed=lambda value: 2 * value)
     options |= {"context": s.new_context(d, batch), "num_steps": steps}
+    options |= d.some(stop=lambda value: value[:, 0] > 0) if d.chance(0.5) else {}
+    if d.chance(0.2):
+        options["hx"] = random_state(s.spec, batch)
 
-    def expect(values: Any) -> None:
-        expected = (batch, options.get("num_samples", 1), steps, INPUT_SIZE)
-        assert values.shape == expected, f"expected {expected}, got {tuple(values.shape)}"
+    def step(output: Tensor, value: Tensor) -> Tensor:
+        return value + readout(output)
+
+    shape = (batch, options.get("num_samples", 1), steps)
+
+    def expect(generated: Any) -> None:
+        values = generated if isinstance(generated, Tensor) else generated.values
+        assert values.shape == (*shape, INPUT_SIZE), f"expected {shape}, got {tuple(values.shape)}"
         _finite(values)
 
-    return Call(ours.generate, [model, lambda output, value: value + readout(output), torch.randn(batch, INPUT_SIZE)],
-                options, expect=expect)  # fmt: skip
+    if d.chance(0.6):
+        return Call(ours.generate, [model, step, torch.randn(batch, INPUT_SIZE)], options, expect=expect)
+    options["prompt"] = torch.randn(batch, 3, INPUT_SIZE)
+    options |= d.some(lengths=torch.randint(1, 4, (batch,)), return_outputs=True)
+    return Call(ours.generate, [model, step], options, expect=expect)
+
+
+@case("generate tokens")
+def _(d: Draw) -> Call:
+    model, s = model_of(d, ["gru", "lstm", "gru cell", "fast weights"])
+    batch, steps, samples = d.choose([1, 2]), d.choose([1, 3]), d.choose([1, 2])
+    scores, embedding = nn.Linear(5, 4), nn.Embedding(4, INPUT_SIZE)
+    options: dict[str, Any] = {"prompt": torch.randint(4, (batch, 2)), "num_steps": steps, "num_samples": samples}
+    options |= {"context": s.new_context(d, batch), "embed": embedding, **d.some(stop=3, generator=d.generator())}
+    if d.chance(0.5):
+        options |= {"beams": samples + 1, **d.some(length_penalty=0.6)}
+    else:
+        options["sampler"] = ours.TokenSampler(*d.choose([(), (0.0,), (0.7, 2, 0.9)]))
+
+    def expect(generated: Any) -> None:
+        assert generated.values.shape == (batch, samples, steps), f"got {tuple(generated.values.shape)}"
+        assert (generated.log_probs <= 0).all(), "a probability above 1"
+
+    return Call(lambda model, **options: ours.generate(model, lambda output, token: scores(output), **options),
+                [model], options, expect=expect, lenient=True, keep=("0", "embed"),
+                alone=lambda call: embedding(call.kwargs["prompt"]))  # fmt: skip
+
+
+@case("TokenSampler")
+def _(d: Draw) -> Call:
+    return Call(ours.TokenSampler, [d.choose([1.0, 0, 0.5])], d.some(top_k=2, top_p=0.5), finish=repr)
+
+
+@case("interpolate")
+def _(d: Draw) -> Call:
+    options, points = d.some(spherical=d.chance(0.5)), d.choose([2, 3])
+    if d.chance(0.5):
+        return Call(ours.interpolate, [torch.randn(3, 4), torch.randn(3, 4), points], options, expect=_finite)
+    spec = network_and_spec(d)[1]
+    return Call(ours.interpolate, [random_state(spec, 2), random_state(spec, 2), points], options | {"spec": spec},
+                expect=_finite, keep=("spec",))  # fmt: skip
 
 
 @case("AnyLength")

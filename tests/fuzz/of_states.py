@@ -101,6 +101,27 @@ class OwnState(ours.InitialState):
         return self.inner.moments(context, batch_size, batched)
 
 
+@case("LatentState")
+def _(d: Draw) -> Call:
+    options = d.some(scale=0.5, min_scale=0.1, scale_from_context=False)
+    return Call(ours.LatentState, [_network(d), _net(d), 3], options, makes=True)
+
+
+@case("LatentState.decode")
+def _(d: Draw) -> Call:
+    _, spec = network_and_spec(d)
+    batch = d.choose([None, 1, 3])
+    z = torch.randn(*(() if batch is None else (batch,)), 3)
+    return Call(ours.LatentState(spec, _net(d), 3).decode, [z], expect=_state_of(spec, batch))
+
+
+@case("LatentState.log_prob")
+def _(d: Draw) -> Call:
+    s, batch = subject(d, ("latent",)), d.choose([None, 1, 3])
+    z = torch.randn(*(() if batch is None else (batch,)), *s.state.latent.spec.tree.shape)
+    return Call(s.state.log_prob, [z, s.new_context(d, batch)], expect=_finite)
+
+
 @case("InitialState")
 def _(d: Draw) -> Call:
     network, spec = network_and_spec(d)
@@ -134,7 +155,7 @@ def _forward_of(*kinds: str) -> Any:
 FORWARDS = {
     "InitialState": KINDS, "ConstantState": ("constant",), "FreeState": ("free", "noisy free", "error free"),
     "ContextState": ("context", "zero context"), "NormalState": RANDOM, "LeafwiseState": ("leafwise",),
-    "SumState": ("sum",), "ContextDropout": ("dropout",),
+    "SumState": ("sum",), "ContextDropout": ("dropout",), "LatentState": ("latent",),
 }  # fmt: skip
 for _name, _kinds in FORWARDS.items():
     case(f"{_name}.forward")(_forward_of(*_kinds))
@@ -164,7 +185,9 @@ RESET = {
     "InitialState": "reset_parameters", "ConstantState": "extra_repr", "ContextState": "extra_repr reset_parameters "
     "saved_words", "FreeState": "extra_repr reset_parameters saved_noise", "LeafwiseState": "extra_repr "
     "reset_parameters", "NormalState": "extra_repr reset_parameters saved_min_scale", "SumState": "extra_repr "
-    "reset_parameters saved_weights", "ContextDropout": "extra_repr reset_parameters saved_p saved_guidance",
+    "reset_parameters saved_weights",
+    "LatentState": "extra_repr reset_parameters",
+    "ContextDropout": "extra_repr reset_parameters saved_p saved_guidance",
 }  # fmt: skip
 
 
@@ -183,6 +206,12 @@ for _name, _names in RESET.items():
     case(*(f"{_name}.{each}" for each in _names.split()))(_reset_of(_names, *FORWARDS[_name]))
 
 
+@case("InitialState.check_saved")
+def _(d: Draw) -> Call:
+    state, noise = subject(d, ("noisy free",)).state, d.choose([0.0, 0.5])
+    return Call(lambda state: state.check_saved("noise", noise), [state], keep=("0",))
+
+
 @case("InitialState.sample")
 def _(d: Draw) -> Call:
     s, batch, samples = subject(d), d.choose([1, 2, 3]), d.choose([1, 3])
@@ -190,6 +219,26 @@ def _(d: Draw) -> Call:
     if d.chance(0.5) or not s.state.reads_context:
         options["batch_size"] = batch
     return Call(s.state.sample, [s.new_context(d, batch), samples], options, expect=_state_of(s.spec, batch * samples))
+
+
+@case("InitialState.posterior")
+def _(d: Draw) -> Call:
+    """All that a posterior has, of every state with noise."""
+    s, batch = subject(d, (*RANDOM, "noisy free", "latent", "noisy dropout")), d.choose([None, 1, 3])
+    context, options = s.new_context(d, batch), d.some(generator=d.generator())
+    if batch is not None and (not s.state.reads_context or d.chance(0.5)):
+        options["batch_size"] = batch
+
+    def use(*args: Any, **options: Any) -> Any:
+        q = s.state.posterior(*args, **options)
+        state = q.sample(2, options.get("generator")) if batch else q.rsample(options.get("generator"))
+        return state, q.mean, q.kl(free_bits=0.1), q.log_prob(q.drawn), q.log_prior(q.drawn)
+
+    def expect(result: Any) -> None:
+        assert result[2].shape == (() if batch is None else (batch,)), f"got {tuple(result[2].shape)}"
+        _finite(result)
+
+    return Call(use, [context], options, expect=expect)
 
 
 @case("InitialState.distribution")

@@ -178,7 +178,7 @@ def test_in_lightning(tmp_path):
             return torch.optim.Adam(self.tuned.initial_state.parameters(), 0.05)
 
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    tuning = Tuning()
+    tuning = Tuning().train()
     trainer = LightningTrainer(max_epochs=4, enable_model_summary=False, default_root_dir=tmp_path, **options)
     trainer.fit(tuning, torch.utils.data.DataLoader(rows_of_tokens(), batch_size=8))
     assert tuning.losses[-1] < tuning.losses[0]

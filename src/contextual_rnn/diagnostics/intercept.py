@@ -46,9 +46,10 @@ class Intercept:
             nonlocal calls
             calls += 1
             # Copies: a network may overwrite the state that it is given.
+            pair = kwargs.get("return_posterior", False)
             if state is not None:
-                return copied(state)
-            self.state = copied(output)
+                return (copied(state), output[1]) if pair else copied(state)
+            self.state = copied(output[0] if pair else output)
             self._remember(*args, **kwargs)
             return None
 
@@ -68,10 +69,22 @@ class Intercept:
         return self.initial_state.sample(self._context, batch_size=first.shape[0], generator=generator)
 
     def _remember(
-        self, context: Any = None, batch_size: int | None = None, *, batched: bool | None = None, **_: Any
+        self,
+        context: Any = None,
+        batch_size: int | None = None,
+        *,
+        batched: bool | None = None,
+        rows: Tensor | None = None,
+        **_: Any,
     ) -> None:
         moments = as_forward(self.initial_state, self.initial_state._moments)  # pyright: ignore[reportPrivateUsage]
         self._context, self.moments = context, moments(context, batch_size, batched)
+        sequences = len(next(iter(self.moments.values())).mean)
+        if rows is not None and len(rows) != sequences:
+            raise ValueError(
+                f"losses: expected one initial state for each of {sequences} sequences, got {len(rows)}; "
+                "leave out reset="
+            )
 
 
 def watch(losses: Callable[[], Any], network: nn.Module | None) -> Found:
@@ -83,6 +96,8 @@ def watch(losses: Callable[[], Any], network: nn.Module | None) -> Found:
             hook = network.register_forward_hook(lambda module, args, output: seen.append(_hidden(output, spec)))
             hooks.callback(hook.remove)
         outcome: Any = losses()
+    if torch.is_grad_enabled() and len({hidden.requires_grad for hidden in seen}) == 2:
+        raise ValueError("losses: expected h(t) with a gradient at every step, got steps without; leave out burn_in=")
     if not (isinstance(outcome, tuple) and len(outcome) == 2):
         outcome = (outcome, torch.cat(seen, 1) if seen else None)
     return outcome

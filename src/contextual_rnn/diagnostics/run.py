@@ -187,6 +187,12 @@ def _influence(
             return None, None
         if not hidden.requires_grad:
             raise ValueError("losses: expected h(t) with a gradient, got one without; is it run under torch.no_grad?")
+        sequences = next(iter(leaves.values())).shape[0]
+        if len(hidden) != sequences:
+            raise ValueError(
+                f"losses: expected h(t) of {sequences} sequences, got {len(hidden)}; sequences without a step have "
+                "none: leave them out, or return (losses, h) with all of them"
+            )
         steps = measured_steps(hidden.shape[1], options.influence_steps)
         generator = torch.Generator().manual_seed(options.seed)
         padding = _padding(options.lengths, hidden.shape[1])
@@ -211,6 +217,8 @@ class _Means:
     def of(cls, arm: str, losses: object, batch: int, lengths: Tensor | None) -> _Means:
         if not isinstance(losses, Tensor):
             raise TypeError(f"losses: expected a function that returns a tensor, got {type(losses).__name__}")
+        if losses.is_complex():
+            raise TypeError(f"losses: expected real numbers, got {losses.dtype}")
         if losses.ndim not in (1, 2) or len(losses) != batch or not losses.numel():
             raise ValueError(f"losses: expected ({batch}, steps) or ({batch},), got {tuple(losses.shape)}")
         values, padding = losses.detach().double().cpu(), None

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command ends within seconds and prints one line on its progress.
+"""Ctrl-C, SIGTERM and SIGHUP: a command ends within seconds and prints one line on its progress.
 
 The first signal raises `Interrupted` in the main thread. Within `deferred` it only sets what `requested` returns:
 training reads that between two steps, writes a checkpoint, and raises `Interrupted` itself. A thread ends the process
@@ -22,7 +22,8 @@ from collections.abc import Generator
 from types import FrameType
 from typing import Any, Literal, NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A terminal that is closed sends SIGHUP, which Windows does not have.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 LINE = "contextual-rnn: interrupted {}; the same command goes on"
 LIMIT_SECONDS = 3.5
 # `timeout` and torchrun repeat a signal that the terminal has sent to the whole group. It is not a second Ctrl-C.
@@ -34,7 +35,7 @@ _Mode = Literal["end", "raise", "defer"]
 
 
 class Interrupted(KeyboardInterrupt):
-    """A command was asked to stop, by Ctrl-C or SIGTERM."""
+    """A command was asked to stop, by Ctrl-C, SIGTERM or SIGHUP."""
 
 
 _mode: _Mode = "end"
@@ -47,7 +48,7 @@ _printed = False
 
 
 def install(*, worker: bool = False) -> None:
-    """Handle SIGINT and SIGTERM from now on; call it in the main thread of a process that is ours.
+    """Handle SIGINT, SIGTERM and SIGHUP from now on; call it in the main thread of a process that is ours.
 
     A worker prints nothing and ignores repetitions, because its parent repeats what the terminal sends to both. A
     signal that is ignored, as under nohup, stays ignored.
@@ -110,7 +111,7 @@ def _raise_if_requested() -> None:
 
 
 def status() -> int:
-    """The exit status of a command that was interrupted: 130 for Ctrl-C and 143 for SIGTERM."""
+    """The exit status of a command that was interrupted: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return 128 + (_received or signal.SIGINT)
 
 

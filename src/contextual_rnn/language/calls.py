@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from contextual_rnn._numbers import readable
+from contextual_rnn._torch_internals import forward_pre_hooks
 from contextual_rnn.language.cache import InitialCache
 
 _CACHES = ("cache", "past_key_values", "cache_params")  # the last two are older names
@@ -19,7 +20,7 @@ _PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")  # where packed sequence
 
 def watch(base: PreTrainedModel) -> None:
     """Check every call of `base` that has an `InitialCache`; others are left alone."""
-    if all(hook is not check_call for hook in base._forward_pre_hooks.values()):
+    if all(hook is not check_call for hook in forward_pre_hooks(base)):
         base.register_forward_pre_hook(check_call, with_kwargs=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -76,7 +76,7 @@ def read_state_tensors(model: PreTrainedModel) -> tuple[StateTensor, ...]:
 
 
 @contextmanager
-def evaluated(model: PreTrainedModel) -> Iterator[None]:
+def evaluated(model: PreTrainedModel) -> Generator[None]:
     """Evaluation mode; afterwards modes are as they were."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from contextual_rnn._torch_internals import forward_pre_hooks
 from contextual_rnn.language.calls import cache_of
 
 SCAN = "mamba_selective_scan"
@@ -36,7 +37,7 @@ def add_shares(base: PreTrainedModel) -> None:
         scan = getattr(module, SCAN)
         if not hasattr(scan, "begins_from_starts"):
             setattr(module, SCAN, from_starts(scan))
-        if all(hook is not _begin for hook in mixer._forward_pre_hooks.values()):
+        if all(hook is not _begin for hook in forward_pre_hooks(mixer)):
             mixer.register_forward_pre_hook(_begin, with_kwargs=True)
             mixer.register_forward_hook(_end, always_call=True)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,7 +18,17 @@ from contextual_rnn.language.probe import probe
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.tree import Leaf, State
 
-_Known = tuple[torch.dtype, torch.device, tuple[StateTensor, ...]]
+
+@dataclass(frozen=True)
+class _Known:
+    """What was read off a model, of the dtype and device that it had."""
+
+    dtype: torch.dtype
+    device: torch.device
+    tensors: tuple[StateTensor, ...]
+    specs: dict[bool, StateSpec]  # with convolutions and without
+
+
 _KNOWN: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
 _POSITIVE = Range("a positive number", lambda value: value > 0)
 
@@ -45,26 +56,26 @@ def language_model_spec(
     check_flag("convolutions", convolutions)
     if tolerance is not None:
         check_number("tolerance", tolerance, *_POSITIVE)
-    tensors = _known(model, tolerance)
-    leaves = {t.name: Leaf(t.name, t.shape, dtype=t.dtype) for t in tensors if convolutions or not t.convolution}
-    return _spec(model, leaves)
+    return _known(model, tolerance).specs[convolutions]
 
 
 def initial_cache(model: PreTrainedModel, state: State) -> InitialCache:
     """A cache of transformers with which `model` begins from `state`: pass it as `cache=` to a call or to `generate`.
 
-    `state` is what a state of `language_model_spec(model)` returns, a row for each sequence; convolutions that it does
-    not name begin with zeros, as ever. Gradients reach the state, and its tensors are never written into. A cache
+    `state` is what a state of `language_model_spec(model)` returns, a row for each sequence; convolutions begin with
+    zeros where it has none. Gradients reach the state, and its tensors are never written into. A cache
     serves one run, which may go on over several calls. From then on calls of `model` with such a cache are checked.
 
     Raises TypeError or ValueError for a state of another model, one without a batch, or of other dtypes, and whatever
     `language_model_spec` raises. A call with the cache raises ValueError under gradient checkpointing, for padding
     before a token, for packed sequences, for another number of rows, with another model, and for `use_cache=False`.
     """
-    names = state.keys() if isinstance(state, dict) else ()
-    tensors = [t for t in _known(model) if not t.convolution or t.name in names]
-    spec = _spec(model, {t.name: Leaf(t.name, t.shape, dtype=t.dtype) for t in tensors})
-    leaves = spec.check(state)
+    known = _known(model)
+    convolutions = isinstance(state, dict) and any(
+        tensor.name in state for tensor in known.tensors if tensor.convolution
+    )
+    leaves = known.specs[convolutions].check(state)
+    tensors = [tensor for tensor in known.tensors if tensor.name in leaves]
     for tensor in tensors:
         leaf = leaves[tensor.name]
         if leaf.ndim == len(tensor.shape):
@@ -75,18 +86,20 @@ def initial_cache(model: PreTrainedModel, state: State) -> InitialCache:
     return InitialCache(base_of(model), tensors, leaves)
 
 
-def _known(model: PreTrainedModel, tolerance: float | None = None) -> Sequence[StateTensor]:
+def _known(model: PreTrainedModel, tolerance: float | None = None) -> _Known:
     """What `model` keeps; read and probed when it is first needed, and again where its dtype or device has changed."""
     base = base_of(model)
     known = _KNOWN.get(base)
-    if known is None or known[:2] != (model.dtype, model.device):
+    if known is None or (known.dtype, known.device) != (model.dtype, model.device):
         tensors = read_state_tensors(model)
         add_shares(base)
         watch(base)
         probe(model, base, tensors, tolerance)
-        known = _KNOWN[base] = (model.dtype, model.device, tensors)
-    return known[2]
+        specs = {convolutions: _spec(model, tensors, convolutions) for convolutions in (False, True)}
+        known = _KNOWN[base] = _Known(model.dtype, model.device, tensors, specs)
+    return known
 
 
-def _spec(model: PreTrainedModel, leaves: dict[str, Leaf]) -> StateSpec:
+def _spec(model: PreTrainedModel, tensors: Iterable[StateTensor], convolutions: bool) -> StateSpec:
+    leaves = {t.name: Leaf(t.name, t.shape, dtype=t.dtype) for t in tensors if convolutions or not t.convolution}
     return StateSpec(leaves, input_ndim=2, time_dim=1, dtype=model.dtype, device=model.device)

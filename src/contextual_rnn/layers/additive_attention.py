@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths
-from contextual_rnn._numbers import check_elements, check_size
+from contextual_rnn._numbers import check_elements, check_size, readable
 from contextual_rnn._tensors import check_dense, check_floats
 
 
@@ -117,7 +117,7 @@ def _taking_part(keys: Tensor, lengths: Tensor | None, mask: Tensor | None) -> T
         if mask.device != keys.device:
             raise ValueError(f"mask: expected one on {keys.device}, as the keys, got {mask.device}")
         taking_part = mask if taking_part is None else taking_part & mask
-        if not torch.compiler.is_compiling() and not bool(taking_part.any(1).all()):
+        if readable(taking_part) and not bool(taking_part.any(1).all()):
             row = int((~taking_part.any(1)).nonzero()[0])
             raise ValueError(f"mask: expected something to attend to in every sequence, got nothing in row {row}")
     return taking_part

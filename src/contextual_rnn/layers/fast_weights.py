@@ -58,6 +58,7 @@ class _FastWeights(nn.Module):
         self.inner_steps, self.decay, self.rate = inner_steps, decay, rate
         self.timing: Timing = timing
         self.backend, self.layer_norm, self.eps = backend, layer_norm, eps
+        self._learned = {name: p.item() for name, p in self.named_parameters() if not p.is_meta}  # decay, rate
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size, **place))
         self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size, **place))
@@ -68,10 +69,16 @@ class _FastWeights(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """W = 0.05 I (Ba et al. 2016); C and b uniform within 1 / sqrt(input_size), as torch's linear layers."""
+        """W = 0.05 I (Ba et al. 2016); C and b uniform within 1 / sqrt(input_size), as torch's linear layers.
+
+        A learned decay or rate starts anew where it started.
+        """
         bound = 1 / math.sqrt(self.input_size)
         with torch.no_grad():
             self.weight_hh.zero_().fill_diagonal_(0.05)
+            for name, start in self._learned.items():
+                if isinstance(parameter := self._parameters.get(name), nn.Parameter):
+                    parameter.fill_(start)
         nn.init.uniform_(self.weight_ih, -bound, bound)
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)

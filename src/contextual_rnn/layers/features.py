@@ -28,7 +28,7 @@ class Categorical:
     def __post_init__(self) -> None:
         _check_categories(self)
         check_flag("unknown", self.unknown)
-        check_number("dropout", self.dropout, *SHARE)
+        object.__setattr__(self, "dropout", check_number("dropout", self.dropout, *SHARE))
         if self.dropout and not self.unknown:
             raise ValueError(f"dropout: expected 0 without an unknown bucket, got {self.dropout}")
 
@@ -49,8 +49,9 @@ class Continuous:
     std: float
 
     def __post_init__(self) -> None:
-        check_number("mean", self.mean)
-        check_number("std", self.std, "a positive, finite number", lambda std: std > 0)
+        object.__setattr__(self, "mean", check_number("mean", self.mean))
+        std = check_number("std", self.std, "a positive, finite number", lambda std: std > 0)
+        object.__setattr__(self, "std", std)
 
     @classmethod
     def fit(cls, values: Iterable[float]) -> Continuous:

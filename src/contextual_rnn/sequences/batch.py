@@ -17,6 +17,8 @@ from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packe
 from contextual_rnn._numbers import check_size
 from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
+from contextual_rnn.sequences.backend import choose, tensors_of, whole_rows
+from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.running import run_segments, takes_packed, whole
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs, split_arguments
@@ -30,6 +32,7 @@ class Model(Protocol):
     """The interface of a model for a batch of sequences, as `ContextualRNN` has it."""
 
     _spec: StateSpec
+    backend: str
 
     @property
     def network(self) -> nn.Module: ...
@@ -233,7 +236,7 @@ class Sequences:
         starts = self._starts(hx, carried, segments)
         if len(segments.row) == self.batch and in_one_call and resets.shape[1]:
             return self._whole_rows(starts, carry)
-        return run_segments(network, self.spec, self.inputs, segments, starts, carry)
+        return run_segments(network, self.spec, self.inputs, segments, starts, carry, self.model.backend)
 
     @property
     def _pads_itself(self) -> bool:
@@ -243,6 +246,13 @@ class Sequences:
     def _whole_rows(self, hx: State, carry: bool) -> Any:
         """Every row is one sequence."""
         network, lengths = self.model.network, self.lengths
+        backend = "torch"
+        if self.batch and isinstance(network, nn.RNNBase):
+            backend = choose(self.model.backend, network, [self.input, *tensors_of(hx)], lengths is None)
+        if backend != "torch":
+            assert isinstance(network, nn.RNNBase)
+            table = whole_rows(self.batch, self.num_steps, None if lengths is None else lengths.cpu())
+            return run_over(backend, network, self.input, hx, table)
         options = whole(network, carry)
         if lengths is None or not self.batch:  # torch packs no empty batch
             return call(network, self.spec, self.input, own_copy(network, hx), **options, **self.arguments)

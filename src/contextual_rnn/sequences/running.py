@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
+from contextual_rnn.sequences.backend import choose, tensors_of
+from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs
 from contextual_rnn.spec.networks import StateSpec
@@ -24,7 +26,13 @@ def takes_packed(network: nn.Module) -> bool:
 
 
 def run_segments(
-    network: nn.Module, spec: StateSpec, inputs: Inputs, segments: Segments, starts: State, carry: bool
+    network: nn.Module,
+    spec: StateSpec,
+    inputs: Inputs,
+    segments: Segments,
+    starts: State,
+    carry: bool,
+    backend: str = "auto",
 ) -> tuple[Tensor, State]:
     """Outputs in the layout of `inputs`, zero outside the segments, and the state after each row's last segment.
 
@@ -37,6 +45,10 @@ def run_segments(
     if not len(segments.running):
         whole_spec = replace(spec, step=None) if in_one_call or undivided else spec
         return _nothing(network, whole_spec, inputs, take(spec.tree, segments.last, starts), carry)
+    if isinstance(network, nn.RNNBase):
+        chosen = choose(backend, network, [inputs.tensor, *tensors_of(starts)])
+        if chosen != "torch":
+            return run_over(chosen, network, inputs.tensor, starts, segments.table)
     if in_one_call:
         return _in_one_call(network, spec, inputs, segments, starts, carry)
     return (_by_length if undivided else _in_pieces)(network, spec, inputs, segments, starts)

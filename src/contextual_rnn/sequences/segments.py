@@ -44,6 +44,13 @@ class Segments:
         return cls(row, reset, start, end - start, ends_row.nonzero()[:, 0])
 
     @property
+    def table(self) -> Tensor:
+        """Row, first step, length, and whether it is its row's last, as `ops._gated` has them: (4, N)."""
+        last = torch.zeros_like(self.row)
+        last[self.last] = 1
+        return torch.stack([self.row, self.start, self.length, last])
+
+    @property
     def running(self) -> Tensor:
         """The segments that have a step."""
         return self.length.nonzero()[:, 0]

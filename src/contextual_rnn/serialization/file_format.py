@@ -22,11 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from contextual_rnn._numbers import shortened_text
+from contextual_rnn._sharded import is_sharded
 from contextual_rnn._tensors import check_readable, comparable, is_finite
 from contextual_rnn._whole_file import check_path, write_whole
 from contextual_rnn.spec.tree import Leaf, State
@@ -39,6 +41,7 @@ NAME = re.compile(f"({STATE}|{CARRIED}|{WEIGHTS})v(.*)", re.DOTALL)
 WRITERS = {STATE: "save_state", CARRIED: "save_carried_state", WEIGHTS: "save_pretrained"}
 VERSION_0 = {STATE: "spec", CARRIED: "contextual_rnn.carried_state", WEIGHTS: "contextual_rnn.state"}
 
+NOT_IN_SAFETENSORS = (torch.complex32, torch.complex128)
 LENGTH_BYTES = 8  # of the number before the header that says how long it is
 
 
@@ -74,7 +77,10 @@ def write_file(
     numbers: Mapping[str, Any] | None = None,
     words: Mapping[str, str | None] | None = None,
 ) -> None:
-    """Write tensors and a header; raises OSError, which names `path` and leaves the old file as it was."""
+    """Write tensors and a header; raises OSError, which names `path` and leaves the old file as it was.
+
+    ValueError names a tensor that is sharded, on meta, or of a dtype that safetensors does not have.
+    """
     header = {f"{kind}v{VERSION}": structure_of(tree)}
     if written := {name: number for name, number in (numbers or {}).items() if number != 0}:
         header["numbers"] = _compact(written)
@@ -82,6 +88,10 @@ def write_file(
         header["words"] = _compact(named)
     for name, tensor in tensors.items():
         check_readable(name, tensor)
+        if is_sharded(tensor):
+            raise ValueError(f"{name}: expected all of a tensor, got a shard of it; gather the model before")
+        if tensor.dtype in NOT_IN_SAFETENSORS:
+            raise ValueError(f"{name}: expected a dtype that safetensors can hold, got {tensor.dtype}")
     # Copies: safetensors refuses tensors that share memory, as tiled and flattened ones may.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_whole(path, safetensors_bytes(copies, header))

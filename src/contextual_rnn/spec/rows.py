@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from contextual_rnn.ops import LowRank
-from contextual_rnn.spec.tree import Leaf, State
+from contextual_rnn.spec.tree import Leaf, State, children_of, matching_children, rebuilt
 
 
 def take(tree: State, index: Tensor, state: State) -> State:
@@ -39,14 +39,9 @@ def combine(
     """
     if isinstance(tree, Leaf):
         return function(states, tree.batch_dim)
-    if isinstance(tree, Mapping):
-        parts = {name: [state[name] for state in states] for name in tree}
-        return {name: combine(child, parts[name], function, counts, factors) for name, child in tree.items()}
-    if isinstance(tree, (tuple, list)) and not isinstance(tree, LowRank):  # A may be of another form in each state
-        children = [
-            combine(child, [state[k] for state in states], function, counts, factors) for k, child in enumerate(tree)
-        ]
-        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    if isinstance(tree, (tuple, list, Mapping)) and not isinstance(tree, LowRank):  # A may be of another form in each
+        parts = matching_children(tree, *states)
+        return rebuilt(tree, [combine(child, children, function, counts, factors) for child, *children in parts])
     if all(state is None for state in states):
         return None
     ranks = {state.left.shape[-2] if isinstance(state, LowRank) else None for state in states}
@@ -59,11 +54,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], state: State) -> State:
     """A state of any structure with every tensor replaced by `function(tensor)`."""
     if isinstance(state, Tensor):
         return function(state)
-    if isinstance(state, Mapping):
-        return {name: map_tensors(function, child) for name, child in state.items()}
-    if isinstance(state, (tuple, list)):
-        children = [map_tensors(function, child) for child in state]
-        return type(state)(*children) if hasattr(state, "_fields") else type(state)(children)
+    if isinstance(state, (tuple, list, Mapping)):
+        return rebuilt(state, [map_tensors(function, child) for child in children_of(state)])
     return state
 
 
@@ -78,20 +70,15 @@ def as_returned(tree: State, state: State, returned: State) -> State:
     """`state` with None where `tree` has None and `returned` too: fast weights that were not asked for."""
     if tree is None or isinstance(tree, LowRank):
         return None if returned is None else state
-    if isinstance(tree, Mapping):
-        return {name: as_returned(child, state[name], returned[name]) for name, child in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        children = [as_returned(*parts) for parts in zip(tree, state, returned, strict=True)]
-        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    if isinstance(tree, (tuple, list, Mapping)):
+        return rebuilt(tree, [as_returned(*children) for children in matching_children(tree, state, returned)])
     return state
 
 
 def has_none(tree: State) -> bool:
     """Whether there is None in a tree: something that the network carries and the spec leaves open."""
-    if isinstance(tree, Mapping):
-        return any(map(has_none, tree.values()))
-    if isinstance(tree, (tuple, list)) and not isinstance(tree, LowRank):
-        return any(map(has_none, tree))
+    if isinstance(tree, (tuple, list, Mapping)) and not isinstance(tree, LowRank):
+        return any(map(has_none, children_of(tree)))
     return tree is None or isinstance(tree, LowRank)
 
 

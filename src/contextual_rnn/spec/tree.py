@@ -120,11 +120,8 @@ def leaves_of(tree: State, depth: int = 0) -> Iterator[Leaf]:
         yield tree
     elif depth == MOST_NESTED and isinstance(tree, (Mapping, tuple, list)):
         raise ValueError(f"tree: expected at most {MOST_NESTED} containers around a leaf, got more")
-    elif isinstance(tree, Mapping):
-        for child in tree.values():
-            yield from leaves_of(child, depth + 1)
-    elif isinstance(tree, (tuple, list)):
-        for child in tree:
+    elif isinstance(tree, (Mapping, tuple, list)):
+        for child in children_of(tree):
             yield from leaves_of(child, depth + 1)
     elif tree is not None:
         raise TypeError(f"tree: expected Leaf, None, tuple, list or dict, got {type(tree).__name__}")
@@ -134,12 +131,37 @@ def map_leaves(function: Callable[[Leaf], Any], tree: State) -> State:
     """The tree with every leaf replaced by `function(leaf)`."""
     if isinstance(tree, Leaf):
         return function(tree)
-    if isinstance(tree, Mapping):
-        return {name: map_leaves(function, child) for name, child in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        children = [map_leaves(function, child) for child in tree]
-        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    if isinstance(tree, (tuple, list, Mapping)):
+        return rebuilt(tree, [map_leaves(function, child) for child in children_of(tree)])
     return None
+
+
+def rebuilt(tree: State, children: list[State]) -> State:
+    """A container like `tree` with other children."""
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    return dict(zip(tree, children, strict=True))
+
+
+def children_of(tree: State) -> Iterable[State]:
+    """The children of a container."""
+    return tree if isinstance(tree, (tuple, list)) else tree.values()
+
+
+def matching_children(tree: State, *others: State) -> Iterator[tuple[State, ...]]:
+    """The children of containers that are alike, those of one place together."""
+    if isinstance(tree, (tuple, list)):
+        yield from zip(tree, *others, strict=True)
+    else:
+        for name, child in tree.items():
+            yield child, *(other[name] for other in others)
+
+
+def _are_alike(tree: State, other: State) -> bool:
+    """Whether `other` is a container as `tree` is, with as many children, or those of the same names."""
+    if isinstance(tree, Mapping):
+        return isinstance(other, Mapping) and set(other) == set(tree)
+    return isinstance(other, (tuple, list)) and len(other) == len(tree)
 
 
 def pack(tree: State, leaves: Mapping[str, Tensor]) -> State:
@@ -186,15 +208,10 @@ def zip_leaves(tree: State, state: State, name: str, whole: State = None) -> Ite
         if not isinstance(state, Tensor):
             raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)} for leaf {tree.name!r}")
         yield tree, state
-    elif isinstance(tree, Mapping):
-        if not isinstance(state, Mapping) or set(state) != set(tree):
+    elif isinstance(tree, (Mapping, tuple, list)):
+        if not _are_alike(tree, state):
             raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
-        for key, child in tree.items():
-            yield from zip_leaves(child, state[key], name, whole)
-    elif isinstance(tree, (tuple, list)):
-        if not isinstance(state, (tuple, list)) or len(state) != len(tree):
-            raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
-        for child, value in zip(tree, state, strict=True):
+        for child, value in matching_children(tree, state):
             yield from zip_leaves(child, value, name, whole)
 
 
@@ -241,19 +258,13 @@ def fits(tree: State, other: State) -> bool:
             other.batch_dim,
             other.dtype,
         )
-    if isinstance(tree, Mapping):
-        return isinstance(other, Mapping) and set(tree) == set(other) and all(fits(tree[k], other[k]) for k in tree)
-    if not isinstance(other, (tuple, list)) or len(tree) != len(other):
-        return False
-    return all(fits(child, value) for child, value in zip(tree, other, strict=True))
+    return _are_alike(tree, other) and all(fits(*children) for children in matching_children(tree, other))
 
 
 def has_more(tree: State, state: State) -> bool:
     """Whether there is something where the tree has None."""
-    if isinstance(tree, Mapping):
-        return any(has_more(child, state[name]) for name, child in tree.items())
-    if isinstance(tree, (tuple, list)):
-        return any(has_more(child, value) for child, value in zip(tree, state, strict=True))
+    if isinstance(tree, (Mapping, tuple, list)):
+        return any(has_more(*children) for children in matching_children(tree, state))
     return tree is None and state is not None
 
 
@@ -276,13 +287,9 @@ def describe_state(state: State, depth: int = 0) -> str:
         return "None" if state is None else type(state).__name__
     if depth == 4:
         return "..."
-    children = [describe_state(child, depth + 1) for child in islice(_children(state), 8)]
+    children = [describe_state(child, depth + 1) for child in islice(children_of(state), 8)]
     if isinstance(state, Mapping):
         children = [f"{name}: {child}" for name, child in zip(state, children, strict=False)]
     more = ["..."] if len(state) > 8 else []
     text = ", ".join([*children, *more])
     return f"{{{text}}}" if isinstance(state, Mapping) else f"({text})"
-
-
-def _children(state: State) -> Iterable[State]:
-    return state.values() if isinstance(state, Mapping) else state

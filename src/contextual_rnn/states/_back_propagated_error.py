@@ -149,6 +149,9 @@ class BackPropagatedError(SavesNumbers):
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         self._undo, self._unknown_scale = [], False
         super()._load_from_state_dict(*args, **options)
+        for name, buffer in self._buffers.items():
+            if buffer is not None:  # assign=True keeps the dtype of the file
+                self._buffers[name] = wide(buffer)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_scaler": None, "_undo": []}

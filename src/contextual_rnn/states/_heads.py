@@ -116,7 +116,7 @@ def features_of(encoder: nn.Module, context: Any, width: int, batch_size: int | 
         features = encoder(context)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+    except (RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"context: the context network refuses {_describe(context)}: {error}") from error
     if not isinstance(features, Tensor) or features.ndim not in (1, 2):
         raise ValueError(

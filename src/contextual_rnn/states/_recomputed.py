@@ -106,7 +106,7 @@ def _look_up() -> tuple[list[_Record], tuple[object, Any] | None, bool]:
             if name == "backward":
                 task = graph_task()
                 return recording, _record_of(frame.f_locals["ctx"]).next(task), True
-            if name == "forward":
+            if name == "forward" and "ctx" in frame.f_locals:  # checkpoint_sequential has a function of that name too
                 recording.append(_record_of(frame.f_locals["ctx"]))
             elif isinstance(run := frame.f_locals.get("gen"), GeneratorType) and run.gi_frame is not None:
                 recording.append(_record_of(run.gi_frame.f_locals["new_frame"]))

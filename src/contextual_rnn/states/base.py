@@ -15,17 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from contextual_rnn._numbers import check_factory, check_held, check_number, check_size, readable
-from contextual_rnn._precision import wide
+from contextual_rnn._numbers import POSITIVE, check_factory, check_flag, check_held, check_number, check_size
+from contextual_rnn._precision import is_narrow
 from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn._sharded import gathered
-from contextual_rnn._tensors import check_floats
 from contextual_rnn.spec.networks import StateSpec, spec_of
 from contextual_rnn.spec.tree import State, pack, rows_of
 from contextual_rnn.states._checked_moments import checked_moments
 from contextual_rnn.states._heads import batch_of, check_call, tile
 from contextual_rnn.states._start import Start
-from contextual_rnn.states.moments import Moments, draw, kl, normal, of_rows
+from contextual_rnn.states.moments import Moments, draw, of_rows, repeated
+from contextual_rnn.states.normal_posterior import NormalPosterior
+from contextual_rnn.states.posterior import Posterior
 
 
 class InitialState(SavesNumbers, ABC):
@@ -43,6 +44,7 @@ class InitialState(SavesNumbers, ABC):
     """
 
     _start: Start | None = None  # what the buffers `value_...` start as
+    _latent = False  # whether the noise is that of a latent variable, which moments of the state do not have
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -79,6 +81,12 @@ class InitialState(SavesNumbers, ABC):
         for name, tensor in leaves.items():
             self.register_buffer(f"value_{name}", tensor)
         self._start = Start.of(value, leaves) if leaves else None
+
+    def check_saved(self, name: str, value: Any) -> None:
+        """Raise ValueError for a number that a leaf's dtype does not have."""
+        for number in value if isinstance(value, list) else [value]:
+            for leaf in self.spec.floats:
+                check_held(name, number, self.spec.dtype_of(leaf))
 
     def reset_parameters(self) -> None:
         """Start anew as the constructor does, such as after `to_empty`; a context network is reset by itself.
@@ -122,6 +130,21 @@ class InitialState(SavesNumbers, ABC):
         """The moments for a density, computed in float32 at least where that can be chosen."""
         return self._moments(context, batch_size, batched)
 
+    def _posterior(
+        self,
+        context: Any,
+        batch_size: int | None,
+        batched: bool | None,
+        generator: torch.Generator | None = None,
+        rows: Tensor | None = None,
+        *,
+        drop: bool = True,
+    ) -> Posterior:
+        """The distribution of the state; with `drop` contexts may be dropped, as in a forward pass."""
+        narrow = next((p.dtype for p in self.parameters() if is_narrow(p.dtype)), None)
+        moments = of_rows(self._precise_moments(context, batch_size, batched), self.spec, rows)
+        return NormalPosterior(self.spec, moments, narrow)
+
     def forward(
         self,
         context: Any = None,
@@ -130,23 +153,81 @@ class InitialState(SavesNumbers, ABC):
         batched: bool | None = None,
         generator: torch.Generator | None = None,
         rows: Tensor | None = None,
-    ) -> State:
+        num_samples: int | None = None,
+        return_posterior: bool = False,
+    ) -> Any:
         """The state as the network takes it: random in training where the state is random, its mean in evaluation.
 
         `context` is what the context network takes; one of one example is tiled where `batch_size` is given. Without
         `batch_size` the context says it: the first axis of its first tensor, or how many sequences its first
         PackedSequence holds. With neither, or `batched=False`, the state is of one example unbatched. `generator` makes
         draws repeatable, also where torch.utils.checkpoint recomputes a call. `rows`, (N,) int64: these rows of the
-        batch, each a new draw.
+        batch, each a new draw. With `num_samples` the state is that many draws a row, in evaluation too, from one pass
+        of the context network: row b * num_samples + s is draw s of row b. With `return_posterior` the result is the
+        state and the `Posterior` that it was drawn from.
 
         Raises ValueError for a context missing or of the wrong batch size, width, dtype or device, ValueError or
-        TypeError for other bad arguments, such as no batch size beside a context that has no tensor to say it;
-        RuntimeError for a draw from `generator` in a backward pass that cannot be the same as in the forward pass.
+        TypeError for other bad arguments, such as no batch size beside a context that has no tensor to say it, and for
+        `return_posterior` of a state without any noise; RuntimeError for a draw from `generator` in a backward pass
+        that cannot be the same as in the forward pass.
         """
         batch_size = check_call(batch_size, batched, generator)
+        if num_samples is not None or return_posterior or self._latent:
+            return self._forward_with_posterior(
+                context, batch_size, batched, generator, rows, num_samples, return_posterior
+            )
         moments = of_rows(self._moments(context, batch_size, batched), self.spec, rows)
         leaves = {n: draw(leaf, generator) if self.training else leaf.mean for n, leaf in moments.items()}
         return pack(self.spec.tree, leaves)
+
+    def _forward_with_posterior(
+        self,
+        context: Any,
+        batch_size: int | None,
+        batched: bool | None,
+        generator: torch.Generator | None,
+        rows: Tensor | None,
+        num_samples: int | None,
+        return_posterior: bool,
+    ) -> Any:
+        check_flag("return_posterior", return_posterior)
+        posterior = self._posterior(context, batch_size, batched, generator, rows)
+        if num_samples is not None:
+            state = posterior.sample(num_samples, generator)
+        else:
+            state = posterior.rsample(generator) if self.training else posterior.mean
+        if not return_posterior:
+            return state
+        self._check_noise(posterior)
+        return state, posterior
+
+    def posterior(
+        self,
+        context: Any = None,
+        batch_size: int | None = None,
+        *,
+        batched: bool | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Posterior:
+        """The distribution of the state, whose draws, KL and log-density come from one pass of the context network.
+
+            q = state.posterior(context)
+            output, _ = network(x, q.rsample())
+            loss = nll + q.kl()
+
+        Arguments and errors as of `forward`; under DDP and FSDP call `model(x, context=context,
+        return_posterior=True)` instead, which their hooks see. Raises ValueError too for a state without any noise.
+        """
+        batch_size = check_call(batch_size, batched, generator)
+        posterior = gathered(self, self._posterior)(context, batch_size, batched, generator)
+        self._check_noise(posterior)
+        return posterior
+
+    def _check_noise(self, posterior: Posterior) -> None:
+        if not posterior.has_noise:
+            raise ValueError(
+                f"state: expected one of real numbers with noise in a leaf, got a {type(self).__name__} without any"
+            )
 
     def sample(
         self,
@@ -162,75 +243,40 @@ class InitialState(SavesNumbers, ABC):
         """
         batch_size = check_call(batch_size, generator=generator)
         num_samples = check_size("num_samples", num_samples)
-        moments, leaves = gathered(self, self._moments)(context, batch_size, None), {}
-        for leaf in self.spec:
-            mean, scale = moments[leaf.name]
-            if isinstance(scale, Tensor) and rows_of(leaf, scale) is not None:
-                scale = scale.repeat_interleave(num_samples, 0)
-            single = rows_of(leaf, mean) is None
-            mean = mean.expand(num_samples, *mean.shape) if single else mean.repeat_interleave(num_samples, 0)
-            leaves[leaf.name] = draw(Moments(mean, scale), generator)
-        return pack(self.spec.tree, leaves)
+        if self._latent:
+            return self._undropped(context, batch_size).sample(num_samples, generator)
+        moments = gathered(self, self._moments)(context, batch_size, None)
+        draws = {leaf.name: draw(repeated(leaf, moments[leaf.name], num_samples), generator) for leaf in self.spec}
+        return pack(self.spec.tree, draws)
 
     def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
-        """The distribution of every leaf, of event shape () and batch shape (B, *leaf.shape), in float32 at least.
+        """The distribution of every leaf that has noise, of batch shape (B, *leaf.shape), in float32 at least.
 
-        Raises ValueError for a state without leaves of floats, or with one that has no noise or complex numbers.
+        Raises ValueError for a state without any noise, or with noise in complex numbers.
         """
-        return {name: normal(leaf) for name, leaf in self._random_moments(context, batch_size).items()}
+        posterior = self._undropped(context, check_call(batch_size))
+        return getattr(posterior, "latent", posterior).distribution
 
     def log_prob(self, state: State, context: Any = None) -> Tensor:
-        """log N(state; mean, scale^2) summed over leaves and units, (B,) in nats, or () without a batch.
-
-        Computed and returned in float32, of a state or module in float64 in float64, under autocast too. Leaves without
-        floats are ignored. Raises TypeError or ValueError for a state of another structure or shape than the network's,
-        of no floats, with NaN, or whose layers differ where the spec shares one state between them, and ValueError as
-        `distribution` does.
-        """
-        values = self.spec.unpack(state)
-        for leaf in self.spec.floats:
-            check_floats("state", values[leaf.name])
-            if readable(values[leaf.name]) and bool(values[leaf.name].isnan().any()):
-                raise ValueError(f"state: expected numbers in leaf {leaf.name!r}, got NaN")
-        first = next(iter(self.spec))
-        distribution = self.distribution(context, rows_of(first, values[first.name]))
-        for name, density in distribution.items():
-            if values[name].device != density.loc.device:
-                expected, received = density.loc.device, values[name].device
-                raise ValueError(f"state: expected leaf {name!r} on {expected}, got one on {received}")
-        return self._sum({name: density.log_prob(wide(values[name])) for name, density in distribution.items()})
+        """`posterior(context).log_prob(state)`, which has the errors too; contexts are never dropped for it."""
+        leaves, first = self.spec.unpack(state), next(iter(self.spec))
+        return self._undropped(context, rows_of(first, leaves[first.name])).log_prob(state)
 
     def kl(
         self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0
     ) -> Tensor:
-        """KL(N(mean, scale^2) || N(prior_mean, prior_scale^2)) summed over leaves and units, (B,) in nats.
-
-        Computed and returned in float32, of a module in float64 in float64, under autocast too. Raises TypeError or
-        ValueError for a prior_mean that is not a finite number, a prior_scale not a positive one, and ValueError as
-        `distribution` does.
-        """
+        """`posterior(context).kl((prior_mean, prior_scale))` of two numbers, with its errors; no context is dropped."""
         prior_mean = check_number("prior_mean", prior_mean)
-        prior_scale = check_number("prior_scale", prior_scale, "a positive, finite number", lambda scale: scale > 0)
-        moments = self._random_moments(context, batch_size)
-        for leaf in moments.values():
-            check_held("prior_mean", prior_mean, wide(leaf.mean).dtype)
-            check_held("prior_scale", prior_scale, wide(leaf.mean).dtype)
-        return self._sum({name: kl(leaf, prior_mean, prior_scale) for name, leaf in moments.items()})
+        prior_scale = check_number("prior_scale", prior_scale, *POSITIVE)
+        return self._undropped(context, check_call(batch_size)).kl((prior_mean, prior_scale))
 
-    def _random_moments(self, context: Any, batch_size: int | None) -> dict[str, Moments]:
-        """The moments of the leaves of floats, which all have noise and are real."""
-        batch_size = check_call(batch_size)
-        moments = gathered(self, self._precise_moments)(context, batch_size, None)
-        expected = "state: expected one of real numbers with noise in every leaf of floats"
-        if not self.spec.floats:
-            raise ValueError(f"{expected}, got {self.spec.describe()}")
-        for leaf in self.spec.floats:
-            mean, scale = moments[leaf.name]
-            if scale is None or mean.is_complex():
-                received = "no noise" if scale is None else "complex numbers"
-                raise ValueError(f"{expected}, got a {type(self).__name__} with {received} in {leaf.name!r}")
-        return {leaf.name: moments[leaf.name] for leaf in self.spec.floats}
+    def _undropped(self, context: Any, batch_size: int | None) -> Any:
+        posterior = gathered(self, self._posterior)(context, batch_size, None, drop=False)
+        self._check_noise(posterior)
+        return posterior
 
-    def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
-        sums = [terms[leaf.name].sum(dim=tuple(range(-len(leaf.shape), 0))) for leaf in self.spec.floats]
-        return torch.stack(torch.broadcast_tensors(*sums)).sum(0)
+
+def refuse_latent(name: str, state: InitialState) -> None:
+    """Refuse a state whose noise is that of a latent variable where moments of the state are combined."""
+    if state._latent:
+        raise ValueError(f"{name}: expected a state that its moments describe, got a {type(state).__name__}")

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from contextual_rnn._numbers import FINITE, SHARE, check_held, check_number
+from contextual_rnn._numbers import FINITE, SHARE, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
+from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import State, pack, rows_of
 from contextual_rnn.states._heads import check_call
 from contextual_rnn.states._recomputed import draw_again
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.free import FreeState
 from contextual_rnn.states.moments import Moments, draw, of_rows
+from contextual_rnn.states.normal_posterior import NormalPosterior
+from contextual_rnn.states.posterior import Posterior
+from contextual_rnn.states.priors import Prior
 
 
 class ContextDropout(InitialState):
@@ -60,8 +67,7 @@ class ContextDropout(InitialState):
         super().__init__(state.spec, device=device, dtype=dtype)
         self.p = check_number("p", p, *SHARE)
         self.guidance = check_number("guidance", guidance)
-        for leaf in self.spec.floats:
-            check_held("guidance", self.guidance, self.spec.dtype_of(leaf))
+        self.check_saved("guidance", self.guidance)
         self.state = state
         self.null = FreeState(self.spec) if null is None else null
         if self.null.spec.tree != self.spec.tree:
@@ -76,10 +82,21 @@ class ContextDropout(InitialState):
         return self.state.reads_context
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        return self._guided(context, batch_size, batched)
+
+    def _precise_moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        if type(self).moments is not ContextDropout.moments:
+            return super()._precise_moments(context, batch_size, batched)
+        return self._guided(context, batch_size, batched, precise=True)
+
+    def _guided(
+        self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
+    ) -> dict[str, Moments]:
+        of_null, of_state = (s._precise_moments if precise else s._moments for s in (self.null, self.state))
         if context is None:
-            null = as_forward(self.null, self.null._moments)(None, batch_size, batched)
+            null = as_forward(self.null, of_null)(None, batch_size, batched)
             return null | self._constants(None if batched is False else batch_size) if self.spec.constants else null
-        given = as_forward(self.state, self.state._moments)(context, batch_size, batched)
+        given = as_forward(self.state, of_state)(context, batch_size, batched)
         guidance = check_number("guidance", self.guidance)
         if self.training or guidance == 1:
             return given
@@ -99,6 +116,36 @@ class ContextDropout(InitialState):
     def extra_repr(self) -> str:
         return f"p={self.p}, guidance={self.guidance}"
 
+    @property
+    def _latent(self) -> bool:
+        return self.state._latent or self.null._latent
+
+    def _posterior(
+        self,
+        context: Any,
+        batch_size: int | None,
+        batched: bool | None,
+        generator: torch.Generator | None = None,
+        rows: Tensor | None = None,
+        *,
+        drop: bool = True,
+    ) -> Posterior:
+        if context is None or not (drop and self.training and self.p > 0):
+            if not self._latent:
+                return super()._posterior(context, batch_size, batched, generator, rows)
+            branch = self.null if context is None else self.state
+            if branch is self.state and self.guidance != 1 and not self.training:
+                raise ValueError(f"guidance: expected 1 for draws around a latent variable, got {self.guidance}")
+            return as_forward(branch, branch._posterior)(context, batch_size, batched, generator, rows)
+        given = as_forward(self.state, self.state._posterior)(context, batch_size, batched, generator, rows)
+        first = next(iter(self.spec))
+        mean = self.spec.unpack(given.mean)[first.name]
+        size = rows_of(first, mean)
+        null = as_forward(self.null, self.null._posterior)(None, size, size is not None)
+        batch = () if size is None else (size,)
+        drawn = draw_again(lambda: torch.rand(batch, generator=generator, device=mean.device), generator)
+        return DroppedPosterior(given, null, drawn < self.p, self.spec)
+
     def forward(
         self,
         context: Any = None,
@@ -107,10 +154,16 @@ class ContextDropout(InitialState):
         batched: bool | None = None,
         generator: torch.Generator | None = None,
         rows: Tensor | None = None,
-    ) -> State:
+        num_samples: int | None = None,
+        return_posterior: bool = False,
+    ) -> Any:
         """As for every state; None as context is no error but the null state. `generator` repeats the dropping too."""
-        if context is None or not self.training or self.p == 0:
-            return super().forward(context, batch_size, batched=batched, generator=generator, rows=rows)
+        drops = context is not None and self.training and self.p > 0
+        if not drops or num_samples is not None or return_posterior or self._latent:
+            return super().forward(
+                context, batch_size, batched=batched, generator=generator, rows=rows, num_samples=num_samples,
+                return_posterior=return_posterior,
+            )  # fmt: skip
         batch_size = check_call(batch_size, batched, generator)
         given = of_rows(self._moments(context, batch_size, batched), self.spec, rows)
         null, first = self._null_beside(given), next(iter(self.spec))
@@ -127,5 +180,84 @@ class ContextDropout(InitialState):
     def _null_beside(self, given: dict[str, Moments]) -> dict[str, Moments]:
         """The null state's moments for the batch that the context turned out to have."""
         first = next(iter(self.spec))
-        batch_size = rows_of(first, given[first.name].mean)
-        return as_forward(self.null, self.null._moments)(None, batch_size, batch_size is not None)
+        size = rows_of(first, given[first.name].mean)
+        return as_forward(self.null, self.null._moments)(None, size, size is not None)
+
+
+@dataclass
+class DroppedPosterior(Posterior):
+    """Rows with a context, and rows whose context was dropped, (B,) True in `dropped`: these have the null state's.
+
+    `drawn` is the state, and log-densities are those of the branch that each row has.
+    """
+
+    given: Posterior
+    null: Posterior
+    dropped: Tensor
+    spec: StateSpec
+    drawn: Any = None
+
+    @property
+    def mean(self) -> State:
+        return self._chosen(self.given.mean, self.null.mean)
+
+    def rsample(self, generator: torch.Generator | None = None) -> State:
+        self.drawn = self._chosen(self.given.rsample(generator), self.null.rsample(generator))
+        return self.drawn
+
+    def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> State:
+        draws = [branch.sample(num_samples, generator) for branch in (self.given, self.null)]
+        self.drawn = self._chosen(*draws, copies=num_samples)
+        return self.drawn
+
+    def _chosen(self, given: State, null: State, copies: int = 1) -> State:
+        drop = self._rows(copies)
+        with_context, without = self.spec.unpack(given), self.spec.unpack(null)
+        leaves = {leaf.name: with_context[leaf.name] for leaf in self.spec.constants}
+        for leaf in self.spec.floats:
+            chosen = drop.reshape(*drop.shape, *(1 for _ in leaf.shape))
+            leaves[leaf.name] = torch.where(chosen, without[leaf.name], with_context[leaf.name])
+        return pack(self.spec.tree, leaves)
+
+    def _rows(self, copies: int) -> Tensor:
+        return self.dropped if copies == 1 else self.dropped.repeat_interleave(copies, 0)
+
+    def kl_per_unit(self, prior: Prior = None) -> dict[str, Tensor]:
+        given, null = self.given.kl_per_unit(prior), self.null.kl_per_unit(prior)
+        units = {}
+        for name in {**given, **null}:
+            like = given[name] if name in given else null[name]
+            drop = self.dropped.reshape(*self.dropped.shape, *(1 for _ in range(self._axes[name])))
+            branches = [branch.get(name, torch.zeros_like(like)) for branch in (null, given)]
+            units[name] = torch.where(drop, *branches)
+        return units
+
+    def log_prob(self, drawn: Any) -> Tensor:
+        return self._each(lambda branch: branch.log_prob(drawn))
+
+    def log_prior(self, drawn: Any, prior: Prior = None) -> Tensor:
+        return self._each(lambda branch: branch.log_prior(drawn, prior))
+
+    def _each(self, density: Callable[[Posterior], Tensor]) -> Tensor:
+        if not all(isinstance(branch, NormalPosterior) for branch in (self.given, self.null)):
+            raise ValueError("state: expected branches without a latent variable, which have a density of the state")
+        branches = [density(branch) if branch.has_noise else None for branch in (self.null, self.given)]
+        like = next(branch for branch in branches if branch is not None)
+        branches = [torch.zeros_like(like) if branch is None else branch for branch in branches]
+        return torch.where(self._rows(like.numel() // max(self.dropped.numel(), 1)), *branches)
+
+    @property
+    def has_noise(self) -> bool:
+        return self.given.has_noise or self.null.has_noise
+
+    @property
+    def _axes(self) -> dict[str, int]:
+        return {**self.null._axes, **self.given._axes}
+
+
+def _unflatten(parts: Iterable[Any], spec: Any) -> DroppedPosterior:
+    given, null, dropped, drawn = parts
+    return DroppedPosterior(given, null, dropped, spec, drawn)
+
+
+pytree.register_pytree_node(DroppedPosterior, lambda q: ([q.given, q.null, q.dropped, q.drawn], q.spec), _unflatten)

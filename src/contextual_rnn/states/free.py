@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from contextual_rnn._numbers import DECAY, NOT_NEGATIVE, check_held, check_number
+from contextual_rnn._numbers import DECAY, NOT_NEGATIVE, check_number
 from contextual_rnn._sharded import is_fsdp
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import State
@@ -51,8 +51,7 @@ class FreeState(InitialState):
     ):
         super().__init__(network, device=device, dtype=dtype)
         self.noise = check_number("noise", noise, *NOT_NEGATIVE)
-        for leaf in self.spec.floats:
-            check_held("noise", self.noise, self.spec.dtype_of(leaf))
+        self.check_saved("noise", self.noise)
         if error_decay is not None:
             check_number("error_decay", error_decay, *DECAY)
             for leaf in self.spec.floats:

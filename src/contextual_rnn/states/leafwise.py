@@ -9,7 +9,7 @@ from torch import nn
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import rows_of
-from contextual_rnn.states.base import InitialState
+from contextual_rnn.states.base import InitialState, refuse_latent
 from contextual_rnn.states.moments import Moments
 
 
@@ -31,6 +31,7 @@ class LeafwiseState(InitialState):
         for name, state in states.items():
             if not isinstance(state, InitialState):
                 raise TypeError(f"{name}: expected an InitialState, got {type(state).__name__}")
+            refuse_latent(name, state)
             if list(state.spec) != [leaves[name]]:
                 raise ValueError(
                     f"{name}: expected a state made for spec[{name!r}], {leaves[name]}, got one for {list(state.spec)}"
@@ -38,10 +39,21 @@ class LeafwiseState(InitialState):
         self.states = nn.ModuleDict(states)
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        return self._joined(context, batch_size, batched)
+
+    def _precise_moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        if type(self).moments is not LeafwiseState.moments:
+            return super()._precise_moments(context, batch_size, batched)
+        return self._joined(context, batch_size, batched, precise=True)
+
+    def _joined(
+        self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
+    ) -> dict[str, Moments]:
         moments: dict[str, Moments] = {}
         # Contextual states are evaluated first: they determine the batch size of the others.
         for state in sorted(self._states(), key=lambda state: not state.reads_context):
-            moments |= as_forward(state, state._moments)(context, batch_size, batched)
+            part = state._precise_moments if precise else state._moments
+            moments |= as_forward(state, part)(context, batch_size, batched)
             if state.reads_context:
                 (leaf,) = state.spec
                 batch_size = rows_of(leaf, moments[leaf.name].mean)

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
 from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_readable, described
 from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.spec.tree import Leaf, rows_of
 from contextual_rnn.states._recomputed import draw_again
 
 
@@ -46,14 +47,13 @@ def of_rows(moments: dict[str, Moments], spec: StateSpec, rows: Tensor | None) -
     return chosen
 
 
-def kl(moments: Moments, prior_mean: float, prior_scale: float) -> Tensor:
-    """KL(N(mean, scale^2) || N(prior_mean, prior_scale^2)) of every unit, in float32 at least.
-
-    Unchecked, other than torch's own: a NaN shows in the loss, and on a GPU every check waits for the device.
-    """
-    ours = normal(moments, validate_args=False)
-    prior = torch.full_like(ours.loc, prior_mean), torch.full_like(ours.loc, prior_scale)
-    return kl_divergence(ours, Normal(*prior, validate_args=False))
+def repeated(leaf: Leaf, moments: Moments, copies: int) -> Moments:
+    """The moments of a leaf with each row `copies` times; one example becomes a batch of that many."""
+    mean, scale = moments
+    if isinstance(scale, Tensor) and rows_of(leaf, scale) is not None:
+        scale = scale.repeat_interleave(copies, 0)
+    single = rows_of(leaf, mean) is None
+    return Moments(mean.expand(copies, *mean.shape) if single else mean.repeat_interleave(copies, 0), scale)
 
 
 def normal(moments: Moments, validate_args: bool | None = None) -> Normal:

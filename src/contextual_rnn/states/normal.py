@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_held, check_number
+from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import rows_of
 from contextual_rnn.states._heads import Heads
 from contextual_rnn.states._parameters import LeafParameters
-from contextual_rnn.states.base import InitialState
+from contextual_rnn.states.base import InitialState, refuse_latent
 from contextual_rnn.states.context import ContextState
 from contextual_rnn.states.moments import Moments
 
@@ -63,8 +63,7 @@ class NormalState(InitialState):
         self.min_scale = check_number("min_scale", min_scale, *NOT_NEGATIVE)
         above = f"a finite number above min_scale ({min_scale})"
         scale = check_number("scale", scale, above, lambda scale: scale > self.min_scale)
-        for leaf in self.spec.floats:
-            check_held("scale", scale, self.spec.dtype_of(leaf))
+        self.check_saved("scale", scale)
         if isinstance(encoder, InitialState):
             if encoder.spec.tree != self.spec.tree:
                 ours, theirs = self.spec.describe(), encoder.spec.describe()
@@ -74,6 +73,7 @@ class NormalState(InitialState):
                 if option is not None:
                     kind = type(encoder).__name__
                     raise ValueError(f"{name}: expected only with a context network as encoder, got {kind}")
+            refuse_latent("encoder", encoder)
             self.mean = encoder
         else:
             self.mean = ContextState(self.spec, encoder, features=features, zero_init=zero_init, activation=activation)

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from contextual_rnn._entries import entries_of
-from contextual_rnn._numbers import FINITE, check_held, check_number
+from contextual_rnn._numbers import FINITE, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.tree import rows_of
-from contextual_rnn.states.base import InitialState
+from contextual_rnn.states.base import InitialState, refuse_latent
 from contextual_rnn.states.moments import Moments, as_tensor
 
 
@@ -41,6 +41,7 @@ class SumState(InitialState):
         for state in states:
             if not isinstance(state, InitialState):
                 raise TypeError(f"states: expected InitialStates, got {type(state).__name__}")
+            refuse_latent("states", state)
         if not states:
             raise ValueError("states: expected at least one, got none")
         if len(weights) != len(states):
@@ -51,19 +52,28 @@ class SumState(InitialState):
                 raise ValueError(f"states: expected all for {self.spec.describe()}, got {state.spec.describe()}")
         self.states = nn.ModuleList(states)
         self.weights = [check_number("weights", weight) for weight in weights]
-        for weight in self.weights:
-            for leaf in self.spec.floats:
-                check_held("weights", weight, self.spec.dtype_of(leaf))
+        self.check_saved("weights", self.weights)
 
     @property
     def reads_context(self) -> bool:
         return any(state.reads_context for state, _ in self._terms())
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        return self._added(context, batch_size, batched)
+
+    def _precise_moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
+        if type(self).moments is not SumState.moments:
+            return super()._precise_moments(context, batch_size, batched)
+        return self._added(context, batch_size, batched, precise=True)
+
+    def _added(
+        self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
+    ) -> dict[str, Moments]:
         first, terms = next(iter(self.spec)), []
         # Contextual states are evaluated first: they determine the batch size of the others.
         for state, weight in sorted(self._terms(), key=lambda term: not term[0].reads_context):
-            moments = as_forward(state, state._moments)(context, batch_size, batched)
+            term = state._precise_moments if precise else state._moments
+            moments = as_forward(state, term)(context, batch_size, batched)
             terms.append((moments, weight))
             batch_size = rows_of(first, moments[first.name].mean)
             batched = batch_size is not None

@@ -48,8 +48,8 @@ class Generate:
         out = self.out or self.folder / "trajectories"
         out.parent.mkdir(parents=True, exist_ok=True)
         for path, text in (
-            (out.with_suffix(".svg"), figures.to_svg(figure)),
-            (out.with_suffix(".csv"), to_csv(paths, self.period)),
+            (Path(f"{out}.svg"), figures.to_svg(figure)),
+            (Path(f"{out}.csv"), to_csv(paths, self.period)),
         ):
             write_whole(path, text)
             print(path)

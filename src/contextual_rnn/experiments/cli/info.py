@@ -26,6 +26,7 @@ def information() -> dict[str, str]:
     import torch
 
     from contextual_rnn import ops
+    from contextual_rnn.ops._gated import layers
 
     lines = {"python": platform.python_version(), "platform": platform.platform()}
     lines |= {name: _version(name) for name in PACKAGES}
@@ -36,7 +37,8 @@ def information() -> dict[str, str]:
     backends = dict.fromkeys(ops.BACKENDS, "available") | {
         n: kernel.availability() for n, kernel in ops.KERNELS.items()
     }
-    return lines | {f"fast weights: {name}": text for name, text in backends.items()}
+    lines |= {f"fast weights: {name}": text for name, text in backends.items()}
+    return lines | {"sequences of nn.RNN, nn.LSTM, nn.GRU: native": layers.availability()}
 
 
 def _version(name: str) -> str:

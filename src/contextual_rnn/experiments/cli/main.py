@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
     1 with one line on standard error where a command is refused; 2 with three things to try where there is none; 130
-    with one line after Ctrl-C, 143 after SIGTERM.
+    with one line after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     if not (sys.argv[1:] if arguments is None else arguments):
         print(FIRST_STEPS, file=sys.stderr)

@@ -49,7 +49,8 @@ class Sweep(Generic[Options]):
     """Train every combination of some options and seeds, side by side, here or on a cluster.
 
     Options not in the grid are as given. Killed or interrupted, the same command goes on. The exit status is 1 where
-    a run failed; a run that diverged has not; 130 after Ctrl-C, 143 after SIGTERM.
+    a run failed; a run that diverged has not; 130 after Ctrl-C, 143 after SIGTERM, 129 after
+    SIGHUP.
     """
 
     task: Annotated[Options, tyro.conf.arg(name="")]

@@ -62,7 +62,7 @@ def render(report: Report) -> str:
     return environment.get_template("report.html.jinja").render(
         report=report,
         sections=[(section, _curves(section.entry.name, section.pictures)) for section in report.sections],
-        drawing=lambda name: Markup((DRAWINGS / name).read_text()),
+        drawing=lambda name: Markup((DRAWINGS / name).read_text("utf-8")),
         map=_inline(figures.map_figure(gains), "map") if gains else None,
         samples=_inline(figures.trajectory_fans(report.fans), "figure6") if report.fans else None,
         calibration=_inline(figures.calibration_curves(rows), "calibration") if rows else None,

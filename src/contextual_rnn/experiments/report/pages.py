@@ -142,7 +142,7 @@ def write_pages(root: Path) -> None:
 def replace_block(path: Path, block: str) -> None:
     """Put `block` between the marks of the page at `path`. Raises ValueError, which names it, where it has none."""
     try:
-        write_whole(path, fill(path.read_text(), BEGIN, END, f"\n{block}\n"))
+        write_whole(path, fill(path.read_text("utf-8"), BEGIN, END, f"\n{block}\n"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -10,6 +10,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,8 +60,7 @@ def load(path: Path, identity: str) -> Checkpoint:
             raise ValueError("a safetensors file that is no checkpoint")
         if metadata["digest"] != _digest(metadata["progress"], tensors):
             raise ValueError("one whose contents do not match their digest")
-        progress = json_object(metadata["progress"], path)
-        check(progress, PROGRESS, path)
+        progress = _progress(metadata["progress"], path)
         if progress["identity"] != identity:
             raise ValueError(f"one of run {progress['identity']}, not {identity}")
     except ValueError as error:
@@ -71,6 +71,20 @@ def load(path: Path, identity: str) -> Checkpoint:
     rest = {name: progress[name] for name in PROGRESS if name != "identity"}
     # Copies: kernels may round differently where memory is not aligned like torch's own.
     return Checkpoint(**rest, tensors={name: tensor.clone() for name, tensor in tensors.items()})
+
+
+def _progress(text: str, path: Path) -> dict[str, Any]:
+    """What `save` wrote beside the tensors. Raises ValueError for anything else."""
+    try:
+        progress = json_object(text, path)
+        check(progress, PROGRESS, path)
+    except ValueError as error:
+        raise ValueError(f"one with other progress: {error}") from error
+    if more := sorted(progress.keys() - PROGRESS.keys()):
+        raise ValueError(f"one with more entries than a checkpoint has: {', '.join(more)}")
+    if progress["seconds"] < 0:
+        raise ValueError(f"one with seconds below 0: {progress['seconds']}")
+    return progress
 
 
 def _digest(progress: str, tensors: dict[str, Tensor]) -> str:

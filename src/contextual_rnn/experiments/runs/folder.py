@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 import contextual_rnn
-from contextual_rnn._whole_file import TEMPORARY, write_whole
+from contextual_rnn._whole_file import TEMPORARY, unicode_text, write_whole
 from contextual_rnn.experiments.config import Config, config_from_dict, config_to_dict, entry_of, task_name
 from contextual_rnn.experiments.runs.json_file import check, damaged, parse, read_json, read_text
 
@@ -202,4 +202,4 @@ def command(config: Config, folder: Path | str) -> str:
         words += (
             [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
         )
-    return shlex.join([*words, "--out", str(folder)])
+    return shlex.join([*words, "--out", unicode_text(folder)])

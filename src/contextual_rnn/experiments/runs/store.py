@@ -8,6 +8,8 @@ nothing is locked; two workers with the same run write the same bytes.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 import tempfile
 from collections.abc import Collection, Generator, Iterable
@@ -35,8 +37,13 @@ Place = Path | str  # a folder, or the URL of one
 
 
 def place_of(text: str) -> Place:
-    """The URL that `text` is, or the path."""
-    return text.rstrip("/") if "://" in text else Path(text)
+    """The URL that `text` is, or the path. Raises ValueError for a URL without a folder."""
+    protocol, separator, folder = text.partition("://")
+    if not separator:
+        return Path(text)
+    if not folder.strip("/"):
+        raise ValueError(f"folder: expected a URL with a folder after {protocol}://, got {text}")
+    return text.rstrip("/")
 
 
 def below(place: Place, name: str) -> Place:
@@ -50,7 +57,7 @@ def inside(folder: Path, name: str) -> Path:
     a drive, a backslash or a control character, or by a link.
     """
     path = folder / check_name(name, folder)
-    if not path.parent.resolve().is_relative_to(folder.resolve()):
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise _leaves(name, folder)
     return path
 
@@ -111,8 +118,8 @@ class Store:
     def fetch(self, names: Iterable[str], folder: Path, refused: Refused = raise_it) -> None:
         """Copy files, many at a time, into `folder`, where none of them is yet.
 
-        The ValueError for a name that leaves the folder, or that two files have there, goes to `refused`, which by
-        default raises it.
+        The ValueError for a name that leaves the folder, that two files have there or that the disk cannot have goes
+        to `refused`, which by default raises it.
         """
         targets: dict[str, tuple[str, Path]] = {}
         for name in names:
@@ -134,6 +141,10 @@ class Store:
                     file.write(data)
             except (FileExistsError, NotADirectoryError):  # on a disk that does not tell A from a
                 refused(ValueError(f"name: expected another one for each file of {self.url}, got {name!r} beside it"))
+            except OSError as error:
+                if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+                    raise
+                refused(ValueError(f"name: expected one that this disk can have, got {name!r} in {self.url}"))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from contextual_rnn._whole_file import write_whole
+from contextual_rnn._whole_file import unicode_text, write_whole
 from contextual_rnn.experiments.config import config_to_dict, identity
 from contextual_rnn.experiments.runs.folder import Run
 
@@ -63,7 +63,7 @@ def _row(run: Run) -> dict[str, Any]:
         for name in dict.fromkeys(name for line in run.metrics for name in line)
     }
     return {
-        "folder": str(run.folder),
+        "folder": unicode_text(run.folder),
         "identity": identity(run.config),
         "status": status(run),
         "seconds": result.get("seconds"),

@@ -30,6 +30,8 @@ def sample_trajectories(
     for name, values in (("initial", [initial]), ("period", list(periods))):
         if not values or not all(math.isfinite(value) for value in values):
             raise ValueError(f"{name}: expected finite numbers, got {values}")
+    if not all(period > 0 for period in periods):
+        raise ValueError(f"period: expected positive numbers, got {list(periods)}")
     model = generating_model(run)
     period = torch.tensor(list(periods), dtype=torch.float32, device="cpu")
     paths = model.free_run(

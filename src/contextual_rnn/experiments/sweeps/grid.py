@@ -28,7 +28,7 @@ def grid_from_words(words: Sequence[str]) -> dict[str, list[str]]:
 def grid_from_file(path: Path) -> dict[str, list[str]]:
     """The same from TOML, a line an option: state = ["zero", "free"]. ValueError, which names the file, for others."""
     try:
-        options = tomllib.loads(path.read_text())
+        options = tomllib.loads(path.read_bytes().decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"grid: expected TOML in {path}, got something else: {error}") from error
     grid: dict[str, list[str]] = {}

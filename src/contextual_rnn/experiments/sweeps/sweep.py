@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from contextual_rnn._whole_file import unicode_text
 from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.config import (
     CHECKPOINT_SECONDS,
@@ -213,7 +214,7 @@ def _run_into(
 def _record(error: str, place: Place) -> None:
     try:
         if store.exists(place, CONFIG):  # else the folder is not ours, or there is none
-            store.write(place, ERROR, error.encode())
+            store.write(place, ERROR, unicode_text(error).encode())
     except OSError:
         return  # the disk failed; the caller receives the error anyway
 

@@ -26,8 +26,8 @@ STOP_SECONDS = 2.5  # for the end of a step and a checkpoint, before a process i
 class Processes(Executor):
     """`count` spawned processes, each in its own pool: a process that dies breaks only the future that it worked on.
 
-    That future raises BrokenProcessPool, and another process takes the place of the dead one. SIGINT and SIGTERM end a
-    process between two steps of training, after a checkpoint. It ends with its parent, however that ends.
+    That future raises BrokenProcessPool, and another process takes the place of the dead one. SIGINT, SIGTERM and
+    SIGHUP end a process between two steps of training, after a checkpoint. It ends with its parent, however that ends.
     """
 
     def __init__(self, count: int):

@@ -1,0 +1,267 @@
+"""Time training steps on sequences of different lengths, and with resets, against dense ones of torch.
+
+    python -m benchmarks.ragged            a few minutes on an idle core
+    python -m benchmarks.ragged --quick    a few rounds, to see that it works
+
+A step is zero_grad, forward from a learned state, backward from a random cotangent; 8 input features, which need no
+gradient. Times are for each real step, of which torch's dense batch has all. Lengths are T/2 to T. The peers are torch
+itself on a dense batch and on a packed one, a loop over cells that goes back to the state where it is reset, and that
+loop under `torch.compile`. Contenders alternate; the time is the processor's where there is one thread.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from benchmarks import machine
+from benchmarks.parts import Figure
+from benchmarks.timing import Seconds, ratio, spread
+from benchmarks.workers import Workers
+from contextual_rnn import ContextualRNN, FreeState
+from contextual_rnn.experiments.runs.folder import write_json
+from contextual_rnn.ops._gated import cpu
+
+FEATURES = 8
+KINDS = {"LSTM": (nn.LSTM, nn.LSTMCell, 0.8), "GRU": (nn.GRU, nn.GRUCell, 0.5)}  # and how much of dense is the target
+SIZES = ((64, 128, 64), (16, 32, 64), (32, 64, 128), (256, 25, 128))
+DENSE, PACKED, LOOP, COMPILED = (
+    "torch, dense",
+    "torch, packed",
+    "loop over cells, 2 % resets",
+    "the loop, torch.compile",
+)
+WHOLE, LENGTHS, FEW, MANY = "native, dense", "lengths", "2 % resets", "10 % resets"
+OURS = (WHOLE, LENGTHS, FEW, MANY)
+LONGEST_COMPILED = 32  # torch.compile unrolls the loop
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Time sequences of different lengths, and with resets."""
+
+    rounds: int = 25
+    compile: bool = True
+    """Compile the loop over cells, where that takes less than a minute."""
+    quick: bool = False
+    """A few rounds in this process: to see that it works, not to quote."""
+    out: Path = Path("results/benchmarks")
+    """Folder for ragged.json."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    x: Tensor
+    lengths: Tensor
+    resets: dict[str, Tensor]
+    cotangent: Tensor
+
+    @classmethod
+    def of(cls, batch: int, steps: int, units: int, dtype: torch.dtype = torch.float32) -> Batch:
+        x, cotangent = (torch.randn(batch, steps, size, dtype=dtype) for size in (FEATURES, units))
+        lengths = torch.randint(steps // 2, steps + 1, (batch,))
+        chance = torch.rand(batch, steps)
+        return cls(x, lengths, {FEW: chance < 0.02, MANY: chance < 0.1}, cotangent)
+
+    @property
+    def real(self) -> float:
+        """The share of the steps that lengths leave."""
+        return float(self.lengths.sum()) / self.x.shape[:2].numel()
+
+
+def build(kind: str, units: int, dtype: torch.dtype = torch.float32, **options: Any) -> dict[str, ContextualRNN]:
+    """The same network and random state, run by torch wherever it can be, by us in a plain call too, and as it is."""
+    torch.manual_seed(0)
+    network = KINDS[kind][0](FEATURES, units, batch_first=True, dtype=dtype, **options)
+    state = FreeState(network)
+    with torch.no_grad():
+        for parameter in state.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return {backend: ContextualRNN(network, state, backend) for backend in ("torch", "native", "auto")}
+
+
+def packed(model: ContextualRNN, batch: Batch) -> Tensor:
+    parts = pack_padded_sequence(batch.x, batch.lengths, batch_first=True, enforce_sorted=False)
+    output, _ = model(parts)
+    return pad_packed_sequence(output, batch_first=True, total_length=batch.x.shape[1])[0]
+
+
+def loop_over_cells(kind: str, model: ContextualRNN) -> Callable[[Tensor, Tensor], Tensor]:
+    """A loop as people write it: the cell of the network's weights, and the initial state where a row begins anew."""
+    cell = KINDS[kind][1](FEATURES, model.network.hidden_size, dtype=next(model.parameters()).dtype)  # pyright: ignore
+    for name, parameter in list(model.network.named_parameters()):
+        setattr(cell, name.removesuffix("_l0"), parameter)
+
+    def run(x: Tensor, reset: Tensor) -> Tensor:
+        start = model.initial_state(batch_size=len(x))
+        start = tuple(leaf[0] for leaf in start) if isinstance(start, tuple) else (start[0],)
+        state, outputs = start, []
+        for step in range(x.shape[1]):
+            anew = reset[:, step, None]
+            state = tuple(torch.where(anew, first, now) for first, now in zip(start, state, strict=True))
+            state = cell(x[:, step], state if kind == "LSTM" else state[0])
+            state = state if isinstance(state, tuple) else (state,)
+            outputs.append(state[0])
+        return torch.stack(outputs, 1)
+
+    return run
+
+
+def contenders(
+    kind: str, size: tuple[int, int, int], compiled: bool, **options: Any
+) -> dict[str, Callable[[], Tensor]]:
+    """The outputs of each way on the same batch."""
+    models, batch = build(kind, size[2], **options), Batch.of(size[0], size[1], size[2])
+    auto, x = models["auto"], batch.x
+    ways: dict[str, Callable[[], Tensor]] = {
+        DENSE: lambda: models["torch"](x)[0],
+        PACKED: lambda: packed(models["torch"], batch),
+        WHOLE: lambda: models["native"](x)[0],
+        LENGTHS: lambda: auto(x, lengths=batch.lengths)[0],
+        FEW: lambda: auto(x, reset=batch.resets[FEW])[0],
+        MANY: lambda: auto(x, reset=batch.resets[MANY])[0],
+    }
+    loop = loop_over_cells(kind, auto)
+    ways[LOOP] = lambda: loop(x, batch.resets[FEW])
+    if compiled and size[1] <= LONGEST_COMPILED:
+        program = torch.compile(loop)
+        ways[COMPILED] = lambda: program(x, batch.resets[FEW])
+    parameters = list(auto.parameters())
+    cotangent = torch.cat([batch.cotangent] * (2 if options.get("bidirectional") else 1), 2)
+
+    def step(way: Callable[[], Tensor]) -> Tensor:
+        for parameter in parameters:
+            parameter.grad = None
+        output = way()
+        output.backward(cotangent)
+        return output
+
+    return {name: lambda way=way: step(way) for name, way in ways.items()}
+
+
+def check() -> list[str]:
+    """Outputs and gradients of all ways agree to 1e-10 in float64; names what was compared."""
+    for kind in KINDS:
+        models, batch = build(kind, 19, torch.float64), Batch.of(9, 12, 19, torch.float64)
+        loop, auto = loop_over_cells(kind, models["auto"]), models["auto"]
+        pairs = {
+            WHOLE: (models["native"](batch.x)[0], models["torch"](batch.x)[0]),
+            LENGTHS: (auto(batch.x, lengths=batch.lengths)[0], packed(models["torch"], batch)),
+            MANY: (auto(batch.x, reset=batch.resets[MANY])[0], loop(batch.x, batch.resets[MANY])),
+        }
+        parameters = list(auto.parameters())
+        for name, outputs in pairs.items():
+            for ours, theirs in zip(
+                *[[o, *torch.autograd.grad(o, parameters, batch.cotangent)] for o in outputs], strict=True
+            ):
+                worst = float((ours - theirs).detach().abs().max() / theirs.detach().abs().max())
+                assert worst < 1e-10, f"{kind}, {name}: differs by {worst:.1e}"
+    return list(KINDS)
+
+
+def time_steps(kind: str, size: tuple[int, int, int], rounds: int, compiled: bool) -> Seconds:
+    """Seconds a real step of each way, one figure a round, and of the multiply-adds of a dense step at the peak."""
+    torch.manual_seed(1)
+    steps = contenders(kind, size, compiled)
+    real = Batch.of(*size).real
+    torch.manual_seed(1)
+    peak = machine.peak()
+    batch, length, units = size
+    gates = 4 if kind == "LSTM" else 3
+    adds = batch * length * gates * units * (3 * units + 2 * FEATURES)
+    steps["multiply-adds at peak"] = lambda: [peak.run() for _ in range(max(1, adds // peak.multiply_adds))]  # pyright: ignore
+    share = {"multiply-adds at peak": max(1, adds // peak.multiply_adds) * peak.multiply_adds / adds}
+    share |= {PACKED: real, LENGTHS: real}
+    taken = _alternate(steps, rounds, time.thread_time)
+    return {name: [each / share.get(name, 1) / (batch * length) for each in seconds] for name, seconds in taken.items()}
+
+
+def time_stacks(rounds: int) -> dict[str, Seconds]:
+    """Dense batches of two layers in both directions, at H = 64."""
+    return {
+        kind: _alternate(
+            {name: way for name, way in contenders(kind, (32, 64, 64), False, num_layers=2, bidirectional=True).items()
+             if name in (DENSE, WHOLE)}, rounds, time.thread_time)
+        for kind in KINDS
+    }  # fmt: skip
+
+
+def time_threads(rounds: int) -> Seconds:
+    """Our dense LSTM at B = 256, on the threads of the process."""
+    ways = contenders("LSTM", (256, 25, 128), False)
+    return _alternate({WHOLE: ways[WHOLE], DENSE: ways[DENSE]}, rounds, time.perf_counter)
+
+
+def _alternate(steps: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> Seconds:
+    taken: Seconds = {name: [] for name in steps}
+    for number in range(-2, rounds):  # the first ones warm up
+        for name in list(steps)[:: -1 if number % 2 else 1]:
+            start = clock()
+            steps[name]()
+            if number >= 0:
+                taken[name].append(clock() - start)
+    return taken
+
+
+def figures(kind: str, size: tuple[int, int, int], seconds: Seconds) -> list[Figure]:
+    """Each way against torch's dense step."""
+    title, most = f"{kind}, B = {size[0]}, T = {size[1]}, H = {size[2]}", KINDS[kind][2]
+    rows = [
+        Figure(f"{title}: {name} / {DENSE}", ratio(seconds[name], seconds[DENSE]), "at most", most) for name in OURS
+    ]
+    ours = {PACKED: LENGTHS, LOOP: FEW, COMPILED: FEW}
+    rows += [
+        Figure(f"{title}: {name} / {of}", ratio(seconds[name], seconds[of]))
+        for name, of in ours.items()
+        if name in seconds
+    ]
+    peak = "multiply-adds at peak"
+    return [
+        *rows,
+        *[Figure(f"{title}: {name} / {peak}", ratio(seconds[name], seconds[peak])) for name in (DENSE, WHOLE)],
+    ]
+
+
+def run(options: Benchmark) -> dict[str, Any]:
+    """Check, measure, print and write; returns what is written to ragged.json."""
+    rounds, sizes = (2, SIZES[1:2]) if options.quick else (options.rounds, SIZES)
+    report: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks.ragged", *sys.argv[1:]]),
+        "machine": machine.describe() | {"native kernel": cpu.availability()},
+        "quick": options.quick,
+    }
+    rows, measured = [], {}
+    with Workers(here=options.quick) as workers:
+        report["gate"] = workers.run(1, check)
+        for kind in KINDS:
+            for size in sizes:
+                seconds = workers.run(1, time_steps, kind, size, rounds, options.compile and not options.quick)
+                rows += figures(kind, size, seconds)
+                measured[f"{kind} {size}"] = {name: spread(each) for name, each in seconds.items()}
+                print("\n".join(row.line() for row in figures(kind, size, seconds)), flush=True)
+        for kind, seconds in workers.run(1, time_stacks, rounds).items():
+            name = f"{kind}, two layers, both directions: {WHOLE} / {DENSE}"
+            rows.append(Figure(name, ratio(seconds[WHOLE], seconds[DENSE]), "at most", KINDS[kind][2]))
+        if not options.quick and len(machine.available_cores()) > 1:
+            one, two = (workers.run(threads, time_threads, rounds)[WHOLE] for threads in (1, 2))
+            gain = statistics.median(one) / statistics.median(two)
+            rows.append(Figure(f"LSTM, B = 256, {WHOLE}: one thread / two", gain, "at least", 1.7))
+    report |= {"figures": [row.summary() for row in rows], "microseconds a real step": measured}
+    print("\n".join(row.line() for row in rows))
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "ragged.json", report)
+    return report
+
+
+if __name__ == "__main__":
+    run(tyro.cli(Benchmark))

@@ -1,0 +1,227 @@
+// One layer and direction, forward. See gated.cpp.
+
+#pragma once
+
+#include "sequences.h"
+
+namespace {
+
+template <typename T, typename Cell>
+struct Forward : Sequences<T, Cell> {
+    typedef Sequences<T, Cell> Base;
+    using typename Base::Live;
+    using typename Base::Queue;
+    using typename Base::vec;
+    using Base::c_stride, Base::columns, Base::first_h, Base::H, Base::I, Base::L, Base::N, Base::O, Base::p;
+    using Base::copy, Base::given, Base::h_stride, Base::multiply, Base::pack_turned, Base::packed_size;
+    using Base::projects, Base::result, Base::saved_stride, Base::stride, Base::threads, Base::z_stride, Base::at;
+    using Base::put;
+
+    explicit Forward(const GatedProblem& problem) : Base(problem) {}
+
+    // Columns of sums that read the same part of [h x]: from which to before which, and from and before which element.
+    struct Part {
+        int64_t from, to, first, last;
+    };
+    static constexpr int parts = columns == 4 && first_h ? 3 : 1;
+    void split(Part* part) const {
+        if (parts == 1) {
+            part[0] = {0, columns * H, 0, O + I};
+            return;
+        }
+        part[0] = {0, H, O, O + I};
+        part[1] = {H, 3 * H, 0, O + I};
+        part[2] = {3 * H, 4 * H, 0, O};
+    }
+
+    // For all threads.
+    struct Shared {
+        T *weights[parts], *bias, *weight_hr, *zeros;
+        int64_t *order, *count;
+        vec* temporary;
+    };
+    // For one: [h x] and sums for each of those that run, the next h before it is projected and then, c.
+    struct Work {
+        Live* live;
+        T *u, *z, *m, *projected, *c;
+    };
+    int64_t u_stride() const { return stride(O + I); }
+
+    Shared place_shared(Arena& arena) const {
+        Shared shared;
+        Part part[parts];
+        split(part);
+        for (int k = 0; k < parts; ++k)
+            shared.weights[k] = arena.take<T>(packed_size(part[k].last - part[k].first, part[k].to - part[k].from));
+        shared.bias = arena.take<T>(z_stride);
+        shared.weight_hr = arena.take<T>(projects ? packed_size(H, O) : 0);
+        shared.zeros = arena.take<T>(projects ? h_stride : 0);
+        shared.order = arena.take<int64_t>(N);
+        shared.count = arena.take<int64_t>(p.steps + 2);
+        shared.temporary = arena.take<vec>(larger(larger(I, O), H));
+        return shared;
+    }
+
+    Work place_work(Arena& arena) const {
+        Work w;
+        w.live = arena.take<Live>(most_live);
+        w.u = arena.take<T>(most_live * u_stride());
+        w.z = arena.take<T>(most_live * z_stride);
+        w.m = arena.take<T>(projects ? most_live * c_stride : 0);
+        w.projected = arena.take<T>(projects ? most_live * h_stride : 0);
+        w.c = arena.take<T>(Cell::has_c ? most_live * c_stride : 0);
+        return w;
+    }
+
+    int64_t scratch_size() const {
+        Arena arena(nullptr);
+        place_shared(arena);
+        const int64_t shared = arena.used;
+        place_work(arena);
+        return shared + (arena.used - shared) * threads;
+    }
+
+    void prepare(const Shared& shared) const {
+        Part part[parts];
+        split(part);
+        for (int k = 0; k < parts; ++k) {
+            const auto [from, to, first, last] = part[k];
+            T* const packed = shared.weights[k];
+            const auto pack_rows = [&](int64_t at, int64_t rows, const auto& row) {
+                pack_turned(packed, last - first, to - from, at, rows, [&, from = from](int64_t c) { return row(from + c); },
+                            shared.temporary);
+            };
+            if (first == 0) pack_rows(0, O, [&](int64_t column) { return this->hh_row(column); });
+            if (last > O) pack_rows(O - first, I, [&](int64_t column) { return this->ih_row(column); });
+        }
+        this->sum_biases(shared.bias);
+        if (projects) {
+            pack_turned(shared.weight_hr, H, O, 0, H, [&](int64_t c) { return given(p.weight_hr) + c * H; },
+                        shared.temporary);
+            std::memset(shared.zeros, 0, h_stride * sizeof(T));
+        }
+        this->sort(shared.order, shared.count);
+    }
+
+    void run() const {
+        Arena arena(p.scratch);
+        const Shared shared = place_shared(arena);
+        prepare(shared);
+        const int64_t before = arena.used;
+        place_work(arena);
+        const Call call = {*this, shared, static_cast<char*>(p.scratch) + before, arena.used - before};
+        Base::run(
+            [](const void* context, int64_t share, int64_t) {
+                const Call& call = *static_cast<const Call*>(context);
+                Arena arena(call.memory + share * call.size);
+                call.forward.run_share(share, call.shared, call.forward.place_work(arena));
+            },
+            &call);
+    }
+    struct Call {
+        const Forward& forward;
+        const Shared& shared;
+        char* memory;
+        int64_t size;
+    };
+
+    void run_share(int64_t share, const Shared& shared, const Work& w) const {
+        Queue queue = {shared.order, share};
+        const int64_t step = p.reverse ? -1 : 1;
+        for (int64_t n = 0;;) {
+            n = fill(n, queue, step, w);
+            if (!n) return;
+            for (int64_t s = 0; s < n; ++s) {
+                if (s + ahead < n) this->fetch(this->input(w.live[s + ahead]), I);
+                copy(w.u + s * u_stride() + O, this->input(w.live[s]), I);
+            }
+            add_products(n, shared, w);
+            for (int64_t s = 0; s < n; ++s) {
+                if (s + ahead < n) fetch_results(w.live[s + ahead]);
+                units(s, w);
+            }
+            if (projects) project(n, shared, w);
+            for (int64_t s = 0; s < n; ++s) {
+                const Live& live = w.live[s];
+                copy(this->output(live.row, live.step), w.u + s * u_stride(), O);
+            }
+            n = advance(n, step, w);
+        }
+    }
+
+    // Takes segments until no more can run; returns how many do.
+    int64_t fill(int64_t n, Queue& queue, int64_t step, const Work& w) const {
+        while (n < most_live) {
+            const int64_t segment = this->take(queue);
+            if (segment < 0) break;
+            copy(w.u + n * u_stride(), given(p.h0) + segment * O, O);
+            if (Cell::has_c) copy(w.c + n * c_stride, given(p.c0) + segment * H, H);
+            w.live[n] = this->begin(segment, step);
+            if (w.live[n].left)
+                ++n;
+            else
+                finish(n, w);
+        }
+        return n;
+    }
+
+    void add_products(int64_t n, const Shared& shared, const Work& w) const {
+        Part part[parts];
+        split(part);
+        for (int k = 0; k < parts; ++k)
+            multiply(w.z + part[k].from, z_stride, shared.bias + part[k].from, 0, n, w.u + part[k].first, u_stride(),
+                     shared.weights[k], part[k].last - part[k].first, part[k].to - part[k].from);
+    }
+
+    void fetch_results(const Live& live) const {
+        if (p.keep) this->fetch(this->saved(live.row, live.step), saved_stride);
+        this->fetch(this->output(live.row, live.step), O);
+    }
+
+    void units(int64_t s, const Work& w) const {
+        const Live& live = w.live[s];
+        T* const u = w.u + s * u_stride();
+        const T* const z = w.z + s * z_stride;
+        T* const c = Cell::has_c ? w.c + s * c_stride : nullptr;
+        T* const next = projects ? w.m + s * c_stride : u;
+        T* const saved = p.keep ? this->saved(live.row, live.step) : nullptr;
+        this->each_vector([&](int64_t v, int64_t place) INLINE {
+            vec sums[columns], keep[Cell::saved], state = {};
+            each<columns>([&](auto q) INLINE { sums[q] = at(z + q * H + v); });
+            if (Cell::has_c) state = at(c + v);
+            put(next + v, Cell::forward(sums, Cell::carries ? at(u + v) : vec{}, state, keep));
+            if (Cell::has_c) put(c + v, state);
+            if (saved) each<Cell::saved>([&](auto q) INLINE { put(saved + place + q * L, keep[q]); });
+        });
+    }
+
+    void project(int64_t n, const Shared& shared, const Work& w) const {
+        multiply(w.projected, h_stride, shared.zeros, 0, n, w.m, c_stride, shared.weight_hr, H, O);
+        for (int64_t s = 0; s < n; ++s) copy(w.u + s * u_stride(), w.projected + s * h_stride, O);
+    }
+
+    void finish(int64_t s, const Work& w) const {
+        const Live& live = w.live[s];
+        if (!this->is_last(live.segment)) return;
+        T* const to = result(p.final_state) + this->final_row(live.row);
+        copy(to, w.u + s * u_stride(), O);
+        if (Cell::has_c) copy(to + O, w.c + s * c_stride, H);
+    }
+
+    // To the next step of each, and those that have none give their places to the last ones; returns how many are left.
+    int64_t advance(int64_t n, int64_t step, const Work& w) const {
+        for (int64_t s = n; s-- > 0;) {
+            Live& live = w.live[s];
+            live.step += step;
+            if (--live.left) continue;
+            finish(s, w);
+            if (s == --n) continue;
+            live = w.live[n];
+            copy(w.u + s * u_stride(), w.u + n * u_stride(), O);
+            if (Cell::has_c) copy(w.c + s * c_stride, w.c + n * c_stride, H);
+        }
+        return n;
+    }
+};
+
+}  // namespace

@@ -1,0 +1,62 @@
+// nn.RNN, nn.LSTM and nn.GRU over segments, one layer and direction, forward and backward.
+//
+//   B, T, I, H, O   rows, steps, units of the input, of the cell, of the output: O is H but under a projection
+//   N               segments, each a sequence with an initial state of its own
+//   z               sums of products, W_ih x + W_hh h + b, of which a cell has `columns` for each unit
+//   d...            a gradient
+//
+// Each thread runs some segments side by side, one row of a small matrix each, a step of all at a time. Units are in
+// the lanes of the registers, so that rows are as the caller has them, any number of rows takes the time of so many,
+// and a row whose segment ends takes the next segment with its own initial state. The time is that of the real steps.
+// What a step saves goes to the place of the step, whichever row it ran in. On the way back the same segments run from
+// their last step; what the gradients of the weights are sums of is collected and added up in larger products.
+//
+// What the library offers. Compiled once for every instruction set and type of element: the names that are exported
+// end with ELEMENT_NAME, float32 or float64, and VARIANT.
+
+#include "backward.h"
+#include "forward.h"
+
+#define NAME_(name, element, variant) gated_##name##_##element##_##variant
+#define NAME(name, element, variant) NAME_(name, element, variant)
+#define EXPORTED(name) NAME(name, ELEMENT_NAME, VARIANT)
+
+namespace {
+
+// task(Forward or Backward of the problem's cell).
+template <template <typename, typename> class Pass, typename Task>
+void with_pass(const GatedProblem& p, const Task& task) {
+    if (p.cell == lstm_cell)
+        task(Pass<ELEMENT, LstmCell<ELEMENT>>(p));
+    else if (p.cell == gru_cell)
+        task(Pass<ELEMENT, GruCell<ELEMENT>>(p));
+    else if (p.cell == tanh_cell)
+        task(Pass<ELEMENT, PlainCell<ELEMENT, false>>(p));
+    else
+        task(Pass<ELEMENT, PlainCell<ELEMENT, true>>(p));
+}
+
+}  // namespace
+
+extern "C" {
+
+// Bytes of scratch memory, of which the problem that is asked about has none yet.
+int64_t EXPORTED(scratch)(const GatedProblem* p, int64_t backwards) {
+    int64_t size = 0;
+    const auto ask = [&](const auto& pass) { size = pass.scratch_size(); };
+    backwards ? with_pass<Backward>(*p, ask) : with_pass<Forward>(*p, ask);
+    return size;
+}
+
+void EXPORTED(forward)(const GatedProblem* p, void* scratch) {
+    GatedProblem problem = *p;
+    problem.scratch = scratch;
+    with_pass<Forward>(problem, [](const auto& pass) { pass.run(); });
+}
+
+void EXPORTED(backward)(const GatedProblem* p, void* scratch) {
+    GatedProblem problem = *p;
+    problem.scratch = scratch;
+    with_pass<Backward>(problem, [](const auto& pass) { pass.run(); });
+}
+}

@@ -1,0 +1,57 @@
+"""The equations of nn.RNN, nn.LSTM and nn.GRU step by step, in plain PyTorch: what every other way is compared with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from contextual_rnn.ops._gated.kernel import Given, Settings
+
+
+def layer(given: Given, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Outputs (B, T, O), zero where no segment is, and the final state of each row's last segment, c beside h.
+
+    Segment after segment and step after step; differentiable any number of times.
+    """
+    batch, steps, _ = given.inputs.shape
+    output = given.inputs.new_zeros(batch, steps, given.weight_hh.shape[1])
+    finals: dict[int, Tensor] = {}
+    places, values = [], []
+    for segment, (row, start, length, last) in enumerate(given.table.T.tolist()):
+        h, c = given.h0[segment], None if given.c0 is None else given.c0[segment]
+        times = range(start, start + length)
+        for step in reversed(times) if settings.reverse else times:
+            h, c = _step(settings.mode, given, given.inputs[row, step], h, c)
+            places.append((row, step))
+            values.append(h)
+        if last:
+            finals[row] = h if c is None else torch.cat([h, c])
+    if places:
+        index = torch.tensor(places, device="cpu").T
+        output = output.index_put(tuple(index), torch.stack(values))
+    states = [finals[row] for row in range(batch)]
+    return output, torch.stack(states) if states else output.new_zeros(0, given.h0.shape[1] + _width(given.c0))
+
+
+def _width(c0: Tensor | None) -> int:
+    return 0 if c0 is None else c0.shape[1]
+
+
+def _step(mode: str, given: Given, x: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """One step of one sequence; https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html and its siblings."""
+    from_input = functional.linear(x, given.weight_ih, given.bias_ih)
+    from_state = functional.linear(h, given.weight_hh, given.bias_hh)
+    if mode == "GRU":
+        (r_x, z_x, n_x), (r_h, z_h, n_h) = from_input.chunk(3), from_state.chunk(3)
+        r, z = (r_x + r_h).sigmoid(), (z_x + z_h).sigmoid()
+        n = (n_x + r * n_h).tanh()
+        return (1 - z) * n + z * h, None
+    if mode != "LSTM":
+        summed = from_input + from_state
+        return summed.tanh() if mode == "RNN_TANH" else summed.relu(), None
+    assert c is not None
+    i, f, g, o = (from_input + from_state).chunk(4)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c.tanh()
+    return (h if given.weight_hr is None else functional.linear(h, given.weight_hr)), c

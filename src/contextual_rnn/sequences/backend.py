@@ -1,0 +1,129 @@
+"""What runs nn.RNN, nn.LSTM and nn.GRU on sequences: torch's own code, or ours over segments."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from contextual_rnn._autocast import in_autocast
+from contextual_rnn._numbers import shortened
+from contextual_rnn._tensors import PLAIN_TENSORS, described
+from contextual_rnn._torch_internals import dispatch_mode, in_forward_ad, is_plain_call, is_tracing
+from contextual_rnn.ops._gated.layers import Stack, supports
+
+BACKENDS = ("auto", "torch", "native", "reference")
+ENVIRONMENT = "CONTEXTUAL_RNN_SEQUENCES_BACKEND"
+_KINDS = (nn.RNN, nn.LSTM, nn.GRU)  # not their subclasses, which may do more
+
+
+def check_backend(backend: object, network: nn.Module) -> None:
+    """Refuse a backend that there is not, and ours for a network that they do not know."""
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {shortened(backend)}")
+    if backend in ("native", "reference") and type(network) not in _KINDS:
+        kind = type(network).__name__
+        raise ValueError(
+            f"backend: expected auto or torch but for nn.RNN, nn.LSTM and nn.GRU, got {backend} for {kind}"
+        )
+
+
+def choose(backend: str, network: nn.Module, tensors: Sequence[Tensor], dense: bool = False) -> str:
+    """torch, native or reference, for an input and states; `auto` is native wherever that serves.
+
+    It is torch where the batch is `dense`, each row one sequence of all steps: the same bits as a plain call.
+
+    Raises ValueError where native or reference is asked for and cannot serve.
+    """
+    asked = backend
+    if backend == "auto":
+        asked = os.environ.get(ENVIRONMENT) or "auto"
+        if asked not in BACKENDS:
+            raise ValueError(f"{ENVIRONMENT}: expected one of {', '.join(BACKENDS)}, got {shortened(asked)}")
+    if asked == "torch" or (asked == "auto" and dense):
+        return "torch"
+    name = "native" if asked == "auto" else asked
+    obstacle = _obstacle(network, tensors)
+    if obstacle is None and name == "native":
+        assert isinstance(network, nn.RNNBase)
+        obstacle = _no_kernel(network, tensors)
+    if obstacle is None:
+        return name
+    if backend == name:
+        raise ValueError(f"backend: expected auto or torch here, as there {obstacle}, got {backend}")
+    return "torch"
+
+
+def _obstacle(network: nn.Module, tensors: Sequence[Tensor]) -> str | None:
+    """Why the network must run as torch runs it: somebody watches or changes how it does."""
+    if not isinstance(network, nn.RNNBase) or type(network) not in _KINDS:
+        return "is a network of another class"
+    if not is_plain_call(network):
+        return "are hooks or a forward method of its own"
+    if torch.compiler.is_compiling() or is_tracing():
+        return "is a program being traced"
+    if in_autocast(tensors[0].device):
+        return "is autocast"
+    if dispatch_mode() is not None or in_forward_ad():
+        return "is a mode that the kernel does not see"
+    every = [*tensors, *_weights(network)]
+    if not PLAIN_TENSORS.issuperset(map(type, every)):
+        return "are tensors of other classes"
+    return None
+
+
+def _no_kernel(network: nn.RNNBase, tensors: Sequence[Tensor]) -> str | None:
+    like = tensors[0]
+    if not supports(like):
+        return f"is no kernel for {described(like)}"
+    for tensor in (*tensors, *_weights(network)):
+        if tensor.dtype != like.dtype or tensor.device != like.device or tensor.layout != torch.strided:
+            return "are tensors of several dtypes, devices or layouts"
+    return None
+
+
+def tensors_of(state: object) -> list[Tensor]:
+    """The tensors of a state of nn.RNN, nn.LSTM or nn.GRU."""
+    return [state] if isinstance(state, Tensor) else [leaf for leaf in state if isinstance(leaf, Tensor)]  # pyright: ignore
+
+
+def _weights(network: nn.RNNBase) -> list[Tensor]:
+    return [weight for weights in network.all_weights for weight in weights]
+
+
+def whole_rows(batch: int, steps: int, lengths: Tensor | None) -> Tensor:
+    """The table of segments, as `ops._gated` has it, where each row is one from its first step."""
+    if lengths is None:
+        return _dense(batch, steps)
+    table = torch.empty(4, batch, dtype=torch.int64, device="cpu")
+    table[0] = torch.arange(batch, device="cpu")
+    table[1], table[2], table[3] = 0, lengths, 1
+    return table
+
+
+@functools.lru_cache(maxsize=16)
+def _dense(batch: int, steps: int) -> Tensor:
+    with torch.inference_mode(False):
+        return whole_rows(batch, steps, torch.full((batch,), steps, device="cpu"))
+
+
+def run(backend: str, network: nn.RNNBase, input: Tensor, state: Any, table: Tensor) -> tuple[Tensor, Any]:
+    """Output in the layout of `input`, zero where no segment is, and the state after each row's last segment.
+
+    `state` has a row for each segment of `table`; backend is native or reference.
+    """
+    network.check_input(input, None)
+    if input.stride(0) < input.stride(1):
+        input = input.contiguous()  # the output is laid out in memory as the input is
+    h0, c0 = (state, None) if isinstance(state, Tensor) else state
+    between = functools.partial(functional.dropout, p=network.dropout) if network.training and network.dropout else None
+    stack = Stack(network.mode, network.all_weights, 2 if network.bidirectional else 1, between)
+    inputs = input if network.batch_first else input.transpose(0, 1)
+    output, h_n, c_n = stack.run(inputs, h0, c0, table, backend)
+    output = output if network.batch_first else output.transpose(0, 1)
+    return output, h_n if c_n is None else (h_n, c_n)

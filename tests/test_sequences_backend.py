@@ -1,0 +1,282 @@
+"""Which backend runs a batch of sequences: the native one where it serves, torch's own code everywhere else."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from contextual_rnn import ContextualRNN, FreeState, truncated
+from contextual_rnn.ops._gated import cpu, layers
+from contextual_rnn.sequences import backend as backends
+
+KINDS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+pytestmark = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
+
+
+def model_of(kind="lstm", backend="auto", dtype=torch.float64, **options):
+    torch.manual_seed(0)
+    network = KINDS[kind](3, 5, batch_first=True, dtype=dtype, **options)
+    model = ContextualRNN(network, FreeState(network), backend)
+    with torch.no_grad():
+        for parameter in model.initial_state.parameters():
+            parameter.normal_()
+    return model
+
+
+def batch():
+    torch.manual_seed(1)
+    return torch.randn(4, 6, 3).double(), torch.tensor([6, 0, 3, 5]), torch.rand(4, 6) < 0.3
+
+
+def evaluate(model, x, **arguments):
+    """Outputs, final states and all gradients, for random cotangents on the outputs and the final states."""
+    x = x.detach().requires_grad_()
+    output, state = model(x, **arguments)
+    results = [output, *(state if isinstance(state, tuple) else [state])]
+    generator = torch.Generator().manual_seed(2)
+    loss = sum((r * torch.randn(r.shape, generator=generator).to(r.dtype)).sum() for r in results)
+    return [*(r.detach() for r in results), *torch.autograd.grad(loss, [x, *model.parameters()])]
+
+
+def assert_close(actual, expected):
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The backends of ours that ran a layer."""
+    names = []
+    for name, layer in list(layers.BACKENDS.items()):
+        monkeypatch.setitem(layers.BACKENDS, name, lambda *a, _n=name, _l=layer: names.append(_n) or _l(*a))
+    monkeypatch.delenv(backends.ENVIRONMENT, raising=False)
+    return names
+
+
+ARGUMENTS = {
+    "lengths": lambda lengths, reset: {"lengths": lengths},
+    "mask": lambda lengths, reset: {"mask": torch.arange(6).flip(0) < lengths[:, None]},
+    "reset": lambda lengths, reset: {"reset": reset},
+    "all": lambda lengths, reset: {"lengths": lengths, "reset": reset, "burn_in": 2},
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 2, "bidirectional": True},
+        {"batch_first": False},
+        {"num_layers": 2, "bidirectional": True, "batch_first": False},
+    ],
+)
+@pytest.mark.parametrize("given", ARGUMENTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_backends_agree(calls, kind, given, options):
+    if given == "all" and options.get("bidirectional"):
+        return  # burn-in needs one direction
+    torch.manual_seed(0)
+    x, *flags = batch()
+    arguments = ARGUMENTS[given](*flags)
+    options = {"batch_first": True, **options}
+    network = KINDS[kind](3, 5, dtype=torch.float64, **options)
+    if not options["batch_first"]:
+        x = x.transpose(0, 1)
+        arguments |= {name: arguments[name].T for name in ("mask", "reset") if name in arguments}
+    results = {}
+    for name in backends.BACKENDS:
+        model = ContextualRNN(network, FreeState(network), name)
+        torch.manual_seed(3)
+        with torch.no_grad():
+            for parameter in model.initial_state.parameters():
+                parameter.normal_()
+        calls.clear()
+        results[name] = evaluate(model, x, **arguments)
+        assert set(calls) == ({"native"} if name == "auto" else {name} - {"torch"})
+    for name in ("auto", "native", "reference"):
+        assert_close(results[name], results["torch"])
+    assert results["auto"][0].is_contiguous()
+
+
+def test_a_plain_call_is_torchs_own(calls):
+    model, (x, lengths, _) = model_of(), batch()
+    expected = model.network(x, model.initial_state(batch_size=4))[0]
+    assert torch.equal(model(x)[0], expected)
+    assert torch.equal(model(x, reset=torch.zeros(4, 6, dtype=torch.bool))[0], expected)
+    assert not calls
+    assert_close([model_of(backend="native")(x)[0]], [expected])
+    assert calls == ["native"]
+    model(x, lengths=lengths)
+    assert calls == ["native"] * 2
+
+
+def test_pieces_of_a_long_run(calls):
+    model, (x, lengths, reset) = model_of(num_layers=2), batch()
+    expected = model_of(num_layers=2, backend="torch")(x, lengths=lengths, reset=reset)[0]
+    pieces = [output for _, output, _ in truncated(model, x, 2, lengths=lengths, reset=reset)]
+    assert_close([torch.cat(pieces, 1)], [expected])
+    assert set(calls) == {"native"}
+
+
+class Subclass(nn.LSTM):
+    pass
+
+
+def hooked(model):
+    model.network.register_forward_hook(lambda *_: None)
+
+
+def parametrized(model):
+    parametrizations.weight_norm(model.network, "weight_hh_l0")
+
+
+def pruned(model):
+    prune.l1_unstructured(model.network, "weight_hh_l0", 3)
+
+
+def own_forward(model):
+    model.network.forward = model.network.forward
+
+
+def subclassed(model):
+    model.network.__class__ = Subclass
+
+
+OBSTACLES = (hooked, parametrized, pruned, own_forward, subclassed)
+
+
+@pytest.mark.parametrize("change", OBSTACLES)
+def test_networks_that_somebody_changed_run_as_torch_runs_them(calls, change):
+    x, lengths, reset = batch()
+    results = []
+    for name in ("auto", "torch"):
+        model = model_of(backend=name)
+        change(model)
+        results.append(evaluate(model, x, lengths=lengths, reset=reset))
+    assert_close(*results)
+    assert not calls
+    model = model_of(backend="native")
+    change(model)
+    with pytest.raises(ValueError, match="backend: expected auto or torch here"):
+        model(x, lengths=lengths)
+
+
+def test_where_torch_runs(calls):
+    x, lengths, _ = batch()
+    model = model_of(dtype=torch.bfloat16)
+    model(x.bfloat16(), lengths=lengths)
+    model = model_of(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(x.float(), lengths=lengths)
+    with nn.modules.module.register_module_forward_hook(lambda *_: None):
+        model(x.float(), lengths=lengths)
+    model(pack_padded_sequence(x.float(), lengths.clamp(min=1), batch_first=True, enforce_sorted=False))
+    assert not calls
+    model(x.float(), lengths=lengths)
+    assert calls == ["native"]
+
+
+def test_dropout_between_layers(calls):
+    """None in evaluation; in training each layer but the last loses that share of its outputs."""
+    x, lengths, _ = batch()
+    plain, dropping = (model_of(num_layers=3, dropout=rate) for rate in (0.0, 0.5))
+    dropping.load_state_dict(plain.state_dict())
+    assert_close(evaluate(dropping.eval(), x, lengths=lengths), evaluate(plain, x, lengths=lengths))
+    first, second = (dropping.train()(x, lengths=lengths)[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    assert set(calls) == {"native"}
+    all_dropped = model_of(num_layers=2, dropout=1.0, backend="reference")
+    native = model_of(num_layers=2, dropout=1.0)
+    assert_close(evaluate(native, x, lengths=lengths), evaluate(all_dropped, x, lengths=lengths))
+
+
+def test_the_environment_names_what_auto_is(calls, monkeypatch):
+    x, lengths, _ = batch()
+    monkeypatch.setenv(backends.ENVIRONMENT, "torch")
+    model_of()(x, lengths=lengths)
+    assert not calls
+    model_of(backend="native")(x, lengths=lengths)
+    assert calls == ["native"]
+    monkeypatch.setenv(backends.ENVIRONMENT, "reference")
+    model_of()(x, lengths=lengths)
+    assert calls == ["native", "reference"]
+    monkeypatch.setenv(backends.ENVIRONMENT, "fast")
+    with pytest.raises(ValueError, match=f"{backends.ENVIRONMENT}: expected one of auto, torch.*got 'fast'"):
+        model_of()(x, lengths=lengths)
+
+
+@pytest.mark.parametrize("bad", ["fast", None, 3, "cpu"])
+def test_unknown_backends_are_refused(bad):
+    with pytest.raises(ValueError, match="backend: expected one of auto, torch, native, reference, got"):
+        model_of(backend=bad)
+
+
+def test_a_backend_of_ours_is_refused_for_other_networks():
+    network = nn.LSTMCell(3, 5)
+    ContextualRNN(network, FreeState(network), "torch")
+    with pytest.raises(ValueError, match=r"backend: expected auto or torch but for nn.RNN.*native for LSTMCell"):
+        ContextualRNN(network, FreeState(network), "native")
+
+
+def test_what_native_cannot_run_is_refused_by_name():
+    x, lengths, _ = batch()
+    model = model_of(backend="native")
+    packed = pack_padded_sequence(x, lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
+    for given in (packed, x[0]):
+        with pytest.raises(ValueError, match="input: expected a padded batch for backend 'native', got a packed"):
+            model(given)
+    with pytest.raises(ValueError, match=r"no kernel for torch.bfloat16"):
+        model.bfloat16()(x.bfloat16(), lengths=lengths)
+
+
+def test_states_that_do_not_fit_are_refused_before_the_kernel(monkeypatch):
+    x, lengths, _ = batch()
+    model = model_of("gru")
+    monkeypatch.setattr(model, "_start", lambda *_, **__: torch.zeros(1, 3, 5).double())
+    with pytest.raises((ValueError, RuntimeError), match=r"h0|expected|Expected"):
+        model(x, lengths=lengths)
+    with pytest.raises((ValueError, RuntimeError), match=r"input\.size"):
+        model_of("gru")(x[..., :2], lengths=lengths)
+
+
+def test_copies_and_older_pickles_have_a_backend(calls):
+    x, lengths, _ = batch()
+    model = pickle.loads(pickle.dumps(copy.deepcopy(model_of(backend="reference"))))
+    model(x, lengths=lengths)
+    assert calls == ["reference"]
+    del model.__dict__["backend"]
+    pickle.loads(pickle.dumps(model))(x, lengths=lengths)
+    assert calls == ["reference", "native"]
+
+
+def test_functional_calls_and_gradients_of_torch_func(calls):
+    x, lengths, _ = batch()
+    model = model_of("gru")
+    weights = {name: 2 * weight.detach() for name, weight in model.named_parameters()}
+
+    def loss(weights):
+        return torch.func.functional_call(model, weights, (x,), {"lengths": lengths})[0].square().sum()
+
+    grads = torch.func.grad(loss)(weights)
+    several = {name: torch.stack([weight, 2 * weight]) for name, weight in weights.items()}
+    mapped = torch.func.vmap(loss)(several)
+    other = model_of("gru")
+    other.load_state_dict(weights)
+    expected = torch.autograd.grad(other(x, lengths=lengths)[0].square().sum(), list(other.parameters()))
+    assert set(calls) == {"native"}
+    assert_close([grads[name] for name, _ in other.named_parameters()], expected)
+    each = [loss({name: weight[i] for name, weight in several.items()}) for i in range(2)]
+    assert_close(mapped, each)
+    assert_close([each[0]], [other(x, lengths=lengths)[0].square().sum()])
+
+
+def test_compiled_models_run(calls):
+    """Lengths are read before the program goes on; the numbers are those of torch."""
+    x, lengths, _ = batch()
+    model = model_of("gru")
+    compiled = torch.compile(model, backend="eager")
+    assert_close([compiled(x, lengths=lengths)[0]], [model_of("gru", "torch")(x, lengths=lengths)[0]])
