@@ -114,44 +114,6 @@ def split_arguments(
     return Inputs.of(tensor, inputs.batch_dim, inputs.time_dim, arguments, per_step)
 
 
-def one_step_of_zeros(self) -> Inputs:
-        def zeros(tensor: Tensor) -> Tensor:
-            shape = list(tensor.shape)
-            shape[self.time_dim] = 1
-            return tensor.new_zeros(shape)
-
-        return self._map(zeros)
-
-    def step(self, number: int) -> Inputs:
-        """One step, everything of it (B, ...)."""
-        place = self.batch_dim - 1 if self.time_dim < self.batch_dim else self.batch_dim
-        return self._map(lambda tensor: tensor.select(self.time_dim, number).movedim(place, 0))
-
-
-def split_arguments(
-    arguments: Mapping[str, Any], per_step: tuple[str, ...], per_row: tuple[str, ...], inputs: Inputs, beside: str
-) -> Inputs:
-    """`inputs` with the arguments that are cut with them; refuse others and those of another size."""
-    tensor = inputs.tensor
-    sizes = {axis: tensor.shape[axis] for axis in (inputs.batch_dim, inputs.time_dim)}
-    for name, value in arguments.items():
-        if name not in (*per_step, *per_row):
-            raise ValueError(
-                f"{name}: expected no argument beside {beside} that the spec does not say how to cut, with per_step or "
-                f"per_row, got {name}"
-            )
-        check_dense(name, value)
-        expected = sizes if name in per_step else {0: tensor.shape[inputs.batch_dim]}
-        if value.ndim <= max(expected) or any(value.shape[axis] != size for axis, size in expected.items()):
-            words = " and ".join(f"{size} in axis {axis}" for axis, size in sorted(expected.items()))
-            raise ValueError(f"{name}: expected {words}, as the input, got {tuple(value.shape)}")
-    return replace(
-        inputs,
-        per_step={name: value for name, value in arguments.items() if name in per_step},
-        per_row={name: value for name, value in arguments.items() if name in per_row},
-    )
-
-
 def one_step_of(input: Tensor, batch_dim: int) -> Tensor:
     """An example of one step of the batch, (B, ...)."""
     shape = [size for axis, size in enumerate(input.shape) if axis not in (batch_dim, 1 - batch_dim)]
