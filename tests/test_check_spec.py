@@ -120,6 +120,12 @@ class NanFromZero(Right):
         return super().step(x, h / h.norm(dim=1, keepdim=True), c)
 
 
+class PositiveAlone(Right):
+    def step(self, x, h, c):
+        h, c = super().step(x, h.sqrt(), c)
+        return h.square(), c
+
+
 class NanGradientFromZero(Right):
     def step(self, x, h, c):
         return super().step(x, h.square().sum(1, keepdim=True).sqrt() + 0 * h, c)
@@ -152,6 +158,7 @@ FAULTS = {
     OtherDtype: r"that returns leaf 'c' in torch.float32, as it gets it, got torch.float64; .*Leaf\('c', ..., dtype=",
     DeadGradient: r"in which a gradient reaches leaf 'c', got none; see whether the network detaches it",
     NanFromZero: r"that gives finite numbers from a state of zeros, got NaN or infinity in the output",
+    PositiveAlone: r"that gives finite numbers from a random state of both signs, got NaN .*; keep its states in their",
     NanGradientFromZero: r"with finite gradients at a state of zeros, got NaN or infinity for leaf 'h'",
     KeptInside: r"that returns the same for the same state and input, got a difference of .* after another call",
     Random: r"that returns the same for the same state and input, got a difference",

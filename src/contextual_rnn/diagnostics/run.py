@@ -133,10 +133,13 @@ def _diagnose(
         return under("shuffled", {name: leaf[order.to(leaf.device)] for name, leaf in leaves.items()})
 
     true, floats = under("true", leaves), _floats(leaves)
+    starts = {leaf.name: leaf.start for leaf in spec}
     means = {name: leaf.mean(0, keepdim=True).expand_as(leaf) for name, leaf in floats.items()}
     arms = {
         "true": true,
-        "zeroed": under("zeroed", {**leaves, **{name: torch.zeros_like(leaf) for name, leaf in floats.items()}}),
+        "zeroed": under(
+            "zeroed", {**leaves, **{name: torch.full_like(leaf, starts[name]) for name, leaf in floats.items()}}
+        ),
         "mean": under("mean", {**leaves, **means}),
     }
     p_value = None

@@ -21,7 +21,7 @@ from contextual_rnn.sequences.backend import choose, tensors_of, whole_rows
 from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.running import run_segments, takes_packed, whole
 from contextual_rnn.sequences.segments import Segments
-from contextual_rnn.spec.arguments import Inputs, split_arguments
+from contextual_rnn.spec.arguments import Inputs, one_step_of, split_arguments
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.rows import has_none, take, take_of_all
 from contextual_rnn.spec.steps import call, check_input, own_copy
@@ -96,7 +96,7 @@ class Sequences:
         before_call = name == "reset" and isinstance(reset, Tensor) and reset.ndim == 1 and whole_input is None
         if batch is not None and spec.known_time_dim == "unknown" and not before_call:
             assert isinstance(input, Tensor)
-            spec = model._known_spec(_one_step(input, spec.input_batch_dim))
+            spec = model._known_spec(one_step_of(input, spec.input_batch_dim))
         one_step = spec.known_time_dim is None
         if batch is None or (one_step and name not in ("reset", "reset_context")):
             received = "an input of one step" if batch is not None else "a packed or unbatched input"
@@ -163,9 +163,7 @@ class Sequences:
     @property
     def inputs(self) -> Inputs:
         """The input with the arguments that are cut with it."""
-        per_step = {name: value for name, value in self.arguments.items() if name in self.spec.per_step}
-        per_row = {name: value for name, value in self.arguments.items() if name not in per_step}
-        return Inputs(self.input, self.spec.input_batch_dim, self.time, per_step, per_row)
+        return Inputs.of(self.input, self.spec.input_batch_dim, self.time, self.arguments, self.spec.per_step)
 
     @property
     def _has_empty_rows(self) -> bool:
@@ -299,9 +297,3 @@ class Sequences:
 def _refuse_tracing(name: str) -> None:
     if is_tracing():
         raise ValueError(f"{name}: expected none under torch.jit.trace here, where its values would become constants")
-
-
-def _one_step(input: Tensor, batch_dim: int) -> Tensor:
-    """An example of one step of the batch, (B, ...)."""
-    shape = [size for axis, size in enumerate(input.shape) if axis not in (batch_dim, 1 - batch_dim)]
-    return input.new_empty(input.shape[batch_dim], *shape)

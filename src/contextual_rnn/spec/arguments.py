@@ -41,6 +41,15 @@ class Inputs:
     per_step: Mapping[str, Tensor] = field(default_factory=dict)
     per_row: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls, tensor: Tensor, batch_dim: int, time_dim: int, arguments: Mapping[str, Tensor], names: tuple[str, ...]
+    ) -> Inputs:
+        """An input with its arguments, of which `names` are for every step and the others for every row."""
+        per_step = {name: value for name, value in arguments.items() if name in names}
+        per_row = {name: value for name, value in arguments.items() if name not in names}
+        return cls(tensor, batch_dim, time_dim, per_step, per_row)
+
     @property
     def arguments(self) -> dict[str, Tensor]:
         return {**self.per_step, **self.per_row}
@@ -102,8 +111,10 @@ def split_arguments(
         if value.ndim <= max(expected) or any(value.shape[axis] != size for axis, size in expected.items()):
             words = " and ".join(f"{size} in axis {axis}" for axis, size in sorted(expected.items()))
             raise ValueError(f"{name}: expected {words}, as the input, got {tuple(value.shape)}")
-    return replace(
-        inputs,
-        per_step={name: value for name, value in arguments.items() if name in per_step},
-        per_row={name: value for name, value in arguments.items() if name in per_row},
-    )
+    return Inputs.of(tensor, inputs.batch_dim, inputs.time_dim, arguments, per_step)
+
+
+def one_step_of(input: Tensor, batch_dim: int) -> Tensor:
+    """An example of one step of the batch, (B, ...)."""
+    shape = [size for axis, size in enumerate(input.shape) if axis not in (batch_dim, 1 - batch_dim)]
+    return input.new_empty(input.shape[batch_dim], *shape)

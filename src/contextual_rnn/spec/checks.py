@@ -110,9 +110,16 @@ def _keeps_dtypes(trial: Trial) -> str | None:
 
 
 def _is_finite_from_zeros(trial: Trial) -> str | None:
-    for number, tensor in enumerate(trial.tensors(trial.run(trial.state(trial.zeros)))):
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            return f"that gives finite numbers from a state of zeros, got NaN or infinity in {trial.name_of(number)}"
+    from_zeros = trial.tensors(trial.run(trial.state(trial.zeros)))
+    hints = {
+        "a state of zeros": "where the network starts from another number, say it with Leaf(..., start=...)",
+        "a random state of both signs": "keep its states in their domain with an activation, such as softplus",
+    }
+    for (words, hint), results in zip(hints.items(), (from_zeros, trial.whole), strict=True):
+        for number, tensor in enumerate(results):
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                name = trial.name_of(number)
+                return f"that gives finite numbers from {words}, got NaN or infinity in {name}; {hint}"
     return None
 
 

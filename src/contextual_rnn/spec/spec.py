@@ -16,13 +16,12 @@ from contextual_rnn._numbers import (
     check_dtype,
     check_flag,
     check_number,
-    check_size,
     holds,
     readable,
-    shortened,
 )
 from contextual_rnn._tensors import check_dense, is_finite
 from contextual_rnn.spec.arguments import Call, check_call
+from contextual_rnn.spec.axes import TimeDim, checked_axes
 from contextual_rnn.spec.rows_of_states import RowsOfStates
 from contextual_rnn.spec.tree import (
     Leaf,
@@ -37,7 +36,6 @@ from contextual_rnn.spec.tree import (
 )
 
 Step = Callable[..., tuple[Tensor, State]]
-TimeDim = int | None | Literal["unknown"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class StateSpec(RowsOfStates):
             raise TypeError("tree: expected at least one Leaf, got none")
         if len(set(names)) < len(names):
             raise ValueError(f"tree: expected leaves of different names, got {', '.join(names)}")
-        for name, axis in _checked_axes(self.input_batch_dim, self.input_ndim, self.time_dim).items():
+        for name, axis in checked_axes(self.input_batch_dim, self.input_ndim, self.time_dim).items():
             object.__setattr__(self, name, axis)
         if self.step is not None and not callable(self.step):
             raise TypeError(f"step: expected a function or None, got {type(self.step).__name__}")
@@ -196,8 +194,13 @@ class StateSpec(RowsOfStates):
                 )
         return leaves
 
-    def fill(self, value: float | State) -> dict[str, Tensor]:
-        """New leaves of one example, each `shape`, filled with a number or copied from a state of one example.
+    @property
+    def start(self) -> float | dict[str, float]:
+        """What the network itself starts from: 0, or the number of each leaf."""
+        return {leaf.name: leaf.start for leaf in self} if any(leaf.start for leaf in self) else 0.0
+
+    def fill(self, value: float | State | None = None) -> dict[str, Tensor]:
+        """New leaves of one example, each `shape`: a number, copies of a state of one example, or what `start` says.
 
         Raises TypeError or ValueError for numbers that are not finite or that a leaf's dtype does not have, and for a
         state of another structure, shape or kind of numbers, without numbers (on meta), or with something where the
@@ -205,6 +208,8 @@ class StateSpec(RowsOfStates):
         """
         if isinstance(value, Real):
             return {leaf.name: self._full(leaf, check_number("value", value)) for leaf in self}
+        if value is None:
+            return {leaf.name: self._full(leaf, leaf.start) for leaf in self}
         leaves = self.unpack(value, "value")
         if has_more(self.tree, value):
             raise ValueError(f"value: expected {self.describe()}, got something where it has None")
@@ -271,30 +276,3 @@ def _same(layers: Tensor, first: Tensor) -> bool:
     rounding = 8 * torch.finfo(layers.dtype).eps if _is_float(layers.dtype) else 0.0
     same = torch.isclose(layers, first, rtol=rounding, atol=0.0, equal_nan=_is_float(layers.dtype))
     return bool(same.all())
-
-
-def _checked_axes(batch_dim: int, ndim: int | None, time_dim: TimeDim) -> dict[str, TimeDim]:
-    """The axes as plain ints, by the names of their arguments."""
-    batch_dim = check_size("input_batch_dim", batch_dim, 0)
-    if ndim is not None:
-        ndim = check_size("input_ndim", ndim)
-        if batch_dim >= ndim:
-            raise ValueError(f"input_batch_dim: expected less than input_ndim, {ndim}, got {batch_dim}")
-    if time_dim is not None and time_dim != "unknown":
-        time_dim = _checked_time_dim(time_dim, batch_dim, ndim)
-    return {"input_batch_dim": batch_dim, "input_ndim": ndim, "time_dim": time_dim}
-
-
-def _checked_time_dim(time_dim: int, batch_dim: int, ndim: int | None) -> int:
-    try:
-        checked = check_size("time_dim", time_dim, 0)
-    except TypeError:
-        raise TypeError(f'time_dim: expected an int, None or "unknown", got {shortened(time_dim)}') from None
-    except ValueError:
-        checked = batch_dim  # no axis that it can be
-    if checked == batch_dim or (ndim is not None and checked >= ndim):
-        axes = "an axis" if ndim is None else f"one of {ndim} axes"
-        raise ValueError(
-            f"time_dim: expected {axes}, counted from 0, other than the batch's {batch_dim}, got {shortened(time_dim)}"
-        )
-    return checked

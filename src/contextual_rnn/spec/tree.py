@@ -11,7 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import check_dtype, check_elements, check_flag, check_size, shortened
+from contextual_rnn._numbers import (
+    check_dtype,
+    check_elements,
+    check_flag,
+    check_held,
+    check_number,
+    check_size,
+    shortened,
+)
 from contextual_rnn._tensors import check_dense
 
 # A state is whatever the network takes: a tensor, or tensors (and None) in tuples, lists and dicts.
@@ -42,7 +50,8 @@ class Leaf:
     neither would get a gradient, so a factor never starts at zero. `tiled_in_place` says that the network reads a
     state tiled over the batch without copies, so none are made. `dtype` is what the network receives for this leaf,
     whatever the parameters of an initial state are moved to; None: the dtype of the network. A leaf of a dtype without
-    floats, such as a counter, is a constant in every initial state.
+    floats, such as a counter, is a constant in every initial state. `start` is the number that the network itself
+    starts from, where that is not zero: what a state starts as, and what zero means in `zero_init` and `diagnose`.
 
     Raises TypeError or ValueError for a name that no attribute of a module can have, a shape that is not a tuple of
     positive ints, a batch_dim outside it, a repeat of a first axis that is not 1, flags that are not True or False, or
@@ -56,6 +65,7 @@ class Leaf:
     factor: bool = False
     tiled_in_place: bool = False
     dtype: torch.dtype | None = None
+    start: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -77,6 +87,11 @@ class Leaf:
         check_flag("factor", self.factor)
         check_flag("tiled_in_place", self.tiled_in_place)
         check_dtype(self.dtype)
+        object.__setattr__(self, "start", check_number("start", self.start))
+        if self.dtype is not None:
+            check_held("start", self.start, self.dtype)
+            if self.dtype.is_complex and self.start:
+                raise ValueError(f"start: expected 0 for a leaf of {self.dtype}, got {self.start}")
 
     @property
     def numel(self) -> int:

@@ -48,7 +48,7 @@ class Trial:
 
     @cached_property
     def zeros(self) -> dict[str, Tensor]:
-        return {name: torch.zeros_like(leaf) for name, leaf in self.leaves.items()}
+        return {leaf.name: torch.full_like(self.leaves[leaf.name], leaf.start) for leaf in self.spec}
 
     def state(self, leaves: Mapping[str, Tensor] | None = None) -> State:
         return copied(self.spec.pack(self.leaves if leaves is None else leaves))

@@ -138,12 +138,12 @@ Run = Callable[[nn.Module, Tensor], Tensor]
 class Heads(nn.Module):
     """One linear layer for every leaf of floats, from features (B, F) or (F,) to (B, *shape) or `shape`.
 
-    With `constant` the layers start as that number, whatever the features; a factor that would start at zero does not.
-    A leaf with a dtype of its own has a layer of that dtype, which gets the features in it; of a complex leaf the layer
-    gives real and imaginary parts.
+    With `constant` the layers start as that number, or that of their leaf, whatever the features; a factor that would
+    start at zero does not. A leaf with a dtype of its own has a layer of that dtype, which gets the features in it; of
+    a complex leaf the layer gives real and imaginary parts.
     """
 
-    def __init__(self, spec: StateSpec, features: int, *, constant: float | None):
+    def __init__(self, spec: StateSpec, features: int, *, constant: float | Mapping[str, float] | None):
         super().__init__()
         self.shapes = {leaf.name: leaf.shape for leaf in spec.floats}
         self.own_dtype = {leaf.name for leaf in spec.floats if leaf.dtype is not None}
@@ -156,10 +156,11 @@ class Heads(nn.Module):
                 dtype, numel = dtype.to_real(), 2 * numel
             layer = nn.Linear(features, numel, dtype=dtype, device=spec.device)
             if constant is not None:
-                std = leaf.shape[-1] ** -0.5 if leaf.factor and constant == 0 else None
-                _fill(layer, constant, std)
+                number = constant[leaf.name] if isinstance(constant, Mapping) else constant
+                std = leaf.shape[-1] ** -0.5 if leaf.factor and number == 0 else None
+                _fill(layer, number, std)
                 # Whoever resets a model resets this layer by itself, and quantisation looks for nn.Linear: no subclass.
-                setattr(layer, "reset_parameters", partial(_reset, layer, constant, std))  # noqa: B010
+                setattr(layer, "reset_parameters", partial(_reset, layer, number, std))  # noqa: B010
             self.layers[leaf.name] = layer
 
     def reset_parameters(self) -> None:

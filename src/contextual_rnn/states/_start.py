@@ -14,15 +14,17 @@ from contextual_rnn.spec.tree import State
 
 @dataclass(frozen=True)
 class Start:
-    """One number for all leaves, or a tensor for each leaf."""
+    """One number for all leaves, or a number or a tensor for each leaf."""
 
-    value: float | Mapping[str, Tensor]
+    value: float | Mapping[str, float] | Mapping[str, Tensor]
 
     @classmethod
     def of(cls, value: float | State, leaves: Mapping[str, Tensor]) -> Start:
         """The start of `leaves`, which were filled with `value`; numbers are copied to the CPU unless one says all."""
         if isinstance(value, Real):
             return cls(float(value))
+        if isinstance(value, Mapping) and all(isinstance(number, Real) for number in value.values()):
+            return cls({name: float(value[name]) for name in leaves})
         return cls(
             {name: leaf.detach().to("cpu", copy=True) if not leaf.is_meta else leaf for name, leaf in leaves.items()}
         )
@@ -31,7 +33,8 @@ class Start:
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Write the start into tensors in place."""
         for name, tensor in tensors.items():
-            if isinstance(self.value, Mapping):
-                tensor.copy_(self.value[name])
+            start = self.value[name] if isinstance(self.value, Mapping) else self.value
+            if isinstance(start, Tensor):
+                tensor.copy_(start)
             else:
-                tensor.fill_(self.value)
+                tensor.fill_(start)

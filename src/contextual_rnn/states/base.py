@@ -71,9 +71,10 @@ class InitialState(SavesNumbers, ABC):
             self._keep_zeros()
 
     def _keep_zeros(self) -> None:
-        """Keep zeros for the leaves without floats."""
+        """Keep the start of the leaves without floats."""
         if self.spec.constants:
-            self._keep(replace(self.spec, tree=self.spec.constants).fill(0), 0)
+            constants = replace(self.spec, tree=self.spec.constants)
+            self._keep(constants.fill(), constants.start)
 
     def _keep(self, leaves: dict[str, Tensor], value: float | State) -> None:
         """Keep leaves that are no parameters as buffers, and what they start as."""

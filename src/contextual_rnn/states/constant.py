@@ -18,21 +18,21 @@ from contextual_rnn.states.moments import Moments
 class ConstantState(InitialState):
     """h0 = constant (paper, Eq. 2a): zero, any number, or any state of one example.
 
-    `value` is a number, or a state of one unbatched example in the network's own structure and layout. Kept as
-    buffers, so saved and moved with the module. Raises ValueError or TypeError for a value of another shape or
-    structure.
+    `value` is None for what the network itself starts from, which is zero unless its spec says otherwise; a number; or
+    a state of one unbatched example in the network's own structure and layout. Kept as buffers, so saved and moved with
+    the module. Raises ValueError or TypeError for a value of another shape or structure.
     """
 
     def __init__(
         self,
         network: nn.Module | StateSpec,
-        value: float | State = 0.0,
+        value: float | State | None = None,
         *,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__(network, device=device, dtype=dtype)
-        self._keep(self.spec.fill(value), value)
+        self._keep(self.spec.fill(value), self.spec.start if value is None else value)
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         size = batch_of(context, batch_size, batched)

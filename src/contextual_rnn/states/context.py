@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,8 +48,8 @@ class ContextState(InitialState):
         self.net = encoder  # under this name the state_dicts and files of users have its tensors
         self.features = feature_count(encoder, features)
         self.activation = activation
-        self.heads = Heads(self.spec, self.features, constant=0.0 if zero_init else None)
-        self._keep(replace(self.spec, tree=self.spec.constants).fill(0) if self.spec.constants else {}, 0)
+        self.heads = Heads(self.spec, self.features, constant=self.spec.start if zero_init else None)
+        self._keep_zeros()
 
     def saved_words(self) -> dict[str, str | None]:
         return {"activation": function_name(self.activation)}

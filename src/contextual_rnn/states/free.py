@@ -43,7 +43,7 @@ class FreeState(InitialState):
         self,
         network: nn.Module | StateSpec,
         noise: float = 0.0,
-        value: float | State = 0.0,
+        value: float | State | None = None,
         *,
         error_decay: float | None = None,
         device: torch.device | str | int | None = None,
@@ -61,6 +61,7 @@ class FreeState(InitialState):
                     )
         self.error = None if error_decay is None else BackPropagatedError(self.spec, error_decay)
         leaves = self.spec.fill(value)
+        value = self.spec.start if value is None else value
         draw_factors = isinstance(value, Real) and value == 0
         self.values = LeafParameters(self.spec.floats, leaves, value, draw_factors)
         self._keep({leaf.name: leaves[leaf.name] for leaf in self.spec.constants}, value)
