@@ -223,6 +223,13 @@ def test_the_network_is_as_before():
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_tried_where_none_are_wanted(mode):
+    network = Right()
+    with mode():
+        check_spec(network, X)
+
+
 def test_the_tolerance_decides():
     check_spec(OtherStep(), X, tolerance=0.5)
     with pytest.raises(ValueError, match="whose steps"):

@@ -43,10 +43,10 @@ def _(d: Draw) -> Call:
     return Call(network_and_spec(d)[1].like, [torch.zeros(1, dtype=torch.float64)])
 
 
-@case("StateSpec.shared", "StateSpec.describe", "StateSpec.dtype_of")
+@case("StateSpec.shared", "StateSpec.describe", "StateSpec.dtype_of", "StateSpec.start")
 def _(d: Draw) -> Call:
     def use(spec: StateSpec) -> Any:
-        return spec.shared(), spec.describe(), spec.known_time_dim, [spec.dtype_of(leaf) for leaf in spec]
+        return spec.shared(), spec.describe(), spec.start, spec.known_time_dim, [spec.dtype_of(leaf) for leaf in spec]
 
     return Call(use, [network_and_spec(d)[1]], keep=("0",))
 

@@ -48,7 +48,12 @@ def check_spec(
     if tolerance is not None:
         tolerance = check_number("tolerance", tolerance, *NOT_NEGATIVE)
     inputs = _checked_inputs(spec, input, arguments or {})
-    with unchanged(network, input.device), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        unchanged(network, input.device),
+        torch.backends.cudnn.flags(enabled=False),
+    ):
         trial = Trial(network, spec, inputs, tolerance)
         for check in PROPERTIES:
             problem = check(trial)
