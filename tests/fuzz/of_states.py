@@ -118,7 +118,7 @@ def _(d: Draw) -> Call:
 @case("LatentState.log_prob")
 def _(d: Draw) -> Call:
     s, batch = subject(d, ("latent",)), d.choose([None, 1, 3])
-    z = torch.randn(*(() if batch is None else (batch,)), *s.state.latent.spec.tree.shape)
+    z = torch.randn(*(() if batch is None else (batch,)), *s.state.latent.spec.tree.shape)  # pyright: ignore
     return Call(s.state.log_prob, [z, s.new_context(d, batch)], expect=_finite)
 
 

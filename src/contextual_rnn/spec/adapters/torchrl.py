@@ -1,5 +1,8 @@
 """torchrl: its own LSTM and GRU, which take a mask of the real steps, and their cells."""
 
+# torchrl is not installed where types are checked.
+# pyright: reportUntypedFunctionDecorator=false
+
 from __future__ import annotations
 
 from typing import Any
