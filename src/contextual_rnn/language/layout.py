@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
+
+from contextual_rnn.spec.steps import evaluation
 
 # Families of which every claim of this package is tested; others that keep their state in the same class are probed.
 TESTED = (
@@ -53,7 +53,7 @@ def read_state_tensors(model: PreTrainedModel) -> tuple[StateTensor, ...]:
     if not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers):
         raise ValueError(_unknown(kind))
     try:
-        with evaluated(model):
+        with evaluation(model):
             model(torch.zeros(1, 2, dtype=torch.long, device=model.device), cache=cache, use_cache=True)
     except torch.OutOfMemoryError:
         raise
@@ -73,18 +73,6 @@ def read_state_tensors(model: PreTrainedModel) -> tuple[StateTensor, ...]:
     if all(tensor.convolution for tensor in tensors):
         raise ValueError(_unknown(kind))
     return tuple(tensors)
-
-
-@contextmanager
-def evaluated(model: PreTrainedModel) -> Generator[None]:
-    """Evaluation mode; afterwards modes are as they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _unknown(kind: str) -> str:

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from transformers import __version__ as version
 
 from contextual_rnn.language.cache import InitialCache
-from contextual_rnn.language.layout import StateTensor, evaluated
+from contextual_rnn.language.layout import StateTensor
+from contextual_rnn.spec.steps import evaluation
 
 TOKENS = 6
 
@@ -36,7 +37,7 @@ def probe(
     def run(values: Mapping[str, Tensor]) -> Tensor:
         return model(ids, cache=InitialCache(base, tensors, values))[0].float()
 
-    with evaluated(model):
+    with evaluation(model):
         with torch.no_grad():
             whole = run(state)
             steps = _token_by_token(model, ids, InitialCache(base, tensors, state))

@@ -84,11 +84,6 @@ def _no_kernel(tensors: Sequence[Tensor]) -> str | None:
     return None
 
 
-def tensors_of(state: object) -> list[Tensor]:
-    """The tensors of a state of nn.RNN, nn.LSTM or nn.GRU."""
-    return [state] if isinstance(state, Tensor) else [leaf for leaf in state if isinstance(leaf, Tensor)]  # pyright: ignore
-
-
 def whole_rows(batch: int, steps: int, lengths: Tensor | None) -> Tensor:
     """The table of segments, as `ops._gated` has it, where each row is one from its first step."""
     table = _dense(batch, steps)

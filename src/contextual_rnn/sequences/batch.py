@@ -17,13 +17,13 @@ from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packe
 from contextual_rnn._numbers import check_size
 from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
-from contextual_rnn.sequences.backend import choose, tensors_of, whole_rows
+from contextual_rnn.sequences.backend import choose, whole_rows
 from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.running import run_segments, takes_packed, whole
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs, one_step_of, split_arguments
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.rows import has_none, take, take_of_all
+from contextual_rnn.spec.rows import has_none, take, take_of_all, tensors_of
 from contextual_rnn.spec.steps import call, check_input, own_copy
 from contextual_rnn.spec.tree import State
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
-from contextual_rnn.sequences.backend import choose, tensors_of
+from contextual_rnn.sequences.backend import choose
 from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.rows import as_returned, has_none, take, take_of_all
+from contextual_rnn.spec.rows import as_returned, has_none, take, take_of_all, tensors_of
 from contextual_rnn.spec.steps import run_sequence, runs_as_torch_does, step_of
 from contextual_rnn.spec.tree import State
 
