@@ -31,8 +31,8 @@ def probe(
     tolerance = math.sqrt(precision) if tolerance is None else tolerance
     generator = torch.Generator().manual_seed(0)
     embeddings: Any = model.get_input_embeddings().num_embeddings
-    ids = (torch.arange(2 * TOKENS).view(2, TOKENS) % embeddings).to(model.device)
-    state = {t.name: torch.randn(2, *t.shape, generator=generator).to(t.device, t.dtype) for t in tensors}
+    ids = (torch.arange(2 * TOKENS, device="cpu").view(2, TOKENS) % embeddings).to(model.device)
+    state = {t.name: torch.randn(2, *t.shape, generator=generator, device="cpu").to(t.device, t.dtype) for t in tensors}
 
     def run(values: Mapping[str, Tensor]) -> Tensor:
         return model(ids, cache=InitialCache(base, tensors, values))[0].float()
@@ -48,7 +48,9 @@ def probe(
                 f"{_refused(model)}: from one state, a whole run and single tokens give outputs that differ by "
                 f"{difference:.1e} of {size:.1e}, where a state changes them by {effect:.1e}; tolerance=... allows more"
             )
-        _check_gradient(model, state, run, torch.randn(whole.shape, generator=generator).to(whole), precision)
+        _check_gradient(
+            model, state, run, torch.randn(whole.shape, generator=generator, device="cpu").to(whole), precision
+        )
 
 
 def _token_by_token(model: PreTrainedModel, ids: Tensor, cache: InitialCache) -> Tensor:

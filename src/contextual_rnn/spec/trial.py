@@ -36,7 +36,7 @@ class Trial:
         for leaf in self.spec:
             dtype = self.spec.dtype_of(leaf) or like.dtype
             if dtype.is_floating_point or dtype.is_complex:
-                values = torch.randn(self.batch, *leaf.shape, generator=generator, dtype=torch.float64)
+                values = torch.randn(self.batch, *leaf.shape, generator=generator, dtype=torch.float64, device="cpu")
                 leaves[leaf.name] = (0.5 * values).to(like.device, dtype)
             else:
                 leaves[leaf.name] = torch.zeros(self.batch, *leaf.shape, dtype=dtype, device=like.device)
@@ -118,6 +118,9 @@ def gradients_of(leaves: Mapping[str, Tensor], results: list[Tensor]) -> dict[st
     outputs = [tensor for tensor in results if tensor.requires_grad]
     if not outputs:
         return dict.fromkeys(leaves)
-    cotangents = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device, t.dtype) for t in outputs]
+    cotangents = [
+        torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu").to(t.device, t.dtype)
+        for t in outputs
+    ]
     gradients = torch.autograd.grad(outputs, list(leaves.values()), cotangents, allow_unused=True)
     return dict(zip(leaves, gradients, strict=True))
