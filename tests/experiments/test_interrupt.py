@@ -57,6 +57,20 @@ def do(words, folder, before):
     sys.exit(command.main())
 
 
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal():
+    """What runs in the background of a script, or under nohup, ignores some signals, and so would its children."""
+    handlers = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def start(tmp_path):
     """Start a command; `before` is called in its process."""
