@@ -204,6 +204,11 @@ BAD_CALLS = [
         "first: expected torch.float32 on cpu, as the network, got torch.float64 on cpu",
     ),
     (
+        lambda: generate(CELL, lambda o, v: v, prompt=torch.zeros(2, 4, 3).double(), num_steps=1),
+        ValueError,
+        "prompt: expected torch.float32 on cpu, as the network, got torch.float64 on cpu",
+    ),
+    (
         lambda: generate(CELL, lambda o, v: v.double(), torch.zeros(2, 3), num_steps=2),
         ValueError,
         "step: expected torch.float32 on cpu, as the network, got torch.float64",

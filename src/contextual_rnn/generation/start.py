@@ -14,7 +14,7 @@ from contextual_rnn.rnn import ContextualRNN, check_made
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.spec.rows import take, take_of_all
 from contextual_rnn.spec.spec import StateSpec
-from contextual_rnn.spec.steps import step_of
+from contextual_rnn.spec.steps import check_step, step_of
 from contextual_rnn.spec.tree import State
 from contextual_rnn.states import InitialState
 
@@ -77,6 +77,7 @@ def run_prompt(
     inputs = [functions.inputs(prompt[:, t], at[t]) for t in range(steps)]
     functions.know_spec(inputs[0])
     spec = functions.spec
+    check_step("embed" if functions.embeds else "prompt", model.network, spec, inputs[0])
     if isinstance(spec.known_time_dim, int):
         layout = (spec.input_batch_dim, spec.known_time_dim)
         padded = torch.stack(inputs, 1).movedim((0, 1), layout)

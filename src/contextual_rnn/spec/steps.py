@@ -55,7 +55,7 @@ def check_input(name: str, network: nn.Module, inputs: Tensor) -> None:
 
 
 def check_step(name: str, network: nn.Module, spec: StateSpec, inputs: Any) -> None:
-    """Refuse inputs of one step that the network cannot take; called where a step has failed."""
+    """Refuse inputs of one step that the network cannot take."""
     check_dense(name, inputs)
     if spec.input_ndim is not None:
         axes = spec.input_ndim if spec.known_time_dim is None else spec.input_ndim - 1
