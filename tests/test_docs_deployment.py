@@ -33,7 +33,7 @@ def test_the_counts_of_the_table_are_those_of_the_tests():
     assert len(CASES) == 52
     assert "all 52" in PAGE
     assert f"golden files for {len(KEPT)}" in PAGE
-    assert len(DISTRIBUTED) == 9
+    assert len(DISTRIBUTED) == 10
     assert len(EXPORTED) == 7
     assert len(QUANTISED) == 8
     assert len(SHARDED) == 5

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
+from torch import nn
 
 from contextual_rnn._numbers import shortened_text
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.serialization import load_weights, save_weights
 from contextual_rnn.serialization.file_format import parse_json, read_bytes
 from contextual_rnn.spec.networks import state_spec
+from contextual_rnn.states import InitialState
 
 FILE, CONFIG = "model.safetensors", "config.json"
 CARD = """---
@@ -77,6 +79,9 @@ class HubContextualRNN(
     shown), weights of other names, shapes or dtypes or that are not finite, another activation or other categories,
     and a file that is damaged; each names the file.
     """
+
+    def __init__(self, network: nn.Module, initial_state: InitialState):
+        super().__init__(network, initial_state)  # its backend is no matter of what is published
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_weights(self, save_directory / FILE)
