@@ -71,7 +71,7 @@ TABLES = {
         "wasserstein, less that of none": ".4f",
     },
 }
-NOT_RUN = "Not run at its full setting yet.\n"
+NOT_RUN = "not run at its full setting yet"
 # What the README says of results/NAME.json: a sentence with one figure of it.
 SAID = {
     "digits-pixel": ("{} recognised, pixel by pixel", "normal", "recognised", ".1%"),
@@ -136,7 +136,7 @@ def said(name: str) -> str:
 def filled(text: str) -> str:
     for start, kind, name in MARK.findall(text):
         if not (ROOT / "results" / f"{name}.json").exists():
-            content = f"\n{NOT_RUN}" if kind == "table" else ""
+            content = f"\n{NOT_RUN.capitalize()}.\n" if kind == "table" else f" {NOT_RUN} "
         else:
             content = f"\n{table(name)}" if kind == "table" else f" {said(name)} "
         text = fill(text, start, END, content)
