@@ -41,7 +41,8 @@ class FlatAdam:
     def differentiate(self, loss: Tensor) -> None:
         """Write the gradients of `loss` where `step` reads them."""
         grads = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
-        torch.cat([grad.flatten() for grad in grads], out=self.gradient)
+        with torch.no_grad():  # on torch 2.9 the zeros of an unused parameter require a gradient themselves
+            torch.cat([grad.flatten() for grad in grads], out=self.gradient)
 
     def step(self, learning_rate: float | Tensor, skip: Tensor | None = None) -> None:
         """Update every parameter, unless `skip`, (), is 1 and not 0: then nothing changes.
