@@ -190,13 +190,7 @@ def classification(
 
 @functools.cache
 def _functions(dtype: torch.dtype, variant: str | None) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """What says how much scratch memory is needed, and what runs; forward, then backward."""
-    scratch = _function("scratch", dtype, variant, [ctypes.c_char_p, ctypes.c_int64], ctypes.c_int64)
-    forward, backward = (
-        _function(direction, dtype, variant, [ctypes.c_char_p, ctypes.c_void_p], None)
-        for direction in ("forward", "backward")
-    )
-    return (scratch, forward), (scratch, backward)
+    return library.directions(_LAYOUTS, "fast_weights", dtype, variant)
 
 
 @functools.cache
@@ -209,7 +203,4 @@ def _classification_functions(dtype: torch.dtype, variant: str | None) -> tuple[
 
 
 def _function(name: str, dtype: torch.dtype, variant: str | None, takes: list[Any], returns: Any) -> Any:
-    built = library.load(*_LAYOUTS)
-    assert built is not None
-    assert variant is not None
-    return library.function(built, f"fast_weights_{name}", dtype, variant, takes, returns)
+    return library.function(_LAYOUTS, f"fast_weights_{name}", dtype, variant, takes, returns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from typing import Any
 
@@ -158,17 +157,4 @@ def _run(backwards: bool, given: Given, problem: bytes) -> None:
 
 @functools.cache
 def _functions(dtype: torch.dtype, variant: str | None) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """What says how much scratch memory is needed, and what runs; forward, then backward."""
-    scratch = _function("scratch", dtype, variant, [ctypes.c_char_p, ctypes.c_int64], ctypes.c_int64)
-    forward, backward = (
-        _function(direction, dtype, variant, [ctypes.c_char_p, ctypes.c_void_p], None)
-        for direction in ("forward", "backward")
-    )
-    return (scratch, forward), (scratch, backward)
-
-
-def _function(name: str, dtype: torch.dtype, variant: str | None, takes: list[Any], returns: Any) -> Any:
-    built = library.load(PROBLEM)
-    assert built is not None
-    assert variant is not None
-    return library.function(built, f"gated_{name}", dtype, variant, takes, returns)
+    return library.directions((PROBLEM,), "gated", dtype, variant)

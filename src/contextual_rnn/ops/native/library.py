@@ -63,8 +63,25 @@ def availability(*layouts: Layout) -> str:
     return "not available: not built at install, for want of a C++ compiler"
 
 
-def function(library: ctypes.CDLL, name: str, dtype: torch.dtype, variant: str, takes: list[Any], returns: Any) -> Any:
+def function(
+    layouts: tuple[Layout, ...], name: str, dtype: torch.dtype, variant: str | None, takes: list[Any], returns: Any
+) -> Any:
     """What the library exports under `name` for elements of `dtype` and an instruction set."""
+    library = load(*layouts)
+    assert library is not None
+    assert variant is not None
     exported = getattr(library, f"{name}_{DTYPES[dtype]}_{variant}")
     exported.argtypes, exported.restype = takes, returns
     return exported
+
+
+def directions(
+    layouts: tuple[Layout, ...], kernel: str, dtype: torch.dtype, variant: str | None
+) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """What says how much scratch memory a kernel needs, and what runs it; forward, then backward."""
+    scratch = function(layouts, f"{kernel}_scratch", dtype, variant, [ctypes.c_char_p, ctypes.c_int64], ctypes.c_int64)
+    forward, backward = (
+        function(layouts, f"{kernel}_{direction}", dtype, variant, [ctypes.c_char_p, ctypes.c_void_p], None)
+        for direction in ("forward", "backward")
+    )
+    return (scratch, forward), (scratch, backward)
