@@ -3,7 +3,10 @@
 import dataclasses
 import multiprocessing
 import os
+import re
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 from tests.sentences import crowded
@@ -59,6 +62,16 @@ def test_two_cores_stay_busy_through_the_paper_preset():
         alone = 110 if name.startswith("decay") else seconds[config.state] * config.epochs / 200
         ends[ends.index(min(ends))] += alone
     assert max(ends) < 1.05 * sum(ends) / 2
+
+
+@pytest.mark.parametrize(
+    ("target", "extras"), [("reproduce", ["experiments"]), ("install", ["experiments", "test,lint"])]
+)
+def test_make_installs_what_a_target_needs(target, extras):
+    words = ["make", "--always-make", "--dry-run", "--no-print-directory", target]
+    lines = subprocess.run(words, cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True).stdout
+    assert re.findall(r"\[([a-z,]+)\]", lines) == extras
+    assert lines.count("--editable") == 1, "the kernel is built once"
 
 
 def test_unknown_preset_is_refused():

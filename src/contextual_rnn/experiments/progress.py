@@ -16,7 +16,7 @@ class Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument] # at run time it 
     def __init__(self, **options: Any):
         self.on_terminal = sys.stderr.isatty()
         # Without a terminal the first line waits too: what takes no longer than that needs none.
-        lines = {} if self.on_terminal else {"mininterval": SECONDS, "delay": SECONDS, "miniters": 0}
+        lines: dict[str, Any] = {} if self.on_terminal else {"mininterval": SECONDS, "delay": SECONDS, "miniters": 0}
         super().__init__(**options, **lines)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
