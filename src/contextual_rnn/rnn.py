@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from contextual_rnn._autocast import in_autocast
+from contextual_rnn._autocast import in_autocast, no_grad
 from contextual_rnn._numbers import check_flag
 from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn._tensors import first_parameter
@@ -139,7 +139,7 @@ class ContextualRNN(nn.Module):
         if burn_in == 0:
             return sequences.run(hx)
         before, after = sequences.split("burn_in", burn_in)
-        with torch.no_grad():
+        with no_grad(sequences.input.device):
             _, carried = before.run(hx, carry=True)
         return after.run(hx, carried=carried)
 
