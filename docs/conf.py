@@ -14,6 +14,7 @@ html_title = f"contextual-rnn {release}"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 html_theme = "furo"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False
 exclude_patterns = ["figures"]
