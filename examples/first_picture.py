@@ -14,14 +14,13 @@ import torch
 import tyro
 from digits import digits
 from digits_model import SIDE, Painter, train
-from evidence import write_picture
+from evidence import PALETTE, styled, write_picture
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from contextual_rnn import NormalState
-from contextual_rnn._pictures import BLUE, GREEN, VERMILION, styled
 
-LABELS, COLOURS, COLUMNS = (0, 3, 5), (BLUE, VERMILION, GREEN), 8
+LABELS, COLOURS, COLUMNS = (0, 3, 5), PALETTE[:3], 8
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import matplotlib
 from cycler import cycler
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish.
-BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+PALETTE = BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, FAINT, GRID = "#333333", "#888888", "#DDDDDD"
 STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": FAINT,
     "axes.grid": True,
     "axes.labelcolor": INK,
-    "axes.prop_cycle": cycler(color=[BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY]),
+    "axes.prop_cycle": cycler(color=PALETTE),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 10,
@@ -28,7 +28,6 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 9,
     "legend.frameon": False,
     "legend.title_fontsize": 9,
-    "savefig.dpi": 110,
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
