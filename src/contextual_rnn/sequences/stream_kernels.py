@@ -1,0 +1,59 @@
+"""Which networks have a native kernel of one step a call, and what it is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from contextual_rnn.ops._gated import stream as gated
+from contextual_rnn.ops.native.stream import Steps
+from contextual_rnn.sequences.backend import weights_of
+from contextual_rnn.spec.rows import map_tensors, tensors_of
+from contextual_rnn.spec.tree import State
+
+_MODES = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU"}
+
+
+def _of_layers(network: nn.RNNBase, state: State, start: State, output: Tensor) -> Steps:
+    return gated.steps(network.mode, network.all_weights, tensors_of(state), tensors_of(start), output)
+
+
+def _of_a_cell(network: nn.RNNCellBase, state: State, start: State, output: Tensor) -> Steps:
+    """A cell is one layer, whose state has no axis of layers."""
+    mode = _MODES.get(type(network)) or f"RNN_{network.nonlinearity.upper()}"  # pyright: ignore[reportAttributeAccessIssue]
+    layers = [[tensor[None] for tensor in tensors_of(each)] for each in (state, start)]
+    return gated.steps(mode, [weights_of(network)], *layers, output)
+
+
+# By the class itself: a subclass may do more.
+KERNELS: dict[type[nn.Module], Callable[..., Steps]] = {
+    **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU), _of_layers),
+    **dict.fromkeys((nn.RNNCell, nn.LSTMCell, nn.GRUCell), _of_a_cell),
+}
+
+
+def serves(network: nn.Module) -> bool:
+    """Whether a kernel takes the steps of a network that is in `KINDS`, which has nothing random in them."""
+    return not (isinstance(network, nn.RNNBase) and network.training and network.dropout and network.num_layers > 1)
+
+
+def whole_state(network: nn.Module, state: State) -> State:
+    """A state as the kernel of the network has it, with no part left out."""
+    return state
+
+
+def memory_like(state: State) -> State:
+    """A copy in contiguous memory, which may be written to anywhere."""
+    with torch.inference_mode(False), torch.no_grad():
+        return map_tensors(
+            lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor), state
+        )
+
+
+def copy_into(memory: State, state: State) -> None:
+    """Copy a state into memory for it."""
+    with torch.inference_mode(False), torch.no_grad():
+        for to, tensor in zip(tensors_of(memory), tensors_of(state), strict=True):
+            to.copy_(tensor)
