@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
 from contextual_rnn._lengths import check_flags
 from contextual_rnn._sharded import as_forward
-from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, described
+from contextual_rnn._tensors import check_dense, described
 from contextual_rnn._torch_internals import increment_version
-from contextual_rnn.ops.native.memory import address_of_nothing
+from contextual_rnn.ops.native.memory import address, address_of_nothing, in_memory
+from contextual_rnn.ops.native.stream import Steps
 from contextual_rnn.sequences.backend import choose
-from contextual_rnn.sequences.batch import Model
+from contextual_rnn.sequences.model import Model
 from contextual_rnn.sequences.stream_kernels import KERNELS, copy_into, memory_like, serves, whole_state
 from contextual_rnn.sequences.stream_starts import Starts
 from contextual_rnn.spec.arguments import merged
@@ -47,8 +48,9 @@ class Stream:
         self._fixed, self._start_is_current = _is_fixed(model), False
         self._start: State | None = None
         self._output: Tensor | None = None
-        self._input: Tensor | None = None  # memory for what the kernel cannot read in place
-        self._flags: Tensor | None = None
+        # Memory for what the kernel cannot read in place.
+        self._input: Tensor | None = None
+        self._flags = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
         if state is None:
             self._start = state = self._initial(torch.arange(batch_size, device="cpu"))
             self._start_is_current = self._fixed
@@ -56,7 +58,7 @@ class Stream:
 
     @property
     def backend(self) -> str:
-        return "torch" if self._steps is None else "native"
+        return "torch" if self._native is None else "native"
 
     def __call__(
         self,
@@ -72,26 +74,25 @@ class Stream:
 
         Raises ValueError or TypeError for inputs and flags of another shape, dtype or device.
         """
-        steps, output = self._steps, self._output
-        if steps is None or output is None:
+        if self._native is None:
             return self._step_in_torch(input, reset, reset_context, arguments)
-        if arguments is not None:
-            raise ValueError(f"arguments: expected none for the network, got {', '.join(arguments)}")
+        steps, shape, dtype, one, output = self._native
         anew = 0
-        if reset is not None or reset_context is not None:
-            anew = self._address_of_flags(reset, reset_context)
+        if reset is not None or reset_context is not None or arguments is not None:
+            anew = self._address_of_flags(reset, reset_context, arguments)
+        address = 0
         try:
-            plain = (
-                type(input) in PLAIN_TENSORS
-                and input.shape == self._input_shape
-                and input.dtype is output.dtype
+            if (
+                type(input) is Tensor
+                and input.shape == shape
+                and input.dtype is dtype
                 and input.is_cpu
                 and input.is_contiguous()
-                and not input.is_neg()
-            )
-            address = input.data_ptr() if plain else 0
-        except RuntimeError:  # tensors without plain memory have no answer to some of these
-            address = 0
+                and not (one and input.is_neg())  # a negated view of more elements has gaps
+            ):
+                address = input.data_ptr()
+        except RuntimeError:  # sparse tensors, and those of torch.func, have no answer to some of these
+            pass
         steps.run(steps.problem, address or self._address_of_copy(input), anew)
         increment_version((output,))  # autograd then refuses an output that it needs and that has been overwritten
         return output
@@ -138,21 +139,23 @@ class Stream:
 
     def _begin(self, state: State) -> None:
         """Choose what takes the steps, which go on from `state`."""
-        network = self._model.network
+        network: Any = self._model.network
         backend = choose(self._model.backend, network, tensors_of(state), kinds=KERNELS)
-        self._steps = None
+        self._native: _Native | None = None
         if backend != "native" or not serves(network):
             self._state = map_tensors(_own_copy, state)
             return
         state = whole_state(network, state)
-        self._input_shape = (self.batch_size, network.input_size)
         self._state = memory_like(state)
         # C writes to memory of the stream's own, which is as large whatever `start` holds now.
         self._start = memory_like(state if self._start is None else whole_state(network, self._start))
-        h = tensors_of(state)[0]
-        with torch.inference_mode(False):
-            self._output = h.new_zeros(self.batch_size, h.shape[-1])
-        self._steps = KERNELS[type(network)](network, self._state, self._start, self._output)
+        h = tensors_of(self._state)[0]
+        if self._output is None or not _is_like(self._output, h, h.shape[-1:]):
+            with torch.inference_mode(False):
+                self._output = h.new_zeros(self.batch_size, h.shape[-1])
+        steps = KERNELS[type(network)](network, self._state, self._start, self._output)
+        width = network.input_size
+        self._native = _Native(steps, (self.batch_size, width), h.dtype, self.batch_size * width == 1, self._output)
 
     def _initial(self, rows: Tensor) -> State:
         with torch.no_grad():
@@ -176,54 +179,45 @@ class Stream:
 
     def _stored(self, memory: State, state: State) -> State:
         """`state`, in the memory that the kernel reads where there is one."""
-        if self._steps is None:
+        if self._native is None:
             return map_tensors(_own_copy, state)
         copy_into(memory, whole_state(self._model.network, state))
         return memory
 
-    def _address_of_flags(self, reset: Tensor | None, context: Any) -> int:
+    def _address_of_flags(self, reset: Any, context: Any, arguments: Mapping[str, Any] | None) -> int:
+        if arguments is not None:
+            raise ValueError(f"arguments: expected none for the network, got {', '.join(merged(arguments, {}))}")
         if reset is None:
             raise ValueError("reset_context: expected only with reset, got it alone")
-        plain = (
-            type(reset) in PLAIN_TENSORS
-            and reset.dtype is torch.bool
-            and reset.shape == self._rows
-            and reset.is_cpu
-            and reset.is_contiguous()
-        )
-        if not plain:
+        plain = type(reset) is Tensor and reset.dtype is torch.bool and reset.shape == self._rows and reset.is_cpu
+        if not (plain and reset.is_contiguous()):
             check_flags("reset", reset, {"batch": self.batch_size})
+            reset = self._flags.copy_(reset)
         if context is not None or not self._start_is_current:
             with torch.no_grad():
                 self._renew_starts(reset, context)
-        if plain:
-            return reset.data_ptr() or address_of_nothing(reset)
-        if self._flags is None:
-            self._flags = torch.zeros(self.batch_size, dtype=torch.bool, device="cpu")
-        self._flags.copy_(reset)
-        return self._flags.data_ptr()
+        return reset.data_ptr() or address_of_nothing(reset)
 
     def _address_of_copy(self, input: Tensor) -> int:
         """The input in memory of the stream's own, checked."""
-        assert self._output is not None
+        assert self._native is not None
         check_dense("input", input)
-        shape, dtype = self._input_shape, self._output.dtype
+        _, shape, dtype, *_ = self._native
         if input.shape != shape or input.dtype != dtype or not input.is_cpu:
             raise ValueError(f"input: expected {dtype} of shape {shape} on cpu, got {described(input)}")
-        if type(input) in PLAIN_TENSORS and input.is_contiguous() and not input.is_neg():
-            address_of_nothing(input)
-        if self._input is None:
-            with torch.inference_mode(False):
-                self._input = self._output.new_empty(shape)
-        with torch.no_grad():
-            self._input.copy_(input)
+        with torch.inference_mode(False), torch.no_grad():
+            if self._input is None:
+                self._input = torch.empty(shape, dtype=dtype, device="cpu")
+            tensor = in_memory(input)
+            address(tensor)  # refuses elements without memory
+            self._input.copy_(tensor)
         return self._input.data_ptr()
 
     @torch.no_grad()
     def _step_in_torch(
         self, input: Tensor, reset: Tensor | None, reset_context: Any, arguments: Mapping[str, Any] | None
     ) -> Tensor:
-        network = self._model.network
+        network: Any = self._model.network
         check_step("input", network, self._spec, input)
         if self._spec.known_time_dim == "unknown" and self._spec.step is None:
             self._spec = self._model._known_spec(input)
@@ -236,9 +230,19 @@ class Stream:
             raise ValueError("reset_context: expected only with reset, got it alone")
         run = as_forward(self._model, step_of)  # pyright: ignore[reportArgumentType]
         output, self._state = run(network, self._spec, input, self._state, **merged(arguments, {}))
-        if self._output is None or _kind(self._output) != _kind(output):
+        if self._output is None or not _is_like(self._output, output, output.shape[1:]):
             self._output = _own_copy(output)
         return self._output.copy_(output)
+
+
+class _Native(NamedTuple):
+    """The kernel's steps, what their input must be, whether that is one element, and their output."""
+
+    steps: Steps
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    one: bool
+    output: Tensor
 
 
 def _is_fixed(model: Model) -> bool:
@@ -250,5 +254,6 @@ def _own_copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
 
 
-def _kind(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.shape, tensor.dtype, tensor.device
+def _is_like(output: Tensor, tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether `output` can receive rows of `shape` that are as `tensor`."""
+    return (output.shape[1:], output.dtype, output.device) == (shape, tensor.dtype, tensor.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +14,18 @@ from contextual_rnn.sequences.backend import weights_of
 from contextual_rnn.spec.rows import map_tensors, tensors_of
 from contextual_rnn.spec.tree import State
 
-_MODES = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU"}
+_MODES: dict[type[nn.Module], str] = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU"}
 
 
 def _of_layers(network: nn.RNNBase, state: State, start: State, output: Tensor) -> Steps:
     return gated.steps(network.mode, network.all_weights, tensors_of(state), tensors_of(start), output)
 
 
-def _of_a_cell(network: nn.RNNCellBase, state: State, start: State, output: Tensor) -> Steps:
+def _of_a_cell(network: Any, state: State, start: State, output: Tensor) -> Steps:
     """A cell is one layer, whose state has no axis of layers."""
-    mode = _MODES.get(type(network)) or f"RNN_{network.nonlinearity.upper()}"  # pyright: ignore[reportAttributeAccessIssue]
-    layers = [[tensor[None] for tensor in tensors_of(each)] for each in (state, start)]
-    return gated.steps(mode, [weights_of(network)], *layers, output)
+    mode = _MODES.get(type(network)) or f"RNN_{network.nonlinearity.upper()}"
+    of_state, of_start = ([tensor[None] for tensor in tensors_of(each)] for each in (state, start))
+    return gated.steps(mode, [weights_of(network)], of_state, of_start, output)
 
 
 # By the class itself: a subclass may do more.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn.sequences.batch import Model
+from contextual_rnn.sequences.model import Model
 from contextual_rnn.spec.rows import take_of_all
 from contextual_rnn.spec.tree import State
 
