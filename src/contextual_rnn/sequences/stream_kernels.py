@@ -8,12 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contextual_rnn.layers.fast_weights import FastWeightsCell, FastWeightsRNN
+from contextual_rnn.layers.fast_weights_state import split_state
+from contextual_rnn.ops._fast_weights import stream as fast_weights
+from contextual_rnn.ops._fast_weights.dispatch import check_tensor, choose, shapes_of
+from contextual_rnn.ops._fast_weights.options import LowRank
 from contextual_rnn.ops._gated import stream as gated
 from contextual_rnn.ops.native.stream import Steps
 from contextual_rnn.sequences.backend import weights_of
 from contextual_rnn.spec.rows import map_tensors, tensors_of
 from contextual_rnn.spec.tree import State
 
+_FAST_WEIGHTS = (FastWeightsRNN, FastWeightsCell)
 _MODES: dict[type[nn.Module], str] = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU"}
 
 
@@ -28,21 +34,41 @@ def _of_a_cell(network: Any, state: State, start: State, output: Tensor) -> Step
     return gated.steps(mode, [weights_of(network)], of_state, of_start, output)
 
 
+def _of_fast_weights(network: Any, state: Any, start: Any, output: Tensor) -> Steps:
+    weights = (network.weight_ih, network.weight_hh, network.bias, network.norm_weight, network.norm_bias)
+    return fast_weights.steps(*weights, network.options, state, start, output)
+
+
 # By the class itself: a subclass may do more.
 KERNELS: dict[type[nn.Module], Callable[..., Steps]] = {
     **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU), _of_layers),
     **dict.fromkeys((nn.RNNCell, nn.LSTMCell, nn.GRUCell), _of_a_cell),
+    **dict.fromkeys(_FAST_WEIGHTS, _of_fast_weights),
 }
 
 
 def serves(network: nn.Module) -> bool:
-    """Whether a kernel takes the steps of a network that is in `KINDS`, which has nothing random in them."""
-    return not (isinstance(network, nn.RNNBase) and network.training and network.dropout and network.num_layers > 1)
+    """Whether the kernel of a network in `KERNELS` can take its steps now."""
+    if isinstance(network, _FAST_WEIGHTS):
+        return choose(network.backend, network.weight_hh) == "cpu"
+    layers_drop = isinstance(network, nn.RNNBase) and network.dropout > 0 and network.num_layers > 1
+    return not (layers_drop and network.training)
 
 
 def whole_state(network: nn.Module, state: State) -> State:
-    """A state as the kernel of the network has it, with no part left out."""
-    return state
+    """A state as the kernel of the network has it: of fast weights with A, as a matrix.
+
+    Raises ValueError or TypeError for an A that does not fit.
+    """
+    if not isinstance(network, _FAST_WEIGHTS):
+        return state
+    h, a = split_state(state)
+    assert h is not None
+    for name, tensor, shape in shapes_of(a, *h.shape):
+        check_tensor(name, tensor, shape, h)
+    if a is None:
+        return h, h.new_zeros(*h.shape, h.shape[1])
+    return h, a.dense() if isinstance(a, LowRank) else a
 
 
 def memory_like(state: State) -> State:

@@ -39,7 +39,12 @@ name = "cpu"
 _SAVED = (5, 4, 1, 1)
 
 # Multiply-adds below which waking a second thread costs more than it saves.
-WORTH_THREADS = 1_000_000
+_WORTH_THREADS = 1_000_000
+
+
+def threads_for(multiply_adds: int) -> int:
+    """On how many threads a call of so many multiply-adds runs."""
+    return torch.get_num_threads() if multiply_adds > _WORTH_THREADS else 1
 
 
 def saved_size(given: Given, settings: Settings) -> int:
@@ -142,7 +147,7 @@ def _sizes(given: Given, settings: Settings, keep: bool, output: Tensor) -> tupl
     batch, steps, input_size = inputs.shape
     width = given.weight_ih.shape[0] // _gates(settings)
     work = batch * steps * (input_size + size) * given.weight_ih.shape[0]
-    threads = torch.get_num_threads() if work > WORTH_THREADS else 1
+    threads = threads_for(work)
     return (
         settings.cell, batch, steps, input_size, width, size, given.table.shape[1], threads, settings.reverse, keep,
         *inputs.stride()[:2], *output.stride()[:2],

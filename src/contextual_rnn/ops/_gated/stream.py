@@ -36,7 +36,7 @@ def steps(
     batch, settings = len(output), Settings.of(mode, False)
     scratch_size, prepare, run = _functions(dtype, cpu.instruction_set())
     multiply_adds = batch * sum(matrix.numel() for layer in weights for matrix in layer)
-    threads = torch.get_num_threads() if multiply_adds > cpu.WORTH_THREADS else 1
+    threads = cpu.threads_for(multiply_adds)
     layers, memory = b"", [h, *c, h0, *c0, output]
     for number, (weight_ih, weight_hh, *others) in enumerate(weights):
         bias_ih, bias_hh = others[:2] if len(others) >= 2 else (None, None)
