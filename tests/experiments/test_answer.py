@@ -60,6 +60,11 @@ ANSWERS = [
     (retrieval(3) + decay(2), 2, "These are medians over 2 seeds, too few"),
     (decay(2, normal=0.0005), 0, "than the zero state; running free its error is smaller (0.005 against 0.01)."),
     (decay(2, normal=0.001), 0, "as well as the zero state; running free its error is not significantly different"),
+    (
+        decay(1, normal=0.0005),
+        0,
+        "predicts the next step better than the zero state; running free its error is smaller",
+    ),
     (decay(1)[1:], 0, "Linear cosine decay: 1 run has finished (normal), and no other state beside a zero state"),
     (decay(1)[1:], 2, "A sweep compares: contextual-rnn sweep decay --grid state=zero,normal --seeds 5."),
     (decay(1)[:1], 2, "contextual-rnn sweep decay --grid state=zero,context --seeds 5."),
