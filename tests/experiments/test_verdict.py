@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from contextual_rnn.experiments.stats.crossed import crossed_mean
-from contextual_rnn.experiments.stats.verdict import Errors, best_of, gain_over
+from contextual_rnn.experiments.stats.verdict import Errors, best_of, gain_by_step, gain_over, lasting
 
 STEPS, ARMS = 15, 5
 
@@ -89,16 +89,17 @@ def test_series_count_alike_and_missing_targets_do_not_count():
     assert errors.part(numpy.array([True, False, False, False])).mean() == 1.0
     better = Errors(errors.values - 0.5, ["a", "b", "b", "c"])
     gain = gain_over(errors, better)
-    assert (gain.gain.estimate, gain.series, gain.by_step[1].estimate) == (0.5, 2, 0.5)
+    assert (gain.gain.estimate, gain.series) == (0.5, 2)
+    assert gain_by_step(errors, better)[1].estimate == 0.5
 
 
 def test_a_gain_lasts_for_the_first_steps_whose_interval_lies_above_zero():
     rng = numpy.random.default_rng(0)
     zero, arm = planted(0.8, 3, 200, rng)
-    gain = gain_over(zero, arm)
-    assert 2 <= gain.lasts < STEPS
-    assert all(step.low > 0 for step in gain.by_step[: gain.lasts])
-    assert not gain.by_step[gain.lasts].low > 0
+    by_step = gain_by_step(zero, arm)
+    assert 2 <= lasting(by_step) < STEPS
+    assert all(step.low > 0 for step in by_step[: lasting(by_step)])
+    assert not by_step[lasting(by_step)].low > 0
 
 
 @pytest.mark.parametrize(

@@ -63,22 +63,15 @@ class Errors:
 
 @dataclass(frozen=True)
 class Gain:
-    """What `arm` gains over `baseline`: mean of baseline's error - arm's, over seeds and series, with its interval.
+    """What an arm gains over a baseline: mean of the baseline's error - the arm's, over seeds and series.
 
-    `share` is the same in shares of the baseline's mean error. `by_step` has the gain at each step from the initial
-    state, with intervals of 95 %.
+    `share` is the same in shares of the baseline's mean error.
     """
 
     gain: Interval
     share: Interval
-    by_step: tuple[Interval, ...]
     seeds: int
     series: int
-
-    @property
-    def lasts(self) -> int:
-        """How many steps from the initial state on have a gain whose interval lies above 0."""
-        return next((step for step, gain in enumerate(self.by_step) if not gain.low > 0), len(self.by_step))
 
     def verdict(self, smallest: float = SMALLEST_GAIN) -> Verdict:
         """helps: the interval lies above 0; does not help: it lies below `smallest`, a share of the baseline's error.
@@ -98,16 +91,30 @@ def gain_over(baseline: Errors, arm: Errors, arms: int = 1) -> Gain:
     Seeds and series are random, and crossed; see `crossed_mean`. Raises ValueError where the two have other seeds,
     examples or steps.
     """
-    if baseline.values.shape != arm.values.shape or list(baseline.series) != list(arm.series):
-        expected, received = baseline.values.shape, arm.values.shape
-        raise ValueError(f"arm: expected errors of the same seeds, examples and steps, {expected}, got {received}")
+    _check_alike(baseline, arm)
     gain = _mean(baseline.by_series() - arm.by_series(), 1 - (1 - CONFIDENCE) / max(arms, 1))
     mean = baseline.mean()
     share = Interval(*(value / mean if mean > 0 else math.nan for value in gain))
-    differences = baseline.values - arm.values
-    by_step = [_mean(baseline.by_series(differences[..., t : t + 1])) for t in range(differences.shape[2])]
     known = numpy.isfinite(baseline.by_series()).any(0)
-    return Gain(gain, share, tuple(by_step), baseline.seeds, int(known.sum()))
+    return Gain(gain, share, baseline.seeds, int(known.sum()))
+
+
+def gain_by_step(baseline: Errors, arm: Errors) -> list[Interval]:
+    """The gain of `arm` at each step from the initial state, with intervals of 95 %; raises as `gain_over`."""
+    _check_alike(baseline, arm)
+    differences = baseline.values - arm.values
+    return [_mean(baseline.by_series(differences[..., t : t + 1])) for t in range(differences.shape[2])]
+
+
+def lasting(by_step: Sequence[Interval]) -> int:
+    """How many steps from the initial state on have a gain whose interval lies above 0."""
+    return next((step for step, gain in enumerate(by_step) if not gain.low > 0), len(by_step))
+
+
+def _check_alike(baseline: Errors, arm: Errors) -> None:
+    if baseline.values.shape != arm.values.shape or list(baseline.series) != list(arm.series):
+        expected, received = baseline.values.shape, arm.values.shape
+        raise ValueError(f"arm: expected errors of the same seeds, examples and steps, {expected}, got {received}")
 
 
 def _mean(table: numpy.ndarray, confidence: float = CONFIDENCE) -> Interval:
