@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import functools
+import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn import ConstantState, ContextNet, ContextState, ContextualRNN, FastWeightsRNN, FreeState, NormalState
+from contextual_rnn import (
+    ConstantState,
+    ContextNet,
+    ContextState,
+    ContextualRNN,
+    FastWeightsRNN,
+    FreeState,
+    NormalState,
+)
 from contextual_rnn.experiments.config import PanelConfig
-from contextual_rnn.experiments.config.files import load_name
 from contextual_rnn.experiments.panels import Batch, Encoding
 from contextual_rnn.layers.features import Feature
+from contextual_rnn.ops._gated.cpu import supports
 from contextual_rnn.states import InitialState
 
 SCALE = 0.1  # where sigma of the normal state starts
-NATIVE = (nn.RNN, nn.LSTM, nn.GRU)
 
 
 def _torch_network(kind: type[nn.RNNBase], input_size: int, units: int) -> nn.Module:
@@ -53,7 +60,7 @@ class Sizes:
 class Past(nn.Module):
     """Features of what is known before the start: of the context, of the window of the past, or of both.
 
-        concat(ContextNet(context), ReLU(W window + b))
+    concat(ContextNet(context), ReLU(W window + b))
     """
 
     def __init__(self, sizes: Sizes, features: int, *, context: bool, window: bool):
@@ -81,74 +88,69 @@ class PanelModel(nn.Module):
     def __init__(self, config: PanelConfig, encoding: Encoding):
         super().__init__()
         sizes, arm = Sizes(encoding), config.state
-        self.arm, self.per_step, self.classes = arm, encoding.target_per == "step", sizes.classes
-        self.target_before = sizes.target_before
+        self.arm, self.sizes, self.per_step = arm, sizes, encoding.target_per == "step"
         context = bool(sizes.context) and arm in ("context", "context_window", "normal", "every_step")
         window = bool(sizes.steps) and arm in ("window", "context_window", "normal", "every_step")
         if arm == "every_step" and context:
             window = False
-        past = Past(sizes, config.features, context=context, window=window) if context or window else None
-        self.every_step = past if arm == "every_step" else None
-        width = sizes.inputs + (self.every_step.features if self.every_step is not None else 0)
-        network = NETWORKS.get(config.network) or load_name(config.network)
-        recurrent = network(width, config.units)
+        features = config.features * (context + window)
+        width = sizes.inputs + (features if arm == "every_step" else 0)
+        recurrent = _network(config.network)(width, config.units)
         if getattr(recurrent, "batch_first", None) is not True:
             raise ValueError(f"network: expected one with batch_first=True from {config.network}, got {recurrent}")
-        backend = "native" if type(recurrent) in NATIVE and native_serves(recurrent) else "auto"
-        self.rnn = ContextualRNN(recurrent, _initial_state(arm, recurrent, past), backend)
-        self.readout = nn.LazyLinear(max(sizes.classes, 1))
-        with torch.no_grad():
-            self.readout(self.rnn(torch.zeros(1, 1, width), self._any_state(recurrent))[0])
+        # In this order the arms of one seed begin with the same network and readout.
+        output, _ = recurrent(torch.zeros(1, 1, width), ConstantState(recurrent)(batch_size=1))
+        self.readout = nn.Linear(output.shape[-1], max(sizes.classes, 1))
+        past = Past(sizes, config.features, context=context, window=window) if features else None
+        native = type(recurrent) in (nn.RNN, nn.LSTM, nn.GRU) and supports(output)
+        self.rnn = ContextualRNN(recurrent, _initial_state(arm, recurrent, past), "native" if native else "auto")
+        self.every_step = past if arm == "every_step" else None
 
-    @staticmethod
-    def _any_state(recurrent: nn.Module) -> Any:
-        return ConstantState(recurrent)(batch_size=1)
-
-    def forward(
-        self, batch: Batch, generator: torch.Generator | None = None, num_samples: int | None = None
-    ) -> Tensor:
+    def forward(self, batch: Batch, generator: torch.Generator | None = None, num_samples: int | None = None) -> Tensor:
         """Predictions of `batch`; with `num_samples` row b * num_samples + s is that of draw s of the initial state."""
         inputs, lengths, known = batch.inputs, batch.lengths, None
         if self.every_step is not None:
             features = self.every_step({"context": batch.context, "window": batch.window})
             inputs = torch.cat([inputs, features[:, None].expand(-1, inputs.shape[1], -1)], 2)
         elif self.rnn.initial_state.reads_context:
-            known = {name: getattr(batch, name) for name in ("context", "window") if getattr(batch, name) is not None}
-        before = self._burn_in(batch) if self.arm == "burn_in" else None
-        if before is not None:
-            inputs, lengths = torch.cat([before, inputs], 1), lengths + before.shape[1]
+            known = {"context": batch.context, "window": batch.window}
+        if self.arm == "burn_in":
+            inputs, lengths = torch.cat([self._before(batch), inputs], 1), lengths + self.sizes.steps
         ragged = bool((lengths != inputs.shape[1]).any())
         output, _ = self.rnn(
             inputs, context=known, lengths=lengths if ragged else None, generator=generator, num_samples=num_samples
         )
-        if before is not None:
-            output = output[:, before.shape[1] :]
+        if self.arm == "burn_in":
+            output = output[:, self.sizes.steps :]
         if not self.per_step:
             last = batch.lengths if num_samples is None else batch.lengths.repeat_interleave(num_samples)
             output = output[torch.arange(len(output)), last - 1]
         prediction = self.readout(output)
-        return prediction if self.classes else prediction[..., 0]
+        return prediction if self.sizes.classes else prediction[..., 0]
 
-    def _burn_in(self, batch: Batch) -> Tensor:
-        """The inputs of the window's steps: of its first step the target before is not known."""
+    def _before(self, batch: Batch) -> Tensor:
+        """The inputs of the window's steps; of the first of them the target before is not known."""
         assert batch.window is not None
-        inputs, target = batch.window.tensor_split([batch.window.shape[2] - self._past_width(batch)], 2)
-        if self.target_before:
+        inputs, target = batch.window.tensor_split([self.sizes.coded], 2)
+        if self.sizes.target_before:
             unknown = torch.zeros_like(target[:, :1])
             unknown[..., -1] = 1  # the place of a missing target
             inputs = torch.cat([inputs, torch.cat([unknown, target[:, :-1]], 1)], 2)
         return inputs if inputs.shape[2] else inputs.new_ones(*inputs.shape[:2], 1)
 
-    def _past_width(self, batch: Batch) -> int:
-        assert batch.window is not None
-        return batch.window.shape[2] - (batch.inputs.shape[2] - self.target_before if self._has_inputs else 0)
 
-
-def native_serves(recurrent: nn.Module) -> bool:
-    """Whether the native kernel of sequences can train this network here."""
-    from contextual_rnn.ops._gated.cpu import available
-
-    return available()
+def _network(name: str) -> Callable[[int, int], nn.Module]:
+    """The function that makes the network `name`. Raises ValueError for a file without such a function."""
+    if name in NETWORKS:
+        return NETWORKS[name]
+    path, _, function = name.rpartition(":")
+    try:
+        build = runpy.run_path(path).get(function)
+    except Exception as error:
+        raise ValueError(f"network: expected a Python file that runs, got {path}: {error}") from error
+    if not callable(build):
+        raise ValueError(f"network: expected a function {function} in {path}, got {type(build).__name__}")
+    return build
 
 
 def _initial_state(arm: str, recurrent: nn.Module, past: Past | None) -> InitialState:
@@ -159,4 +161,6 @@ def _initial_state(arm: str, recurrent: nn.Module, past: Past | None) -> Initial
     if past is None:
         return NormalState(recurrent, FreeState(recurrent), SCALE)
     options: dict[str, Any] = {"features": past.features, "zero_init": True}
-    return NormalState(recurrent, past, SCALE, **options) if arm == "normal" else ContextState(recurrent, past, **options)
+    return (
+        NormalState(recurrent, past, SCALE, **options) if arm == "normal" else ContextState(recurrent, past, **options)
+    )

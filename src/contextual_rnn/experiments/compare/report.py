@@ -1,0 +1,5 @@
+REPORT = "report.html"
+
+
+def write_report(plan, answer, folder):
+    (folder / REPORT).write_text("")
