@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import check_size
-from contextual_rnn.experiments.panels.encoding import MOST_CATEGORIES, Coding, Encoding
+from contextual_rnn.experiments.panels.encoding import Encoding
 from contextual_rnn.experiments.panels.panel import Panel
-from contextual_rnn.experiments.panels.split import PARTS, Examples, Split, cut, parts_of_units
-from contextual_rnn.experiments.panels.values import Category, Column, Quantity
+from contextual_rnn.experiments.panels.split import Examples
+from contextual_rnn.experiments.panels.values import Category, Quantity
 from contextual_rnn.layers.context_net import Feature
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -115,7 +114,7 @@ class PanelData:
         }
         target, observed = self._target(rows if self.encoding.target_per == "step" else examples.sequence)
         return Batch(
-            inputs=self._inputs(rows, inside, examples),
+            inputs=self._inputs(rows, inside),
             lengths=torch.from_numpy(examples.length.astype(np.int64)),
             target=target,
             observed=observed,
@@ -134,13 +133,20 @@ class PanelData:
         """Standard deviations or absolute errors of a quantity in the target's own unit."""
         return values * self.encoding.target.std if self.encoding.target.kind == "quantity" else values
 
-    def _inputs(self, rows: Array, inside: Array, examples: Examples) -> Tensor:
+    def table_rows(self, examples: Examples) -> Array:
+        """The row of the table of each step, (N, T), from 0; -1 for steps that fill a gap, and after an end."""
+        steps = int(examples.length.max()) if len(examples) else 0
+        inside = np.arange(steps) < examples.length[:, None]
+        rows = self.panel.steps.rows
+        place = np.minimum(examples.first[:, None] + np.arange(steps), len(rows) - 1)
+        return np.where(inside, rows[place], -1)
+
+    def _inputs(self, rows: Array, inside: Array) -> Tensor:
         parts = self._coded(rows)
         if self.panel.columns.reads_itself:
-            before = rows - 1
             begins = np.zeros(len(self.panel.steps.rows) + 1, bool)
             begins[self.panel.steps.offsets] = True
-            parts += self._past_target(np.where(inside & ~begins[rows], before, -1))
+            parts += self._past_target(np.where(inside & ~begins[rows], rows - 1, -1))
         if not parts:
             parts = [np.ones((*rows.shape, 1), np.float32)]
         return torch.from_numpy(np.concatenate(parts, -1) * inside[..., None])
@@ -176,90 +182,3 @@ class PanelData:
 
 def _before(encoding: Encoding) -> list[str]:
     return replace(encoding.target, missing=True).names(f"{encoding.columns.target} before")
-
-
-def prepare(panel: Panel, split: Split | None = None, length: int | None = None) -> PanelData:
-    """Split a panel, cut it into examples of `length` steps, by default whole series, and fit codings on training rows.
-
-    Each example has a whole window before its start; neither crosses a split. Raises ValueError for a split that leaves
-    a part without an example, by time for a target a series, and by a group that the panel does not have.
-    """
-    split = Split() if split is None else split
-    if length is not None:
-        length = check_size("length", length)
-    bounds, piece, part = _runs(panel, split)
-    run, first, size = cut(bounds, panel.columns.window, length)
-    sequence = panel.sequence[piece[run]]
-    series = panel.series[sequence]
-    examples = Examples(series, panel.group[series], sequence, first, size)
-    part = part[run]
-    parts = {name: examples[part == number] for number, name in enumerate(PARTS)}
-    for name, selected in parts.items():
-        if not len(selected):
-            raise ValueError(
-                f"split: expected examples in each part, got none for {name}: {len(panel.series_names)} series of at "
-                f"most {panel.summary['steps']['longest']} steps, split by {split.by}, window of {panel.columns.window}"
-            )
-    encoding = _fit(panel, parts["train"], length)
-    summary = {**panel.summary, "examples": {name: len(selected) for name, selected in parts.items()}}
-    return PanelData(panel, encoding, **parts, summary=summary)
-
-
-def _runs(panel: Panel, split: Split) -> tuple[Array, Array, Array]:
-    """Runs of steps without a gap in one part: bounds (R, 2), their piece, their part."""
-    offsets = panel.steps.offsets
-    pieces = np.arange(len(offsets) - 1)
-    if split.by != "time":
-        return np.stack([offsets[:-1], offsets[1:]], 1), pieces, _part_of_series(panel, split)[panel.steps.series]
-    if panel.target_per == "series":
-        raise ValueError("by: expected 'series' or 'group' for a target of one value a series, got 'time'")
-    of_step = _part_of_step(panel, split)
-    first = np.union1d(offsets[:-1], np.flatnonzero(of_step[1:] != of_step[:-1]) + 1)
-    bounds = np.stack([first, np.append(first[1:], offsets[-1])], 1)
-    return bounds, np.searchsorted(offsets, first, side="right") - 1, of_step[first]
-
-
-def _part_of_step(panel: Panel, split: Split) -> Array:
-    time, steps = panel.steps.time, len(panel.steps.rows)
-    shares = split.fractions[0], split.fractions[0] + split.fractions[1]
-    if split.calendar:
-        validation, test = np.quantile(time, shares)
-        return (time >= validation).astype(np.int8) + (time >= test)
-    lengths = np.bincount(panel.steps.series, np.diff(panel.steps.offsets), len(panel.series_names)).astype(np.int64)
-    ends = np.repeat([np.round(share * lengths).astype(np.int64) for share in shares], lengths, axis=1)
-    place = np.arange(steps) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return (place >= ends[0]).astype(np.int8) + (place >= ends[1])
-
-
-def _part_of_series(panel: Panel, split: Split) -> Array:
-    labels = None
-    if split.by == "series":
-        if panel.target_per == "series" and isinstance(panel.target, Category):
-            labels = panel.target.codes
-        return parts_of_units(len(panel.series_names), split, labels)
-    if panel.columns.group is None or split.by not in ("group", panel.columns.group):
-        raise ValueError(
-            f"by: expected 'series', 'time' or the panel's group column {panel.columns.group}, got {split.by!r}"
-        )
-    return parts_of_units(len(panel.group_names), split)[panel.group]
-
-
-def _fit(panel: Panel, train: Examples, length: int | None) -> Encoding:
-    window = panel.columns.window
-    seen = np.zeros(len(panel.steps.rows) + 1, np.int32)
-    np.add.at(seen, train.first - window, 1)
-    np.add.at(seen, train.first + train.length, -1)
-    rows = np.flatnonzero(np.cumsum(seen)[:-1] > 0)
-    sequences = np.unique(train.sequence)
-
-    def fit(column: Column, rows: Array, most: int | None = None) -> Coding:
-        return Coding.fit(column.take(rows), most)
-
-    return Encoding(
-        columns=panel.columns,
-        inputs={name: fit(column, rows, MOST_CATEGORIES) for name, column in panel.inputs.items()},
-        context={name: fit(column, sequences) for name, column in panel.context.items()},
-        target=fit(panel.target, rows if panel.target_per == "step" else sequences),
-        target_per=panel.target_per,
-        length=length,
-    )

@@ -113,7 +113,7 @@ class Coding:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Coding:
-        return cls(**{**values, "categories": tuple(values["categories"])})
+        return cls(**(values | {"categories": tuple(values["categories"])}))
 
 
 @dataclass(frozen=True)

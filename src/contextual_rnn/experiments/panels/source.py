@@ -35,7 +35,8 @@ def open_table(table: Any, names: Sequence[str] | None = None) -> Source:
         return _open_files(_files_of(Path(table)), names, str(table))
     if isinstance(table, list | tuple) and table and all(isinstance(path, str | os.PathLike) for path in table):
         files = [file for path in table for file in _files_of(Path(path))]
-        return _open_files(files, names, f"{table[0]} and {len(table) - 1} more" if len(table) > 1 else str(table[0]))
+        name = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        return _open_files(files, names, name)
     return _open_memory(table, names)
 
 
@@ -45,6 +46,13 @@ def require_pyarrow() -> Any:
     except ImportError as error:
         raise ImportError('pyarrow is not installed: pip install "contextual-rnn[compare]"') from error
     return pyarrow
+
+
+def compute(function: str, *arguments: Any) -> Any:
+    """The result of a function of pyarrow.compute, most of which its stubs do not have."""
+    import pyarrow.compute
+
+    return pyarrow.compute.call_function(function, list(arguments))
 
 
 def _files_of(path: Path) -> list[Path]:

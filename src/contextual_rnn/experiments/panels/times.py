@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn.experiments.panels.source import Source
+from contextual_rnn.experiments.panels.source import Source, compute
 
 Array = np.ndarray[Any, np.dtype[Any]]
 REGULAR = 0.5  # the share of neighbours that must be one step apart
@@ -43,7 +43,6 @@ def read_times(source: Source, name: str) -> Times:
     differ. Raises ValueError for text that is no date, and other types.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     kind = source.types[name]
     if pa.types.is_dictionary(kind):
@@ -60,9 +59,9 @@ def read_times(source: Source, name: str) -> Times:
         if pa.types.is_dictionary(chunk.type):
             chunk = chunk.cast(chunk.type.value_type)
         rows = slice(row, row + len(chunk))
-        missing[rows] = pc.is_null(chunk, nan_is_null=True).to_numpy(zero_copy_only=False)
+        missing[rows] = chunk.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
         chunk = _as_numbers(name, chunk, row)
-        values[rows] = pc.fill_null(chunk, 0).to_numpy(zero_copy_only=False)
+        values[rows] = chunk.fill_null(0).to_numpy(zero_copy_only=False)
         row += len(chunk)
     zone = kind.tz if pa.types.is_timestamp(kind) else None
     times = Times(values, missing, dates or text)
@@ -71,14 +70,13 @@ def read_times(source: Source, name: str) -> Times:
 
 def _as_numbers(name: str, chunk: Any, row: int) -> Any:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type):
         try:
-            chunk = pc.cast(chunk, pa.timestamp("us"))
+            chunk = chunk.cast(pa.timestamp("us"))
         except pa.ArrowInvalid:
             try:
-                chunk = pc.cast(chunk, pa.timestamp("us", "UTC"))
+                chunk = chunk.cast(pa.timestamp("us", "UTC"))
             except pa.ArrowInvalid as error:
                 raise ValueError(
                     f"{name}: expected dates such as 2020-12-31 or 2020-12-31T23:59, got {error}"
@@ -86,19 +84,18 @@ def _as_numbers(name: str, chunk: Any, row: int) -> Any:
     if pa.types.is_date(chunk.type) or pa.types.is_timestamp(chunk.type):
         zone = chunk.type.tz if pa.types.is_timestamp(chunk.type) else None
         try:
-            return pc.cast(chunk, pa.timestamp("us", zone), safe=False).cast(pa.int64())
+            return chunk.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
         except pa.ArrowInvalid as error:
             raise ValueError(f"{name}: expected dates that fit 64 bits, got {error}") from None
     if pa.types.is_integer(chunk.type):
-        return pc.cast(chunk, pa.int64(), safe=False)
-    return pc.cast(chunk, pa.float64(), safe=False)
+        return chunk.cast(pa.int64(), safe=False)
+    return chunk.cast(pa.float64(), safe=False)
 
 
 def _local_values(values: Array, zone: str) -> Array:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    local = pc.local_timestamp(pa.array(values).cast(pa.timestamp("us", zone)))
+    local = compute("local_timestamp", pa.array(values).cast(pa.timestamp("us", zone)))
     return local.cast(pa.int64()).to_numpy(zero_copy_only=False)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn.experiments.panels.source import Source
+from contextual_rnn.experiments.panels.source import Source, compute
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -113,18 +113,17 @@ def _read_quantity(source: Source, name: str, dtype: Any) -> Quantity:
 
 def _numbers(name: str, chunk: Any, row: int) -> Array:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if pa.types.is_dictionary(chunk.type):
         chunk = chunk.cast(chunk.type.value_type)
     if pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type):
-        chunk = pc.utf8_trim_whitespace(chunk)
+        chunk = compute("utf8_trim_whitespace", chunk)
         try:
-            return pc.cast(chunk, pa.float64()).to_numpy(zero_copy_only=False)
+            return chunk.cast(pa.float64()).to_numpy(zero_copy_only=False)
         except pa.ArrowInvalid:
             place, text = next((place, text) for place, text in enumerate(chunk.to_pylist()) if not is_number(text))
             raise ValueError(f"{name}: expected numbers, got {text!r} in row {row + place + 1}") from None
-    return pc.cast(chunk, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return chunk.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
 def is_number(text: str | None) -> bool:
@@ -138,24 +137,22 @@ def is_number(text: str | None) -> bool:
 def read_codes(source: Source, name: str) -> tuple[Array, Any]:
     """Codes (n,), -1 where missing, of the distinct values of a column, an Arrow array in their order of appearance."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     chunks = [chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode() for chunk in source.read(name)]
     if not chunks:
         return np.empty(0, np.int32), pa.array([], pa.string())
     column = pa.chunked_array(chunks).unify_dictionaries()
     dictionary = column.chunk(0).dictionary if len(column.chunks) else pa.array([], pa.string())
-    codes = np.concatenate([pc.fill_null(chunk.indices.cast(pa.int32()), -1).to_numpy() for chunk in column.chunks])
+    codes = np.concatenate([chunk.indices.cast(pa.int32()).fill_null(-1).to_numpy() for chunk in column.chunks])
     # A dictionary may hold values twice, missing ones, and values that no row has.
     return _compact(codes.astype(np.int32, copy=False), dictionary)
 
 
 def _compact(codes: Array, dictionary: Any) -> tuple[Array, Any]:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     distinct = dictionary.dictionary_encode()
-    same = pc.fill_null(distinct.indices.cast(pa.int32()), -1).to_numpy(zero_copy_only=False)
+    same = distinct.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
     if len(same) == 0:
         return codes, dictionary
     used = np.zeros(len(same), bool)
@@ -175,7 +172,6 @@ def _read_category(source: Source, name: str) -> Category:
 
 def _read_members(source: Source, name: str, separator: str) -> Members:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     sizes, flat = [], []
     for chunk in source.read(name):
@@ -183,8 +179,8 @@ def _read_members(source: Source, name: str, separator: str) -> Members:
             chunk = chunk.cast(chunk.type.value_type)
         if separator:
             chunk = _split_text(name, chunk, separator)
-        sizes.append(pc.fill_null(pc.list_value_length(chunk).cast(pa.int32()), -1).to_numpy(zero_copy_only=False))
-        flat.append(pc.list_flatten(chunk))
+        sizes.append(compute("list_value_length", chunk).cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False))
+        flat.append(compute("list_flatten", chunk))
     members = Source(name, sum(map(len, flat)), {}, lambda _: iter(flat))
     codes, values = read_codes(members, name)
     size = np.concatenate([np.empty(0, np.int32), *sizes])
@@ -199,10 +195,10 @@ def _split_text(name: str, chunk: Any, separator: str) -> Any:
 
     if not pa.types.is_string(chunk.type) and not pa.types.is_large_string(chunk.type):
         raise ValueError(f"{name}: expected text with members separated by {separator!r}, got {chunk.type}")
-    lists = pc.split_pattern(chunk, separator)
-    flat = pc.utf8_trim_whitespace(pc.list_flatten(lists))
-    keep = pc.not_equal(flat, "")
-    parents = pc.list_parent_indices(lists).filter(keep).to_numpy()
+    lists = pc.call_function("split_pattern", [chunk], pc.SplitPatternOptions(separator))
+    flat = compute("utf8_trim_whitespace", compute("list_flatten", lists))
+    keep = compute("not_equal", flat, "")
+    parents = compute("list_parent_indices", lists).filter(keep).to_numpy()
     sizes = np.bincount(parents, minlength=len(chunk)).astype(np.int32)
     offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32))
-    return pa.ListArray.from_arrays(offsets, flat.filter(keep), mask=pc.is_null(chunk))
+    return pa.ListArray.from_arrays(offsets, flat.filter(keep), mask=chunk.is_null())
