@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from contextual_rnn.experiments import interrupts
+from contextual_rnn.experiments.cli.compare import Compare, Predict
 from contextual_rnn.experiments.cli.generate import Generate
 from contextual_rnn.experiments.cli.info import Info
 from contextual_rnn.experiments.cli.report import Report
@@ -42,6 +43,8 @@ COMMANDS = {
     "sweep": Sweep,
     "results": Results,
     "report": Report,
+    "compare": Compare,
+    "predict": Predict,
     "generate": Generate,
     "info": Info,
 }

@@ -17,9 +17,10 @@ from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.compare.answer import Answer, answer_of
 from contextual_rnn.experiments.compare.plan import Plan
 from contextual_rnn.experiments.compare.runs import RUNS, Watch, tested_arms, train_all
-from contextual_rnn.experiments.compare.winner import Predictor
+from contextual_rnn.experiments.compare.winner import Predictor, write_table
 from contextual_rnn.experiments.config import BASELINE, CONTROLS, Config, PanelConfig, arms_for
 from contextual_rnn.experiments.panels import Columns, Split
+from contextual_rnn.experiments.panels.source import open_table
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.weights import load_task
@@ -160,17 +161,12 @@ def table_files(table: Any, columns: Columns, folder: Place) -> list[str]:
     if not isinstance(folder, Path):
         raise ValueError(f"table: expected a file that all workers can read, got a {type(table).__name__}")
     import pyarrow
-    import pyarrow.parquet
-
-    from contextual_rnn.experiments.panels.source import open_table
 
     source = open_table(table, columns.names)
     names = [name for name in columns.names if name in source.types]
     arrays = {name: pyarrow.chunked_array(list(source.read(name)), source.types[name]) for name in names}
     folder.mkdir(parents=True, exist_ok=True)
-    buffer = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table(arrays), buffer)
-    write_whole(folder / TABLE, buffer.getvalue().to_pybytes())
+    write_table(pyarrow.table(arrays), folder / TABLE)
     return [str((folder / TABLE).absolute())]
 
 

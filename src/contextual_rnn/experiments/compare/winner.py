@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy
 import safetensors.torch
 import torch
 
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.config import PanelConfig
-from contextual_rnn.experiments.panels import Encoding
+from contextual_rnn.experiments.panels import Encoding, Examples, PanelData, prepare_new
 from contextual_rnn.experiments.runs.json_file import read_json
+from contextual_rnn.experiments.tasks.panel import parts_of, predicted
 from contextual_rnn.experiments.tasks.panel_model import PanelModel
 from contextual_rnn.serialization.file_format import check_tensors, read_safetensors
 
@@ -55,6 +58,43 @@ class Predictor:
         _load(model, Path(folder) / WEIGHTS)
         return cls(model, config, encoding)
 
+    def predict(self, table: Any) -> Any:
+        """Predictions for a table of the same columns, which may lack the target, as an Arrow table.
+
+        Columns: `series`; `row`, the row of the table, from 0, where the target is one of every step; `prediction`, in
+        the target's own unit, or the most probable class with its `probability`; of a distribution of states `low` and
+        `high` too, the 5 % and 95 % quantiles over draws of the state. Steps within the first window of a series, and
+        those that fill a gap, have no prediction. Raises ValueError or TypeError for a table that is refused.
+        """
+        import pyarrow
+
+        data = prepare_new(table, self.encoding)
+        parts = [self._part(data, examples) for examples in parts_of(data.test)]
+        return pyarrow.concat_tables(parts, promote_options="permissive")
+
+    @torch.no_grad()
+    def _part(self, data: PanelData, examples: Examples) -> Any:
+        import pyarrow
+
+        batch, per_step = data.batch(examples), data.target.per == "step"
+        prediction, draws = predicted(self.model, batch)
+        rows = data.table_rows(examples) if per_step else None
+        known = torch.ones(len(examples), dtype=torch.bool) if rows is None else torch.from_numpy(rows >= 0)
+        codes = examples.series if rows is None else numpy.repeat(examples.series, (rows >= 0).sum(1))
+        columns: dict[str, Any] = {"series": [data.panel.series_names[code] for code in codes]}
+        if rows is not None:
+            columns["row"] = rows[rows >= 0]
+        if data.target.kind == "category":
+            probability, place = prediction.softmax(-1).max(-1)
+            columns["prediction"] = [data.target.classes[index] for index in place[known].tolist()]
+            columns["probability"] = probability[known].numpy()
+        else:
+            columns["prediction"] = data.unscale(prediction)[known].numpy()
+            if draws is not None:
+                for name, level in (("low", 0.05), ("high", 0.95)):
+                    columns[name] = data.unscale(draws.quantile(level, 1))[known].numpy()
+        return pyarrow.table(columns)
+
 
 def _load(model: PanelModel, path: Path) -> None:
     try:
@@ -63,3 +103,15 @@ def _load(model: PanelModel, path: Path) -> None:
     except (OSError, ValueError) as error:
         raise ValueError(f"weights: expected those of the model in {path}, got others: {error}") from error
     model.load_state_dict(tensors)
+
+
+def write_table(table: Any, path: Path) -> None:
+    """Write an Arrow table as Parquet or, where the name ends in .csv, as CSV; a reader sees it whole or not at all."""
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    buffer = pyarrow.BufferOutputStream()
+    write = pyarrow.csv.write_csv if path.suffix == ".csv" else pyarrow.parquet.write_table
+    write(table, buffer)
+    write_whole(path, buffer.getvalue().to_pybytes())

@@ -99,14 +99,10 @@ class PanelTask(Task[Kept]):
         train = self._data.train
         numbers = len(train) * int(train.length.max()) * (len(self._data.inputs) + 2)
         self._whole = self._data.batch(train) if numbers <= WHOLE else None
-        self._validated = [self._data.batch(part) for part in _parts(self._data.validation, MOST_VALIDATED)]
+        self._validated = [self._data.batch(part) for part in parts_of(self._data.validation, MOST_VALIDATED)]
         passes = math.ceil(LEAST_STEPS * config.batch_size / len(train))
         self.training = (torch.arange(len(train), device="cpu").repeat(passes),)
         self.validation = (torch.arange(len(self._data.validation), device="cpu"),)
-
-    @property
-    def random(self) -> bool:
-        return self._config.state == "normal"
 
     def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice | None = None) -> Tensor:
         index = batch[0][rows or slice(None)]
@@ -114,7 +110,7 @@ class PanelTask(Task[Kept]):
             examples = self._data.batch(self._data.train[index.numpy()])
         else:
             examples = _taken(self._whole, index)
-        if not self.random:
+        if self._config.state != "normal":
             return _mean(self._errors(self.model.model(examples), examples), examples.observed)
         count = self._config.samples
         draws = self.model.model(examples, generator, count).unflatten(0, (-1, count))
@@ -129,7 +125,7 @@ class PanelTask(Task[Kept]):
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64)
         for batch in self._validated:
-            errors = self._errors(self._predicted(batch)[0], batch)
+            errors = self._errors(predicted(self.model.model, batch)[0], batch)
             sums += torch.stack([errors[batch.observed].double().sum(), batch.observed.sum().double()])
         error = float(sums[0] / sums[1])
         self.model.record(error)
@@ -145,9 +141,9 @@ class PanelTask(Task[Kept]):
         data, test = self._data, self._data.test
         steps = int(test.length.max()) if self._data.target.per == "step" else 1
         parts: dict[str, list[Tensor]] = {}
-        for examples in _parts(test):
+        for examples in parts_of(test):
             batch = data.batch(examples)
-            prediction, draws = self._predicted(batch)
+            prediction, draws = predicted(self.model.model, batch)
             scores = {"errors": self._errors(prediction, batch)}
             if data.target.kind == "quantity":
                 ranked = crps(draws, batch.target) if draws is not None else (prediction - batch.target).abs()
@@ -165,7 +161,7 @@ class PanelTask(Task[Kept]):
     def diagnose(self) -> Diagnosis | None:
         if self._config.state in ("zero", "burn_in", "every_step"):
             return None
-        batch = self._data.batch(next(iter(_parts(self._data.validation, DIAGNOSED))))
+        batch = self._data.batch(next(iter(parts_of(self._data.validation, DIAGNOSED))))
         lengths = batch.lengths if bool((batch.lengths != batch.inputs.shape[1]).any()) else None
 
         def losses() -> Tensor:
@@ -179,18 +175,19 @@ class PanelTask(Task[Kept]):
         finally:
             rnn.backend = backend
 
-    def _predicted(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The prediction, and the draws that it is the mean of where the state is random."""
-        if not self.random:
-            return self.model.model(batch), None
-        draws = self.model.model(batch, generator_for("evaluation"), DRAWS).unflatten(0, (-1, DRAWS))
-        return (_mean_probability(draws) if self._data.target.kind == "category" else draws.mean(1)), draws
-
     def _errors(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Of every target, known or not."""
         if self._data.target.kind == "category":
             return _cross_entropy(prediction, batch.target)
         return (prediction - batch.target).square()
+
+
+def predicted(model: PanelModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """The prediction of a model, and the draws (B, S, ...) that it is the mean of where the state is random."""
+    if model.arm != "normal":
+        return model(batch), None
+    draws = model(batch, generator_for("evaluation"), DRAWS).unflatten(0, (-1, DRAWS))
+    return (_mean_probability(draws) if model.sizes.classes else draws.mean(1)), draws
 
 
 def crps(draws: Tensor, target: Tensor) -> Tensor:
@@ -218,7 +215,7 @@ def _mean(errors: Tensor, observed: Tensor) -> Tensor:
     return (errors * observed).sum() / observed.sum().clamp(min=1)
 
 
-def _parts(examples: Examples, most: int | None = None) -> list[Examples]:
+def parts_of(examples: Examples, most: int | None = None) -> list[Examples]:
     """The examples, or `most` of them evenly, in parts of `EVALUATED`."""
     count = len(examples)
     index = numpy.arange(count) if most is None or count <= most else numpy.linspace(0, count - 1, most).astype(int)
