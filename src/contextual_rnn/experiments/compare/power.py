@@ -29,6 +29,7 @@ from contextual_rnn.experiments.training.threads import threads
 CASES: tuple[tuple[Truth, float], ...] = (
     ("nothing", 0.5), ("context", 0.5), ("past", 0.5), ("context", 0.2), ("past", 0.2)
 )  # fmt: skip
+ARMS = ("zero", "free", "context", "window")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Power:
             table = planted_table(truth, share, series=series, steps=self.length, seed=seed)
             plan = plan_of_table(
                 table_files(table, COLUMNS, Path(folder)), COLUMNS, Split(seed=seed), None, seeds=self.seeds,
-                units=(self.units,), learning_rates=(1e-2,), steps=self.steps,
+                units=(self.units,), learning_rates=(1e-2,), steps=self.steps, arms=ARMS,
             )  # fmt: skip
             final = plan.final(plan.chosen([]))
             for name, config in final.items():
