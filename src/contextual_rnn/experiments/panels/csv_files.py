@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from csv import reader as csv_reader
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def _read_one(file: Path, names: Sequence[str] | None) -> Any:
         raise ValueError(f"table: expected a first line that names the columns, got the empty file {str(file)!r}")
     delimiter = max(DELIMITERS, key=head[0].count)
     comma = delimiter == ";" and any(DECIMAL_COMMA.search(line) for line in head[1:])
-    header = [name.strip().strip('"') for name in head[0].split(delimiter)]
+    header = next(csv_reader(head[:1], delimiter=delimiter))
+    if double := [name for name in header if header.count(name) > 1 and name]:
+        raise ValueError(f"table: expected each column once, got {double[0]!r} twice in {str(file)!r}")
     wanted = None if names is None else [name for name in names if name in header]
     options = csv.ConvertOptions(
         include_columns=wanted,
@@ -51,6 +54,10 @@ def _read_one(file: Path, names: Sequence[str] | None) -> Any:
     except pa.ArrowException as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"table: expected a CSV file of UTF-8 text, got {str(file)!r}: {reason}") from None
+    for field in table.schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_binary(kind):
+            raise ValueError(f"{field.name}: expected UTF-8 text, got other bytes in {str(file)!r}")
     if wanted is not None:  # the rest has no values to read, only names to show
         for name in dict.fromkeys(header):
             if name not in table.column_names:

@@ -41,6 +41,7 @@ def prepare(panel: Panel, split: Split | None = None, length: int | None = None)
         _check_parts(panel, split, parts)
     counts = _rows_by_reason(panel, examples, reasons)
     summary = _summary(panel, counts) | {"split": split.by}
+    summary["warnings"] += _new_gaps(panel, encoding)
     summary["examples"] = {name: len(selected) for name, selected in parts.items()}
     summary["series by part"] = {name: len(np.unique(selected.series)) for name, selected in parts.items()}
     return PanelData(panel, encoding, **parts, summary=summary)
@@ -55,7 +56,7 @@ def prepare_new(table: Any, encoding: Encoding) -> PanelData:
     offsets = panel.steps.offsets
     _, examples = _examples(panel, np.stack([offsets[:-1], offsets[1:]], 1), panel.steps.series, encoding.length)
     summary = _summary(panel, _rows_by_reason(panel, examples, {}))
-    summary["warnings"] = [*summary["warnings"], *_unseen(panel, encoding)]
+    summary["warnings"] += [*_unseen(panel, encoding), *_new_gaps(panel, encoding)]
     summary["examples"] = {"train": 0, "validation": 0, "test": len(examples)}
     none = examples[np.zeros(len(examples), bool)]
     return PanelData(panel, encoding, none, none, examples, summary)
@@ -176,6 +177,15 @@ def _summary(panel: Panel, counts: dict[str, int]) -> dict[str, Any]:
     new = {"read": rows["read"], "used": rows["read"] - sum(left_out.values()), "left out": left_out}
     warnings = [f"rows left out because of {reason}: {count}" for reason, count in counts.items()]
     return {**panel.summary, "rows": new, "warnings": [*panel.summary["warnings"], *warnings]}
+
+
+def _new_gaps(panel: Panel, encoding: Encoding) -> list[str]:
+    """A sentence on each column with missing values of which training had none."""
+    return [
+        f"{name}: training has no missing values, {int(column.missing.sum())} elsewhere count as average or unknown"
+        for name, column in {**panel.inputs, **panel.context}.items()
+        if column.missing.any() and not (encoding.inputs | encoding.context)[name].missing
+    ]
 
 
 def _unseen(panel: Panel, encoding: Encoding) -> list[str]:

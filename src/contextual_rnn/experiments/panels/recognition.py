@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from contextual_rnn.experiments.panels.source import Source
@@ -40,16 +41,23 @@ def doubts(name: str, column: Column) -> str | None:
     if not isinstance(column, Category) or not isinstance(column.categories[0], str):
         return None
     texts: list[Any] = column.categories[:LOOKED_AT]
-    others = [text for text in texts if not is_number(text)]
-    if not others:
+    if all(map(is_number, texts)):
         return f"{name}: its texts are all numbers and are read as categories; as numbers: {_saying(name, 'quantity')}"
-    if len(texts) - len(others) > MISTAKES * len(texts):
-        row = int((column.codes == column.categories.index(others[0])).argmax()) + 1
-        raise ValueError(
-            f"{name}: expected numbers, as most of its values are, got {others[0]!r} in row {row} "
-            f"(and {len(others) - 1} other texts); if they are names: {_saying(name, 'category')}"
-        )
+    check_no_numbers(name, texts, column)
     return None
+
+
+def check_no_numbers(name: str, texts: Sequence[Any], column: Category | None = None) -> None:
+    """Raises ValueError for texts of which most but not all are numbers; they are rows, or values of `column`."""
+    others = [text for text in texts if not is_number(text)]
+    if not others or len(texts) - len(others) <= MISTAKES * len(texts):
+        return
+    place = texts.index(others[0])
+    row = place if column is None else int((column.codes == place).argmax())
+    raise ValueError(
+        f"{name}: expected numbers, as most of its values are, got {others[0]!r} in row {row + 1} "
+        f"(and {len(others) - 1} other texts); if they are names: {_saying(name, 'category')}"
+    )
 
 
 def _labels(name: str, column: Quantity) -> str | None:

@@ -67,7 +67,10 @@ class Examples:
 
 
 def parts_of_units(units: int, split: Split, labels: Indices | None = None) -> Indices:
-    """The part, 0 to 2, of each of `units` series or groups; with `labels` each part has its share of every label."""
+    """The part, 0 to 2, of each of 3 or more series or groups; with `labels` each has its share of every label."""
+    if units < len(PARTS):
+        unit = "series" if split.by == "series" else "groups"
+        raise ValueError(f"split: expected at least {len(PARTS)} {unit}, one for each part, got {units}")
     generator = np.random.default_rng(split.seed)
     order = generator.permutation(units)
     if labels is not None:

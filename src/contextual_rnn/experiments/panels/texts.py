@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from contextual_rnn.experiments.panels.columns import Columns
+from contextual_rnn.experiments.panels.recognition import LOOKED_AT, check_no_numbers
 from contextual_rnn.experiments.panels.source import Source
 from contextual_rnn.experiments.panels.steps import Steps
 from contextual_rnn.experiments.panels.values import Category
@@ -29,7 +30,12 @@ def tokens_of(source: Source, columns: Columns) -> str | None:
     arrow = source.types[columns.target]
     arrow = arrow.value_type if pa.types.is_dictionary(arrow) else arrow
     alone = columns.time is None and set(columns.inputs) <= {columns.target}
-    return "characters" if alone and (pa.types.is_string(arrow) or pa.types.is_large_string(arrow)) else None
+    if not alone or not (pa.types.is_string(arrow) or pa.types.is_large_string(arrow)):
+        return None
+    for chunk in source.read(columns.target):
+        check_no_numbers(columns.target, chunk.slice(0, LOOKED_AT).to_pylist())
+        break
+    return "characters"
 
 
 def read_texts(source: Source, columns: Columns, kind: str) -> tuple[Category, Steps, str, dict[str, int]]:
