@@ -143,12 +143,10 @@ def _kind(word: str) -> tuple[str, str]:
 def _dry_run(plan: Plan, count: int) -> None:
     from tqdm import tqdm
 
-    from contextual_rnn.experiments.config import PanelConfig
+    from contextual_rnn.experiments.compare.report import understood
     from contextual_rnn.experiments.sweeps.estimate import estimated_seconds
-    from contextual_rnn.experiments.tasks.panel import data_of
 
-    if isinstance(plan.base, PanelConfig):
-        print(data_of(plan.base).describe())
+    print(understood(plan))
     search = plan.search()
     final = plan.final({arm: {name: values[-1] for name, values in plan.grid.items()} for arm in plan.arms})
     configs = [*search.values(), *(config for name, config in final.items() if name not in search)]
