@@ -96,9 +96,9 @@ class Answer:
         if self.verdict == "does not help":
             return f"{text}: a gain of {percent(self.smallest)} or more is excluded."
         needed = self.series_needed()
-        return (
-            f"{text}." if needed is None else f"{text}, or test on about {needed} series, if the gain stays as it is."
-        )
+        if needed is None:
+            return f"{text}."
+        return f"{text}; a gain of this size needs about {needed} test series to be significant."
 
     def series_needed(self) -> int | None:
         """Test series with which the interval would exclude 0 if the gain stays as it is; None for no gain."""

@@ -23,11 +23,11 @@ def gains_figure(gains: Mapping[str, Interval], chosen: str) -> Figure:
         colour = COLOURS["context"] if name == chosen else INK
         axes.plot([gain.low, gain.high], [row, row], color=colour, lw=1.8, solid_capstyle="butt")
         axes.plot([gain.estimate], [row], "o", color=colour, ms=5)
-    axes.set_yticks(range(len(gains)), list(gains), fontsize=8)
+    axes.set_yticks(range(len(gains)), list(gains), fontsize=9)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("gain over the zero state, share of its test error")
+    axes.set_xlabel("gain over the zero state")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#DDDDDD", lw=0.6)
