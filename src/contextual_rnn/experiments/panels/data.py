@@ -12,6 +12,7 @@ from torch import Tensor
 from contextual_rnn.experiments.panels.encoding import Encoding
 from contextual_rnn.experiments.panels.panel import Panel
 from contextual_rnn.experiments.panels.split import Examples
+from contextual_rnn.experiments.panels.understood import understood
 from contextual_rnn.experiments.panels.values import Category, Quantity
 from contextual_rnn.layers.context_net import Feature
 
@@ -123,6 +124,11 @@ class PanelData:
             series=torch.from_numpy(examples.series.astype(np.int64)),
             group=torch.from_numpy(examples.group.astype(np.int64)),
         )
+
+    def describe(self) -> str:
+        """What was understood of the table, as text."""
+        columns, encoding = self.panel.columns, self.encoding
+        return understood(columns, self.summary, self.inputs, self.window, encoding.length)
 
     def unscale(self, values: Tensor) -> Tensor:
         """Predictions of a quantity in the target's own unit; of a category unchanged."""

@@ -113,7 +113,8 @@ class Coding:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Coding:
-        return cls(**(values | {"categories": tuple(values["categories"])}))
+        arguments: dict[str, Any] = {**values, "categories": tuple(values["categories"])}
+        return cls(**arguments)
 
 
 @dataclass(frozen=True)

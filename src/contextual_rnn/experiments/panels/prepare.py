@@ -40,7 +40,8 @@ def prepare(panel: Panel, split: Split | None = None, length: int | None = None)
         reasons["a class that training lacks"] = used & new[examples.sequence]
         _check_parts(panel, split, parts)
     counts = _rows_by_reason(panel, examples, reasons)
-    summary = _summary(panel, counts) | {"split": split.by}
+    summary = _summary(panel, counts)
+    summary["split"] = split.by
     summary["warnings"] += _new_gaps(panel, encoding)
     summary["examples"] = {name: len(selected) for name, selected in parts.items()}
     summary["series by part"] = {name: len(np.unique(selected.series)) for name, selected in parts.items()}
