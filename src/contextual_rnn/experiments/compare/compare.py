@@ -26,7 +26,7 @@ from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.weights import load_task
 from contextual_rnn.experiments.stats.verdict import SMALLEST_GAIN
 from contextual_rnn.experiments.sweeps.workers import local_workers
-from contextual_rnn.experiments.tasks.panel import LEAST_STEPS, data_of, panel_text
+from contextual_rnn.experiments.tasks.panel import data_of, panel_text, passes_of
 from contextual_rnn.experiments.training.threads import cores
 
 ANSWER, WINNER, TABLE = "answer.json", "winner", "table.parquet"
@@ -102,7 +102,7 @@ def plan_of_table(
     config = PanelConfig(panel=panel_text(list(files), columns, split, length), data=_hash(files), network=network)
     examples = len(data_of(config).train)
     batch = LARGE_BATCH if examples >= 100 * LARGE_BATCH else min(SMALL_BATCH, examples)
-    per_epoch = max(LEAST_STEPS, math.ceil(examples / batch))
+    per_epoch = math.ceil(passes_of(examples, batch) * examples / batch)
     config = dataclasses.replace(config, batch_size=batch, epochs=max(1, round(steps / per_epoch)))
     grid = {"units": tuple(units), "learning_rate": tuple(learning_rates)}
     chosen = tuple(dict.fromkeys((BASELINE, *(arms or possible))))

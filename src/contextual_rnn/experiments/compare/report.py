@@ -81,7 +81,7 @@ def render(plan: Plan, answer: Answer, folder: Path) -> str:
 
 def understood(plan: Plan) -> str:
     """The table in plain words, empty for a task."""
-    return json.dumps(data_of(plan.base).summary, indent=1, default=str) if isinstance(plan.base, PanelConfig) else ""
+    return data_of(plan.base).describe() if isinstance(plan.base, PanelConfig) else ""
 
 
 def _subject(plan: Plan, answer: Answer) -> str:

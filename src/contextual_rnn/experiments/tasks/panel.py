@@ -100,7 +100,7 @@ class PanelTask(Task[Kept]):
         numbers = len(train) * int(train.length.max()) * (len(self._data.inputs) + 2)
         self._whole = self._data.batch(train) if numbers <= WHOLE else None
         self._validated = [self._data.batch(part) for part in parts_of(self._data.validation, MOST_VALIDATED)]
-        passes = math.ceil(LEAST_STEPS * config.batch_size / len(train))
+        passes = passes_of(len(train), config.batch_size)
         self.training = (torch.arange(len(train), device="cpu").repeat(passes),)
         self.validation = (torch.arange(len(self._data.validation), device="cpu"),)
 
@@ -180,6 +180,11 @@ class PanelTask(Task[Kept]):
         if self._data.target.kind == "category":
             return _cross_entropy(prediction, batch.target)
         return (prediction - batch.target).square()
+
+
+def passes_of(examples: int, batch_size: int) -> int:
+    """How often an epoch passes the training set, so that it has `LEAST_STEPS` steps."""
+    return math.ceil(LEAST_STEPS * batch_size / examples)
 
 
 def predicted(model: PanelModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
