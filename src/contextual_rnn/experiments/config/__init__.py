@@ -28,6 +28,7 @@ from contextual_rnn.experiments.config.registry import final as final
 from contextual_rnn.experiments.config.registry import identity as identity
 from contextual_rnn.experiments.config.registry import register as register
 from contextual_rnn.experiments.config.registry import task_name as task_name
+from contextual_rnn.experiments.config.registry import task_of_file as task_of_file
 from contextual_rnn.experiments.config.registry import tasks as tasks
 from contextual_rnn.experiments.config.retrieval import INGREDIENTS as INGREDIENTS
 from contextual_rnn.experiments.config.retrieval import RETRIEVAL
