@@ -10,16 +10,19 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast, no_grad
-from contextual_rnn._numbers import check_flag
+from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn._tensors import first_parameter
 from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.sequences.backend import check_backend
 from contextual_rnn.sequences.batch import Sequences
+from contextual_rnn.sequences.stream import Stream
+from contextual_rnn.spec.arguments import merged
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.steps import call, copied, find_time_dim, may_change_states
 from contextual_rnn.spec.tree import State, fits, matches, rows_of, zip_leaves
 from contextual_rnn.states import InitialState, Posterior
+from contextual_rnn.states._heads import batch_of
 
 _OURS = ("native", "reference")
 
@@ -143,6 +146,37 @@ class ContextualRNN(nn.Module):
             _, carried = before.run(hx, carry=True)
         return after.run(hx, carried=carried)
 
+    def stream(
+        self,
+        context: Any = None,
+        batch_size: int | None = None,
+        hx: State | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Stream:
+        """Run the network one step a call, for real time: the state stays in memory, and nothing has a gradient.
+
+            stream = model.stream(context)
+            output = stream(x_t)                # (B, ...) to (B, ...), overwritten by the next step
+            output = stream(x_t, reset=done)    # rows that are done begin anew before the step
+
+        It starts from `hx` where given, else from the initial states, as `forward` does. `batch_size` is needed where
+        neither says it. On a CPU a native kernel takes the steps of nn.RNN, nn.LSTM, nn.GRU, their cells and fast
+        weights without allocating memory, from the weights as they are now; `read_weights` reads them again. Other
+        networks, and those that the kernel cannot serve (see `ContextualRNN`), take torch's own steps.
+
+        Raises ValueError for a bidirectional network, and ValueError or TypeError for a context, a state or a batch
+        size that do not fit.
+        """
+        if hx is not None and batch_size is None:
+            batch_size = next(iter(self._spec.check(hx, "hx").values())).shape[0]
+        elif batch_size is None and (batch_size := batch_of(context, None, True)) is None:
+            raise ValueError("batch_size: expected the number of rows, as there is no context to say it, got None")
+        batch_size = check_size("batch_size", batch_size, 0)
+        if hx is not None:
+            self._check_state(hx, batch_size)
+        return Stream(self, context, batch_size, hx, generator)
+
     def _run_densely(
         self, input: Tensor | PackedSequence, state: State, arguments: Mapping[str, Any] | None, more: dict[str, Any]
     ) -> Any:
@@ -252,18 +286,6 @@ def _dtype_and_device(network: nn.Module, like: Tensor) -> tuple[torch.dtype, to
     """The dtype and device of a network's state: its spec may differ from its first parameter, `like`."""
     spec = state_spec(network)
     return spec.dtype or like.dtype, spec.device or like.device
-
-
-def merged(arguments: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
-    """The arguments for the network alone."""
-    if arguments is None:
-        return more
-    if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
-        received = f"{type(arguments).__name__}" if not isinstance(arguments, Mapping) else f"names {list(arguments)}"
-        raise TypeError(f"arguments: expected a dict from names to values, got {received}")
-    if both := sorted(set(arguments) & set(more)):
-        raise ValueError(f"arguments: expected each argument once, got {', '.join(both)} as a keyword too")
-    return {**arguments, **more}
 
 
 def _is_like(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> bool:

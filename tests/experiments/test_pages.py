@@ -65,7 +65,7 @@ def test_pages_are_written_between_their_marks(root):
 
 def test_the_report_of_results_alone(root):
     html = write_report(root / "results").read_text()
-    for title in ("When does it help?", "What explains the gain?", "Table 1 of Ba et al. (2016)"):
+    for title in ("When does it help?", "What explains the gain?", "Networks of several sizes"):
         assert f"<h2>{title}</h2>" in html
     assert "Playground" not in html
     assert "contextual-rnn train retrieval --out runs/retrieval-authors-start/zero-seed0" in html
