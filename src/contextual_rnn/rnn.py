@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from contextual_rnn._autocast import in_autocast
+from contextual_rnn._autocast import in_autocast, no_grad
 from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn._tensors import first_parameter
@@ -142,7 +142,7 @@ class ContextualRNN(nn.Module):
         if burn_in == 0:
             return sequences.run(hx)
         before, after = sequences.split("burn_in", burn_in)
-        with torch.no_grad():
+        with no_grad(sequences.input.device):
             _, carried = before.run(hx, carry=True)
         return after.run(hx, carried=carried)
 
@@ -251,12 +251,12 @@ class ContextualRNN(nn.Module):
         for leaf in self._spec:
             if (size := rows_of(leaf, leaves[leaf.name])) != batch_size:
                 raise ValueError(f"hx: expected {leaf.name!r} of batch size {batch_size}, as the input, got {size}")
-        _check_like("hx", self.network, self._spec.tree, state)
+        check_like("hx", self.network, self._spec.tree, state)
 
 
 def check_made(network: nn.Module, initial_state: InitialState, state: State) -> None:
     """Refuse what an initial state made if its dtype or device is not the network's."""
-    _check_like("initial_state", network, initial_state.spec.tree, state)
+    check_like("initial_state", network, initial_state.spec.tree, state)
 
 
 def packed_batch_size(packed: PackedSequence) -> int:
@@ -265,7 +265,8 @@ def packed_batch_size(packed: PackedSequence) -> int:
     return size if is_tracing() else int(size)  # pyright: ignore[reportReturnType]
 
 
-def _check_like(name: str, network: nn.Module, tree: State, state: State) -> None:
+def check_like(name: str, network: nn.Module, tree: State, state: State) -> None:
+    """Refuse a state whose dtype or device is not the network's."""
     like = first_parameter(network)
     if like is None:
         return
