@@ -310,6 +310,16 @@ def test_a_new_table_may_lack_the_target_and_have_unseen_categories():
         prepare_new(flows(rain=None), data.encoding)
 
 
+def test_missing_and_unseen_categories_of_a_context_have_places_of_their_own():
+    soil = [None if row // STEPS % 2 else "clay" for row in range(SERIES * STEPS)]
+    data = prepare(read_panel(flows(soil=soil), COLUMNS), Split())
+    assert data.context["soil"].categories == ("clay", None)
+    new = prepare_new(flows(soil=[["clay", "peat", None][row // STEPS % 3] for row in range(120)]), data.encoding)
+    context = new.batch(new.test).context
+    assert context["soil"].tolist() == ([0, 2, 1] * 4)[:SERIES]
+    assert ContextNet(data.context)(context).isfinite().all()
+
+
 @pytest.mark.parametrize("text", ["{}", "no json", "[]", '{"columns": {}}'])
 def test_damaged_encodings_are_refused(text):
     with pytest.raises(ValueError, match="encoding: expected JSON"):

@@ -63,7 +63,8 @@ def test_short_gaps_are_filled_and_long_ones_begin_a_piece():
     assert (panel.summary["steps"]["filled"], panel.summary["time"]["long gaps"]) == (1, 1)
     assert np.flatnonzero(panel.target.missing).tolist() == [3]
     assert read_panel(table, ONE).summary["steps"]["filled"] == 5
-    assert read_panel(table, replace(ONE, fill_gaps=0)).summary["pieces"] == 3
+    pieces = [read_panel(table, replace(ONE, fill_gaps=gap)).summary["pieces"] for gap in range(5)]
+    assert pieces == [3, 2, 2, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -98,9 +99,12 @@ def test_days_of_a_zone_are_regular_over_summer_time_and_its_hours_are_too():
     local = np.datetime64("2021-03-20") + np.arange(20) * np.timedelta64(1, "D")
     days = pa.array(local.astype("datetime64[us]")).cast(pa.timestamp("us"))
     days = pa.compute.assume_timezone(days, "Europe/Berlin")
-    for time in (days, hours("Europe/Berlin", "2021-03-27T20", 20), hours("UTC", "2021-10-30T20", 20)):
-        panel = read_panel(one_series(time), ONE)
-        assert (panel.summary["pieces"], panel.summary["steps"]["filled"]) == (1, 0)
+    times = {"1 day": [days], "1 hour": [hours("Europe/Berlin", f"2021-{day}T20", 20) for day in ("03-27", "10-30")]}
+    for step, columns in times.items():
+        for time in columns:
+            summary = read_panel(one_series(time), ONE).summary
+            assert (summary["time"]["step"], summary["pieces"], summary["steps"]["filled"]) == (step, 1, 0)
+            assert summary["warnings"] == []
 
 
 def test_local_times_that_repeat_in_autumn_are_refused_with_a_hint():
@@ -217,6 +221,16 @@ def test_doubtful_kinds_are_warnings():
     assert [
         warning for warning in panel.summary["warnings"] if warning.startswith("area: its 3 different whole numbers")
     ]
+
+
+def test_dictionaries_with_doubled_unused_and_missing_values_are_read():
+    # Arrow's files and filters leave such dictionaries behind.
+    words = pa.array(["unused", "a", "b", "a", None])
+    codes = pa.array([1, 2, 3, 4, None, 2] * 20, pa.int32())
+    table = flows().set_column(3, "weather", pa.DictionaryArray.from_arrays(codes, words))
+    weather = read_panel(table, COLUMNS).inputs["weather"]
+    assert weather.categories == ["a", "b"]
+    assert weather.codes.tolist() == [0, 1, 0, -1, -1, 1] * 20
 
 
 def test_ten_thousand_categories_are_read():
