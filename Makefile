@@ -1,10 +1,11 @@
-.PHONY: install reproduce evidence pages test integrations fuzz sanitize lint types-library types-tests bench wheel clean
+.PHONY: install reproduce evidence pages docs test integrations fuzz sanitize lint types-library types-tests bench wheel clean
 
 PYTHON ?= python3
 PRESET ?= quick
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED := .venv/installed
 BENCHED := .venv/benched
+DOCUMENTED := .venv/documented
 KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/* src/contextual_rnn/ops/*/csrc/*)
 
 install: $(INSTALLED)
@@ -24,10 +25,22 @@ reproduce: install
 evidence: install
 	OMP_NUM_THREADS=1 results/evidence.sh
 
-# Finished runs into results/, and results/ into README.md, docs/evidence.md and docs/speed.md.
+# Finished runs into results/, and results/ into the README and the pages.
 pages: install
 	$(BIN)/python -m contextual_rnn.experiments.report.pages
 	$(BIN)/python -m benchmarks.page
+
+# The documentation into build/docs; a warning is an error. In the same environment, as it imports the library to describe
+# it, but a clean clone installs no more than that takes.
+docs: $(DOCUMENTED)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
+	@echo build/docs/index.html
+
+$(DOCUMENTED): pyproject.toml constraints.txt $(KERNEL)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[docs,hub,transformers]"
+	touch $@
 
 # One thread per process: the tests already run on all cores. Each process takes tests that stand together, which share
 # what they prepare.

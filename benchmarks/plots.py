@@ -8,15 +8,15 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.size import COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, TRAIN, Cell
+from contextual_rnn._pictures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, styled
 
 AXES = {"steps": "T, steps", "units": "H, units", "batch": "B, sequences"}
-# Okabe and Ito's palette, as in the report's figures.
 COLOURS = {
-    TRAIN: "#0072B2", OURS: "#0072B2", FUSED: "#CC79A7", PLAIN: "#56B4E9", EAGER: "#D55E00", COMPILED: "#E69F00",
-    JAX: "#009E73",
+    TRAIN: BLUE, OURS: BLUE, FUSED: PURPLE, PLAIN: SKY, EAGER: VERMILION, COMPILED: ORANGE, JAX: GREEN,
 }  # fmt: skip
 
 
+@styled()
 def draw(cells: Sequence[Cell]) -> dict[str, Figure]:
     """A figure for each thing that was timed: a row for each number of threads, a column for T, H and B."""
     figures = {}
@@ -25,14 +25,14 @@ def draw(cells: Sequence[Cell]) -> dict[str, Figure]:
         threads = sorted({cell.size.threads for cell in points})
         if not points or not any(_along(points, count, axis) for count in threads for axis in AXES):
             continue
-        figure = Figure(figsize=(11, 3.2 * len(threads)), layout="constrained")
+        figure = Figure(figsize=(11, 3.2 * len(threads)))
         panels = figure.subplots(len(threads), len(AXES), squeeze=False, sharey=True)
         for row, count in zip(panels, threads, strict=True):
             for axes, axis in zip(row, AXES, strict=True):
                 _panel(axes, _along(points, count, axis), axis)
             row[0].set_ylabel(f"{what}, microseconds\n{count} thread{'s' * (count > 1)}")
         named = {label: line for axes in panels.flat for line, label in zip(*axes.get_legend_handles_labels())}  # noqa: B905
-        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=len(named), frameon=False)
+        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=len(named))
         figures[what.replace(" ", "_")] = figure
     return figures
 
@@ -68,5 +68,3 @@ def _panel(axes: Any, cells: Sequence[Cell], axis: str) -> None:
     axes.set_xticks(values, [str(value) for value in values])
     axes.minorticks_off()
     axes.set_xlabel(AXES[axis])
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#DDDDDD", lw=0.6)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import tyro
 from color_table import LETTERS, WIDTH, Row, columns, letters, table
-from evidence import over_seeds, write, write_picture
+from evidence import over_seeds, styled, write, write_picture
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
@@ -97,8 +97,9 @@ def train(name: str, rows: Sequence[Row], kept: Sequence[Row], options: Options,
     return model
 
 
+@styled()
 def draw(rows: Sequence[Row], written: Sequence[str]) -> Figure:
-    figure = Figure(figsize=(10, 4.8), dpi=90, layout="constrained")
+    figure = Figure(figsize=(10, 4.8))
     for axes, row, name in zip(figure.subplots(6, 5).flat, rows, written, strict=True):
         axes.set(xticks=[], yticks=[], facecolor=(row["red"], row["green"], row["blue"]))
         axes.set_xlabel(name, fontsize=9)

@@ -20,7 +20,7 @@ import torch
 import tyro
 from date_texts import LOCALES, days, readings, write_anyhow
 from dates_model import SYMBOLS, Translator
-from evidence import over_seeds, write, write_picture
+from evidence import over_seeds, styled, write, write_picture
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
@@ -81,9 +81,10 @@ def train(name: str, options: Options, seed: int) -> Translator:
     return model.eval()
 
 
+@styled()
 def draw(model: Translator, texts: list[tuple[str, str]]) -> Figure:
     """Where the decoder looked, for a date in each of a few locales."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2))
     inputs = batch(texts)
     path = model.greedy(*inputs)
     given = torch.cat([torch.full((len(texts), 1), SYMBOLS.index("^")), path[:, :-1]], 1)
@@ -91,6 +92,7 @@ def draw(model: Translator, texts: list[tuple[str, str]]) -> Figure:
         _, weights = model(*inputs, given)
     assert weights is not None
     for axes, (text, locale), row, weight in zip(figure.subplots(1, len(texts)), texts, path, weights, strict=True):
+        axes.grid(False)
         axes.imshow(weight[:, : len(text)].T, cmap="Blues", vmin=0, vmax=1)
         axes.set(title=locale, xlabel="written")
         axes.set_xticks(range(10), [SYMBOLS[symbol] for symbol in row])
@@ -122,7 +124,7 @@ def main(options: Options) -> None:
             for measure, value in found.items():
                 matches[name].setdefault(measure, []).append(value)
             if attends and start == "locale":
-                write_picture(options.out / "dates.png", draw(model, shown), dpi=100)
+                write_picture(options.out / "dates.png", draw(model, shown))
         figures = {name: {what: over_seeds(each) for what, each in found.items()} for name, found in matches.items()}
         write(options.out / "dates.json", asdict(options), figures, started)  # after every seed: it takes a while
 

@@ -1,4 +1,4 @@
-"""What the examples share: one thread, a mean over seeds with its interval, and the file that keeps the figures."""
+"""What the examples share: one thread, a mean over seeds with its interval, the style of pictures, and their files."""
 
 import io
 import json
@@ -15,6 +15,10 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
+from contextual_rnn._pictures import FAINT as FAINT
+from contextual_rnn._pictures import INK as INK
+from contextual_rnn._pictures import PALETTE as PALETTE
+from contextual_rnn._pictures import styled as styled
 from contextual_rnn._whole_file import write_whole
 
 torch.set_num_threads(1)  # the networks are small: with two threads the noise example took four times as long

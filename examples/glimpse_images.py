@@ -1,6 +1,7 @@
 """Images of several digits for glimpses.py: made, looked at through a small window, and drawn."""
 
 import torch
+from evidence import PALETTE, styled
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
@@ -27,9 +28,10 @@ def crop(images: Tensor, places: Tensor) -> Tensor:
     return functional.grid_sample(images[:, None], places[:, None, None] + window, align_corners=False).flatten(1)
 
 
+@styled()
 def draw(images: Tensor, labels: Tensor, read: dict[str, tuple[Tensor, Tensor]]) -> Figure:
     """A few images as the coarse view and the glimpses show them; the numbers are steps, the titles what was read."""
-    figure = Figure(figsize=(10, 6.4), dpi=90, layout="constrained")
+    figure = Figure(figsize=(10, 6.4))
     grid = figure.subplots(3, len(images))
     for column, image in enumerate(images):
         grid[0, column].imshow(functional.avg_pool2d(image[None], COARSE)[0], cmap="gray_r")
@@ -38,8 +40,9 @@ def draw(images: Tensor, labels: Tensor, read: dict[str, tuple[Tensor, Tensor]])
             scores, places = read[name]
             axes.imshow(image, cmap="gray_r")
             for step, (x, y) in enumerate(((places[column] + 1) / 2 * IMAGE - 0.5).tolist()):
-                color, low = f"C{step // EACH}", DIGIT / 2
-                axes.plot(x + low * torch.tensor([-1, 1, 1, -1, -1]), y + low * torch.tensor([-1, -1, 1, 1, -1]), color)
+                color, low = PALETTE[step // EACH], DIGIT / 2
+                across, up = torch.tensor([[-1, 1, 1, -1, -1], [-1, -1, 1, 1, -1]]) * low
+                axes.plot(x + across, y + up, color=color)
                 axes.text(x - low, y - low, str(step + 1), color=color, fontsize=8, va="bottom")
             axes.set_title(f"read: {' '.join(map(str, scores[column].argmax(-1).tolist()))}", fontsize=9)
     for axes in grid.flat:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import tyro
-from evidence import over_seeds, write, write_picture
+from evidence import FAINT, over_seeds, styled, write, write_picture
 from language_styles_data import LENGTH, SEEN, UNSEEN, texts
 from language_styles_model import Bias, LowRank, bits, histogram, new_model, train
 from matplotlib.figure import Figure
@@ -104,16 +104,17 @@ def one_seed(seed: int, options: Options) -> dict[str, dict[str, tuple[int, list
     return measured
 
 
+@styled()
 def draw(curves: dict[str, dict[str, Tensor]]) -> Figure:
     """Gain over nothing by position, the mean over seeds, in steps of 8 bytes."""
-    figure = Figure(figsize=(13, 5.5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(13, 5.5))
     for axes, (style, ways) in zip(figure.subplots(2, 3).flat, curves.items(), strict=False):
         for way in ("free state, 64", "contextual state, 64", "LoRA, rank 8, 64", "another text before, 64"):
             gain = (ways["nothing, 64"] - ways[way]).mean(0)[: LENGTH // 8 * 8 - 8].view(-1, 8).mean(1)
             axes.plot(torch.arange(len(gain)) * 8, gain, label=way)
-        axes.axhline(0, color="grey", lw=0.5)
+        axes.axhline(0, color=FAINT, lw=0.5)
         axes.set(title=style, xlabel="byte", ylabel="bits gained")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend()
     return figure
 
 

@@ -20,7 +20,7 @@ import tyro
 from digit_pictures import board
 from digits import digits, diversity
 from digits_model import SIDE, Painter, train
-from evidence import over_seeds, write, write_picture
+from evidence import over_seeds, styled, write, write_picture
 from matplotlib.figure import Figure
 from sklearn.svm import SVC
 from torch import Tensor, nn
@@ -110,8 +110,9 @@ def judge(options: Options, seed: int) -> tuple[dict[str, dict[str, float]], dic
     return figures, lines
 
 
+@styled()
 def draw(lines: dict[str, Tensor]) -> Figure:
-    figure = Figure(figsize=(6, 0.5 * len(lines)), dpi=100)
+    figure = Figure(figsize=(6, 0.5 * len(lines)))
     axes = figure.add_subplot(frameon=False)
     axes.imshow(board(torch.cat(list(lines.values())), NEW), cmap="gray_r", vmin=0, vmax=16)
     axes.set_yticks([(SIDE + 2) * (row + 0.5) for row in range(len(lines))], list(lines))

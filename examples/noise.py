@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy
 import torch
 import tyro
-from evidence import over_seeds, write, write_picture
+from evidence import INK, over_seeds, styled, write, write_picture
 from matplotlib.figure import Figure
 from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
@@ -109,14 +109,15 @@ def judge(forecast: Tensor, truth: Tensor) -> dict[str, float]:
     }
 
 
+@styled()
 def draw(truth: Tensor, forecasts: dict[str, Tensor]) -> Figure:
-    figure = Figure(figsize=(10, 5), dpi=110, layout="constrained")
+    figure = Figure(figsize=(10, 5))
     for axes, name in zip(figure.subplots(3, 1, sharex=True), ("none", "fixed 0.3", "proportional 0.3"), strict=True):
-        axes.plot(truth, color="black", linewidth=2.5, alpha=0.3, label="one path of the system")
+        axes.plot(truth, color=INK, linewidth=2.5, alpha=0.3, label="one path of the system")
         axes.plot(forecasts[name], label="forecast")
         axes.set(title=f"Noise on the initial state in training: {name}", ylabel="x")
     axes.set_xlabel("step of the free-running forecast")
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    axes.legend(loc="lower left")
     return figure
 
 

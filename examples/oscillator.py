@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy
 import torch
 import tyro
-from evidence import over_seeds, write, write_picture
+from evidence import INK, over_seeds, styled, write, write_picture
 from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
@@ -103,10 +103,10 @@ def train(variant: str, drives: Tensor, positions: Tensor, options: Options, see
     return model
 
 
+@styled()
 def draw(truth: Tensor, paths: dict[str, Tensor], errors: dict[str, Tensor]) -> Figure:
-    figure = Figure(figsize=(10, 3.4), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(truth[:100], color="black", linewidth=2.5, alpha=0.35, label="true")
+    left, right = (figure := Figure(figsize=(10, 3.4))).subplots(1, 2)
+    left.plot(truth[:100], color=INK, linewidth=2.5, alpha=0.35, label="true")
     for name in ("zero", "window of 20"):
         left.plot(paths[name][:100], label=name)
     left.set(xlabel="step", ylabel="position x", title="One held-out sequence, free-running")
@@ -114,7 +114,7 @@ def draw(truth: Tensor, paths: dict[str, Tensor], errors: dict[str, Tensor]) -> 
         right.semilogy(error.mean(0), label=name)
     right.set(xlabel="step", ylabel="error / std of x", title="Held-out error, mean over seeds")
     for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend()
     return figure
 
 

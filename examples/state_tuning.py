@@ -18,7 +18,7 @@ from random import Random
 import torch
 import tyro
 from date_texts import LAYOUTS, LOCALES, days, write_date
-from evidence import over_seeds, write, write_picture
+from evidence import over_seeds, styled, write, write_picture
 from matplotlib.figure import Figure
 from safetensors.torch import save
 from state_tuning_model import SYMBOLS, LowRank, Writer, scores
@@ -117,14 +117,15 @@ def tune(seed: int, options: Options) -> Iterator[tuple[str, str, int, float]]:
             yield name, method, bytes_of(extra or tuned, options.out), accuracy(tuned, extra, *test)
 
 
+@styled()
 def draw(figures: dict) -> Figure:
-    figure = Figure(figsize=(12, 3.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=(12, 3.4))
     for axes, task in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
         for method, found in figures[task].items():
             size, seeds = max(found["bytes"], 100), found["accuracy"]["seeds"]
             axes.semilogx([size] * len(seeds), seeds, "o", alpha=0.6, label=method)
-        axes.set(xlabel="bytes a task" if found else "", title=task)
-    axes.legend(frameon=False, fontsize=7)
+        axes.set(xlabel="bytes a task", ylabel="accuracy", title=task)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=6)
     return figure
 
 

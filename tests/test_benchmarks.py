@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_a_quick_run_writes_every_figure_and_why_one_is_missing(tmp_path, capsys
     report = json.loads((tmp_path / "benchmarks.json").read_text())
     assert report["quick"]
     assert report["gate"]
-    assert report["machine"]["versions"]["torch"] == torch.__version__
+    assert report["machine"]["versions"]["torch"] == version("torch")
     assert report["not timed"] == {JAX: "not asked for", COMPILED: "not asked for"}
     whole, alone = report["measured"]
     assert set(whole["microseconds"]) == {TRAIN, FUSED, PLAIN, EAGER}

@@ -112,6 +112,7 @@ def test_states_that_cannot_be_averaged_are_refused():
         (state.to(torch.float8_e5m2), TypeError, "expected a floating-point tensor of at least 16 bits"),
         (state.to_sparse(), ValueError, "expected a strided tensor"),
         (state.to("meta"), ValueError, "expected a tensor whose values can be read"),
+        (state.bfloat16(), ValueError, "expected 'h' of torch.float32 on cpu, as the network, got torch.bfloat16"),
     ):
         with pytest.raises(error, match=f"^state: {words}"):
             diagnose_state(lambda state: state.mean((0, 2)), other, gru, permutations=2)

@@ -72,6 +72,14 @@ def test_construction(kind, name, value, error):
         kind(**{"input_size": I, "hidden_size": H} | {name: value})
 
 
+@pytest.mark.parametrize("name", ["rate", "eps"])
+def test_a_number_that_the_dtype_of_the_tensors_cannot_hold(name):
+    network, x = FastWeightsRNN(I, H, **{name: 1e39}), torch.randn(B, T, I)
+    with pytest.raises(ValueError, match=rf"^{name}: expected a number that torch.float32 can hold, got 1e\+39"):
+        network(x)
+    assert network.double()(x.double())[0].isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["batch_first", "return_fast_weights"])
 @pytest.mark.parametrize("value", ["no", 0, None])
 def test_flags_of_a_sequence_network(name, value):

@@ -1,52 +1,50 @@
-"""The README is true: its Python runs in order as one program, its commands run on tiny runs."""
+"""The README is true and short: its Python runs, and the commands of all pages run on tiny runs."""
 
 import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
+from tests.pages import PAGES, README, ROOT, blocks, run
 
 from contextual_rnn.experiments import reproduce
 from contextual_rnn.experiments.cli.main import main
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+TEXT = README.read_text()
+# docs/sweeps.md has a test of its own.
+WITH_COMMANDS = [README, *(page for page in PAGES if page.stem in ("command", "install", "reproduce-and-extend"))]
 SMALL = {
     "retrieval": ["--train-samples", "64", "--validation-samples", "32"],
     "decay": ["--samples-per-period", "8", "--epochs", "1"],
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-
-
 def commands(program: str) -> list[list[str]]:
-    lines = "\n".join(blocks("sh")).splitlines()
+    lines = "\n".join(block for page in WITH_COMMANDS for block in blocks(page, "sh")).splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
     return [line for line in words if line and line[0] == program]
 
 
-def test_python_blocks_run_in_order():
-    code = "\n".join(blocks("python"))
-    assert len(blocks("python")) >= 5
-    scope: dict = {"__name__": "readme"}
-    exec(compile(code, "README.md", "exec"), scope)
-    assert scope["paths"].shape == (32, 10, 25, 1)
-    assert scope["states"][0].shape == (1, 320, 128)
-    assert scope["output"].shape == (32, 25, 16)
-    assert "Ten lines" in README
-    assert len(re.search(r"## Ten lines\n+```python\n(.*?)```", README, re.DOTALL)[1].strip().splitlines()) <= 12
+def test_ten_lines_of_code_run():
+    assert run(README)["output"].shape == (32, 25, 128)
+    assert len(re.search(r"## Ten lines\n+```python\n(.*?)```", TEXT, re.DOTALL)[1].strip().splitlines()) <= 12
+
+
+def test_it_is_short_and_begins_with_a_picture():
+    lines = TEXT.splitlines()
+    assert len(lines) <= 130
+    (picture, *_) = re.findall(r"^!\[(.+)\]\((docs/\S+)\)$", "\n".join(lines[:30]), re.MULTILINE)
+    assert len(picture[0]) > 50, "an alternative text says what is to be seen"
+    assert (ROOT / picture[1]).stat().st_size > 10_000
 
 
 def test_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     reproduced = []
     monkeypatch.setattr(reproduce, "reproduce", lambda *a, **k: reproduced.append(a) or tmp_path / "report.html")
-    found = commands("contextual-rnn")
-    assert {line[1] for line in found} == {"reproduce", "train", "sweep", "results", "generate", "report", "info"}
-    for _, *arguments in found:
+    lines = commands("contextual-rnn")
+    assert {line[1] for line in lines} == {"reproduce", "train", "sweep", "results", "generate", "report", "info"}
+    for _, *arguments in lines:
         if arguments[0] in ("train", "sweep"):
             arguments += SMALL[arguments[1]]
         assert main(arguments) == 0, arguments
@@ -59,6 +57,7 @@ def test_make_targets_exist(words):
 
 
 def test_files_that_the_readme_links_exist():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    targets = [*re.findall(r"\]\(([^)]+)\)", TEXT), *re.findall(r'src="([^"]+)"', TEXT)]
+    links = [target for target in targets if "://" not in target]
     assert links
     assert all((ROOT / link).exists() for link in links)

@@ -18,6 +18,7 @@ _autograd: Any = torch._C._autograd
 is_transformed = _functorch.is_functorch_wrapped_tensor  # whether torch.func made this tensor
 transforms = _functorch.peek_interpreter_stack  # the innermost transform of torch.func under way, or None
 graph_task = torch._C._current_graph_task_id  # the number of the backward pass under way, -1 for none
+increment_version = torch._C._increment_version  # as autograd.graph.increment_version, in a tenth of the time
 top_saved_tensors_hooks = _autograd._top_saved_tensors_default_hooks  # those of saved tensors, None where none are set
 
 _hooks_of_all: Any = torch.nn.modules.module  # hooks that run with every module
@@ -29,6 +30,7 @@ __all__ = [
     "forward_pre_hooks",
     "graph_task",
     "in_forward_ad",
+    "increment_version",
     "is_plain_call",
     "is_tracing",
     "is_transformed",

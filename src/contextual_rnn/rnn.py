@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from contextual_rnn._autocast import in_autocast
-from contextual_rnn._numbers import check_flag
+from contextual_rnn._autocast import in_autocast, no_grad
+from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn._tensors import first_parameter
 from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.sequences.backend import check_backend
 from contextual_rnn.sequences.batch import Sequences
+from contextual_rnn.sequences.stream import Stream
+from contextual_rnn.spec.arguments import merged
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.steps import call, copied, find_time_dim, may_change_states
 from contextual_rnn.spec.tree import State, fits, matches, rows_of, zip_leaves
 from contextual_rnn.states import InitialState, Posterior
+from contextual_rnn.states._heads import batch_of
 
 _OURS = ("native", "reference")
 
@@ -139,9 +142,40 @@ class ContextualRNN(nn.Module):
         if burn_in == 0:
             return sequences.run(hx)
         before, after = sequences.split("burn_in", burn_in)
-        with torch.no_grad():
+        with no_grad(sequences.input.device):
             _, carried = before.run(hx, carry=True)
         return after.run(hx, carried=carried)
+
+    def stream(
+        self,
+        context: Any = None,
+        batch_size: int | None = None,
+        hx: State | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Stream:
+        """Run the network one step a call, for real time: the state stays in memory, and nothing has a gradient.
+
+            stream = model.stream(context)
+            output = stream(x_t)                # (B, ...) to (B, ...), overwritten by the next step
+            output = stream(x_t, reset=done)    # rows that are done begin anew before the step
+
+        It starts from `hx` where given, else from the initial states, as `forward` does. `batch_size` is needed where
+        neither says it. On a CPU a native kernel takes the steps of nn.RNN, nn.LSTM, nn.GRU, their cells and fast
+        weights without allocating memory, from the weights as they are now; `read_weights` reads them again. Other
+        networks, and those that the kernel cannot serve (see `ContextualRNN`), take torch's own steps.
+
+        Raises ValueError for a bidirectional network, and ValueError or TypeError for a context, a state or a batch
+        size that do not fit.
+        """
+        if hx is not None and batch_size is None:
+            batch_size = next(iter(self._spec.check(hx, "hx").values())).shape[0]
+        elif batch_size is None and (batch_size := batch_of(context, None, True)) is None:
+            raise ValueError("batch_size: expected the number of rows, as there is no context to say it, got None")
+        batch_size = check_size("batch_size", batch_size, 0)
+        if hx is not None:
+            self._check_state(hx, batch_size)
+        return Stream(self, context, batch_size, hx, generator)
 
     def _run_densely(
         self, input: Tensor | PackedSequence, state: State, arguments: Mapping[str, Any] | None, more: dict[str, Any]
@@ -217,12 +251,12 @@ class ContextualRNN(nn.Module):
         for leaf in self._spec:
             if (size := rows_of(leaf, leaves[leaf.name])) != batch_size:
                 raise ValueError(f"hx: expected {leaf.name!r} of batch size {batch_size}, as the input, got {size}")
-        _check_like("hx", self.network, self._spec.tree, state)
+        check_like("hx", self.network, self._spec.tree, state)
 
 
 def check_made(network: nn.Module, initial_state: InitialState, state: State) -> None:
     """Refuse what an initial state made if its dtype or device is not the network's."""
-    _check_like("initial_state", network, initial_state.spec.tree, state)
+    check_like("initial_state", network, initial_state.spec.tree, state)
 
 
 def packed_batch_size(packed: PackedSequence) -> int:
@@ -231,7 +265,8 @@ def packed_batch_size(packed: PackedSequence) -> int:
     return size if is_tracing() else int(size)  # pyright: ignore[reportReturnType]
 
 
-def _check_like(name: str, network: nn.Module, tree: State, state: State) -> None:
+def check_like(name: str, network: nn.Module, tree: State, state: State) -> None:
+    """Refuse a state whose dtype or device is not the network's."""
     like = first_parameter(network)
     if like is None:
         return
@@ -251,18 +286,6 @@ def _dtype_and_device(network: nn.Module, like: Tensor) -> tuple[torch.dtype, to
     """The dtype and device of a network's state: its spec may differ from its first parameter, `like`."""
     spec = state_spec(network)
     return spec.dtype or like.dtype, spec.device or like.device
-
-
-def merged(arguments: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
-    """The arguments for the network alone."""
-    if arguments is None:
-        return more
-    if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
-        received = f"{type(arguments).__name__}" if not isinstance(arguments, Mapping) else f"names {list(arguments)}"
-        raise TypeError(f"arguments: expected a dict from names to values, got {received}")
-    if both := sorted(set(arguments) & set(more)):
-        raise ValueError(f"arguments: expected each argument once, got {', '.join(both)} as a keyword too")
-    return {**arguments, **more}
 
 
 def _is_like(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> bool:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from contextual_rnn._numbers import check_size
 from contextual_rnn._sharded import as_forward
-from contextual_rnn.rnn import ContextualRNN, merged
+from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.sequences.batch import Sequences
+from contextual_rnn.spec.arguments import merged
 from contextual_rnn.spec.rows import map_tensors
 from contextual_rnn.spec.tree import State
 

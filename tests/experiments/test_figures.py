@@ -33,10 +33,10 @@ def decay(state, errors):
     return Run(Path(state), "decay", DecayConfig(state=state), lines, {"final": lines[-1]})
 
 
-def drawn(runs):
-    """The learning curves of runs of one task."""
-    metrics = [metric for metric in entry_of(runs[0].config).metrics if metric.curve]
-    return figures.learning_curves([Panel(metric, curves_of(runs, metric.name)) for metric in metrics])
+def drawn(runs, place=0):
+    """The learning curve of one metric of runs of one task."""
+    metric = [metric for metric in entry_of(runs[0].config).metrics if metric.curve][place]
+    return figures.learning_curve(Panel(metric, curves_of(runs, metric.name)))
 
 
 def curves(axes, state):
@@ -50,8 +50,9 @@ def names(figure):
 
 
 def test_figure_2_has_both_metrics_of_every_state():
-    figure = drawn([retrieval("zero", [0.1, 0.4]), retrieval("context", [0.1, 0.9])])
-    right, left = figure.axes
+    runs = [retrieval("zero", [0.1, 0.4]), retrieval("context", [0.1, 0.9])]
+    figure = drawn(runs, 1)
+    (right,), (left,) = drawn(runs).axes, figure.axes
     assert curves(left, "zero") == [([0, 1], [-9.0, -1.6], 1.8)]
     assert curves(right, "context") == [([0, 1], [0.1, 0.9], 1.8)]
     assert names(figure) == ["zero (2a)", "context (2c)"]
@@ -61,7 +62,7 @@ def test_figure_2_has_both_metrics_of_every_state():
 def test_several_seeds_are_thin_lines_and_a_median_of_the_finished():
     runs = [retrieval("free", [0.0, value], seed=seed) for seed, value in enumerate((0.2, 0.3, 0.7))]
     figure = drawn([*runs, retrieval("free", [0.9], seed=3, finished=False)])
-    right, _ = figure.axes
+    (right,) = figure.axes
     *thin, (epochs, medians, width) = curves(right, "free")
     assert [values[-1] for _, values, _ in thin] == [0.2, 0.3, 0.7, 0.9]
     assert (epochs, medians) == ([0, 1], [0.0, 0.3])
@@ -80,9 +81,8 @@ def test_many_seeds_are_a_band_of_deciles_and_a_median():
 def test_a_state_of_somebody_else_has_a_colour_of_its_own():
     states = ["zero", "warm", "cold"]
     runs = [dataclasses.replace(retrieval("zero", [0.1, 0.2]), config=SimpleNamespace(state=state)) for state in states]
-    (axes,) = figures.learning_curves(
-        [Panel(Metric("validation_accuracy", ""), curves_of(runs, "validation_accuracy"))]
-    ).axes
+    panel = Panel(Metric("validation_accuracy", ""), curves_of(runs, "validation_accuracy"))
+    (axes,) = figures.learning_curve(panel).axes
     assert len({line.get_color() for line in axes.get_lines()}) == 3
     assert [line.get_label() for line in axes.get_lines()] == ["zero (2a)", "cold", "warm"]
 
@@ -115,9 +115,16 @@ def test_figure_6_has_a_panel_a_period_with_samples_band_and_truth(count):
     assert [text.get_text() for text in legend.get_texts()] == ["10th to 90th percentile", "11 samples", "true curve"]
 
 
+def test_stacked_panels_stand_below_each_other():
+    periods = {1.0: torch.ones(2, 3), 2.0: torch.ones(2, 3)}
+    figure = figures.stacked(figures.trajectory_fans(Fans(2.5, periods, dict.fromkeys(periods, torch.ones(3)))))
+    figure.draw_without_rendering()
+    upper, lower = (axes.get_position() for axes in figure.axes)
+    assert upper.y0 > lower.y1
+    assert figure.get_figwidth() == figures.WIDTH
+
+
 def test_refusals_name_the_argument():
-    with pytest.raises(ValueError, match="panels: expected one or more, got none"):
-        figures.learning_curves([])
     with pytest.raises(ValueError, match="paths: expected trajectories of one period or more, got none"):
         figures.trajectory_fans(Fans(3.0, {}, {}))
 

@@ -76,7 +76,7 @@ def test_the_median_line_leaves_a_run_that_diverged_out():
 
     def lines(runs):
         panel = Panel(RETRIEVAL.metrics[0], curves_of(runs, "validation_accuracy"))
-        return figures.learning_curves([panel]).axes[0].get_lines()
+        return figures.learning_curve(panel).axes[0].get_lines()
 
     thin = [line for line in lines(runs) if line.get_linewidth() < 1]
     (bold,) = [line for line in lines([*runs[:2], diverged(runs[2])]) if line.get_linewidth() > 1]
@@ -93,7 +93,7 @@ def test_the_band_of_many_seeds_leaves_them_out_too():
     runs = runs_of("zero", *(0.9 for _ in range(figures.THIN_LINES)))
     bad = [diverged(run) for run in runs_of("zero", *(0.1 for _ in range(2 * figures.THIN_LINES)))]
     panel = Panel(RETRIEVAL.metrics[0], curves_of([*runs, *bad], "validation_accuracy"))
-    (band,) = figures.learning_curves([panel]).axes[0].collections
+    (band,) = figures.learning_curve(panel).axes[0].collections
     assert band.get_paths()[0].vertices[:, 1][1:31].min() >= 0
 
 

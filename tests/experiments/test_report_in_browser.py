@@ -59,12 +59,24 @@ def chrome():
 
 
 @pytest.fixture
-def browser(chrome, page):
-    """The page, freshly opened on a desk, in light mode; without a message to the console when the test is over."""
+def quiet(chrome):
+    """A browser on a desk, in light mode; without a message to the console when the test is over."""
     look(chrome, 1200, "light")
-    visit(chrome, page)
     yield chrome
     assert chrome.get_log("browser") == []
+
+
+@pytest.fixture
+def browser(quiet, page):
+    """The page, freshly opened, with all its folds open."""
+    visit(quiet, page)
+    unfold(quiet)
+    until(quiet, lambda: curves(quiet))
+    return quiet
+
+
+def unfold(driver):
+    driver.execute_script("document.querySelectorAll('details.fold').forEach(fold => fold.open = true)")
 
 
 def visit(driver, url):
@@ -189,28 +201,38 @@ def test_dark_mode_is_dark_and_readable(browser):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (390, "light"), (1200, "dark")])
-def test_the_evidence_is_readable_everywhere(browser, evidence, width, scheme):
-    look(browser, width, scheme)
-    visit(browser, evidence)
+def test_the_answer_is_seen_first_and_everything_fits(quiet, evidence, width, scheme):
+    look(quiet, width, scheme)
+    visit(quiet, evidence)
+    sentences = quiet.find_elements(By.CSS_SELECTOR, "#answer p")
+    assert len(sentences) == 3
+    back = quiet.find_element(By.TAG_NAME, "body").value_of_css_property("background-color").replace("rgba", "rgb")
+    for sentence in sentences:
+        assert sentence.rect["y"] + sentence.rect["height"] < 800, "seen without scrolling"
+        assert sentence.rect["x"] + sentence.rect["width"] <= width
+        assert contrast(sentence.value_of_css_property("color").replace("rgba", "rgb"), back) > 7
+    left, right = quiet.find_elements(By.CSS_SELECTOR, "#answer + .pair figure")
+    assert (left.rect["y"] == right.rect["y"]) == (width == 1200), "side by side, and on a phone stacked"
+    assert not quiet.find_element(By.CSS_SELECTOR, ".fold table").is_displayed(), "details are folded"
+    unfold(quiet)
     root = "document.documentElement"
-    assert browser.execute_script(f"return {root}.scrollWidth === {root}.clientWidth"), "no width scrolls sideways"
-    (picture,) = browser.find_elements(By.CSS_SELECTOR, "svg.broad[id], figure svg.broad")[:1]
-    assert picture.rect["width"] > 550, "the map keeps its size and scrolls inside its card"
-    card = browser.execute_script("return arguments[0].closest('.card').getBoundingClientRect().width", picture)
-    assert card <= width
-    finding = browser.find_element(By.CSS_SELECTOR, "body > p")
-    back = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
-    colour = finding.value_of_css_property("color").replace("rgba", "rgb")
-    assert contrast(colour, back.replace("rgba", "rgb")) > 7
-    assert finding.rect["x"] + finding.rect["width"] <= width
+    assert quiet.execute_script(f"return {root}.scrollWidth === {root}.clientWidth"), "no width scrolls sideways"
+    script = (
+        "return [...document.querySelectorAll('.card svg:not(.broad)')].map(svg => svg.getBoundingClientRect().right)"
+    )
+    assert max(quiet.execute_script(script)) <= width
 
 
-def test_the_map_opens_to_its_numbers(browser, evidence):
-    visit(browser, evidence)
-    table = browser.find_element(By.CSS_SELECTOR, "details table")
+def test_a_link_of_the_contents_opens_its_fold(quiet, evidence):
+    visit(quiet, evidence)
+    links = quiet.find_elements(By.CSS_SELECTOR, "nav a")
+    titles = [title.text for title in quiet.find_elements(By.CSS_SELECTOR, ".fold h2")]
+    assert [link.text for link in links] == titles
+    assert "When does it help?" in titles
+    table = quiet.find_element(By.CSS_SELECTOR, "#about-when table")
     assert not table.is_displayed()
-    browser.find_element(By.TAG_NAME, "summary").click()
-    until(browser, table.is_displayed)
+    quiet.find_element(By.LINK_TEXT, "When does it help?").click()
+    until(quiet, table.is_displayed)
     assert "29.00" in table.text
 
 

@@ -11,26 +11,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from contextual_rnn._pictures import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILION, styled
 from contextual_rnn.diagnostics.influence import FADED, Influence
 
-# Okabe and Ito's palette, which colour-blind readers can distinguish; without colour the dashes do.
-LINES = {
-    "true": ("#009E73", "-"),
-    "zeroed": ("#0072B2", "--"),
-    "mean": ("#E69F00", "-."),
-    "shuffled": ("#D55E00", ":"),
-    "sampled": ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))),
+LINES = {  # distinguished without colour too
+    "true": (GREEN, "-"),
+    "zeroed": (BLUE, "--"),
+    "mean": (ORANGE, "-."),
+    "shuffled": (VERMILION, ":"),
+    "sampled": (PURPLE, (0, (5, 1, 1, 1, 1, 1))),
 }
 
 
+@styled()
 def draw(losses: Mapping[str, Tensor], influence: Influence | None, not_finite: Sequence[str]) -> Figure:
     """Left the loss of every step under each state, right the influence of h(0) where it was measured."""
-    figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+    figure = Figure(figsize=(9.6, 3.4))
     count = 1 if influence is None else 2
     panels = [figure.add_subplot(1, count, index + 1) for index in range(count)]
     for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#DDDDDD", lw=0.6)
         axes.set_xlabel("step t")
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     _losses(panels[0], losses)
@@ -39,16 +38,16 @@ def draw(losses: Mapping[str, Tensor], influence: Influence | None, not_finite: 
         figure.suptitle(text, fontsize=8, color="#B00020")
     if influence is not None:
         axes, total = panels[1], influence.total
-        axes.plot(influence.steps, total.tolist(), color="#333333", label="all", marker="o", ms=3)
+        axes.plot(influence.steps, total.tolist(), color=INK, label="all", marker="o", ms=3)
         if len(influence.leaves) > 1:
             for index, (name, values) in enumerate(influence.leaves.items()):
                 dashes = ("--", ":", "-.")[index % 3]
                 axes.plot(influence.steps, values.tolist(), ls=dashes, lw=1.2, label=f"by {name}(0)")
-            axes.legend(frameon=False, fontsize=9)
+            axes.legend()
         if (total > 0).any():
             axes.set_yscale("log", nonpositive="mask")
         if (total > 0).any() and influence.not_finite_from is None:
-            axes.axhline(FADED * total.max().item(), color="#888888", lw=0.8)
+            axes.axhline(FADED * total.max().item(), color=FAINT, lw=0.8)
         axes.set_ylabel("influence, size of dh(t)/dh(0)")
     return figure
 
@@ -64,7 +63,7 @@ def _losses(axes: Axes, losses: Mapping[str, Tensor]) -> None:
         axes.set_xticks(range(len(losses)), list(losses))
         axes.set(xlabel="initial state", xlim=(-0.5, len(losses) - 0.5))
     else:
-        axes.legend(title="initial state", frameon=False, fontsize=9, title_fontsize=9)
+        axes.legend(title="initial state")
     values = torch.cat(list(losses.values()))
     values = values[values.isfinite()]
     if len(values) and values.min() > 0 and values.max() > 10 * values.min():

@@ -19,6 +19,7 @@ from contextual_rnn.diagnostics.influence import Influence, influence_of, measur
 from contextual_rnn.diagnostics.intercept import Found, Intercept, watch
 from contextual_rnn.diagnostics.not_finite import among, not_finite
 from contextual_rnn.diagnostics.sigma import Sigma, sigma_of
+from contextual_rnn.rnn import check_like
 from contextual_rnn.spec.networks import StateSpec, spec_of
 from contextual_rnn.spec.steps import evaluation
 from contextual_rnn.spec.tree import State, describe_state, has_more
@@ -97,11 +98,12 @@ def diagnose_state(
     options = _Options(lengths, groups, permutations, influence_steps, seed)
     options.check(losses, None)
     spec = spec_of(network)
+    leaves = _leaves(spec, state)
     module = network if isinstance(network, nn.Module) else None
+    if module is not None:
+        check_like("state", module, spec.tree, state)
     with nullcontext() if module is None else evaluation(module), torch.inference_mode(False):
-        return _diagnose(
-            lambda state: watch(lambda: losses(state), module), spec, _leaves(spec, state), None, {}, options
-        )
+        return _diagnose(lambda state: watch(lambda: losses(state), module), spec, leaves, None, {}, options)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from torch import Tensor
 from contextual_rnn._precision import wide
 from contextual_rnn.generation.functions import Functions
 from contextual_rnn.generation.rollout import Generated, stack_steps
-from contextual_rnn.generation.start import write_rows
 from contextual_rnn.generation.step import GenerationStep
-from contextual_rnn.spec.rows import take
+from contextual_rnn.spec.rows import take, write_rows
 from contextual_rnn.spec.tree import State
 
 
@@ -53,7 +52,8 @@ def beam_search(
         some = [take(functions.spec.tree, rows, state) for state in states]
         output, new = functions.advance(value[rows], some, at)
         states = [
-            write_rows(functions.spec, old, rows, changed, num_rows) for old, changed in zip(states, new, strict=True)
+            write_rows(functions.spec.tree, old, rows, changed, num_rows)
+            for old, changed in zip(states, new, strict=True)
         ]
         scores = wide(functions.scores(output, value[rows], at)).double().log_softmax(-1).to(device)
         tokens = scores.shape[-1]

@@ -12,7 +12,7 @@ from contextual_rnn.generation.functions import Functions
 from contextual_rnn.generation.step import GenerationStep
 from contextual_rnn.rnn import ContextualRNN, check_made
 from contextual_rnn.sequences.batch import Sequences
-from contextual_rnn.spec.rows import take, take_of_all
+from contextual_rnn.spec.rows import take, write_rows
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.steps import check_step, step_of
 from contextual_rnn.spec.tree import State
@@ -53,13 +53,6 @@ def num_rows_of(spec: StateSpec, state: State) -> int:
     return next(iter(spec.check(state).values())).shape[0]
 
 
-def write_rows(spec: StateSpec, state: State, rows: Tensor, new: State, num_rows: int) -> State:
-    """`state` with `new` in place of its rows `rows`."""
-    place = torch.arange(num_rows, device=rows.device)
-    place[rows] = num_rows + torch.arange(len(rows), device=rows.device)
-    return take_of_all(spec.tree, place, [state, new], [num_rows, len(rows)])
-
-
 def run_prompt(
     functions: Functions,
     state: State,
@@ -93,7 +86,7 @@ def run_prompt(
         some = take(spec.tree, going, state)
         step_input = inputs[t].index_select(0, going.to(inputs[t].device))
         _, new = as_forward(model, step_of)(model.network, spec, step_input, some)
-        state = write_rows(spec, state, going, new, num_rows)
+        state = write_rows(spec.tree, state, going, new, num_rows)
     return state
 
 

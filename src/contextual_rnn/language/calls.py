@@ -26,7 +26,8 @@ def watch(base: PreTrainedModel) -> None:
 
 def check_call(base: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Refuse a call from a state that transformers would answer with other numbers, without a word."""
-    arguments = {**dict(zip(inspect.signature(base.forward).parameters, args, strict=False)), **kwargs}
+    names = list(inspect.signature(base.forward).parameters)
+    arguments = {**{names[place]: value for place, value in enumerate(args[: len(names)])}, **kwargs}
     cache = cache_of(arguments)
     if cache is None:
         return

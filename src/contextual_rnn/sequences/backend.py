@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -19,24 +19,31 @@ from contextual_rnn.ops._gated.layers import Stack, supports
 
 BACKENDS = ("auto", "torch", "native", "reference")
 ENVIRONMENT = "CONTEXTUAL_RNN_SEQUENCES_BACKEND"
-_KINDS = (nn.RNN, nn.LSTM, nn.GRU)  # not their subclasses, which may do more
+KINDS = (nn.RNN, nn.LSTM, nn.GRU)  # not their subclasses, which may do more
 
 
 def check_backend(backend: object, network: nn.Module) -> None:
     """Refuse a backend that there is not, and ours for a network that they do not know."""
     if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {shortened(backend)}")
-    if backend in ("native", "reference") and type(network) not in _KINDS:
+    if backend in ("native", "reference") and type(network) not in KINDS:
         kind = type(network).__name__
         raise ValueError(
             f"backend: expected auto or torch but for nn.RNN, nn.LSTM and nn.GRU, got {backend} for {kind}"
         )
 
 
-def choose(backend: str, network: nn.Module, tensors: Sequence[Tensor], dense: bool = False) -> str:
+def choose(
+    backend: str,
+    network: nn.Module,
+    tensors: Sequence[Tensor],
+    dense: bool = False,
+    kinds: Collection[type[nn.Module]] = KINDS,
+) -> str:
     """torch, native or reference, for an input and states; `auto` is native wherever that serves.
 
-    It is torch where the batch is `dense`, each row one sequence of all steps: the same bits as a plain call.
+    `kinds` are the classes that we know. It is torch where the batch is `dense`, each row one sequence of all steps:
+    the same bits as a plain call.
 
     Raises ValueError where native or reference is asked for and cannot serve.
     """
@@ -48,7 +55,7 @@ def choose(backend: str, network: nn.Module, tensors: Sequence[Tensor], dense: b
     if asked == "torch" or (asked == "auto" and dense):
         return "torch"
     name = "native" if asked == "auto" else asked
-    obstacle = _obstacle(network, tensors, name == "native")
+    obstacle = _obstacle(network, tensors, name == "native", kinds)
     if obstacle is None:
         return name
     if backend == name:
@@ -56,9 +63,11 @@ def choose(backend: str, network: nn.Module, tensors: Sequence[Tensor], dense: b
     return "torch"
 
 
-def _obstacle(network: nn.Module, tensors: Sequence[Tensor], native: bool) -> str | None:
+def _obstacle(
+    network: nn.Module, tensors: Sequence[Tensor], native: bool, kinds: Collection[type[nn.Module]]
+) -> str | None:
     """Why the network must run as torch runs it: somebody watches or changes how it does, or there is no kernel."""
-    if not isinstance(network, nn.RNNBase) or type(network) not in _KINDS:
+    if type(network) not in kinds:
         return "is a network of another class"
     if not is_plain_call(network):
         return "are hooks or a forward method of its own"
@@ -68,10 +77,17 @@ def _obstacle(network: nn.Module, tensors: Sequence[Tensor], native: bool) -> st
         return "is autocast"
     if dispatch_mode() is not None or in_forward_ad():
         return "is a mode that the kernel does not see"
-    every = [*tensors, *[weight for weights in network.all_weights for weight in weights]]
+    every = [*tensors, *weights_of(network)]
     if not PLAIN_TENSORS.issuperset(map(type, every)):
         return "are tensors of other classes"
     return _no_kernel(every) if native else None
+
+
+def weights_of(network: nn.Module) -> list[Tensor]:
+    """The weights of a network of which only the forward method of its class is run."""
+    if isinstance(network, nn.RNNBase):
+        return [weight for weights in network.all_weights for weight in weights]
+    return [weight for weight in network._parameters.values() if weight is not None]  # pyright: ignore[reportPrivateUsage]
 
 
 def _no_kernel(tensors: Sequence[Tensor]) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.sequences.backend import choose, whole_rows
 from contextual_rnn.sequences.backend import run as run_over
+from contextual_rnn.sequences.model import Model
 from contextual_rnn.sequences.running import run_segments, takes_packed, whole
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs, one_step_of, split_arguments
@@ -26,22 +27,6 @@ from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.rows import has_none, take, take_of_all, tensors_of
 from contextual_rnn.spec.steps import call, check_input, own_copy
 from contextual_rnn.spec.tree import State
-
-
-class Model(Protocol):
-    """The interface of a model for a batch of sequences, as `ContextualRNN` has it."""
-
-    _spec: StateSpec
-    backend: str
-
-    @property
-    def network(self) -> nn.Module: ...
-
-    def _start(
-        self, context: Any, batch_size: int | None, generator: torch.Generator | None, rows: Tensor | None = None
-    ) -> State: ...
-
-    def _known_spec(self, step: Any) -> StateSpec: ...
 
 
 @dataclass(frozen=True)

@@ -118,3 +118,15 @@ def one_step_of(input: Tensor, batch_dim: int) -> Tensor:
     """An example of one step of the batch, (B, ...)."""
     shape = [size for axis, size in enumerate(input.shape) if axis not in (batch_dim, 1 - batch_dim)]
     return input.new_empty(input.shape[batch_dim], *shape)
+
+
+def merged(arguments: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
+    """The arguments for the network alone."""
+    if arguments is None:
+        return more
+    if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
+        received = f"{type(arguments).__name__}" if not isinstance(arguments, Mapping) else f"names {list(arguments)}"
+        raise TypeError(f"arguments: expected a dict from names to values, got {received}")
+    if both := sorted(set(arguments) & set(more)):
+        raise ValueError(f"arguments: expected each argument once, got {', '.join(both)} as a keyword too")
+    return {**arguments, **more}

@@ -25,6 +25,13 @@ def take_of_all(tree: State, index: Tensor, states: Sequence[State], counts: Seq
     return combine(tree, states, _rows(index), counts)
 
 
+def write_rows(tree: State, state: State, rows: Tensor, new: State, num_rows: int) -> State:
+    """`state`, of `num_rows` rows, with those of `new` in place of its rows `rows`."""
+    place = torch.arange(num_rows, device=rows.device)
+    place[rows] = num_rows + torch.arange(len(rows), device=rows.device)
+    return take_of_all(tree, place, [state, new], [num_rows, len(rows)])
+
+
 Function = Callable[[Sequence[Tensor], int], Tensor]
 
 

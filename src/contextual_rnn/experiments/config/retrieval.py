@@ -105,5 +105,5 @@ RETRIEVAL = TaskEntry(
     text="After pairs of a letter and a digit, as in c9k8j3f1??k, the network names the digit of the letter asked "
     "for: 8.",
     drawings=(("retrieval.svg", "Figure 1: the model. The context is the embedding of the first character."),),
-    curves="Figure 2: validation accuracy, and log-likelihood in nats a sequence (right; epoch 0 lies below).",
+    curves="Figure 2: accuracy and log-likelihood on the validation set; the likelihood before training lies below.",
 )

@@ -37,6 +37,7 @@ class Picture(NamedTuple):
 
     title: str
     caption: str
+    settings: str
     panels: Sequence[Panel]
 
 
@@ -58,8 +59,13 @@ class Fans(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """The whole report. `left_out` says which runs it does not show, `reasons` which files are damaged."""
+    """The whole report. `left_out` says which runs it does not show, `reasons` which files are damaged.
 
+    `answer` is what was found, in sentences; `headlines` are the curves that show it, by their captions.
+    """
+
+    answer: list[str]
+    headlines: dict[str, Panel]
     sections: list[Section]
     evidence: Evidence
     trained: Trained

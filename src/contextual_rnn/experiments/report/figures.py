@@ -32,6 +32,7 @@ from contextual_rnn.experiments.studies.gain_map import PAIRS, STATES, TIMINGS, 
 COLOURS = {"zero": "#0072B2", "free": "#E69F00", "context": "#D55E00", "normal": "#009E73"}
 LABELS = {"zero": "zero (2a)", "free": "free (2b)", "context": "context (2c)", "normal": "normal (Eq. 4)"}
 INK = "#333333"
+WIDTH = 5.0  # inches, of a panel: on a phone its text can still be read
 BAND = (0.1, 0.9)
 MAP_COLOURS, MAP_TICKS = (
     "PuOr",
@@ -55,27 +56,31 @@ def to_svg(figure: Figure, name: str = "figure", *, transparent: bool = True) ->
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text.getvalue())
 
 
-def learning_curves(panels: Sequence[Panel]) -> Figure:
-    """Metrics over epochs, a panel for each and a colour for each state: the paper's figures 2 and 5.
+def learning_curve(panel: Panel) -> Figure:
+    """A metric over epochs, a colour for each state: the paper's figures 2 and 5 are such panels."""
+    metric, curves = panel
+    figure, (axes,) = _panels(1, width=WIDTH, height=3.2)
+    _curves(axes, curves)
+    axes.set_ylabel(metric.axis or metric.name.replace("_", " "))
+    if metric.scale == "log":
+        axes.set_yscale("log")
+    elif metric.scale == "share":
+        axes.set_ylim(0, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    elif metric.scale == "negative":
+        # The value before training is so low that all others would be at the top of the panel.
+        lowest = min((value for curve in curves for epoch, value in curve.values.items() if epoch), default=-1.0)
+        axes.set_ylim(bottom=1.08 * lowest, top=0.03 * -lowest)
+    _legend(figure, axes)
+    return figure
 
-    Raises ValueError where there is no panel.
-    """
-    if not panels:
-        raise ValueError("panels: expected one or more, got none")
-    figure, axes_of_panels = _panels(len(panels), width=4.8 * len(panels) if len(panels) > 1 else 5.6, height=3.4)
-    for axes, (metric, curves) in zip(axes_of_panels, panels, strict=True):
-        _curves(axes, curves)
-        axes.set_ylabel(metric.axis or metric.name.replace("_", " "))
-        if metric.scale == "log":
-            axes.set_yscale("log")
-        elif metric.scale == "share":
-            axes.set_ylim(0, 1.02)
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        elif metric.scale == "negative":
-            # The value before training is so low that all others would be at the top of the panel.
-            lowest = min((value for curve in curves for epoch, value in curve.values.items() if epoch), default=-1.0)
-            axes.set_ylim(bottom=1.08 * lowest, top=0.03 * -lowest)
-    _legend(figure, axes_of_panels[0])
+
+def stacked(figure: Figure) -> Figure:
+    """The figure with its panels below each other, so that they fit a phone."""
+    grid = figure.add_gridspec(len(figure.axes), 1)
+    for row, axes in enumerate(figure.axes):
+        axes.set_subplotspec(grid[row])
+    figure.set_size_inches(WIDTH, 3.0 * len(figure.axes))
     return figure
 
 
@@ -118,16 +123,16 @@ def calibration_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def map_figure(gains: Map) -> Figure:
-    """Median gain in final accuracy over zero, in points, a panel for each start, timing and state.
+def map_figure(gains: Map, starts: Sequence[str] = tuple(STARTS)) -> Figure:
+    """Median gain in final accuracy over zero, in points, a panel for each of `starts`, timing and state.
 
     Cells whose interval holds zero, or that have a single seed, are hatched. Raises ValueError for no
     gains.
     """
     if not gains:
         raise ValueError("gains: expected those of one state or more, got none")
-    columns = [(start, timing) for start in STARTS for timing in TIMINGS]
-    figure = Figure(figsize=(9.6, 5.2), layout="constrained")
+    columns = [(start, timing) for start in starts for timing in TIMINGS]
+    figure = Figure(figsize=(2.4 * len(columns), 5.2), layout="constrained")
     grid = figure.subplots(len(STATES), len(columns), sharex=True, sharey=True)
     norm = SymLogNorm(0.005, vmin=-MAP_TICKS[-1], vmax=MAP_TICKS[-1])
     for row, state in zip(grid, STATES, strict=True):

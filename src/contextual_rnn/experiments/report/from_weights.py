@@ -16,7 +16,7 @@ from contextual_rnn.experiments.report.tables import DIAGNOSIS, numbers_of
 from contextual_rnn.experiments.runs.folder import Refused, Run, has_weights, raise_it, write_json
 from contextual_rnn.experiments.runs.json_file import check, damaged, parse, read_text
 from contextual_rnn.experiments.runs.weights import load_task
-from contextual_rnn.experiments.stats.groups import Group
+from contextual_rnn.experiments.stats.groups import Group, changed
 from contextual_rnn.experiments.studies.calibration import calibration
 from contextual_rnn.experiments.tasks.decay import VALIDATION_PERIODS
 
@@ -139,15 +139,6 @@ def normal_run(runs: Sequence[Run]) -> Run | None:
     """A run of the normal state: finished before unfinished, then nearest to the defaults, then lowest seed."""
     normal = [run for run in runs if run.config.state == "normal"]
     return min(normal, key=lambda run: (not run.converged, changed(run), run.config.seed), default=None)
-
-
-def changed(run: Run) -> int:
-    """How many options but the seed are not at their defaults."""
-    return sum(
-        getattr(run.config, field.name) != field.default
-        for field in dataclasses.fields(run.config)
-        if field.name not in ("seed", "epochs")
-    )
 
 
 def source(run: Run) -> str:

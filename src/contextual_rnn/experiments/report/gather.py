@@ -11,14 +11,17 @@ from pathlib import Path
 import torch
 
 from contextual_rnn.experiments.config import in_order, tasks
+from contextual_rnn.experiments.report.answer import sentences
 from contextual_rnn.experiments.report.data import Curve, Fans, Panel, Picture, Report, Section
-from contextual_rnn.experiments.report.from_weights import Trained, changed, trained
+from contextual_rnn.experiments.report.from_weights import Trained, trained
 from contextual_rnn.experiments.report.playground import trajectories
 from contextual_rnn.experiments.report.tables import final_figures, over_seeds
 from contextual_rnn.experiments.runs.folder import Refused, Run, command, run_folders, write_json
 from contextual_rnn.experiments.runs.published import read_results
 from contextual_rnn.experiments.runs.summary import status, summary
-from contextual_rnn.experiments.stats.groups import Group, differing, groups_of, place
+from contextual_rnn.experiments.stats.groups import Group, differing, groups_of, nearest_to_defaults, place
+from contextual_rnn.experiments.stats.wording import words
+from contextual_rnn.experiments.studies.answer import Finding, findings_of
 from contextual_rnn.experiments.studies.catalogue import ASIDE, study
 from contextual_rnn.experiments.studies.evidence import evidence_of
 from contextual_rnn.experiments.studies.start_ablations import accuracy_table
@@ -53,18 +56,21 @@ def gather(folder: Path, refused: Refused) -> Report:
     pictured = [run for run in runs if study(run) not in ASIDE]
     by_task = {task: groups_of([run for run in pictured if run.task == task]) for task in order}
     groups = [group for each in by_task.values() for group in each]
-    nearest = [group for each in by_task.values() for group in _nearest(each, TABLES)]
+    nearest = [group for each in by_task.values() for group in nearest_to_defaults(each, TABLES)]
     listed = _listed(pictured, nearest)
+    findings = findings_of(runs)
     if run_folders(folder):
-        sampled = [group for each in by_task.values() for group in _nearest(each, PICTURES)]
+        sampled = [group for each in by_task.values() for group in nearest_to_defaults(each, PICTURES)]
         from_weights = trained([group for group in sampled if group.entry.trajectories], nearest, leave_out)
         write_json(folder / SUMMARY, summary(runs))
         from_weights.write(folder)
     else:
         from_weights = Trained.read(folder, leave_out)
     return Report(
+        answer=sentences(findings),
+        headlines=_headlines(findings, groups),
         sections=[
-            Section(entry, _pictures(_nearest(by_task[task], PICTURES)), final_figures(entry, rows))
+            Section(entry, _pictures(nearest_to_defaults(by_task[task], PICTURES)), final_figures(entry, rows))
             for task, entry in tasks().items()
             if (rows := [run for run in listed if run.task == task])
         ],
@@ -90,6 +96,19 @@ def curves_of(runs: Sequence[Run], metric: str) -> list[Curve]:
     return curves
 
 
+def _headlines(findings: Sequence[Finding], groups: Sequence[Group]) -> dict[str, Panel]:
+    """Two panels: the first metric of the first two groups that the answer is about; of a single one two metrics."""
+    about = [each.pairs[0].group for finding in findings for each in finding.comparisons] or groups
+    panels = {
+        f"{': '.join(filter(None, group.titles())) or group.entry.title}: {metric.axis or words(metric.name)}": panel
+        for rank in range(2)
+        for group in about[:2]
+        for metric in [each for each in group.entry.metrics if each.curve][rank : rank + 1]
+        if (panel := Panel(metric, curves_of(group.runs, metric.name))).curves
+    }
+    return dict(list(panels.items())[:2])
+
+
 def _pictures(groups: Sequence[Group]) -> list[Picture]:
     pictures: list[Picture] = []
     apart_in = differing(groups)
@@ -99,8 +118,8 @@ def _pictures(groups: Sequence[Group]) -> list[Picture]:
             filter(None, [*group.titles(), ", ".join(settings[name] for name in apart_in if name in settings)])
         )
         panels = [Panel(each, curves_of(group.runs, each.name)) for each in entry.metrics if each.curve]
-        caption = f"{_counted(group)}. Shared settings: {', '.join(settings.values())}."
-        pictures.append(Picture(title, caption, panels if any(panel.curves for panel in panels) else ()))
+        panels = panels if any(panel.curves for panel in panels) else []
+        pictures.append(Picture(title, f"{_counted(group)}.", ", ".join(settings.values()), panels))
     return pictures
 
 
@@ -115,12 +134,6 @@ def _counted(group: Group) -> str:
     return ", ".join(texts)
 
 
-def _nearest(groups: Sequence[Group], count: int) -> list[Group]:
-    """At most `count` groups, those with the fewest options changed, in the given order."""
-    nearest = sorted(range(len(groups)), key=lambda index: changed(groups[index].runs[0]))[:count]
-    return [groups[index] for index in sorted(nearest)]
-
-
 def _listed(runs: Sequence[Run], groups: Sequence[Group]) -> list[Run]:
     """All runs, or where they are more than ROWS, the first ROWS of those in `groups`."""
     if len(runs) <= ROWS:
@@ -133,9 +146,9 @@ def _left_out(runs: Sequence[Run], listed: Sequence[Run], groups: Sequence[Group
     if len(runs) == len(listed) and len(groups) <= PICTURES:
         return ""
     return (
-        f"Here are {len(runs):,} runs in {len(groups):,} groups of settings. This page has pictures of at most "
-        f"{PICTURES} groups a task, intervals of {TABLES}, and a line for {len(listed):,} runs, those nearest to the "
-        f"defaults; {SUMMARY} has the figures of all, and contextual-rnn results writes them as Parquet."
+        f"Here are {len(runs):,} runs in {len(groups):,} groups of settings. This page shows those nearest to the "
+        f"defaults: pictures of at most {PICTURES} groups a task, intervals of {TABLES}, a line for {len(listed):,} "
+        f"runs. {SUMMARY} has the figures of all, and contextual-rnn results writes them as Parquet."
     )
 
 

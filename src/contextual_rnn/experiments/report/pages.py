@@ -22,7 +22,7 @@ from contextual_rnn.experiments.stats.groups import groups_of
 from contextual_rnn.experiments.stats.tables import fill, markdown
 from contextual_rnn.experiments.stats.wording import interval, minus, spread
 from contextual_rnn.experiments.studies import catalogue
-from contextual_rnn.experiments.studies.calibration import calibration
+from contextual_rnn.experiments.studies.calibration import calibration, calibration_table
 from contextual_rnn.experiments.studies.catalogue import ASIDE, AUTHORS, CALIBRATED, DECAY, study
 from contextual_rnn.experiments.studies.evidence import evidence_of, facts_of
 from contextual_rnn.experiments.studies.start_ablations import accuracy_table
@@ -43,7 +43,7 @@ ASKED = {
     "decay": "decay at the paper's scale",
     "calibration": "",
 }
-IN_SHORT = ("short_scale", "short_map", "short_plateau", "short_table_1", "short_decay")
+PLAIN = ("plain_scale", "plain_map", "plain_decay")  # the README's sentences
 
 
 def publish_all(folder: Path, results: Path) -> list[Path]:
@@ -93,12 +93,12 @@ def findings(prose: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     environment.filters.update(filters)
     context = {"facts": facts, "starts": STARTS, "studies": catalogue}
     module = environment.get_template(prose.name).make_module(context)
-    texts = {name: " ".join(getattr(module, name)().split()) for name in (*ASKED, *IN_SHORT)}
+    texts = {name: " ".join(getattr(module, name)().split()) for name in (*ASKED, *PLAIN)}
     return {name: text for name, text in texts.items() if text}
 
 
 def pages_of(results: Path, prose: Path | None = None) -> Pages:
-    """The README's five lines and table, every finding and table for docs/evidence.md, and the map."""
+    """The README's sentences, the tables of the explanations, all of docs/evidence.md that is a result, and the map."""
     runs, calibrated = read_results(results), Trained.read(results).calibration
     texts = findings(prose or results / PROSE, facts_of(runs, calibrated))
     evidence = evidence_of(runs)
@@ -109,11 +109,14 @@ def pages_of(results: Path, prose: Path | None = None) -> Pages:
     picture = "![When does it help? Gain in final accuracy over a zero state]({})" if evidence.gains else ""
     parts = {
         "README.md": [
+            "\n".join(f"- {line}" for name in PLAIN if (line := texts.get(name))),
             picture.format(FIGURE.as_posix()),
-            "\n".join(f"- {line}" for name in IN_SHORT if (line := texts.get(name))),
-            wanted,
+        ],
+        "docs/explanations/when-it-helps.md": [
+            picture.format(f"../figures/{FIGURE.name}"),
             markdown(accuracies) if accuracies else "",
         ],
+        "docs/explanations/spread.md": [markdown(calibration_table(calibrated)) if calibrated else ""],
         "docs/evidence.md": [
             "\n".join(f"- {text}" for name in ASKED if (text := texts.get(name))),
             wanted,

@@ -39,6 +39,7 @@
   let band, samples, truth;
   const layOut = () => {
     const box = svg.getBoundingClientRect();
+    if (!box.width) return;  // in a closed fold
     RIGHT = box.width - 8;
     FLOOR = box.height - 26;
     svg.replaceChildren();
@@ -64,6 +65,7 @@
   });
 
   const redraw = () => {
+    if (!truth) return;
     const p = Number(period.value), i = Number(initial.value);
     const T = data.periods[p], drawn = data.initials[i];
     const expected = curveOf(T, drawn);
@@ -100,6 +102,5 @@
   period.value = data.periods.indexOf(2);
   initial.value = data.initials.indexOf(3);
   find("controls").hidden = false;
-  layOut();
-  window.addEventListener("resize", layOut);
+  new ResizeObserver(layOut).observe(svg);
 })();

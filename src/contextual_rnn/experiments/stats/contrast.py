@@ -45,6 +45,13 @@ class Contrast:
         return "ahead" if interval.low > none else "behind" if interval.high < none else "level"
 
     @property
+    def side(self) -> Verdict:
+        """The verdict; where a single seed allows none, the side that its values are on."""
+        if self.verdict != "open":
+            return self.verdict
+        return "ahead" if self.improvement.estimate > 0.5 else "behind" if self.improvement.estimate < 0.5 else "level"
+
+    @property
     def significant_by_chance(self) -> float:
         """A bound on the probability of a verdict other than level where neither side is better, for 3 seeds and more.
 

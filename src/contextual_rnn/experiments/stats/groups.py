@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,3 +78,18 @@ def differing(groups: Sequence[Group]) -> list[str]:
     first, *others = [group.settings for group in groups]
     titled = groups[0].entry.titles
     return [name for name in first if name not in titled and any(other.get(name) != first[name] for other in others)]
+
+
+def changed(run: Run) -> int:
+    """How many options but the seed are not at their defaults."""
+    return sum(
+        getattr(run.config, field.name) != field.default
+        for field in dataclasses.fields(run.config)
+        if field.name not in ("seed", "epochs")
+    )
+
+
+def nearest_to_defaults(groups: Sequence[Group], count: int) -> list[Group]:
+    """At most `count` groups, those with the fewest options changed, in the given order."""
+    indices = sorted(range(len(groups)), key=lambda index: changed(groups[index].runs[0]))[:count]
+    return [groups[index] for index in sorted(indices)]

@@ -134,7 +134,7 @@ def _state(config: RetrievalConfig, spec: StateSpec) -> InitialState:
 
 @torch.no_grad()
 def _start_as_the_authors(model: RetrievalModel, config: RetrievalConfig) -> None:
-    """The start of the authors' published code; the README describes its effect on the results.
+    """The start of the authors' published code; docs/evidence.md describes its effect.
 
     `switched` takes a single ingredient from the other start.
     """

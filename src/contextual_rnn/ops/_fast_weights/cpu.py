@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from contextual_rnn.ops._fast_weights.kernel import Given, Settings
-from contextual_rnn.ops._fast_weights.layouts import CLASSIFICATION, PACK, PACK_CLASSIFICATION, PROBLEM
+from contextual_rnn.ops._fast_weights.layouts import CLASSIFICATION, PACK, PACK_CLASSIFICATION, PROBLEM, STREAM
 from contextual_rnn.ops.native import library
 from contextual_rnn.ops.native.memory import address, addresses_of, in_memory
 
-_LAYOUTS = PROBLEM, CLASSIFICATION
+_LAYOUTS = PROBLEM, CLASSIFICATION, STREAM
 
 
 def instruction_set() -> str | None:
@@ -66,6 +66,11 @@ def _chunk(steps: int, width: int) -> int:
 
 # Multiply-adds below which waking a second thread costs more than it saves.
 _WORTH_THREADS = 2_000_000
+
+
+def threads_for(multiply_adds: int) -> int:
+    """On how many threads a call of so many multiply-adds runs."""
+    return torch.get_num_threads() if multiply_adds > _WORTH_THREADS else 1
 
 
 def _shape(given: Given) -> tuple[int, int, int]:
@@ -158,7 +163,7 @@ def _sizes(
     batch, steps, width = shape
     chunk = _chunk(steps, width)
     work = batch * steps * (width + min(chunk, width) + input_size) * width
-    threads = torch.get_num_threads() if work > _WORTH_THREADS else 1
+    threads = threads_for(work)
     return (
         batch, steps, width, settings.inner_steps, rank, chunk, threads, settings.write_before_read,
         settings.layer_norm, width * width if dense and not settings.shared_a0 else 0, keep, settings.eps, input_size,

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths, without_padding
-from contextual_rnn._numbers import check_flag, check_number, check_size, shortened
+from contextual_rnn._numbers import check_flag, check_held, check_number, check_size, shortened
 from contextual_rnn._precision import is_narrow
 from contextual_rnn._tensors import check_dense, check_floats
 from contextual_rnn._torch_internals import is_tracing, is_transformed
@@ -255,9 +255,11 @@ def check_tensors(
     for name, vector in (("norm_weight", norm_weight), ("norm_bias", norm_bias), ("bias", bias)):
         if vector is not None:
             expected.append((name, vector, (width,)))
-    for name, number in (("decay", options.decay), ("rate", options.rate)):
+    for name, number in (("decay", options.decay), ("rate", options.rate), ("eps", options.eps)):
         if isinstance(number, Tensor):
             expected.append((name, number, ()))
+        elif not torch.compiler.is_compiling():  # a number may be symbolic there
+            check_held(name, number, inputs.dtype)
     for name, tensor, shape in (*expected, *shapes_of(a0, batch, width)):
         check_tensor(name, tensor, shape, inputs)
 

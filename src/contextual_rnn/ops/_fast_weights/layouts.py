@@ -37,6 +37,16 @@ CLASSIFICATION = Layout(
     ],
 )
 
+STREAM = Layout(
+    "fast_weights_stream",
+    [
+        ("integer", "batch width input_size inner_steps threads write_before_read layer_norm"),
+        ("real", "eps decay rate"),
+        ("input", "projection bias weight gain shift h0 a0"),
+        ("result", "h a output scratch"),
+    ],
+)
+
 # The fields that the arguments of a call go to, in the order of the arguments.
 SIZES = (
     "batch", "steps", "width", "inner_steps", "rank", "chunk", "threads", "write_before_read", "layer_norm",
@@ -77,3 +87,4 @@ PACK_CLASSIFICATION = CLASSIFICATION.packer(
         "grad_h0", "grad_a0", "grad_left", "grad_right", *[f"grad_{name}" for name in PARAMETERS],
     )
 )  # fmt: skip
+PACK_STREAM = STREAM.packer(STREAM.names)

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from contextual_rnn.ops._gated.kernel import CELLS, Given, Settings
-from contextual_rnn.ops._gated.layouts import PACK_BACKWARD, PACK_FORWARD, PROBLEM
+from contextual_rnn.ops._gated.layouts import PACK_BACKWARD, PACK_FORWARD, PROBLEM, STREAM
 from contextual_rnn.ops.native import library
 from contextual_rnn.ops.native.memory import address, addresses_of, in_memory
 
 
 def instruction_set() -> str | None:
     """The instruction set that the kernel uses here, None where it was not built."""
-    return library.instruction_set(PROBLEM)
+    return library.instruction_set(PROBLEM, STREAM)
 
 
 def availability() -> str:
     """Whether the kernel can run, and why not."""
-    return library.availability(PROBLEM)
+    return library.availability(PROBLEM, STREAM)
 
 
 # Known from the start, since torch.compile cannot trace the loading of a library.
@@ -40,6 +40,11 @@ _SAVED = (5, 4, 1, 1)
 
 # Multiply-adds below which waking a second thread costs more than it saves.
 _WORTH_THREADS = 1_000_000
+
+
+def threads_for(multiply_adds: int) -> int:
+    """On how many threads a call of so many multiply-adds runs."""
+    return torch.get_num_threads() if multiply_adds > _WORTH_THREADS else 1
 
 
 def saved_size(given: Given, settings: Settings) -> int:
@@ -142,7 +147,7 @@ def _sizes(given: Given, settings: Settings, keep: bool, output: Tensor) -> tupl
     batch, steps, input_size = inputs.shape
     width = given.weight_ih.shape[0] // _gates(settings)
     work = batch * steps * (input_size + size) * given.weight_ih.shape[0]
-    threads = torch.get_num_threads() if work > _WORTH_THREADS else 1
+    threads = threads_for(work)
     return (
         settings.cell, batch, steps, input_size, width, size, given.table.shape[1], threads, settings.reverse, keep,
         *inputs.stride()[:2], *output.stride()[:2],

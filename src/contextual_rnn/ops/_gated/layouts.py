@@ -1,4 +1,4 @@
-"""What the native kernel of nn.RNN, nn.LSTM and nn.GRU is called with: the struct of csrc/problem.h."""
+"""What the native kernel of nn.RNN, nn.LSTM and nn.GRU is called with: the structs of csrc/problem.h."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ PROBLEM = Layout(
     ],
 )
 
+STREAM = Layout("gated_stream", [("integer", "count batch threads"), ("input", "layers"), ("result", "output")])
+
 # The fields that the arguments of a call go to, in the order of the arguments.
 SIZES = (
     "cell", "batch", "steps", "input_size", "width", "output_size", "segments", "threads", "reverse", "keep",
@@ -33,3 +35,10 @@ _GRADIENTS = (
 
 PACK_FORWARD = PROBLEM.packer((*SIZES, *_GIVEN, "final_state"))
 PACK_BACKWARD = PROBLEM.packer((*SIZES, *_GIVEN, *_GRADIENTS))
+PACK_STREAM = STREAM.packer(("count", "batch", "threads", "layers", "output"))
+PACK_LAYER = PROBLEM.packer(
+    (
+        "cell", "batch", "segments", "threads", "input_size", "width", "output_size", "weight_ih", "weight_hh",
+        "bias_ih", "bias_hh", "weight_hr", "h0", "c0", "output", "final_state", "scratch",
+    )
+)  # fmt: skip

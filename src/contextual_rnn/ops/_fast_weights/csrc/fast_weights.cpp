@@ -3,6 +3,7 @@
 
 #include "classification.h"
 #include "recurrence.h"
+#include "stream.h"
 
 #define NAME_(name, element, variant) fast_weights_##name##_##element##_##variant
 #define NAME(name, element, variant) NAME_(name, element, variant)
@@ -42,5 +43,15 @@ int64_t EXPORTED(classification)(const FastWeightsClassification* p, void* scrat
     FastWeightsClassification problem = *p;
     problem.recurrence.scratch = scratch;
     return Classifier<ELEMENT>(problem).run();
+}
+
+int64_t EXPORTED(stream_scratch)(const FastWeightsStream* p) { return Stream<ELEMENT>(*p).scratch_size(); }
+
+void EXPORTED(prepare_stream)(const FastWeightsStream* p) { Stream<ELEMENT>(*p).prepare(); }
+
+void EXPORTED(step_stream)(const FastWeightsStream* p, const void* input, const void* anew) {
+    const StreamStep<ELEMENT> step = {Stream<ELEMENT>(*p), input, anew};
+    const int64_t tasks = (p->batch + rows_of_a_task - 1) / rows_of_a_task;
+    contextual_rnn_parallel(tasks, p->threads, StreamStep<ELEMENT>::run, &step);
 }
 }

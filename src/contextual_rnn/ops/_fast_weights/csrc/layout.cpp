@@ -11,3 +11,5 @@ extern "C" uint64_t fast_weights_classification_layout() {
                           FAST_WEIGHTS_HEAD(DESCRIBE_FIELD, h0_) FAST_WEIGHTS_HEAD(DESCRIBE_FIELD, a0_)
                           FAST_WEIGHTS_HEAD(DESCRIBE_FIELD, left_) FAST_WEIGHTS_HEAD(DESCRIBE_FIELD, right_));
 }
+
+extern "C" uint64_t fast_weights_stream_layout() { return hash_of_layout(FAST_WEIGHTS_STREAM(DESCRIBE_FIELD)); }

@@ -55,3 +55,17 @@ extern "C" struct FastWeightsClassification {
     // each sample's first where they are absent.
     FastWeightsHead heads[4];
 };
+
+// One step a call. h (batch, width) and a (batch, width, width) are read and replaced by each step; h0 and a0 have the
+// state that each row begins anew from, `scratch` what `prepare` left there, and `output` receives h too.
+#define FAST_WEIGHTS_STREAM(FIELD)                                                                                 \
+    FIELD(integer, batch) FIELD(integer, width) FIELD(integer, input_size) FIELD(integer, inner_steps)             \
+    FIELD(integer, threads) FIELD(integer, write_before_read) FIELD(integer, layer_norm)                           \
+    FIELD(real, eps) FIELD(real, decay) FIELD(real, rate)                                                          \
+    FIELD(input, projection) FIELD(input, bias) FIELD(input, weight) FIELD(input, gain) FIELD(input, shift)        \
+    FIELD(input, h0) FIELD(input, a0) FIELD(result, h) FIELD(result, a) FIELD(result, output)                      \
+    FIELD(result, scratch)
+
+extern "C" struct FastWeightsStream {
+    FAST_WEIGHTS_STREAM(DECLARE_FIELD)
+};

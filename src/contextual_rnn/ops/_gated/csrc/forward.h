@@ -81,7 +81,7 @@ struct Forward : Sequences<T, Cell> {
         return shared + (arena.used - shared) * threads;
     }
 
-    void prepare(const Shared& shared) const {
+    void pack_weights(const Shared& shared) const {
         Part part[parts];
         split(part);
         for (int k = 0; k < parts; ++k) {
@@ -100,13 +100,13 @@ struct Forward : Sequences<T, Cell> {
                         shared.temporary);
             std::memset(shared.zeros, 0, h_stride * sizeof(T));
         }
-        this->sort(shared.order, shared.count);
     }
 
     void run() const {
         Arena arena(p.scratch);
         const Shared shared = place_shared(arena);
-        prepare(shared);
+        pack_weights(shared);
+        this->sort(shared.order, shared.count);
         const int64_t before = arena.used;
         place_work(arena);
         const Call call = {*this, shared, static_cast<char*>(p.scratch) + before, arena.used - before};

@@ -16,6 +16,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "stream.h"
 
 #define NAME_(name, element, variant) gated_##name##_##element##_##variant
 #define NAME(name, element, variant) NAME_(name, element, variant)
@@ -34,6 +35,35 @@ void with_pass(const GatedProblem& p, const Task& task) {
         task(Pass<ELEMENT, PlainCell<ELEMENT, false>>(p));
     else
         task(Pass<ELEMENT, PlainCell<ELEMENT, true>>(p));
+}
+
+const GatedProblem& layer(const GatedStream& stream, int64_t number) {
+    return static_cast<const GatedProblem*>(stream.layers)[number];
+}
+
+// What a step of a stream is called with: rows of the first layer's input, and which of them begin anew, or none.
+struct StreamStep {
+    const GatedStream& stream;
+    const void* input;
+    const uint8_t* anew;
+};
+
+// All layers for the rows of one task.
+void step_rows(const void* context, int64_t task, int64_t thread) {
+    const StreamStep& step = *static_cast<const StreamStep*>(context);
+    const GatedStream& stream = step.stream;
+    const int64_t first = task * most_live, n = smaller(most_live, stream.batch - first);
+    const void* input = step.input;
+    for (int64_t number = 0; number < stream.count; ++number) {
+        const GatedProblem& p = layer(stream, number);
+        with_pass<Step>(p, [&](const auto& pass) {
+            pass.run(static_cast<const ELEMENT*>(input), step.anew, first, n, thread);
+        });
+        input = p.output;
+    }
+    const int64_t size = layer(stream, stream.count - 1).output_size;
+    std::memcpy(static_cast<ELEMENT*>(stream.output) + first * size, static_cast<const ELEMENT*>(input) + first * size,
+                n * size * sizeof(ELEMENT));
 }
 
 }  // namespace
@@ -58,5 +88,16 @@ void EXPORTED(backward)(const GatedProblem* p, void* scratch) {
     GatedProblem problem = *p;
     problem.scratch = scratch;
     with_pass<Backward>(problem, [](const auto& pass) { pass.run(); });
+}
+
+// Packs the weights of a stream's layers.
+void EXPORTED(prepare_stream)(const GatedStream* stream) {
+    for (int64_t number = 0; number < stream->count; ++number)
+        with_pass<Step>(layer(*stream, number), [](const auto& pass) { pass.prepare(); });
+}
+
+void EXPORTED(step_stream)(const GatedStream* stream, const void* input, const void* anew) {
+    const StreamStep step = {*stream, input, static_cast<const uint8_t*>(anew)};
+    contextual_rnn_parallel((stream->batch + most_live - 1) / most_live, stream->threads, step_rows, &step);
 }
 }

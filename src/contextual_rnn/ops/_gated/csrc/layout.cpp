@@ -3,3 +3,4 @@
 #include "problem.h"
 
 extern "C" uint64_t gated_problem_layout() { return hash_of_layout(GATED_PROBLEM(DESCRIBE_FIELD)); }
+extern "C" uint64_t gated_stream_layout() { return hash_of_layout(GATED_STREAM(DESCRIBE_FIELD)); }

@@ -32,3 +32,13 @@ enum : int64_t { lstm_cell, gru_cell, tanh_cell, relu_cell };
 extern "C" struct GatedProblem {
     GATED_PROBLEM(DECLARE_FIELD)
 };
+
+// Layers that run one step a call. `layers` are their problems, in which `output` is h (batch, output_size) and
+// `final_state` c (batch, width), read and replaced by each step; h0 and c0 have the state that each row begins anew
+// from, and `scratch` the weights as `prepare` left them. `output` receives h of the last layer too.
+#define GATED_STREAM(FIELD) \
+    FIELD(integer, count) FIELD(integer, batch) FIELD(integer, threads) FIELD(input, layers) FIELD(result, output)
+
+extern "C" struct GatedStream {
+    GATED_STREAM(DECLARE_FIELD)
+};

@@ -1,0 +1,259 @@
+"""A network run one step a call, with its state in memory."""
+
+# The names of a model that users do not see.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+
+from contextual_rnn._lengths import check_flags
+from contextual_rnn._sharded import as_forward
+from contextual_rnn._tensors import check_dense, described
+from contextual_rnn._torch_internals import increment_version
+from contextual_rnn.ops.native.memory import address, address_of_nothing, in_memory
+from contextual_rnn.ops.native.stream import Steps
+from contextual_rnn.sequences.backend import choose
+from contextual_rnn.sequences.model import Model
+from contextual_rnn.sequences.stream_kernels import KERNELS, copy_into, memory_like, serves, whole_state
+from contextual_rnn.sequences.stream_starts import Starts
+from contextual_rnn.spec.arguments import merged
+from contextual_rnn.spec.rows import map_tensors, tensors_of, write_rows
+from contextual_rnn.spec.steps import check_step, step_of
+from contextual_rnn.spec.tree import State
+
+
+class Stream:
+    """The steps of a model, made by `ContextualRNN.stream`, which has the arguments.
+
+        o(t), h(t) = network(x(t), h(t-1))
+
+    `backend` is "native" where the kernel takes the steps, else "torch".
+    """
+
+    def __init__(
+        self, model: Model, context: Any, batch_size: int, state: State | None, generator: torch.Generator | None
+    ):
+        network = model.network
+        if model._spec.bidirectional:
+            kind = type(network).__name__
+            raise ValueError(f"network: expected one direction to stream, got a bidirectional {kind}")
+        self.batch_size = batch_size
+        self._model, self._starts = model, Starts(model, context, batch_size, generator)
+        self._spec, self._rows = model._spec, (batch_size,)
+        self._fixed, self._start_is_current = _is_fixed(model), False
+        self._start: State | None = None
+        self._output: Tensor | None = None
+        # Memory for what the kernel cannot read in place.
+        self._input: Tensor | None = None
+        self._flags = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
+        if state is None:
+            self._start = state = self._initial(torch.arange(batch_size, device="cpu"))
+            self._start_is_current = self._fixed
+        self._begin(state)
+
+    @property
+    def backend(self) -> str:
+        return "torch" if self._native is None else "native"
+
+    def __call__(
+        self,
+        input: Tensor,
+        reset: Tensor | None = None,
+        reset_context: Any = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        """One step: input (B, ...) to the output (B, ...), which is the same tensor at every step.
+
+        The next step overwrites it; `.clone()` keeps it. Rows where `reset`, (B,) of bool, is True begin anew before
+        the step, as by `reset(rows, context)`. `arguments` are those of a network that takes more, for this step.
+
+        Raises ValueError or TypeError for inputs and flags of another shape, dtype or device.
+        """
+        if self._native is None:
+            return self._step_in_torch(input, reset, reset_context, arguments)
+        steps, shape, dtype, one, output = self._native
+        anew = 0
+        if reset is not None or reset_context is not None or arguments is not None:
+            anew = self._address_of_flags(reset, reset_context, arguments)
+        address = 0
+        try:
+            if (
+                type(input) is Tensor
+                and input.shape == shape
+                and input.dtype is dtype
+                and input.is_cpu
+                and input.is_contiguous()
+                and not (one and input.is_neg())  # a negated view of more elements has gaps
+            ):
+                address = input.data_ptr()
+        except RuntimeError:  # sparse tensors, and those of torch.func, have no answer to some of these
+            pass
+        steps.run(steps.problem, address or self._address_of_copy(input), anew)
+        increment_version((output,))  # autograd then refuses an output that it needs and that has been overwritten
+        return output
+
+    @property
+    def state(self) -> State:
+        """A copy of the state, as the network takes it; of fast weights with A. Set, it is copied."""
+        return map_tensors(Tensor.clone, self._state)
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._model._check_state(state, self.batch_size)
+        with torch.no_grad():
+            self._state = self._stored(self._state, state)
+
+    @torch.no_grad()
+    def reset(self, rows: Tensor | None = None, context: Any = None) -> None:
+        """Begin rows anew from their initial state: all, or those where `rows`, (B,) of bool, is True.
+
+        `context` has new contexts for these rows, in their order, which they have from here on. In training the initial
+        states are made anew at each reset, since random ones are drawn; in evaluation, once for each context.
+
+        Raises TypeError or ValueError for other flags, and for contexts as `ContextualRNN` does.
+        """
+        if rows is None:
+            rows = torch.ones(self.batch_size, dtype=torch.bool, device="cpu")
+        check_flags("reset", rows, {"batch": self.batch_size})
+        self._renew_starts(rows, context)
+        if self._start is not None:  # else there was no row
+            self._state = self._stored(self._state, self._spec.where(rows, self._start, self._state))
+
+    @torch.no_grad()
+    def read_weights(self) -> None:
+        """Read the weights of the model once more, after a step of training, and whether it is in training.
+
+        The state goes on; initial states are made anew when they are needed.
+        """
+        state = self.state
+        self._fixed, self._start_is_current, self._start = _is_fixed(self._model), False, None
+        self._begin(state)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("stream: expected a new one, made by stream() of the model, got one to copy or pickle")
+
+    def _begin(self, state: State) -> None:
+        """Choose what takes the steps, which go on from `state`."""
+        network: Any = self._model.network
+        backend = choose(self._model.backend, network, tensors_of(state), kinds=KERNELS)
+        self._native: _Native | None = None
+        if backend != "native" or not serves(network):
+            self._state = map_tensors(_own_copy, state)
+            return
+        state = whole_state(network, state)
+        self._state = memory_like(state)
+        # C writes to memory of the stream's own, which is as large whatever `start` holds now.
+        self._start = memory_like(state if self._start is None else whole_state(network, self._start))
+        h = tensors_of(self._state)[0]
+        if self._output is None or not _is_like(self._output, h, h.shape[-1:]):
+            with torch.inference_mode(False):
+                self._output = h.new_zeros(self.batch_size, h.shape[-1])
+        steps = KERNELS[type(network)](network, self._state, self._start, self._output)
+        width = network.input_size
+        self._native = _Native(steps, (self.batch_size, width), h.dtype, self.batch_size * width == 1, self._output)
+
+    def _initial(self, rows: Tensor) -> State:
+        with torch.no_grad():
+            return as_forward(self._model, self._starts.of)(rows)  # pyright: ignore[reportArgumentType]
+
+    def _renew_starts(self, flags: Tensor, context: Any) -> None:
+        """Have the initial states of the rows at hand that begin anew."""
+        if context is None and self._start_is_current:
+            return
+        rows = flags.cpu().nonzero()[:, 0]
+        if context is not None:
+            self._starts.give(rows, context)
+        if (self._fixed and not self._start_is_current) or self._start is None:
+            rows = torch.arange(self.batch_size, device="cpu")
+        if len(rows):
+            new = self._initial(rows)
+            if len(rows) < self.batch_size:
+                new = write_rows(self._spec.tree, self._start, rows, new, self.batch_size)
+            self._start = self._stored(self._start, new)
+        self._start_is_current = self._fixed
+
+    def _stored(self, memory: State, state: State) -> State:
+        """`state`, in the memory that the kernel reads where there is one."""
+        if self._native is None:
+            return map_tensors(_own_copy, state)
+        copy_into(memory, whole_state(self._model.network, state))
+        return memory
+
+    def _address_of_flags(self, reset: Any, context: Any, arguments: Mapping[str, Any] | None) -> int:
+        if arguments is not None:
+            raise ValueError(f"arguments: expected none for the network, got {', '.join(merged(arguments, {}))}")
+        if reset is None:
+            raise ValueError("reset_context: expected only with reset, got it alone")
+        plain = type(reset) is Tensor and reset.dtype is torch.bool and reset.shape == self._rows and reset.is_cpu
+        if not (plain and reset.is_contiguous()):
+            check_flags("reset", reset, {"batch": self.batch_size})
+            reset = self._flags.copy_(reset)
+        if context is not None or not self._start_is_current:
+            with torch.no_grad():
+                self._renew_starts(reset, context)
+        return reset.data_ptr() or address_of_nothing(reset)
+
+    def _address_of_copy(self, input: Tensor) -> int:
+        """The input in memory of the stream's own, checked."""
+        assert self._native is not None
+        check_dense("input", input)
+        _, shape, dtype, *_ = self._native
+        if input.shape != shape or input.dtype != dtype or not input.is_cpu:
+            raise ValueError(f"input: expected {dtype} of shape {shape} on cpu, got {described(input)}")
+        with torch.inference_mode(False), torch.no_grad():
+            if self._input is None:
+                self._input = torch.empty(shape, dtype=dtype, device="cpu")
+            tensor = in_memory(input)
+            address(tensor)  # refuses elements without memory
+            self._input.copy_(tensor)
+        return self._input.data_ptr()
+
+    @torch.no_grad()
+    def _step_in_torch(
+        self, input: Tensor, reset: Tensor | None, reset_context: Any, arguments: Mapping[str, Any] | None
+    ) -> Tensor:
+        network: Any = self._model.network
+        check_step("input", network, self._spec, input)
+        if self._spec.known_time_dim == "unknown" and self._spec.step is None:
+            self._spec = self._model._known_spec(input)
+        width = (network.input_size,) if type(network) in KERNELS else tuple(input.shape[1:])
+        if tuple(input.shape) != (self.batch_size, *width):
+            raise ValueError(f"input: expected shape {(self.batch_size, *width)}, got {tuple(input.shape)}")
+        if reset is not None:
+            self.reset(reset, reset_context)
+        elif reset_context is not None:
+            raise ValueError("reset_context: expected only with reset, got it alone")
+        run = as_forward(self._model, step_of)  # pyright: ignore[reportArgumentType]
+        output, self._state = run(network, self._spec, input, self._state, **merged(arguments, {}))
+        if self._output is None or not _is_like(self._output, output, output.shape[1:]):
+            self._output = _own_copy(output)
+        return self._output.copy_(output)
+
+
+class _Native(NamedTuple):
+    """The kernel's steps, what their input must be, whether that is one element, and their output."""
+
+    steps: Steps
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    one: bool
+    output: Tensor
+
+
+def _is_fixed(model: Model) -> bool:
+    """Whether the initial state for a context is the same each time: in evaluation."""
+    return not any(module.training for module in model.initial_state.modules())
+
+
+def _own_copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _is_like(output: Tensor, tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether `output` can receive rows of `shape` that are as `tensor`."""
+    return (output.shape[1:], output.dtype, output.device) == (shape, tensor.dtype, tensor.device)

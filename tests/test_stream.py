@@ -1,0 +1,418 @@
+"""A stream gives the numbers of the network's own steps, whatever takes them, and never reads what it should not."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from tests.networks import INPUT_SIZE, NETWORKS, SPECS, make, tensors_of
+from tests.own_networks import OWN
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from contextual_rnn import (
+    ContextState,
+    ContextualRNN,
+    FastWeightsCell,
+    FastWeightsRNN,
+    FreeState,
+    NormalState,
+    StateSpec,
+    fast_weights_spec,
+    state_spec,
+)
+from contextual_rnn.ops._gated import cpu
+from contextual_rnn.sequences.stream_kernels import KERNELS
+from contextual_rnn.spec.steps import step_of
+
+VARIANTS = ["baseline", "avx2", "avx512"]
+AVAILABLE = VARIANTS[: VARIANTS.index(cpu.instruction_set() or "baseline") + 1]
+native = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
+ONE_WAY = [name for name, (kind, _) in SPECS.items() if not getattr(NETWORKS[kind](), "bidirectional", False)]
+TORCH = {
+    "lstm": lambda **options: nn.LSTM(3, 5, batch_first=True, **options),
+    "lstm of three layers": lambda **options: nn.LSTM(3, 17, num_layers=3, **options),
+    "lstm, projected": lambda **options: nn.LSTM(3, 18, num_layers=2, proj_size=7, **options),
+    "gru": lambda **options: nn.GRU(1, 33, num_layers=2, **options),
+    "rnn": lambda **options: nn.RNN(17, 16, bias=False, **options),
+    "rnn of relu": lambda **options: nn.RNN(3, 5, nonlinearity="relu", num_layers=2, **options),
+    "lstm cell": lambda **options: nn.LSTMCell(3, 5, bias=False, **options),
+    "gru cell": lambda **options: nn.GRUCell(9, 20, **options),
+    "rnn cell": lambda **options: nn.RNNCell(3, 5, **options),
+    "fast weights": lambda **options: FastWeightsRNN(3, 17, inner_steps=2, **options),
+    "fast weights that write first": lambda **options: FastWeightsCell(17, 8, timing="wenke2019", rate=0.3, **options),
+    "fast weights without norm": lambda **options: FastWeightsRNN(3, 33, layer_norm=False, bias=False, **options),
+    "rnn cell of relu": lambda **options: nn.RNNCell(3, 5, nonlinearity="relu", **options),
+}
+
+
+def model_of(network, spec=None, **options):
+    """A model in evaluation whose states are random functions of a context (B, 2)."""
+    torch.manual_seed(0)
+    dtype = next(network.parameters()).dtype
+    spec = state_spec(network).like(next(network.parameters())) if spec is None else spec
+    if isinstance(network, FastWeightsRNN):
+        spec = fast_weights_spec(network, "dense")
+    return ContextualRNN(network, ContextState(spec, nn.Linear(2, 4, dtype=dtype)), **options).eval()
+
+
+def context_of(batch, dtype=torch.float64):
+    return torch.randn(batch, 2, dtype=dtype)
+
+
+def assert_same(actual, expected, rtol=1e-10):
+    for ours, theirs in zip(tensors_of(actual), tensors_of(expected), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=rtol)
+
+
+def compare(model, batch, size, steps=6, rtol=1e-10, dtype=torch.float64, start=None):
+    """Steps of a stream against those of the network itself, with rows that begin anew."""
+    context = context_of(batch, dtype)
+    start = model.initial_state(context) if start is None else start
+    stream, state = model.stream(context), start
+    with torch.no_grad():
+        for number in range(steps):
+            x, reset = torch.randn(batch, size, dtype=dtype), torch.rand(batch) < 0.3
+            if number:
+                state = model._spec.where(reset, start, state)
+            expected, state = step_of(model.network, model._spec, x, state)
+            assert_same(stream(x, reset=reset if number else None), expected, rtol)
+            assert_same(stream.state, state, rtol)
+    return stream
+
+
+@pytest.mark.parametrize("name", ONE_WAY)
+def test_every_network_steps_as_it_does_itself(name):
+    network, spec = make(name, torch.float64)
+    stream = compare(model_of(network, spec), 4, INPUT_SIZE)
+    assert stream.backend == ("native" if type(network) in KERNELS and cpu.instruction_set() else "torch")
+
+
+@native
+@pytest.mark.parametrize("variant", AVAILABLE)
+@pytest.mark.parametrize("name", TORCH)
+def test_every_instruction_set(monkeypatch, name, variant):
+    """Sizes around those of a register, and more rows than run side by side."""
+    monkeypatch.setattr(cpu, "instruction_set", lambda: variant)
+    torch.manual_seed(1)
+    for batch in (1, 29):
+        network = TORCH[name](dtype=torch.float64)
+        assert compare(model_of(network), batch, network.input_size).backend == "native"
+
+
+@native
+@pytest.mark.parametrize("name", [name for name in TORCH if name != "fast weights without norm"])
+def test_single_precision(name):
+    """Six steps, whose sums have up to 50 rounded terms; without its norm A grows, and with it each error."""
+    network = TORCH[name]()
+    compare(model_of(network), 5, network.input_size, rtol=50 * torch.finfo(torch.float32).eps, dtype=torch.float32)
+
+
+@native
+def test_threads_share_the_rows(monkeypatch):
+    monkeypatch.setattr(cpu, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    compare(model_of(nn.LSTM(3, 5, num_layers=2, dtype=torch.float64)), 80, 3)
+
+
+NO_STEPS = ("both ways in a module", "fast weights in a module")  # the last does not return A, which a step reads
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if name not in NO_STEPS])
+def test_networks_of_users_take_plain_steps(name):
+    network = OWN[name]().double()
+    model, context = model_of(network), context_of(4)
+    stream, state = model.stream(context), model.initial_state(context)
+    with torch.no_grad():
+        for _ in range(3):
+            x = torch.randn(4, 3).double()
+            spec = model._known_spec(x) if model._spec.known_time_dim == "unknown" else model._spec
+            expected, state = step_of(network, spec, x, state)
+            assert_same(stream(x), expected)
+            assert_same(stream.state, state)
+    assert stream.backend == "torch"
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch does."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.count += 1
+        return function(*arguments, **(options or {}))
+
+
+@native
+@pytest.mark.parametrize("name", [name for name in ONE_WAY if type(make(name)[0]) in KERNELS])
+def test_a_step_does_nothing_in_torch(name):
+    """So that it allocates nothing; the output is the same tensor at every step."""
+    network, spec = make(name)
+    stream = model_of(network, spec).stream(context_of(4, torch.float32))
+    x, reset = torch.randn(4, INPUT_SIZE), torch.tensor([True, False, False, True])
+    stream(x, reset=reset)
+    with Operations() as operations:
+        first, second = stream(x), stream(x, reset=reset)
+    assert operations.count == 0
+    assert first is second
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_the_output_is_overwritten_and_autograd_knows(backend):
+    stream = model_of(nn.GRU(3, 5), backend=backend).stream(context_of(2, torch.float32))
+    weight = torch.randn(5, 1, requires_grad=True)
+    first = stream(torch.randn(2, 3))
+    copy_of_first = first.clone()
+    value = (first @ weight).sum()
+    assert stream(torch.randn(2, 3)) is first
+    assert not torch.equal(first, copy_of_first)
+    assert not first.requires_grad
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.LSTMCell])
+def test_the_state_is_read_and_set_as_a_copy(kind, backend):
+    network = kind(3, 5)
+    model = model_of(network, backend=backend)
+    stream, x = model.stream(context_of(2, torch.float32)), torch.randn(2, 3)
+    before = stream.state
+    expected = stream(x).clone()
+    other = tuple(torch.randn_like(leaf) for leaf in stream.state)
+    stream.state = before
+    assert_same(stream(x), expected)
+    for leaf in before:
+        leaf.zero_()
+    stream.state = other
+    copies = tuple(leaf.clone() for leaf in other)
+    for leaf in other:
+        leaf.fill_(7)
+    assert_same(stream.state, copies)
+    assert_same(model.stream(hx=copies, context=context_of(2, torch.float32))(x), stream(x))
+    with pytest.raises(ValueError, match="hx: expected 'h' of batch size 2"):
+        stream.state = model.initial_state(context_of(3, torch.float32))
+    with pytest.raises(ValueError, match=r"hx: expected 'h' of torch.float32"):
+        stream.state = tuple(leaf.double() for leaf in copies)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_rows_get_contexts_of_their_own(backend):
+    model = model_of(nn.LSTM(3, 5, dtype=torch.float64), backend=backend)
+    first, second, third = context_of(4), context_of(2), context_of(1)
+    stream, x = model.stream(first), torch.randn(4, 3).double()
+    stream(x)
+    rows = torch.tensor([True, False, True, False])
+    stream.reset(rows, second)
+    current = torch.stack([second[0], first[1], second[1], first[3]])
+    assert_same([leaf[:, rows] for leaf in stream.state], [leaf[:, rows] for leaf in model.initial_state(current)])
+    one = torch.tensor([False, False, True, False])
+    stream(x, reset=one, reset_context=third)
+    current[2] = third[0]
+    stream.reset()
+    assert_same(stream.state, model.initial_state(current))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    stream.read_weights()
+    everywhere = torch.ones(4, dtype=torch.bool)
+    assert_same(stream(x, reset=everywhere), model(x[None], context=current)[0][0])
+    with pytest.raises(ValueError, match="reset_context: expected only with reset"):
+        stream(x, reset_context=third)
+    with pytest.raises(ValueError, match="context"):
+        stream.reset(one, second)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_weights_are_read_again_on_request(backend):
+    model = model_of(nn.GRU(3, 5, dtype=torch.float64), backend=backend)
+    stream, x = model.stream(context_of(2)), torch.randn(2, 3).double()
+    output = stream(x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    state = stream.state
+    stream.read_weights()
+    expected = model(x[None], state)[0][0]
+    assert stream(x) is output
+    assert_same(output, expected)
+    model.float()
+    stream.read_weights()
+    with pytest.raises(ValueError, match=r"input: expected torch.float32"):
+        stream(x)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_random_states_are_drawn_anew_in_training_alone(backend):
+    network = nn.GRU(3, 5)
+    model = ContextualRNN(network, NormalState(network, nn.Linear(2, 4), scale=1.0), backend)
+    context = context_of(3, torch.float32)
+    stream = model.stream(context, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        assert_same(stream.state, model.initial_state(context, generator=generator))
+        stream(torch.randn(3, 3), reset=torch.zeros(3, dtype=torch.bool))  # draws nothing
+        stream.reset()
+        assert_same(stream.state, model.initial_state(context, generator=generator))
+        draws = [model.initial_state(context, generator=generator) for _ in range(2)]
+        first = stream(torch.zeros(3, 3), reset=torch.ones(3, dtype=torch.bool)).clone()
+        assert_same(first, network(torch.zeros(1, 3, 3), draws[0])[0][0], 1e-6)
+        model.eval()
+        stream.read_weights()
+        for _ in range(2):
+            stream.reset()
+            assert_same(stream.state, model.initial_state(context))
+
+
+@native
+def test_inputs_of_any_memory():
+    """What cannot be read in place is copied, and the numbers are the same."""
+    model = model_of(nn.GRU(3, 5))
+    x, context, outputs = torch.randn(2, 3), context_of(2, torch.float32), []
+    negated = torch.view_as_complex(torch.stack([x, -x], -1)).conj().imag
+    assert negated.is_neg()
+    parameter = nn.Parameter(x.clone())
+    for given in (x, x.t().contiguous().t(), torch.stack([x, x], -1)[..., 0], negated, parameter):
+        outputs.append(model.stream(context)(given).clone())
+    for output in outputs[1:]:
+        assert torch.equal(output, outputs[0])
+    one = nn.GRUCell(1, 5)
+    stream = model_of(one).stream(context_of(1, torch.float32))
+    x, state = torch.randn(1, 1), stream.state
+    expected = stream(x).clone()
+    stream.state = state
+    assert torch.equal(stream(torch.view_as_complex(torch.stack([x, -x], -1)).conj().imag), expected)
+    flags = torch.zeros(2, 4, dtype=torch.bool)
+    flags[1, 2] = True
+    stream = model.stream(context)
+    stream(parameter)
+    stream(parameter, reset=flags[:, 2])
+    assert_same(stream.state[:, 1], model(parameter[None], context=context)[1][:, 1], 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_bad_inputs_are_refused_before_they_are_read(backend):
+    stream = model_of(nn.GRU(3, 5), backend=backend).stream(context_of(2, torch.float32))
+    x, state = torch.randn(2, 3), stream.state
+    cases = [
+        (ValueError, "input: expected.*2, 3", x[:1]),
+        (ValueError, "input: expected.*2, 3", x[:, :2]),
+        (ValueError, "input: expected", x[None]),
+        (ValueError, "input: expected torch.float32", x.double()),
+        (ValueError, "input: expected", x.to("meta")),
+        (ValueError, "input: expected a strided tensor", x.to_sparse()),
+        (TypeError, "input: expected a tensor", x.tolist()),
+    ]
+    for error, message, given in cases:
+        with pytest.raises(error, match=message):
+            stream(given)
+    freed = x.clone()
+    freed.untyped_storage().resize_(0)
+    if stream.backend == "native":
+        with pytest.raises(ValueError, match="expected a tensor with memory"):
+            stream(freed)
+    flags = torch.zeros(2, dtype=torch.bool)
+    for error, message, given in [
+        (TypeError, "reset: expected a tensor of bool", flags.float()),
+        (TypeError, "reset: expected a tensor of bool", [True, False]),
+        (ValueError, r"reset: expected shape \(2,\)", flags[:1]),
+        (ValueError, r"reset: expected shape \(2,\)", flags[None]),
+        (ValueError, "reset: expected a tensor whose values can be read", flags.to("meta")),
+    ]:
+        with pytest.raises(error, match=message):
+            stream(x, reset=given)
+        with pytest.raises(error, match=message):
+            stream.reset(given)
+    with pytest.raises((ValueError, TypeError), match="other"):
+        stream(x, arguments={"other": 1})
+    assert_same(stream.state, state, 0)
+
+
+def test_streams_that_cannot_be_are_refused():
+    network = nn.LSTM(3, 5, bidirectional=True)
+    with pytest.raises(ValueError, match="expected one direction to stream, got a bidirectional LSTM"):
+        ContextualRNN(network, FreeState(network)).stream(batch_size=2)
+    model = model_of(nn.GRU(3, 5))
+    with pytest.raises(ValueError, match="batch_size: expected the number of rows"):
+        model.stream()
+    with pytest.raises(ValueError, match="context: expected a batch of 3"):
+        model.stream(context_of(2, torch.float32), 3)
+    with pytest.raises(ValueError, match="hx: expected 'h' of batch size 3"):
+        model.stream(batch_size=3, hx=torch.zeros(1, 2, 5))
+    stream = model.stream(hx=torch.zeros(1, 2, 5))  # has no context to begin anew from
+    stream(torch.randn(2, 3))
+    with pytest.raises(ValueError, match="context"):
+        stream.reset()
+    for function in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="stream: expected a new one"):
+            function(stream)
+
+
+def test_an_empty_batch():
+    stream = model_of(nn.LSTM(3, 5)).stream(context_of(0, torch.float32))
+    assert stream(torch.randn(0, 3), reset=torch.zeros(0, dtype=torch.bool)).shape == (0, 5)
+    stream.reset()
+    assert [tuple(leaf.shape) for leaf in stream.state] == [(1, 0, 5)] * 2
+
+
+class Subclass(nn.GRU):
+    pass
+
+
+OBSTACLES = {
+    "a hook": lambda network: network.register_forward_hook(lambda *_: None),
+    "a parametrization": lambda network: parametrizations.weight_norm(network, "weight_hh_l0"),
+    "pruning": lambda network: prune.l1_unstructured(network, "weight_hh_l0", 3),
+    "a forward method of its own": lambda network: setattr(network, "forward", network.forward),
+    "bfloat16": lambda network: network.bfloat16(),
+}
+
+
+@native
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_what_the_kernel_cannot_serve_takes_torchs_steps(name):
+    network = nn.GRU(3, 5, num_layers=2)
+    OBSTACLES[name](network)
+    dtype = next(network.parameters()).dtype
+    model = model_of(network)
+    context, x = context_of(2, dtype), torch.randn(2, 3, dtype=dtype)
+    stream = model.stream(context)
+    assert stream.backend == "torch"
+    with torch.no_grad():
+        assert torch.equal(stream(x), model(x[None], context=context)[0][0])
+
+
+@native
+def test_who_takes_the_steps(monkeypatch):
+    context = context_of(2, torch.float32)
+    dropout = nn.GRU(3, 5, num_layers=2, dropout=0.5)
+    model = model_of(dropout)
+    assert model.stream(context).backend == "native"
+    assert model.train().stream(context).backend == "torch"
+    assert model_of(Subclass(3, 5)).stream(context).backend == "torch"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model_of(nn.GRUCell(3, 5)).stream(context).backend == "torch"
+    monkeypatch.setenv("CONTEXTUAL_RNN_SEQUENCES_BACKEND", "torch")
+    assert model_of(nn.GRU(3, 5)).stream(context).backend == "torch"
+    assert model_of(nn.GRU(3, 5), backend="native").stream(context).backend == "native"
+
+
+def test_arguments_of_a_network():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.GRUCell(3, 5)
+
+        def forward(self, x, h, scale):
+            h = self.cell(x * scale[:, None], h)
+            return h, h
+
+    network = Scaled()
+    spec = state_spec(network.cell)
+    network.state_spec = StateSpec(spec.tree, input_ndim=2, per_row=("scale",)).like(network.cell.weight_ih)
+    model = model_of(network, network.state_spec)
+    context, x, scale = context_of(2, torch.float32), torch.randn(2, 3), torch.randn(2)
+    with torch.no_grad():
+        expected = network.cell(x * scale[:, None], model.initial_state(context))
+    assert_same(model.stream(context)(x, arguments={"scale": scale}), expected, 1e-6)
