@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.config.retrieval import STARTS
+from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.report.figures import map_figure, to_svg
 from contextual_rnn.experiments.report.from_weights import Trained, trained
 from contextual_rnn.experiments.runs.folder import Run, read_runs, run_folders
@@ -43,7 +44,6 @@ ASKED = {
     "decay": "decay at the paper's scale",
     "calibration": "",
 }
-PLAIN = ("plain_scale", "plain_map", "plain_decay")  # the README's sentences
 
 
 def publish_all(folder: Path, results: Path) -> list[Path]:
@@ -93,7 +93,7 @@ def findings(prose: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     environment.filters.update(filters)
     context = {"facts": facts, "starts": STARTS, "studies": catalogue}
     module = environment.get_template(prose.name).make_module(context)
-    texts = {name: " ".join(getattr(module, name)().split()) for name in (*ASKED, *PLAIN)}
+    texts = {name: " ".join(getattr(module, name)().split()) for name in ASKED}
     return {name: text for name, text in texts.items() if text}
 
 
@@ -109,7 +109,7 @@ def pages_of(results: Path, prose: Path | None = None) -> Pages:
     picture = "![When does it help? Gain in final accuracy over a zero state]({})" if evidence.gains else ""
     parts = {
         "README.md": [
-            "\n".join(f"- {line}" for name in PLAIN if (line := texts.get(name))),
+            "\n".join(f"- {sentence}" for sentence in answer(runs)),
             picture.format(FIGURE.as_posix()),
         ],
         "docs/explanations/when-it-helps.md": [
