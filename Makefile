@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PRESET ?= quick
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+RUNNABLE := .venv/runnable
 INSTALLED := .venv/installed
 BENCHED := .venv/benched
 DOCUMENTED := .venv/documented
@@ -10,23 +11,29 @@ KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/* src/contextual
 
 install: $(INSTALLED)
 
-# torch first and pinned: asked for by another package it could be the newest build with gigabytes of CUDA. Not compiled:
-# of 14,000 files of Python most are never imported, and the others are compiled when they are.
-$(INSTALLED): pyproject.toml constraints.txt $(KERNEL)
+# What the command contextual-rnn needs. torch first and pinned: asked for by another package it could be the newest build
+# with gigabytes of CUDA. Not compiled: of 14,000 files of Python most are never imported, and the others are compiled when
+# they are.
+$(RUNNABLE): pyproject.toml constraints.txt $(KERNEL)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[experiments,test,lint]"
-	touch $(INSTALLED)
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[experiments]"
+	touch $@
 
-reproduce: install
+# And tests and linters: by its name the package is the one installed, whose kernel is not built again.
+$(INSTALLED): $(RUNNABLE)
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt "contextual-rnn[test,lint]"
+	touch $@
+
+reproduce: $(RUNNABLE)
 	$(BIN)/contextual-rnn reproduce --preset $(PRESET)
 
 # Trains every run behind results/: days of one core. Finished runs are skipped, interrupted ones continue.
-evidence: install
+evidence: $(RUNNABLE)
 	OMP_NUM_THREADS=1 results/evidence.sh
 
 # Finished runs into results/, and results/ into the README and the pages.
-pages: install
+pages: $(RUNNABLE)
 	$(BIN)/python -m contextual_rnn.experiments.report.pages
 	$(BIN)/python -m benchmarks.page
 

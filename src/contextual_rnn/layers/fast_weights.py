@@ -240,7 +240,7 @@ class FastWeightsRNN(_FastWeights):
 
 
 class FastWeightsCell(_FastWeights):
-    """One step of `FastWeightsRNN`, with its options and errors: input (B, input_size) and (h, A) to the next (h, A)."""
+    """One step of `FastWeightsRNN`, with its options and errors: input (B, input_size), (h, A) to the next (h, A)."""
 
     def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, Tensor]:
         """Return (h, A), (B, H) and (B, H, H), without B for one example. hx is None (zeros), h, or (h, A)."""

@@ -72,12 +72,12 @@ def _one_of(commands: Iterable[tuple[str, Any, str | None]]) -> Any:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    1 with one line on standard error where a command is refused; 2 with three things to try where there is none; 130
+    0 with three things to try where there is no command; 1 with one line on standard error where one is refused; 130
     with one line after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     if not (sys.argv[1:] if arguments is None else arguments):
-        print(FIRST_STEPS, file=sys.stderr)
-        return 2
+        print(FIRST_STEPS)
+        return 0
     try:
         command = parse(arguments)
         importlib.import_module("torch")  # here, where a signal ends the process even within native code

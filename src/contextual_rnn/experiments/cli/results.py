@@ -21,6 +21,7 @@ class Results:
     """Where to write; by default results.parquet in the folder."""
 
     def run(self) -> None:
+        from contextual_rnn.experiments.report.answer import answer
         from contextual_rnn.experiments.runs import store
         from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, read_runs
         from contextual_rnn.experiments.runs.summary import PARQUET, table, write_parquet
@@ -36,3 +37,5 @@ class Results:
             if self.out is None:
                 store.give_back(folder, [PARQUET], place)
         print(f"results: {self.out or store.below(place, PARQUET)}")
+        print(f"next: contextual-rnn report {place}")
+        print("", *answer(runs), sep="\n")

@@ -141,7 +141,7 @@ def map_figure(gains: Map, starts: Sequence[str] = tuple(STARTS)) -> Figure:
             if axes is row[0]:
                 axes.set_ylabel(f"{state} over zero\nunits")
     for axes, (start, timing) in zip(grid[0], columns, strict=True):
-        axes.set_title(f"{STARTS[start]},\n{timing}", fontsize=10)
+        axes.set_title(f"{STARTS[start]},\n{timing}" if len(starts) > 1 else timing, fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel("pairs")
     bar = figure.colorbar(ScalarMappable(norm, MAP_COLOURS), ax=grid, shrink=0.8, ticks=MAP_TICKS)
