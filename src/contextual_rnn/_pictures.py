@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Generator
 from typing import Any
 
 import matplotlib
@@ -34,6 +35,8 @@ STYLE: dict[str, Any] = {
 }
 
 
-def styled() -> contextlib.AbstractContextManager[Any] | Any:
+@contextlib.contextmanager
+def styled() -> Generator[None, None, None]:
     """The style while a figure is drawn: `with styled():`, or `@styled()` above the function that draws it."""
-    return matplotlib.rc_context(STYLE)
+    with matplotlib.rc_context(STYLE):
+        yield
