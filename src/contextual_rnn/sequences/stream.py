@@ -192,7 +192,7 @@ class Stream:
         plain = type(reset) is Tensor and reset.dtype is torch.bool and reset.shape == self._rows and reset.is_cpu
         if not (plain and reset.is_contiguous()):
             check_flags("reset", reset, {"batch": self.batch_size})
-            reset = self._flags.copy_(reset)
+            reset = self._flags.copy_(reset)  # pyright: ignore[reportArgumentType]
         if context is not None or not self._start_is_current:
             with torch.no_grad():
                 self._renew_starts(reset, context)
