@@ -14,6 +14,7 @@ import contextual_rnn
 OWN_TESTS = {
     "README.md": "test_readme.py",
     "attach.md": "test_docs_attach.py",
+    "compare.md": "test_docs_compare.py",
     "deployment.md": "test_docs_deployment.py",
     "diagnostics.md": "test_diagnostics_docs.py",
     "generation.md": "generation/test_docs_generation.py",

@@ -12,7 +12,7 @@ from cycler import cycler
 # Okabe and Ito's palette, which colour-blind readers can distinguish.
 PALETTE = BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, FAINT, GRID = "#333333", "#888888", "#DDDDDD"
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": FAINT,
     "axes.grid": True,
