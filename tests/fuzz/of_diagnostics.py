@@ -40,6 +40,8 @@ def _(d: Draw) -> Call:
     options = d.some(permutations=d.choose([0, 3]), influence_steps=3, seed=1)
     if not whole and d.chance(0.3):
         options["lengths"] = torch.randint(1, STEPS + 1, (batch,))
+    if d.chance(0.3):
+        options["groups"] = list(range(batch))
     options.setdefault("permutations", 2)
     return Call(diagnose, [model, losses], options, expect=_expect, finish=_told)
 
@@ -53,7 +55,7 @@ def _(d: Draw) -> Call:
         output = network(inputs, state)[0]
         return (output if network.batch_first else output.transpose(0, 1)).square().mean(2)
 
-    options = {"permutations": d.choose([0, 3])} | d.some(influence_steps=3, seed=1)
+    options = {"permutations": d.choose([0, 3])} | d.some(influence_steps=3, seed=1, groups=torch.arange(batch))
     return Call(diagnose_state, [losses, state, network], options, expect=_expect, finish=_told)
 
 

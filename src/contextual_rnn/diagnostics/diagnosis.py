@@ -27,7 +27,8 @@ class Diagnosis:
     where the state is random, `sampled` (a draw; the others stand on its mean). `overall` has their means over all
     steps and sequences. `p_value` is that of the permutation test; None where all sequences have the same state, or no
     permutations were asked for, or losses of the test are not finite. `influence` is None where no h(t) was to be seen.
-    `sigma` has the random leaves. `not_finite` says, a sentence each, which losses, states and h(t) are not finite.
+    `groups` is the number of groups whose states were permuted, None where single sequences were. `sigma` has the
+    random leaves. `not_finite` says, a sentence each, which losses, states and h(t) are not finite.
     """
 
     losses: Mapping[str, Tensor]
@@ -37,6 +38,7 @@ class Diagnosis:
     influence: Influence | None
     sigma: Mapping[str, Sigma]
     not_finite: tuple[str, ...] = ()
+    groups: int | None = None
 
     @property
     def half_life(self) -> float | None:
@@ -77,6 +79,7 @@ class Diagnosis:
             "losses": {name: [number(value) for value in curve.tolist()] for name, curve in self.losses.items()},
             "overall": {name: number(value) for name, value in self.overall.items()},
             "permutations": self.permutations,
+            "groups": self.groups,
             "p_value": self.p_value,
             "influence": None if self.influence is None else self.influence.as_dict(),
             "sigma": {name: sigma.as_dict() for name, sigma in self.sigma.items()},
@@ -87,7 +90,8 @@ class Diagnosis:
         """The sentences under the table: what is not finite, the p-value, the influence of h(0), sigma, a line each."""
         lines = list(self.not_finite)
         if self.p_value is not None:
-            hypothesis = f"that another sequence's state does as well ({self.permutations} permutations)"
+            other, of = ("sequence", "") if self.groups is None else ("group", f" of {self.groups} groups")
+            hypothesis = f"that another {other}'s state does as well ({self.permutations} permutations{of})"
             lines.append(f"p = {self.p_value:.3g} for the hypothesis {hypothesis}")
         elif not self.permutations:
             lines.append("no p-value: no permutations were asked for")

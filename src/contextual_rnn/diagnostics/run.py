@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from contextual_rnn._lengths import check_lengths
 from contextual_rnn._numbers import check_size
 from contextual_rnn._tensors import check_floats, check_readable
 from contextual_rnn.diagnostics.diagnosis import Diagnosis
+from contextual_rnn.diagnostics.groups import orders
 from contextual_rnn.diagnostics.influence import Influence, influence_of, measured_steps
 from contextual_rnn.diagnostics.intercept import Found, Intercept, watch
 from contextual_rnn.diagnostics.not_finite import among, not_finite
@@ -30,6 +31,7 @@ def diagnose(
     *,
     network: nn.Module | None = None,
     lengths: Tensor | None = None,
+    groups: Sequence[Hashable] | Tensor | None = None,
     permutations: int = 99,
     influence_steps: int = 32,
     seed: int = 0,
@@ -39,26 +41,28 @@ def diagnose(
         diagnose(model, lambda: squared_error(readout(model(x, context=context)[0]), target))
 
     `losses` runs the model on one batch and returns the loss of every step, (B, T), or of every sequence, (B,). It is
-    called in evaluation mode with the initial state replaced: by zeros; by the mean of the batch; `permutations` times
-    by the states of other sequences, which is the test,
+    called in evaluation mode with the initial state replaced: by zeros; by the mean of the batch; and `permutations`
+    times by the states of other sequences, which is the test,
 
         p = (1 + number of permutations whose mean loss is at most the true one) / (1 + permutations),
 
-    of the hypothesis that a state says nothing about its own sequence (exact for sequences drawn independently); by a
-    draw where the state is random; and once with gradients, for the influence of h(0) on h(t) at no more than
-    `influence_steps` steps. h(t) is what `network` returns, by default the network of the `ContextualRNN` around the
+    of the hypothesis that a state says nothing about its own sequence. It is exact for sequences drawn independently.
+    Where they are not, such as windows of one series, `groups`, (B,), says which belong together, and the states of
+    whole groups are permuted (exact for groups of the same size). `losses` is called also with a draw where the state
+    is random, and once with gradients, for the influence of h(0) on h(t) at no more than `influence_steps` steps. h(t)
+    is what `network` returns, by default the network of the `ContextualRNN` around the
     initial state; `losses` may return it instead, as (losses, h) with h (B, T, H). Where losses, states or h(t) are not
     finite, the diagnosis names them, and has no p-value where they are losses of the test. `lengths`, (B,), says how
     long each sequence of a padded batch is. The same `seed` gives the same diagnosis. Modes, parameters, their
     gradients and the global generators are left as they were.
 
     Raises ValueError for a model with no initial state or several, for `losses` that do not call it once, are of
-    another shape, or forbid gradients, for fewer than two sequences and for bad lengths or sizes, TypeError for
-    arguments of another type.
+    another shape, or forbid gradients, for fewer than two sequences or groups and for bad lengths or sizes, TypeError
+    for arguments of another type.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a module, got {type(model).__name__}")
-    options = _Options(lengths, permutations, influence_steps, seed)
+    options = _Options(lengths, groups, permutations, influence_steps, seed)
     options.check(losses, network)
     intercept = Intercept(model, network)
     with evaluation(model), torch.inference_mode(False):
@@ -78,6 +82,7 @@ def diagnose_state(
     network: nn.Module | StateSpec,
     *,
     lengths: Tensor | None = None,
+    groups: Sequence[Hashable] | Tensor | None = None,
     permutations: int = 99,
     influence_steps: int = 32,
     seed: int = 0,
@@ -90,7 +95,7 @@ def diagnose_state(
     out; where it is a module that `losses` calls, h(t) is read off it, and it alone is put into evaluation mode.
     Raises as `diagnose`, and for a state that is not one of a batch as the network takes it.
     """
-    options = _Options(lengths, permutations, influence_steps, seed)
+    options = _Options(lengths, groups, permutations, influence_steps, seed)
     options.check(losses, None)
     spec = spec_of(network)
     leaves = _leaves(spec, state)
@@ -104,6 +109,7 @@ def diagnose_state(
 @dataclass(frozen=True)
 class _Options:
     lengths: Tensor | None
+    groups: Sequence[Hashable] | Tensor | None
     permutations: int
     influence_steps: int
     seed: int
@@ -126,6 +132,7 @@ def _diagnose(
     options: _Options,
 ) -> Diagnosis:
     batch = len(next(iter(leaves.values())))
+    number_of_groups, permuted = orders(options.groups, batch, options.permutations, options.seed)
 
     def under(arm: str, leaves: Mapping[str, Tensor]) -> _Means:
         with torch.no_grad(), _same_draws(options.seed):
@@ -145,8 +152,7 @@ def _diagnose(
         "mean": under("mean", {**leaves, **means}),
     }
     p_value = None
-    orders = torch.Generator().manual_seed(options.seed)
-    shuffled = [shuffle(torch.randperm(batch, generator=orders, device="cpu")) for _ in range(options.permutations)]
+    shuffled = [shuffle(order) for order in permuted]
     if shuffled:
         arms["shuffled"] = _Means(
             torch.stack([means.steps for means in shuffled]).mean(0),
@@ -173,6 +179,7 @@ def _diagnose(
         p_value=p_value,
         influence=influence,
         sigma=sigma,
+        groups=None if options.groups is None else number_of_groups,
         not_finite=tuple(sentence for sentence in sentences if sentence is not None),
     )
 

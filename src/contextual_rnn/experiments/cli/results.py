@@ -13,7 +13,7 @@ from contextual_rnn.experiments.cli.left_out import LeftOut
 
 @dataclass(frozen=True)
 class Results:
-    """Print medians over seeds of every finished run below a folder, and write Parquet, a row a run."""
+    """Print medians over seeds with intervals of the finished runs below a folder, and write Parquet, a row a run."""
 
     folder: tyro.conf.Positional[str]
     """Folder with runs, or its URL; more may be written there meanwhile."""
@@ -24,7 +24,8 @@ class Results:
         from contextual_rnn.experiments.report.answer import answer
         from contextual_rnn.experiments.runs import store
         from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, read_runs
-        from contextual_rnn.experiments.runs.summary import PARQUET, table, write_parquet
+        from contextual_rnn.experiments.runs.summary import PARQUET, write_parquet
+        from contextual_rnn.experiments.stats.finals import table
 
         place, left_out = store.place_of(self.folder), LeftOut()
         with left_out, store.readable(place, (CONFIG, METRICS, RESULT), left_out) as folder:

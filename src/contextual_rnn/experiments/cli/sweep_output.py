@@ -17,7 +17,8 @@ from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, Run, finished, read_run
 from contextual_rnn.experiments.runs.store import Place
-from contextual_rnn.experiments.runs.summary import summary, table
+from contextual_rnn.experiments.runs.summary import summary
+from contextual_rnn.experiments.stats.finals import table
 from contextual_rnn.experiments.sweeps import sweep as sweeps
 from contextual_rnn.experiments.sweeps.estimate import estimated_seconds
 

@@ -1,0 +1,190 @@
+"""Examples of a panel as tensors, for training, validation and test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contextual_rnn.experiments.panels.encoding import Encoding
+from contextual_rnn.experiments.panels.panel import Panel
+from contextual_rnn.experiments.panels.split import Examples
+from contextual_rnn.experiments.panels.understood import understood
+from contextual_rnn.experiments.panels.values import Category, Quantity
+from contextual_rnn.layers.context_net import Feature
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is predicted: a quantity (scaled) or a category (an index into `classes`), a value a step or a series."""
+
+    name: str
+    kind: str
+    per: str
+    classes: tuple[Any, ...]
+
+    @property
+    def size(self) -> int:
+        """How many outputs a network needs."""
+        return len(self.classes) if self.kind == "category" else 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples as tensors: `inputs` (B, T, F), padded with zeros after `lengths` (B,).
+
+    `target` and `observed` are (B, T), or (B,) for a value a series: scaled quantities in float32, or classes in int64,
+    and whether they are known. `context` is what a `ContextNet` takes, or None. `window` (B, W, G) shows the W steps
+    before the start, or is None. `series` and `group` (B,) are codes.
+    """
+
+    inputs: Tensor
+    lengths: Tensor
+    target: Tensor
+    observed: Tensor
+    context: dict[str, Tensor] | None
+    window: Tensor | None
+    series: Tensor
+    group: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        context = None if self.context is None else {name: value.to(device) for name, value in self.context.items()}
+        return replace(self, **moved, context=context)
+
+
+@dataclass(frozen=True)
+class PanelData:
+    """A panel cut into examples, with the coding of its columns.
+
+    `inputs` names the numbers a network sees at each step, `window` those of each step of a window; `context` is the
+    features of a `ContextNet`. `summary` is that of the panel, with what was left out here.
+    """
+
+    panel: Panel
+    encoding: Encoding
+    train: Examples
+    validation: Examples
+    test: Examples
+    summary: dict[str, Any]
+
+    @property
+    def target(self) -> Target:
+        coding = self.encoding.target
+        return Target(self.panel.columns.target, coding.kind, self.encoding.target_per, coding.categories)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        names = [part for name, coding in self.encoding.inputs.items() for part in coding.names(name)]
+        if self.panel.columns.reads_itself:
+            names += _before(self.encoding)
+        return tuple(names) or ("constant 1",)
+
+    @property
+    def context(self) -> dict[str, Feature]:
+        features: dict[str, Feature] = {}
+        for name, coding in self.encoding.context.items():
+            features |= coding.features(name)
+        return features
+
+    @property
+    def window(self) -> tuple[str, ...]:
+        names = [part for name, coding in self.encoding.inputs.items() for part in coding.names(name)]
+        if self.encoding.target_per == "step":
+            names += _before(self.encoding)
+        return tuple(names) if self.panel.columns.window else ()
+
+    def batch(self, examples: Examples) -> Batch:
+        """Tensors of examples, as long as the longest of them."""
+        steps = int(examples.length.max()) if len(examples) else 0
+        inside = np.arange(steps) < examples.length[:, None]
+        rows = np.where(inside, examples.first[:, None] + np.arange(steps), -1)
+        window, size = None, self.panel.columns.window
+        if size:
+            window = self._window(examples.first[:, None] + np.arange(-size, 0))
+        context = {
+            key: torch.from_numpy(np.ascontiguousarray(values))
+            for name, coding in self.encoding.context.items()
+            for key, values in coding.feature_values(name, self.panel.context[name].take(examples.sequence)).items()
+        }
+        target, observed = self._target(rows if self.encoding.target_per == "step" else examples.sequence)
+        return Batch(
+            inputs=self._inputs(rows, inside),
+            lengths=torch.from_numpy(examples.length.astype(np.int64)),
+            target=target,
+            observed=observed,
+            context=context or None,
+            window=window,
+            series=torch.from_numpy(examples.series.astype(np.int64)),
+            group=torch.from_numpy(examples.group.astype(np.int64)),
+        )
+
+    def describe(self) -> str:
+        """What was understood of the table, as text."""
+        columns, encoding = self.panel.columns, self.encoding
+        return understood(columns, self.summary, self.inputs, self.window, encoding.length)
+
+    def unscale(self, values: Tensor) -> Tensor:
+        """Predictions of a quantity in the target's own unit; of a category unchanged."""
+        coding = self.encoding.target
+        return values * coding.std + coding.mean if coding.kind == "quantity" else values
+
+    def unscale_spread(self, values: Tensor) -> Tensor:
+        """Standard deviations or absolute errors of a quantity in the target's own unit."""
+        return values * self.encoding.target.std if self.encoding.target.kind == "quantity" else values
+
+    def table_rows(self, examples: Examples) -> Array:
+        """The row of the table of each step, (N, T), from 0; -1 for steps that fill a gap, and after an end."""
+        steps = int(examples.length.max()) if len(examples) else 0
+        inside = np.arange(steps) < examples.length[:, None]
+        rows = self.panel.steps.rows
+        place = np.minimum(examples.first[:, None] + np.arange(steps), len(rows) - 1)
+        return np.where(inside, rows[place], -1)
+
+    def _inputs(self, rows: Array, inside: Array) -> Tensor:
+        parts = self._coded(rows)
+        if self.panel.columns.reads_itself:
+            begins = np.zeros(len(self.panel.steps.rows) + 1, bool)
+            begins[self.panel.steps.offsets] = True
+            parts += self._past_target(np.where(inside & ~begins[rows], rows - 1, -1))
+        if not parts:
+            parts = [np.ones((*rows.shape, 1), np.float32)]
+        return torch.from_numpy(np.concatenate(parts, -1) * inside[..., None])
+
+    def _window(self, rows: Array) -> Tensor:
+        past = self._past_target(rows) if self.encoding.target_per == "step" else []
+        return torch.from_numpy(np.concatenate([*self._coded(rows), *past], -1))
+
+    def _coded(self, rows: Array) -> list[Array]:
+        flat = rows.reshape(-1)
+        return [
+            coding.numbers(self.panel.inputs[name].take(flat)).reshape(*rows.shape, coding.width)
+            for name, coding in self.encoding.inputs.items()
+        ]
+
+    def _past_target(self, rows: Array) -> list[Array]:
+        coding = replace(self.encoding.target, missing=True)
+        numbers = coding.numbers(self.panel.target.take(rows.reshape(-1)))
+        return [numbers.reshape(*rows.shape, coding.width)]
+
+    def _target(self, rows: Array) -> tuple[Tensor, Tensor]:
+        column, coding = self.panel.target.take(rows.reshape(-1)), self.encoding.target
+        observed = ~column.missing
+        if isinstance(column, Quantity):
+            values = np.where(observed, (column.values - coding.mean) / coding.std, 0).astype(np.float32)
+        else:
+            assert isinstance(column, Category)
+            values = coding.places(column.categories)[column.codes]
+            observed &= values < len(coding.categories)
+            values = np.where(observed, values, 0)
+        return torch.from_numpy(values.reshape(rows.shape)), torch.from_numpy(observed.reshape(rows.shape))
+
+
+def _before(encoding: Encoding) -> list[str]:
+    return replace(encoding.target, missing=True).names(f"{encoding.columns.target} before")

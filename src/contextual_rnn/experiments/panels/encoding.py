@@ -1,0 +1,154 @@
+"""Scaling and vocabularies, fitted on training rows alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from contextual_rnn.experiments.panels.columns import Columns
+from contextual_rnn.experiments.panels.values import Category, Column, Quantity
+from contextual_rnn.layers.context_net import Categorical, Continuous, Feature, SetValued
+
+Array = np.ndarray[Any, np.dtype[Any]]
+MOST_CATEGORIES = 256  # of an input: each is a number at every step
+DROPOUT = 0.05  # the share of training contexts whose category is hidden, so that an unseen one has a meaning
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How one column becomes numbers.
+
+    A quantity is (value - mean) / std, 0 where missing; a category or set has a place for each of `categories` and a
+    last one for all others. Where training rows have missing values, `missing` adds a place that is 1 for them.
+    """
+
+    kind: str
+    mean: float = 0.0
+    std: float = 1.0
+    categories: tuple[Hashable, ...] = ()
+    missing: bool = False
+
+    @classmethod
+    def fit(cls, column: Column, most: int | None = None) -> Coding:
+        """Of a column of training rows; at most the `most` most frequent categories."""
+        missing = bool(column.missing.any())
+        if isinstance(column, Quantity):
+            values = column.values[~column.missing].astype(np.float64)
+            mean = float(values.mean()) if len(values) else 0.0
+            std = float(values.std()) if len(values) else 1.0
+            rounding = 4 * np.finfo(column.values.dtype).eps * float(np.abs(values).max(initial=0))
+            return cls("quantity", mean, std if std > rounding else 1.0, missing=missing)
+        codes = column.codes[column.codes >= 0] if isinstance(column, Category) else column.pairs()[1]
+        counts = np.bincount(codes, minlength=len(column.categories))
+        used = np.flatnonzero(counts)
+        if most is not None and len(used) > most:
+            used = used[np.argsort(-counts[used], kind="stable")[:most]]
+        # Sorted, so that the order of a table's rows does not change what is trained.
+        categories = sorted((column.categories[code] for code in used), key=lambda value: (str(type(value)), value))
+        if not categories and column.kind == "set":
+            categories = [""]  # a network needs a place, also where all sets of the training rows are empty
+        return cls(column.kind, categories=tuple(categories), missing=missing)
+
+    @property
+    def width(self) -> int:
+        """How many numbers a value becomes as an input."""
+        return (1 if self.kind == "quantity" else len(self.categories) + 1) + self.missing
+
+    def names(self, name: str) -> list[str]:
+        """What each of these numbers is."""
+        values = [name] if self.kind == "quantity" else [f"{name} {value}" for value in (*self.categories, "other")]
+        return [*values, f"{name} missing"] if self.missing else values
+
+    def places(self, categories: Sequence[Hashable]) -> Array:
+        """The place of each of a column's categories; the last entry, for a missing one, is -1."""
+        index = {category: place for place, category in enumerate(self.categories)}
+        other = len(self.categories)
+        return np.array([*(index.get(category, other) for category in categories), -1], np.int64)
+
+    def numbers(self, column: Column) -> Array:
+        """Numbers (n, width) of a column."""
+        numbers = np.zeros((len(column), self.width), np.float32)
+        missing = column.missing
+        if isinstance(column, Quantity):
+            numbers[:, 0] = np.where(missing, 0, (column.values - self.mean) / self.std)
+        elif isinstance(column, Category):
+            rows = np.flatnonzero(~missing)
+            numbers[rows, self.places(column.categories)[column.codes[rows]]] = 1
+        else:
+            rows, codes = column.pairs()
+            numbers[rows, self.places(column.categories)[codes]] = 1
+        if self.missing:
+            numbers[missing, -1] = 1
+        return numbers
+
+    def features(self, name: str) -> dict[str, Feature]:
+        """What a context network must take for this column."""
+        if self.kind == "category":
+            categories = (*self.categories, None) if self.missing else self.categories
+            return {name: Categorical(categories, unknown=True, dropout=DROPOUT)}
+        feature = (
+            Continuous(self.mean, self.std) if self.kind == "quantity" else SetValued(self.categories, unknown=True)
+        )
+        return {name: feature, f"{name} missing": Continuous(0.0, 1.0)} if self.missing else {name: feature}
+
+    def feature_values(self, name: str, column: Column) -> dict[str, Array]:
+        """What a context network takes for the rows of a column."""
+        missing = column.missing
+        if isinstance(column, Category):
+            places = self.places(column.categories)
+            if self.missing:  # before the unknown ones, as a category of its own
+                places[places == len(self.categories)] += 1
+            places[-1] = len(self.categories)
+            return {name: places[column.codes]}
+        if isinstance(column, Quantity):
+            values = {name: np.where(missing, self.mean, column.values)}
+        else:
+            values = {name: self.numbers(column)[:, : len(self.categories) + 1]}
+        return values | {f"{name} missing": missing.astype(np.float64)} if self.missing else values
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "categories": list(self.categories)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Coding:
+        arguments: dict[str, Any] = {**values, "categories": tuple(values["categories"])}
+        return cls(**arguments)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The codings of every column of a panel, and how its series are cut; JSON holds all of it."""
+
+    columns: Columns
+    inputs: dict[str, Coding]
+    context: dict[str, Coding]
+    target: Coding
+    target_per: str
+    length: int | None
+
+    def to_json(self) -> str:
+        def dicts(codings: dict[str, Coding]) -> dict[str, Any]:
+            return {name: coding.to_dict() for name, coding in codings.items()}
+
+        values = {"columns": self.columns.to_dict(), "inputs": dicts(self.inputs), "context": dicts(self.context)}
+        values |= {"target": self.target.to_dict(), "target_per": self.target_per, "length": self.length}
+        return json.dumps(values, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Encoding:
+        """Raises ValueError for text that is no encoding."""
+        try:
+            values = json.loads(text)
+
+            def codings(name: str) -> dict[str, Coding]:
+                return {column: Coding.from_dict(coding) for column, coding in values[name].items()}
+
+            columns, target = Columns(**values["columns"]), Coding.from_dict(values["target"])
+            parts = codings("inputs"), codings("context"), target
+            return cls(columns, *parts, values["target_per"], values["length"])
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"encoding: expected JSON as to_json writes it, got {error!r}") from None

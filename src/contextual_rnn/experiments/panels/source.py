@@ -1,0 +1,228 @@
+"""Where a table is read from: files, folders of parts, data frames. Columns are read one at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contextual_rnn._numbers import shortened
+
+READ_ROWS = 1 << 18  # of a column at a time
+ENDINGS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table of `rows` rows. `types` are Arrow's; `read(name)` yields a column in pieces that are Arrow arrays.
+
+    Both are plain: texts are strings or large strings, dictionaries hold texts or numbers, decimals are floats.
+    """
+
+    name: str
+    rows: int
+    types: dict[str, Any]
+    read: Callable[[str], Iterator[Any]]
+
+
+def open_table(table: Any, names: Sequence[str] | None = None) -> Source:
+    """The source of a path, several paths, a folder, or a table in memory; of a CSV file only the columns `names`.
+
+    Raises ImportError without pyarrow, TypeError for anything that is no table, ValueError for files that are missing,
+    damaged, of several kinds or of an unknown one.
+    """
+    require_pyarrow()
+    return _plain_source(_open(table, names))
+
+
+def _open(table: Any, names: Sequence[str] | None) -> Source:
+    if isinstance(table, str | os.PathLike):
+        return _open_files(_files_of(Path(table)), names, str(table))
+    if isinstance(table, list | tuple) and table and all(isinstance(path, str | os.PathLike) for path in table):
+        files = [file for path in table for file in _files_of(Path(path))]
+        name = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        return _open_files(files, names, name)
+    return _open_memory(table, names)
+
+
+def require_pyarrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise ImportError('pyarrow is not installed: pip install "contextual-rnn[compare]"') from error
+    return pyarrow
+
+
+def compute(function: str, *arguments: Any) -> Any:
+    """The result of a function of pyarrow.compute, most of which its stubs do not have."""
+    import pyarrow.compute
+
+    return pyarrow.compute.call_function(function, list(arguments))
+
+
+def is_text(kind: Any) -> bool:
+    """Whether Arrow's type is one of texts."""
+    types = require_pyarrow().types
+    return types.is_string(kind) or types.is_large_string(kind)
+
+
+def is_number_type(kind: Any) -> bool:
+    """Whether Arrow's type is one of whole numbers or floats."""
+    types = require_pyarrow().types
+    return types.is_integer(kind) or types.is_floating(kind)
+
+
+@contextmanager
+def readable(name: str) -> Generator[None, None, None]:
+    """What Arrow cannot read in a column is a ValueError that names it."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(f"{name}: expected values that Arrow can read, got: {_first_line(error)}") from None
+
+
+def _plain_source(source: Source) -> Source:
+    def read(name: str) -> Iterator[Any]:
+        with readable(name):
+            for chunk in source.read(name):
+                yield _plain(chunk)
+
+    return Source(source.name, source.rows, {name: _plain_type(kind) for name, kind in source.types.items()}, read)
+
+
+def _plain_type(kind: Any) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_run_end_encoded(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_dictionary(kind):
+        value = _plain_type(kind.value_type)
+        return pa.dictionary(kind.index_type, value) if is_text(value) or is_number_type(value) else value
+    if pa.types.is_decimal(kind):
+        return pa.float64()
+    return pa.large_string() if kind == pa.string_view() else kind
+
+
+def _plain(chunk: Any) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_run_end_encoded(chunk.type):
+        chunk = compute("run_end_decode", chunk)
+    kind = _plain_type(chunk.type)
+    if kind == chunk.type:
+        return chunk
+    if pa.types.is_dictionary(chunk.type):
+        values = _plain(chunk.dictionary)
+        encoded = pa.types.is_dictionary(kind)
+        return pa.DictionaryArray.from_arrays(chunk.indices, values) if encoded else values.take(chunk.indices)
+    return chunk.cast(kind)
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.exists():
+        raise ValueError(f"table: expected a file or folder, got {str(path)!r}, which does not exist")
+    if path.is_file():
+        return [path]
+    parts = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(("_", "."))]
+    files = [file for file in parts if file.suffix.lower() in ENDINGS]
+    if not files:
+        raise ValueError(f"table: expected parts that end in {', '.join(ENDINGS)} in {str(path)!r}, got none")
+    return files
+
+
+def _open_files(files: list[Path], names: Sequence[str] | None, name: str) -> Source:
+    kinds = {ENDINGS.get(file.suffix.lower()) for file in files}
+    if kinds - {"csv", "parquet"} or len(kinds) > 1:
+        endings = ", ".join(sorted({file.suffix or "none" for file in files}))
+        raise ValueError(f"table: expected files of one kind that end in {', '.join(ENDINGS)}, got endings {endings}")
+    if kinds == {"csv"}:
+        from contextual_rnn.experiments.panels.csv_files import read_csv_files
+
+        return _from_arrow(read_csv_files(files, names), name)
+    return _open_parquet(files, name)
+
+
+def _open_parquet(files: list[Path], name: str) -> Source:
+    """Columns of Parquet files, texts as codes; partitions that folders name, such as year=2020, are columns too."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    paths = [str(file) for file in files]
+    try:
+        plain = ds.dataset(paths, format="parquet", partitioning="hive")
+        texts = [field.name for field in plain.schema if pa.types.is_string(field.type)]
+        options = ds.ParquetReadOptions(dictionary_columns=texts)
+        data = ds.dataset(paths, format=ds.ParquetFileFormat(options), partitioning="hive")
+        types = {field.name: field.type for field in data.schema}
+        rows = data.count_rows()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"table: expected Parquet files, got {name!r}: {_first_line(error)}") from None
+
+    def read(column: str) -> Iterator[Any]:
+        # Little is read ahead: what waits in memory is read once more than it must be.
+        scan = data.scanner(columns=[column], batch_size=READ_ROWS, batch_readahead=2, fragment_readahead=1)
+        try:
+            for batch in scan.to_batches():
+                yield batch.column(0)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{column}: expected values of type {types[column]}, got {_first_line(error)}") from None
+
+    return Source(name, rows, types, read)
+
+
+def _open_memory(table: Any, names: Sequence[str] | None) -> Source:
+    import pyarrow as pa
+
+    if isinstance(table, pa.Table):
+        return _from_arrow(table, "a table")
+    if type(table).__module__.partition(".")[0] == "pandas":
+        return _from_arrow(_from_pandas(table, names), "a data frame")
+    try:
+        if hasattr(table, "__arrow_c_stream__"):
+            return _from_arrow(pa.table(table), "a table")
+        if hasattr(table, "__dataframe__"):
+            import pyarrow.interchange
+
+            return _from_arrow(pyarrow.interchange.from_dataframe(table), "a data frame")
+    except (pa.ArrowException, TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"table: expected columns that Arrow reads, got {_first_line(error)}") from None
+    raise TypeError(f"table: expected a path, paths, or a data frame, got {shortened(table)}")
+
+
+def _from_pandas(frame: Any, names: Sequence[str] | None) -> Any:
+    """A table of a frame of pandas; levels of its index whose names are asked for become columns."""
+    import pyarrow as pa
+
+    if not hasattr(frame, "columns"):
+        raise TypeError(f"table: expected a data frame, got a {type(frame).__name__}")
+    wanted = set(names or ()) - set(frame.columns)
+    if wanted & set(frame.index.names):
+        frame = frame.reset_index()
+    columns: dict[str, Any] = {}
+    for name in frame.columns if names is None else [name for name in names if name in frame.columns]:
+        if list(frame.columns).count(name) > 1:
+            raise ValueError(f"table: expected each column once, got {name!r} twice")
+        try:
+            columns[str(name)] = pa.Array.from_pandas(frame[name])
+        except pa.ArrowException as error:
+            raise ValueError(f"{name}: expected values of one type, got {_first_line(error)}") from None
+    if names is not None:  # the rest has no values to read, only names to show
+        columns |= {str(name): pa.nulls(len(frame)) for name in frame.columns if str(name) not in columns}
+    return pa.table(columns)
+
+
+def _from_arrow(table: Any, name: str) -> Source:
+    double = sorted({column for column in table.column_names if table.column_names.count(column) > 1})
+    if double:
+        raise ValueError(f"table: expected each column once, got {double[0]!r} twice")
+    types = {field.name: field.type for field in table.schema}
+    return Source(name, table.num_rows, types, lambda column: iter(table.column(column).chunks))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

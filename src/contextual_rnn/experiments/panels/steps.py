@@ -1,0 +1,95 @@
+"""The rows of a table in order: by series and time, duplicates refused, gaps filled or pieces begun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from contextual_rnn.experiments.panels.times import Grid, Times, grid_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps (n,) in the order of series and time, in pieces without a gap.
+
+    `rows` is the row of the table that each step is, -1 for one that fills a gap. `offsets` (pieces + 1,) are where
+    pieces begin, `series` (pieces,) which series each is of. `time` (n,) counts steps on a regular grid, and is the
+    time itself otherwise.
+    """
+
+    rows: Array
+    offsets: Array
+    series: Array
+    time: Array
+    grid: str
+    regular: bool
+    filled: int
+    gaps: int
+    was_sorted: bool
+
+
+def in_order(series: Array, times: Times | None, names: Any, fill_gaps: int, columns: tuple[str, str]) -> Steps:
+    """The steps of rows whose series is a code, -1 where missing; rows without series or time are left out.
+
+    `names` are the series' names, `columns` those of the columns series and time. Raises ValueError for two rows of one
+    series and time.
+    """
+    valid = series >= 0 if times is None else (series >= 0) & ~times.missing
+    rows = np.flatnonzero(valid)
+    codes = series[rows]
+    values = np.arange(len(rows)) if times is None else times.values[rows]
+    step = codes[1:].astype(np.int64) - codes[:-1]
+    was_sorted = not ((step < 0) | ((step == 0) & (values[1:] < values[:-1]))).any()
+    if not was_sorted:
+        order = np.lexsort((values, codes))
+        rows, codes, values = rows[order], codes[order], values[order]
+    new = np.ones(len(rows), bool)
+    new[1:] = codes[1:] != codes[:-1]
+    if times is not None:
+        _check_duplicates(rows, codes, values, new, times, names, columns)
+    grid = Grid(None, "the order of the rows") if times is None else grid_of(values, new, times.dates)
+    if grid.index is None:
+        offsets = np.append(np.flatnonzero(new), len(rows))
+        return Steps(rows, offsets, codes[offsets[:-1]], values, grid.step, times is None, 0, 0, was_sorted)
+    return _with_gaps(rows, codes, grid.index, new, fill_gaps, grid.step, was_sorted)
+
+
+def _check_duplicates(
+    rows: Array, codes: Array, values: Array, new: Array, times: Times, names: Any, columns: tuple[str, str]
+) -> None:
+    same = ~new[1:] & (values[1:] == values[:-1])
+    if not same.any():
+        return
+    place = int(same.argmax())
+    first, second = sorted((int(rows[place]), int(rows[place + 1])))
+    series, time = columns
+    hint = " (local times repeat an hour in autumn: give them their zone)" if times.dates else ""
+    raise ValueError(
+        f"{time}: expected one row for each {series} and {time}, got {int(same.sum())} more, the first in rows "
+        f"{first + 1} and {second + 1}: {names[codes[place]]} at {times.show(first)}{hint}"
+    )
+
+
+def _with_gaps(
+    rows: Array, codes: Array, index: Array, new: Array, fill_gaps: int, step: str, was_sorted: bool
+) -> Steps:
+    advance = np.ones(len(rows), np.int64)
+    advance[1:] = index[1:] - index[:-1]
+    gap = ~new & (advance > 1)
+    begins = new | (gap & (advance - 1 > fill_gaps))
+    advance[begins] = 1
+    place = np.cumsum(advance) - 1
+    steps = int(place[-1]) + 1 if len(place) else 0
+    gaps = int((gap & begins).sum())
+    offsets = np.append(place[begins], steps)
+    if steps == len(rows):
+        return Steps(rows, offsets, codes[begins], index, step, True, 0, gaps, was_sorted)
+    filled = np.full(steps, -1, rows.dtype)
+    filled[place] = rows
+    lengths = np.diff(offsets)
+    time = np.arange(steps) - np.repeat(offsets[:-1] - index[begins], lengths)
+    return Steps(filled, offsets, codes[begins], time, step, True, steps - len(rows), gaps, was_sorted)

@@ -1,0 +1,195 @@
+"""The same table in every form gives the same panel; what is no table is refused in words of our own."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+import pytest
+from tests.experiments.panels.tables import COLUMNS, flows
+
+from contextual_rnn.experiments.panels import Columns, prepare, read_panel
+
+PLAIN = replace(COLUMNS, context=("soil", "area"))
+
+
+def plain_table() -> pa.Table:
+    """Columns that CSV files can hold, one of them with missing values, one that nobody asks for."""
+    rain = flows()["rain"].to_pylist()
+    rain[7] = None
+    return flows(rain=rain, uses=None, note=["a, b"] * 120)
+
+
+def write_csv(table: pa.Table, path, delimiter: str = ",") -> None:
+    csv.write_csv(table, path, csv.WriteOptions(delimiter=delimiter))
+
+
+def assert_same(panel, expected) -> None:
+    first, second = prepare(panel), prepare(expected)
+    assert first.summary["rows"] == second.summary["rows"]
+    assert {**vars(first.encoding), "columns": 0} == {**vars(second.encoding), "columns": 0}
+    np.testing.assert_array_equal(first.batch(first.train).inputs, second.batch(second.train).inputs)
+    np.testing.assert_array_equal(first.batch(first.test).target, second.batch(second.test).target)
+
+
+def as_file(table, folder):
+    pq.write_table(table, folder / "table.parquet", row_group_size=17)
+    return folder / "table.parquet"
+
+
+def as_files(table, folder):
+    for part in range(3):
+        pq.write_table(table.slice(part * 40, 40), folder / f"{part}.pq")
+    return [str(folder / f"{part}.pq") for part in range(3)]
+
+
+def as_folder(table, folder):
+    for part in range(3):
+        (folder / "parts" / f"part={part}").mkdir(parents=True)
+        pq.write_table(table.slice(part * 40, 40), folder / "parts" / f"part={part}" / "0.parquet")
+    (folder / "parts" / "_SUCCESS").touch()
+    return folder / "parts"
+
+
+def as_csv(table, folder):
+    write_csv(table, folder / "table.csv")
+    return folder / "table.csv"
+
+
+def as_csv_parts(table, folder):
+    for part in range(2):
+        write_csv(table.slice(part * 60, 60), folder / f"{part}.csv")
+    return folder
+
+
+def as_tabs(table, folder):
+    write_csv(table, folder / "table.tsv", "\t")
+    return folder / "table.tsv"
+
+
+def as_decimal_commas(table, folder):
+    lines = [";".join(table.column_names)]
+    for row in table.to_pylist():
+        cells = [str(value).replace(".", ",") if isinstance(value, float) else value for value in row.values()]
+        lines.append(
+            ";".join("" if value is None else f'"{value}"' if value == "a, b" else str(value) for value in cells)
+        )
+    (folder / "table.csv").write_text("\ufeff" + "\n".join(lines))
+    return folder / "table.csv"
+
+
+def as_dictionaries(table, folder):
+    for name in ("basin", "soil"):
+        table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
+    return table
+
+
+def as_batches(table, folder):
+    return pa.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=11))
+
+
+class OnlyInterchange:
+    """A data frame that has the older protocol alone."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def __dataframe__(self, nan_as_null=False, allow_copy=True):
+        return self.table.__dataframe__(nan_as_null, allow_copy)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [as_file, as_files, as_folder, as_csv, as_csv_parts, as_tabs, as_decimal_commas, as_dictionaries, as_batches],
+)
+def test_every_form_of_a_table_is_the_same(form, tmp_path):
+    table = plain_table()
+    assert_same(read_panel(form(table, tmp_path), PLAIN), read_panel(table, PLAIN))
+
+
+def test_the_older_protocol_of_data_frames_is_read():
+    table = plain_table().drop(["day"])
+    columns = replace(PLAIN, time=None)
+    assert_same(read_panel(OnlyInterchange(table), columns), read_panel(table, columns))
+
+
+def test_data_frames_of_pandas_are_read_with_or_without_an_index():
+    pandas = pytest.importorskip("pandas", reason="pandas is no dependency: only its users have data frames of it")
+    table = plain_table()
+    frame = pandas.DataFrame(table.to_pydict())
+    expected = read_panel(table, PLAIN)
+    for form in (frame, frame.set_index(["basin", "day"]), frame.astype({"soil": "category"})):
+        assert_same(read_panel(form, PLAIN), expected)
+    with pytest.raises(ValueError, match="rain: expected values of one type"):
+        read_panel(frame.assign(rain=["a", 1.0] * 60), PLAIN)
+    with pytest.raises(ValueError, match="table: expected each column once, got 'soil' twice"):
+        read_panel(pandas.concat([frame, frame[["soil"]]], axis=1), PLAIN)
+    with pytest.raises(TypeError, match="table: expected a data frame, got a Series"):
+        read_panel(frame["rain"], PLAIN)
+
+
+def test_partitions_of_folders_are_columns(tmp_path):
+    panel = read_panel(as_folder(flows(12, 10), tmp_path), Columns(target="discharge", series="part", inputs=("rain",)))
+    assert sorted(panel.series_names) == [0, 1, 2]
+    assert panel.summary["steps"]["longest"] == 40
+
+
+def test_types_of_a_csv_file_hold_all_of_its_values(tmp_path):
+    rows = 60_000  # more than a block, of which only the last has a fraction
+    lines = "\n".join([f"{row // 10},{row % 10},{row % 7}" for row in range(rows)] + [f"{rows // 10},0,2.5"])
+    (tmp_path / "t.csv").write_text(f"s,t,y\n{lines}\n")
+    panel = read_panel(tmp_path / "t.csv", Columns(target="y", series="s", time="t"))
+    assert panel.target.values[-1] == 2.5
+
+
+def written(folder, name: str, content: bytes):
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "table: expected a first line"),
+        ("a.csv", b"target,series\n1,2\n3\n", "table: expected a CSV file of UTF-8 text, .*2 columns, got 1"),
+        ("a.csv", "series,target\nß,1\n".encode("latin-1"), "series: expected UTF-8 text"),
+        ("a.csv", b"target;series\n1;2\nx;3\n4;4\n5;5\n", "target: expected numbers, .*got 'x' in row 2"),
+        ("a.csv", b"target,series,target\n1,2,3\n", "table: expected each column once, got 'target' twice"),
+        ("a.parquet", b"PAR1 is not all", "table: expected Parquet files"),
+        ("a.xlsx", b"PK", r"table: expected files of one kind that end in .*\.xlsx"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=message):
+        read_panel(written(tmp_path, name, content), Columns(target="target", series="series"))
+
+
+def test_a_parquet_file_damaged_in_the_middle_is_refused_by_column(tmp_path):
+    path = as_file(plain_table(), tmp_path)
+    content = bytearray(path.read_bytes())
+    content[40:600] = bytes(560)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="expected"):
+        read_panel(path, PLAIN)
+
+
+def test_what_is_no_table_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"table: expected a file or folder, got '.*nowhere"):
+        read_panel(tmp_path / "nowhere.csv", PLAIN)
+    with pytest.raises(ValueError, match="table: expected parts that end in"):
+        read_panel(tmp_path, PLAIN)
+    for table in (3, None, [], [3], {"a": [1]}):
+        with pytest.raises(TypeError, match="table: expected a path, paths, or a data frame"):
+            read_panel(table, PLAIN)
+    with pytest.raises(ValueError, match="table: expected each column once, got 'a' twice"):
+        read_panel(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), Columns(target="a"))
+
+
+def test_without_pyarrow_the_error_names_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r'pip install "contextual-rnn\[compare\]"'):
+        read_panel("a.csv", PLAIN)
