@@ -54,6 +54,7 @@ ANSWERS = [
     (retrieval(6), 2, "over 6 seeds; a difference is named where its 95 % interval excludes zero."),
     (retrieval(3) + retrieval(3, start="sound", zero=0.99), 0, "; with sound weights there is nothing to gain."),
     (retrieval(3) + retrieval(3, start="sound"), 0, "; with sound weights it learns sooner too."),
+    (retrieval(1) + retrieval(1, start="sound", context=0.6), 0, "neither learns it, and it ends less accurate."),
     (retrieval(1) + retrieval(1, start="sound", zero=0.99), 0, "; with sound weights both learn it within 10 epochs."),
     (retrieval(3) + retrieval(3, units=20, context=0.6), 0, "ahead of zero in 1 of 2 settings and behind it in 1."),
     (retrieval(3) + decay(2), 1, "a normal state predicts the next step worse than the zero state; running free its"),
