@@ -98,6 +98,8 @@ types-tests:
 bench: install $(BENCHED)
 	$(BIN)/python -m benchmarks.fast_weights
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.ragged
+	$(BIN)/python -m benchmarks.streaming
 
 # Without JAX the benchmark says so and continues.
 $(BENCHED): $(INSTALLED)

@@ -19,6 +19,7 @@ OWN_TESTS = {
     "diagnostics.md": "test_diagnostics_docs.py",
     "generation.md": "generation/test_docs_generation.py",
     "language.md": "test_docs_language.py",
+    "own-task.md": "experiments/test_own_task.py",
     "own-states.md": "test_own_states.py",
     "posteriors.md": "test_docs_posteriors.py",
     "retrofit.md": "test_docs_retrofit.py",

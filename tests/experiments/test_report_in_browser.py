@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tests.browser import By, Keys, look, needs_browser, start, until, visit
+from tests.experiments.compare.small import small_comparison
 from tests.experiments.made_runs import every_study
 
 from contextual_rnn.experiments.config import DecayConfig
@@ -30,6 +31,12 @@ def evidence(tmp_path_factory):
     for name in {study(run) for run in runs}:
         publish([run for run in runs if study(run) == name], folder / f"{name}.json")
     return write_report(folder).as_uri()
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    """The report of a comparison of a table."""
+    return (small_comparison()[0] / "report.html").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +166,10 @@ def test_dark_mode_is_dark_and_readable(browser):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (390, "light"), (1200, "dark")])
-def test_the_answer_is_seen_first_and_everything_fits(quiet, evidence, width, scheme):
+@pytest.mark.parametrize("report", ["evidence", "comparison"])
+def test_the_answer_is_seen_first_and_everything_fits(quiet, report, request, width, scheme):
+    visit(quiet, request.getfixturevalue(report))
     look(quiet, width, scheme)
-    visit(quiet, evidence)
     sentences = quiet.find_elements(By.CSS_SELECTOR, "#answer p")
     assert len(sentences) == 3
     back = quiet.find_element(By.TAG_NAME, "body").value_of_css_property("background-color").replace("rgba", "rgb")

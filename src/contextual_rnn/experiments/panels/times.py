@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn.experiments.panels.source import Source, compute
+from contextual_rnn.experiments.panels.source import Source, compute, is_number_type, is_text, readable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 REGULAR = 0.5  # the share of neighbours that must be one step apart
@@ -37,6 +37,12 @@ class Grid:
 
 
 def read_times(source: Source, name: str) -> Times:
+    """As `_read_times`, with errors that name the column."""
+    with readable(name):
+        return _read_times(source, name)
+
+
+def _read_times(source: Source, name: str) -> Times:
     """Times of a column of dates, times with or without a zone, or numbers.
 
     Times with a zone are instants; where they are days apart they count as the days of that zone, whose lengths
@@ -47,9 +53,9 @@ def read_times(source: Source, name: str) -> Times:
     kind = source.types[name]
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    numbers = is_number_type(kind)
     dates = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    text = is_text(kind)
     if not (numbers or dates or text):
         raise ValueError(f"{name}: expected dates, times or numbers, got {kind}")
     values = np.empty(source.rows, np.int64 if dates or text or pa.types.is_integer(kind) else np.float64)
@@ -71,7 +77,7 @@ def read_times(source: Source, name: str) -> Times:
 def _as_numbers(name: str, chunk: Any, row: int) -> Any:
     import pyarrow as pa
 
-    if pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type):
+    if is_text(chunk.type):
         try:
             chunk = chunk.cast(pa.timestamp("us"))
         except pa.ArrowInvalid:
