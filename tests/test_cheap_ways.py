@@ -1,13 +1,18 @@
 """Calls that need no segments or packing do without, and give the numbers of those that do."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.networks import make, make_input, tensors_of
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from contextual_rnn import ContextState, ContextualRNN, NormalState
-from contextual_rnn.sequences import running
+from contextual_rnn import ContextState, ContextualRNN, NormalState, truncated
+from contextual_rnn.sequences import running, segments
 from contextual_rnn.sequences.segments import Segments
 
 CASES = ["lstm", "gru", "rnn cell", "fast weights", "own cell"]
@@ -102,3 +107,49 @@ def test_what_does_need_packing():
     hooked.register_forward_pre_hook(lambda *_: None)
     others = [nn.LSTM(3, 5), nn.GRU(3, 5, bidirectional=True), nn.GRU(3, 5, 2), nn.RNN(3, 5, nonlinearity="relu")]
     assert not any(map(running.ends_in_its_output, [*others, hooked]))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("case", ["fast weights", "fast weights, dense A", "fast weights, low-rank A"])
+def test_segments_of_fast_weights_run_in_groups(monkeypatch, case, batch_first):
+    """As in one call, with every gradient and the A that is carried; one row is empty."""
+    network, spec = make(case, torch.float64)
+    network.batch_first = batch_first
+    spec = replace(spec, input_batch_dim=0 if batch_first else 1, time_dim=1 if batch_first else 0)
+    monkeypatch.setattr(network, "state_spec", spec, raising=False)
+    model = ContextualRNN(network, ContextState(spec, nn.Linear(2, 6).double()))
+    x, context, lengths = torch.randn(5, 9, 3).double(), torch.randn(5, 2).double(), torch.tensor([9, 0, 4, 9, 1])
+    reset = torch.rand(5, 9) < 0.3
+    x[torch.arange(9) >= lengths[:, None]] = torch.nan
+    if not batch_first:
+        x, reset = x.transpose(0, 1), reset.T
+    x.requires_grad_()
+    calls, results = [], []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    for worth_a_call in (1000, 0):
+        monkeypatch.setattr(segments, "_WORTH_A_CALL", worth_a_call)
+        calls.clear()
+        output, state = model(x, context=context, lengths=lengths, reset=reset)
+        pieces = [out for _, out, _ in truncated(model, x, 5, context=context, lengths=lengths, reset=reset)]
+        values = [output, state[0], torch.cat(pieces, 1 if batch_first else 0)]
+        generator = torch.Generator().manual_seed(0)
+        cotangents = [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in values]
+        results.append([*values, *torch.autograd.grad(values, [x, *model.parameters()], cotangents)])
+    assert len(calls) > 3
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(lengths=st.lists(st.integers(0, 500), min_size=1, max_size=60).filter(any))
+def test_groups_of_segments_waste_little(lengths):
+    """At most 1000 steps for the last of all, a half of that for the one before it, a third, ..."""
+    every = torch.tensor(lengths)
+    rows = torch.arange(len(lengths))
+    groups = segments.Segments(rows, rows, rows, every, rows).of_about_one_length()
+    assert torch.equal(torch.cat(groups).sort().values, every.nonzero()[:, 0])
+    longest = [int(every[group].max()) for group in groups]
+    assert longest == sorted(longest, reverse=True)
+    for group, most in zip(groups, longest, strict=True):
+        short = every[group][every[group] < 0.75 * most]
+        assert int((most - short).sum()) <= 1000 * (1 + math.log(len(lengths)))

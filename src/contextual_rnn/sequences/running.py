@@ -84,8 +84,10 @@ def run_segments(
         chosen = choose(backend, network, [inputs.tensor, *tensors_of(starts)])
         if chosen != "torch":
             return run_over(chosen, network, inputs.tensor, starts, segments.table)
+    if isinstance(network, FastWeightsRNN):
+        return _in_blocks(network, spec, inputs, segments, starts, carry)
     if in_one_call:
-        return _in_one_call(network, spec, inputs, segments, starts, carry)
+        return _in_one_call(network, spec, inputs, segments, starts)
     return (_by_length if undivided else _in_pieces)(network, spec, inputs, segments, starts)
 
 
@@ -119,7 +121,7 @@ def run_padded(network: nn.GRU | nn.RNN, input: Tensor, h0: Tensor, lengths: Ten
 
 
 def _in_one_call(
-    network: nn.Module, spec: StateSpec, inputs: Inputs, segments: Segments, starts: State, carry: bool
+    network: nn.Module, spec: StateSpec, inputs: Inputs, segments: Segments, starts: State
 ) -> tuple[Tensor, State]:
     """All segments as one packed batch."""
     running = segments.running
@@ -127,13 +129,40 @@ def _in_one_call(
     some = segments if everywhere else segments.only(running)
     input = inputs.tensor
     packed, place = some.packed(input, _time(spec))
-    first = starts if everywhere else take(spec.tree, running, starts)
-    output, state = network(packed, first, **whole(network, carry))
+    output, state = network(packed, starts if everywhere else take(spec.tree, running, starts))
     padded = output.data.new_zeros(input.shape[0] * input.shape[1], *output.data.shape[1:])
     padded = padded.index_copy(0, place, output.data).unflatten(0, input.shape[:2])
     if everywhere:
         return padded, take(spec.tree, segments.last, state)
     return padded, _finals(spec, segments, starts, running, [state])
+
+
+def _in_blocks(
+    network: FastWeightsRNN, spec: StateSpec, inputs: Inputs, segments: Segments, starts: State, carry: bool
+) -> tuple[Tensor, State]:
+    """All segments in a few padded batches, of about one length each; in one on a GPU, where padding costs little."""
+    time, input = _time(spec), inputs.tensor
+    groups = segments.of_about_one_length() if input.is_cpu else [segments.running]
+    steps, outputs, states = input.flatten(0, 1), [], []
+    source = torch.full(
+        steps.shape[:1], -1, device="cpu"
+    )  # of each step of the input, in all outputs; the last is zero
+    count = 0
+    for group in groups:
+        some = segments.only(group)
+        places = some.places(input, time)
+        block = steps.index_select(0, places.flatten().to(input.device)).unflatten(0, places.shape)
+        block, first = block.transpose(0, 1 - time), take(spec.tree, group, starts)
+        output, state = network(block, first, lengths=some.length, **whole(network, carry))
+        number = torch.arange(count, count := count + places.numel(), device="cpu").view(places.shape)
+        real = torch.arange(places.shape[1], device="cpu") < some.length[:, None]
+        source[places[real]] = number[real]
+        outputs.append(output.transpose(0, 1 - time).flatten(0, 1))
+        states.append(state)
+    outputs.append(outputs[0].new_zeros(1, outputs[0].shape[1]))
+    source[source < 0] = count
+    output = torch.cat(outputs).index_select(0, source.to(input.device)).unflatten(0, input.shape[:2])
+    return output, _finals(spec, segments, starts, torch.cat(groups), states)
 
 
 def _by_length(

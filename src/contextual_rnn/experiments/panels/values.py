@@ -84,7 +84,9 @@ class Members:
         sizes = np.maximum(self.sizes, 0)
         row = np.repeat(np.arange(len(self)), sizes)
         place = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + np.repeat(self.starts, sizes)
-        return row, self.codes[place]
+        codes = self.codes[place]
+        known = codes >= 0  # a list may hold missing members
+        return row[known], codes[known]
 
 
 Column = Quantity | Category | Members
@@ -167,9 +169,10 @@ def _compact(codes: Array, dictionary: Any) -> tuple[Array, Any]:
     import pyarrow as pa
 
     distinct = dictionary.dictionary_encode()
-    same = distinct.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
+    same = distinct.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False).copy()
     if len(same) == 0:
         return codes, dictionary
+    same[dictionary.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)] = -1
     used = np.zeros(len(same), bool)
     used[codes[codes >= 0]] = True
     values = np.unique(same[used & (same >= 0)])
