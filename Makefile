@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PRESET ?= quick
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+RUNNABLE := .venv/runnable
 INSTALLED := .venv/installed
 BENCHED := .venv/benched
 DOCUMENTED := .venv/documented
@@ -10,36 +11,40 @@ KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/* src/contextual
 
 install: $(INSTALLED)
 
-# torch first and pinned: asked for by another package it could be the newest build with gigabytes of CUDA. Not compiled:
-# of 14,000 files of Python most are never imported, and the others are compiled when they are.
-$(INSTALLED): pyproject.toml constraints.txt $(KERNEL)
+# What the command contextual-rnn needs. torch first and pinned: asked for by another package it could be the newest build
+# with gigabytes of CUDA. Not compiled: of 14,000 files of Python most are never imported, and the others are compiled when
+# they are.
+$(RUNNABLE): pyproject.toml constraints.txt $(KERNEL)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[experiments,test,lint]"
-	touch $(INSTALLED)
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[experiments]"
+	touch $@
 
-reproduce: install
+# And tests and linters: by its name the package is the one installed, whose kernel is not built again.
+$(INSTALLED): $(RUNNABLE)
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt "contextual-rnn[test,lint]"
+	touch $@
+
+reproduce: $(RUNNABLE)
 	$(BIN)/contextual-rnn reproduce --preset $(PRESET)
 
 # Trains every run behind results/: days of one core. Finished runs are skipped, interrupted ones continue.
-evidence: install
+evidence: $(RUNNABLE)
 	OMP_NUM_THREADS=1 results/evidence.sh
 
 # Finished runs into results/, and results/ into the README and the pages.
-pages: install
+pages: $(RUNNABLE)
 	$(BIN)/python -m contextual_rnn.experiments.report.pages
 	$(BIN)/python -m benchmarks.page
 
-# The documentation into build/docs; a warning is an error. In the same environment, as it imports the library to describe
-# it, but a clean clone installs no more than that takes.
+# The documentation into build/docs; a warning is an error. It imports the library to describe it, so that the environment
+# is the same; a clean clone installs no tests and no linters for it.
 docs: $(DOCUMENTED)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
 	@echo build/docs/index.html
 
-$(DOCUMENTED): pyproject.toml constraints.txt $(KERNEL)
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[docs,hub,transformers]"
+$(DOCUMENTED): $(RUNNABLE)
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt "contextual-rnn[docs,hub,transformers]"
 	touch $@
 
 # One thread per process: the tests already run on all cores. Each process takes tests that stand together, which share
@@ -93,6 +98,8 @@ types-tests:
 bench: install $(BENCHED)
 	$(BIN)/python -m benchmarks.fast_weights
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.ragged
+	$(BIN)/python -m benchmarks.streaming
 
 # Without JAX the benchmark says so and continues.
 $(BENCHED): $(INSTALLED)

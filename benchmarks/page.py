@@ -21,6 +21,8 @@ PARTS: dict[str, tuple[str, str | None]] = {
     "Fast weights": (PLOTTED, None),
     "Fast weights on a GPU": ("gpu.json", None),
     "What a contextual state adds to an LSTM": ("overhead.json", None),
+    "Sequences of different lengths": ("ragged.json", None),
+    "Streaming": ("streaming.json", None),
     "Sweeps": ("sweeps.json", "sweep"),
     "Stacks of seeds": ("sweeps.json", "stack"),
     "Ten thousand runs": ("sweeps.json", "skip"),

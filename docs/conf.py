@@ -9,6 +9,7 @@ project = "contextual-rnn"
 author = "The contextual-rnn developers"
 copyright = author
 version = release = contextual_rnn.__version__
+pygments_dark_style = "github-dark"
 html_title = f"contextual-rnn {release}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]

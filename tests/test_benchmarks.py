@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests import fresh
 
-from benchmarks import fast_weights, gpu, page, parts, peers, recurrence, training_step
+from benchmarks import fast_weights, gpu, page, parts, peers, recurrence, streaming, training_step
 from benchmarks.parts import PARTS, Figure
 from benchmarks.plots import draw
 from benchmarks.recurrence import Problem, multiply_adds
@@ -206,3 +206,20 @@ def test_the_random_problem_is_the_same_in_both_precisions():
     exact, single = (Problem(SMALL, dtype) for dtype in (torch.float64, torch.float32))
     for one, other in zip(exact.tensors, single.tensors, strict=True):
         torch.testing.assert_close(one.float(), other)
+
+
+def test_streams_are_timed_after_they_agree(tmp_path, monkeypatch):
+    report = streaming.run(streaming.Benchmark(quick=True, out=tmp_path))
+    assert json.loads((tmp_path / "streaming.json").read_text()) == report
+    names = " ".join(figure["name"] for figure in report["figures"])
+    assert all(part in names for part in (*streaming.KINDS, streaming.ONE_CALL, streaming.ONNX, streaming.CELL))
+    stepped = streaming.stepped
+
+    def one_more(*arguments):
+        step = stepped(*arguments)
+        return lambda x: step(x) + 1
+
+    monkeypatch.setattr(streaming, "stepped", one_more)
+    monkeypatch.setattr(streaming, "time_steps", lambda *_: pytest.fail("timed what does not agree"))
+    with pytest.raises(AssertionError, match="differs by"):
+        streaming.run(streaming.Benchmark(quick=True, out=tmp_path))

@@ -1,6 +1,7 @@
 """The pages are true: their code runs in order as one program, and every public name is described and shown in use."""
 
 import importlib
+import inspect
 import re
 
 import pytest
@@ -13,10 +14,12 @@ import contextual_rnn
 OWN_TESTS = {
     "README.md": "test_readme.py",
     "attach.md": "test_docs_attach.py",
+    "compare.md": "test_docs_compare.py",
     "deployment.md": "test_docs_deployment.py",
     "diagnostics.md": "test_diagnostics_docs.py",
     "generation.md": "generation/test_docs_generation.py",
     "language.md": "test_docs_language.py",
+    "own-task.md": "experiments/test_own_task.py",
     "own-states.md": "test_own_states.py",
     "posteriors.md": "test_docs_posteriors.py",
     "retrofit.md": "test_docs_retrofit.py",
@@ -62,6 +65,10 @@ def public_names():
 
 
 NAMES = public_names()
+NOTHING_TO_RAISE = {  # tables, types, and what our functions return
+    *("ops.BACKENDS", "ops.KERNELS", "ops.TIMINGS", "ops.Timing", "Moments", "generation.Generated"),
+    *("diagnostics.Diagnosis", "diagnostics.Influence", "diagnostics.Sigma"),
+}
 DESCRIBED = {
     name
     for page in PAGES
@@ -81,3 +88,13 @@ def test_there_are_public_names():
 def test_every_public_name_has_a_reference_and_an_example(name):
     assert name in DESCRIBED, f"expected {name} in docs/reference"
     assert name.rpartition(".")[2] in SHOWN, f"expected {name} in code of the README, of a page or of an example"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOTHING_TO_RAISE])
+def test_every_reference_says_what_is_raised(name):
+    module, _, last = f"contextual_rnn.{name}".rpartition(".")
+    described = getattr(importlib.import_module(module), last)
+    texts = [inspect.getdoc(described)]
+    if inspect.isclass(described):
+        texts += [inspect.getdoc(method) for method in vars(described).values() if inspect.isfunction(method)]
+    assert re.search(r"[Rr]aises|[Ee]rror", " ".join(filter(None, texts)))

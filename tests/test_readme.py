@@ -41,7 +41,14 @@ def test_it_is_short_and_begins_with_a_picture():
 def test_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     reproduced = []
-    monkeypatch.setattr(reproduce, "reproduce", lambda *a, **k: reproduced.append(a) or tmp_path / "report.html")
+
+    def reproduce_one(preset, folder, workers):
+        reproduced.append(preset)
+        main(["train", "decay", *SMALL["decay"], "--out", str(folder / "decay")])
+        return folder / "report.html"
+
+    monkeypatch.setattr(reproduce, "plan", lambda *arguments, **options: "")
+    monkeypatch.setattr(reproduce, "reproduce", reproduce_one)
     lines = commands("contextual-rnn")
     assert {line[1] for line in lines} == {"reproduce", "train", "sweep", "results", "generate", "report", "info"}
     for _, *arguments in lines:

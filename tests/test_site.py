@@ -45,8 +45,9 @@ def address(site):
 
 
 @pytest.fixture(scope="module")
-def chrome():
+def chrome(address):
     driver = start()
+    visit(driver, f"{address}/index.html")  # an empty page has no width of a phone
     yield driver
     driver.quit()
 
@@ -162,6 +163,11 @@ def test_dark_mode_follows_the_reader_and_the_button(browser, address):
     browser.execute_script("localStorage.clear()")
 
 
+# Of the page, and of the column that on a phone would scroll inside it.
+WIDEST = """return Math.max(...[document.documentElement, ...document.querySelectorAll('.main, .content, article')]
+    .map(part => part.scrollWidth))"""
+
+
 @needs_browser
 @pytest.mark.parametrize("width", [390, 1200])
 def test_no_page_scrolls_sideways(browser, address, width):
@@ -169,8 +175,7 @@ def test_no_page_scrolls_sideways(browser, address, width):
     look(browser, width, "light")
     for page in ("index", "gallery/index", "deployment", "works-with", "reference/models", "evidence"):
         visit(browser, f"{address}/{page}.html")
-        overflow = browser.execute_script("const e = document.documentElement; return e.scrollWidth - e.clientWidth")
-        assert overflow == 0, page
+        assert browser.execute_script(WIDEST) <= width, page
         loaded = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
         assert loaded
         assert all(name.startswith((address, "data:")) for name in loaded)

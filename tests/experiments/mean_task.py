@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from contextual_rnn import ConstantState, ContextualRNN, FreeState
 from contextual_rnn.experiments.config import Measure, Metric, TaskEntry, TrainingConfig, epochs_to, final, register
 from contextual_rnn.experiments.training.seeding import generator_for
-from contextual_rnn.experiments.training.task import Task
+from contextual_rnn.experiments.training.task import Task, Tested
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class MeanTask(Task[MeanModel]):
         with torch.no_grad():
             error = (self.model(self.validation[0]) - self.validation[0].mean(1)).abs()
         return {"mean_error": error.mean().item(), "share_close": (error < 0.5).double().mean().item()}
+
+    def test(self) -> Tested:
+        x = torch.rand(24, 5, 1, generator=generator_for("mean", "test"))
+        with torch.no_grad():
+            return Tested((self.model(x) - x.mean(1)).abs()[:, 0], [str(index) for index in range(len(x))])
 
 
 register(

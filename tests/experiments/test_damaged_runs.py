@@ -59,7 +59,7 @@ def runs(tmp_path):
 @pytest.fixture
 def plain(monkeypatch):
     """Reports without their pictures, which take most of the time."""
-    monkeypatch.setattr(report, "_inline", lambda figure, name: Markup("<svg></svg>"))
+    monkeypatch.setattr(report, "inline", lambda figure, name: Markup("<svg></svg>"))
 
 
 @pytest.fixture(scope="module")

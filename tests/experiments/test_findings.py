@@ -1,98 +1,100 @@
-"""Findings follow the numbers: other numbers, other words; a single seed says nothing."""
+"""The findings of docs/evidence.md follow the numbers: other numbers, other words; a single seed says nothing."""
 
 import dataclasses
 import math
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 from tests.experiments.made_runs import decay_run, every_study, retrieval_run
+from tests.sentences import crowded, markdown_text
 
+from contextual_rnn.experiments.cli.main import parse
 from contextual_rnn.experiments.config.retrieval import ACCURACY
 from contextual_rnn.experiments.report import pages
+from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.report.figures import map_figure
 from contextual_rnn.experiments.stats.contrast import contrast
 from contextual_rnn.experiments.studies.catalogue import runs_of
-from contextual_rnn.experiments.studies.evidence import evidence_of, facts_of
+from contextual_rnn.experiments.studies.evidence import evidence_of
 from contextual_rnn.experiments.studies.gain_map import Cell, contrasts, gain_map, map_table
 
-PROSE = Path(__file__).parents[2] / "results" / pages.PROSE
+ROOT = Path(__file__).parents[2]
+TEMPLATE = ROOT / "results" / pages.ARTICLE
 
 RUNS = every_study()
 ONE_SEED = [run for run in RUNS if run.config.seed == 0]
 
 
-def findings(runs):
-    return pages.findings(PROSE, facts_of(runs))
+def article(runs):
+    """The text before the tables of the appendix, on one line."""
+    return " ".join(pages.article(TEMPLATE, runs, []).partition("## Appendix")[0].split())
 
 
 @pytest.fixture(scope="module")
-def texts():
-    return findings(RUNS)
+def text():
+    return article(RUNS)
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    "finding",
     [
-        (
-            "authors",
-            "200 epochs, a context state ends ahead of the zero state in accuracy, 99.10% (99.00% to 99.20%) against",
-        ),
-        ("authors", "a gain of +29.00 (+29.00 to +29.00) points, and reaches 95 % sooner"),
-        ("authors", "95 % sooner (10 (10 to 10) against never (never to never) epochs; 3 seeds)"),
-        ("choices", "at its scale. The authors' own start, h alone, wenke2019: a context state ends behind the zero"),
-        (
-            "map",
-            "Under the authors' own start a context state gains over the zero state in 2 (+29.00 points) of 2 cells, "
-            "loses in 0",
-        ),
-        ("map", "Were no state better anywhere, up to 2 of these 8 would gain or lose by chance."),
-        (
-            "map",
-            "a context state gains over the zero state in 0 of 2 cells, loses in 0, and shows no significant "
-            "difference in 2;",
-        ),
-        ("ingredients", "embedding by +20.10 (+20.00 to +20.20) points raise"),
-        ("ingredients", "accuracy, bias by \N{MINUS SIGN}9.90"),
-        ("ingredients", "layer norm make no significant difference"),
-        ("controls", "context of another sequence +1.10"),
-        ("table_1", "2.00% (2.00% to 2.00%) at 20 units, 0.10% (0.10% to 0.10%) at 50 units"),
-        ("decay", "squared error is below zero's"),
+        "a context state passes 95 % accuracy sooner than the zero state. It ends better, too.",
+        "| the authors' | (h, A), wenke2019 | context | 10 (10 to 10) | never (never to never) | sooner | 99.10%",
+        "| the authors' | h, wenke2019 | free | never (never to never) | never (never to never) | level | 89.50%",
+        "squared error of a normal state is below zero's: 0.00085 (0.0008 to 0.0009) against 0.001 (0.001 to 0.001).",
+        "- Sound embedding alone: +20.10 (+20.00 to +20.20) points of accuracy.",
+        "- No significant difference: layer norm.",
+        "- Lower accuracy: bias.",
+        "- Better: context, free and context of another sequence.",
+        "| The authors' own start | context | 2 | 2 | 0 |",
+        "| A sound start | context | 2 | 0 | 0 |",
+        "Were no state better anywhere, up to 2 of these 8 cells would differ by chance.",
     ],
 )
-def test_what_the_numbers_say(texts, name, text):
-    assert text in texts[name]
+def test_what_the_numbers_say(text, finding):
+    assert finding in text
 
 
-def test_in_plain_words(texts):
-    scale, where, decay = (texts[name] for name in pages.PLAIN)
-    assert "passes 95 % accuracy sooner than the zero state, after 10 (10 to 10) epochs against never" in scale
-    assert scale.endswith("and ends ahead.")
-    assert where == (
-        "Of 2 settings of the task it is better in 2 with the authors' starting weights, and in 0 with sound ones."
-    )
-    assert "running free, their squared error is below the zero state's" in decay
-
-
-def test_there_is_a_finding_for_each_study(texts):
-    assert list(texts) == [
-        *("authors", "choices", "map", "ingredients", "controls", "table_1", "decay"),
-        *pages.PLAIN,
-    ]
+def test_the_article_begins_with_the_sentences_of_the_report(text):
+    assert f"The evidence - {' - '.join(answer(RUNS))} ## The question" in text
 
 
 def test_other_numbers_say_otherwise():
     options = {"epochs": 200, "start": "wenke2019", "leaves": "h+a"}
     authors = [run for run in runs_of(RUNS, "retrieval-authors-start") if run.config.state == "zero"]
     worse = [retrieval_run("retrieval-authors-start", "context", seed, 0.6, **options) for seed in range(3)]
-    assert "a context state ends behind the zero state" in findings([*authors, *worse])["authors"]
+    assert "The gain in speed did not: there is no significant difference in epochs" in article([*authors, *worse])
+    assert "But it ends worse." in article([*authors, *worse])
     level = [decay_run("decay-paper", "zero", 0, 1.0), decay_run("decay-paper", "zero", 1, 1.0)]
     level += [decay_run("decay-paper", "normal", 0, 1.1), decay_run("decay-paper", "normal", 1, 0.9)]
-    assert "squared error is not significantly different from zero's" in findings(level)["decay"]
+    assert "squared error of a normal state is not significantly different from zero's" in article(level)
 
 
-def test_a_single_seed_is_no_finding():
-    assert findings(ONE_SEED) == {}
-    assert findings([dataclasses.replace(run, result=None) for run in RUNS]) == {}
+@pytest.mark.parametrize("runs", [ONE_SEED, [dataclasses.replace(run, result=None) for run in RUNS], []])
+def test_a_single_seed_is_no_finding(runs):
+    text = article(runs)
+    for finding in (
+        "The gain in speed",
+        "the squared error of a normal",
+        "- Sound",
+        "- Better:",
+        "| The authors' own start",
+    ):
+        assert finding not in text
+
+
+@pytest.mark.parametrize("runs", [RUNS, ONE_SEED])
+def test_sentences_hold_few_numbers(runs):
+    assert not crowded(markdown_text(pages.article(TEMPLATE, runs, [])), 3)
+
+
+def test_the_commands_of_the_article_are_commands(text):
+    commands = re.findall(r"`contextual-rnn ([^`]+)`", text)
+    assert len(commands) > 5
+    for command in commands:
+        assert parse(shlex.split(command))
 
 
 def test_the_map_pairs_states_in_every_cell():

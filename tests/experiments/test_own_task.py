@@ -1,7 +1,9 @@
 """A task and its measures from a user's file, through the registry alone: trained, swept, tabulated and reported."""
 
+import contextlib
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,7 @@ def test_a_task_from_a_file_is_trained_swept_tabulated_and_reported(tmp_path, mo
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "median mean_error" in printed
+    assert re.search(r"zero +2 +0 +[\d.e-]+ \([\d.e-]+ to [\d.e-]+\)", printed)
     assert "4 of 4 runs done" in printed
     assert main(["train", "mean", "--state", "zero", "--seed", "7", "--out", str(tmp_path / "single")]) == 0
     assert main(["results", str(tmp_path)]) == 0
@@ -56,6 +59,41 @@ def test_a_task_from_a_file_is_trained_swept_tabulated_and_reported(tmp_path, mo
     assert json.loads((tmp_path / "single" / "config.json").read_text())["task"] == "mean"
     assert main(["generate", str(tmp_path / "single")]) == 1
     assert "expected a run of the decay task, got one of mean" in capsys.readouterr().err
+
+
+def test_a_file_on_the_command_line_is_its_task(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
+    monkeypatch.setattr(workers, "local_workers", lambda count: contextlib.nullcontext(Serial()))
+    assert main(["train", str(FILE), "--state", "zero", "--out", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["task"] == "mean"
+    words = ["compare", str(FILE), "--arms", "warm", "--seeds", "2", "--out", str(tmp_path / "compare")]
+    assert main(words) == 0
+    answer = json.loads((tmp_path / "compare" / "answer.json").read_text())
+    assert (set(answer["arms"]), answer["series"], answer["seeds"]) == ({"zero", "warm"}, 24, 2)
+    assert capsys.readouterr().out.splitlines()[-3:] == answer["sentences"]
+    assert main(["compare", str(FILE), "--seeds", "2"]) == 1
+    assert "arms: expected the states to compare" in capsys.readouterr().err
+    (tmp_path / "nothing.py").write_text("")
+    assert main(["train", str(tmp_path / "nothing.py")]) == 1
+    assert "task: expected a file that registers one task, got none" in capsys.readouterr().err
+
+
+def test_the_task_of_the_page_is_trained_and_compared(tmp_path, monkeypatch, capsys):
+    """docs/own-task.md."""
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
+    monkeypatch.setattr(workers, "local_workers", lambda count: contextlib.nullcontext(Serial()))
+    page = (Path(__file__).parents[2] / "docs" / "own-task.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    file = tmp_path / "phase.py"
+    file.write_text(code)
+    for words in re.findall(r"^contextual-rnn (\w+) phase.py ([^#\n]*)", page, flags=re.MULTILINE):
+        out = ["--out", str(tmp_path / words[0]), "--epochs", "1"]
+        out = out[:2] if words[0] == "compare" else out
+        assert main([words[0], str(file), *words[1].replace("--seeds 5", "--seeds 2").split(), *out]) == 0
+    answer = json.loads((tmp_path / "compare" / "answer.json").read_text())
+    assert answer["verdict"] == "helps"
+    assert answer["best"] == "context"
+    assert answer["steps"] >= 1
 
 
 def test_a_configuration_is_read_back_and_has_its_identity():

@@ -3,12 +3,18 @@
 import dataclasses
 import multiprocessing
 import os
+import re
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
+from tests.sentences import crowded
 
 from contextual_rnn.experiments import reproduce as module
+from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
+from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.reproduce import reproduce, runs_of
 from contextual_rnn.experiments.runs.folder import read_run, read_runs
 
@@ -58,6 +64,16 @@ def test_two_cores_stay_busy_through_the_paper_preset():
     assert max(ends) < 1.05 * sum(ends) / 2
 
 
+@pytest.mark.parametrize(
+    ("target", "extras"), [("reproduce", ["experiments"]), ("install", ["experiments", "test,lint"])]
+)
+def test_make_installs_what_a_target_needs(target, extras):
+    words = ["make", "--always-make", "--dry-run", "--no-print-directory", target]
+    lines = subprocess.run(words, cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True).stdout
+    assert re.findall(r"\[([a-z,]+)\]", lines) == extras
+    assert lines.count("--editable") == 1, "the kernel is built once"
+
+
 def test_unknown_preset_is_refused():
     with pytest.raises(ValueError, match="preset: expected one of quick, paper"):
         runs_of("slow")
@@ -74,6 +90,22 @@ def test_reproduce_trains_everything_and_writes_the_report(tmp_path, monkeypatch
         request.getfixturevalue(quick)
     reproduce("quick", tmp_path, workers=1)
     assert results == {folder: (folder / "result.json").read_bytes() for folder in finished}, "finished runs are kept"
+    request.getfixturevalue("capsys").readouterr()
+    assert main(["reproduce", "--out", str(tmp_path), "--workers", "2"]) == 0
+    lines = request.getfixturevalue("capsys").readouterr().out.splitlines()
+    assert lines[0].startswith("Does a recurrent network learn better where its first state is not zero?")
+    assert "Left to train: 0 runs, 1 side by side, about 0 minutes." in lines
+    assert lines[-3:] == answer(read_runs(tmp_path))
+    assert f"report: {report}" in lines[-10:], "with the path of the report near the end"
+    assert any(line.startswith("next: contextual-rnn ") for line in lines[-10:])
+
+
+def test_the_plan_says_how_many_and_how_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "runs_of", tiny_runs)
+    monkeypatch.setattr(module, "estimated_seconds", lambda configs: [20.0 * config.epochs for config in configs])
+    text = module.plan("quick", tmp_path, workers=2)
+    assert "Left to train: 7 runs, 2 side by side, about 2 minutes." in text
+    assert not crowded(text.replace("\n", "\n\n"), 3)
 
 
 def test_a_failing_run_does_not_take_the_others_along(tmp_path, monkeypatch, quick_workers, no_pictures):

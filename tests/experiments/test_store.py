@@ -131,7 +131,9 @@ def test_the_command_sweeps_reports_and_sums_up(url, tmp_path, monkeypatch, caps
     assert json.loads(capsys.readouterr().out)["skipped"] == 4
     assert main(["results", url]) == 0
     assert main(["report", url]) == 0
-    assert f"results: {url}/results.parquet\nreport: {url}/report.html" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"results: {url}/results.parquet\nnext: contextual-rnn report {url}\n\nIn the decay task a normal" in printed
+    assert printed.endswith(f"report: {url}/report.html\n")
     store = Store(url)
     assert {"results.parquet", "report.html", "summary.json", "sweep.json"} <= set(store.names())
     rows = pyarrow.parquet.read_table(store._files.open(f"{store._root}/results.parquet")).to_pylist()

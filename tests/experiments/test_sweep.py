@@ -223,10 +223,13 @@ def test_the_command_trains_tells_and_is_repeated(tmp_path, monkeypatch, capsys)
     assert not (tmp_path / "runs").exists()
 
     assert main([*WORDS, "--seeds", "2"]) == 0
-    header, *rows, last = capsys.readouterr().out.splitlines()
+    header, *rows, last, follows, empty, first, _, third = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["state", "seeds", "diverged"]
     assert [row.split()[:3] for row in rows] == [["zero", "2", "0"], ["normal", "2", "0"]]
     assert last == "sweep: runs/sweep-decay: 4 of 4 runs done, 0 of them diverged"
+    assert (follows, empty) == ("next: contextual-rnn report runs/sweep-decay", "")
+    assert first.startswith("In the decay task a normal state predicts the next step")
+    assert third == "These are medians over 2 seeds, too few for a small difference to be seen."
 
     (tmp_path / "grid.toml").write_text('state = ["zero", "normal"]\nlearning_rate = [1e30, 2e-4]')
     words = [*WORDS[:-2], "--grid-file", "grid.toml", "--seeds", "2", "--json"]
@@ -234,6 +237,7 @@ def test_the_command_trains_tells_and_is_repeated(tmp_path, monkeypatch, capsys)
     told = json.loads(capsys.readouterr().out)
     assert (told["runs"], told["skipped"], len(told["diverged"]), told["failed"]) == (8, 4, 4, {})
     assert len(told["summary"]) == 4
+    assert len(told["answer"]) == 3
 
     foreign = tmp_path / "runs" / "sweep-decay" / folder_name(DecayConfig(**TINY, state="free"))
     foreign.mkdir()

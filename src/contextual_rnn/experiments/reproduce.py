@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-
-from tqdm import tqdm
 
 from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.config import PRESETS, Config, DecayConfig, Preset, RetrievalConfig, StateName
+from contextual_rnn.experiments.progress import Bar
 from contextual_rnn.experiments.report.html import write_report
-from contextual_rnn.experiments.runs.folder import METRICS
+from contextual_rnn.experiments.runs.folder import METRICS, RESULT
+from contextual_rnn.experiments.sweeps.estimate import estimated_seconds
 from contextual_rnn.experiments.sweeps.sweep import Progress, sweep
 from contextual_rnn.experiments.sweeps.workers import local_workers
 from contextual_rnn.experiments.training.threads import cores
@@ -40,6 +41,24 @@ def runs_of(preset: Preset) -> dict[str, Config]:
     return runs
 
 
+PLAN = """\
+Does a recurrent network learn better where its first state is not zero? This trains the paper's two experiments
+(Wenke and Fleming, 2019), each state beside the zero state:
+  retrieval  name the digit that stood beside a letter; the state is learned, or made from the first letter
+  decay      draw a curve from its first value and its period; the state is sampled around what these say
+Left to train: {left} runs, {together} side by side, about {minutes} minutes.
+"""
+
+
+def plan(preset: Preset, folder: Path, *, workers: int | None = None) -> str:
+    """What `reproduce` would train below `folder`, why, and how long it would take."""
+    runs = runs_of(preset)
+    left = [config for name, config in runs.items() if not (folder / name / RESULT).is_file()]
+    together = min(workers or cores(), len(left) or 1)
+    minutes = math.ceil(sum(estimated_seconds(left)) / together / 60)
+    return PLAN.format(left=len(left), together=together, minutes=minutes)
+
+
 def reproduce(preset: Preset, folder: Path, *, workers: int | None = None) -> Path:
     """Train every run of `preset` below `folder`, skipping finished ones, and return the path of the report.
 
@@ -49,7 +68,7 @@ def reproduce(preset: Preset, folder: Path, *, workers: int | None = None) -> Pa
     runs = runs_of(preset)
     epochs = sum(config.epochs for config in runs.values())
     with (
-        tqdm(total=epochs, unit="epoch", desc=f"reproduce {preset}", disable=None) as bar,
+        Bar(total=epochs, unit="epoch", desc=f"reproduce {preset}") as bar,
         local_workers(workers or cores()) as pool,
     ):
 

@@ -11,11 +11,10 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from contextual_rnn import ops
-from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import check_lengths, packed_like, without_padding
 from contextual_rnn._numbers import check_elements, check_factory, check_flag, check_size, shortened
 from contextual_rnn._tensors import FLOATS, check_dense
-from contextual_rnn.layers.fast_weights_state import split_state, unsqueeze_state
+from contextual_rnn.layers.fast_weights_state import check_input, split_state, unsqueeze_state
 from contextual_rnn.layers.fast_weights_steps import SequenceStep, cell_step
 from contextual_rnn.ops._fast_weights.dispatch import check_backend, checked_options
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, Timing
@@ -103,7 +102,7 @@ class _FastWeights(nn.Module):
 
         Raises ValueError for inputs of another width, dtype or device than the weights.
         """
-        _check_input(input, self.weight_ih)
+        check_input(input, self.weight_ih)
         return functional.linear(input, self.weight_ih, self.bias)
 
     def recur(
@@ -229,7 +228,7 @@ class FastWeightsRNN(_FastWeights):
         if lengths is not None:
             check_lengths(lengths, *inputs.shape[:2])
             inputs = without_padding(inputs, lengths)
-        _check_input(inputs, self.weight_ih)
+        check_input(inputs, self.weight_ih)
         output, a_n = self._recur(inputs, hx, lengths, wanted, weight_ih=self.weight_ih, bias=self.bias)
         if lengths is None:
             return output, (output[:, -1], a_n)
@@ -240,10 +239,10 @@ class FastWeightsRNN(_FastWeights):
 
 
 class FastWeightsCell(_FastWeights):
-    """One step of `FastWeightsRNN`: (input (B, input_size), (h, A)) to the next (h, A); without B for one example."""
+    """One step of `FastWeightsRNN`, with its options and errors: input (B, input_size), (h, A) to the next (h, A)."""
 
     def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, Tensor]:
-        """Return (h, A), (B, H) and (B, H, H). hx is None (zeros), h, or (h, A), A None, dense or `LowRank`."""
+        """Return (h, A), (B, H) and (B, H, H), without B for one example. hx is None (zeros), h, or (h, A)."""
         check_dense("input", input)
         if input.ndim not in (1, 2):
             raise ValueError(f"input: expected 2 axes, or 1 for one example, got {tuple(input.shape)}")
@@ -288,13 +287,3 @@ def fast_weights_spec(
 @state_spec.register
 def _(network: _FastWeights) -> StateSpec:
     return fast_weights_spec(network)  # pyright: ignore[reportArgumentType]
-
-
-def _check_input(inputs: Tensor, weight: Tensor) -> None:
-    check_dense("input", inputs)
-    width = inputs.shape[-1] if inputs.ndim else 0
-    if width != weight.shape[1]:
-        raise ValueError(f"input: expected width {weight.shape[1]}, got {width}")
-    autocast = in_autocast(weight.device)
-    if inputs.device != weight.device or (inputs.dtype != weight.dtype and not autocast):
-        raise ValueError(f"input: expected {weight.dtype} on {weight.device}, got {inputs.dtype} on {inputs.device}")

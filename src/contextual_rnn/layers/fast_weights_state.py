@@ -1,9 +1,10 @@
-"""The state (h, A) of a network with fast weights, in the forms in which it may be given."""
+"""What a network with fast weights takes: the state (h, A) in each of its forms, and inputs."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from contextual_rnn._autocast import in_autocast
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.ops._fast_weights.options import LowRank
 from contextual_rnn.spec.tree import State, describe_state
@@ -36,3 +37,14 @@ def unsqueeze_state(hx: State | None) -> State | None:
     elif a0 is not None:
         a0 = a0[None]
     return None if h0 is None else h0[None], a0
+
+
+def check_input(inputs: Tensor, weight: Tensor) -> None:
+    """Refuse inputs of another width, dtype or device than the weights."""
+    check_dense("input", inputs)
+    width = inputs.shape[-1] if inputs.ndim else 0
+    if width != weight.shape[1]:
+        raise ValueError(f"input: expected width {weight.shape[1]}, got {width}")
+    autocast = in_autocast(weight.device)
+    if inputs.device != weight.device or (inputs.dtype != weight.dtype and not autocast):
+        raise ValueError(f"input: expected {weight.dtype} on {weight.device}, got {inputs.dtype} on {inputs.device}")

@@ -43,7 +43,10 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Continuous:
-    """A quantity, scaled to (value - mean) / std of the training data; `std` is positive."""
+    """A quantity, scaled to (value - mean) / std of the training data.
+
+    Raises TypeError or ValueError for a mean that is no finite number and a std that is no finite positive one.
+    """
 
     mean: float
     std: float
@@ -70,7 +73,10 @@ class Continuous:
 
 @dataclass(frozen=True)
 class SetValued:
-    """Any number of `categories` at once, also none, encoded as a row of 0 and 1; `unknown` as for `Categorical`."""
+    """Any number of `categories` at once, also none, encoded as a row of 0 and 1; `unknown` as for `Categorical`.
+
+    Raises TypeError or ValueError for no or doubled categories.
+    """
 
     categories: Sequence[Hashable]
     unknown: bool = False

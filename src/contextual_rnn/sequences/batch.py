@@ -10,22 +10,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like
 from contextual_rnn._numbers import check_size
 from contextual_rnn._torch_internals import is_tracing
-from contextual_rnn.layers.fast_weights import FastWeightsRNN
-from contextual_rnn.sequences.backend import choose, whole_rows
-from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.model import Model
-from contextual_rnn.sequences.running import run_segments, takes_packed, whole
+from contextual_rnn.sequences.running import run_rows, run_segments, takes_packed
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs, one_step_of, split_arguments
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.rows import has_none, take, take_of_all, tensors_of
-from contextual_rnn.spec.steps import call, check_input, own_copy
+from contextual_rnn.spec.rows import has_none, take, take_of_all, write_rows
+from contextual_rnn.spec.steps import check_input
 from contextual_rnn.spec.tree import State
 
 
@@ -35,8 +32,8 @@ class Sequences:
 
     first and lengths (B,): the real steps of each row; first is None where all begin at 0, lengths where all steps are
     real. resets (B, T), on the CPU: the number of the reset before a step, in the order of the flags, -1 for none; T is
-    1 where flags stand before the whole call. begun (B,), on the CPU, of a piece after the first: the rows that had a
-    step before it; None for all.
+    1 where flags stand before the whole call; None where no flag is set. resettable: whether there were flags.
+    begun (B,), on the CPU, of a piece after the first: the rows that had a step before it; None for all.
     """
 
     model: Model
@@ -48,6 +45,7 @@ class Sequences:
     first: Tensor | None = None
     lengths: Tensor | None = None
     resets: Tensor | None = None
+    resettable: bool = False
     num_resets: int = 0
     reset_context: Any = None
     begun: Tensor | None = None
@@ -108,7 +106,7 @@ class Sequences:
                 raise ValueError("reset_context: expected only with reset, got it alone")
             return self
         resets, num_resets = self._resets(reset)
-        return replace(self, resets=resets, num_resets=num_resets, reset_context=reset_context)
+        return replace(self, resets=resets, resettable=True, num_resets=num_resets, reset_context=reset_context)
 
     def _rows_first(self, name: str, flags: Tensor) -> Tensor:
         """Flags in the layout of the input as (B, T)."""
@@ -117,7 +115,7 @@ class Sequences:
         check_flags(name, flags, sizes or {"batch": self.batch, "time": self.num_steps})
         return flags.T if time_first else flags
 
-    def _resets(self, reset: Tensor) -> tuple[Tensor, int]:
+    def _resets(self, reset: Tensor) -> tuple[Tensor | None, int]:
         """`resets`, and how many there are."""
         time, before_call = self.spec.known_time_dim, isinstance(reset, Tensor) and reset.ndim == 1
         # An input of any axes may be one step or a sequence: flags (B,) then apply before the call.
@@ -126,6 +124,8 @@ class Sequences:
         else:
             check_flags("reset", reset, {"batch": self.batch})
         flags = reset.cpu()
+        if not is_tracing() and not bool(flags.any()):
+            return None, 0
         numbers, num_resets = torch.full(flags.shape, -1, device="cpu"), int(flags.sum())
         numbers[flags] = torch.arange(num_resets, device="cpu")
         if flags.ndim == 2:
@@ -207,10 +207,8 @@ class Sequences:
         in_one_call = self.first is None and (self.lengths is None or self._pads_itself)
         if carry and self.spec.step is not None and has_none(self.spec.tree):
             in_one_call = in_one_call and takes_packed(network)  # else its own step carries all of the state
-        if not self.batch or (self.resets is None and one_source and in_one_call):
-            state = hx if carried is None else carried
-            state = self.model._start(self.context, self.batch, self.generator) if state is None else state
-            return self._whole_rows(state, carry)
+        if not self.batch or (one_source and in_one_call and self._is_whole):
+            return self._whole_rows(self._begun(hx if carried is None else carried), carry)
         _refuse_tracing("lengths" if self.resets is None else "reset")
         resets = torch.full((self.batch, self.num_steps), -1, device="cpu") if self.resets is None else self.resets
         zeros = torch.zeros(self.batch, dtype=torch.int64, device="cpu")
@@ -222,29 +220,34 @@ class Sequences:
         return run_segments(network, self.spec, self.inputs, segments, starts, carry, self.model.backend)
 
     @property
+    def _is_whole(self) -> bool:
+        """Whether no row begins anew after its first step, and those that do at it have the contexts of the rows."""
+        if self.resets is None:
+            return True
+        return self.resets.shape[1] == 1 and self.lengths is None and self.reset_context is None
+
+    def _begun(self, state: State | None) -> State:
+        """`state` or the initial state, the initial state in the rows that begin anew before their first step."""
+        if state is None:
+            return self.model._start(self.context, self.batch, self.generator)
+        rows = torch.empty(0, dtype=torch.int64, device="cpu")
+        if self.resets is not None:
+            rows = (self.resets[:, 0] >= 0).nonzero()[:, 0]
+        # Also where nothing is reset: DDP refuses parameters that only some calls use.
+        elif not self.resettable or self.reset_context is not None or not torch.is_grad_enabled():
+            return state
+        new = self.model._start(self.context, self.batch, self.generator, rows)
+        return write_rows(self.spec.tree, state, rows, new, self.batch)
+
+    @property
     def _pads_itself(self) -> bool:
         """Whether one call of the network can be given the lengths."""
         return takes_packed(self.model.network) and not self._has_empty_rows
 
-    def _whole_rows(self, hx: State, carry: bool) -> Any:
+    def _whole_rows(self, state: State, carry: bool) -> Any:
         """Every row is one sequence."""
-        network, lengths = self.model.network, self.lengths
-        backend = "torch"
-        if self.batch and isinstance(network, nn.RNNBase):
-            backend = choose(self.model.backend, network, [self.input, *tensors_of(hx)], lengths is None)
-        if backend != "torch":
-            assert isinstance(network, nn.RNNBase)
-            table = whole_rows(self.batch, self.num_steps, None if lengths is None else lengths.cpu())
-            return run_over(backend, network, self.input, hx, table)
-        options = whole(network, carry)
-        if lengths is None or not self.batch:  # torch packs no empty batch
-            return call(network, self.spec, self.input, own_copy(network, hx), **options, **self.arguments)
-        if isinstance(network, FastWeightsRNN):
-            return network(self.input, hx, lengths=lengths, **options)
-        batch_first = self.spec.input_batch_dim == 0
-        packed = pack_padded_sequence(self.input, lengths.cpu(), batch_first=batch_first, enforce_sorted=False)
-        output, state = network(packed, hx)
-        return pad_packed_sequence(output, batch_first=batch_first, total_length=self.num_steps)[0], state
+        model, arguments = self.model, self.arguments
+        return run_rows(model.network, self.spec, self.input, self.lengths, state, carry, model.backend, arguments)
 
     def _starts(self, hx: State | None, carried: State | None, segments: Segments) -> State:
         """The state that each segment starts from."""
@@ -268,7 +271,7 @@ class Sequences:
         if hx is not None and bool(fresh.any()):
             add(fresh, take(self.spec.tree, rows[fresh], hx))
         # Also where nothing is reset: DDP refuses parameters that only some calls use.
-        if bool(from_context.any()) or (self.resets is not None and self.reset_context is None):
+        if bool(from_context.any()) or (self.resettable and self.reset_context is None):
             add(from_context, make(self.context, self.batch, self.generator, rows[from_context]))
         if self.num_resets and self.reset_context is not None:
             add(anew, make(self.reset_context, self.num_resets, self.generator, segments.reset[anew]))

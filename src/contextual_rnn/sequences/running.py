@@ -2,27 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from contextual_rnn._autocast import in_autocast
+from contextual_rnn._lengths import without_padding
+from contextual_rnn._torch_internals import is_plain_call
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
-from contextual_rnn.sequences.backend import choose
+from contextual_rnn.sequences.backend import choose, whole_rows
 from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.rows import as_returned, has_none, take, take_of_all, tensors_of
-from contextual_rnn.spec.steps import run_sequence, runs_as_torch_does, step_of
+from contextual_rnn.spec.steps import call, own_copy, run_sequence, runs_as_torch_does, step_of
 from contextual_rnn.spec.tree import State
 
 
 def takes_packed(network: nn.Module) -> bool:
     """Whether the network runs a batch of different lengths in one call."""
     return runs_as_torch_does(network) or isinstance(network, FastWeightsRNN)
+
+
+def run_rows(
+    network: nn.Module,
+    spec: StateSpec,
+    input: Tensor,
+    lengths: Tensor | None,
+    state: State,
+    carry: bool,
+    backend: str,
+    arguments: Mapping[str, Any],
+) -> Any:
+    """Each row a sequence from its first step on, of all steps or of `lengths`, in one call of the network."""
+    batch = input.shape[spec.input_batch_dim]
+    if batch and isinstance(network, nn.RNNBase):
+        chosen = choose(backend, network, [input, *tensors_of(state)], lengths is None)
+        if chosen != "torch":
+            table = whole_rows(batch, input.shape[_time(spec)], None if lengths is None else lengths.cpu())
+            return run_over(chosen, network, input, state, table)
+    options = whole(network, carry)
+    if lengths is None or not batch:  # torch packs no empty batch
+        return call(network, spec, input, own_copy(network, state), **options, **arguments)
+    if isinstance(network, FastWeightsRNN):
+        return network(input, state, lengths=lengths, **options)
+    if ends_in_its_output(network) and not in_autocast(input.device):
+        return run_padded(network, input, state, lengths)
+    batch_first = spec.input_batch_dim == 0
+    packed = pack_padded_sequence(input, lengths.cpu(), batch_first=batch_first, enforce_sorted=False)
+    output, state = network(packed, state)
+    return pad_packed_sequence(output, batch_first=batch_first, total_length=input.shape[_time(spec)])[0], state
 
 
 def run_segments(
@@ -49,8 +84,10 @@ def run_segments(
         chosen = choose(backend, network, [inputs.tensor, *tensors_of(starts)])
         if chosen != "torch":
             return run_over(chosen, network, inputs.tensor, starts, segments.table)
+    if isinstance(network, FastWeightsRNN):
+        return _in_blocks(network, spec, inputs, segments, starts, carry)
     if in_one_call:
-        return _in_one_call(network, spec, inputs, segments, starts, carry)
+        return _in_one_call(network, spec, inputs, segments, starts)
     return (_by_length if undivided else _in_pieces)(network, spec, inputs, segments, starts)
 
 
@@ -59,8 +96,32 @@ def whole(network: nn.Module, carry: bool) -> dict[str, Any]:
     return {"return_fast_weights": True} if carry and isinstance(network, FastWeightsRNN) else {}
 
 
+def ends_in_its_output(network: nn.Module) -> TypeGuard[nn.GRU | nn.RNN]:
+    """Whether the final state is the last output, and steps of zeros after it stay finite, in a plain call of torch's.
+
+    Then different lengths need no packing, for which torch's backward pass takes several times as long.
+    """
+    if type(network) not in (nn.GRU, nn.RNN) or not is_plain_call(network):
+        return False
+    assert isinstance(network, nn.RNNBase)
+    return network.num_layers == 1 and not network.bidirectional and network.mode != "RNN_RELU"
+
+
+def run_padded(network: nn.GRU | nn.RNN, input: Tensor, h0: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of `lengths` (B,) steps from the first on, in one dense call; the rest of the output is zero."""
+
+    def turned(tensor: Tensor) -> Tensor:
+        return tensor if network.batch_first else tensor.transpose(0, 1)
+
+    output = network(turned(without_padding(turned(input), lengths)), h0)[0]
+    rows = without_padding(turned(output), lengths)
+    lengths = lengths.to(output.device).long()
+    last = rows[torch.arange(len(rows), device=output.device), (lengths - 1).clamp(min=0)]
+    return turned(rows), torch.where(lengths[:, None] > 0, last, h0[0])[None]
+
+
 def _in_one_call(
-    network: nn.Module, spec: StateSpec, inputs: Inputs, segments: Segments, starts: State, carry: bool
+    network: nn.Module, spec: StateSpec, inputs: Inputs, segments: Segments, starts: State
 ) -> tuple[Tensor, State]:
     """All segments as one packed batch."""
     running = segments.running
@@ -68,13 +129,40 @@ def _in_one_call(
     some = segments if everywhere else segments.only(running)
     input = inputs.tensor
     packed, place = some.packed(input, _time(spec))
-    first = starts if everywhere else take(spec.tree, running, starts)
-    output, state = network(packed, first, **whole(network, carry))
+    output, state = network(packed, starts if everywhere else take(spec.tree, running, starts))
     padded = output.data.new_zeros(input.shape[0] * input.shape[1], *output.data.shape[1:])
     padded = padded.index_copy(0, place, output.data).unflatten(0, input.shape[:2])
     if everywhere:
         return padded, take(spec.tree, segments.last, state)
     return padded, _finals(spec, segments, starts, running, [state])
+
+
+def _in_blocks(
+    network: FastWeightsRNN, spec: StateSpec, inputs: Inputs, segments: Segments, starts: State, carry: bool
+) -> tuple[Tensor, State]:
+    """All segments in a few padded batches, of about one length each; in one on a GPU, where padding costs little."""
+    time, input = _time(spec), inputs.tensor
+    groups = segments.of_about_one_length() if input.is_cpu else [segments.running]
+    steps, outputs, states = input.flatten(0, 1), [], []
+    source = torch.full(
+        steps.shape[:1], -1, device="cpu"
+    )  # of each step of the input, in all outputs; the last is zero
+    count = 0
+    for group in groups:
+        some = segments.only(group)
+        places = some.places(input, time)
+        block = steps.index_select(0, places.flatten().to(input.device)).unflatten(0, places.shape)
+        block, first = block.transpose(0, 1 - time), take(spec.tree, group, starts)
+        output, state = network(block, first, lengths=some.length, **whole(network, carry))
+        number = torch.arange(count, count := count + places.numel(), device="cpu").view(places.shape)
+        real = torch.arange(places.shape[1], device="cpu") < some.length[:, None]
+        source[places[real]] = number[real]
+        outputs.append(output.transpose(0, 1 - time).flatten(0, 1))
+        states.append(state)
+    outputs.append(outputs[0].new_zeros(1, outputs[0].shape[1]))
+    source[source < 0] = count
+    output = torch.cat(outputs).index_select(0, source.to(input.device)).unflatten(0, input.shape[:2])
+    return output, _finals(spec, segments, starts, torch.cat(groups), states)
 
 
 def _by_length(

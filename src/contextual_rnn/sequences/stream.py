@@ -15,7 +15,7 @@ from contextual_rnn._lengths import check_flags
 from contextual_rnn._sharded import as_forward
 from contextual_rnn._tensors import check_dense, described
 from contextual_rnn._torch_internals import increment_version
-from contextual_rnn.ops.native.memory import address, address_of_nothing, in_memory
+from contextual_rnn.ops.native.memory import in_own_memory
 from contextual_rnn.ops.native.stream import Steps
 from contextual_rnn.sequences.backend import choose
 from contextual_rnn.sequences.model import Model
@@ -25,6 +25,8 @@ from contextual_rnn.spec.arguments import merged
 from contextual_rnn.spec.rows import map_tensors, tensors_of, write_rows
 from contextual_rnn.spec.steps import check_step, step_of
 from contextual_rnn.spec.tree import State
+
+_BOOL = torch.bool
 
 
 class Stream:
@@ -79,21 +81,11 @@ class Stream:
         steps, shape, dtype, one, output = self._native
         anew = 0
         if reset is not None or reset_context is not None or arguments is not None:
-            anew = self._address_of_flags(reset, reset_context, arguments)
-        address = 0
-        try:
-            if (
-                type(input) is Tensor
-                and input.shape == shape
-                and input.dtype is dtype
-                and input.is_cpu
-                and input.is_contiguous()
-                and not (one and input.is_neg())  # a negated view of more elements has gaps
-            ):
-                address = input.data_ptr()
-        except RuntimeError:  # sparse tensors, and those of torch.func, have no answer to some of these
-            pass
-        steps.run(steps.problem, address or self._address_of_copy(input), anew)
+            if reset_context is None and arguments is None and self._start_is_current:
+                anew = _address_in_place(reset, _BOOL, self._rows, False)
+            anew = anew or self._address_of_flags(reset, reset_context, arguments)
+        address = _address_in_place(input, dtype, shape, one) or self._address_of_copy(input)
+        steps.run(steps.problem, address, anew)
         increment_version((output,))  # autograd then refuses an output that it needs and that has been overwritten
         return output
 
@@ -189,14 +181,11 @@ class Stream:
             raise ValueError(f"arguments: expected none for the network, got {', '.join(merged(arguments, {}))}")
         if reset is None:
             raise ValueError("reset_context: expected only with reset, got it alone")
-        plain = type(reset) is Tensor and reset.dtype is torch.bool and reset.shape == self._rows and reset.is_cpu
-        if not (plain and reset.is_contiguous()):
-            check_flags("reset", reset, {"batch": self.batch_size})
-            reset = self._flags.copy_(reset)
+        check_flags("reset", reset, {"batch": self.batch_size})
         if context is not None or not self._start_is_current:
             with torch.no_grad():
                 self._renew_starts(reset, context)
-        return reset.data_ptr() or address_of_nothing(reset)
+        return self._flags.copy_(in_own_memory(reset)).data_ptr()
 
     def _address_of_copy(self, input: Tensor) -> int:
         """The input in memory of the stream's own, checked."""
@@ -208,9 +197,7 @@ class Stream:
         with torch.inference_mode(False), torch.no_grad():
             if self._input is None:
                 self._input = torch.empty(shape, dtype=dtype, device="cpu")
-            tensor = in_memory(input)
-            address(tensor)  # refuses elements without memory
-            self._input.copy_(tensor)
+            self._input.copy_(in_own_memory(input))
         return self._input.data_ptr()
 
     @torch.no_grad()
@@ -233,6 +220,26 @@ class Stream:
         if self._output is None or not _is_like(self._output, output, output.shape[1:]):
             self._output = _own_copy(output)
         return self._output.copy_(output)
+
+
+def _address_in_place(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...], one: bool) -> int:
+    """Where the kernel can read the elements of `tensor`; 0 where it cannot, or where something else is wrong.
+
+    `one` says that there is one element: a negated view of more has gaps. This is the time of a step in Python.
+    """
+    try:
+        if (
+            type(tensor) is Tensor
+            and tensor.dtype is dtype
+            and tensor.shape == shape
+            and tensor.is_cpu
+            and tensor.is_contiguous()
+            and not (one and tensor.is_neg())
+        ):
+            return tensor.data_ptr()
+    except RuntimeError:  # sparse tensors, and those of torch.func, have no answer to some of these
+        pass
+    return 0
 
 
 class _Native(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from contextual_rnn.experiments import interrupts
+from contextual_rnn.experiments.cli.compare import Compare, Predict
 from contextual_rnn.experiments.cli.generate import Generate
 from contextual_rnn.experiments.cli.info import Info
 from contextual_rnn.experiments.cli.report import Report
@@ -22,7 +23,7 @@ from contextual_rnn.experiments.cli.reproduce import Reproduce
 from contextual_rnn.experiments.cli.results import Results
 from contextual_rnn.experiments.cli.sweep import Sweep, SweepOptions
 from contextual_rnn.experiments.cli.train import Train, TrainOptions
-from contextual_rnn.experiments.config import tasks
+from contextual_rnn.experiments.config import task_of_file, tasks
 
 DESCRIPTION = "Recurrent networks that start from something better than zeros: train, reproduce, generate."
 FIRST_STEPS = """Recurrent networks that start from something better than zeros. Three things to try:
@@ -42,19 +43,27 @@ COMMANDS = {
     "sweep": Sweep,
     "results": Results,
     "report": Report,
+    "compare": Compare,
+    "predict": Predict,
     "generate": Generate,
     "info": Info,
 }
 
 
+TAKE_TASKS = ("train", "sweep", "compare")  # whose first word may be a Python file with a task
+
+
 def parse(arguments: list[str] | None = None) -> Any:
     """The command that `arguments`, by default those of the process, ask for; exits where they ask for none."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if len(words) > 1 and words[0] in TAKE_TASKS and words[1].endswith(".py"):
+        words = [words[0], task_of_file(words[1]), *words[2:]]
     commands: dict[str, Any] = {**COMMANDS, "train": Train[_each(TrainOptions)], "sweep": Sweep[_each(SweepOptions)]}
     return tyro.cli(
         _one_of([(name, command, None) for name, command in commands.items()]),
         prog="contextual-rnn",
         description=DESCRIPTION,
-        args=arguments,
+        args=words,
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
 
@@ -72,12 +81,12 @@ def _one_of(commands: Iterable[tuple[str, Any, str | None]]) -> Any:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    1 with one line on standard error where a command is refused; 2 with three things to try where there is none; 130
+    0 with three things to try where there is no command; 1 with one line on standard error where one is refused; 130
     with one line after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     if not (sys.argv[1:] if arguments is None else arguments):
-        print(FIRST_STEPS, file=sys.stderr)
-        return 2
+        print(FIRST_STEPS)
+        return 0
     try:
         command = parse(arguments)
         importlib.import_module("torch")  # here, where a signal ends the process even within native code

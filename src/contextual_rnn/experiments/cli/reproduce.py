@@ -8,6 +8,11 @@ from pathlib import Path
 
 from contextual_rnn.experiments.config import Preset
 
+NEXT = {
+    "quick": "contextual-rnn reproduce --preset paper  # the paper's sizes and epochs",
+    "paper": "contextual-rnn sweep retrieval --start wenke2019 --leaves h+a --grid state=zero,context --seeds 10",
+}
+
 
 @dataclass(frozen=True)
 class Reproduce:
@@ -23,9 +28,15 @@ class Reproduce:
     """Open the report in a browser."""
 
     def run(self) -> None:
-        from contextual_rnn.experiments.reproduce import reproduce
+        from contextual_rnn.experiments.report.answer import answer
+        from contextual_rnn.experiments.reproduce import plan, reproduce
+        from contextual_rnn.experiments.runs.folder import read_runs
 
-        report = reproduce(self.preset, self.out or Path("runs") / f"reproduce-{self.preset}", workers=self.workers)
+        folder = self.out or Path("runs") / f"reproduce-{self.preset}"
+        print(plan(self.preset, folder, workers=self.workers), flush=True)
+        report = reproduce(self.preset, folder, workers=self.workers)
         print(f"report: {report.resolve()}")
+        print(f"next: {NEXT[self.preset]}")
+        print("", *answer(read_runs(folder)), sep="\n")
         if self.open:
             webbrowser.open(report.resolve().as_uri())

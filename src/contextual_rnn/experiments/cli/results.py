@@ -13,7 +13,7 @@ from contextual_rnn.experiments.cli.left_out import LeftOut
 
 @dataclass(frozen=True)
 class Results:
-    """Print medians over seeds of every finished run below a folder, and write Parquet, a row a run."""
+    """Print medians over seeds with intervals of the finished runs below a folder, and write Parquet, a row a run."""
 
     folder: tyro.conf.Positional[str]
     """Folder with runs, or its URL; more may be written there meanwhile."""
@@ -21,9 +21,11 @@ class Results:
     """Where to write; by default results.parquet in the folder."""
 
     def run(self) -> None:
+        from contextual_rnn.experiments.report.answer import answer
         from contextual_rnn.experiments.runs import store
         from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, read_runs
-        from contextual_rnn.experiments.runs.summary import PARQUET, table, write_parquet
+        from contextual_rnn.experiments.runs.summary import PARQUET, write_parquet
+        from contextual_rnn.experiments.stats.finals import table
 
         place, left_out = store.place_of(self.folder), LeftOut()
         with left_out, store.readable(place, (CONFIG, METRICS, RESULT), left_out) as folder:
@@ -36,3 +38,5 @@ class Results:
             if self.out is None:
                 store.give_back(folder, [PARQUET], place)
         print(f"results: {self.out or store.below(place, PARQUET)}")
+        print(f"next: contextual-rnn report {place}")
+        print("", *answer(runs), sep="\n")

@@ -56,9 +56,8 @@ class Sweep(Generic[Options]):
     task: Annotated[Options, tyro.conf.arg(name="")]
 
     def run(self) -> int:
-        from tqdm import tqdm
-
         from contextual_rnn.experiments.cli import sweep_output
+        from contextual_rnn.experiments.progress import Bar
         from contextual_rnn.experiments.runs import store
         from contextual_rnn.experiments.runs.folder import RESULT
         from contextual_rnn.experiments.sweeps import sweep as sweeps
@@ -80,7 +79,7 @@ class Sweep(Generic[Options]):
         executor = dask_workers(options.scheduler) if options.scheduler else local_workers(workers)
         try:
             with (
-                tqdm(total=len(configs), unit="run", desc=f"sweep {task_name(options.config)}", disable=None) as bar,
+                Bar(total=len(configs), unit="run", desc=f"sweep {task_name(options.config)}") as bar,
                 executor as pool,
             ):
                 progress = sweeps.sweep(

@@ -13,10 +13,12 @@ from tqdm import tqdm
 
 from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.config import Config, task_name, tasks
+from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.runs import store
-from contextual_rnn.experiments.runs.folder import CONFIG, RESULT, Run, finished
+from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, Run, finished, read_run
 from contextual_rnn.experiments.runs.store import Place
-from contextual_rnn.experiments.runs.summary import summary, table
+from contextual_rnn.experiments.runs.summary import summary
+from contextual_rnn.experiments.stats.finals import table
 from contextual_rnn.experiments.sweeps import sweep as sweeps
 from contextual_rnn.experiments.sweeps.estimate import estimated_seconds
 
@@ -76,13 +78,27 @@ def print_end(configs: Mapping[str, Config], folder: Place, progress: sweeps.Pro
         if name in results
     ]
     diverged = [str(run.folder) for run in runs if not run.converged]
+    with store.readable(folder, (CONFIG, METRICS, RESULT)) as copy:
+        sentences = answer([read_run(copy / name) for name in results])
     if as_json:
         counts = {"folder": str(folder), "runs": len(configs), "skipped": progress.skipped, "retried": progress.retried}
-        print(json.dumps({**counts, "diverged": diverged, "failed": progress.failed, "summary": summary(runs)}))
+        print(
+            json.dumps(
+                {
+                    **counts,
+                    "diverged": diverged,
+                    "failed": progress.failed,
+                    "answer": sentences,
+                    "summary": summary(runs),
+                }
+            )
+        )
     else:
         if runs:
             print(table(runs))
         print(f"sweep: {folder}: {len(runs)} of {len(configs)} runs done, {len(diverged)} of them diverged")
+        print(f"next: contextual-rnn report {folder}")
+        print("", *sentences, sep="\n")
     for name, error in progress.failed.items():
         last = [line for line in error.splitlines() if line and not line[0].isspace()][-1]
         print(f"failed: {store.below(folder, name)}: {last}", file=sys.stderr)

@@ -62,12 +62,11 @@ class Train(Generic[Options]):
 
 
 def _train_with_bar(config: Config, folder: Place, checkpoint_seconds: float, group: Group) -> Run:
-    from tqdm import tqdm
-
+    from contextual_rnn.experiments.progress import Bar
     from contextual_rnn.experiments.runs.train import train_at
 
     entry = entry_of(config)
-    with tqdm(unit="step", desc=f"{entry.name} {config.state}", disable=None) as bar:
+    with Bar(unit="step", desc=f"{entry.name} {config.state}") as bar:
 
         def progress(step: int, total: int, metrics: dict[str, float]) -> None:
             bar.total = total

@@ -11,6 +11,11 @@ from contextual_rnn.experiments.config.options import Preset as Preset
 from contextual_rnn.experiments.config.options import StateName as StateName
 from contextual_rnn.experiments.config.options import TrainingConfig as TrainingConfig
 from contextual_rnn.experiments.config.options import in_order as in_order
+from contextual_rnn.experiments.config.panel import ARMS as ARMS
+from contextual_rnn.experiments.config.panel import CONTROLS as CONTROLS
+from contextual_rnn.experiments.config.panel import PANEL
+from contextual_rnn.experiments.config.panel import PanelConfig as PanelConfig
+from contextual_rnn.experiments.config.panel import arms_for as arms_for
 from contextual_rnn.experiments.config.registry import Config as Config
 from contextual_rnn.experiments.config.registry import Measure as Measure
 from contextual_rnn.experiments.config.registry import Metric as Metric
@@ -23,10 +28,11 @@ from contextual_rnn.experiments.config.registry import final as final
 from contextual_rnn.experiments.config.registry import identity as identity
 from contextual_rnn.experiments.config.registry import register as register
 from contextual_rnn.experiments.config.registry import task_name as task_name
+from contextual_rnn.experiments.config.registry import task_of_file as task_of_file
 from contextual_rnn.experiments.config.registry import tasks as tasks
 from contextual_rnn.experiments.config.retrieval import INGREDIENTS as INGREDIENTS
 from contextual_rnn.experiments.config.retrieval import RETRIEVAL
 from contextual_rnn.experiments.config.retrieval import RetrievalConfig as RetrievalConfig
 
-for _entry in (RETRIEVAL, DECAY):  # the paper's two, in its order
+for _entry in (RETRIEVAL, DECAY, PANEL):  # the paper's two, in its order, then tables of users
     register(_entry)

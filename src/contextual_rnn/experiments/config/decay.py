@@ -68,7 +68,7 @@ DECAY = TaskEntry(
     "prediction added to the last value and fed back.",
     drawings=(
         ("decay.svg", "Figure 3: the model. The zero state has no context; it gets the period at every step instead."),
-        ("decay_sequence.svg", "Figure 4: the function for T = 4, x(0) = 4, t_f = 100, alpha = 0, beta = 0.001."),
+        ("decay_sequence.svg", "Figure 4: the function of the task, with period 4."),
     ),
     curves="Figure 5: squared error of the scaled step, on periods that training lacks; normal at its mean state.",
 )

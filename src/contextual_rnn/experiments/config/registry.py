@@ -1,7 +1,8 @@
 """The tasks, by name: what differs from task to task is data in its entry here.
 
-A task of your own is a Python file that calls `register`; the environment variable CONTEXTUAL_RNN_TASKS names such
-files, separated as in PATH. The command and its worker processes then know the task as they know the paper's two.
+A task of your own is a Python file that calls `register`, named on the command line in place of a task; or the
+environment variable CONTEXTUAL_RNN_TASKS names such files, separated as in PATH. The command and its worker processes
+then know the task as they know the paper's two.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def epochs_to(threshold: float, metric: str) -> Value:
 
 _TASKS: dict[str, TaskEntry] = {}
 _LOADED: set[str] = set()
+_ORIGINS: dict[str, str] = {}  # of tasks from files, by name
 
 
 def register(entry: TaskEntry) -> TaskEntry:
@@ -115,6 +117,22 @@ def tasks() -> Mapping[str, TaskEntry]:
     return _TASKS
 
 
+def task_of_file(path: str) -> str:
+    """The name of the task that a Python file registers; this process and those that it starts then know it.
+
+    Raises ValueError where the file cannot be run or registers another number of tasks than one.
+    """
+    file = str(Path(path).absolute())
+    files = [name for name in os.environ.get(TASK_FILES, "").split(os.pathsep) if name]
+    if file not in files:
+        os.environ[TASK_FILES] = os.pathsep.join([*files, file])
+    known = tasks()
+    names = [name for name, origin in _ORIGINS.items() if name in known and origin == file]
+    if len(names) != 1:
+        raise ValueError(f"task: expected a file that registers one task, got {', '.join(names) or 'none'} in {path}")
+    return names[0]
+
+
 def _run_file(path: Path) -> None:
     name = f"contextual_rnn_tasks_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -123,6 +141,7 @@ def _run_file(path: Path) -> None:
         raise ValueError(f"{TASK_FILES}: expected Python files, got {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # a dataclass reads the types of its fields there
+    before = set(_TASKS)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -130,6 +149,7 @@ def _run_file(path: Path) -> None:
         raise ValueError(
             f"{TASK_FILES}: expected Python that registers tasks in {path}, got an error: {error}"
         ) from error
+    _ORIGINS.update(dict.fromkeys(_TASKS.keys() - before, str(path)))
 
 
 def entry_of(config: Config) -> TaskEntry:

@@ -1,4 +1,4 @@
-"""Finished sweeps into results/, and results/ into README.md and docs/evidence.md, between two marks.
+"""Finished sweeps into results/, and results/ into docs/evidence.md and, between two marks, into other pages.
 
 python -m contextual_rnn.experiments.report.pages    from runs/, where there is one, and results/
 """
@@ -6,7 +6,8 @@ python -m contextual_rnn.experiments.report.pages    from runs/, where there is 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +15,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.config.retrieval import STARTS
+from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.report.figures import map_figure, to_svg
 from contextual_rnn.experiments.report.from_weights import Trained, trained
 from contextual_rnn.experiments.runs.folder import Run, read_runs, run_folders
 from contextual_rnn.experiments.runs.published import publish, read_results
 from contextual_rnn.experiments.stats.groups import groups_of
-from contextual_rnn.experiments.stats.tables import fill, markdown
-from contextual_rnn.experiments.stats.wording import interval, minus, spread
+from contextual_rnn.experiments.stats.tables import Table, fill, markdown
+from contextual_rnn.experiments.stats.wording import interval
 from contextual_rnn.experiments.studies import catalogue
 from contextual_rnn.experiments.studies.calibration import calibration, calibration_table
 from contextual_rnn.experiments.studies.catalogue import ASIDE, AUTHORS, CALIBRATED, DECAY, study
@@ -28,22 +30,11 @@ from contextual_rnn.experiments.studies.evidence import evidence_of, facts_of
 from contextual_rnn.experiments.studies.start_ablations import accuracy_table
 from contextual_rnn.experiments.sweeps.sweep import SWEEP
 
-PROSE = "findings.md.jinja"  # in results/
+ARTICLE = "evidence.md.jinja"  # in results/
 BEGIN, END = "<!-- from results/ by make pages -->", "<!-- end -->"
+EVIDENCE = Path("docs", "evidence.md")
 FIGURE = Path("docs", "figures", "when-it-helps.svg")
-# The findings, and what each is about, for those that are still without one.
-ASKED = {
-    "authors": "the paper's scale under the authors' start",
-    "sound": "the paper's scale under a sound start",
-    "choices": "the paper's scale with h alone or the timing of Ba et al.",
-    "map": "the map",
-    "ingredients": "the ingredients of the authors' start",
-    "controls": "the controls",
-    "table_1": "table 1 of Ba et al.",
-    "decay": "decay at the paper's scale",
-    "calibration": "",
-}
-PLAIN = ("plain_scale", "plain_map", "plain_decay")  # the README's sentences
+PICTURE = "![When does it help? Gain in final accuracy over a zero state]"
 
 
 def publish_all(folder: Path, results: Path) -> list[Path]:
@@ -73,71 +64,68 @@ def publish_all(folder: Path, results: Path) -> list[Path]:
 
 
 class Pages(NamedTuple):
-    """What is written: by page the text between its marks, and the map as SVG, where a run of it is published."""
+    """What is written: the text between the marks of each page, docs/evidence.md, and the map where it was run."""
 
     blocks: dict[str, str]
+    article: str
     figure: str | None
 
 
-def findings(prose: Path, facts: Mapping[str, Any]) -> dict[str, str]:
-    """The findings by name that the facts allow: the macros of `prose`, with the numbers filled in."""
+def article(template: Path, runs: Sequence[Run], calibrated: Sequence[Mapping[str, Any]]) -> str:
+    """docs/evidence.md: `template` with the numbers, verdicts and tables of `runs` and the rows of `calibration`."""
     environment = Environment(
-        loader=FileSystemLoader(prose.parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(template.parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    filters: dict[str, Callable[..., str]] = {
-        "said": interval,
-        "spread": spread,
-        "points": lambda gain: minus(f"{100 * gain:+.2f}"),
-        "ends": lambda texts: " to ".join(dict.fromkeys((texts[0], texts[-1]))),
-    }
+    filters: dict[str, Callable[..., str]] = {"said": interval, "markdown": markdown}
     environment.filters.update(filters)
-    context = {"facts": facts, "starts": STARTS, "studies": catalogue}
-    module = environment.get_template(prose.name).make_module(context)
-    texts = {name: " ".join(getattr(module, name)().split()) for name in (*ASKED, *PLAIN)}
-    return {name: text for name, text in texts.items() if text}
-
-
-def pages_of(results: Path, prose: Path | None = None) -> Pages:
-    """The README's sentences, the tables of the explanations, all of docs/evidence.md that is a result, and the map."""
-    runs, calibrated = read_results(results), Trained.read(results).calibration
-    texts = findings(prose or results / PROSE, facts_of(runs, calibrated))
     evidence = evidence_of(runs)
-    missing = [text for name, text in ASKED.items() if text and name not in texts]
-    wanted = f"Without a finding yet, for want of trained seeds: {', '.join(missing)}." if missing else ""
-    accuracies = accuracy_table([run for run in runs if study(run) not in ASIDE])
-    tables = [table for table in (*evidence.explanations, evidence.table_1, evidence.map_table) if table]
-    picture = "![When does it help? Gain in final accuracy over a zero state]({})" if evidence.gains else ""
+    tables = [_accuracies(runs), *evidence.explanations, evidence.table_1, evidence.map_table]
+    tables += [calibration_table(calibrated)] if calibrated else []
+    text = environment.get_template(template.name).render(
+        facts=facts_of(runs, calibrated),
+        answer=answer(runs),
+        tables=[table for table in tables if table],
+        starts=STARTS,
+        studies=catalogue,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _accuracies(runs: Sequence[Run]) -> Table | None:
+    return accuracy_table([run for run in runs if study(run) not in ASIDE])
+
+
+def pages_of(results: Path, template: Path | None = None) -> Pages:
+    """The README's sentences, the tables of the explanations, docs/evidence.md, and the map."""
+    runs, calibrated = read_results(results), Trained.read(results).calibration
+    gains, accuracies = evidence_of(runs).gains, _accuracies(runs)
     parts = {
         "README.md": [
-            "\n".join(f"- {line}" for name in PLAIN if (line := texts.get(name))),
-            picture.format(FIGURE.as_posix()),
+            "\n".join(f"- {sentence}" for sentence in answer(runs)),
+            f"{PICTURE}({FIGURE.as_posix()})" if gains else "",
         ],
         "docs/explanations/when-it-helps.md": [
-            picture.format(f"../figures/{FIGURE.name}"),
+            f"{PICTURE}(../figures/{FIGURE.name})" if gains else "",
             markdown(accuracies) if accuracies else "",
         ],
         "docs/explanations/spread.md": [markdown(calibration_table(calibrated)) if calibrated else ""],
-        "docs/evidence.md": [
-            "\n".join(f"- {text}" for name in ASKED if (text := texts.get(name))),
-            wanted,
-            picture.format(f"figures/{FIGURE.name}"),
-            *(f"**{table.title}**\n\n{markdown(table)}" for table in tables),
-        ],
     }
+    blocks = {page: "\n\n".join(filter(None, each)) for page, each in parts.items()}
     # On white: readable on a dark page too.
-    figure = to_svg(map_figure(evidence.gains), transparent=False) if evidence.gains else None
-    return Pages({page: "\n\n".join(filter(None, each)) for page, each in parts.items()}, figure)
+    figure = to_svg(map_figure(gains), transparent=False) if gains else None
+    return Pages(blocks, article(template or results / ARTICLE, runs, calibrated), figure)
 
 
 def write_pages(root: Path) -> None:
-    """Update the blocks of README.md and docs/evidence.md, and the figure, from `root`/results.
+    """Update the blocks of the pages, docs/evidence.md and the figure, from `root`/results.
 
     Raises ValueError where a page has no marks.
     """
-    blocks, figure = pages_of(root / "results")
+    blocks, evidence, figure = pages_of(root / "results")
     if figure:
         (root / FIGURE).parent.mkdir(parents=True, exist_ok=True)
         write_whole(root / FIGURE, figure)
+    write_whole(root / EVIDENCE, evidence)
     for page, block in blocks.items():
         replace_block(root / page, block)
 

@@ -1,4 +1,4 @@
-"""Runs as a table: as text, a line for all runs that differ only in the seed; as Parquet, a row for each run."""
+"""Runs as data: those that differ only in the seed together; as Parquet, a row for each run."""
 
 from __future__ import annotations
 
@@ -14,23 +14,6 @@ from contextual_rnn.experiments.config import config_to_dict, identity
 from contextual_rnn.experiments.runs.folder import Run
 
 PARQUET = "results.parquet"
-
-
-def table(runs: Sequence[Run]) -> str:
-    """Medians over seeds of the finished runs, with the options in which they differ."""
-    rows = summary(list(runs))
-    names = list(dict.fromkeys(name for row in rows for name in row["options"]))
-    options = [name for name in names if len({repr(row["options"].get(name)) for row in rows}) > 1]
-    metrics = list(dict.fromkeys(name for row in rows for name in row["median"]))
-    lines = [[*options, "seeds", "diverged", *(f"median {name}" for name in metrics)]]
-    for row in rows:
-        counts = [str(len(row[name])) for name in ("seeds", "diverged")]
-        medians = [f"{row['median'][name]:.6g}" if name in row["median"] else "-" for name in metrics]
-        lines.append([*(str(row["options"].get(name, "-")) for name in options), *counts, *medians])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
 
 
 def status(run: Run) -> str:

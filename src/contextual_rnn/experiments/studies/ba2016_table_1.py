@@ -38,17 +38,6 @@ def errors(runs: Sequence[Run]) -> dict[tuple[str, str], dict[int, tuple[Interva
     return medians
 
 
-def error_texts(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The errors of more than one seed as "0.84% (0.46% to 1.68%) at 20", by network and setting."""
-    texts = {
-        f"{network} ({setting})": [
-            f"{interval(median, 'error')} at {units}" for units, (median, count) in by_units.items() if count > 1
-        ]
-        for (network, setting), by_units in errors(runs).items()
-    }
-    return {name: each for name, each in texts.items() if each}
-
-
 def table_1(runs: Sequence[Run]) -> Table | None:
     """Test errors by network, setting and units; None where there are no runs."""
     rows: list[list[str]] = []

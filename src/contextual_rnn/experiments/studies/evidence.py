@@ -12,7 +12,7 @@ from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.contrast import Contrast, contrast
 from contextual_rnn.experiments.stats.tables import Table
 from contextual_rnn.experiments.studies import catalogue, start_ablations
-from contextual_rnn.experiments.studies.ba2016_table_1 import error_texts, table_1
+from contextual_rnn.experiments.studies.ba2016_table_1 import table_1
 from contextual_rnn.experiments.studies.calibration import verdicts_of
 from contextual_rnn.experiments.studies.catalogue import runs_of
 from contextual_rnn.experiments.studies.gain_map import Map, gain_map, map_table
@@ -44,7 +44,7 @@ class Scale(NamedTuple):
 
 
 def facts_of(runs: Sequence[Run], calibrated: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """What the prose of the pages needs, by name, from `runs` and the rows of `calibration`.
+    """What the prose of docs/evidence.md needs, by name, from `runs` and the rows of `calibration`.
 
     Contrasts are of several seeds, for a single one allows no verdict: `map` has them by start and state,
     `ingredients` and `controls` by start and name.
@@ -57,12 +57,10 @@ def facts_of(runs: Sequence[Run], calibrated: Sequence[Mapping[str, Any]] = ()) 
         "cells": [cell for states in of_start.values() for cells in states.values() for cell in cells],
         "scales": {name: scale for name, scale in scales.items() if scale},
         "map": {start: {state: cells for state, cells in each.items() if cells} for start, each in of_start.items()},
-        "map_epochs": max((run.config.epochs for run in mapped if run.converged), default=0),
         "ingredients": {
             start: _of_several_seeds(start_ablations.ingredient_contrasts(short, start)) for start in STARTS
         },
         "controls": {start: _of_several_seeds(start_ablations.control_contrasts(short, start)) for start in STARTS},
-        "table_1": error_texts(runs_of(runs, catalogue.TABLE_1)),
         "decay": _beside_zero(runs_of(runs, catalogue.DECAY), ("normal", "context"), SQUARED_ERROR, FREE_RUNNING),
         "calibration": verdicts_of(calibrated),
     }

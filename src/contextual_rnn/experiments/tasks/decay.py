@@ -15,7 +15,7 @@ from contextual_rnn.experiments.tasks.coverage import coverage
 from contextual_rnn.experiments.tasks.states import initial_state
 from contextual_rnn.experiments.training.data_parallel import states_of_share
 from contextual_rnn.experiments.training.seeding import generator_for
-from contextual_rnn.experiments.training.task import Task
+from contextual_rnn.experiments.training.task import Task, Tested
 from contextual_rnn.states import InitialState
 
 ALPHA, BETA, TOTAL_TIME = 0.0, 0.001, 25.0
@@ -150,6 +150,7 @@ class DecayTask(Task[DecayModel]):
 
         self.training = data("training", TRAINING_PERIODS, config.samples_per_period)
         self.validation = data("validation", VALIDATION_PERIODS, config.samples_per_period // 2)
+        self._samples = config.samples_per_period // 2
         self.clip_norm, self.kl_weight = config.clip_norm, config.kl_weight
         self.model = DecayModel(config, largest_step=self.training[0].diff().abs().max().item())
 
@@ -175,6 +176,18 @@ class DecayTask(Task[DecayModel]):
             metrics |= self._spread(state)
         self.model.train()
         return metrics
+
+    @torch.no_grad()
+    def test(self) -> Tested:
+        """Squared error of every scaled step, of fresh sequences of the validation periods."""
+        count = len(VALIDATION_PERIODS) * self._samples
+        period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat(self._samples)
+        draws = torch.rand(count, generator=generator_for("decay", "test"), device="cpu")
+        low, high = INITIAL_RANGE
+        x = linear_cosine_decay(low + (high - low) * draws, period)
+        self.model.eval()
+        errors = (self.model(x[:, :-1], period) - x.diff() / self.model.largest_step).square()
+        return Tested(errors, [str(index) for index in range(count)])
 
     def diagnose(self) -> Diagnosis:
         """Of the squared error of every scaled step."""

@@ -17,7 +17,7 @@ from contextual_rnn.experiments.tasks.states import initial_state
 from contextual_rnn.experiments.training.data_parallel import states_of_share
 from contextual_rnn.experiments.training.flat_adam import FlatAdam
 from contextual_rnn.experiments.training.seeding import generator_for
-from contextual_rnn.experiments.training.task import Task
+from contextual_rnn.experiments.training.task import Task, Tested
 from contextual_rnn.layers.fast_weights import fast_weights_spec
 from contextual_rnn.spec.tree import State
 from contextual_rnn.states import InitialState
@@ -200,6 +200,15 @@ class RetrievalTask(Task[RetrievalModel]):
             metrics |= self._metrics("test", (tokens.to(device), targets.to(device)))
         self.model.train()
         return metrics
+
+    @torch.no_grad()
+    def test(self) -> Tested:
+        """Cross entropy of as many test sequences as there are for validation, in nats."""
+        tokens, targets = self._data("test", self._config.validation_samples)
+        self.model.eval()
+        parts = zip(tokens.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True)
+        errors = [functional.cross_entropy(self.model(t), target, reduction="none") for t, target in parts]
+        return Tested(torch.cat(errors), [str(index) for index in range(len(targets))])
 
     def diagnose(self) -> Diagnosis:
         """Of the cross entropy of the retrieved digit, in nats."""

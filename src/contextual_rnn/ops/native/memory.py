@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 from torch import Tensor
 
@@ -21,12 +22,26 @@ def address_of_nothing(tensor: Tensor) -> int:
     return 0
 
 
+@overload
+def in_memory(tensor: Tensor) -> Tensor: ...
+@overload
+def in_memory(tensor: None) -> None: ...
+@overload
+def in_memory(tensor: Tensor | None) -> Tensor | None: ...
 def in_memory(tensor: Tensor | None) -> Tensor | None:
     """The elements as they are, contiguous: not negated, nor zeros without memory."""
     if tensor is None:
         return None
     tensor = tensor.resolve_neg().contiguous()
     return tensor.clone() if tensor._is_zerotensor() else tensor
+
+
+def in_own_memory(tensor: Tensor) -> Tensor:
+    """As `in_memory`; ValueError for elements without memory, in a tensor on a CPU."""
+    tensor = in_memory(tensor)
+    if tensor.is_cpu:
+        address(tensor)
+    return tensor
 
 
 def addresses_of(tensors: Sequence[Tensor | None], names: Sequence[str]) -> list[int]:

@@ -1,0 +1,178 @@
+"""The command `contextual-rnn compare`."""
+
+from __future__ import annotations
+
+import json as jsons
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from contextual_rnn.experiments import interrupts
+from contextual_rnn.experiments.config import tasks
+
+if TYPE_CHECKING:
+    from contextual_rnn.experiments.compare.plan import Plan
+    from contextual_rnn.experiments.runs.store import Place
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Does a better initial state help on your data? Trains a network from several initial states, and answers.
+
+    For example: contextual-rnn compare flows.parquet --series basin --time day --target discharge --inputs rain
+    temperature --context soil area --window 30. The answer is the last three lines, and the first ones of report.html;
+    the model to use is in the folder winner. Killed or interrupted, the same command goes on.
+    """
+
+    table: tyro.conf.Positional[str | None] = None
+    """A table in long format: a CSV or Parquet file, or a folder of parts. Or the name of a task (retrieval, decay), or
+    of data that ship inside a package: colors (in what is installed), countries (plotly), vowels (aeon)."""
+    target: str | None = None
+    """Column to predict: a number or class for each step or each series, or a text in each row."""
+    series: str | None = None
+    """Column that names the series of a row; by default all rows are one."""
+    time: str | None = None
+    """Column that orders the rows of a series; by default they are in order."""
+    inputs: tuple[str, ...] = ()
+    """Columns that the network sees at each step. The target among them is its value at the step before."""
+    context: tuple[str, ...] = ()
+    """Columns that are constant over a series."""
+    window: int = 0
+    """Steps before each start that a state may read."""
+    group: str | None = None
+    """Column of what series have in common, for the split by group and the gain by group."""
+    kinds: tuple[str, ...] = ()
+    """What columns are, where that is not recognised: zone=category tags=set:; text=bytes."""
+    split: Literal["series", "time", "group"] = "series"
+    """What is independent of the training data: test series, the last steps of each series, or test groups."""
+    length: int | None = None
+    """Cut series into examples of so many steps; by default an example is a whole series."""
+    seeds: int = 5
+    """Trained networks of each arm."""
+    arms: tuple[str, ...] = ()
+    """Arms beside zero; by default all that the table has columns for."""
+    network: str = "lstm"
+    """lstm, gru, rnn, fast_weights, or FILE.py:NAME, a function (input_size, units) that returns a network."""
+    units: tuple[int, ...] = (16, 64)
+    """Sizes that are tried for every arm."""
+    learning_rates: tuple[float, ...] = (3e-3, 1e-2)
+    """Step sizes of Adam that are tried for every arm."""
+    steps: int = 500
+    """Training steps of each run."""
+    smallest_gain: float = 0.02
+    """A share of the zero state's error: an interval below it means that a better state does not help."""
+    out: str = "runs/compare"
+    """Folder of the comparison or its URL; finished runs in it are kept."""
+    workers: int | None = None
+    """Processes on this machine; by default one a core."""
+    scheduler: str | None = None
+    """Train on the workers of a Dask scheduler, such as tcp://host:8786, that share the folder and the table."""
+    demo: bool = False
+    """Compare on real data that are installed with an extra; nothing else is needed."""
+    dry_run: bool = False
+    """Say what was understood of the table, and how long training will take."""
+    json: bool = False
+    """Print the answer as JSON."""
+
+    def run(self) -> None:
+        from tqdm import tqdm
+
+        from contextual_rnn.experiments.compare.compare import run
+        from contextual_rnn.experiments.compare.report import REPORT
+        from contextual_rnn.experiments.runs import store
+        from contextual_rnn.experiments.sweeps.workers import dask_workers, local_workers
+        from contextual_rnn.experiments.training.threads import cores
+
+        folder = store.place_of(self.out)
+        plan = self._plan(folder)
+        count = self.workers or max(1, cores() // plan.base.threads)
+        if self.dry_run:
+            _dry_run(plan, count)
+            return
+        workers = dask_workers(self.scheduler) if self.scheduler else local_workers(count)
+        with tqdm(unit="run", disable=None) as bar:
+
+            def watch(stage: str, progress: Any) -> None:
+                interrupts.describe(f"with {progress.done} of {progress.total} runs done")
+                bar.total = progress.total
+                bar.set_description_str(stage, refresh=False)
+                bar.update(len(progress.outcomes) - bar.n)
+
+            answer = run(plan, folder, workers, smallest_gain=self.smallest_gain, watch=watch)
+        if self.json:
+            print(jsons.dumps(answer.as_dict()))
+            return
+        print(f"report: {store.below(folder, REPORT)}")
+        print("\n".join(answer.sentences()))
+
+    def _plan(self, folder: Place) -> Plan:
+        from contextual_rnn.experiments.compare.compare import plan_of_table, plan_of_task, table_files
+        from contextual_rnn.experiments.panels import Columns, Split
+        from contextual_rnn.experiments.panels.examples import DEMO, EXAMPLES, example_table
+
+        table: Any = self.table
+        if self.demo == (table is not None):
+            raise ValueError(f"table: expected a table, the name of a task, or --demo, got {table or 'none'}")
+        if table in tasks():
+            return plan_of_task(tasks()[table].config(), self.seeds, self.arms)
+        example = DEMO if self.demo else str(table)
+        if example in EXAMPLES and not Path(example).exists():
+            table, columns = example_table(example)
+        elif self.target is None:
+            raise ValueError("target: expected the column to predict, got none")
+        else:
+            kinds = dict(_kind(word) for word in self.kinds)
+            columns = Columns(
+                self.target, self.series, self.time, self.inputs, self.context, self.window, self.group, kinds
+            )
+        return plan_of_table(
+            table_files(table, columns, folder), columns, Split(self.split), self.length, seeds=self.seeds,
+            arms=self.arms, network=self.network, units=self.units, learning_rates=self.learning_rates,
+            steps=self.steps,
+        )  # fmt: skip
+
+
+def _kind(word: str) -> tuple[str, str]:
+    name, equals, kind = word.partition("=")
+    if not (name and equals and kind):
+        raise ValueError(f"kinds: expected COLUMN=KIND, got {word!r}")
+    return name, kind
+
+
+def _dry_run(plan: Plan, count: int) -> None:
+    from tqdm import tqdm
+
+    from contextual_rnn.experiments.compare.report import understood
+    from contextual_rnn.experiments.sweeps.estimate import estimated_seconds
+
+    print(understood(plan))
+    search = plan.search()
+    final = plan.final({arm: {name: values[-1] for name, values in plan.grid.items()} for arm in plan.arms})
+    configs = [*search.values(), *(config for name, config in final.items() if name not in search)]
+    seconds = sum(estimated_seconds(configs)) / count
+    print(f"arms: {', '.join(plan.arms)}")
+    print(
+        f"{len(configs)} runs ({len(search)} of the search) of {plan.base.epochs} epochs: "
+        f"about {tqdm.format_interval(round(seconds) + 1)} with {count} side by side"
+    )
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict a table's target by the model in a folder that `compare` wrote; the target itself may be missing."""
+
+    folder: tyro.conf.Positional[Path]
+    """The folder winner of a comparison."""
+    table: tyro.conf.Positional[str]
+    """A table with the columns of the comparison."""
+    out: Path = Path("predictions.parquet")
+    """Where to write: a .parquet or .csv file."""
+
+    def run(self) -> None:
+        from contextual_rnn.experiments.compare.winner import Predictor, write_table
+
+        predictions = Predictor.from_pretrained(self.folder).predict(self.table)
+        write_table(predictions, self.out)
+        print(f"predictions: {self.out}: {predictions.num_rows} rows")

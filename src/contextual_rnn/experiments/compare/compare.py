@@ -1,0 +1,183 @@
+"""A comparison from beginning to end: a table or a task in, a folder with the answer out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from contextual_rnn._numbers import check_size
+from contextual_rnn._whole_file import write_whole
+from contextual_rnn.experiments.compare.answer import Answer, answer_of
+from contextual_rnn.experiments.compare.plan import Plan
+from contextual_rnn.experiments.compare.runs import RUNS, Watch, tested_arms, train_all
+from contextual_rnn.experiments.compare.winner import Predictor, write_table
+from contextual_rnn.experiments.config import BASELINE, CONTROLS, Config, PanelConfig, arms_for
+from contextual_rnn.experiments.panels import Columns, Split
+from contextual_rnn.experiments.panels.source import open_table
+from contextual_rnn.experiments.runs import store
+from contextual_rnn.experiments.runs.store import Place
+from contextual_rnn.experiments.runs.weights import load_task
+from contextual_rnn.experiments.stats.verdict import SMALLEST_GAIN
+from contextual_rnn.experiments.sweeps.workers import local_workers
+from contextual_rnn.experiments.tasks.panel import data_of, panel_text, passes_of
+from contextual_rnn.experiments.training.threads import cores
+
+ANSWER, WINNER, TABLE = "answer.json", "winner", "table.parquet"
+UNITS, LEARNING_RATES = (16, 64), (3e-3, 1e-2)
+STEPS = 500  # of training, for every arm
+SMALL_BATCH, LARGE_BATCH = 64, 256  # sequences in a step; the large one for training sets of at least 100 of them
+
+
+def compare(
+    table: Any,
+    target: str,
+    *,
+    series: str | None = None,
+    time: str | None = None,
+    inputs: Sequence[str] = (),
+    context: Sequence[str] = (),
+    window: int = 0,
+    group: str | None = None,
+    kinds: Mapping[str, str] | None = None,
+    split: Split | None = None,
+    length: int | None = None,
+    seeds: int = 5,
+    arms: Sequence[str] | None = None,
+    network: str = "lstm",
+    units: Sequence[int] = UNITS,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    steps: int = STEPS,
+    smallest_gain: float = SMALLEST_GAIN,
+    out: Path | str = "runs/compare",
+    workers: int | None = None,
+) -> Answer:
+    """Does a better initial state help on the sequences of a table? Trains the arms and returns the answer.
+
+        answer = compare("flows.parquet", "discharge", series="basin", time="day", inputs=["rain"], context=["area"])
+        print("\\n".join(answer.sentences()))
+
+    `table` is a CSV or Parquet file, several, a folder of parts, or a data frame; `Columns` and `Split` explain the
+    columns, `PanelConfig` the arms and networks. Every arm gets the same search over `units` and `learning_rates` and
+    `steps` steps of training, then `seeds` seeds of its best choice. The folder `out` gets the runs, answer.json,
+    report.html, and the model to use in the folder winner; the same call goes on where it was stopped.
+
+    Raises ValueError or TypeError for a table or columns that are refused, and for bad options.
+    """
+    columns = Columns(
+        target, series, time, tuple(inputs), tuple(context), window, group, {} if kinds is None else kinds
+    )
+    folder = Path(out)
+    plan = plan_of_table(
+        table_files(table, columns, folder), columns, split or Split(), length, seeds=seeds, arms=arms,
+        network=network, units=units, learning_rates=learning_rates, steps=steps,
+    )  # fmt: skip
+    return run(plan, folder, local_workers(workers or cores()), smallest_gain=smallest_gain)
+
+
+def plan_of_table(
+    files: Sequence[str],
+    columns: Columns,
+    split: Split,
+    length: int | None,
+    *,
+    seeds: int,
+    arms: Sequence[str] | None = None,
+    network: str = "lstm",
+    units: Sequence[int] = UNITS,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    steps: int = STEPS,
+) -> Plan:
+    """The comparison of a table's arms; by default all that it has columns for. Reads the table."""
+    check_size("steps", steps)
+    possible = arms_for(bool(columns.context), bool(columns.window))
+    if unknown := [arm for arm in arms or () if arm not in possible]:
+        raise ValueError(f"arms: expected some of {', '.join(possible)} for these columns, got {', '.join(unknown)}")
+    config = PanelConfig(panel=panel_text(list(files), columns, split, length), data=_hash(files), network=network)
+    examples = len(data_of(config).train)
+    batch = LARGE_BATCH if examples >= 100 * LARGE_BATCH else min(SMALL_BATCH, examples)
+    per_epoch = math.ceil(passes_of(examples, batch) * examples / batch)
+    config = dataclasses.replace(config, batch_size=batch, epochs=max(1, round(steps / per_epoch)))
+    grid = {"units": tuple(units), "learning_rate": tuple(learning_rates)}
+    chosen = tuple(dict.fromkeys((BASELINE, *(arms or possible))))
+    return Plan(config, chosen, grid, seeds, tuple(arm for arm in CONTROLS if arm in chosen))
+
+
+def plan_of_task(config: Config, seeds: int, arms: Sequence[str] | None = None) -> Plan:
+    """The comparison of a task's states, such as those of the paper's two, without a search.
+
+    Raises ValueError where the task does not name its states and `arms` does not either.
+    """
+    known = get_args(get_type_hints(type(config))["state"])
+    if not (arms or known):
+        raise ValueError(f"arms: expected the states to compare, as {type(config).__name__} does not list them")
+    return Plan(config, tuple(dict.fromkeys((BASELINE, *(arms or known)))), {}, seeds)
+
+
+def run(
+    plan: Plan,
+    folder: Place,
+    workers: AbstractContextManager[Executor],
+    *,
+    smallest_gain: float = SMALLEST_GAIN,
+    watch: Watch = lambda stage, progress: None,
+) -> Answer:
+    """Train what is left to train, and write the answer, the report and the model to use into `folder`."""
+    from contextual_rnn.experiments.compare.report import REPORT, write_report
+
+    with workers as executor:
+        names = train_all(plan, folder, executor, watch)
+    with store.readable(folder) as copy:
+        answer = answer_of(plan, tested_arms(plan, names, copy / RUNS), smallest_gain)
+        write_whole(copy / ANSWER, json.dumps(answer.as_dict(), indent=1) + "\n")
+        files = [ANSWER, *_write_winner(answer, copy)]
+        write_report(plan, answer, copy)
+        store.give_back(copy, [*files, REPORT], folder)
+    return answer
+
+
+def _write_winner(answer: Answer, folder: Path) -> list[str]:
+    """The model to use, where it is one of a table; the names of its files."""
+    run = answer.arms[answer.use].best_run
+    if not isinstance(run.config, PanelConfig):
+        return []
+    predictor = Predictor(load_task(run).model.model, run.config, data_of(run.config).encoding)
+    predictor.save_pretrained(folder / WINNER)
+    return [f"{WINNER}/{path.name}" for path in (folder / WINNER).iterdir()]
+
+
+def table_files(table: Any, columns: Columns, folder: Place) -> list[str]:
+    """Absolute paths of a table's files; one in memory is first written to table.parquet in `folder`."""
+    if isinstance(table, str | Path):
+        return [str(Path(table).absolute())]
+    if isinstance(table, list | tuple):
+        return [str(Path(path).absolute()) for path in table]
+    if not isinstance(folder, Path):
+        raise ValueError(f"table: expected a file that all workers can read, got a {type(table).__name__}")
+    import pyarrow
+
+    source = open_table(table, columns.names)
+    names = [name for name in columns.names if name in source.types]
+    arrays = {name: pyarrow.chunked_array(list(source.read(name)), source.types[name]) for name in names}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(pyarrow.table(arrays), folder / TABLE)
+    return [str((folder / TABLE).absolute())]
+
+
+def _hash(files: Sequence[str]) -> str:
+    """Of all bytes of the files, also of those in folders."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in files:
+        path = Path(name)
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                with open(file, "rb") as stream:
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
+    return digest.hexdigest()

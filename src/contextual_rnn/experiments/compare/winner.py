@@ -1,0 +1,117 @@
+"""The trained model to use, as a folder, and its predictions for a new table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy
+import safetensors.torch
+import torch
+
+from contextual_rnn._whole_file import write_whole
+from contextual_rnn.experiments.config import PanelConfig
+from contextual_rnn.experiments.panels import Encoding, Examples, PanelData, prepare_new
+from contextual_rnn.experiments.runs.json_file import read_json
+from contextual_rnn.experiments.tasks.panel import parts_of, predicted
+from contextual_rnn.experiments.tasks.panel_model import PanelModel
+from contextual_rnn.serialization.file_format import check_tensors, read_safetensors
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+OPTIONS = ("state", "network", "units", "features")  # of a model; the others are of its training
+
+
+class Predictor:
+    """A trained model with the coding of its table: `predict` applies it to a table of the same columns.
+
+        predictor = Predictor.from_pretrained("runs/compare/winner")
+        predictions = predictor.predict("new.parquet")
+
+    `model` is the torch module and `encoding` says how columns become its numbers.
+    """
+
+    def __init__(self, model: PanelModel, config: PanelConfig, encoding: Encoding):
+        self.model, self.config, self.encoding = model.eval(), config, encoding
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write config.json and model.safetensors into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / WEIGHTS, safetensors.torch.save(self.model.state_dict()))
+        options = {name: getattr(self.config, name) for name in OPTIONS}
+        content = {"model": options, "encoding": json.loads(self.encoding.to_json())}
+        write_whole(folder / CONFIG, json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Predictor:
+        """The model in a folder. Raises ValueError, which names the file, where one is missing or damaged."""
+        path = Path(folder) / CONFIG
+        content = read_json(path)
+        try:
+            config = PanelConfig(**content["model"])
+            encoding = Encoding.from_json(json.dumps(content["encoding"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"config: expected the options of a model in {path}, got others: {error}") from error
+        with torch.random.fork_rng(devices=[]):
+            model = PanelModel(config, encoding)
+        _load(model, Path(folder) / WEIGHTS)
+        return cls(model, config, encoding)
+
+    def predict(self, table: Any) -> Any:
+        """Predictions for a table of the same columns, which may lack the target, as an Arrow table.
+
+        Columns: `series`; `row`, the row of the table, from 0, where the target is one of every step; `prediction`, in
+        the target's own unit, or the most probable class with its `probability`; of a distribution of states `low` and
+        `high` too, the 5 % and 95 % quantiles over draws of the state. Steps within the first window of a series, and
+        those that fill a gap, have no prediction. Raises ValueError or TypeError for a table that is refused.
+        """
+        import pyarrow
+
+        data = prepare_new(table, self.encoding)
+        parts = [self._part(data, examples) for examples in parts_of(data.test)]
+        return pyarrow.concat_tables(parts, promote_options="permissive")
+
+    @torch.no_grad()
+    def _part(self, data: PanelData, examples: Examples) -> Any:
+        import pyarrow
+
+        batch, per_step = data.batch(examples), data.target.per == "step"
+        prediction, draws = predicted(self.model, batch)
+        rows = data.table_rows(examples) if per_step else None
+        known = torch.ones(len(examples), dtype=torch.bool) if rows is None else torch.from_numpy(rows >= 0)
+        codes = examples.series if rows is None else numpy.repeat(examples.series, (rows >= 0).sum(1))
+        columns: dict[str, Any] = {"series": [data.panel.series_names[code] for code in codes]}
+        if rows is not None:
+            columns["row"] = rows[rows >= 0]
+        if data.target.kind == "category":
+            probability, place = prediction.softmax(-1).max(-1)
+            columns["prediction"] = [data.target.classes[index] for index in place[known].tolist()]
+            columns["probability"] = probability[known].numpy()
+        else:
+            columns["prediction"] = data.unscale(prediction)[known].numpy()
+            if draws is not None:
+                for name, level in (("low", 0.05), ("high", 0.95)):
+                    columns[name] = data.unscale(draws.quantile(level, 1))[known].numpy()
+        return pyarrow.table(columns)
+
+
+def _load(model: PanelModel, path: Path) -> None:
+    try:
+        _, tensors = read_safetensors(path)
+        check_tensors("model", model.state_dict(), tensors)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"weights: expected those of the model in {path}, got others: {error}") from error
+    model.load_state_dict(tensors)
+
+
+def write_table(table: Any, path: Path) -> None:
+    """Write an Arrow table as Parquet or, where the name ends in .csv, as CSV; a reader sees it whole or not at all."""
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    buffer = pyarrow.BufferOutputStream()
+    write = pyarrow.csv.write_csv if path.suffix == ".csv" else pyarrow.parquet.write_table
+    write(table, buffer)
+    write_whole(path, buffer.getvalue().to_pybytes())
