@@ -3,19 +3,25 @@
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from tests.pages import PAGES, README, ROOT, blocks, run
 
 from contextual_rnn.experiments import reproduce
-from contextual_rnn.experiments.cli.main import main
+from contextual_rnn.experiments.cli.main import COMMANDS, main
 
 TEXT = README.read_text()
-# docs/sweeps.md has a test of its own.
+OTHER_TESTS = {
+    "sweeps": "test_docs_sweeps.py",
+    "compare": "test_docs_compare.py",
+    "own-task": "experiments/test_own_task.py",
+}
 WITH_COMMANDS = [README, *(page for page in PAGES if page.stem in ("command", "install", "reproduce-and-extend"))]
 SMALL = {
     "retrieval": ["--train-samples", "64", "--validation-samples", "32"],
     "decay": ["--samples-per-period", "8", "--epochs", "1"],
+    "flows.csv": ["--units", "2", "--learning-rates", "0.01", "--steps", "2", "--seeds", "2", "--workers", "1"],
 }
 
 
@@ -23,6 +29,12 @@ def commands(program: str) -> list[list[str]]:
     lines = "\n".join(block for page in WITH_COMMANDS for block in blocks(page, "sh")).splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
     return [line for line in words if line and line[0] == program]
+
+
+def test_the_commands_of_every_page_have_a_test():
+    pages = [page for page in (README, *PAGES) if blocks(page, "sh") and page not in WITH_COMMANDS]
+    assert {page.stem for page in pages} == set(OTHER_TESTS)
+    assert all(stem in (ROOT / "tests" / test).read_text() for stem, test in OTHER_TESTS.items())
 
 
 def test_ten_lines_of_code_run():
@@ -50,9 +62,12 @@ def test_commands_run(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "plan", lambda *arguments, **options: "")
     monkeypatch.setattr(reproduce, "reproduce", reproduce_one)
     lines = commands("contextual-rnn")
-    assert {line[1] for line in lines} == {"reproduce", "train", "sweep", "results", "generate", "report", "info"}
+    assert {line[1] for line in lines} == set(COMMANDS)
+    for table in ("flows.csv", "new.csv"):
+        rows = (f"b{row // 6},{row * 7 % 5},{row // 6 % 3},{row * 11 % 7}" for row in range(72))
+        Path(table).write_text("\n".join(["basin,rain,soil,discharge", *rows]))
     for _, *arguments in lines:
-        if arguments[0] in ("train", "sweep"):
+        if arguments[0] in ("train", "sweep", "compare"):
             arguments += SMALL[arguments[1]]
         assert main(arguments) == 0, arguments
     assert reproduced, "the preset itself is trained in tests/experiments/test_reproduce.py, in small"

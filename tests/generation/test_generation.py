@@ -1,5 +1,7 @@
 """generate is the loop one would write by hand, from the states one would draw by hand."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from tests.networks import SPECS, Springs, is_cell, make, tensors_of
@@ -193,6 +195,12 @@ BAD_CALLS = [
         for flag in ("no", 0, None)
     ),
     (lambda: generate(MODEL, STEP, FIRST.to_sparse(), **GOOD), ValueError, "first: expected a strided tensor"),
+    (lambda: generate(MODEL, STEP, FIRST.to("meta"), **GOOD), ValueError, "first: expected a tensor whose values"),
+    (
+        lambda: generate(deepcopy(CELL).to("meta"), lambda o, v: v, torch.zeros(2, 3), num_steps=1),
+        ValueError,
+        "model: expected a network whose parameters have values, got one on meta",
+    ),
     (
         lambda: generate(CELL, lambda o, v: v, torch.zeros(3), num_steps=1),
         ValueError,

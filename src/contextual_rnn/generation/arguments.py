@@ -9,7 +9,7 @@ from torch import Tensor
 
 from contextual_rnn._lengths import check_lengths
 from contextual_rnn._numbers import check_number, check_size
-from contextual_rnn._tensors import check_dense
+from contextual_rnn._tensors import check_readable
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.states import ContextDropout
 
@@ -67,12 +67,12 @@ def values_before(
     if first is not None:
         if prompt is not None:
             raise ValueError("prompt: expected None beside first, which is a prompt of one value")
-        check_dense("first", first, "a tensor of shape (batch, *value)")
+        check_readable("first", first, "a tensor of shape (batch, *value)")
         if first.ndim < 1:
             raise ValueError("first: expected a tensor of shape (batch, *value), got one without axes")
         prompt, name = first[:, None], "first"
     elif prompt is not None:
-        check_dense("prompt", prompt, "a tensor of shape (batch, steps, *value)")
+        check_readable("prompt", prompt, "a tensor of shape (batch, steps, *value)")
         if prompt.ndim < 2 or not prompt.shape[1]:
             shape = tuple(prompt.shape)
             raise ValueError(f"prompt: expected a tensor of shape (batch, steps, *value), steps >= 1, got {shape}")
@@ -86,8 +86,13 @@ def values_before(
 
 
 def device_of(model: ContextualRNN, values: Tensor | None) -> torch.device:
-    """Where the numbers of rows are: with the network, or with the values where it has no parameters."""
+    """Where the numbers of rows are: with the network, or with the values where it has no parameters.
+
+    Raises ValueError for a network on meta, whose values cannot be drawn from.
+    """
     parameter = next(model.network.parameters(), None)
     if parameter is not None:
+        if parameter.is_meta:
+            raise ValueError("model: expected a network whose parameters have values, got one on meta")
         return parameter.device
     return torch.get_default_device() if values is None else values.device

@@ -64,6 +64,10 @@ def read_panel(table: Any, columns: Columns, like: Encoding | None = None) -> Pa
         target, target_per = reader.target()
     else:
         target, target_per = reader.target_per(like.target_per), like.target_per
+    if target_per == "series" and columns.reads_itself:
+        raise ValueError(
+            f"inputs: expected no target of one value a series, which would give it away, got {columns.target}"
+        )
     panel = Panel(
         columns=columns,
         steps=steps,

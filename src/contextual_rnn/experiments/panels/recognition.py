@@ -23,8 +23,9 @@ def kind_of(source: Source, name: str) -> str:
 
 def check_kind(source: Source, name: str, kind: str) -> None:
     """Raises ValueError for a kind that the type of a column cannot be."""
-    kinds = _possible(source, name)
-    if kind.partition(":")[0] not in kinds or (":" in kind) != is_text(_values(source.types[name])) * ("set" in kind):
+    which, _, separator = kind.partition(":")
+    text = is_text(_values(source.types[name]))
+    if which not in _possible(source, name) or (which == "set" and text != bool(separator)):
         expected = {"quantity": "numbers", "category": "texts, numbers or booleans", "set": "lists of texts or numbers"}
         words = expected.get(kind, "texts with members that a separator separates")
         raise ValueError(f"{name}: expected {words}, as its kind is {kind!r}, got values of type {source.types[name]}")

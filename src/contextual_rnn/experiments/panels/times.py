@@ -37,17 +37,16 @@ class Grid:
 
 
 def read_times(source: Source, name: str) -> Times:
-    """As `_read_times`, with errors that name the column."""
-    with readable(name):
-        return _read_times(source, name)
-
-
-def _read_times(source: Source, name: str) -> Times:
     """Times of a column of dates, times with or without a zone, or numbers.
 
     Times with a zone are instants; where they are days apart they count as the days of that zone, whose lengths
     differ. Raises ValueError for text that is no date, and other types.
     """
+    with readable(name):
+        return _read_times(source, name)
+
+
+def _read_times(source: Source, name: str) -> Times:
     import pyarrow as pa
 
     kind = source.types[name]
@@ -69,6 +68,8 @@ def _read_times(source: Source, name: str) -> Times:
         chunk = _as_numbers(name, chunk, row)
         values[rows] = chunk.fill_null(0).to_numpy(zero_copy_only=False)
         row += len(chunk)
+    if (infinite := np.isinf(values)).any():
+        raise ValueError(f"{name}: expected finite times, got {values[infinite][0]} in row {infinite.argmax() + 1}")
     zone = kind.tz if pa.types.is_timestamp(kind) else None
     times = Times(values, missing, dates or text)
     return _local(times, zone) if zone not in (None, "UTC") and _whole_days(times, zone) else times
@@ -94,7 +95,7 @@ def _as_numbers(name: str, chunk: Any, row: int) -> Any:
         except pa.ArrowInvalid as error:
             raise ValueError(f"{name}: expected dates that fit 64 bits, got {error}") from None
     if pa.types.is_integer(chunk.type):
-        return chunk.cast(pa.int64(), safe=False)
+        return chunk.cast(pa.int64())
     return chunk.cast(pa.float64(), safe=False)
 
 

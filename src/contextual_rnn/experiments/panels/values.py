@@ -106,10 +106,12 @@ def _read_quantity(source: Source, name: str, dtype: Any) -> Quantity:
     values, row = np.empty(source.rows, dtype), 0
     for chunk in source.read(name):
         numbers = _numbers(name, chunk, row)
-        if (infinite := np.isinf(numbers)).any():
+        with np.errstate(over="ignore"):  # seen below
+            values[row : row + len(chunk)] = numbers
+        if (infinite := np.isinf(values[row : row + len(chunk)])).any():
             place = int(infinite.argmax())
-            raise ValueError(f"{name}: expected finite numbers, got {numbers[place]} in row {row + place + 1}")
-        values[row : row + len(chunk)] = numbers
+            expected = f"finite numbers that {values.dtype} can hold"
+            raise ValueError(f"{name}: expected {expected}, got {numbers[place]} in row {row + place + 1}")
         row += len(chunk)
     return Quantity(values)
 
@@ -130,11 +132,14 @@ def _numbers(name: str, chunk: Any, row: int) -> Array:
 
 
 def is_number(text: str | None) -> bool:
-    """Whether a text is a number, or missing."""
+    """Whether Arrow reads a text as a number, or it is missing."""
+    import pyarrow as pa
+
     try:
-        return text is None or float(text) is not None
-    except ValueError:
+        pa.scalar(text and text.strip(), pa.string()).cast(pa.float64())
+    except pa.ArrowInvalid:
         return False
+    return True
 
 
 def read_codes(source: Source, name: str) -> tuple[Array, Any]:

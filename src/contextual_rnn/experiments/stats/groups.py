@@ -67,8 +67,8 @@ def place(run: Run) -> tuple[object, ...]:
 
 
 def _places(entry: TaskEntry, options: dict[str, Any]) -> tuple[int, ...]:
-    orders = {name: list(titles) for name, titles in entry.titles.items()}
-    return tuple(order.index(options[name]) if options[name] in order else len(order) for name, order in orders.items())
+    orders = [(options.get(name), list(titles)) for name, titles in entry.titles.items()]
+    return tuple(order.index(option) if option in order else len(order) for option, order in orders)
 
 
 def differing(groups: Sequence[Group]) -> list[str]:
