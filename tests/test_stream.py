@@ -271,9 +271,12 @@ def test_inputs_of_any_memory():
     model = model_of(nn.GRU(3, 5))
     x, context, outputs = torch.randn(2, 3), context_of(2, torch.float32), []
     negated = torch.view_as_complex(torch.stack([x, -x], -1)).conj().imag
+    in_place = torch._neg_view(-x)
     assert negated.is_neg()
+    assert in_place.is_neg()
+    assert in_place.is_contiguous()
     parameter = nn.Parameter(x.clone())
-    for given in (x, x.t().contiguous().t(), torch.stack([x, x], -1)[..., 0], negated, parameter):
+    for given in (x, x.t().contiguous().t(), torch.stack([x, x], -1)[..., 0], negated, in_place, parameter):
         outputs.append(model.stream(context)(given).clone())
     for output in outputs[1:]:
         assert torch.equal(output, outputs[0])
@@ -312,6 +315,9 @@ def test_bad_inputs_are_refused_before_they_are_read(backend):
     if stream.backend == "native":
         with pytest.raises(ValueError, match="expected a tensor with memory"):
             stream(freed)
+    if stream.backend == "native":
+        with pytest.raises(ValueError, match="input: expected a tensor with elements of its own"):
+            torch.vmap(lambda _: stream(x + _))(torch.zeros(2))
     flags = torch.zeros(2, dtype=torch.bool)
     for error, message, given in [
         (TypeError, "reset: expected a tensor of bool", flags.float()),
@@ -390,6 +396,13 @@ def test_who_takes_the_steps(monkeypatch):
     model = model_of(dropout)
     assert model.stream(context).backend == "native"
     assert model.train().stream(context).backend == "torch"
+    model = model_of(nn.GRU(3, 5))
+    x = torch.randn(2, 2, 3)
+    assert_same(torch.vmap(lambda one: model.stream(context)(one))(x)[1], model.stream(context)(x[1]), 1e-6)
+    with torch.inference_mode():
+        stream = model_of(nn.GRU(3, 5)).stream(context)
+    stream(torch.randn(3, 2).t(), reset=torch.zeros(2, 3, dtype=torch.bool)[:, 1])
+    stream.reset()
     assert model_of(Subclass(3, 5)).stream(context).backend == "torch"
     with torch.autocast("cpu", torch.bfloat16):
         assert model_of(nn.GRUCell(3, 5)).stream(context).backend == "torch"

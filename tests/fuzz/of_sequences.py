@@ -121,6 +121,23 @@ def _(d: Draw) -> Call:
                 finish=list)  # fmt: skip
 
 
+@case("ContextualRNN.stream")
+def _(d: Draw) -> Call:
+    model, s = model_of(d, [*ONE_WAY, "rnn cell", "gru cell", "lstm cell", "fast weights cell, dense A"])
+    batch = d.choose([1, 3])
+    options = {"context": s.new_context(d, batch), "batch_size": batch, **d.some(generator=d.generator())}
+    if d.chance(0.3):
+        options["hx"] = random_state(s.spec, batch)
+    flags = d.some(reset=torch.rand(batch) < 0.5)
+
+    def steps(model: ours.ContextualRNN, x: Tensor, flags: dict[str, Any], **options: Any) -> tuple[Tensor, Any]:
+        stream = model.stream(**options)
+        stream(x)
+        return stream(x, **flags).clone(), stream.state
+
+    return Call(steps, [model, torch.randn(batch, INPUT_SIZE), flags], options, expect=_finite, keep=("0", "2"))
+
+
 @case("detach")
 def _(d: Draw) -> Call:
     state = random_state(network_and_spec(d)[1], d.choose([None, 3]))

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from contextual_rnn._lengths import check_flags
 from contextual_rnn._sharded import as_forward
-from contextual_rnn._tensors import check_dense, described
-from contextual_rnn._torch_internals import increment_version
-from contextual_rnn.ops.native.memory import in_own_memory
+from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, described
+from contextual_rnn._torch_internals import increment_version, is_transformed
+from contextual_rnn.ops.native.memory import address
 from contextual_rnn.ops.native.stream import Steps
 from contextual_rnn.sequences.backend import choose
 from contextual_rnn.sequences.model import Model
@@ -52,7 +52,8 @@ class Stream:
         self._output: Tensor | None = None
         # Memory for what the kernel cannot read in place.
         self._input: Tensor | None = None
-        self._flags = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
+        with torch.inference_mode(False):
+            self._flags = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
         if state is None:
             self._start = state = self._initial(torch.arange(batch_size, device="cpu"))
             self._start_is_current = self._fixed
@@ -78,13 +79,13 @@ class Stream:
         """
         if self._native is None:
             return self._step_in_torch(input, reset, reset_context, arguments)
-        steps, shape, dtype, one, output = self._native
+        steps, shape, dtype, output = self._native
         anew = 0
         if reset is not None or reset_context is not None or arguments is not None:
             if reset_context is None and arguments is None and self._start_is_current:
-                anew = _address_in_place(reset, _BOOL, self._rows, False)
+                anew = _address_in_place(reset, _BOOL, self._rows)
             anew = anew or self._address_of_flags(reset, reset_context, arguments)
-        address = _address_in_place(input, dtype, shape, one) or self._address_of_copy(input)
+        address = _address_in_place(input, dtype, shape) or self._address_of_copy(input)
         steps.run(steps.problem, address, anew)
         increment_version((output,))  # autograd then refuses an output that it needs and that has been overwritten
         return output
@@ -146,8 +147,7 @@ class Stream:
             with torch.inference_mode(False):
                 self._output = h.new_zeros(self.batch_size, h.shape[-1])
         steps = KERNELS[type(network)](network, self._state, self._start, self._output)
-        width = network.input_size
-        self._native = _Native(steps, (self.batch_size, width), h.dtype, self.batch_size * width == 1, self._output)
+        self._native = _Native(steps, (self.batch_size, network.input_size), h.dtype, self._output)
 
     def _initial(self, rows: Tensor) -> State:
         with torch.no_grad():
@@ -185,7 +185,7 @@ class Stream:
         if context is not None or not self._start_is_current:
             with torch.no_grad():
                 self._renew_starts(reset, context)
-        return self._flags.copy_(in_own_memory(reset)).data_ptr()
+        return _copy_in("reset", self._flags, reset)
 
     def _address_of_copy(self, input: Tensor) -> int:
         """The input in memory of the stream's own, checked."""
@@ -197,8 +197,7 @@ class Stream:
         with torch.inference_mode(False), torch.no_grad():
             if self._input is None:
                 self._input = torch.empty(shape, dtype=dtype, device="cpu")
-            self._input.copy_(in_own_memory(input))
-        return self._input.data_ptr()
+        return _copy_in("input", self._input, input)
 
     @torch.no_grad()
     def _step_in_torch(
@@ -222,10 +221,10 @@ class Stream:
         return self._output.copy_(output)
 
 
-def _address_in_place(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...], one: bool) -> int:
+def _address_in_place(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
     """Where the kernel can read the elements of `tensor`; 0 where it cannot, or where something else is wrong.
 
-    `one` says that there is one element: a negated view of more has gaps. This is the time of a step in Python.
+    This is most of what a step takes in Python.
     """
     try:
         if (
@@ -234,7 +233,7 @@ def _address_in_place(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...], o
             and tensor.shape == shape
             and tensor.is_cpu
             and tensor.is_contiguous()
-            and not (one and tensor.is_neg())
+            and not tensor.is_neg()
         ):
             return tensor.data_ptr()
     except RuntimeError:  # sparse tensors, and those of torch.func, have no answer to some of these
@@ -242,13 +241,23 @@ def _address_in_place(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...], o
     return 0
 
 
+def _copy_in(name: str, memory: Tensor, tensor: Tensor) -> int:
+    """Copy `tensor`, the argument `name`, into memory that the kernel reads, and say where that is."""
+    if is_transformed(tensor):
+        received = "one that torch.func has wrapped (vmap, grad)"
+        raise ValueError(f"{name}: expected a tensor with elements of its own, got {received}")
+    if type(tensor) in PLAIN_TENSORS and not tensor._is_zerotensor():
+        address(tensor)  # refuses elements without memory
+    with torch.inference_mode(False), torch.no_grad():
+        return memory.copy_(tensor).data_ptr()
+
+
 class _Native(NamedTuple):
-    """The kernel's steps, what their input must be, whether that is one element, and their output."""
+    """The kernel's steps, what their input must be, and their output."""
 
     steps: Steps
     shape: tuple[int, int]
     dtype: torch.dtype
-    one: bool
     output: Tensor
 
 

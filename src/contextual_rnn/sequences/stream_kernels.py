@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contextual_rnn._torch_internals import transforms
 from contextual_rnn.layers.fast_weights import FastWeightsCell, FastWeightsRNN
 from contextual_rnn.layers.fast_weights_state import split_state
 from contextual_rnn.ops._fast_weights import stream as fast_weights
@@ -49,6 +50,8 @@ KERNELS: dict[type[nn.Module], Callable[..., Steps]] = {
 
 def serves(network: nn.Module) -> bool:
     """Whether the kernel of a network in `KERNELS` can take its steps now."""
+    if transforms() is not None:  # torch.func wraps the memory that is made in it
+        return False
     if isinstance(network, _FAST_WEIGHTS):
         return choose(network.backend, network.weight_hh) == "cpu"
     layers_drop = isinstance(network, nn.RNNBase) and network.dropout > 0 and network.num_layers > 1
