@@ -68,7 +68,7 @@ def place(run: Run) -> tuple[object, ...]:
 
 def _places(entry: TaskEntry, options: dict[str, Any]) -> tuple[int, ...]:
     orders = {name: list(titles) for name, titles in entry.titles.items()}
-    values = {name: options.get(name) for name in orders}  # settings of a picture have no state
+    values = {name: str(options.get(name)) for name in orders}  # settings of a picture have no state
     return tuple(order.index(values[name]) if values[name] in order else len(order) for name, order in orders.items())
 
 
