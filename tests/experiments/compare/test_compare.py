@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import re
+from importlib.util import find_spec
 
 import numpy
 import pyarrow.parquet
@@ -20,6 +21,7 @@ from contextual_rnn.experiments.compare.winner import Predictor
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.panels import Split
 from contextual_rnn.experiments.runs.folder import read_run
+from contextual_rnn.experiments.runs.store import Store
 from contextual_rnn.experiments.sweeps import workers
 
 
@@ -147,6 +149,28 @@ def test_finished_runs_are_not_trained_again():
     assert again.sentences() == answer.sentences()
 
 
+def test_a_comparison_in_an_object_store(tmp_path):
+    place = "memory://comparison/one"
+    plan = small_plan(tmp_path, arms=("context",), steps=20, series=20)
+    answer = run(plan, place, serial())
+    stored = Store(place)
+    assert {"answer.json", "report.html", "winner/predictor.json", "winner/model.safetensors"} <= set(stored.names())
+    stored.fetch(["report.html"], tmp_path)
+    assert "memory://comparison/one/winner" in (tmp_path / "report.html").read_text()
+    again = run(plan, place, contextlib.nullcontext(Stopping(0)))
+    assert again.sentences() == answer.sentences()
+
+
+def test_data_of_a_package_by_name(tmp_path, capsys):
+    words = ["--units", "4", "--learning-rates", "0.01", "--steps", "5", "--seeds", "1", "--arms", "context"]
+    out = ["--out", str(tmp_path / "out"), "--dry-run"]
+    assert main(["compare", "--demo", *words, *out]) == 0
+    demo = capsys.readouterr().out
+    assert "949 read, 949 used" in demo
+    assert "arms: zero, context" in demo
+    assert main(["compare", "countries", *words, *out]) == (find_spec("plotly") is None)
+
+
 def test_another_table_gives_other_runs(tmp_path):
     one = small_plan(tmp_path / "one", share=0.5)
     other = small_plan(tmp_path / "one", share=0.6)
@@ -176,8 +200,8 @@ def test_a_damaged_winner_is_refused_by_name(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"weights: expected those of the model in .*model\.safetensors"):
         Predictor.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text('{"model": {"units": 0}}')
-    with pytest.raises(ValueError, match=r"config: expected the options of a model in .*config\.json"):
+    (tmp_path / "predictor.json").write_text('{"model": {"units": 0}}')
+    with pytest.raises(ValueError, match=r"config: expected the options of a model in .*predictor\.json"):
         Predictor.from_pretrained(tmp_path)
 
 
@@ -211,7 +235,9 @@ def test_the_command_ends_with_the_three_sentences(tmp_path, in_this_process, ca
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == answer["verdict"]
     assert main(["results", str(tmp_path / "out")]) == 0
-    assert "every_step" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "every_step" in printed.out
+    assert "left out" not in printed.err
 
 
 def test_a_data_frame_is_compared_by_the_function(tmp_path, in_this_process, monkeypatch):

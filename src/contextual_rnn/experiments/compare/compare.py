@@ -137,7 +137,7 @@ def run(
         answer = answer_of(plan, tested_arms(plan, names, copy / RUNS), smallest_gain)
         write_whole(copy / ANSWER, json.dumps(answer.as_dict(), indent=1) + "\n")
         files = [ANSWER, *_write_winner(answer, copy)]
-        write_report(plan, answer, copy)
+        write_report(plan, answer, copy, folder)
         store.give_back(copy, [*files, REPORT], folder)
     return answer
 

@@ -16,6 +16,7 @@ from contextual_rnn.experiments.compare.plan import Plan
 from contextual_rnn.experiments.compare.runs import Arm
 from contextual_rnn.experiments.config import BASELINE, PanelConfig, entry_of
 from contextual_rnn.experiments.report.page import Drawing, folds_of, inline, page
+from contextual_rnn.experiments.runs.store import Place, below
 from contextual_rnn.experiments.stats.intervals import Interval
 from contextual_rnn.experiments.stats.tables import Table
 from contextual_rnn.experiments.stats.wording import minus, option_text, words
@@ -45,14 +46,15 @@ print(model.rnn)
 """
 
 
-def write_report(plan: Plan, answer: Answer, folder: Path) -> Path:
-    """Write report.html into `folder` and return its path."""
-    write_whole(folder / REPORT, render(plan, answer, folder))
+def write_report(plan: Plan, answer: Answer, folder: Path, place: Place) -> Path:
+    """Write report.html into `folder`, which may be a copy of the one at `place`, and return its path."""
+    write_whole(folder / REPORT, render(plan, answer, place))
     return folder / REPORT
 
 
-def render(plan: Plan, answer: Answer, folder: Path) -> str:
-    """The page."""
+def render(plan: Plan, answer: Answer, place: Place) -> str:
+    """The page of the comparison at `place`."""
+    winner = str(below(place, "winner"))
     report = SimpleNamespace(
         arms=_arms(answer),
         controls=_controls(answer),
@@ -66,8 +68,8 @@ def render(plan: Plan, answer: Answer, folder: Path) -> str:
         unit=_unit(plan),
         chosen=f"It is the {answer.title(answer.best)}.",
         use=answer.title(answer.use),
-        winner=shlex.quote(str(folder / "winner")),
-        code=CODE.format(folder=str(folder / "winner")) if isinstance(plan.base, PanelConfig) else "",
+        winner=shlex.quote(winner),
+        code=CODE.format(folder=winner) if isinstance(plan.base, PanelConfig) else "",
         understood=understood(plan),
     )
     return page(

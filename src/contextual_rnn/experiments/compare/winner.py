@@ -18,7 +18,7 @@ from contextual_rnn.experiments.tasks.panel import parts_of, predicted
 from contextual_rnn.experiments.tasks.panel_model import PanelModel
 from contextual_rnn.serialization.file_format import check_tensors, read_safetensors
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS = "predictor.json", "model.safetensors"  # not config.json: that is a run
 OPTIONS = ("state", "network", "units", "features")  # of a model; the others are of its training
 
 
@@ -35,7 +35,7 @@ class Predictor:
         self.model, self.config, self.encoding = model.eval(), config, encoding
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write config.json and model.safetensors into `folder`."""
+        """Write predictor.json and model.safetensors into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / WEIGHTS, safetensors.torch.save(self.model.state_dict()))

@@ -6,7 +6,7 @@ import functools
 import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +145,7 @@ def _network(name: str) -> Callable[[int, int], nn.Module]:
         return NETWORKS[name]
     path, _, function = name.rpartition(":")
     try:
-        build: Any = runpy.run_path(path).get(function)
+        build = cast("Callable[[int, int], nn.Module] | None", runpy.run_path(path).get(function))
     except Exception as error:
         raise ValueError(f"network: expected a Python file that runs, got {path}: {error}") from error
     if not callable(build):
