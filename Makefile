@@ -37,16 +37,14 @@ pages: $(RUNNABLE)
 	$(BIN)/python -m contextual_rnn.experiments.report.pages
 	$(BIN)/python -m benchmarks.page
 
-# The documentation into build/docs; a warning is an error. In the same environment, as it imports the library to describe
-# it, but a clean clone installs no more than that takes.
+# The documentation into build/docs; a warning is an error. It imports the library to describe it, so that the environment
+# is the same; a clean clone installs no tests and no linters for it.
 docs: $(DOCUMENTED)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
 	@echo build/docs/index.html
 
-$(DOCUMENTED): pyproject.toml constraints.txt $(KERNEL)
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[docs,hub,transformers]"
+$(DOCUMENTED): $(RUNNABLE)
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt "contextual-rnn[docs,hub,transformers]"
 	touch $@
 
 # One thread per process: the tests already run on all cores. Each process takes tests that stand together, which share

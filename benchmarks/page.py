@@ -27,6 +27,7 @@ PARTS: dict[str, tuple[str, str | None]] = {
     "Stacks of seeds": ("sweeps.json", "stack"),
     "Ten thousand runs": ("sweeps.json", "skip"),
     "Checkpoints": ("sweeps.json", "checkpoint"),
+    "Tables of sequences": ("tables.json", None),
 }
 PLOTS = {"training_step.svg": "A whole training step against T, H and B", "recurrence.svg": "The recurrence alone"}
 

@@ -115,6 +115,7 @@ def draw(lines: dict[str, Tensor]) -> Figure:
     figure = Figure(figsize=(6, 0.5 * len(lines)))
     axes = figure.add_subplot(frameon=False)
     axes.imshow(board(torch.cat(list(lines.values())), NEW), cmap="gray_r", vmin=0, vmax=16)
+    axes.grid(False)
     axes.set_yticks([(SIDE + 2) * (row + 0.5) for row in range(len(lines))], list(lines))
     axes.set_xticks([])
     axes.tick_params(length=0)

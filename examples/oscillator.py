@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy
 import torch
 import tyro
-from evidence import INK, over_seeds, styled, write, write_picture
+from evidence import INK, PALETTE, over_seeds, styled, write, write_picture
 from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
@@ -108,7 +108,7 @@ def draw(truth: Tensor, paths: dict[str, Tensor], errors: dict[str, Tensor]) -> 
     left, right = (figure := Figure(figsize=(10, 3.4))).subplots(1, 2)
     left.plot(truth[:100], color=INK, linewidth=2.5, alpha=0.35, label="true")
     for name in ("zero", "window of 20"):
-        left.plot(paths[name][:100], label=name)
+        left.plot(paths[name][:100], color=PALETTE[list(errors).index(name)], label=name)
     left.set(xlabel="step", ylabel="position x", title="One held-out sequence, free-running")
     for name, error in errors.items():
         right.semilogy(error.mean(0), label=name)

@@ -17,9 +17,12 @@ $C sweep retrieval --json --out runs/retrieval-sound-start-ba2016 --timing ba201
 # The cell of the paper (50 units, 4 pairs), h(0) alone, both starts: what the next two are compared with. 0.2 h
 $short --out runs/map --grid seed=0,1,2 start=wenke2019,sound $STATES
 
-# Each ingredient of the authors' start switched alone, in the authors' start and in the sound one. 0.4 h, 0.4 h
+# Each ingredient of the authors' start switched alone, in the authors' start, with the zero state of its own seeds, and in
+# the sound one. 0.75 h, 0.2 h, 0.4 h
 switched=switched=embedding,weights,bias,norm,readout,letters
-$short --out runs/ingredients --grid seed=0,1,2 $switched start=wenke2019,sound state=zero
+$short --out runs/ingredients --grid seed=0,1,2,3,4,5,6,7,8,9 $switched start=wenke2019 state=zero
+$short --out runs/map --grid seed=5,6,7,8,9 start=wenke2019 state=zero
+$short --out runs/ingredients --grid seed=0,1,2 $switched start=sound state=zero
 $short --out runs/ingredients --grid seed=0,1,2 $switched start=wenke2019 state=context,free
 
 # Controls: as many parameters as the contextual state has (5,050) in the readout, the context at every step, the

@@ -14,10 +14,12 @@ import contextual_rnn
 OWN_TESTS = {
     "README.md": "test_readme.py",
     "attach.md": "test_docs_attach.py",
+    "compare.md": "test_docs_compare.py",
     "deployment.md": "test_docs_deployment.py",
     "diagnostics.md": "test_diagnostics_docs.py",
     "generation.md": "generation/test_docs_generation.py",
     "language.md": "test_docs_language.py",
+    "own-task.md": "experiments/test_own_task.py",
     "own-states.md": "test_own_states.py",
     "posteriors.md": "test_docs_posteriors.py",
     "retrofit.md": "test_docs_retrofit.py",

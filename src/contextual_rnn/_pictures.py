@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Generator
 from typing import Any
 
 import matplotlib
@@ -11,7 +12,7 @@ from cycler import cycler
 # Okabe and Ito's palette, which colour-blind readers can distinguish.
 PALETTE = BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, FAINT, GRID = "#333333", "#888888", "#DDDDDD"
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": FAINT,
     "axes.grid": True,
@@ -34,6 +35,8 @@ STYLE: dict[str, Any] = {
 }
 
 
-def styled() -> contextlib.AbstractContextManager[Any] | Any:
+@contextlib.contextmanager
+def styled() -> Generator[None, None, None]:
     """The style while a figure is drawn: `with styled():`, or `@styled()` above the function that draws it."""
-    return matplotlib.rc_context(STYLE)
+    with matplotlib.rc_context(STYLE):
+        yield

@@ -32,7 +32,7 @@ def test_every_study_is_trained(configs):
 
 
 def test_the_map_is_whole(configs):
-    cells = {folder_name(config): config for config in configs["map"]}
+    cells = {folder_name(config): config for config in configs["map"] if config.seed < 5}
     assert len(cells) == 36 * 3 * 5, "units, pairs, timing and start; states; seeds"
     for config in [*cells.values(), *configs["ingredients"], *configs["controls"]]:
         assert (config.epochs, config.leaves) == (30, "h")

@@ -78,6 +78,24 @@ def test_a_file_on_the_command_line_is_its_task(tmp_path, monkeypatch, capsys):
     assert "task: expected a file that registers one task, got none" in capsys.readouterr().err
 
 
+def test_the_task_of_the_page_is_trained_and_compared(tmp_path, monkeypatch, capsys):
+    """docs/own-task.md."""
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
+    monkeypatch.setattr(workers, "local_workers", lambda count: contextlib.nullcontext(Serial()))
+    page = (Path(__file__).parents[2] / "docs" / "own-task.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    file = tmp_path / "phase.py"
+    file.write_text(code)
+    for words in re.findall(r"^contextual-rnn (\w+) phase.py ([^#\n]*)", page, flags=re.MULTILINE):
+        out = ["--out", str(tmp_path / words[0]), "--epochs", "1"]
+        out = out[:2] if words[0] == "compare" else out
+        assert main([words[0], str(file), *words[1].replace("--seeds 5", "--seeds 2").split(), *out]) == 0
+    answer = json.loads((tmp_path / "compare" / "answer.json").read_text())
+    assert answer["verdict"] == "helps"
+    assert answer["best"] == "context"
+    assert answer["steps"] >= 1
+
+
 def test_a_configuration_is_read_back_and_has_its_identity():
     config = config_from_dict({"task": "mean", "units": 5})
     assert config_to_dict(config)["units"] == 5

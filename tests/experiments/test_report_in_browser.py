@@ -1,10 +1,9 @@
 """The report in a real browser: the playground moves, nothing is loaded or logged, phones and dark mode are served."""
 
-import itertools
-import shutil
-
 import pytest
 import torch
+from tests.browser import By, Keys, look, needs_browser, start, until, visit
+from tests.experiments.compare.small import small_comparison
 from tests.experiments.made_runs import every_study
 
 from contextual_rnn.experiments.config import DecayConfig
@@ -14,19 +13,7 @@ from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.studies.catalogue import study
 from contextual_rnn.experiments.tasks.decay import linear_cosine_decay
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-from selenium.common.exceptions import WebDriverException  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-
-BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-WANTED = "needs chromium and chromedriver (on Debian: apt install chromium-driver)"
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason=WANTED)
-PATIENCE = 200  # seconds until a page that never gets there is an error; no test asks for more speed than this
-VISITS = itertools.count()
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900")
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +34,14 @@ def evidence(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def comparison():
+    """The report of a comparison of a table."""
+    return (small_comparison()[0] / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
 def chrome():
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver = start()
     yield driver
     driver.quit()
 
@@ -77,29 +65,6 @@ def browser(quiet, page):
 
 def unfold(driver):
     driver.execute_script("document.querySelectorAll('details.fold').forEach(fold => fold.open = true)")
-
-
-def visit(driver, url):
-    """Open `url` and wait for all of it: where it is the address already, `get` may return before the page is there."""
-    address = f"{url}?{next(VISITS)}"
-    driver.get(address)
-    script = "return location.href === arguments[0] && document.readyState === 'complete'"
-    until(driver, lambda: driver.execute_script(script, address))
-
-
-def until(driver, condition):
-    """Wait for what the browser does in its own time."""
-    waiting = WebDriverWait(driver, PATIENCE, poll_frequency=0.05, ignored_exceptions=[WebDriverException])
-    return waiting.until(lambda _: condition())
-
-
-def look(driver, width, scheme):
-    metrics = {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": width < 600}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    seen = "return [innerWidth, matchMedia('(prefers-color-scheme: dark)').matches]"
-    until(driver, lambda: driver.execute_script(seen) == [width, scheme == "dark"])
 
 
 def curves(driver):
@@ -201,9 +166,10 @@ def test_dark_mode_is_dark_and_readable(browser):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (390, "light"), (1200, "dark")])
-def test_the_answer_is_seen_first_and_everything_fits(quiet, evidence, width, scheme):
+@pytest.mark.parametrize("report", ["evidence", "comparison"])
+def test_the_answer_is_seen_first_and_everything_fits(quiet, report, request, width, scheme):
+    visit(quiet, request.getfixturevalue(report))
     look(quiet, width, scheme)
-    visit(quiet, evidence)
     sentences = quiet.find_elements(By.CSS_SELECTOR, "#answer p")
     assert len(sentences) == 3
     back = quiet.find_element(By.TAG_NAME, "body").value_of_css_property("background-color").replace("rgba", "rgb")

@@ -94,7 +94,7 @@ def test_reproduce_trains_everything_and_writes_the_report(tmp_path, monkeypatch
     assert main(["reproduce", "--out", str(tmp_path), "--workers", "2"]) == 0
     lines = request.getfixturevalue("capsys").readouterr().out.splitlines()
     assert lines[0].startswith("Does a recurrent network learn better where its first state is not zero?")
-    assert "Left to train: 0 runs, 1 side by side, about 0 minutes." in lines
+    assert "Left to train: 0 runs, 1 side by side, about 0 min." in lines
     assert lines[-3:] == answer(read_runs(tmp_path))
     assert f"report: {report}" in lines[-10:], "with the path of the report near the end"
     assert any(line.startswith("next: contextual-rnn ") for line in lines[-10:])
@@ -104,7 +104,7 @@ def test_the_plan_says_how_many_and_how_long(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "runs_of", tiny_runs)
     monkeypatch.setattr(module, "estimated_seconds", lambda configs: [20.0 * config.epochs for config in configs])
     text = module.plan("quick", tmp_path, workers=2)
-    assert "Left to train: 7 runs, 2 side by side, about 2 minutes." in text
+    assert "Left to train: 7 runs, 2 side by side, about 2 min." in text
     assert not crowded(text.replace("\n", "\n\n"), 3)
 
 

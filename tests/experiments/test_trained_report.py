@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 import torch
+from tests.sentences import crowded, html_text
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.report import figures
@@ -157,6 +158,7 @@ def test_the_report_has_it_all_and_opens_offline(html, folder, runs):
     assert "Did the initial state matter?" in html
     assert "Figure 6: samples" in html
     assert "T = 2, x(0) = 3" in html
+    assert not crowded(html_text(html), 3)
     assert "Run paper0, seed 0." in html
     scripts = re.findall(r"<script([^>]*)>(.*?)</script>", html, flags=re.DOTALL)
     assert [attributes for attributes, _ in scripts] == [' type="application/json" id="playground-data"', ""]

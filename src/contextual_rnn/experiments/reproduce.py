@@ -46,7 +46,7 @@ Does a recurrent network learn better where its first state is not zero? This tr
 (Wenke and Fleming, 2019), each state beside the zero state:
   retrieval  name the digit that stood beside a letter; the state is learned, or made from the first letter
   decay      draw a curve from its first value and its period; the state is sampled around what these say
-Left to train: {left} runs, {together} side by side, about {minutes} minutes.
+Left to train: {left} runs, {together} side by side, about {minutes} min.
 """
 
 

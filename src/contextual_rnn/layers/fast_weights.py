@@ -239,17 +239,10 @@ class FastWeightsRNN(_FastWeights):
 
 
 class FastWeightsCell(_FastWeights):
-    """One step of `FastWeightsRNN`: (input (B, input_size), (h, A)) to the next (h, A); without B for one example.
-
-    Arguments and the errors raised for them are those of `FastWeightsRNN`.
-    """
+    """One step of `FastWeightsRNN`, with its options and errors: input (B, input_size), (h, A) to the next (h, A)."""
 
     def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, Tensor]:
-        """Return (h, A), (B, H) and (B, H, H). hx is None (zeros), h, or (h, A), A None, dense or `LowRank`.
-
-        Raises ValueError or TypeError for an input of other axes, width, dtype or device, and a state that does not
-        fit.
-        """
+        """Return (h, A), (B, H) and (B, H, H), without B for one example. hx is None (zeros), h, or (h, A)."""
         check_dense("input", input)
         if input.ndim not in (1, 2):
             raise ValueError(f"input: expected 2 axes, or 1 for one example, got {tuple(input.shape)}")

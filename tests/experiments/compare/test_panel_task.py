@@ -13,6 +13,7 @@ from tests.experiments.compare.small import small_plan
 from contextual_rnn.experiments.compare.planted import COLUMNS, WINDOW, planted_table
 from contextual_rnn.experiments.config import ARMS, PanelConfig
 from contextual_rnn.experiments.panels import Columns
+from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.runs.trainer import Training
 from contextual_rnn.experiments.tasks.panel import crps, data_of, predicted
 from contextual_rnn.experiments.tasks.panel_model import NETWORKS, PanelModel
@@ -54,6 +55,19 @@ def test_every_arm_is_trained_and_keeps_its_best_epoch(arm, config):
     assert tested.errors.shape == (8, 8)
     assert tested.errors.isfinite().all()
     assert len(set(tested.series)) == 8
+
+
+@pytest.mark.parametrize("arm", ["context", "normal"])
+def test_stopped_within_a_run_it_goes_on_to_the_same_bytes(arm, config, tmp_path):
+    config = dataclasses.replace(config, state=arm)
+    once = train(config, tmp_path / "once")
+    for stop in (3, 14, 1):  # steps until it is stopped, and begun again
+        left = iter([False] * stop + [True])
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "often", checkpoint_seconds=0, interrupted=lambda left=left: next(left))
+    often = train(config, tmp_path / "often")
+    assert often.result["final"] == once.result["final"]
+    assert (often.folder / "weights.safetensors").read_bytes() == (once.folder / "weights.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -205,6 +205,12 @@ def test_classes_of_a_series_are_in_every_part():
     assert data.window == ()
 
 
+def test_a_target_of_one_value_a_series_is_no_input():
+    table = flows(discharge=np.repeat(np.arange(SERIES) / 7, STEPS))
+    with pytest.raises(ValueError, match="inputs: expected no target of one value a series"):
+        read_panel(table, replace(COLUMNS, inputs=("rain", "discharge")))
+
+
 def test_a_window_of_series_with_one_target_does_not_show_it():
     numbers = np.repeat(np.random.default_rng(0).normal(size=SERIES), STEPS)
     data = prepare(read_panel(flows(discharge=numbers), COLUMNS))

@@ -15,6 +15,8 @@ NUMBERS = np.random.default_rng(1).normal(size=(SERIES, STEPS))
 LABELS = np.random.default_rng(2).permutation(["a", "b", "c"] * 4)
 ORDERED = np.random.default_rng(3).normal(size=SERIES)
 
+WORDS = np.random.default_rng(5).choice(["low", "high", "flood"], SERIES * STEPS)
+
 
 def each(values) -> list:
     return np.repeat(np.asarray(values), STEPS).tolist()
@@ -38,6 +40,10 @@ def warnings_of(**columns) -> list[str]:
             {"discharge": each(LABELS), "area": each([ord(label) / 3 for label in LABELS])},
             "area: .*always have the same",
         ),
+        (
+            {"discharge": WORDS, "weather": np.char.upper(WORDS)},
+            "weather: .*steps with the same value always have the same",
+        ),
         ({"discharge": each(ORDERED), "area": each(np.exp(ORDERED))}, "area: .*in the same order as discharge"),
     ],
 )
@@ -52,6 +58,7 @@ def test_leaks_are_seen(columns, message):
         {"rain": NUMBERS.ravel() + np.random.default_rng(4).normal(size=NUMBERS.size)},
         {"area": each(NUMBERS.mean(1) + np.random.default_rng(4).normal(size=SERIES))},
         {"discharge": each(LABELS)},
+        {"discharge": WORDS},
         {"discharge": each(ORDERED)},
     ],
 )

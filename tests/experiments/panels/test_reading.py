@@ -191,7 +191,14 @@ def changed(name: str, row: int, value) -> pa.Table:
         (flows(discharge=[2.5] * SERIES * STEPS), "discharge: expected a target that varies"),
         (flows(discharge=[None] * SERIES * STEPS), "discharge: expected at least one value, got 120 missing"),
         (flows(rain=pa.nulls(120, pa.float64())), "rain: expected at least one value, got 120 missing"),
-        (flows(discharge=[float("inf"), *range(119)]), "discharge: expected finite numbers, got inf in row 1"),
+        (flows(discharge=[float("inf"), *range(119)]), "discharge: expected finite numbers .*got inf in row 1"),
+        (
+            flows(discharge=[*range(119), 1e300]),
+            "discharge: expected finite numbers that float32 can hold, got 1e.300 in",
+        ),
+        (flows(day=[*range(119), float("inf")]), "day: expected finite times, got inf in row 120"),
+        (flows(day=pa.array([2**64 - 1] * 120, pa.uint64())), "day: expected values that Arrow can read"),
+        (flows(rain=[*map(str, range(119)), "1_000"]), "rain: expected numbers.* got '1_000' in row 120"),
         (flows(rain=[*map(str, range(119)), "n.a."]), "rain: expected numbers.* got 'n.a.' in row 120.*kinds"),
         (flows(area=[{"a": 1}] * 120), "area: expected numbers, texts or lists"),
         (flows(day=["yesterday"] * 120), "day: expected dates such as 2020-12-31"),
@@ -209,6 +216,8 @@ def test_flaws_are_refused_by_name(table, message):
 def test_texts_that_are_no_numbers_are_refused_where_numbers_are_asked_for():
     with pytest.raises(ValueError, match=r"weather: expected numbers, got '\w+' in row 1"):
         read_panel(flows(), replace(COLUMNS, kinds={"weather": "quantity"}))
+    with pytest.raises(ValueError, match="weather: expected numbers, got '1_000' in row 2"):
+        read_panel(flows(weather=["1", "1_000"] * 60), replace(COLUMNS, kinds={"weather": "quantity"}))
     numbers = flows(weather=[f" {row}" for row in range(120)])
     panel = read_panel(numbers, replace(COLUMNS, kinds={"weather": "quantity"}))
     assert panel.inputs["weather"].values.tolist() == list(range(120))

@@ -57,7 +57,7 @@ def test_texts_of_one_author_are_one_series():
     rows = 40
     table = pa.table(
         {
-            "text": [f"text {row}" for row in range(rows)],
+            "text": [f"text {'abc'[row // 8 % 3]}" for row in range(rows)],
             "author": [f"a{row % 8}" for row in range(rows)],
             "school": [f"s{row % 8 % 4}" for row in range(rows)],
         }

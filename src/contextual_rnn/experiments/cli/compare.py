@@ -27,7 +27,8 @@ class Compare:
     """
 
     table: tyro.conf.Positional[str | None] = None
-    """A table in long format: a CSV or Parquet file, or a folder of parts. Or the name of a task: retrieval, decay."""
+    """A table in long format: a CSV or Parquet file, or a folder of parts. Or the name of a task (retrieval, decay), or
+    of data that ship inside a package: colors (in what is installed), countries (plotly), vowels (aeon)."""
     target: str | None = None
     """Column to predict: a number or class for each step or each series, or a text in each row."""
     series: str | None = None
@@ -109,16 +110,16 @@ class Compare:
     def _plan(self, folder: Place) -> Plan:
         from contextual_rnn.experiments.compare.compare import plan_of_table, plan_of_task, table_files
         from contextual_rnn.experiments.panels import Columns, Split
+        from contextual_rnn.experiments.panels.examples import DEMO, EXAMPLES, example_table
 
         table: Any = self.table
         if self.demo == (table is not None):
             raise ValueError(f"table: expected a table, the name of a task, or --demo, got {table or 'none'}")
         if table in tasks():
             return plan_of_task(tasks()[table].config(), self.seeds, self.arms)
-        if self.demo:
-            from contextual_rnn.experiments.panels.examples import DEMO, example_table
-
-            table, columns = example_table(DEMO)
+        example = DEMO if self.demo else str(table)
+        if example in EXAMPLES and not Path(example).exists():
+            table, columns = example_table(example)
         elif self.target is None:
             raise ValueError("target: expected the column to predict, got none")
         else:

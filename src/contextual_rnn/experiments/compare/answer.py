@@ -63,7 +63,7 @@ class Answer:
         return lasting(self.by_step)
 
     def title(self, arm: str) -> str:
-        return self.titles.get(arm, words(arm))
+        return self.titles.get(arm, f"{words(arm)} state")
 
     def sentences(self) -> list[str]:
         """Does it help; by how much; for how many steps, and what to use."""

@@ -49,6 +49,8 @@ class Coding:
             used = used[np.argsort(-counts[used], kind="stable")[:most]]
         # Sorted, so that the order of a table's rows does not change what is trained.
         categories = sorted((column.categories[code] for code in used), key=lambda value: (str(type(value)), value))
+        if not categories and column.kind == "set":
+            categories = [""]  # a network needs a place, also where all sets of the training rows are empty
         return cls(column.kind, categories=tuple(categories), missing=missing)
 
     @property

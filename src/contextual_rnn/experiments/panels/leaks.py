@@ -22,10 +22,16 @@ def leaks(
     """Sentences on each column from which the target can be read off."""
     warnings = [_names_series(column, values) for column, values in context.items()]
     if per == "series":
-        warnings += [_determines(column, values, name, target) for column, values in context.items()]
+        warnings += [_determines(column, values, name, target, "series") for column, values in context.items()]
     elif isinstance(target, Quantity):
         warnings += [_summarises(column, values, name, target, steps) for column, values in context.items()]
         warnings += [_equals(column, values, name, target) for column, values in inputs.items()]
+    else:
+        first = np.arange(min(len(target), SAMPLE))
+        sample = target.take(first)
+        warnings += [
+            _determines(column, values.take(first), name, sample, "steps") for column, values in inputs.items()
+        ]
     return [warning for warning in warnings if warning is not None]
 
 
@@ -38,8 +44,8 @@ def _names_series(column: str, values: Column) -> str | None:
     return f"{column}: every series has its own value, which says nothing of a series that training has not seen"
 
 
-def _determines(column: str, values: Column, name: str, target: Column) -> str | None:
-    """Whether series with the same value always have the same target."""
+def _determines(column: str, values: Column, name: str, target: Column, units: str) -> str | None:
+    """Whether series, or steps, with the same value always have the same target."""
     if isinstance(values, Members) or isinstance(target, Members):
         return None
     both = ~values.missing & ~target.missing
@@ -49,7 +55,7 @@ def _determines(column: str, values: Column, name: str, target: Column) -> str |
     pairs = np.unique(np.stack([value, outcome]), axis=1).shape[1]
     distinct = len(np.unique(value))
     if pairs == distinct and distinct <= both.sum() / 2 and len(np.unique(outcome)) > 1:
-        return f"{column}: possible leak, series with the same value always have the same {name}"
+        return f"{column}: possible leak, {units} with the same value always have the same {name}"
     if isinstance(values, Quantity) and isinstance(target, Quantity) and _same_order(values, target.values):
         return f"{column}: possible leak, it is in the same order as {name} over all series"
     return None

@@ -15,7 +15,7 @@ from contextual_rnn.experiments.panels.source import Source, open_table
 from contextual_rnn.experiments.panels.steps import Steps, in_order
 from contextual_rnn.experiments.panels.texts import read_texts, tokens_of
 from contextual_rnn.experiments.panels.times import read_times
-from contextual_rnn.experiments.panels.values import Category, Column, read_codes
+from contextual_rnn.experiments.panels.values import Category, Column, read_names
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -64,6 +64,10 @@ def read_panel(table: Any, columns: Columns, like: Encoding | None = None) -> Pa
         target, target_per = reader.target()
     else:
         target, target_per = reader.target_per(like.target_per), like.target_per
+    if target_per == "series" and columns.reads_itself:
+        raise ValueError(
+            f"inputs: expected no target of one value a series, which would give it away, got {columns.target}"
+        )
     panel = Panel(
         columns=columns,
         steps=steps,
@@ -94,10 +98,10 @@ def _read_texts(source: Source, columns: Columns, tokens: str, like: Encoding | 
     reader = Reader(source, columns, steps, rows.tolist(), warnings, checked=like is None)
     series, names = np.arange(len(rows), dtype=np.int32), (rows + 1).tolist()
     if columns.series is not None:
-        codes, values = read_codes(source, columns.series)
+        codes, names = read_names(source, columns.series)
         if (without := int((codes[rows] < 0).sum())) > 0:
             raise ValueError(f"{columns.series}: expected a value in each row with a text, got none in {without}")
-        series, names = codes[rows], values.to_pylist()
+        series = codes[rows]
     context = {name: reader.whole(name, dtype=np.float64).take(rows) for name in columns.context}
     reader.kinds[columns.target] = tokens
     reader.described[columns.target] = {"kind": tokens, "missing": 0, "categories": len(target.categories)}
@@ -129,8 +133,7 @@ def _order(source: Source, columns: Columns, warnings: list[str]) -> tuple[Steps
     if columns.series is None:
         series, names = np.zeros(source.rows, np.int32), ["all rows"]
     else:
-        series, values = read_codes(source, columns.series)
-        names = values.to_pylist()
+        series, names = read_names(source, columns.series)
     times = None if columns.time is None else read_times(source, columns.time)
     left_out: dict[str, int] = {}
     if without := int((series < 0).sum()):
@@ -139,7 +142,7 @@ def _order(source: Source, columns: Columns, warnings: list[str]) -> tuple[Steps
         left_out[f"{columns.time} is missing"] = without
     warnings += [f"rows left out because {reason}: {count}" for reason, count in left_out.items()]
     if sum(left_out.values()) == source.rows:
-        raise ValueError(f"{columns.series}: expected rows with a series and a time, got none")
+        raise ValueError(f"{columns.series or columns.time}: expected rows with a series and a time, got none")
     if times is not None:  # series without a time have no steps
         used = np.zeros(len(names), bool)
         used[series[(series >= 0) & ~times.missing]] = True

@@ -29,20 +29,23 @@ def prepare(panel: Panel, split: Split | None = None, length: int | None = None)
     bounds, sequence, part = _runs(panel, split)
     run, examples = _examples(panel, bounds, sequence, length)
     part = part[run]
-    used = _has_target(panel, examples)
+    known = ~panel.target.missing
+    used = _has_target(panel, examples, known)
     parts = {name: examples[used & (part == number)] for number, name in enumerate(PARTS)}
     _check_parts(panel, split, parts)
     encoding = _fit(panel, parts["train"], length)
-    reasons = {"no known target": ~used}
-    if panel.target_per == "series" and isinstance(panel.target, Category):
-        new = encoding.target.places(panel.target.categories)[panel.target.codes] >= len(encoding.target.categories)
-        parts = {name: selected[~new[selected.sequence]] for name, selected in parts.items()}
-        reasons["a class that training lacks"] = used & new[examples.sequence]
-        _check_parts(panel, split, parts)
+    new = known & ~_has_class(panel, encoding)
+    lacking = used & ~_has_target(panel, examples, known & ~new)
+    parts = {name: examples[used & ~lacking & (part == number)] for number, name in enumerate(PARTS)}
+    _check_parts(panel, split, parts)
+    reasons = {"no known target": ~used, "a class that training lacks": lacking}
     counts = _rows_by_reason(panel, examples, reasons)
     summary = _summary(panel, counts)
     summary["split"] = split.by
     summary["warnings"] += _new_gaps(panel, encoding)
+    if panel.target_per == "step" and new.any():
+        what = f"{int(new.sum())} steps of validation and test have a class that training lacks, and do not count"
+        summary["warnings"].append(f"{panel.columns.target}: {what}")
     summary["examples"] = {name: len(selected) for name, selected in parts.items()}
     summary["series by part"] = {name: len(np.unique(selected.series)) for name, selected in parts.items()}
     return PanelData(panel, encoding, **parts, summary=summary)
@@ -119,8 +122,16 @@ def _check_parts(panel: Panel, split: Split, parts: dict[str, Examples]) -> None
             )
 
 
-def _has_target(panel: Panel, examples: Examples) -> Array:
-    known = ~panel.target.missing
+def _has_class(panel: Panel, encoding: Encoding) -> Array:
+    """Which targets are of a class that training has; quantities are."""
+    if isinstance(panel.target, Quantity):
+        return np.ones(len(panel.target), bool)
+    assert isinstance(panel.target, Category)
+    return encoding.target.places(panel.target.categories)[panel.target.codes] < len(encoding.target.categories)
+
+
+def _has_target(panel: Panel, examples: Examples, known: Array) -> Array:
+    """Which examples have a target that is known."""
     if panel.target_per == "series":
         return known[examples.sequence]
     before = np.concatenate([[0], np.cumsum(known)])

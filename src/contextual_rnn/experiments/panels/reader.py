@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from contextual_rnn.experiments.panels.columns import Columns
-from contextual_rnn.experiments.panels.recognition import doubts, kind_of
+from contextual_rnn.experiments.panels.recognition import check_kind, doubts, kind_of
 from contextual_rnn.experiments.panels.source import Source
 from contextual_rnn.experiments.panels.steps import Steps
 from contextual_rnn.experiments.panels.values import Category, Column, Members, Quantity, read_column
@@ -76,6 +76,8 @@ class Reader:
         """A column in the order of the table."""
         asked = kind or self.columns.kinds.get(name)
         kind = asked or kind_of(self.source, name)
+        if asked is not None:
+            check_kind(self.source, name, asked)
         column = read_column(self.source, name, kind, dtype)
         if self.checked and column.missing.all():
             raise ValueError(f"{name}: expected at least one value, got {len(column)} missing ones")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from contextual_rnn.experiments.panels.source import Source
+from contextual_rnn.experiments.panels.source import Source, is_number_type, is_text
 from contextual_rnn.experiments.panels.values import Category, Column, Quantity, is_number
 
 FEW = 20  # distinct whole numbers that may be labels
@@ -15,20 +15,44 @@ LOOKED_AT = 10_000  # distinct texts
 
 def kind_of(source: Source, name: str) -> str:
     """quantity, category or set, from the type of the column. Raises ValueError for other types."""
+    kinds = _possible(source, name)
+    if not kinds:
+        raise ValueError(f"{name}: expected numbers, texts or lists of texts, got values of type {source.types[name]}")
+    return kinds[0]
+
+
+def check_kind(source: Source, name: str, kind: str) -> None:
+    """Raises ValueError for a kind that the type of a column cannot be."""
+    which, _, separator = kind.partition(":")
+    text = is_text(_values(source.types[name]))
+    if which not in _possible(source, name) or (which == "set" and text != bool(separator)):
+        expected = {"quantity": "numbers", "category": "texts, numbers or booleans", "set": "lists of texts or numbers"}
+        words = expected.get(kind, "texts with members that a separator separates")
+        raise ValueError(f"{name}: expected {words}, as its kind is {kind!r}, got values of type {source.types[name]}")
+
+
+def _possible(source: Source, name: str) -> tuple[str, ...]:
+    """The kinds that a column can be, the likeliest first."""
     import pyarrow as pa
 
-    kind = source.types[name]
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return "quantity"
-    if pa.types.is_boolean(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return "category"
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return "set"
+    kind = _values(source.types[name])
     if pa.types.is_null(kind):
         raise ValueError(f"{name}: expected at least one value, got {source.rows} missing ones")
-    raise ValueError(f"{name}: expected numbers, texts or lists of texts, got values of type {kind}")
+    if is_number_type(kind):
+        return "quantity", "category"
+    if is_text(kind):
+        return "category", "quantity", "set"
+    if pa.types.is_boolean(kind):
+        return "category", "quantity"
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return ("set",) if lists and (is_text(kind.value_type) or is_number_type(kind.value_type)) else ()
+
+
+def _values(kind: Any) -> Any:
+    """The type of the values of a dictionary, or a type itself."""
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def doubts(name: str, column: Column) -> str | None:

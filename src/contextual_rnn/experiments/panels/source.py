@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ ENDINGS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", "
 
 @dataclass(frozen=True)
 class Source:
-    """A table of `rows` rows. `types` are Arrow's; `read(name)` yields a column in pieces that are Arrow arrays."""
+    """A table of `rows` rows. `types` are Arrow's; `read(name)` yields a column in pieces that are Arrow arrays.
+
+    Both are plain: texts are strings or large strings, dictionaries hold texts or numbers, decimals are floats.
+    """
 
     name: str
     rows: int
@@ -31,6 +35,10 @@ def open_table(table: Any, names: Sequence[str] | None = None) -> Source:
     damaged, of several kinds or of an unknown one.
     """
     require_pyarrow()
+    return _plain_source(_open(table, names))
+
+
+def _open(table: Any, names: Sequence[str] | None) -> Source:
     if isinstance(table, str | os.PathLike):
         return _open_files(_files_of(Path(table)), names, str(table))
     if isinstance(table, list | tuple) and table and all(isinstance(path, str | os.PathLike) for path in table):
@@ -53,6 +61,66 @@ def compute(function: str, *arguments: Any) -> Any:
     import pyarrow.compute
 
     return pyarrow.compute.call_function(function, list(arguments))
+
+
+def is_text(kind: Any) -> bool:
+    """Whether Arrow's type is one of texts."""
+    types = require_pyarrow().types
+    return types.is_string(kind) or types.is_large_string(kind)
+
+
+def is_number_type(kind: Any) -> bool:
+    """Whether Arrow's type is one of whole numbers or floats."""
+    types = require_pyarrow().types
+    return types.is_integer(kind) or types.is_floating(kind)
+
+
+@contextmanager
+def readable(name: str) -> Generator[None, None, None]:
+    """What Arrow cannot read in a column is a ValueError that names it."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(f"{name}: expected values that Arrow can read, got: {_first_line(error)}") from None
+
+
+def _plain_source(source: Source) -> Source:
+    def read(name: str) -> Iterator[Any]:
+        with readable(name):
+            for chunk in source.read(name):
+                yield _plain(chunk)
+
+    return Source(source.name, source.rows, {name: _plain_type(kind) for name, kind in source.types.items()}, read)
+
+
+def _plain_type(kind: Any) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_run_end_encoded(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_dictionary(kind):
+        value = _plain_type(kind.value_type)
+        return pa.dictionary(kind.index_type, value) if is_text(value) or is_number_type(value) else value
+    if pa.types.is_decimal(kind):
+        return pa.float64()
+    return pa.large_string() if kind == pa.string_view() else kind
+
+
+def _plain(chunk: Any) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_run_end_encoded(chunk.type):
+        chunk = compute("run_end_decode", chunk)
+    kind = _plain_type(chunk.type)
+    if kind == chunk.type:
+        return chunk
+    if pa.types.is_dictionary(chunk.type):
+        values = _plain(chunk.dictionary)
+        encoded = pa.types.is_dictionary(kind)
+        return pa.DictionaryArray.from_arrays(chunk.indices, values) if encoded else values.take(chunk.indices)
+    return chunk.cast(kind)
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from contextual_rnn.experiments.panels.columns import Columns
 from contextual_rnn.experiments.panels.recognition import LOOKED_AT, check_no_numbers
-from contextual_rnn.experiments.panels.source import Source
+from contextual_rnn.experiments.panels.source import Source, is_text
 from contextual_rnn.experiments.panels.steps import Steps
 from contextual_rnn.experiments.panels.values import Category
 
@@ -30,7 +30,7 @@ def tokens_of(source: Source, columns: Columns) -> str | None:
     arrow = source.types[columns.target]
     arrow = arrow.value_type if pa.types.is_dictionary(arrow) else arrow
     alone = columns.time is None and set(columns.inputs) <= {columns.target}
-    if not alone or not (pa.types.is_string(arrow) or pa.types.is_large_string(arrow)):
+    if not alone or not is_text(arrow):
         return None
     for chunk in source.read(columns.target):
         check_no_numbers(columns.target, chunk.slice(0, LOOKED_AT).to_pylist())
@@ -88,7 +88,7 @@ def _tokens(name: str, chunk: Any, kind: str) -> tuple[Array, Array, int]:
 
     if pa.types.is_dictionary(chunk.type):
         chunk = chunk.cast(chunk.type.value_type)
-    if not (pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type)):
+    if not is_text(chunk.type):
         raise ValueError(f"{name}: expected texts, got {chunk.type}")
     missing = chunk.null_count
     chunk = chunk.fill_null("").cast(pa.large_string())

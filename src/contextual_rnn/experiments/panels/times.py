@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn.experiments.panels.source import Source, compute
+from contextual_rnn.experiments.panels.source import Source, compute, is_number_type, is_text, readable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 REGULAR = 0.5  # the share of neighbours that must be one step apart
@@ -42,14 +42,19 @@ def read_times(source: Source, name: str) -> Times:
     Times with a zone are instants; where they are days apart they count as the days of that zone, whose lengths
     differ. Raises ValueError for text that is no date, and other types.
     """
+    with readable(name):
+        return _read_times(source, name)
+
+
+def _read_times(source: Source, name: str) -> Times:
     import pyarrow as pa
 
     kind = source.types[name]
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    numbers = is_number_type(kind)
     dates = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    text = is_text(kind)
     if not (numbers or dates or text):
         raise ValueError(f"{name}: expected dates, times or numbers, got {kind}")
     values = np.empty(source.rows, np.int64 if dates or text or pa.types.is_integer(kind) else np.float64)
@@ -63,6 +68,8 @@ def read_times(source: Source, name: str) -> Times:
         chunk = _as_numbers(name, chunk, row)
         values[rows] = chunk.fill_null(0).to_numpy(zero_copy_only=False)
         row += len(chunk)
+    if (infinite := np.isinf(values)).any():
+        raise ValueError(f"{name}: expected finite times, got {values[infinite][0]} in row {infinite.argmax() + 1}")
     zone = kind.tz if pa.types.is_timestamp(kind) else None
     times = Times(values, missing, dates or text)
     return _local(times, zone) if zone not in (None, "UTC") and _whole_days(times, zone) else times
@@ -71,7 +78,7 @@ def read_times(source: Source, name: str) -> Times:
 def _as_numbers(name: str, chunk: Any, row: int) -> Any:
     import pyarrow as pa
 
-    if pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type):
+    if is_text(chunk.type):
         try:
             chunk = chunk.cast(pa.timestamp("us"))
         except pa.ArrowInvalid:
@@ -88,7 +95,7 @@ def _as_numbers(name: str, chunk: Any, row: int) -> Any:
         except pa.ArrowInvalid as error:
             raise ValueError(f"{name}: expected dates that fit 64 bits, got {error}") from None
     if pa.types.is_integer(chunk.type):
-        return chunk.cast(pa.int64(), safe=False)
+        return chunk.cast(pa.int64())
     return chunk.cast(pa.float64(), safe=False)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn.experiments.panels.source import Source, compute
+from contextual_rnn.experiments.panels.source import Source, compute, is_number_type, is_text, readable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -84,7 +84,9 @@ class Members:
         sizes = np.maximum(self.sizes, 0)
         row = np.repeat(np.arange(len(self)), sizes)
         place = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + np.repeat(self.starts, sizes)
-        return row, self.codes[place]
+        codes = self.codes[place]
+        known = codes >= 0  # a list may hold missing members
+        return row[known], codes[known]
 
 
 Column = Quantity | Category | Members
@@ -92,21 +94,24 @@ Column = Quantity | Category | Members
 
 def read_column(source: Source, name: str, kind: str, dtype: Any = np.float32) -> Column:
     """A column of `kind`; quantities are numbers of `dtype`. Raises ValueError for values of another kind."""
-    if kind == "quantity":
-        return _read_quantity(source, name, dtype)
-    if kind == "category":
-        return _read_category(source, name)
-    return _read_members(source, name, kind.partition(":")[2])
+    with readable(name):
+        if kind == "quantity":
+            return _read_quantity(source, name, dtype)
+        if kind == "category":
+            return _read_category(source, name)
+        return _read_members(source, name, kind.partition(":")[2])
 
 
 def _read_quantity(source: Source, name: str, dtype: Any) -> Quantity:
     values, row = np.empty(source.rows, dtype), 0
     for chunk in source.read(name):
         numbers = _numbers(name, chunk, row)
-        if (infinite := np.isinf(numbers)).any():
+        with np.errstate(over="ignore"):  # seen below
+            values[row : row + len(chunk)] = numbers
+        if (infinite := np.isinf(values[row : row + len(chunk)])).any():
             place = int(infinite.argmax())
-            raise ValueError(f"{name}: expected finite numbers, got {numbers[place]} in row {row + place + 1}")
-        values[row : row + len(chunk)] = numbers
+            expected = f"finite numbers that {values.dtype} can hold"
+            raise ValueError(f"{name}: expected {expected}, got {numbers[place]} in row {row + place + 1}")
         row += len(chunk)
     return Quantity(values)
 
@@ -116,7 +121,7 @@ def _numbers(name: str, chunk: Any, row: int) -> Array:
 
     if pa.types.is_dictionary(chunk.type):
         chunk = chunk.cast(chunk.type.value_type)
-    if pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type):
+    if is_text(chunk.type):
         chunk = compute("utf8_trim_whitespace", chunk)
         try:
             return chunk.cast(pa.float64()).to_numpy(zero_copy_only=False)
@@ -127,11 +132,14 @@ def _numbers(name: str, chunk: Any, row: int) -> Array:
 
 
 def is_number(text: str | None) -> bool:
-    """Whether a text is a number, or missing."""
+    """Whether Arrow reads a text as a number, or it is missing."""
+    import pyarrow as pa
+
     try:
-        return text is None or float(text) is not None
-    except ValueError:
+        pa.scalar(text and text.strip(), pa.string()).cast(pa.float64())
+    except pa.ArrowInvalid:
         return False
+    return True
 
 
 def read_codes(source: Source, name: str) -> tuple[Array, Any]:
@@ -148,13 +156,28 @@ def read_codes(source: Source, name: str) -> tuple[Array, Any]:
     return _compact(codes.astype(np.int32, copy=False), dictionary)
 
 
+def read_names(source: Source, name: str) -> tuple[Array, list[Any]]:
+    """Codes (n,), -1 where missing, of the names of series: numbers, texts, booleans, and dates as texts."""
+    import pyarrow as pa
+
+    kind = source.types[name]
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    dates = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+    if not (dates or is_text(kind) or is_number_type(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
+        raise ValueError(f"{name}: expected names, numbers or dates, got values of type {kind}")
+    with readable(name):
+        codes, values = read_codes(source, name)
+        return codes, (values.cast(pa.string()) if dates else values).to_pylist()
+
+
 def _compact(codes: Array, dictionary: Any) -> tuple[Array, Any]:
     import pyarrow as pa
 
     distinct = dictionary.dictionary_encode()
-    same = distinct.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
+    same = distinct.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False).copy()
     if len(same) == 0:
         return codes, dictionary
+    same[dictionary.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)] = -1
     used = np.zeros(len(same), bool)
     used[codes[codes >= 0]] = True
     values = np.unique(same[used & (same >= 0)])
@@ -178,7 +201,7 @@ def _read_members(source: Source, name: str, separator: str) -> Members:
         if pa.types.is_dictionary(chunk.type):
             chunk = chunk.cast(chunk.type.value_type)
         if separator:
-            chunk = _split_text(name, chunk, separator)
+            chunk = _split_text(chunk, separator)
         sizes.append(compute("list_value_length", chunk).cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False))
         flat.append(compute("list_flatten", chunk))
     members = Source(name, sum(map(len, flat)), {}, lambda _: iter(flat))
@@ -188,13 +211,11 @@ def _read_members(source: Source, name: str, separator: str) -> Members:
     return Members(starts, size, codes, values.to_pylist())
 
 
-def _split_text(name: str, chunk: Any, separator: str) -> Any:
+def _split_text(chunk: Any, separator: str) -> Any:
     """Lists of the trimmed members of each text; an empty text has none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not pa.types.is_string(chunk.type) and not pa.types.is_large_string(chunk.type):
-        raise ValueError(f"{name}: expected text with members separated by {separator!r}, got {chunk.type}")
     lists = pc.call_function("split_pattern", [chunk], pc.SplitPatternOptions(separator))
     flat = compute("utf8_trim_whitespace", compute("list_flatten", lists))
     keep = compute("not_equal", flat, "")

@@ -21,6 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
+from contextual_rnn._pictures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, styled
 from contextual_rnn.experiments.config import in_order
 from contextual_rnn.experiments.config.retrieval import STARTS
 from contextual_rnn.experiments.report.data import Curve, Fans, Panel
@@ -28,10 +29,9 @@ from contextual_rnn.experiments.stats.contrast import Contrast
 from contextual_rnn.experiments.stats.wording import minus
 from contextual_rnn.experiments.studies.gain_map import PAIRS, STATES, TIMINGS, UNITS, Cell, Map
 
-# Okabe and Ito's palette, which colour-blind readers can distinguish; a state has its colour everywhere.
-COLOURS = {"zero": "#0072B2", "free": "#E69F00", "context": "#D55E00", "normal": "#009E73"}
+# A state has its colour everywhere.
+COLOURS = {"zero": BLUE, "free": ORANGE, "context": VERMILION, "normal": GREEN}
 LABELS = {"zero": "zero (2a)", "free": "free (2b)", "context": "context (2c)", "normal": "normal (Eq. 4)"}
-INK = "#333333"
 WIDTH = 5.0  # inches, of a panel: on a phone its text can still be read
 BAND = (0.1, 0.9)
 MAP_COLOURS, MAP_TICKS = (
@@ -39,9 +39,9 @@ MAP_COLOURS, MAP_TICKS = (
     (-0.6, -0.1, -0.01, 0, 0.01, 0.1, 0.6),
 )  # full colour at the ends, logarithmic beyond half a point
 THIN_LINES = 24  # of a state; more seeds are a band
-MORE_COLOURS = ("#CC79A7", "#56B4E9", "#F0E442", "#000000", "#999999")  # of states that are not the paper's
+MORE_COLOURS = (PURPLE, SKY, "#F0E442", "#000000", "#999999")  # of states that are not the paper's
 # Variants of one state in one picture.
-KINDS = (("#009E73", "-"), ("#D55E00", "--"), ("#0072B2", "-."), ("#E69F00", ":"), ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))))
+KINDS = ((GREEN, "-"), (VERMILION, "--"), (BLUE, "-."), (ORANGE, ":"), (PURPLE, (0, (5, 1, 1, 1, 1, 1))))
 
 
 def to_svg(figure: Figure, name: str = "figure", *, transparent: bool = True) -> str:
@@ -141,7 +141,7 @@ def map_figure(gains: Map, starts: Sequence[str] = tuple(STARTS)) -> Figure:
             if axes is row[0]:
                 axes.set_ylabel(f"{state} over zero\nunits")
     for axes, (start, timing) in zip(grid[0], columns, strict=True):
-        axes.set_title(f"{STARTS[start]},\n{timing}", fontsize=10)
+        axes.set_title(f"{STARTS[start]},\n{timing}" if len(starts) > 1 else timing, fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel("pairs")
     bar = figure.colorbar(ScalarMappable(norm, MAP_COLOURS), ax=grid, shrink=0.8, ticks=MAP_TICKS)
@@ -185,12 +185,9 @@ def _panels(count: int, *, width: float, height: float, columns: int = 2) -> tup
     """`count` axes in rows of `columns`; the figure's width and the height of one row are in inches."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(width, height * rows), layout="constrained")
-    panels = [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#DDDDDD", lw=0.6)
-    return figure, panels
+    with styled():
+        figure = Figure(figsize=(width, height * rows))
+        return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

@@ -29,7 +29,7 @@ from contextual_rnn.states import InitialState
 SCALE = 0.1  # where sigma of the normal state starts
 
 
-def _torch_network(kind: type[nn.RNNBase], input_size: int, units: int) -> nn.Module:
+def _torch_network(kind: Any, input_size: int, units: int) -> nn.Module:
     return kind(input_size, units, batch_first=True)
 
 
@@ -145,7 +145,7 @@ def _network(name: str) -> Callable[[int, int], nn.Module]:
         return NETWORKS[name]
     path, _, function = name.rpartition(":")
     try:
-        build = runpy.run_path(path).get(function)
+        build: Any = runpy.run_path(path).get(function)
     except Exception as error:
         raise ValueError(f"network: expected a Python file that runs, got {path}: {error}") from error
     if not callable(build):
