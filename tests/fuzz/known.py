@@ -5,7 +5,10 @@ from __future__ import annotations
 from tests.fuzz.outcome import Outcome
 
 # Of the short setting of the tests: what is called, and what is wrong there.
-KNOWN: set[tuple[str, str]] = set()
+KNOWN: set[tuple[str, str]] = {
+    ("InitialState.distribution", "ValueError"),  # of a mean with NaN: torch's message, which names no argument
+    ("sequence_cross_entropy", "RuntimeError"),  # an input without a gradient, where a network stands for targets
+}
 
 
 def is_known(outcome: Outcome) -> bool:

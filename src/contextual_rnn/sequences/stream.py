@@ -233,7 +233,7 @@ def _address_in_place(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...]) -
             and tensor.shape == shape
             and tensor.is_cpu
             and tensor.is_contiguous()
-            and not tensor.is_neg()
+            and (dtype is _BOOL or not tensor.is_neg())
         ):
             return tensor.data_ptr()
     except RuntimeError:  # sparse tensors, and those of torch.func, have no answer to some of these
