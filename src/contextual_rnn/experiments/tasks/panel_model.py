@@ -150,7 +150,7 @@ def _network(name: str) -> Callable[[int, int], nn.Module]:
         raise ValueError(f"network: expected a Python file that runs, got {path}: {error}") from error
     if not callable(build):
         raise ValueError(f"network: expected a function {function} in {path}, got {type(build).__name__}")
-    return cast("Callable[[int, int], nn.Module]", build)
+    return build
 
 
 def _initial_state(arm: str, recurrent: nn.Module, past: Past | None) -> InitialState:
