@@ -16,7 +16,7 @@ TORCH = Path(torch.__file__).parent
 
 
 def _files(folder: Path, pattern: str, most: int = 150) -> Iterator[bytes]:
-    for path in sorted(folder.glob(pattern))[:most]:
+    for path in [path for path in sorted(folder.glob(pattern)) if path.is_file()][:most]:
         yield path.read_bytes()[:20_000]
 
 

@@ -79,7 +79,9 @@ class Predictor:
         batch, per_step = data.batch(examples), data.target.per == "step"
         prediction, draws = predicted(self.model, batch)
         rows = data.table_rows(examples) if per_step else None
-        known = torch.ones(len(examples), dtype=torch.bool) if rows is None else torch.from_numpy(rows >= 0)
+        known = (
+            torch.ones(len(examples), dtype=torch.bool, device="cpu") if rows is None else torch.from_numpy(rows >= 0)
+        )
         codes = examples.series if rows is None else numpy.repeat(examples.series, (rows >= 0).sum(1))
         columns: dict[str, Any] = {"series": [data.panel.series_names[code] for code in codes]}
         if rows is not None:

@@ -166,9 +166,13 @@ def _by_epoch(row: Mapping[str, Any], name: str) -> dict[float, float]:
 
 def _diagnosed(trained: Trained) -> dict[str, Any]:
     """The diagnoses; published ones have no pictures."""
+    pictures = [
+        inline(figures.stacked(diagnosis.plot()), f"diagnosis-{index}")
+        for index, diagnosis in enumerate(trained.diagnoses)
+    ] or [Markup()] * len(trained.diagnostics)
     drawings = [
-        Drawing(inline(figures.stacked(diagnosis.plot()), f"diagnosis-{index}"), row["title"], row["caption"])
-        for index, (row, diagnosis) in enumerate(zip(trained.diagnostics, trained.diagnoses, strict=False))
+        Drawing(picture, row["title"], row["caption"])
+        for picture, row in zip(pictures, trained.diagnostics, strict=True)
     ]
     table = Table("Losses under other states", DIAGNOSIS, [[row["title"], *row["row"]] for row in trained.diagnostics])
     return {"diagnosed": drawings, "diagnostics_tables": [table] if trained.diagnostics else []}

@@ -66,10 +66,11 @@ class Kept(nn.Module):
         super().__init__()
         self.model = model
         parameters = nn.utils.parameters_to_vector(model.parameters()).detach()
+        device = parameters.device
         self.register_buffer("best", parameters.clone())
-        self.register_buffer("best_error", torch.tensor(math.inf, dtype=torch.float64))
-        self.register_buffer("best_epoch", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("epoch", torch.tensor(-1, dtype=torch.int64))
+        self.register_buffer("best_error", torch.tensor(math.inf, dtype=torch.float64, device=device))
+        self.register_buffer("best_epoch", torch.zeros((), dtype=torch.int64, device=device))
+        self.register_buffer("epoch", torch.tensor(-1, dtype=torch.int64, device=device))
 
     def record(self, error: float) -> None:
         """Keep the weights where no epoch had a smaller error."""
@@ -123,7 +124,7 @@ class PanelTask(Task[Kept]):
     @torch.no_grad()
     def evaluate(self, final: bool) -> dict[str, float]:
         self.model.eval()
-        sums = torch.zeros(2, dtype=torch.float64)
+        sums = torch.zeros(2, dtype=torch.float64, device="cpu")
         for batch in self._validated:
             errors = self._errors(predicted(self.model.model, batch)[0], batch)
             sums += torch.stack([errors[batch.observed].double().sum(), batch.observed.sum().double()])
@@ -204,7 +205,9 @@ def crps(draws: Tensor, target: Tensor) -> Tensor:
     """
     count = draws.shape[1]
     ordered = draws.sort(1).values
-    weights = 2 * torch.arange(count, dtype=draws.dtype) - (count - 1)  # sum |x_i - x_j| = 2 sum weight_i x_(i)
+    weights = 2 * torch.arange(count, dtype=draws.dtype, device=draws.device) - (
+        count - 1
+    )  # sum |x_i - x_j| = 2 sum weight_i x_(i)
     spread = torch.tensordot(ordered.movedim(1, -1), weights, 1) / (count * (count - 1))
     return (draws - target[:, None]).abs().mean(1) - spread
 

@@ -99,7 +99,7 @@ class PanelModel(nn.Module):
         if getattr(recurrent, "batch_first", None) is not True:
             raise ValueError(f"network: expected one with batch_first=True from {config.network}, got {recurrent}")
         # In this order the arms of one seed begin with the same network and readout.
-        output, _ = recurrent(torch.zeros(1, 1, width), ConstantState(recurrent)(batch_size=1))
+        output, _ = recurrent(torch.zeros(1, 1, width, device="cpu"), ConstantState(recurrent)(batch_size=1))
         self.readout = nn.Linear(output.shape[-1], max(sizes.classes, 1))
         past = Past(sizes, config.features, context=context, window=window) if features else None
         native = type(recurrent) in (nn.RNN, nn.LSTM, nn.GRU) and supports(output)
@@ -124,7 +124,7 @@ class PanelModel(nn.Module):
             output = output[:, self.sizes.steps :]
         if not self.per_step:
             last = batch.lengths if num_samples is None else batch.lengths.repeat_interleave(num_samples)
-            output = output[torch.arange(len(output)), last - 1]
+            output = output[torch.arange(len(output), device=output.device), last - 1]
         prediction = self.readout(output)
         return prediction if self.sizes.classes else prediction[..., 0]
 
