@@ -181,3 +181,10 @@ def test_any_initial_state_serves_as_the_mean():
 def test_a_mean_for_another_network_is_refused(other):
     with pytest.raises(ValueError, match=r"^encoder: expected"):
         NormalState(nn.LSTM(3, 5, num_layers=2), FreeState(other))
+
+
+def test_a_distribution_of_means_that_are_not_finite_is_refused_by_leaf():
+    with pytest.raises(
+        ValueError, match=r"^context: expected one that gives finite means and positive scales in leaf 'h'"
+    ):
+        normal_state().distribution(torch.full((B, 2), torch.nan))

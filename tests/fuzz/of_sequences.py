@@ -336,7 +336,8 @@ def _(d: Draw) -> Call:
     def finish(loss: Tensor) -> Any:
         if not (backward and loss.requires_grad):
             return loss
-        return loss, torch.autograd.grad(loss, list(modules[0].parameters()) + list(network.parameters()))
+        embedding, run = args[2], args[3]  # which may be others than those above by now
+        return loss, torch.autograd.grad(loss, [*embedding.parameters(), *run.parameters()])
 
     return Call(ours.sequence_cross_entropy, args, expect=_finite, finish=finish, gradient=backward)
 

@@ -54,8 +54,18 @@ class NormalPosterior(Posterior):
 
     @property
     def distribution(self) -> dict[str, Normal]:
-        """The distribution of every leaf that has noise, of batch shape (B, *shape)."""
-        return {leaf.name: normal(self.moments[leaf.name]) for leaf in self.random_leaves}
+        """The distribution of every leaf that has noise, of batch shape (B, *shape).
+
+        Raises ValueError for a mean that is not finite and a scale that is not positive, as torch's distributions do.
+        """
+        distributions: dict[str, Normal] = {}
+        for leaf in self.random_leaves:
+            try:
+                distributions[leaf.name] = normal(self.moments[leaf.name])
+            except ValueError as error:
+                expected = f"finite means and positive scales in leaf {leaf.name!r}"
+                raise ValueError(f"context: expected one that gives {expected}, got others") from error
+        return distributions
 
     @property
     def random_leaves(self) -> list[Leaf]:
