@@ -47,6 +47,11 @@ def assert_close(actual, expected):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.fixture(autouse=True)
+def no_batch_is_small(monkeypatch):
+    monkeypatch.setattr(backends, "FEW", 0)
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """The backends of ours that ran a layer."""
@@ -281,3 +286,13 @@ def test_compiled_models_run(calls):
     model = model_of("gru")
     compiled = torch.compile(model, backend="eager")
     assert_close([compiled(x, lengths=lengths)[0]], [model_of("gru", "torch")(x, lengths=lengths)[0]])
+
+
+def test_torch_runs_a_very_small_batch(calls, monkeypatch):
+    monkeypatch.setattr(backends, "FEW", 4 * 6 * 5)
+    model, (x, lengths, reset) = model_of("gru"), batch()
+    model(x, lengths=lengths, reset=reset)
+    assert not calls
+    longer = torch.cat([x, x], 1)
+    model(longer, lengths=lengths)
+    assert calls == ["native"]

@@ -20,6 +20,7 @@ from contextual_rnn.ops._gated.layers import Stack, supports
 BACKENDS = ("auto", "torch", "native", "reference")
 ENVIRONMENT = "CONTEXTUAL_RNN_SEQUENCES_BACKEND"
 KINDS = (nn.RNN, nn.LSTM, nn.GRU)  # not their subclasses, which may do more
+FEW = 256  # hidden units times steps times rows: an example whose numbers are looked at beside those of a plain call
 
 
 def check_backend(backend: object, network: nn.Module) -> None:
@@ -37,13 +38,12 @@ def choose(
     backend: str,
     network: nn.Module,
     tensors: Sequence[Tensor],
-    dense: bool = False,
+    like_torch: bool = False,
     kinds: Collection[type[nn.Module]] = KINDS,
 ) -> str:
     """torch, native or reference, for an input and states; `auto` is native wherever that serves.
 
-    `kinds` are the classes that we know. It is torch where the batch is `dense`, each row one sequence of all steps:
-    the same bits as a plain call.
+    `kinds` are the classes that we know. With `like_torch`, of a dense or very small batch, `auto` is torch.
 
     Raises ValueError where native or reference is asked for and cannot serve.
     """
@@ -52,7 +52,7 @@ def choose(
         asked = os.environ.get(ENVIRONMENT) or "auto"
         if asked not in BACKENDS:
             raise ValueError(f"{ENVIRONMENT}: expected one of {', '.join(BACKENDS)}, got {shortened(asked)}")
-    if asked == "torch" or (asked == "auto" and dense):
+    if asked == "torch" or (asked == "auto" and like_torch):
         return "torch"
     name = "native" if asked == "auto" else asked
     obstacle = _obstacle(network, tensors, name == "native", kinds)
@@ -61,6 +61,11 @@ def choose(
     if backend == name:
         raise ValueError(f"backend: expected auto or torch here, as there {obstacle}, got {backend}")
     return "torch"
+
+
+def is_small(network: nn.RNNBase, input: Tensor) -> bool:
+    """Whether a batch has so few numbers that the rounding of torch's own code is worth more than time."""
+    return input.shape[0] * input.shape[1] * network.hidden_size <= FEW
 
 
 def _obstacle(

@@ -15,7 +15,7 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._lengths import without_padding
 from contextual_rnn._torch_internals import is_plain_call
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
-from contextual_rnn.sequences.backend import choose, whole_rows
+from contextual_rnn.sequences.backend import choose, is_small, whole_rows
 from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs
@@ -43,7 +43,8 @@ def run_rows(
     """Each row a sequence from its first step on, of all steps or of `lengths`, in one call of the network."""
     batch = input.shape[spec.input_batch_dim]
     if batch and isinstance(network, nn.RNNBase):
-        chosen = choose(backend, network, [input, *tensors_of(state)], lengths is None)
+        like_torch = lengths is None or is_small(network, input)
+        chosen = choose(backend, network, [input, *tensors_of(state)], like_torch)
         if chosen != "torch":
             table = whole_rows(batch, input.shape[_time(spec)], None if lengths is None else lengths.cpu())
             return run_over(chosen, network, input, state, table)
@@ -81,7 +82,7 @@ def run_segments(
         whole_spec = replace(spec, step=None) if in_one_call or undivided else spec
         return _nothing(network, whole_spec, inputs, take(spec.tree, segments.last, starts), carry)
     if isinstance(network, nn.RNNBase):
-        chosen = choose(backend, network, [inputs.tensor, *tensors_of(starts)])
+        chosen = choose(backend, network, [inputs.tensor, *tensors_of(starts)], is_small(network, inputs.tensor))
         if chosen != "torch":
             return run_over(chosen, network, inputs.tensor, starts, segments.table)
     if isinstance(network, FastWeightsRNN):
