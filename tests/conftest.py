@@ -18,6 +18,16 @@ jaxtyping.install_import_hook([f"contextual_rnn.ops._fast_weights.{name}" for na
 os.fsync = lambda file: None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_threads_of_fake_devices():
+    """Autograd counts the devices at its first backward pass, and starts a thread for each; after that nothing that is
+    forked can differentiate. In torch 2.15 it counts the GPUs of FakeTensorMode, so this pass comes before them.
+    """
+    import torch
+
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
 @pytest.fixture
 def traceable(monkeypatch):
     """What tracing needs: inner shapes are not checked, for sizes are unknown there, and its log is not kept."""
