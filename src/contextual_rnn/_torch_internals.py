@@ -61,4 +61,4 @@ def is_plain_call(module: torch.nn.Module) -> bool:
         _hooks_of_all._global_forward_hooks, _hooks_of_all._global_forward_pre_hooks,
         _hooks_of_all._global_backward_hooks, _hooks_of_all._global_backward_pre_hooks,
     )  # fmt: skip
-    return not any(hooks) and "forward" not in vars(module) and module._compiled_call_impl is None
+    return not any(hooks) and "forward" not in module.__dict__ and module._compiled_call_impl is None

@@ -194,7 +194,7 @@ class RowsOfStates:
 
     def _tiled(self, state: State, batch: int) -> State:
         """A state of one example for every row, without copies; a batch as it is."""
-        leaf, tensor = next(zip_leaves(self._opened.tree, state, "state"))
+        leaf, tensor = zip_leaves(self._opened.tree, state, "state")[0]
         if rows_of(leaf, tensor) is not None:
             return state
 

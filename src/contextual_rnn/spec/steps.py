@@ -27,12 +27,12 @@ LEAVE_STATES_ALONE: set[Callable[..., Any]] = _SEQUENCES | {
 
 def runs_as_torch_does(network: nn.Module) -> bool:
     """Whether `network` is nn.RNN, nn.LSTM or nn.GRU, or a subclass that has their forward method."""
-    return type(network).forward in _SEQUENCES and "forward" not in vars(network)
+    return type(network).forward in _SEQUENCES and "forward" not in network.__dict__
 
 
 def may_change_states(network: nn.Module) -> bool:
     """Whether `network` may overwrite the state that it is given."""
-    return type(network).forward not in LEAVE_STATES_ALONE or "forward" in vars(network)
+    return type(network).forward not in LEAVE_STATES_ALONE or "forward" in network.__dict__
 
 
 def copied(state: State) -> State:

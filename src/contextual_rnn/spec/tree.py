@@ -148,13 +148,11 @@ def children_of(tree: State) -> Iterable[State]:
     return tree if isinstance(tree, (tuple, list)) else tree.values()
 
 
-def matching_children(tree: State, *others: State) -> Iterator[tuple[State, ...]]:
+def matching_children(tree: State, *others: State) -> list[tuple[State, ...]]:
     """The children of containers that are alike, those of one place together."""
     if isinstance(tree, (tuple, list)):
-        yield from zip(tree, *others, strict=True)
-    else:
-        for name, child in tree.items():
-            yield child, *(other[name] for other in others)
+        return list(zip(tree, *others, strict=True))
+    return [(child, *(other[name] for other in others)) for name, child in tree.items()]
 
 
 def _are_alike(tree: State, other: State) -> bool:
@@ -201,18 +199,22 @@ def check_leaves(expected: Iterable[Leaf], leaves: Mapping[str, Tensor]) -> None
         raise ValueError(f"leaves: expected one batch size, got {' and '.join(map(str, sorted(batches)))}")
 
 
-def zip_leaves(tree: State, state: State, name: str, whole: State = None) -> Iterator[tuple[Leaf, Tensor]]:
-    """Each leaf with its tensor of `state`; TypeError for argument `name` where the structures differ."""
+def zip_leaves(tree: State, state: State, name: str, whole: State = None) -> list[tuple[Leaf, Tensor]]:
+    """Each leaf with its tensor of `state`; TypeError for argument `name` where the structures differ.
+
+    A list, as torch.compile of torch 2.15 cannot trace generators that call themselves.
+    """
     whole = tree if whole is None else whole  # what the error shows
     if isinstance(tree, Leaf):
         if not isinstance(state, Tensor):
             raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)} for leaf {tree.name!r}")
-        yield tree, state
-    elif isinstance(tree, (Mapping, tuple, list)):
-        if not _are_alike(tree, state):
-            raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
-        for child, value in matching_children(tree, state):
-            yield from zip_leaves(child, value, name, whole)
+        return [(tree, state)]
+    if not isinstance(tree, (Mapping, tuple, list)):
+        return []
+    if not _are_alike(tree, state):
+        raise TypeError(f"{name}: expected {describe(whole)}, got {describe_state(state)}")
+    children = matching_children(tree, state)
+    return [pair for child, value in children for pair in zip_leaves(child, value, name, whole)]
 
 
 def matches(tree: State, state: State, batch_size: int | None, like: Tensor | None) -> bool:
