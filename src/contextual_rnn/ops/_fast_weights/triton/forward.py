@@ -102,7 +102,7 @@ def multiply(
     """
     if RESIDENT:
         if PRECISION is not None:
-            product = tl.dot(vectors, held, input_precision=PRECISION)
+            product = tl.dot(vectors, held, input_precision=PRECISION, out_dtype=ACC)
         else:
             product = tl.sum(vectors[:, :, None] * held[None, :, :], 1)
     else:
@@ -116,7 +116,7 @@ def multiply(
             tile = tile_of(matrix, k, units, TRANSPOSED, WIDTH, ACC)
             some = load(vectors_at[:, None] + k[None, :], live[:, None] & (k[None, :] < WIDTH), ACC)
             if PRECISION is not None:
-                product = tl.dot(some, tile, product, input_precision=PRECISION)
+                product = tl.dot(some, tile, product, input_precision=PRECISION, out_dtype=ACC)
             else:
                 total += some[:, :, None] * tile[None, :, :]
         if PRECISION is None:
