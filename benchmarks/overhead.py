@@ -26,11 +26,10 @@ import tyro
 from torch import Tensor, nn
 
 from benchmarks import machine
-from benchmarks.parts import Figure
+from benchmarks.parts import Figure, conclude
 from benchmarks.timing import Seconds, ratio, spread
 from benchmarks.workers import Workers
 from contextual_rnn import ContextState, ContextualRNN, FreeState, InitialState
-from contextual_rnn.experiments.runs.folder import write_json
 
 BATCH, STEPS, UNITS, CONTEXT = 128, 25, 128, 2
 BARE, CONSTANT, FREE, CONTEXTUAL = "bare, ready state", "bare, constant state", "free state", "contextual state"
@@ -178,9 +177,7 @@ def run(options: Benchmark) -> dict[str, Any]:
         "inference, microseconds": {name: spread(seconds) for name, seconds in inferred.items()},
         "inference, extra microseconds": {name: _extra(inferred, name) for name in inferred},
     }
-    print("\n".join(figure.line() for figure in found))
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "overhead.json", report)
+    conclude(options.out / "overhead.json", report, found)
     return report
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import recurrence
@@ -12,6 +13,7 @@ from benchmarks.recurrence import PEAK, thread_name
 from benchmarks.size import BARE, COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, TRAIN, Cell, Size
 from benchmarks.training_step import RANK, low_rank_step, training_step
 from benchmarks.workers import Workers, run_alone
+from contextual_rnn.experiments.runs.folder import write_json
 
 # Both unroll the steps: compiling takes minutes beyond this.
 LONGEST_COMPILED = 24
@@ -41,6 +43,13 @@ class Figure:
 
     def summary(self) -> dict[str, Any]:
         return {**asdict(self), "holds": self.holds}
+
+
+def conclude(path: Path, report: Mapping[str, Any], figures: Sequence[Figure]) -> None:
+    """Print the figures, a line each, and write the report as JSON to `path`."""
+    print("\n".join(figure.line() for figure in figures))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, report)
 
 
 @dataclass(frozen=True)

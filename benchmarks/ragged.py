@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks import machine
-from benchmarks.parts import Figure
+from benchmarks.parts import Figure, conclude
 from benchmarks.timing import Seconds, ratio, spread
 from benchmarks.workers import Workers
 from contextual_rnn import ContextualRNN, FreeState
-from contextual_rnn.experiments.runs.folder import write_json
 from contextual_rnn.ops._gated import cpu
 
 FEATURES = 8
@@ -257,9 +256,7 @@ def run(options: Benchmark) -> dict[str, Any]:
             gain = statistics.median(one) / statistics.median(two)
             rows.append(Figure(f"LSTM, B = 256, {WHOLE}: one thread / two", gain, "at least", 1.7))
     report |= {"figures": [row.summary() for row in rows], "microseconds a real step": measured}
-    print("\n".join(row.line() for row in rows))
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "ragged.json", report)
+    conclude(options.out / "ragged.json", report, rows)
     return report
 
 

@@ -23,11 +23,10 @@ import tyro
 from torch import Tensor, nn
 
 from benchmarks import machine
-from benchmarks.parts import Figure
+from benchmarks.parts import Figure, conclude
 from benchmarks.timing import Seconds, ratio, spread
 from benchmarks.workers import Workers
 from contextual_rnn import ContextualRNN, FastWeightsRNN, FreeState, state_spec
-from contextual_rnn.experiments.runs.folder import write_json
 from contextual_rnn.ops._gated import cpu
 from contextual_rnn.spec.steps import step_of
 
@@ -234,9 +233,7 @@ def run(options: Benchmark) -> dict[str, Any]:
                 rows += figures(kind, batch, seconds)
                 measured[f"{kind}, B = {batch}"] = {name: spread(each_one) for name, each_one in seconds.items()}
     report |= {"figures": [row.summary() for row in rows], "microseconds a step": measured}
-    print("\n".join(row.line() for row in rows))
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "streaming.json", report)
+    conclude(options.out / "streaming.json", report, rows)
     return report
 
 

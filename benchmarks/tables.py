@@ -19,9 +19,8 @@ import numpy as np
 import tyro
 
 from benchmarks import machine
-from benchmarks.parts import Figure
+from benchmarks.parts import Figure, conclude
 from contextual_rnn.experiments.panels import Columns, Split, prepare, read_panel
-from contextual_rnn.experiments.runs.folder import write_json
 
 DAYS, BASINS_AT_ONCE, MOST_GIGABYTES = 1000, 500, 4.0
 COLUMNS = Columns(
@@ -114,9 +113,7 @@ def run(options: Benchmark) -> dict[str, Any]:
             name = f"{options.rows:,} rows, {path.name}: gigabytes of memory"
             rows.append(Figure(name, measured["gigabytes"], "at most", MOST_GIGABYTES, note))
     report["figures"] = [row.summary() for row in rows]
-    print("\n".join(row.line() for row in rows))
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "tables.json", report)
+    conclude(options.out / "tables.json", report, rows)
     return report
 
 

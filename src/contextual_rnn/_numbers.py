@@ -86,7 +86,7 @@ def check_number(
 def holds(dtype: torch.dtype, number: float) -> bool:
     """Whether a dtype has a number: floats those in their range, rounded; integers and bools whole ones alone."""
     if dtype.is_floating_point or dtype.is_complex:
-        return abs(number) <= torch.finfo(dtype).max
+        return abs(number) <= 1 or abs(number) <= torch.finfo(dtype).max  # the first is quick, and true of most
     if dtype == torch.bool:
         return number in (0, 1)
     return number.is_integer() and torch.iinfo(dtype).min <= number <= torch.iinfo(dtype).max

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contextual_rnn.experiments.panels.columns import Columns
+from contextual_rnn.experiments.text_table import aligned
 
 
 def understood(
@@ -24,7 +25,7 @@ def understood(
     }
     lines = [f"{name:<16}{fact}" for name, fact in facts.items()]
     rows = [_column(columns, name, column) for name, column in summary["columns"].items()]
-    lines += ["", *_table([("column", "is", "kind", "missing", "values"), *rows])]
+    lines += ["", *aligned([("column", "is", "kind", "missing", "values"), *rows])]
     warnings = summary["warnings"]
     return "\n".join([*lines, "", *(f"warning: {warning}" for warning in warnings)] if warnings else lines)
 
@@ -97,8 +98,3 @@ def _column(columns: Columns, name: str, column: Mapping[str, Any]) -> tuple[str
     elif "least" in column:
         values = f"{column['least']:.4g} to {column['most']:.4g}"
     return name, role, column["kind"], f"{column['missing']:,}", values
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

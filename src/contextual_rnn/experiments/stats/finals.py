@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.runs.summary import summary
 from contextual_rnn.experiments.stats.intervals import median_interval
+from contextual_rnn.experiments.text_table import aligned
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -20,10 +21,7 @@ def table(runs: Sequence[Run]) -> str:
         counts = [str(len(row[name])) for name in ("seeds", "diverged")]
         medians = [_median(row["final"][name]) if name in row["final"] else "-" for name in metrics]
         lines.append([*(str(row["options"].get(name, "-")) for name in options), *counts, *medians])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return "\n".join(aligned(lines))
 
 
 def _median(values: Sequence[float]) -> str:
