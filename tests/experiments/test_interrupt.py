@@ -113,8 +113,9 @@ def slow_steps():
     Training.step = lambda self, k: time.sleep(0.01) or step(self, k)
 
 
-def endless_step():
-    Training.step = lambda self, k: threading.Event().wait()
+def endless_step(begun):
+    """The first step writes the file `begun`, and never ends."""
+    Training.step = lambda self, k: begun.touch() or threading.Event().wait()
 
 
 def write_when_received(path):
@@ -155,11 +156,11 @@ def test_train_writes_a_checkpoint_and_goes_on(start, tmp_path, undisturbed, num
 
 def test_a_second_ctrl_c_ends_at_once(start, tmp_path):
     def before():
-        endless_step()
+        endless_step(tmp_path / "begun")
         write_when_received(tmp_path / "received")
 
     process = start("train", *WORDS, "4", "--out", str(tmp_path / "run"), before=before)
-    until((tmp_path / "run" / WEIGHTS).exists)
+    until((tmp_path / "begun").exists)
     kill(process, signal.SIGINT)
     until((tmp_path / "received").exists)
     process.join(interrupts.REPEAT_SECONDS + 0.5)
@@ -170,11 +171,11 @@ def test_a_second_ctrl_c_ends_at_once(start, tmp_path):
 
 def test_a_step_that_takes_too_long_is_not_waited_for(start, tmp_path):
     def before():
-        endless_step()
+        endless_step(tmp_path / "begun")
         interrupts.LIMIT_SECONDS = 0.2
 
     process = start("train", *WORDS, "4", "--out", str(tmp_path / "run"), before=before)
-    until((tmp_path / "run" / WEIGHTS).exists)
+    until((tmp_path / "begun").exists)
     kill(process, signal.SIGINT)
     assert_interrupted(process, tmp_path, 130, "before the first step")
 

@@ -36,6 +36,7 @@ def test_elsewhere_what_is_done_soon_prints_nothing(capsys):
     bar = work()
     assert capsys.readouterr().err == ""
     assert (bar.mininterval, bar.delay) == (10, 10)
+    assert bar not in Bar._instances  # or the next bar would be drawn below it
 
 
 @pytest.mark.parametrize("mininterval", [0, 0.1])

@@ -252,13 +252,14 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     step, steps = training_steps.Training.step, iter(range(100))
 
     def interrupted(self, k):
-        if next(steps) == 2:
+        if next(steps) in (2, 3):
             raise KeyboardInterrupt
         return step(self, k)
 
     monkeypatch.setattr(training_steps.Training, "step", interrupted)
-    assert main([*WORDS, "--seeds", "2"]) == 130
-    assert "interrupted with 2 of 4 runs done; the same command goes on" in capsys.readouterr().err
+    for _ in range(2):  # the second of one process has a line too
+        assert main([*WORDS, "--seeds", "2"]) == 130
+        assert "interrupted with 2 of 4 runs done; the same command goes on" in capsys.readouterr().err
     assert main([*WORDS, "--seeds", "2"]) == 0
 
 

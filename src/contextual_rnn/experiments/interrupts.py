@@ -79,7 +79,9 @@ def describe(done: str) -> None:
 
 @contextlib.contextmanager
 def raising() -> Generator[None]:
-    """A signal raises `Interrupted` in the main thread meanwhile."""
+    """A signal raises `Interrupted` in the main thread meanwhile; a command begins, which may print its own line."""
+    global _printed
+    _printed = False
     with _in_mode("raise"):
         yield
 

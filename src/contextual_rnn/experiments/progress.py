@@ -26,5 +26,6 @@ class Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument] # at run time it 
             print(self, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        self.disable = self.disable or not self.on_terminal  # nothing is left on a line that has to be cleared
+        if not self.on_terminal:
+            self.sp = None  # as tqdm's own bars in windows: no line has to be cleared
         super().close()
