@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from contextual_rnn import ContextState, ContextualRNN, NormalState, truncated
 from contextual_rnn.sequences import running, segments
+from contextual_rnn.sequences.padded import needs_no_packing
 from contextual_rnn.sequences.segments import Segments
 
 CASES = ["lstm", "gru", "rnn cell", "fast weights", "own cell"]
@@ -106,7 +107,59 @@ def test_what_does_need_packing():
     hooked = nn.GRU(3, 5)
     hooked.register_forward_pre_hook(lambda *_: None)
     others = [nn.LSTM(3, 5), nn.GRU(3, 5, bidirectional=True), nn.GRU(3, 5, 2), nn.RNN(3, 5, nonlinearity="relu")]
-    assert not any(map(running.ends_in_its_output, [*others, hooked]))
+    assert not any(map(needs_no_packing, [*others, hooked]))
+    assert [needs_no_packing(network, final_state=False) for network in [*others, hooked]] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_without_the_final_state_layers_and_lstms_need_no_packing(monkeypatch, kind, batch_first):
+    """Outputs and every gradient are those with it; the padding is NaN."""
+    torch.manual_seed(0)
+    network = kind(3, 5, 2, batch_first=batch_first, dtype=torch.float64)
+    model = ContextualRNN(network, ContextState(network, nn.Linear(2, 4).double()), "torch")
+    lengths, context = torch.tensor([4, 1, 6]), torch.randn(3, 2).double()
+    x = torch.randn(3, 6, 3).double()
+    x[torch.arange(6) >= lengths[:, None]] = torch.nan
+    x = (x if batch_first else x.transpose(0, 1)).requires_grad_()
+    expected, _ = model(x, context=context, lengths=lengths)
+    monkeypatch.setattr(running, "pack_padded_sequence", None)
+    actual, state = model(x, context=context, lengths=lengths, final_state=False)
+    assert state is None
+    cotangent, leaves = torch.randn_like(expected), [x, *model.parameters()]
+    gradients = [torch.autograd.grad(tensor, leaves, cotangent) for tensor in (actual, expected)]
+    for ours, theirs in zip((actual, *gradients[0]), (expected, *gradients[1]), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["lstm", "gru", "fast weights"])
+@pytest.mark.parametrize("options", [{}, {"lengths": torch.tensor([4, 0, 2])}, {"burn_in": 2}, {"num_samples": 2}])
+def test_without_the_final_state_outputs_are_the_same(case, options):
+    model, context = model_of(case), torch.randn(3, 2).double()
+    x = make_input(model.network, 3, 4, torch.float64)
+    output, state = model(x, context=context, final_state=False, **options)
+    assert state is None
+    torch.testing.assert_close(output, model(x, context=context, **options)[0], rtol=1e-12, atol=1e-12)
+    reset = torch.zeros(x.shape[:2], dtype=torch.bool)
+    reset[1] = True
+    output, state = model(x, context=context, reset=reset, final_state=False)
+    assert state is None
+    torch.testing.assert_close(output, model(x, context=context, reset=reset)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_a_cell_has_nothing_but_its_state():
+    model, context = model_of("rnn cell"), torch.randn(3, 2).double()
+    x = make_input(model.network, 3, 1, torch.float64)
+    with pytest.raises(ValueError, match=r"final_state: expected only with a padded batch .* an input of one step"):
+        model(x, context=context, final_state=False)
+    with pytest.raises(TypeError, match="final_state: expected True or False, got 0"):
+        model(x, context=context, final_state=0)
 
 
 @pytest.mark.parametrize("batch_first", [False, True])

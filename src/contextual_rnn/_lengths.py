@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from contextual_rnn._tensors import check_readable
+from contextual_rnn._torch_internals import is_tracing
 
 
 def check_lengths(lengths: Tensor, batch_size: int, steps: int, least: int = 0) -> None:
@@ -30,6 +31,12 @@ def check_flags(name: str, flags: Tensor, sizes: dict[str, int]) -> None:
     if tuple(flags.shape) != (shape := tuple(sizes.values())):
         axes = f", ({', '.join(sizes)}) as the input" if len(sizes) > 1 else ""
         raise ValueError(f"{name}: expected shape {shape}{axes}, got {tuple(flags.shape)}")
+
+
+def packed_batch_size(packed: PackedSequence) -> int:
+    """How many sequences there are."""
+    size = packed.batch_sizes[0]
+    return size if is_tracing() else int(size)  # pyright: ignore[reportReturnType]
 
 
 def blocks_of(mask: Tensor) -> tuple[Tensor | None, Tensor]:

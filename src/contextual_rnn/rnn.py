@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._autocast import in_autocast, no_grad
+from contextual_rnn._lengths import packed_batch_size
 from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._sharded import casts_inputs, set_around
 from contextual_rnn._tensors import first_parameter
-from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.sequences.backend import check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.stream import Stream
@@ -84,6 +84,7 @@ class ContextualRNN(nn.Module):
         arguments: Mapping[str, Any] | None = None,
         num_samples: int | None = None,
         return_posterior: bool = False,
+        final_state: bool = True,
         **more: Any,
     ) -> Any:
         """Run the network from `hx` where given, else from the initial state for `context`.
@@ -101,6 +102,8 @@ class ContextualRNN(nn.Module):
         between resets is a sequence of its own, and the final state is that of the last. Masks and resets have the
         layout of the input: (B, T), or (T, B) where time comes first. A cell takes a `reset` of (B,), before its step.
         The first `burn_in` steps run without gradients, and the outputs are those of the steps after.
+        With `final_state` False the network's state is None in the result, so that torch's LSTM and networks of several
+        layers need no packing for `lengths` where torch runs them.
 
         With `num_samples` each row runs from that many draws of the initial state, in evaluation too, which one pass of
         the context network gives: row b * num_samples + s is sample s of row b. With `return_posterior` the result is
@@ -117,7 +120,7 @@ class ContextualRNN(nn.Module):
             if num_samples is not None and not isinstance(input, PackedSequence):
                 input, lengths, mask = self._repeated(num_samples, input, lengths, mask)
             options: dict[str, Any] = {"lengths": lengths, "mask": mask, "burn_in": burn_in, "arguments": arguments}
-            returned = ContextualRNN.forward(self, input, hx, **options, **more)
+            returned = ContextualRNN.forward(self, input, hx, final_state=final_state, **options, **more)
             return (returned, posterior) if return_posterior else returned
         packed = isinstance(input, PackedSequence)
         if packed and self._spec.known_time_dim is None:
@@ -126,7 +129,8 @@ class ContextualRNN(nn.Module):
         network = self.network  # looking up an attribute of a module is slow
         if hx is not None and not matches(self._spec.tree, hx, batch_size, first_parameter(network)):
             self._check_state(hx, batch_size)
-        if lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0:
+        plain = lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0
+        if plain and final_state is True:
             state = self._start(context, batch_size, generator) if hx is None else hx
             if self.backend in _OURS:
                 return self._run_densely(input, state, arguments, more)
@@ -136,7 +140,7 @@ class ContextualRNN(nn.Module):
                 return network(input, state)
             return call(network, self._spec, input, state, **merged(arguments, more))
         given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
-        given["arguments"] = merged(arguments, more)
+        given |= {"final_state": final_state, "arguments": merged(arguments, more)}
         pieces = None if burn_in == 0 else "burn_in"
         sequences = Sequences.of(self, input, context, generator, **given, pieces=pieces)
         if burn_in == 0:
@@ -257,12 +261,6 @@ class ContextualRNN(nn.Module):
 def check_made(network: nn.Module, initial_state: InitialState, state: State) -> None:
     """Refuse what an initial state made if its dtype or device is not the network's."""
     check_like("initial_state", network, initial_state.spec.tree, state)
-
-
-def packed_batch_size(packed: PackedSequence) -> int:
-    """How many sequences there are."""
-    size = packed.batch_sizes[0]
-    return size if is_tracing() else int(size)  # pyright: ignore[reportReturnType]
 
 
 def check_like(name: str, network: nn.Module, tree: State, state: State) -> None:

@@ -11,11 +11,12 @@ from uuid import uuid4
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from contextual_rnn._lengths import packed_batch_size
 from contextual_rnn._numbers import shortened
 from contextual_rnn._sharded import set_around
 from contextual_rnn.attachment.contexts import HOOK, context_of, described, is_attached
 from contextual_rnn.attachment.host import Receive, receive, remove_from
-from contextual_rnn.rnn import check_made, packed_batch_size
+from contextual_rnn.rnn import check_made
 from contextual_rnn.spec.networks import StateSpec, spec_of
 from contextual_rnn.spec.steps import copied, may_change_states
 from contextual_rnn.spec.tree import State, fits

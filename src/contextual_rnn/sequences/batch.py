@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like
-from contextual_rnn._numbers import check_size
+from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._torch_internals import is_tracing
 from contextual_rnn.sequences.model import Model
 from contextual_rnn.sequences.running import run_rows, run_segments, takes_packed
@@ -50,6 +50,7 @@ class Sequences:
     reset_context: Any = None
     begun: Tensor | None = None
     over: bool = False  # whether no row has a step left
+    final_state: bool = True  # whether it is wanted
     packed: PackedSequence | None = None
     arguments: Mapping[str, Tensor] = field(default_factory=dict)  # of the network, cut with the input
 
@@ -65,11 +66,14 @@ class Sequences:
         mask: Tensor | None,
         reset: Tensor | None,
         reset_context: Any,
+        final_state: bool = True,
         pieces: str | None = None,
         arguments: Mapping[str, Any] | None = None,
     ) -> Sequences:
         """Check the arguments; `pieces` is the argument that has the batch run in pieces, if one has."""
         given = {pieces: pieces, "lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
+        check_flag("final_state", final_state)
+        given["final_state"] = None if final_state else final_state
         name = next(name for name, argument in given.items() if argument is not None)
         whole_input, spec = None, model._spec
         if isinstance(input, PackedSequence) and name == "reset":
@@ -100,7 +104,7 @@ class Sequences:
             first, lengths = blocks_of(self._rows_first("mask", mask))
         elif lengths is not None:
             check_lengths(lengths, batch, self.num_steps)
-        self = replace(self, first=first, lengths=lengths)
+        self = replace(self, first=first, lengths=lengths, final_state=final_state)
         if reset is None:
             if reset_context is not None:
                 raise ValueError("reset_context: expected only with reset, got it alone")
@@ -189,18 +193,20 @@ class Sequences:
         after = self.steps(step, self.num_steps)
         if after.over:
             raise ValueError(f"{name}: expected fewer steps than the longest sequence has, got {step}")
-        return self.steps(0, step), after
+        return replace(self.steps(0, step), final_state=True), after
 
     def run(self, hx: State | None, *, carried: State | None = None, carry: bool = False) -> Any:
         """Output and final state, from `hx` or the initial state.
 
         `carried` is the state after the piece before, for the rows that had begun. With `carry` the final state is
-        whole, A of fast weights included.
+        whole, A of fast weights included. It is None where it is not wanted.
         """
-        if self.packed is None:
-            return self._run(hx, carried, carry)
-        output, state = self._run(hx, carried, carry)
-        return packed_like(self.packed, output, self.time), state
+        returned = self._run(hx, carried, carry)
+        if self.packed is None and self.final_state:
+            return returned
+        output, state = returned
+        output = output if self.packed is None else packed_like(self.packed, output, self.time)
+        return output, state if self.final_state else None
 
     def _run(self, hx: State | None, carried: State | None, carry: bool) -> Any:
         network, one_source = self.model.network, carried is None or self.begun is None
@@ -247,7 +253,8 @@ class Sequences:
     def _whole_rows(self, state: State, carry: bool) -> Any:
         """Every row is one sequence."""
         model, arguments = self.model, self.arguments
-        return run_rows(model.network, self.spec, self.input, self.lengths, state, carry, model.backend, arguments)
+        options = {"carry": carry, "final_state": self.final_state}
+        return run_rows(model.network, self.spec, self.input, self.lengths, state, model.backend, arguments, **options)
 
     def _starts(self, hx: State | None, carried: State | None, segments: Segments) -> State:
         """The state that each segment starts from."""

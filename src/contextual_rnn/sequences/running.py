@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from contextual_rnn._autocast import in_autocast
-from contextual_rnn._lengths import without_padding
-from contextual_rnn._torch_internals import is_plain_call
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.sequences.backend import choose, is_small, whole_rows
 from contextual_rnn.sequences.backend import run as run_over
+from contextual_rnn.sequences.padded import needs_no_packing, run_padded
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs
 from contextual_rnn.spec.networks import StateSpec
@@ -36,11 +35,16 @@ def run_rows(
     input: Tensor,
     lengths: Tensor | None,
     state: State,
-    carry: bool,
     backend: str,
     arguments: Mapping[str, Any],
+    *,
+    carry: bool,
+    final_state: bool,
 ) -> Any:
-    """Each row a sequence from its first step on, of all steps or of `lengths`, in one call of the network."""
+    """Each row a sequence from its first step on, of all steps or of `lengths`, in one call of the network.
+
+    Without `final_state` that is of no use in what is returned.
+    """
     batch = input.shape[spec.input_batch_dim]
     if batch and isinstance(network, nn.RNNBase):
         like_torch = lengths is None or is_small(network, input)
@@ -53,7 +57,7 @@ def run_rows(
         return call(network, spec, input, own_copy(network, state), **options, **arguments)
     if isinstance(network, FastWeightsRNN):
         return network(input, state, lengths=lengths, **options)
-    if ends_in_its_output(network) and not in_autocast(input.device):
+    if needs_no_packing(network, final_state) and not in_autocast(input.device):
         return run_padded(network, input, state, lengths)
     batch_first = spec.input_batch_dim == 0
     packed = pack_padded_sequence(input, lengths.cpu(), batch_first=batch_first, enforce_sorted=False)
@@ -95,30 +99,6 @@ def run_segments(
 def whole(network: nn.Module, carry: bool) -> dict[str, Any]:
     """The arguments that have `network` return all that it carries."""
     return {"return_fast_weights": True} if carry and isinstance(network, FastWeightsRNN) else {}
-
-
-def ends_in_its_output(network: nn.Module) -> TypeGuard[nn.GRU | nn.RNN]:
-    """Whether the final state is the last output, and steps of zeros after it stay finite, in a plain call of torch's.
-
-    Then different lengths need no packing, for which torch's backward pass takes several times as long.
-    """
-    if type(network) not in (nn.GRU, nn.RNN) or not is_plain_call(network):
-        return False
-    assert isinstance(network, nn.RNNBase)
-    return network.num_layers == 1 and not network.bidirectional and network.mode != "RNN_RELU"
-
-
-def run_padded(network: nn.GRU | nn.RNN, input: Tensor, h0: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of `lengths` (B,) steps from the first on, in one dense call; the rest of the output is zero."""
-
-    def turned(tensor: Tensor) -> Tensor:
-        return tensor if network.batch_first else tensor.transpose(0, 1)
-
-    output = network(turned(without_padding(turned(input), lengths)), h0)[0]
-    rows = without_padding(turned(output), lengths)
-    lengths = lengths.to(output.device).long()
-    last = rows[torch.arange(len(rows), device=output.device), (lengths - 1).clamp(min=0)]
-    return turned(rows), torch.where(lengths[:, None] > 0, last, h0[0])[None]
 
 
 def _in_one_call(

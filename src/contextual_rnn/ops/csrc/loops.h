@@ -75,4 +75,14 @@ struct Arena {
     }
 };
 
+// Bytes that a pass takes: its tables for all threads, and memory to work in for each.
+template <typename Pass>
+int64_t scratch_size(const Pass& pass, int64_t threads) {
+    Arena arena(nullptr);
+    pass.place_shared(arena);
+    const int64_t shared = arena.used;
+    pass.place_work(arena);
+    return shared + (arena.used - shared) * threads;
+}
+
 }  // namespace

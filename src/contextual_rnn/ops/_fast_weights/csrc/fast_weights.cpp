@@ -45,7 +45,9 @@ int64_t EXPORTED(classification)(const FastWeightsClassification* p, void* scrat
     return Classifier<ELEMENT>(problem).run();
 }
 
-int64_t EXPORTED(stream_scratch)(const FastWeightsStream* p) { return Stream<ELEMENT>(*p).scratch_size(); }
+int64_t EXPORTED(stream_scratch)(const FastWeightsStream* p) {
+    return scratch_size(Stream<ELEMENT>(*p), larger(1, p->threads));
+}
 
 void EXPORTED(prepare_stream)(const FastWeightsStream* p) { Stream<ELEMENT>(*p).prepare(); }
 

@@ -56,14 +56,6 @@ struct Stream : Products<T> {
         return w;
     }
 
-    int64_t scratch_size() const {
-        Arena arena(nullptr);
-        place_shared(arena);
-        const int64_t shared = arena.used;
-        place_work(arena);
-        return shared + (arena.used - shared) * larger(1, p.threads);
-    }
-
     void prepare() const {
         Arena arena(p.scratch);
         const Shared shared = place_shared(arena);

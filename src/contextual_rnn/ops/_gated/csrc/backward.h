@@ -81,14 +81,6 @@ struct Backward : Sequences<T, Cell> {
         return sums;
     }
 
-    int64_t scratch_size() const {
-        Arena arena(nullptr);
-        place_shared(arena);
-        const int64_t shared = arena.used;
-        place_work(arena);
-        return shared + (arena.used - shared) * threads;
-    }
-
     void prepare(const Shared& shared) const {
         const int64_t from = first_h * H;
         pack(shared.to_h, h_depth, O, [&](int64_t k) { return this->hh_row(from + k); });

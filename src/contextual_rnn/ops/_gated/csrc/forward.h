@@ -73,14 +73,6 @@ struct Forward : Sequences<T, Cell> {
         return w;
     }
 
-    int64_t scratch_size() const {
-        Arena arena(nullptr);
-        place_shared(arena);
-        const int64_t shared = arena.used;
-        place_work(arena);
-        return shared + (arena.used - shared) * threads;
-    }
-
     void pack_weights(const Shared& shared) const {
         Part part[parts];
         split(part);

@@ -73,7 +73,7 @@ extern "C" {
 // Bytes of scratch memory, of which the problem that is asked about has none yet.
 int64_t EXPORTED(scratch)(const GatedProblem* p, int64_t backwards) {
     int64_t size = 0;
-    const auto ask = [&](const auto& pass) { size = pass.scratch_size(); };
+    const auto ask = [&](const auto& pass) { size = scratch_size(pass, pass.threads); };
     backwards ? with_pass<Backward>(*p, ask) : with_pass<Forward>(*p, ask);
     return size;
 }
