@@ -10,10 +10,12 @@ from importlib.util import find_spec
 import numpy
 import pyarrow.parquet
 import pytest
+import torch
 from tests.experiments.compare.small import ARMS, SEEDS, serial, small_comparison, small_plan
 from tests.experiments.test_sweep import Serial
 
 from contextual_rnn.experiments.cli.main import main
+from contextual_rnn.experiments.compare.calibration import coverage_of
 from contextual_rnn.experiments.compare.compare import compare, plan_of_task, run
 from contextual_rnn.experiments.compare.planted import COLUMNS, planted_table
 from contextual_rnn.experiments.compare.report import render
@@ -23,6 +25,7 @@ from contextual_rnn.experiments.panels import Split
 from contextual_rnn.experiments.runs.folder import read_run
 from contextual_rnn.experiments.runs.store import Store
 from contextual_rnn.experiments.sweeps import workers
+from contextual_rnn.experiments.tasks.panel import DRAWS, draws_below
 
 
 @pytest.fixture
@@ -76,7 +79,34 @@ def test_a_planted_context_is_found_and_its_numbers_are_those_of_the_test_set():
     assert best["nash_sutcliffe"] > zero["nash_sutcliffe"]
     assert best["rmse"] < zero["rmse"]
     assert arms["normal"]["crps"] < zero["crps"]
+    assert zero["coverage"] is None
+    assert 0 < arms["normal"]["coverage"]["0.882"]["estimate"] <= 1
     assert set(content["over"]) == {"zero", "burn_in", "every_step"}
+
+
+@pytest.mark.parametrize(("spread", "held"), [(1.0, "all"), (0.3, "few"), (3.0, "many")])
+def test_bands_of_draws_hold_what_they_should(spread, held):
+    """Draws N(0, spread) of targets N(0, 1), some of which are unknown."""
+    _, _, answer = small_comparison()
+    arm = answer.arms["normal"]
+    generator = torch.Generator().manual_seed(0)
+    shape = arm.errors.values.shape
+    draws, target = spread * torch.randn(*shape[:2], DRAWS, shape[2], generator=generator), torch.randn(shape)
+    below = torch.stack([draws_below(*each) for each in zip(draws, target, strict=True)]).numpy()
+    below[:, ::3, 2] = numpy.nan
+    shares = coverage_of(dataclasses.replace(arm, scores={"draws_below": below}))
+    assert list(shares) == pytest.approx([15 / 17, 13 / 17, 9 / 17])
+    for nominal, share in shares.items():
+        if held == "all":
+            assert share.low - 0.05 < nominal < share.high + 0.05
+        else:
+            assert share.high < nominal - 0.1 if held == "few" else share.low > nominal + 0.05
+    assert coverage_of(answer.arms["zero"]) == {}
+
+
+def test_a_draw_that_equals_the_target_counts_half():
+    draws, target = torch.tensor([[[1.0], [2.0], [2.0], [3.0]]]), torch.tensor([[2.0]])
+    assert draws_below(draws, target).tolist() == [[2.0]]
 
 
 def test_three_sentences_say_whether_how_much_how_long_and_what_to_use():

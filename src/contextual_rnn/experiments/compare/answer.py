@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy
 
+from contextual_rnn.experiments.compare.calibration import coverage_of
 from contextual_rnn.experiments.compare.plan import Plan
 from contextual_rnn.experiments.compare.runs import Arm
 from contextual_rnn.experiments.config import BASELINE, config_to_dict, entry_of
@@ -29,6 +30,9 @@ FIRST = {
     "does not help": "A better initial state does not help on these data.",
     "cannot be decided": "Whether a better initial state helps cannot be decided with these data.",
 }
+
+
+NO_SCORES = ("prediction", "target", "draws_below")  # numbers of the test set whose mean says nothing
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,7 @@ class Answer:
             "test_error_by_step": [_finite(error) for error in arm.errors.by_step()],
             "gain": None if arm.name == BASELINE else _interval(self.gains[arm.name].share),
             **{name: _finite(value) for name, value in scores_of(arm).items()},
+            "coverage": {f"{nominal:.3f}": _interval(share) for nominal, share in coverage_of(arm).items()} or None,
             "half_life": None if diagnosis is None else _finite(diagnosis.half_life),
             "burn_in": None if diagnosis is None else diagnosis.burn_in,
             "p_value": None if diagnosis is None else diagnosis.p_value,
@@ -187,7 +192,7 @@ def scores_of(arm: Arm) -> dict[str, float]:
 
     `nash_sutcliffe` is 1 - sum (y - x)^2 / sum (y - mean y)^2 of each series, its median over series.
     """
-    scores = {name: float(numpy.nanmean(v)) for name, v in arm.scores.items() if name not in ("prediction", "target")}
+    scores = {name: float(numpy.nanmean(v)) for name, v in arm.scores.items() if name not in NO_SCORES}
     if "prediction" in arm.scores:
         target = arm.scores["target"]
         squares = (arm.scores["prediction"] - target) ** 2

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.compare.answer import Answer, percent, scores_of
+from contextual_rnn.experiments.compare.calibration import coverage_of
 from contextual_rnn.experiments.compare.figures import gains_figure, steps_figure
 from contextual_rnn.experiments.compare.plan import Plan
 from contextual_rnn.experiments.compare.runs import Arm
@@ -29,6 +30,7 @@ FOLDS = {
     "controls": "Against the controls",
     "steps": "How long it lasts",
     "groups": "By group",
+    "calibration": "Calibration",
     "costs": "Costs",
     "use": "Use it",
     "data": "The data, as they were understood",
@@ -61,6 +63,7 @@ def render(plan: Plan, answer: Answer, place: Place) -> str:
         steps=_steps(answer),
         fading=_fading(answer),
         groups=_groups(answer),
+        calibration=_calibration(answer),
         costs=_costs(answer),
         settings=_settings(plan, answer),
         level=percent(answer.confidence),
@@ -158,6 +161,15 @@ def _fading(answer: Answer) -> Table:
 def _groups(answer: Answer) -> Table | None:
     rows = [[name, str(gain.series), _share(gain.share)] for name, gain in answer.by_group.items()]
     return Table(f"Gain of the {answer.title(answer.best)}", ["group", "series", "gain"], rows) if rows else None
+
+
+def _calibration(answer: Answer) -> Table | None:
+    rows = [
+        [answer.title(name), percent(nominal), _share(share)]
+        for name, arm in answer.arms.items()
+        for nominal, share in coverage_of(arm).items()
+    ]
+    return Table("Targets inside a band of the draws", ["arm", "should be", "are"], rows) if rows else None
 
 
 def _costs(answer: Answer) -> Table:

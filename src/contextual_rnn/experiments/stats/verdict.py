@@ -92,7 +92,7 @@ def gain_over(baseline: Errors, arm: Errors, arms: int = 1) -> Gain:
     examples or steps.
     """
     _check_alike(baseline, arm)
-    gain = _mean(baseline.by_series() - arm.by_series(), 1 - (1 - CONFIDENCE) / max(arms, 1))
+    gain = mean_of_known(baseline.by_series() - arm.by_series(), 1 - (1 - CONFIDENCE) / max(arms, 1))
     mean = baseline.mean()
     share = Interval(*(value / mean if mean > 0 else math.nan for value in gain))
     known = numpy.isfinite(baseline.by_series()).any(0)
@@ -103,7 +103,7 @@ def gain_by_step(baseline: Errors, arm: Errors) -> list[Interval]:
     """The gain of `arm` at each step from the initial state, with intervals of 95 %; raises as `gain_over`."""
     _check_alike(baseline, arm)
     differences = baseline.values - arm.values
-    return [_mean(baseline.by_series(differences[..., t : t + 1])) for t in range(differences.shape[2])]
+    return [mean_of_known(baseline.by_series(differences[..., t : t + 1])) for t in range(differences.shape[2])]
 
 
 def lasting(by_step: Sequence[Interval]) -> int:
@@ -117,8 +117,8 @@ def _check_alike(baseline: Errors, arm: Errors) -> None:
         raise ValueError(f"arm: expected errors of the same seeds, examples and steps, {expected}, got {received}")
 
 
-def _mean(table: numpy.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """Of the series that have a target."""
+def mean_of_known(table: numpy.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """`crossed_mean` of the series that have a target, which is not nan; nan where none has."""
     known = table[:, numpy.isfinite(table).all(0)]
     return crossed_mean(known, confidence) if known.size else Interval(math.nan, math.nan, math.nan)
 

@@ -150,6 +150,8 @@ class PanelTask(Task[Kept]):
                 ranked = crps(draws, batch.target) if draws is not None else (prediction - batch.target).abs()
                 values = data.unscale(prediction), data.unscale(batch.target), data.unscale_spread(ranked)
                 scores |= dict(zip(("prediction", "target", "crps"), values, strict=True))
+                if draws is not None:
+                    scores["draws_below"] = draws_below(draws, batch.target)
             for name, values in scores.items():
                 known = values.masked_fill(~batch.observed, math.nan).reshape(len(values), -1)
                 parts.setdefault(name, []).append(functional.pad(known, (0, steps - known.shape[1]), value=math.nan))
@@ -210,6 +212,11 @@ def crps(draws: Tensor, target: Tensor) -> Tensor:
     )  # sum |x_i - x_j| = 2 sum weight_i x_(i)
     spread = torch.tensordot(ordered.movedim(1, -1), weights, 1) / (count * (count - 1))
     return (draws - target[:, None]).abs().mean(1) - spread
+
+
+def draws_below(draws: Tensor, target: Tensor) -> Tensor:
+    """How many of the draws (B, S, ...) are below `target` (B, ...); one that equals it counts half."""
+    return ((draws < target[:, None]).to(draws.dtype) + (draws <= target[:, None]).to(draws.dtype)).sum(1) / 2
 
 
 def _cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
