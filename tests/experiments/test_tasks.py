@@ -225,6 +225,17 @@ def test_decay_model_is_the_papers(state):
         assert all(torch.allclose(scale, torch.tensor(0.25)) for scale in scales)
 
 
+@pytest.mark.parametrize("state", ["context", "normal"])
+def test_decay_with_a_linear_encoder_and_the_period_at_every_step(state):
+    """The mean of h(0) is linear in the context."""
+    model = DecayModel(DecayConfig(state=state, context_units=0, period_input=True)).eval()
+    assert model.rnn.network.input_size == 2
+    contexts = torch.tensor([[-1.0, 0.5], [0.6, -0.4]])
+    one, other, between = model.rnn.initial_state(torch.cat([contexts, contexts.mean(0, keepdim=True)]))[0][0]
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(between, (one + other) / 2)
+
+
 def test_free_run_feeds_predictions_back():
     torch.manual_seed(3)
     model = DecayModel(DecayConfig(state="context"), largest_step=0.7).eval()

@@ -17,7 +17,9 @@ class DecayConfig(TrainingConfig):
     units: int = 128
     """Size of the LSTM."""
     context_units: int = 50
-    """Hidden units of the context network g."""
+    """Hidden units of the context network g; 0 for a linear g, which has none."""
+    period_input: bool = False
+    """Append the period to every step for the context and normal states too, as for zero and free."""
     scale: float = 0.25
     """Where sigma starts, for the normal state."""
     min_scale: float = 0.0
@@ -36,9 +38,8 @@ class DecayConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("units", "context_units", "samples_per_period"):
-            at_least(name, getattr(self, name), 1)
-        at_least("samples_per_period", self.samples_per_period, 2)
+        for name, least in (("units", 1), ("context_units", 0), ("samples_per_period", 2)):
+            at_least(name, getattr(self, name), least)
         positive("scale", self.scale)
         at_least("min_scale", self.min_scale, 0)
         at_least("kl_weight", self.kl_weight, 0)

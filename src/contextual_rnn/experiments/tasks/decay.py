@@ -65,7 +65,7 @@ def scaled_period(period: Tensor) -> Tensor:
 class DecayModel(nn.Module):
     """An LSTM and one linear unit that predicts the next change of x, scaled to [-1, 1] by `largest_step`.
 
-    The context is (x(0), T), both scaled, g 50 ReLU units and a linear layer for h and c. States without a context
+    The context is (x(0), T), both scaled, g 50 ReLU units, or none, and a linear layer for h and c. States without a context
     (zero, free) get the period appended to every step instead, as in the paper's baseline.
     """
 
@@ -73,7 +73,7 @@ class DecayModel(nn.Module):
 
     def __init__(self, config: DecayConfig, largest_step: float = 1.0):
         super().__init__()
-        self.period_in_input = config.state in ("zero", "free")
+        self.period_in_input = config.state in ("zero", "free") or config.period_input
         lstm = nn.LSTM(2 if self.period_in_input else 1, config.units, batch_first=True)
         self.rnn = ContextualRNN(lstm, _initial_state(config, lstm))
         self.readout = nn.Linear(config.units, 1)
@@ -129,10 +129,14 @@ class DecayModel(nn.Module):
 
 
 def _initial_state(config: DecayConfig, lstm: nn.LSTM) -> InitialState:
-    def g() -> nn.Module:
-        return nn.Sequential(nn.Linear(2, config.context_units), nn.ReLU())
+    units = config.context_units
 
-    return initial_state(config.state, state_spec(lstm), g, scale=config.scale, min_scale=config.min_scale)
+    def g() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, units), nn.ReLU()) if units else nn.Identity()
+
+    features = units or 2  # the context itself
+    scales = {"scale": config.scale, "min_scale": config.min_scale}
+    return initial_state(config.state, state_spec(lstm), g, features=features, **scales)
 
 
 class DecayTask(Task[DecayModel]):
