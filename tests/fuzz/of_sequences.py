@@ -69,6 +69,7 @@ def _(d: Draw) -> Call:
             options["lengths"] = torch.randint(2, STEPS + 1, (batch,)).to(d.choose([torch.int64, torch.int32]))
         if d.chance(0.4) and not getattr(s.network, "bidirectional", False):
             options["burn_in"] = 1
+        options |= d.some(final_state=False)
         if getattr(s.network, "batch_first", False) and d.chance(0.5):  # rows first, however flags are laid out
             options["reset"] = torch.rand(batch, STEPS) < 0.3
         elif getattr(s.network, "batch_first", False) and d.chance(0.3) and "lengths" not in options:
