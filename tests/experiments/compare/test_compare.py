@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.experiments.compare.small import ARMS, SEEDS, serial, small_comparison, small_plan
 from tests.experiments.test_sweep import Serial
+from tests.killed import SECONDS
 
 from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.compare.calibration import coverage_of
@@ -189,6 +190,19 @@ def test_a_comparison_in_an_object_store(tmp_path):
     assert "memory://comparison/one/winner" in (tmp_path / "report.html").read_text()
     again = run(plan, place, contextlib.nullcontext(Stopping(0)))
     assert again.sentences() == answer.sentences()
+
+
+def test_a_comparison_on_a_cluster(tmp_path, monkeypatch):
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(workers, "CONNECT_SECONDS", SECONDS)
+    plan = small_plan(tmp_path / "table", arms=("context",), steps=20, series=20)
+    run(plan, tmp_path / "here", serial())
+    with LocalCluster(
+        processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0", protocol="tcp"
+    ) as cluster:
+        run(plan, tmp_path / "there", workers.dask_workers(cluster.scheduler_address))
+    assert without_seconds(tmp_path / "there") == without_seconds(tmp_path / "here")
 
 
 def test_data_of_a_package_by_name(tmp_path, capsys):
