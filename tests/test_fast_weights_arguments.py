@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
-from contextual_rnn import FastWeightsCell, FastWeightsRNN, LowRank, fast_weights_spec
+from contextual_rnn import ContextualRNN, FastWeightsCell, FastWeightsRNN, FreeState, LowRank, fast_weights_spec
 
 B, T, I, H, R = 2, 4, 3, 5, 2  # noqa: E741
 NETWORKS = {"rnn": FastWeightsRNN(I, H, batch_first=True), "cell": FastWeightsCell(I, H)}
@@ -222,3 +222,22 @@ def test_spec(arguments, error, name):
 def test_factors_that_do_not_fit_make_no_matrix(left, right, error, words):
     with pytest.raises(error, match=f"^{words}"):
         LowRank(left, right).dense()
+
+
+def test_parts_of_the_state_that_the_spec_leaves_open_are_dense():
+    """Rows of A go on where no reset is."""
+    network = NETWORKS["rnn"]
+    model = ContextualRNN(network, FreeState(network))
+    factor, reset = torch.randn(2, 1, H), torch.tensor([[False, True], [False, False]])
+    hx = (torch.randn(2, H), LowRank(factor.to_sparse(), factor))
+    for options in ({}, {"reset": reset}):
+        with pytest.raises(ValueError, match=r"^hx: expected a strided tensor, got one of layout torch.sparse"):
+            model(torch.randn(2, 2, I), hx, **options)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "cell"])
+def test_complex_inputs_under_autocast(kind):
+    network = NETWORKS[kind]
+    shape = (2, I) if kind == "cell" else (2, 3, I)
+    with torch.autocast("cpu"), pytest.raises(ValueError, match=r"^input: expected torch.float32 .*complex64"):
+        network(torch.zeros(shape, dtype=torch.complex64))

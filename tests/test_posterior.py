@@ -409,6 +409,9 @@ BAD_CALLS = {
     "num_samples: expected a positive int": lambda: q_of().sample(0),
     "state: expected leaf 'h' of 4 rows or a multiple, got 6": lambda: q_of().log_prob(torch.zeros(6, 5)),
     "state: expected numbers in leaf 'h', got NaN": lambda: q_of().log_prob(torch.full((B, 5), torch.nan)),
+    "context: expected one that gives finite means": lambda: (
+        NormalState(GRU, nn.Linear(2, 6)).posterior(CONTEXT * torch.nan).log_prob(torch.zeros(B, 5))
+    ),
     "state: expected branches without a latent": lambda: ContextDropout(
         LatentState(GRU, nn.Linear(2, 6), 3)
     ).posterior(CONTEXT).log_prob(torch.zeros(B, 5)),

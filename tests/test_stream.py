@@ -265,6 +265,25 @@ def test_random_states_are_drawn_anew_in_training_alone(backend):
             assert_same(stream.state, model.initial_state(context))
 
 
+def test_only_rows_that_begin_anew_are_drawn_whatever_takes_the_steps():
+    """From a state that was given."""
+    network = nn.GRU(3, 5)
+    context, hx, x = context_of(3, torch.float32), torch.randn(1, 3, 5), torch.randn(3, 3)
+    flags, outputs = torch.tensor([True, False, True]), []
+    for backend in ("auto", "torch"):
+        model = ContextualRNN(network, NormalState(network, nn.Linear(2, 4), scale=1.0), backend)
+        torch.manual_seed(0)
+        model.initial_state.reset_parameters()
+        stream = model.stream(context, hx=hx, generator=torch.Generator().manual_seed(0))
+        outputs.append(stream(x, reset=flags).clone())
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(0)
+            drawn = model.initial_state(context, rows=flags.nonzero()[:, 0], generator=generator)
+        expected = hx.clone()
+        expected[:, flags] = drawn
+        assert_same(outputs[-1], network(x[None], expected)[0][0].detach(), 1e-6)
+
+
 @native
 def test_inputs_of_any_memory():
     """What cannot be read in place is copied, and the numbers are the same."""

@@ -19,6 +19,7 @@ from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.stream import Stream
 from contextual_rnn.spec.arguments import merged
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
+from contextual_rnn.spec.rows import check_open_parts
 from contextual_rnn.spec.steps import call, copied, find_time_dim, may_change_states
 from contextual_rnn.spec.tree import State, fits, matches, rows_of, zip_leaves
 from contextual_rnn.states import InitialState, Posterior
@@ -255,6 +256,7 @@ class ContextualRNN(nn.Module):
         for leaf in self._spec:
             if (size := rows_of(leaf, leaves[leaf.name])) != batch_size:
                 raise ValueError(f"hx: expected {leaf.name!r} of batch size {batch_size}, as the input, got {size}")
+        check_open_parts("hx", self._spec.tree, state)
         check_like("hx", self.network, self._spec.tree, state)
 
 

@@ -53,6 +53,7 @@ OF_A_MODE = re.compile(
 )
 # What Python says of a path and torch of a device or dtype names the argument too.
 OF_OTHERS = ("os.PathLike", "device string", "device type at start", "argument 'dtype'", "argument 'device'")
+OF_USERS = ("generation/step.py:<lambda>",)  # where we call a function that was handed to us
 SCHEMA = re.compile(r"Expected a value of type .* for argument '\w+'")
 
 
@@ -203,7 +204,7 @@ def judged(name: str, text: str, call: Call, error: Exception, around: str) -> O
         kind = "mode"
     elif "Cannot access data pointer" in message and not frames[-1].filename.startswith(OURS):
         kind = "mode"  # of torch.func, in an operator that it does not know
-    elif frames and frames[-1].filename.startswith(HERE):
+    elif (frames and frames[-1].filename.startswith(HERE)) or place in OF_USERS:
         kind = "user"  # a network, a step or a loss of the tests that is handed what it does not expect
     elif _others_say(frames, message) or _fails_alone(call, type(error), around):
         kind = "network"

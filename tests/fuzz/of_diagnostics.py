@@ -43,7 +43,11 @@ def _(d: Draw) -> Call:
     if d.chance(0.3):
         options["groups"] = list(range(batch))
     options.setdefault("permutations", 2)
-    return Call(diagnose, [model, losses], options, expect=_expect, finish=_told)
+
+    def alone(_: Call) -> Any:
+        return s.network(inputs, random_state(s.spec, batch))
+
+    return Call(diagnose, [model, losses], options, expect=_expect, alone=alone, finish=_told)
 
 
 @case("diagnose_state")

@@ -364,7 +364,10 @@ def _(d: Draw) -> Call:
         with ours.given_context(context, network=network):
             return s.network(x)
 
-    return Call(use, [context, d.choose([None, network])], keep=("0",))
+    def alone(_: Call) -> Any:
+        return s.network(x, random_state(s.spec, 3))
+
+    return Call(use, [context, d.choose([None, network])], alone=alone, keep=("0",))
 
 
 @case("remove_initial_state")

@@ -44,8 +44,9 @@ def _state_of(spec: StateSpec, batch: int | None) -> Any:
 @case("ConstantState")
 def _(d: Draw) -> Call:
     network, spec = network_and_spec(d)
-    return Call(ours.ConstantState, [d.choose([network, spec]), d.choose([0.0, 1, 0.5, random_state(spec, None)])],
-                makes=True)  # fmt: skip
+    owner = d.choose([network, spec])
+    values = [0.0, 1, 0.5, random_state(spec if owner is spec else state_spec(network), None)]
+    return Call(ours.ConstantState, [owner, d.choose(values)], makes=True)
 
 
 @case("FreeState")
@@ -130,7 +131,8 @@ def _(d: Draw) -> Call:
 
 @case("Moments")
 def _(d: Draw) -> Call:
-    return Call(ours.Moments, [torch.randn(2, 3), d.choose([None, 0.5, torch.rand(2, 3)])])
+    """A named tuple of anything: states check what their `moments` return."""
+    return Call(ours.Moments, [torch.randn(2, 3), d.choose([None, 0.5, torch.rand(2, 3)])], keep=("0", "1"))
 
 
 def _forward_of(*kinds: str) -> Any:

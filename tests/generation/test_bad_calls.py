@@ -39,6 +39,8 @@ BAD_CALLS = {
     "stop: expected a function, as values are no tokens": lambda: values(stop=1),
     "stop: expected a function that returns a tensor of bool, got True": lambda: values(stop=lambda v: True),
     r"stop: expected flags of shape \(3,\)": lambda: values(stop=lambda v: v > 0),
+    r"step: expected a function of 2 arguments, .* got one with signature \(obj, /\)": lambda: values(step=len),
+    "stop: expected a function of 1 argument, or of one more": lambda: values(stop=lambda: False),
     "sampler: expected a function or None, got float": lambda: tokens(sampler=0.7),
     "sampler: expected None beside beams": lambda: tokens(sampler=GREEDY, beams=2),
     "sampler: expected int64 tokens of shape": lambda: tokens(sampler=lambda scores: scores),

@@ -325,7 +325,9 @@ def test_inputs_of_another_kind(name):
     run = Classification(problem.parameters, None, OPTIONS)
     given = {name: getattr(problem, name) for name in ("tokens", "targets", "h0", "states")}
     tensor = given[name].detach()
-    kinds = [tensor.to_sparse(), tensor.to("meta"), torch.nested.nested_tensor([*tensor]), tensor.tolist()]
+    freed = tensor.clone()
+    freed.untyped_storage().resize_(0)
+    kinds = [tensor.to_sparse(), tensor.to("meta"), torch.nested.nested_tensor([*tensor]), tensor.tolist(), freed]
     for other in kinds:
         with pytest.raises((TypeError, ValueError), match=f"^{name}: expected .*got "):
             run(**given | {name: other})

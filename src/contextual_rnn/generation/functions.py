@@ -43,10 +43,10 @@ class Functions:
     ):
         self.model, self.guidance, self.first_name, self.embeds = model, guidance, first_name, embed is not None
         self.spec: StateSpec = model._spec
-        self._step = with_step(step, 2)
-        self._embed = None if embed is None else with_step(embed, 1)
-        self._stop = with_step(stop, 1) if callable(stop) else stop
-        self._sampler = None if sampler is None else with_step(sampler, 1)
+        self._step = with_step("step", step, 2)
+        self._embed = None if embed is None else with_step("embed", embed, 1)
+        self._stop = with_step("stop", stop, 1) if callable(stop) else stop
+        self._sampler = None if sampler is None else with_step("sampler", sampler, 1)
 
     @property
     def can_stop(self) -> bool:

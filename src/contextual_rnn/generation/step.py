@@ -46,19 +46,28 @@ class GenerationStep(NamedTuple):
         return numbers if self.rows.shape[0] == self.num_rows else numbers.index_select(0, self.rows)
 
 
-def with_step(function: Callable[..., Any], arguments: int) -> Callable[..., Any]:
+def with_step(name: str, function: Callable[..., Any], arguments: int) -> Callable[..., Any]:
     """`function` as one that takes a GenerationStep after `arguments` arguments, and ignores it unless it asks for it.
 
-    It asks by one more argument that has no default.
+    It asks by one more argument that has no default. Raises TypeError, with `name`, for a function of other arguments.
     """
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    asks = False
     try:
         called = function.forward if isinstance(function, nn.Module) else function
-        parameters = inspect.signature(called).parameters.values()
-    except (TypeError, ValueError):  # functions written in C have no signature
-        parameters = ()
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    required = [p for p in parameters if p.kind in positional and p.default is inspect.Parameter.empty]
-    if len(required) > arguments:
+        signature = inspect.signature(called)
+    except (TypeError, ValueError):  # some functions written in C have no signature
+        pass
+    else:
+        required = [p for p in signature.parameters.values() if p.kind in positional and p.default is p.empty]
+        asks = len(required) > arguments
+        try:
+            signature.bind(*[None] * (arguments + asks))
+        except TypeError as error:
+            values = "1 argument" if arguments == 1 else f"{arguments} arguments"
+            expected = f"a function of {values}, or of one more, the GenerationStep"
+            raise TypeError(f"{name}: expected {expected}, got one with signature {signature}: {error}") from None
+    if asks:
         return function
     if arguments == 1:
         return lambda value, at: function(value)

@@ -45,6 +45,6 @@ def check_input(inputs: Tensor, weight: Tensor) -> None:
     width = inputs.shape[-1] if inputs.ndim else 0
     if width != weight.shape[1]:
         raise ValueError(f"input: expected width {weight.shape[1]}, got {width}")
-    autocast = in_autocast(weight.device)
+    autocast = in_autocast(weight.device) and inputs.is_floating_point()
     if inputs.device != weight.device or (inputs.dtype != weight.dtype and not autocast):
         raise ValueError(f"input: expected {weight.dtype} on {weight.device}, got {inputs.dtype} on {inputs.device}")

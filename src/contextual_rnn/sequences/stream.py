@@ -160,12 +160,13 @@ class Stream:
         rows = flags.cpu().nonzero()[:, 0]
         if context is not None:
             self._starts.give(rows, context)
-        if (self._fixed and not self._start_is_current) or self._start is None:
+        if self._fixed and not self._start_is_current:
             rows = torch.arange(self.batch_size, device="cpu")
         if len(rows):
             new = self._initial(rows)
             if len(rows) < self.batch_size:
-                new = write_rows(self._spec.tree, self._start, rows, new, self.batch_size)
+                others = self._state if self._start is None else self._start  # which nobody reads
+                new = write_rows(self._spec.tree, others, rows, new, self.batch_size)
             self._start = self._stored(self._start, new)
         self._start_is_current = self._fixed
 

@@ -26,7 +26,8 @@ from contextual_rnn.serialization.file_format import (
     write_file,
 )
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
-from contextual_rnn.spec.tree import State, has_more, map_leaves, zip_leaves
+from contextual_rnn.spec.rows import has_more
+from contextual_rnn.spec.tree import State, map_leaves, zip_leaves
 from contextual_rnn.states.base import InitialState
 
 

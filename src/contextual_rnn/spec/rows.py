@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from contextual_rnn._tensors import check_dense
 from contextual_rnn.ops import LowRank
 from contextual_rnn.spec.tree import Leaf, State, children_of, matching_children, rebuilt
 
@@ -87,6 +88,30 @@ def has_none(tree: State) -> bool:
     if isinstance(tree, (tuple, list, Mapping)) and not isinstance(tree, LowRank):
         return any(map(has_none, children_of(tree)))
     return tree is None or isinstance(tree, LowRank)
+
+
+def open_parts(tree: State, state: State) -> Iterator[State]:
+    """What a state has where the tree has None, other than None."""
+    if isinstance(tree, Mapping):
+        for name, child in tree.items():
+            yield from open_parts(child, state[name])
+    elif isinstance(tree, (tuple, list)):
+        for child, part in zip(tree, state, strict=True):
+            yield from open_parts(child, part)
+    elif tree is None and state is not None:
+        yield state
+
+
+def has_more(tree: State, state: State) -> bool:
+    """Whether there is something where the tree has None."""
+    return any(True for _ in open_parts(tree, state))
+
+
+def check_open_parts(name: str, tree: State, state: State) -> None:
+    """Refuse sparse and nested tensors where the tree has None."""
+    for part in open_parts(tree, state):
+        for tensor in tensors_of(part):
+            check_dense(name, tensor)
 
 
 def _matrices(states: Sequence[State], counts: Sequence[int]) -> list[Tensor]:

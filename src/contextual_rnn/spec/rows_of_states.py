@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
@@ -14,7 +14,7 @@ from torch import Tensor
 from contextual_rnn._numbers import check_number, check_size, readable, shortened
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.ops import LowRank
-from contextual_rnn.spec.rows import combine
+from contextual_rnn.spec.rows import combine, open_parts
 from contextual_rnn.spec.tree import State, rows_of, zip_leaves
 
 
@@ -39,6 +39,8 @@ class RowsOfStates:
         """
         batch = self._batch_of("state", state)
         index = _checked_rows(rows, batch)
+        if index.is_meta and not all(leaf.is_meta for _, leaf in zip_leaves(self._opened.tree, state, "state")):
+            raise ValueError("rows: expected a tensor whose values can be read, got one on meta")
 
         def pick(tensors: Sequence[Tensor], dim: int) -> Tensor:
             return tensors[0].index_select(dim, index.to(tensors[0].device))
@@ -150,7 +152,7 @@ class RowsOfStates:
         """The batch size of a state, None for one example; refuse what is no state of the network."""
         leaf = next(iter(self._opened))
         batch = rows_of(leaf, self._opened.check(state, name)[leaf.name])
-        for part in _parts_of_none(self._opened.tree, state):
+        for part in open_parts(self._opened.tree, state):
             for each in part if isinstance(part, LowRank) else (part,):
                 check_dense(name, each, "a tensor, LowRank or None where the spec has None")
                 if batch is not None and (each.ndim == 0 or each.shape[0] != batch):
@@ -224,18 +226,6 @@ def _without_low_rank(tree: State) -> State:
     return None if isinstance(tree, LowRank) else tree
 
 
-def _parts_of_none(tree: State, state: State) -> Iterator[State]:
-    """What a state has where the tree has None, other than None."""
-    if isinstance(tree, Mapping):
-        for name, child in tree.items():
-            yield from _parts_of_none(child, state[name])
-    elif isinstance(tree, (tuple, list)):
-        for child, part in zip(tree, state, strict=True):
-            yield from _parts_of_none(child, part)
-    elif tree is None and state is not None:
-        yield state
-
-
 def _with_batch(tensors: Sequence[Tensor], dim: int) -> Tensor:
     return tensors[0].unsqueeze(dim)
 
@@ -255,9 +245,10 @@ def _checked_rows(rows: Tensor, batch: int) -> Tensor:
         raise TypeError(f"rows: expected a tensor of integers or bool, got {rows.dtype}")
     if rows.ndim != 1:
         raise ValueError(f"rows: expected one axis, got {tuple(rows.shape)}")
+    rows = rows.long()  # torch has no comparisons of some integers without a sign
     if readable(rows) and rows.numel() and not (int(rows.min()) >= 0 and int(rows.max()) < batch):
         raise ValueError(f"rows: expected 0 to {batch - 1}, got {int(rows.min())} to {int(rows.max())}")
-    return rows.long()
+    return rows
 
 
 def _checked_weight(weight: float | Tensor) -> float | Tensor:

@@ -22,13 +22,13 @@ from contextual_rnn._numbers import (
 from contextual_rnn._tensors import check_dense, is_finite
 from contextual_rnn.spec.arguments import Call, check_call
 from contextual_rnn.spec.axes import TimeDim, checked_axes
+from contextual_rnn.spec.rows import has_more
 from contextual_rnn.spec.rows_of_states import RowsOfStates
 from contextual_rnn.spec.tree import (
     Leaf,
     State,
     check_leaves,
     describe,
-    has_more,
     leaves_of,
     map_leaves,
     pack,

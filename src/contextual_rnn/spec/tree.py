@@ -247,7 +247,14 @@ def matches(tree: State, state: State, batch_size: int | None, like: Tensor | No
             and tree.keys() == state.keys()
             and all(matches(child, state[name], batch_size, like) for name, child in tree.items())
         )
-    return True
+    return _is_dense(state)
+
+
+def _is_dense(state: State) -> bool:
+    """Whether no tensor among what the tree leaves open is sparse or nested."""
+    if isinstance(state, Tensor):
+        return state.layout is torch.strided and not state.is_nested
+    return not isinstance(state, (tuple, list)) or all(map(_is_dense, state))
 
 
 def fits(tree: State, other: State) -> bool:
@@ -261,13 +268,6 @@ def fits(tree: State, other: State) -> bool:
             other.dtype,
         )
     return _are_alike(tree, other) and all(fits(*children) for children in matching_children(tree, other))
-
-
-def has_more(tree: State, state: State) -> bool:
-    """Whether there is something where the tree has None."""
-    if isinstance(tree, (Mapping, tuple, list)):
-        return any(has_more(*children) for children in matching_children(tree, state))
-    return tree is None and state is not None
 
 
 def describe(tree: State) -> str:

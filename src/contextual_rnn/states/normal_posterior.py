@@ -94,7 +94,7 @@ class NormalPosterior(Posterior):
         return units
 
     def log_prob(self, drawn: Any) -> Tensor:
-        densities = {leaf.name: normal(self.moments[leaf.name]) for leaf in self.random_leaves}
+        densities = self.distribution
         return self._log_prob(drawn, {name: (density.loc, density.scale) for name, density in densities.items()})
 
     def log_prior(self, drawn: Any, prior: Prior = None) -> Tensor:

@@ -65,8 +65,8 @@ def scaled_period(period: Tensor) -> Tensor:
 class DecayModel(nn.Module):
     """An LSTM and one linear unit that predicts the next change of x, scaled to [-1, 1] by `largest_step`.
 
-    The context is (x(0), T), both scaled, g 50 ReLU units, or none, and a linear layer for h and c. States without a context
-    (zero, free) get the period appended to every step instead, as in the paper's baseline.
+    The context is (x(0), T), both scaled, g 50 ReLU units, or none, and a linear layer for h and c. States without a
+    context (zero, free) get the period appended to every step instead, as in the paper's baseline.
     """
 
     largest_step: Tensor

@@ -15,7 +15,7 @@ from contextual_rnn.ops._fast_weights.dispatch import check_norm, check_tensor, 
 from contextual_rnn.ops._fast_weights.kernel import Settings
 from contextual_rnn.ops._fast_weights.layouts import HEADS
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, decay_tables
-from contextual_rnn.ops.native.memory import address
+from contextual_rnn.ops.native.memory import address, addresses_of
 
 
 class Parameters(NamedTuple):
@@ -35,6 +35,7 @@ class Parameters(NamedTuple):
 
 
 _OPTIONAL = ("bias", "norm_weight", "norm_bias")
+_RECEIVED = ("tokens", "targets", "states", "h0", "a0", "a0.left", "a0.right")
 
 
 class Head(NamedTuple):
@@ -191,8 +192,10 @@ class Classification:
         given = [None if t is None else t.resolve_neg().contiguous() for t in (h0, dense, left, right)]
         indices = [None if t is None else t.contiguous() for t in (tokens, targets, states)]
         tables = decay_tables(self.options, steps, parameters.embedding)
-        tensors = (loss, *indices, *given, *tables, *d_initial, *grads)
-        others = *self._fixed_numbers, number, *map(address, tensors)
+        received = addresses_of((*indices, *given), _RECEIVED)
+        others = (
+            *self._fixed_numbers, number, address(loss), *received, *map(address, (*tables, *d_initial, *grads)),
+        )  # fmt: skip
         wrong = cpu.classification((batch, steps, width), settings, loss.dtype, form, others)
         if wrong:
             name = ("tokens", "targets", "states")[wrong - 1]
