@@ -125,7 +125,6 @@ def main(options: Options) -> None:
     started, found = time.perf_counter(), {name: {} for name in VARIANTS}
     rows = table()
     names = sorted({row["name"] for row in rows})  # by which rows are held out, as both lists may know one
-    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         order = [names[place] for place in torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))]
         tenth = len(names) // 10

@@ -112,7 +112,6 @@ def main(options: Options) -> None:
     unclear = torch.tensor([len(readings(text)) > 1 for text, _ in written])
     subsets = {"all": torch.ones_like(unclear), "one meaning": ~unclear, "several meanings": unclear}
     shown = [next(pair for pair in written if pair[1] == locale) for locale in ("en-GB", "de-DE", "fr-FR", "es-ES")]
-    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         for name, (start, attends) in VARIANTS.items():
             before = time.process_time()

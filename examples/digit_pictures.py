@@ -23,7 +23,6 @@ def board(images: Tensor, columns: int = 10) -> Tensor:
 
 def draw(images: Tensor, unit: str, out: Path) -> None:
     """Write digits-<unit>.png and .gif of a hundred images."""
-    out.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(4, 4), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import platform
 import sys
 import time
@@ -43,7 +44,7 @@ def write(path: Path, options: Mapping[str, object], figures: Mapping[str, objec
         "command": " ".join(["python", *sys.argv]),
         "options": {name: value for name, value in options.items() if name != "out"},
         "figures": figures,
-        "seconds": {"wall": round(time.perf_counter() - started, 1), "processor": round(time.process_time(), 1)},
+        "seconds": {"wall": round(time.perf_counter() - started, 1), "processor": round(sum(os.times()[:4]), 1)},
         "versions": {name: version(name) for name in ("contextual-rnn", "torch")}
         | {"python": platform.python_version()},
     }
@@ -57,4 +58,5 @@ def write_picture(path: Path, figure: Figure, **options: Any) -> None:
     """Write `figure` in the format that the name of `path` ends in."""
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix[1:], **options)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, picture.getvalue())

@@ -75,7 +75,6 @@ def main(options: Options) -> None:
     with torch.no_grad():
         h, _ = model.rnn.initial_state.sample(asked, num_samples=options.draws, generator=rng)
     painted = model.paint(asked.repeat_interleave(COLUMNS), len(LABELS) * COLUMNS, rng)
-    options.out.mkdir(parents=True, exist_ok=True)
     states = in_the_plane(h[0].view(len(LABELS), options.draws, -1))
     write_picture(options.out / "first-picture.png", draw(states, painted.view(len(LABELS), COLUMNS, -1)))
     print(f"{time.perf_counter() - started:.0f} seconds")

@@ -99,7 +99,6 @@ def main(options: Options) -> None:
         options = replace(options, seeds=2, updates=8, units=24, test_images=100)
     started, data, found = time.perf_counter(), load_digits(), {name: {} for name in VARIANTS}
     digits, labels = torch.tensor(data.images).float() / 16, torch.tensor(data.target)
-    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         rng, read = torch.Generator().manual_seed(1000 + seed), {}
         order = torch.randperm(len(digits), generator=rng)

@@ -125,7 +125,6 @@ def main(options: Options) -> None:
     if options.quick:
         options = replace(options, seeds=2, epochs=4, trials=80, steps=30, units=16)
     started, runs = time.perf_counter(), {}
-    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         data = record(options.trials * 9 // 8, options.steps, seed)
         parts = [[part[: options.trials] for part in data], [part[options.trials :] for part in data]]

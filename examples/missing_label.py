@@ -126,7 +126,6 @@ def main(options: Options) -> None:
     if options.quick:
         options = replace(options, seeds=2, updates=3, units=16, per_class=10, draws=2)
     started, values = time.perf_counter(), {}
-    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         figures, lines = judge(options, seed)
         for name, found in figures.items():

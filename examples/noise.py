@@ -125,7 +125,6 @@ def main(options: Options) -> None:
     if options.quick:
         options = replace(options, seeds=2, updates=8, sequences=20, units=8)
     started, found = time.perf_counter(), {name: {} for name in VARIANTS}
-    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         rng, forecasts = numpy.random.default_rng(seed), {}
         paths = simulate(4 * options.sequences, READ + HORIZON + 1, rng)

@@ -123,7 +123,6 @@ def main(options: Options) -> None:
         options = replace(options, seeds=2, updates=40, sequences=100, steps=30, units=16)
     started, horizon = time.perf_counter(), 3 * options.steps
     squares: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
-    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         u, x = simulate(options.sequences * 5 // 4, PAST + horizon, numpy.random.default_rng(seed))
         test, paths = slice(options.sequences, None), {}

@@ -133,7 +133,6 @@ def main(options: Options) -> None:
     if options.quick:
         options = replace(options, seeds=2, pretraining=20, updates=4, units=32)
     started, measured = time.perf_counter(), {}
-    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         for task, method, size, share in tune(seed, options):
             measured.setdefault(task, {}).setdefault(method, (size, []))[1].append(share)

@@ -20,9 +20,10 @@ def load(monkeypatch):
 def test_it_ends_with_figures_and_a_picture(load, tmp_path):
     program = load("language_styles")
     assert len((EXAMPLES / "language_styles.py").read_text().splitlines()) <= 150
-    program.main(program.Options(quick=True, out=tmp_path))
-    figures = json.loads((tmp_path / "language_styles.json").read_text())["figures"]
-    assert (tmp_path / "language_styles.png").stat().st_size > 10_000
+    out = tmp_path / "a folder that is not there yet"
+    program.main(program.Options(quick=True, out=out))
+    figures = json.loads((out / "language_styles.json").read_text())["figures"]
+    assert (out / "language_styles.png").stat().st_size > 10_000
     assert list(figures) == ["Python", "documentation in capitals"]
     for ways in figures.values():
         sizes = {way: figure["numbers"] for way, figure in ways.items()}
