@@ -243,6 +243,13 @@ def test_columns_without_values_are_refused():
                 call(values)
 
 
+def test_a_feature_on_another_device_than_the_weights_is_refused():
+    for net, features in ((RAIN, {"rain": torch.zeros(2)}), (CROP, {"crop": torch.zeros(2).long()})):
+        name, values = *features, *features.values()
+        with pytest.raises(ValueError, match=f"^{name}: expected a tensor on cpu, as the weights, got one on meta"):
+            net({name: values.to("meta")})
+
+
 def test_values_of_arrays_tensors_and_iterators_are_pythons_own():
     assert Categorical.fit(torch.tensor([3, 1, 3])).categories == (3, 1)
     assert Categorical.fit(np.array(["b", "a", "b"])).categories == ("b", "a")

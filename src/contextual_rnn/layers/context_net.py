@@ -135,8 +135,8 @@ class ContextNet(SavesNumbers):
 
         Categories (B,) int64, quantities (B,) and sets (B, members) of floats. A quantity is scaled in its own dtype,
         float32 at least, and then rounded to this module's. Raises ValueError or TypeError that
-        names the feature for one that is missing, not asked for, of another type, shape or batch, out of range or not
-        finite.
+        names the feature for one that is missing, not asked for, of another type, device, shape or batch, out of range
+        or not finite.
         """
         self._check_names(context)
         parts, lead = [], None
@@ -174,6 +174,8 @@ class ContextNet(SavesNumbers):
         categorical = isinstance(feature, Categorical)
         if not (value.dtype == torch.long if categorical else value.dtype in FLOATS):
             raise TypeError(f"{name}: expected {'torch.int64' if categorical else 'floats'}, got {value.dtype}")
+        if value.device != (device := self.linear.weight.device):
+            raise ValueError(f"{name}: expected a tensor on {device}, as the weights, got one on {value.device}")
         axes = ["members"] if isinstance(feature, SetValued) else []
         if value.ndim not in (len(axes), len(axes) + 1) or (axes and value.shape[-1] != buckets(feature)):
             one = f"({buckets(feature)},)" if axes else "()"
