@@ -12,6 +12,7 @@ from contextual_rnn import (
     ContextNet,
     ContextualRNN,
     Continuous,
+    FastWeightsCell,
     FastWeightsRNN,
     FreeState,
     LeafwiseState,
@@ -21,6 +22,7 @@ from contextual_rnn import (
     sequence_cross_entropy,
     state_spec,
 )
+from contextual_rnn.diagnostics import diagnose
 from contextual_rnn.diagnostics.influence import influence_of
 from contextual_rnn.diagnostics.sigma import sigma_of
 
@@ -264,3 +266,24 @@ def test_a_moving_mean_of_a_file_in_few_bits_is_widened(narrow):
     state.load_state_dict(saved, assign=True)
     assert state.values["h"].dtype == narrow
     assert {buffer.dtype for buffer in state.error.buffers()} == {torch.float32}
+
+
+@pytest.mark.parametrize("cell", [False, True])
+def test_a_diagnosis_of_float16_under_autocast(cell):
+    """Autocast on a CPU joins no float16."""
+    kind = FastWeightsCell if cell else FastWeightsRNN
+    network = kind(3, 5).half()
+    model = ContextualRNN(network, FreeState(network, value=0.5))
+    x = torch.randn(6, 4, 3).half()
+
+    def losses():
+        if not cell:
+            return model(x)[0].square().mean(2).T
+        state, outputs = None, []
+        for step in x:
+            state = model(step, state)
+            outputs.append(state[0].float().square().mean(1))
+        return torch.stack(outputs, 1)
+
+    with torch.autocast("cpu"):
+        assert len(diagnose(model, losses, permutations=2).influence.total) > 0

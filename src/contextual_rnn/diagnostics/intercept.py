@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from contextual_rnn._autocast import in_autocast
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.spec.networks import StateSpec, state_spec
@@ -99,8 +100,16 @@ def watch(losses: Callable[[], Any], network: nn.Module | None) -> Found:
     if torch.is_grad_enabled() and len({hidden.requires_grad for hidden in seen}) == 2:
         raise ValueError("losses: expected h(t) with a gradient at every step, got steps without; leave out burn_in=")
     if not (isinstance(outcome, tuple) and len(outcome) == 2):
-        outcome = (outcome, torch.cat(seen, 1) if seen else None)
+        outcome = (outcome, _joined(seen) if seen else None)
     return outcome
+
+
+def _joined(seen: list[Tensor]) -> Tensor:
+    """h(t) of all calls one after the other; autocast on a CPU refuses to join float16."""
+    if not in_autocast(seen[0].device):
+        return torch.cat(seen, 1)
+    with torch.autocast(seen[0].device.type, enabled=False):
+        return torch.cat(seen, 1)
 
 
 def _hidden(output: Any, spec: StateSpec) -> Tensor:
