@@ -194,7 +194,7 @@ def test_neurons_of_snntorch(name):
         with pytest.raises(TypeError, match="network: expected one with a registered state spec"):
             state_spec(neuron)
         neuron.state_spec = neuron_spec(neuron, (WIDTH,))
-    check_spec(neuron, torch.randn(3, WIDTH))
+    check_spec(neuron, torch.randn(3, WIDTH), surrogate_gradients=True)
     model = ContextualRNN(neuron, ContextState(neuron, nn.Linear(2, 3), features=3))
     x, context = torch.randn(3, WIDTH), torch.randn(3, 2)
     spikes, state = model(x, context=context)

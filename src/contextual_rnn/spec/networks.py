@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from contextual_rnn.spec.adapters import ADAPTERS
+from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.spec import StateSpec as StateSpec
-from contextual_rnn.spec.tree import Leaf
 
 
 @singledispatch
