@@ -4,6 +4,9 @@ They start from their own numbers: the membrane potential v from v_leak, the thr
 without recurrence has a state of the shape of its input: say it with `neuron_spec`.
 """
 
+# norse is not installed where types are checked.
+# pyright: reportUntypedFunctionDecorator=false
+
 from __future__ import annotations
 
 from dataclasses import replace

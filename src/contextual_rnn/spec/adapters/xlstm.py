@@ -4,6 +4,9 @@ The package runs whole sequences from zeros alone, except for an sLSTM, so that 
 tensors of an sLSTM, stacked there, are leaves of their own here: the normaliser n alone is positive.
 """
 
+# xlstm is not installed where types are checked.
+# pyright: reportUntypedFunctionDecorator=false
+
 from __future__ import annotations
 
 from typing import Any
