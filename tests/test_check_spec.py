@@ -131,6 +131,40 @@ class NanGradientFromZero(Right):
         return super().step(x, h.square().sum(1, keepdim=True).sqrt() + 0 * h, c)
 
 
+class Tanh98(torch.autograd.Function):
+    """tanh, with a backward pass that gives 98 % of the derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x.tanh())
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (y,) = ctx.saved_tensors
+        return 0.98 * gradient * (1 - y * y)
+
+
+class WrongGradient(Right):
+    def step(self, x, h, c):
+        h, c = super().step(x, h, c)
+        return Tanh98.apply(h), c
+
+
+class PartlyDetached(Right):
+    def step(self, x, h, c):
+        return super().step(x, h + 0.1 * h.detach(), c)
+
+
+class LeavesItsDomain(Right):
+    """Its spec says that h is positive."""
+
+
+@state_spec.register
+def _(network: LeavesItsDomain) -> StateSpec:
+    return StateSpec((Leaf("h", (4,), domain="positive", start=1.0), Leaf("c", (4,))), time_dim=1)
+
+
 class KeptInside(Right):
     memory = 0.0
 
@@ -158,7 +192,11 @@ FAULTS = {
     OtherDtype: r"that returns leaf 'c' in torch.float32, as it gets it, got torch.float64; .*Leaf\('c', ..., dtype=",
     DeadGradient: r"in which a gradient reaches leaf 'c', got none; see whether the network detaches it",
     NanFromZero: r"that gives finite numbers from a state of zeros, got NaN or infinity in the output",
-    PositiveAlone: r"that gives finite numbers from a random state of both signs, got NaN .*; keep its states in their",
+    PositiveAlone: r"that gives finite numbers from a random state of both signs, got NaN .*; where its states are of",
+    LeavesItsDomain: r"whose final state has leaf 'h' of positive numbers, got -\d.* to .*; see the domain",
+    WrongGradient: r"whose gradients are its derivatives, got a gradient and a finite difference of \S+ and \S+ along "
+    r"one direction of leaf 'h'; see its backward pass, or say surrogate_gradients=True",
+    PartlyDetached: r"whose gradients are its derivatives, got a gradient and a finite difference of .* of leaf 'h'",
     NanGradientFromZero: r"with finite gradients at a state of zeros, got NaN or infinity for leaf 'h'",
     KeptInside: r"that returns the same for the same state and input, got a difference of .* after another call",
     Random: r"that returns the same for the same state and input, got a difference",
@@ -236,6 +274,43 @@ def test_the_tolerance_decides():
         check_spec(OtherStep(), X, tolerance=1e-3)
 
 
+class InFloat32(Right):
+    """Computes its step in float32, whatever it is moved to: only coarse differences can be compared."""
+
+    def step(self, x, h, c):
+        c = 0.8 * c + torch.tanh(self.u.weight.float() @ x.float().T).T.to(c.dtype)
+        return torch.tanh(self.w(h).float()).to(h.dtype) + c, c
+
+
+class WrongInFloat32(InFloat32):
+    def step(self, x, h, c):
+        h, c = super().step(x, h, c)
+        return Tanh98.apply(h), c
+
+
+class NotCopied(Right):
+    """Cannot be copied, so that it is compared in float32."""
+
+    def __deepcopy__(self, memo):
+        raise RuntimeError
+
+
+class WrongAndNotCopied(WrongGradient, NotCopied):
+    pass
+
+
+def test_gradients_are_compared_where_float64_is_not_to_be_had():
+    check_spec(InFloat32(), X)
+    check_spec(NotCopied(), X)
+    for network in (WrongInFloat32(), WrongAndNotCopied()):
+        with pytest.raises(ValueError, match="whose gradients are its derivatives"):
+            check_spec(network, X)
+
+
+def test_surrogate_gradients_are_not_compared_when_they_are_said():
+    check_spec(WrongGradient(), X, surrogate_gradients=True)
+
+
 @state_spec.register
 def _(network: nn.Bilinear) -> StateSpec:
     return StateSpec(Leaf("h", (3,)))
@@ -248,6 +323,7 @@ REFUSED = [
     (lambda: check_spec(Right(), X[:, :2]), ValueError, r"input: expected a batch with .*, got \(3, 2, 3\)"),
     (lambda: check_spec(nn.Bilinear(2, 2, 3), X), ValueError, "network: expected a spec with time_dim"),
     (lambda: check_spec(Right(), X, tolerance=-1), ValueError, "tolerance: expected a finite number of at least 0"),
+    (lambda: check_spec(Right(), X, surrogate_gradients=1), TypeError, "surrogate_gradients: expected True or False"),
     (lambda: check_spec(Right(), X, arguments={"a": X}), ValueError, "a: expected no argument beside the input"),
 ]  # fmt: skip
 

@@ -12,16 +12,23 @@ from tests.networks import tensors_of
 from contextual_rnn import remove_initial_state
 
 PAGE = (Path(__file__).parents[1] / "docs" / "works-with.md").read_text()
-MODULES = {"stable-baselines3-contrib": "sb3_contrib", "pytorch-forecasting": "pytorch_forecasting"}
+MODULES = {
+    "minGRU-pytorch": "minGRU_pytorch",
+    "s5-pytorch": "s5",
+    "stable-baselines3-contrib": "sb3_contrib",
+    "pytorch-forecasting": "pytorch_forecasting",
+}
 ROWS = dict(re.findall(r"^\| \[([\w-]+)\]\(#[\w-]+\) \| ([\d.]+) \|", PAGE, re.MULTILINE))
-LIGHT = ("ncps", "torchrecurrent", "snntorch")
+LIGHT = ("ncps", "torchrecurrent", "snntorch", "minGRU-pytorch", "s5-pytorch")
 
 
 def run(package):
     """The variables after the recipe of a package."""
     module = MODULES.get(package, package)
     pytest.importorskip(module, reason="comes with `make install`" if package in LIGHT else "`make integrations`")
-    assert [*map(int, version(module).split(".")[:3])] >= [*map(int, ROWS[package].split("."))]
+    assert [
+        *map(int, version("sb3-contrib" if package == "stable-baselines3-contrib" else package).split(".")[:3])
+    ] >= [*map(int, ROWS[package].split("."))]
     section = PAGE[PAGE.index(f"\n## {package}\n") :].split("\n## ")[1]
     scope = {"__name__": "recipe"}
     torch.manual_seed(0)
@@ -51,6 +58,39 @@ def test_with_snntorch():
     spikes = torch.stack(run("snntorch")["spikes"])
     assert spikes.shape == (12, 8, 16)
     assert set(spikes.unique().tolist()) == {0.0, 1.0}
+
+
+def test_with_mingru_pytorch():
+    scope = run("minGRU-pytorch")
+    assert scope["h"].shape == (8, 1, 3)
+    assert bool((scope["h"] > 0).all())
+    assert scope["network"](scope["x"], -torch.ones(8, 1, 3)).isnan().all(), "a negative state has become harmless"
+    with pytest.raises(ValueError, match="hx: expected leaf 'h' of positive numbers, got -1 to -1"):
+        scope["model"](scope["x"], -torch.ones(8, 1, 3))
+
+
+def test_with_s5_pytorch():
+    scope = run("s5-pytorch")
+    assert scope["output"].shape == (8, 12, 3)
+    assert scope["state"].dtype == torch.complex64
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_norse():
+    scope = run("norse")
+    assert set(scope["spikes"].unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(scope["spikes"], scope["neurons"](scope["currents"])[0])
+    scope["state"].v.sum().backward()
+    assert all(head.weight.grad.abs().sum() > 0 for head in scope["model"].initial_state.heads.layers.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_xlstm():
+    scope = run("xlstm")
+    assert scope["output"].shape == (8, 12, 16)
+    assert list(scope["state"]) == ["block_0", "block_1"]
+    scope["output"].sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in scope["model"].initial_state.net.parameters())
 
 
 @pytest.mark.filterwarnings("ignore")

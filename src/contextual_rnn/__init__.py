@@ -21,7 +21,7 @@ _MODULES = {
     "FreeState": "states",
     "InitialState": "states",
     "LatentState": "states",
-    "Leaf": "spec.tree",
+    "Leaf": "spec.leaf",
     "LeafwiseState": "states",
     "LowRank": "ops",
     "Moments": "states",

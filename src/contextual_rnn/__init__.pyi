@@ -31,9 +31,9 @@ from contextual_rnn.serialization import load_state as load_state
 from contextual_rnn.serialization import save_carried_state as save_carried_state
 from contextual_rnn.serialization import save_state as save_state
 from contextual_rnn.spec.checks import check_spec as check_spec
+from contextual_rnn.spec.leaf import Leaf as Leaf
 from contextual_rnn.spec.networks import StateSpec as StateSpec
 from contextual_rnn.spec.networks import state_spec as state_spec
-from contextual_rnn.spec.tree import Leaf as Leaf
 from contextual_rnn.states import ConstantState as ConstantState
 from contextual_rnn.states import ContextDropout as ContextDropout
 from contextual_rnn.states import ContextState as ContextState

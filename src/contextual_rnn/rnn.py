@@ -18,10 +18,11 @@ from contextual_rnn.sequences.backend import check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.stream import Stream
 from contextual_rnn.spec.arguments import merged
+from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.rows import check_open_parts
 from contextual_rnn.spec.steps import call, copied, find_time_dim, may_change_states
-from contextual_rnn.spec.tree import State, fits, matches, rows_of, zip_leaves
+from contextual_rnn.spec.tree import State, fits, matches, zip_leaves
 from contextual_rnn.states import InitialState, Posterior
 from contextual_rnn.states._heads import batch_of
 
@@ -128,7 +129,8 @@ class ContextualRNN(nn.Module):
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
         batch_size = packed_batch_size(input) if packed else self._spec.input_batch_size(input)
         network = self.network  # looking up an attribute of a module is slow
-        if hx is not None and not matches(self._spec.tree, hx, batch_size, first_parameter(network)):
+        fits_at_once = hx is None or matches(self._spec.tree, hx, batch_size, first_parameter(network))
+        if hx is not None and (self._spec.bounded or not fits_at_once):
             self._check_state(hx, batch_size)
         plain = lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0
         if plain and final_state is True:
@@ -258,6 +260,7 @@ class ContextualRNN(nn.Module):
                 raise ValueError(f"hx: expected {leaf.name!r} of batch size {batch_size}, as the input, got {size}")
         check_open_parts("hx", self._spec.tree, state)
         check_like("hx", self.network, self._spec.tree, state)
+        self._spec.check_domains(leaves, "hx", wait=False)
 
 
 def check_made(network: nn.Module, initial_state: InitialState, state: State) -> None:

@@ -251,6 +251,7 @@ class _Means:
 def _leaves(spec: StateSpec, state: State) -> dict[str, Tensor]:
     """The leaves of a batch of states, each (B, *shape), detached."""
     leaves = {name: leaf.detach() for name, leaf in spec.unpack(state).items()}
+    spec.check_domains(leaves, "state")
     for leaf in leaves.values():
         check_readable("state", leaf)
         if leaf.is_floating_point():

@@ -18,9 +18,10 @@ from contextual_rnn.layers.fast_weights_state import check_input, split_state, u
 from contextual_rnn.layers.fast_weights_steps import SequenceStep, cell_step
 from contextual_rnn.ops._fast_weights.dispatch import check_backend, checked_options
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, Timing
+from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.networks import StateSpec, state_spec
 from contextual_rnn.spec.steps import LEAVE_STATES_ALONE
-from contextual_rnn.spec.tree import Leaf, State
+from contextual_rnn.spec.tree import State
 
 
 class _FastWeights(nn.Module):

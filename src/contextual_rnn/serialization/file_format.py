@@ -2,7 +2,8 @@
 
 The header is the metadata of a safetensors file, texts by name:
 
-    h0v1, hxv1 or weightsv1    the state's structure as JSON: ["h 1 B 128","c 1 B 128"], B where the batch axis is
+    h0v1, hxv1 or weightsv1    the state's structure as JSON: ["h 1 B 128","c 1 B 128"], B where the batch axis is, and
+                               after the sizes a leaf's dtype and domain where it has them: "n B 4 float32 in:positive"
     numbers                    numbers that are no tensors, as JSON by name; one of 0 is left out
     words                      names of functions and the like, as JSON by name
 
@@ -31,7 +32,8 @@ from contextual_rnn._numbers import shortened_text
 from contextual_rnn._sharded import is_sharded
 from contextual_rnn._tensors import check_readable, comparable, is_finite
 from contextual_rnn._whole_file import check_path, write_whole
-from contextual_rnn.spec.tree import Leaf, State
+from contextual_rnn.spec.leaf import Leaf
+from contextual_rnn.spec.tree import State
 
 VERSION = 1
 # The content of a file: an initial state, a final state of a network, or a whole model.
@@ -41,6 +43,7 @@ NAME = re.compile(f"({STATE}|{CARRIED}|{WEIGHTS})v(.*)", re.DOTALL)
 WRITERS = {STATE: "save_state", CARRIED: "save_carried_state", WEIGHTS: "save_pretrained"}
 VERSION_0 = {STATE: "spec", CARRIED: "contextual_rnn.carried_state", WEIGHTS: "contextual_rnn.state"}
 
+IN = "in:"  # before the name of a domain
 NOT_IN_SAFETENSORS = (torch.complex32, torch.complex128)
 LENGTH_BYTES = 8  # of the number before the header that says how long it is
 
@@ -215,7 +218,9 @@ def _structure(tree: State) -> State:
     if isinstance(tree, Leaf):
         sizes = list(map(str, tree.network_shape))
         sizes.insert(tree.batch_dim, "B")
-        return " ".join([tree.name, *sizes, *([str(tree.dtype).removeprefix("torch.")] if tree.dtype else [])])
+        dtype = [str(tree.dtype).removeprefix("torch.")] if tree.dtype else []
+        domain = [f"{IN}{tree.domain}"] if tree.domain else []
+        return " ".join([tree.name, *sizes, *dtype, *domain])
     if isinstance(tree, Mapping):
         return {str(name): _structure(child) for name, child in tree.items()}
     return None if tree is None else [_structure(child) for child in tree]
@@ -229,10 +234,11 @@ def _in_words(structure: Any) -> str:
     if structure is None:
         return "None"
     name, *sizes = str(structure).split(" ")
+    domain = f", {sizes.pop().removeprefix(IN)}" if sizes and sizes[-1].startswith(IN) else ""
     dtype = f", torch.{sizes.pop()}" if sizes and sizes[-1] != "B" and not sizes[-1].isdecimal() else ""
     batched, one = ", ".join(sizes).replace("B", "batch"), [size for size in sizes if size != "B"]
     example = f"({one[0]},)" if len(one) == 1 else f"({', '.join(one)})"
-    return f"{name} of shape ({batched}) or {example} without a batch{dtype}"
+    return f"{name} of shape ({batched}) or {example} without a batch{dtype}{domain}"
 
 
 def _compact(value: Any, *, sort_keys: bool = True) -> str:

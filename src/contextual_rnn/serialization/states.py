@@ -123,7 +123,7 @@ def load_carried_state(
     # Copies: kernels may round differently where memory is not aligned like torch's own.
     state = map_leaves(lambda leaf: leaves[leaf.name].to(device, copy=True), spec.tree)
     try:
-        spec.check(state, "path")
+        spec.check_domains(spec.check(state, "path"), "path")
     except ValueError as error:
         raise ValueError(f"{error} in {path}") from error
     return state

@@ -70,6 +70,14 @@ class Inputs:
             lambda tensor: tensor.index_select(0, index.to(tensor.device)),
         )
 
+    def double(self) -> Inputs:
+        """Floats in float64, everything else as it is."""
+
+        def doubled(tensor: Tensor) -> Tensor:
+            return tensor.double() if tensor.is_floating_point() else tensor
+
+        return self._map(doubled, doubled)
+
     def blocks(self, rows: Tensor, steps: Tensor) -> Inputs:
         """A batch of pieces: of row `rows` (N,) the steps `steps` (N, T)."""
         axes = (self.batch_dim, self.time_dim)

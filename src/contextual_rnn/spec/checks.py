@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import NOT_NEGATIVE, check_number
+from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_number
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.spec.arguments import Inputs, split_arguments
+from contextual_rnn.spec.gradients import difference_from_finite, gradients_of, with_gradients
 from contextual_rnn.spec.networks import spec_of
 from contextual_rnn.spec.rows import has_none, tensors_of
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.steps import copied, step_of, unchanged
 from contextual_rnn.spec.tree import describe_state
-from contextual_rnn.spec.trial import Trial, gradients_of, in_first_row, with_gradients
+from contextual_rnn.spec.trial import Trial, in_first_row
 
 
 def check_spec(
@@ -25,19 +26,23 @@ def check_spec(
     *,
     arguments: Mapping[str, Tensor] | None = None,
     tolerance: float | None = None,
+    surrogate_gradients: bool = False,
 ) -> None:
     """Try on `network` what its registered spec says; ValueError names the first property that does not hold.
 
         check_spec(network, torch.randn(4, 6, input_size))
 
     In this order: it runs and returns (output, state) as the spec has them; dtypes hold; zeros give finite numbers;
-    nothing is kept between calls; a row's state and input change that row alone; steps and pieces give the numbers of
-    the whole run; gradients are finite and reach every leaf. A network that overwrites the state that it is given gets
-    a UserWarning: the library copies the state for it before every call.
+    leaves stay in their domain; nothing is kept between calls; a row's state and input change that row alone; steps and
+    pieces give the numbers of the whole run; gradients are finite, reach every leaf, and are the derivatives: compared
+    with central differences of a copy in float64, one leaf at a time along a random direction. A network that
+    overwrites the state that it is given gets a UserWarning: the library copies the state for it before every call.
 
     `input` is a batch of two rows or more, of three steps or more unless the network takes one step a call;
     `arguments` are those of `per_step` and `per_row`. `tolerance` is relative to the largest number, by default
-    eps ** 0.75 of the dtype. Runs in evaluation mode; modes, buffers and generators are as before afterwards.
+    eps ** 0.75 of the dtype. `surrogate_gradients` says that the gradients are no derivatives on purpose, as those of
+    spiking networks: then they are not compared. Runs in evaluation mode; modes, buffers and generators are as before
+    afterwards.
 
     Raises TypeError for a network that is not registered, ValueError for an input without rows and steps to compare.
     """
@@ -47,6 +52,7 @@ def check_spec(
     check_dense("input", input)
     if tolerance is not None:
         tolerance = check_number("tolerance", tolerance, *NOT_NEGATIVE)
+    check_flag("surrogate_gradients", surrogate_gradients)
     inputs = _checked_inputs(spec, input, arguments or {})
     with (
         torch.inference_mode(False),
@@ -55,7 +61,7 @@ def check_spec(
         torch.backends.cudnn.flags(enabled=False),
     ):
         trial = Trial(network, spec, inputs, tolerance)
-        for check in PROPERTIES:
+        for check in PROPERTIES if surrogate_gradients else (*PROPERTIES, _gives_derivatives):
             problem = check(trial)
             if problem is not None:
                 raise ValueError(f"network: expected a {type(network).__name__} {problem}")
@@ -118,7 +124,7 @@ def _is_finite_from_zeros(trial: Trial) -> str | None:
     from_zeros = trial.tensors(trial.run(trial.state(trial.zeros)))
     hints = {
         "a state of zeros": "where the network starts from another number, say it with Leaf(..., start=...)",
-        "a random state of both signs": "keep its states in their domain with an activation, such as softplus",
+        "a random state of both signs": 'where its states are of one sign, say it with Leaf(..., domain="positive")',
     }
     for (words, hint), results in zip(hints.items(), (from_zeros, trial.whole), strict=True):
         for number, tensor in enumerate(results):
@@ -126,6 +132,12 @@ def _is_finite_from_zeros(trial: Trial) -> str | None:
                 name = trial.name_of(number)
                 return f"that gives finite numbers from {words}, got NaN or infinity in {name}; {hint}"
     return None
+
+
+def _stays_in_its_domain(trial: Trial) -> str | None:
+    leaves = {leaf.name: tensor for leaf, tensor in zip(trial.spec, trial.whole[1:], strict=True)}
+    outside = trial.spec.outside(leaves)
+    return None if outside is None else f"whose final state has {outside}; see the domain of its Leafs"
 
 
 def _keeps_nothing(trial: Trial) -> str | None:
@@ -211,9 +223,20 @@ def _gives_gradients(trial: Trial) -> str | None:
             )
         if not bool(rows.isfinite().all()):
             return f"with finite gradients, got NaN or infinity for leaf {name!r}"
+    # No learned state reaches the limit of a domain, where a root or a logarithm has no slope.
+    at_limits = {leaf.name for leaf, domain in trial.spec.bounded if not domain.has(leaf.start, limits=False)}
     for name, gradient in from_zeros.items():
-        if gradient is not None and not gradient.isfinite().all():
+        if name not in at_limits and gradient is not None and not gradient.isfinite().all():
             return f"with finite gradients at a state of zeros, got NaN or infinity for leaf {name!r}"
+    return None
+
+
+def _gives_derivatives(trial: Trial) -> str | None:
+    if (difference := difference_from_finite(trial)) is not None:
+        return (
+            f"whose gradients are its derivatives, got a gradient and a finite difference of {difference}; see its "
+            "backward pass, or say surrogate_gradients=True where they differ on purpose"
+        )
     return None
 
 
@@ -221,6 +244,7 @@ PROPERTIES: tuple[Callable[[Trial], str | None], ...] = (
     _runs,
     _keeps_dtypes,
     _is_finite_from_zeros,
+    _stays_in_its_domain,
     _keeps_nothing,
     _keeps_rows_apart,
     _steps_are_the_whole_run,

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from contextual_rnn.spec.adapters import ADAPTERS
+from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.spec import StateSpec as StateSpec
-from contextual_rnn.spec.tree import Leaf
 
 
 @singledispatch
@@ -25,7 +25,8 @@ def state_spec(network: nn.Module) -> StateSpec:
             return StateSpec(Leaf("h", (network.hidden_size,)))
 
     A module around a network that is known returns `state_spec(network.lstm)` there. A single network may have its own:
-    `network.state_spec = StateSpec(...)`. Networks of ncps, torchrecurrent, torchrl and snntorch are registered too.
+    `network.state_spec = StateSpec(...)`. Networks of ncps, torchrecurrent, minGRU-pytorch, s5-pytorch, xlstm,
+    torchrl, snntorch and norse are registered too.
 
     Raises TypeError for a network that is not registered.
     """

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.ops import LowRank
-from contextual_rnn.spec.tree import Leaf, State, children_of, matching_children, rebuilt
+from contextual_rnn.spec.leaf import Leaf
+from contextual_rnn.spec.tree import State, children_of, matching_children, rebuilt
 
 
 def take(tree: State, index: Tensor, state: State) -> State:

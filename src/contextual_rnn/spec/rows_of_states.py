@@ -14,8 +14,9 @@ from torch import Tensor
 from contextual_rnn._numbers import check_number, check_size, readable, shortened
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.ops import LowRank
+from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.rows import combine, open_parts
-from contextual_rnn.spec.tree import State, rows_of, zip_leaves
+from contextual_rnn.spec.tree import State, zip_leaves
 
 
 class RowsOfStates:

@@ -5,27 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Real
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import (
-    check_device,
-    check_dtype,
-    check_flag,
-    check_number,
-    holds,
-    readable,
-)
-from contextual_rnn._tensors import check_dense, is_finite
+from contextual_rnn._numbers import check_device, check_dtype, check_flag, readable
+from contextual_rnn._tensors import check_dense
 from contextual_rnn.spec.arguments import Call, check_call
 from contextual_rnn.spec.axes import TimeDim, checked_axes
-from contextual_rnn.spec.rows import has_more
+from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.rows_of_states import RowsOfStates
 from contextual_rnn.spec.tree import (
-    Leaf,
     State,
     check_leaves,
     describe,
@@ -34,12 +25,13 @@ from contextual_rnn.spec.tree import (
     pack,
     zip_leaves,
 )
+from contextual_rnn.spec.values import ValuesOfLeaves, is_float
 
 Step = Callable[..., tuple[Tensor, State]]
 
 
 @dataclass(frozen=True)
-class StateSpec(RowsOfStates):
+class StateSpec(RowsOfStates, ValuesOfLeaves):
     """The state of a network: its leaves and how they are put together.
 
     `tree` is the state with a `Leaf` where the network takes a tensor: a leaf, or leaves and None in (named) tuples,
@@ -92,7 +84,12 @@ class StateSpec(RowsOfStates):
             raise ValueError("bidirectional: expected False for a network that takes one step, got True")
         object.__setattr__(self, "device", check_device(self.device))
         check_dtype(self.dtype)
-        _ = self.floats, self.constants, self._without_low_rank  # torch.compile cannot evaluate a cached property
+        _ = (
+            self.floats,
+            self.constants,
+            self.bounded,
+            self._without_low_rank,
+        )  # torch.compile cannot evaluate a cached property
 
     def __iter__(self) -> Iterator[Leaf]:
         return iter(self._leaves)
@@ -100,20 +97,6 @@ class StateSpec(RowsOfStates):
     @cached_property
     def _leaves(self) -> tuple[Leaf, ...]:
         return tuple(leaves_of(self.tree))  # every call of a state goes through them
-
-    def dtype_of(self, leaf: Leaf) -> torch.dtype | None:
-        """The dtype that the network receives for a leaf, as far as the spec says it."""
-        return leaf.dtype or self.dtype
-
-    @cached_property
-    def floats(self) -> tuple[Leaf, ...]:
-        """The leaves of real or complex floats, which can be learned and drawn."""
-        return tuple(leaf for leaf in self if _is_float(self.dtype_of(leaf)))
-
-    @cached_property
-    def constants(self) -> tuple[Leaf, ...]:
-        """The leaves without floats: constants in every initial state."""
-        return tuple(leaf for leaf in self if not _is_float(self.dtype_of(leaf)))
 
     def __getitem__(self, name: str) -> StateSpec:
         """The spec of one leaf alone, for a state of its own in `LeafwiseState`; KeyError lists the names."""
@@ -194,47 +177,6 @@ class StateSpec(RowsOfStates):
                 )
         return leaves
 
-    @property
-    def start(self) -> float | dict[str, float]:
-        """What the network itself starts from: 0, or the number of each leaf."""
-        return {leaf.name: leaf.start for leaf in self} if any(leaf.start for leaf in self) else 0.0
-
-    def fill(self, value: float | State | None = None) -> dict[str, Tensor]:
-        """New leaves of one example, each `shape`: a number, copies of a state of one example, or what `start` says.
-
-        Raises TypeError or ValueError for numbers that are not finite or that a leaf's dtype does not have, and for a
-        state of another structure, shape or kind of numbers, without numbers (on meta), or with something where the
-        spec has None.
-        """
-        if isinstance(value, Real):
-            return {leaf.name: self._full(leaf, check_number("value", value)) for leaf in self}
-        if value is None:
-            return {leaf.name: self._full(leaf, leaf.start) for leaf in self}
-        leaves = self.unpack(value, "value")
-        if has_more(self.tree, value):
-            raise ValueError(f"value: expected {self.describe()}, got something where it has None")
-        for leaf in self:
-            tensor, dtype = leaves[leaf.name], self.dtype_of(leaf)
-            if (shape := tuple(tensor.shape)) != leaf.shape:
-                raise ValueError(f"value: expected leaf {leaf.name!r} of one example, {leaf.shape}, got {shape}")
-            if not _is_float(dtype):
-                if tensor.dtype != dtype:
-                    raise TypeError(f"value: expected leaf {leaf.name!r} of {dtype}, got {tensor.dtype}")
-            elif not _is_float(tensor.dtype) or (tensor.is_complex() and dtype is not None and not dtype.is_complex):
-                raise TypeError(f"value: expected leaf {leaf.name!r} of floats, got {tensor.dtype}")
-            if tensor.is_meta and self.device is not None and self.device.type != "meta":
-                raise ValueError(f"value: expected leaf {leaf.name!r} with numbers that can be read, got one on meta")
-            leaves[leaf.name] = copy = tensor.detach().to(self.device, dtype, copy=True)
-            if readable(copy) and not is_finite(copy):
-                raise ValueError(f"value: expected finite numbers in leaf {leaf.name!r}, got NaN or infinity")
-        return leaves
-
-    def _full(self, leaf: Leaf, number: float) -> Tensor:
-        dtype = self.dtype_of(leaf) or torch.get_default_dtype()
-        if not holds(dtype, number):
-            raise ValueError(f"value: expected a number that leaf {leaf.name!r} of {dtype} can hold, got {number}")
-        return torch.full(leaf.shape, number, dtype=dtype, device=self.device)
-
     def input_batch_size(self, inputs: Tensor) -> int | None:
         """Batch size of an input of the network, None for one unbatched example.
 
@@ -267,12 +209,8 @@ class StateSpec(RowsOfStates):
         return describe(self.tree)
 
 
-def _is_float(dtype: torch.dtype | None) -> bool:
-    return dtype is None or dtype.is_floating_point or dtype.is_complex
-
-
 def _same(layers: Tensor, first: Tensor) -> bool:
     """Whether all layers are the first, NaN included, but for rounding: kernels round vectors and remainders apart."""
-    rounding = 8 * torch.finfo(layers.dtype).eps if _is_float(layers.dtype) else 0.0
-    same = torch.isclose(layers, first, rtol=rounding, atol=0.0, equal_nan=_is_float(layers.dtype))
+    rounding = 8 * torch.finfo(layers.dtype).eps if is_float(layers.dtype) else 0.0
+    same = torch.isclose(layers, first, rtol=rounding, atol=0.0, equal_nan=is_float(layers.dtype))
     return bool(same.all())

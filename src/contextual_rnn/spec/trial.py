@@ -39,8 +39,8 @@ class Trial:
                 values = torch.randn(self.batch, *leaf.shape, generator=generator, dtype=torch.float64, device="cpu")
                 leaves[leaf.name] = (0.5 * values).to(like.device, dtype)
             else:
-                leaves[leaf.name] = torch.zeros(self.batch, *leaf.shape, dtype=dtype, device=like.device)
-        return leaves
+                leaves[leaf.name] = torch.full((self.batch, *leaf.shape), leaf.start, dtype=dtype, device=like.device)
+        return dict(self.spec.constrain(leaves))
 
     @cached_property
     def leaves(self) -> dict[str, Tensor]:
@@ -104,23 +104,3 @@ def in_first_row(leaf: Tensor) -> Tensor:
     first = torch.zeros(len(leaf), dtype=torch.bool, device=leaf.device)
     first[0] = True
     return first.reshape(-1, *[1] * (leaf.ndim - 1))
-
-
-def with_gradients(trial: Trial, leaves: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """The leaves of floats, which get gradients, and the results of a run from them."""
-    given = {leaf.name: leaves[leaf.name].clone().requires_grad_() for leaf in trial.spec.floats}
-    return given, trial.tensors(trial.run(trial.state({**leaves, **given})))
-
-
-def gradients_of(leaves: Mapping[str, Tensor], results: list[Tensor]) -> dict[str, Tensor | None]:
-    """Gradients under random cotangents on the output and on the final state."""
-    generator = torch.Generator().manual_seed(3)
-    outputs = [tensor for tensor in results if tensor.requires_grad]
-    if not outputs:
-        return dict.fromkeys(leaves)
-    cotangents = [
-        torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu").to(t.device, t.dtype)
-        for t in outputs
-    ]
-    gradients = torch.autograd.grad(outputs, list(leaves.values()), cotangents, allow_unused=True)
-    return dict(zip(leaves, gradients, strict=True))

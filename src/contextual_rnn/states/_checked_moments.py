@@ -9,8 +9,8 @@ from torch import Tensor
 
 from contextual_rnn._numbers import NOT_NEGATIVE, check_number, shortened
 from contextual_rnn._tensors import check_dense, described
+from contextual_rnn.spec.leaf import Leaf, rows_of
 from contextual_rnn.spec.spec import StateSpec
-from contextual_rnn.spec.tree import Leaf, rows_of
 from contextual_rnn.states._heads import tile
 from contextual_rnn.states.moments import Moments
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn.spec.tree import Leaf, State
+from contextual_rnn.spec.leaf import Leaf
+from contextual_rnn.spec.tree import State
 from contextual_rnn.states._heads import tile
 from contextual_rnn.states._start import Start
 

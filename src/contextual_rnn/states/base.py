@@ -1,7 +1,7 @@
 """What every initial state is: a module that returns what its network takes as state.
 
 A state is described by its `moments`: for each leaf a mean and, where the state is random, a scale. The rest (drawing,
-tiling over the batch, the network's layout, densities) is the same for all states and stands in `InitialState`.
+tiling over the batch, domains, the network's layout, densities) is the same for all and stands in `InitialState`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from contextual_rnn._numbers import POSITIVE, check_factory, check_flag, check_h
 from contextual_rnn._precision import is_narrow
 from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn._sharded import gathered
+from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec, spec_of
-from contextual_rnn.spec.tree import State, pack, rows_of
+from contextual_rnn.spec.tree import State, pack
 from contextual_rnn.states._checked_moments import checked_moments
 from contextual_rnn.states._heads import batch_of, check_call, tile
 from contextual_rnn.states._start import Start
@@ -112,9 +113,11 @@ class InitialState(SavesNumbers, ABC):
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> Mapping[str, Moments]:
         """Mean and scale of every leaf, by name; arguments and errors as for `forward`.
 
+        Of a leaf with a domain they are those of the real numbers that stand for it (see `Leaf`).
         A state of your own may give the mean of one example, `shape`, which is tiled over the batch, and leave out
-        leaves without floats, which are zero then. TypeError or ValueError, which names the class and the leaf, for
-        moments of other leaves, shapes, batch sizes or kinds of numbers, and parts on different devices.
+        leaves without floats, which are what the network starts from then. TypeError or ValueError, which names the
+        class and the leaf, for moments of other leaves, shapes, batch sizes or kinds of numbers, and parts on different
+        devices.
         """
 
     def _moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
@@ -178,7 +181,7 @@ class InitialState(SavesNumbers, ABC):
             )
         moments = of_rows(self._moments(context, batch_size, batched), self.spec, rows)
         leaves = {n: draw(leaf, generator) if self.training else leaf.mean for n, leaf in moments.items()}
-        return pack(self.spec.tree, leaves)
+        return pack(self.spec.tree, self.spec.constrain(leaves))
 
     def _forward_with_posterior(
         self,
@@ -247,7 +250,7 @@ class InitialState(SavesNumbers, ABC):
             return self._undropped(context, batch_size).sample(num_samples, generator)
         moments = gathered(self, self._moments)(context, batch_size, None)
         draws = {leaf.name: draw(repeated(leaf, moments[leaf.name], num_samples), generator) for leaf in self.spec}
-        return pack(self.spec.tree, draws)
+        return pack(self.spec.tree, self.spec.constrain(draws))
 
     def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
         """The distribution of every leaf that has noise, of batch shape (B, *leaf.shape), in float32 at least.

@@ -20,7 +20,7 @@ class ConstantState(InitialState):
 
     `value` is None for what the network itself starts from, which is zero unless its spec says otherwise; a number; or
     a state of one unbatched example in the network's own structure and layout. Kept as buffers, so saved and moved with
-    the module. Raises ValueError or TypeError for a value of another shape or structure.
+    the module. Raises ValueError or TypeError for a value of another shape or structure, or outside a leaf's domain.
     """
 
     def __init__(
@@ -32,11 +32,14 @@ class ConstantState(InitialState):
         dtype: torch.dtype | None = None,
     ):
         super().__init__(network, device=device, dtype=dtype)
-        self._keep(self.spec.fill(value), self.spec.start if value is None else value)
+        leaves = self.spec.fill(value)
+        self.spec.check_domains(leaves, "value")
+        self._keep(leaves, self.spec.start if value is None else value)
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         size = batch_of(context, batch_size, batched)
-        return {leaf.name: Moments(tile(getattr(self, f"value_{leaf.name}"), size), None) for leaf in self.spec}
+        leaves = self.spec.unconstrain({leaf.name: getattr(self, f"value_{leaf.name}") for leaf in self.spec})
+        return {name: Moments(tile(leaf, size), None) for name, leaf in leaves.items()}
 
     def extra_repr(self) -> str:
         values = [getattr(self, f"value_{leaf.name}") for leaf in self.spec]

@@ -21,13 +21,15 @@ class ContextState(InitialState):
 
     leaf = activation(W_leaf encoder(context) + b_leaf). `encoder` maps a context to features (B, F), or (F,) for one
     example; F is read off its last layer, or given as `features` where that cannot be done. It is the attribute `net`.
-    With `zero_init` the heads start at zero, so that a trained network's output does not change by a bit until training
-    moves them; a low-rank factor keeps a random bias, for two zero factors would never move. A head is of its leaf's
-    dtype; that of a complex leaf gives real and imaginary parts. `device` and `dtype` are those of the heads.
+    With `zero_init` the heads start at what the network itself starts from, which is zero unless its spec says
+    otherwise: a trained network's output does not change by a bit until training moves them (a leaf with a domain
+    starts there to rounding). A low-rank factor keeps a random bias, for two zero factors would never move. A head is
+    of its leaf's dtype; that of a complex leaf gives real and imaginary parts, and that of a leaf with a domain the
+    real numbers that stand for it (see `Leaf`). `device` and `dtype` are those of the heads.
 
     Raises TypeError for an `encoder` that is no module, an `activation` that is no function or a `zero_init` that is
-    not True or False, ValueError where F is neither given nor to be read off, and in the forward pass for an
-    `activation` that changes the shape.
+    not True or False, ValueError where F is neither given nor to be read off, for `zero_init` beside a leaf that starts
+    at a limit of its domain, and in the forward pass for an `activation` that changes the shape.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class ContextState(InitialState):
         self.net = encoder  # under this name the state_dicts and files of users have its tensors
         self.features = feature_count(encoder, features)
         self.activation = activation
-        self.heads = Heads(self.spec, self.features, constant=self.spec.start if zero_init else None)
+        self.heads = Heads(self.spec, self.features, constant=self.spec.learned_start if zero_init else None)
         self._keep_zeros()
 
     def saved_words(self) -> dict[str, str | None]:

@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 from contextual_rnn._numbers import FINITE, SHARE, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
+from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.tree import State, pack, rows_of
+from contextual_rnn.spec.tree import State, pack
 from contextual_rnn.states._heads import check_call
 from contextual_rnn.states._recomputed import draw_again
 from contextual_rnn.states.base import InitialState
@@ -36,8 +37,9 @@ class ContextDropout(InitialState):
     `p` is the share of contexts dropped. `null` is by default a `FreeState`; beside a `NormalState` take
     `NormalState(spec, FreeState(spec))`, so that what is drawn without a context varies too. `guidance` 1 is the
     state as it is, 0 the null state's mean, and more than 1 goes beyond the context; it may be set at any time. Of a
-    low-rank leaf the factors are guided, not their product. `sample` guides in evaluation alone, and never drops. A
-    leaf without floats is always that of `state`. `device` and `dtype` are those of a `null` that is made here.
+    low-rank leaf the factors are guided, not their product, and of a leaf with a domain the real numbers that stand for
+    it. `sample` guides in evaluation alone, and never drops. A leaf without floats is always that of `state`. `device`
+    and `dtype` are those of a `null` that is made here.
 
     Raises TypeError for a state that is none, ValueError for a `null` made for another network or one that reads a
     context, TypeError or ValueError for a `p` outside 0 to 1, a guidance that is not a finite number, and a
@@ -175,7 +177,7 @@ class ContextDropout(InitialState):
             chosen = drop.reshape(*batch, *(1 for _ in leaf.shape))
             with_context, without = (draw(moments[leaf.name], generator) for moments in (given, null))
             leaves[leaf.name] = torch.where(chosen, without, with_context)
-        return pack(self.spec.tree, leaves)
+        return pack(self.spec.tree, self.spec.constrain(leaves))
 
     def _null_beside(self, given: dict[str, Moments]) -> dict[str, Moments]:
         """The null state's moments for the batch that the context turned out to have."""

@@ -30,10 +30,12 @@ class FreeState(InitialState):
     back-propagated to it (Zimmermann et al. 2012): noise * `BackPropagatedError.relative`, which starts at `noise` (the
     source leaves this open), fades as the network learns, and never exceeds it in root mean square. Under a
     loss scale give the scaler to `error.unscale`, or the noise follows the scale. `value` is where the variable starts,
-    as for `ConstantState`; a low-rank factor that would start at zero starts at N(0, 1 / width). Noise on a complex
+    as for `ConstantState`; of a leaf with a domain the variable is the real numbers that stand for it (see `Leaf`), and
+    noise is added to these. A low-rank factor that would start at zero starts at N(0, 1 / width). Noise on a complex
     leaf is complex too, with E |epsilon|^2 = 1.
 
-    Raises TypeError or ValueError for a `noise` that is no number, negative or not finite, and an `error_decay`
+    Raises TypeError or ValueError for a `noise` that is no number, negative or not finite, a `value` outside a leaf's
+    domain or at its limit, and an `error_decay`
     outside 0 <= error_decay < 1 or beside a complex leaf; RuntimeError for `error_decay` under torch.compile.
     """
 
@@ -61,8 +63,11 @@ class FreeState(InitialState):
                     )
         self.error = None if error_decay is None else BackPropagatedError(self.spec, error_decay)
         leaves = self.spec.fill(value)
+        self.spec.check_domains(leaves, "value", limits=False)
+        leaves = dict(self.spec.unconstrain(leaves))
         value = self.spec.start if value is None else value
         draw_factors = isinstance(value, Real) and value == 0
+        value = leaves if self.spec.bounded else value
         self.values = LeafParameters(self.spec.floats, leaves, value, draw_factors)
         self._keep({leaf.name: leaves[leaf.name] for leaf in self.spec.constants}, value)
 

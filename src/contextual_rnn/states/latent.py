@@ -12,8 +12,9 @@ from torch.utils import _pytree as pytree
 
 from contextual_rnn._numbers import check_size
 from contextual_rnn._sharded import as_forward, gathered
+from contextual_rnn.spec.leaf import Leaf, rows_of
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.tree import Leaf, State, rows_of
+from contextual_rnn.spec.tree import State
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.context import ContextState
 from contextual_rnn.states.moments import Moments

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from contextual_rnn._sharded import as_forward
+from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.tree import rows_of
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments
 

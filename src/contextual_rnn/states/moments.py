@@ -10,8 +10,8 @@ from torch.distributions import Normal
 
 from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_readable, described
+from contextual_rnn.spec.leaf import Leaf, rows_of
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.tree import Leaf, rows_of
 from contextual_rnn.states._recomputed import draw_again
 
 

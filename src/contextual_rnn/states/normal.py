@@ -17,8 +17,9 @@ from torch.nn import functional
 from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
+from contextual_rnn.spec.domains import DOMAINS
+from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.tree import rows_of
 from contextual_rnn.states._heads import Heads
 from contextual_rnn.states._parameters import LeafParameters
 from contextual_rnn.states.base import InitialState
@@ -78,7 +79,7 @@ class NormalState(InitialState):
         else:
             self.mean = ContextState(self.spec, encoder, features=features, zero_init=zero_init, activation=activation)
         excess = torch.tensor(scale - min_scale, dtype=torch.float64, device="cpu")
-        start = float(excess + torch.log(-torch.expm1(-excess)))  # softplus^-1, sound for large and small excess
+        start = DOMAINS["positive"].unconstrain(excess).item()  # softplus^-1
         self.scale_heads = self.raw_scale = None
         if not scale_from_context:
             floats, spec = self.spec.floats, replace(self.spec, tree=self.spec.floats)

@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 from contextual_rnn._numbers import check_size, readable
 from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_floats
+from contextual_rnn.spec.leaf import Leaf, rows_of
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.tree import Leaf, State, pack, rows_of
+from contextual_rnn.spec.tree import State, pack
 from contextual_rnn.states.moments import Moments, draw, normal, repeated
 from contextual_rnn.states.posterior import Posterior, sum_units
 from contextual_rnn.states.priors import Prior, prior_of
@@ -47,7 +48,8 @@ class NormalPosterior(Posterior):
         self.drawn = self._packed({name: draw(leaf, generator) for name, leaf in moments.items()})
         return self.drawn
 
-    def _packed(self, leaves: dict[str, Tensor]) -> State:
+    def _packed(self, leaves: Mapping[str, Tensor]) -> State:
+        leaves = self.spec.constrain(leaves)
         if self.dtype is not None:
             leaves = {n: leaf.to(self.dtype) if leaf.is_floating_point() else leaf for n, leaf in leaves.items()}
         return pack(self.spec.tree, leaves)
@@ -55,6 +57,8 @@ class NormalPosterior(Posterior):
     @property
     def distribution(self) -> dict[str, Normal]:
         """The distribution of every leaf that has noise, of batch shape (B, *shape).
+
+        Of a leaf with a domain it is that of the real numbers that stand for it.
 
         Raises ValueError for a mean that is not finite and a scale that is not positive, as torch's distributions do.
         """
@@ -102,6 +106,8 @@ class NormalPosterior(Posterior):
 
     def _log_prob(self, drawn: Any, parameters: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         values, terms = self.spec.unpack(drawn), {}
+        self.spec.check_domains(values, "state", limits=False)
+        numbers = self.spec.unconstrain({name: wide(value) for name, value in values.items()})
         for leaf in self.spec.floats:
             value = values[leaf.name]
             check_floats("state", value)
@@ -114,7 +120,10 @@ class NormalPosterior(Posterior):
                 raise ValueError(f"state: expected leaf {leaf.name!r} on {mean.device}, got one on {value.device}")
             copies = _copies(leaf, value, mean)
             mean, scale = (_repeated(leaf, part, copies) for part in parameters[leaf.name])
-            terms[leaf.name] = Normal(mean, scale).log_prob(wide(value))
+            terms[leaf.name] = Normal(mean, scale).log_prob(numbers[leaf.name])
+        for leaf, domain in self.spec.bounded:
+            if leaf.name in terms:
+                terms[leaf.name] = terms[leaf.name] - domain.log_slope(numbers[leaf.name])
         return sum_units(terms, self.axes)
 
     @property

@@ -51,8 +51,10 @@ class Posterior(ABC):
     def log_prob(self, drawn: Any) -> Tensor:
         """The log-density of draws of the latent variable, summed over leaves and units, in nats, (B,).
 
-        Draws of B * S rows, as `sample` makes them, give (B * S,). Leaves without noise are ignored. Raises TypeError
-        or ValueError for draws of another structure or shape, of no floats, or with NaN.
+        Draws of B * S rows, as `sample` makes them, give (B * S,). That of a leaf with a domain counts the change of
+        variables: log N(u; mean, scale^2) - log |dleaf / du|, u the real number that stands for it. Leaves without
+        noise are ignored. Raises TypeError or ValueError for draws of another structure or shape, of no floats, with
+        NaN, or outside their domain.
         """
 
     @abstractmethod
@@ -73,7 +75,8 @@ class Posterior(ABC):
 
         `prior` is None for N(0, 1); (mean, scale), each a number, or a tensor or parameter that broadcasts to
         (B, *shape); a dict from names of leaves to such pairs; another initial state for the same variable that reads
-        no context, or its `posterior(...)`: learned priors. Leaves without noise add nothing.
+        no context, or its `posterior(...)`: learned priors. Of a leaf with a domain it is the prior of the real numbers
+        that stand for it, and the KL is that of the leaf too. Leaves without noise add nothing.
 
         With `free_bits`, in nats, a unit whose mean over the batch is lower counts as that number, without gradient:
         the mean is sum_units max(free_bits, mean_b KL) (Kingma et al. 2016).

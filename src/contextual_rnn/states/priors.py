@@ -11,7 +11,7 @@ from torch import Tensor
 from contextual_rnn._numbers import POSITIVE, check_held, check_number, shortened
 from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_floats
-from contextual_rnn.spec.tree import Leaf
+from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.states.moments import Moments, as_tensor
 
 # None, (mean, scale), a dict from leaves to such pairs, an InitialState or a Posterior.

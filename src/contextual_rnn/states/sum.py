@@ -14,7 +14,7 @@ from contextual_rnn._entries import entries_of
 from contextual_rnn._numbers import FINITE, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
-from contextual_rnn.spec.tree import rows_of
+from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.moments import Moments, as_tensor
 
@@ -27,7 +27,8 @@ class SumState(InitialState):
 
     The states are drawn independently where they are random: a scale is the root of the sum of (w_i sigma_i)^2. All
     get the same context. `weights` is a list that may be changed at any time. Of a low-rank leaf the factors are
-    summed, not their products. A leaf without floats is that of the first state.
+    summed, not their products; of a leaf with a domain the real numbers that stand for it are. A leaf without floats is
+    that of the first state.
 
     Raises TypeError for what is no InitialState or number, ValueError without states, for another number of weights,
     one that is not finite, and states made for different networks.

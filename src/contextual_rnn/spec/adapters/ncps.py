@@ -11,9 +11,10 @@ from typing import Any
 from ncps.torch import LTC, CfC  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
+from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.networks import state_spec
 from contextual_rnn.spec.spec import StateSpec
-from contextual_rnn.spec.tree import Leaf, State
+from contextual_rnn.spec.tree import State
 
 
 @state_spec.register(CfC)

@@ -11,9 +11,10 @@ from typing import Any
 import snntorch as snn  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
+from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.networks import state_spec
 from contextual_rnn.spec.spec import StateSpec
-from contextual_rnn.spec.tree import Leaf, State
+from contextual_rnn.spec.tree import State
 
 # The arguments that are the state, in their order, which is that of what is returned after the spikes.
 _STATE = {

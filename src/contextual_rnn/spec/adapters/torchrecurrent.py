@@ -9,9 +9,9 @@ from typing import Any
 
 from torchrecurrent import TGRU, TLSTM, TGRUCell, TLSTMCell, base, tauGRU, tauGRUCell  # pyright: ignore[reportMissingImports]
 
+from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.networks import state_spec
 from contextual_rnn.spec.spec import StateSpec
-from contextual_rnn.spec.tree import Leaf
 
 _TWO_TENSORS = (base.DoubleStateRecurrentLayerBase, base.DecoupledDoubleStateRecurrentLayerBase)
 

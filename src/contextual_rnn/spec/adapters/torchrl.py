@@ -9,9 +9,9 @@ from typing import Any
 
 from torchrl.modules import GRU, LSTM, GRUCell, LSTMCell  # pyright: ignore[reportMissingImports]
 
+from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.networks import state_spec
 from contextual_rnn.spec.spec import StateSpec
-from contextual_rnn.spec.tree import Leaf
 
 
 @state_spec.register(LSTM)
