@@ -50,6 +50,13 @@ $paper --leaves h+a --start wenke2019 --out runs/retrieval-authors-start
 $C sweep decay --json --grid seed=0,1,2,3,4,5,6,7,8,9 state=normal,zero,context --out runs/decay-paper
 $C sweep decay --json --out runs/decay-calibration --grid seed=0,1,2,3,4 kl_weight=0,1e-05,0.0001,0.001
 $C sweep decay --json --out runs/decay-calibration --min-scale 0.2 --grid seed=0,1,2,3,4
+
+# Small networks whose mean state is linear in the context, several of which make a band: the period in the state alone,
+# and at every step too. 0.1 h
+small="$C sweep decay --json --out runs/decay-ensembles --units 32 --learning-rate 0.001 --context-units 0"
+$small --grid seed=0,1,2,3,4,5,6,7,8,9 state=context,normal,zero
+$small --period-input --grid seed=0,1,2,3,4,5,6,7,8,9 state=context,normal
+
 $paper --leaves h --start wenke2019 --out runs/retrieval-authors-start-h
 $paper --leaves h+a --out runs/retrieval-sound-start-h+a
 $paper --leaves h+a --start wenke2019 --timing ba2016 --out runs/retrieval-authors-start-ba2016

@@ -47,7 +47,7 @@ def check_size(name: str, size: Any, least: int = 1) -> int:
             return size  # pyright: ignore[reportReturnType]
     if not isinstance(size, torch.SymInt):
         try:
-            if isinstance(size, bool):
+            if isinstance(size, bool) or type(size).__name__ == "bool_":  # numpy's is an index before numpy 2
                 raise TypeError
             size = operator.index(size)
         except (TypeError, RuntimeError):

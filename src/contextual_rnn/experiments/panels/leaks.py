@@ -115,7 +115,8 @@ def _ranks(values: Array) -> Array:
 
 
 def _correlation(first: Array, second: Array) -> float:
-    """The size of Pearson's correlation; 0 for a constant."""
+    """The size of Pearson's correlation; 0 for a constant, nan for numbers too large to square."""
     first, second = first - first.mean(dtype=np.float64), second - second.mean(dtype=np.float64)
-    scale = np.sqrt((first**2).sum() * (second**2).sum())
-    return float(abs((first * second).sum()) / scale) if scale > 0 else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = np.sqrt((first**2).sum() * (second**2).sum())
+        return float(abs((first * second).sum()) / scale) if scale > 0 else 0.0

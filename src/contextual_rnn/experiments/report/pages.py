@@ -6,6 +6,7 @@ python -m contextual_rnn.experiments.report.pages    from runs/, where there is 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,18 +20,20 @@ from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.report.figures import map_figure, to_svg
 from contextual_rnn.experiments.report.from_weights import Trained, trained
 from contextual_rnn.experiments.runs.folder import Run, read_runs, run_folders
+from contextual_rnn.experiments.runs.json_file import parse, read_text
 from contextual_rnn.experiments.runs.published import publish, read_results
 from contextual_rnn.experiments.stats.groups import groups_of
 from contextual_rnn.experiments.stats.tables import Table, fill, markdown
 from contextual_rnn.experiments.stats.wording import interval
 from contextual_rnn.experiments.studies import catalogue
 from contextual_rnn.experiments.studies.calibration import calibration, calibration_table
-from contextual_rnn.experiments.studies.catalogue import ASIDE, AUTHORS, CALIBRATED, DECAY, study
+from contextual_rnn.experiments.studies.catalogue import ASIDE, AUTHORS, CALIBRATED, DECAY, TOGETHER, study
+from contextual_rnn.experiments.studies.ensembles import ensembles, ensembles_table
 from contextual_rnn.experiments.studies.evidence import evidence_of, facts_of
 from contextual_rnn.experiments.studies.start_ablations import accuracy_table
 from contextual_rnn.experiments.sweeps.sweep import SWEEP
 
-ARTICLE = "evidence.md.jinja"  # in results/
+ARTICLE, ENSEMBLES = "evidence.md.jinja", "ensembles.json"  # in results/
 BEGIN, END = "<!-- from results/ by make pages -->", "<!-- end -->"
 EVIDENCE = Path("docs", "evidence.md")
 FIGURE = Path("docs", "figures", "when-it-helps.svg")
@@ -40,9 +43,9 @@ PICTURE = "![When does it help? Gain in final accuracy over a zero state]"
 def publish_all(folder: Path, results: Path) -> list[Path]:
     """Publish every sweep directly below `folder` with finished runs, and what a report computes from their weights.
 
-    The runs of `reproduce` lie deeper and are not published. Calibration comes from the sweep decay-calibration,
-    diagnostics and playground from the paper's own settings. Returns the files of runs. Raises ValueError, which names
-    the file, for a damaged run.
+    The runs of `reproduce` lie deeper and are not published. Calibration comes from the sweep decay-calibration, the
+    bands of several networks from decay-ensembles, diagnostics and playground from the paper's own settings. Returns
+    the files of runs. Raises ValueError, which names the file, for a damaged run.
     """
     written: list[Path] = []
     paper: list[Run] = []
@@ -53,6 +56,9 @@ def publish_all(folder: Path, results: Path) -> list[Path]:
             continue
         if sweep.name == CALIBRATED:
             Trained(calibration(groups_of(runs)), [], None).write(results)
+            continue
+        if sweep.name == TOGETHER:
+            write_whole(results / ENSEMBLES, json.dumps(ensembles(groups_of(runs)), indent=1) + "\n")
             continue
         publish(runs, results / f"{sweep.name}.json")
         written.append(results / f"{sweep.name}.json")
@@ -98,6 +104,8 @@ def _accuracies(runs: Sequence[Run]) -> Table | None:
 def pages_of(results: Path, template: Path | None = None) -> Pages:
     """The README's sentences, the tables of the explanations, docs/evidence.md, and the map."""
     runs, calibrated = read_results(results), Trained.read(results).calibration
+    path = results / ENSEMBLES
+    together = parse(read_text(path), path) if path.exists() else []
     gains, accuracies = evidence_of(runs).gains, _accuracies(runs)
     parts = {
         "README.md": [
@@ -108,7 +116,10 @@ def pages_of(results: Path, template: Path | None = None) -> Pages:
             f"{PICTURE}(../figures/{FIGURE.name})" if gains else "",
             markdown(accuracies) if accuracies else "",
         ],
-        "docs/explanations/spread.md": [markdown(calibration_table(calibrated)) if calibrated else ""],
+        "docs/explanations/spread.md": [
+            markdown(calibration_table(calibrated)) if calibrated else "",
+            markdown(ensembles_table(together)) if together else "",
+        ],
     }
     blocks = {page: "\n\n".join(filter(None, each)) for page, each in parts.items()}
     # On white: readable on a dark page too.

@@ -101,11 +101,11 @@ def _published(run: Run) -> dict[str, Any]:
         "options": config_to_dict(run.config),
         "metrics": {name: [_rounded(line.get(name)) for line in run.metrics] for name in names},
         **run.result,
-        "command": _relative(run.result["command"]),
+        "command": relative_command(run.result["command"]),
     }
 
 
-def _relative(command: str) -> str:
+def relative_command(command: str) -> str:
     """The command with a relative folder: a sweep's runs have an absolute path, which is useless on other machines."""
     words, _, folder = command.rpartition("--out ")
     return f"{words}--out {Path('runs', *Path(folder).parts[-2:])}" if Path(folder).is_absolute() else command

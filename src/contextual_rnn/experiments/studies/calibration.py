@@ -10,6 +10,7 @@ import torch
 
 from contextual_rnn.experiments.config import DecayConfig, config_to_dict
 from contextual_rnn.experiments.runs.folder import Refused, Run, has_weights, raise_it
+from contextual_rnn.experiments.runs.published import relative_command
 from contextual_rnn.experiments.stats.groups import Group
 from contextual_rnn.experiments.stats.intervals import median_interval
 from contextual_rnn.experiments.stats.tables import Table
@@ -126,7 +127,7 @@ def _row(group: Group, runs: Sequence[Run], shares: Sequence[dict[str, Any]]) ->
             for name in WATCHED
             if all(name in line for lines in whole for line in lines)
         },
-        "commands": [run.result["command"] for run in runs if run.result is not None],
+        "commands": [relative_command(run.result["command"]) for run in runs if run.result is not None],
     }
 
 

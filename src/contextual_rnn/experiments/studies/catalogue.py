@@ -14,7 +14,7 @@ AUTHORS, SOUND = "retrieval-authors-start", "retrieval-sound-start-h+a"
 AUTHORS_BA2016, SOUND_BA2016 = f"{AUTHORS}-ba2016", f"{SOUND}-ba2016"
 CHOICES = (f"{AUTHORS}-h", AUTHORS_BA2016, SOUND_BA2016)
 PAPER_SCALE = (AUTHORS, SOUND, *CHOICES)
-DECAY, CALIBRATED = "decay-paper", "decay-calibration"
+DECAY, CALIBRATED, TOGETHER = "decay-paper", "decay-calibration", "decay-ensembles"
 
 
 def study(run: Run) -> str:
