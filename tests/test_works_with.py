@@ -1,7 +1,10 @@
 """docs/works-with.md is true: every recipe runs, with the version that the table names or a later one."""
 
 import copy
+import pickle
 import re
+import sys
+import types
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from contextual_rnn import remove_initial_state
 
 PAGE = (Path(__file__).parents[1] / "docs" / "works-with.md").read_text()
 MODULES = {
+    "deepsi": "deepSI",
     "minGRU-pytorch": "minGRU_pytorch",
     "s5-pytorch": "s5",
     "stable-baselines3-contrib": "sb3_contrib",
@@ -30,7 +34,9 @@ def run(package):
         *map(int, version("sb3-contrib" if package == "stable-baselines3-contrib" else package).split(".")[:3])
     ] >= [*map(int, ROWS[package].split("."))]
     section = PAGE[PAGE.index(f"\n## {package}\n") :].split("\n## ")[1]
-    scope = {"__name__": "recipe"}
+    recipe = types.ModuleType("recipe")
+    sys.modules["recipe"] = recipe  # where pickle looks for the classes and functions of the recipe
+    scope = vars(recipe)
     torch.manual_seed(0)
     exec(
         compile("\n".join(re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)), package, "exec"),
@@ -189,6 +195,74 @@ def test_with_pytorch_forecasting():
             lambda model: model.rnn,
             lambda model: (model(x)["prediction"] - 3.0).square().mean(),
         )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_darts(tmp_path):
+    scope = run("darts")
+    model, series = scope["model"], {"future_covariates": scope["covariate"], "verbose": False}
+    heads = model.model.rnn.initial_state.heads.layers
+    assert all(head.weight.abs().sum() > 0 for head in heads.values())  # they started at zero
+    expected = scope["forecast"].values()
+    model.save(str(tmp_path / "model.pt"))
+    saved = scope["RNNModel"].load(str(tmp_path / "model.pt"), trusted=True)
+    assert (saved.predict(4, **series).values() == expected).all()
+    for module in (copy.deepcopy(model.model), pickle.loads(pickle.dumps(model.model))):
+        model.model = module  # darts copies a model without its module
+        assert (model.predict(4, **series).values() == expected).all()
+    with torch.no_grad():
+        for parameter in model.model.rnn.initial_state.heads.parameters():
+            parameter.zero_()
+    at_zero = model.predict(4, **series).values()
+    remove_initial_state(model.model)
+    assert (model.predict(4, **series).values() == at_zero).all()
+    assert (at_zero != expected).any()
+
+
+def assert_survives_pickle(model, call):
+    torch.manual_seed(1)
+    wanted = tensors_of(call(model))
+    torch.manual_seed(1)
+    assert all(map(torch.equal, tensors_of(call(pickle.loads(pickle.dumps(model)))), wanted))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_neuralforecast():
+    model = run("neuralforecast")["model"].eval()
+    batch = {"insample_y": torch.rand(6, 12, 1), "stat_exog": torch.randn(6, 2), "hist_exog": None, "futr_exog": None}
+    target = torch.rand(6, 4, 1)
+
+    def call(model):
+        return model(batch)
+
+    assert_attached(
+        model, call, lambda model: model.hist_encoder, lambda model: (model(batch) - target).square().mean()
+    )
+    assert_survives_pickle(model, call)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_neuralhydrology():
+    model = run("neuralhydrology")["model"].eval()
+    data, target = {"x_d": {"rain": torch.rand(6, 12, 1)}, "x_s": torch.randn(6, 2)}, torch.rand(6, 12, 1)
+
+    def call(model):
+        return model(data)["y_hat"]
+
+    assert_attached(model, call, lambda model: model.lstm, lambda model: (call(model) - target).square().mean())
+    assert_survives_pickle(model, call)
+
+
+def test_with_deepsi():
+    scope = run("deepsi")
+    model, past = scope["model"], (scope["upast"], scope["ypast"])
+    assert all(p.grad.abs().sum() > 0 for p in model.encoder.parameters())
+    assert not torch.equal(model.encoder(*past), model.encoder(*past))  # drawn in training
+    model.eval()
+    expected = model(*past, scope["ufuture"])
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(*past, scope["ufuture"]), expected)
+    torch.testing.assert_close(model.forward_simple(*past, scope["ufuture"]), expected)
 
 
 def test_with_skorch(tmp_path):

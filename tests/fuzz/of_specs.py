@@ -14,7 +14,8 @@ from contextual_rnn import Leaf, LowRank, StateSpec, check_spec, state_spec
 
 @case("Leaf")
 def _(d: Draw) -> Call:
-    options = d.some(batch_dim=1, repeat=3, factor=True, tiled_in_place=True)
+    options = d.some(batch_dim=1, repeat=3, tiled_in_place=True)
+    options |= d.choose([{}, {"factor": True}, {"domain": "positive", "start": 1.0}, {"domain": "unit_interval"}])
     return Call(Leaf, ["h", (1, 5)], options)
 
 
@@ -132,7 +133,7 @@ def _(d: Draw) -> Call:
 @case("check_spec")
 def _(d: Draw) -> Call:
     network = NETWORKS[d.choose(list(NETWORKS))]()
-    return Call(check_spec, [network, make_input(network, 3)], d.some(tolerance=1e-3))
+    return Call(check_spec, [network, make_input(network, 3)], d.some(tolerance=1e-3, surrogate_gradients=True))
 
 
 @case("LowRank", "LowRank.dense")
