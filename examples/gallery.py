@@ -83,7 +83,7 @@ SAID = {
     "oscillator": ("{} times the zero state's first error", "window of 20", "first 20 steps / zero's", ".3f"),
     "lfads": ("R^2 of {} of the rates of held-out trials", "LFADS", "R2 of rates", ".3f"),
     "state_tuning": ("{} of characters, in a kilobyte", "French (seen): free state", "accuracy", ".1%"),
-    "language_styles": ("{} bits a byte gained", "C++: free state, 64", "gain", ".3f"),
+    "language_styles": ("{} bits a byte in a style never read", "lists of files: free state, 64", "gain", ".3f"),
     "noise": (
         "{} in distribution from proportional noise",
         "proportional 0.1",
