@@ -1,13 +1,13 @@
 """A published voice detector, better from its first moment: silero-vad frozen, and 256 numbers to start its LSTM from.
 
-The detector begins with zeros, and what it says of the first moments is poor: it has to hear something first. Its state
-is learned instead, as it is or as a function of the first frame's spectrum, with speech and noise that begin suddenly or
-not. Beside them: what a threshold does (an output bias), what adaptation to the data does (a bias of the LSTM, low-rank
-updates of its weights), the same spectrum without a state, a start without training (the mean state after a second of
-noise), and what can be reached at all: the detector that has heard the second before.
+The detector begins with zeros and judges the first moments poorly: it has to hear something first. Its state is learned
+instead, as it is or as a function of the first frame's spectrum. Speech and noise begin suddenly, or speech begins later.
+Beside the states: a threshold (an output bias), the same spectrum without a state (output offsets), adaptation to the
+data (a bias of the LSTM, rank-one updates of its weights), a start without training (the mean state after a second of
+noise), and the detector that has heard the second before, which shows what can be reached.
 
-Accuracy is balanced, the mean over speech and noise of the share of frames that are right; AUC is what no threshold
-changes: the share of pairs, one frame of speech and one of noise at the same time, in which the speech scores higher.
+Accuracy is balanced: the share of frames that are right, as the mean over speech and noise. AUC does not depend on a
+threshold: of all pairs of a frame of speech and one of noise at the same time, the share in which speech scores higher.
 Languages, voices and kinds of noise of the test are not in training.
 
     pip install --no-deps silero-vad        # its other dependencies are not needed
@@ -24,59 +24,34 @@ import tyro
 from evidence import FAINT, over_seeds, styled, write, write_picture
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 from tqdm import trange
-from voice_data import FRAME, HEARD, MISSED, PAUSE, RATE, clips, judge
-from voice_model import Bias, Detector, Offsets, RankOne, encoder
+from voice_data import FRAME, HEARD, MISSED, PAUSE, RATE, TRAINED, clips, judge
+from voice_model import Detector, methods, run
 
-from contextual_rnn import ContextState, FreeState, InitialState, attach, given_context, remove_initial_state
+from contextual_rnn import InitialState, attach, remove_initial_state
 
-TRAINED = 32  # frames of a clip in training, about a second
-DRAWN = ("nothing", "output bias", "LoRA, 1280 numbers", "free state", "contextual state", "heard before")
-GREY = ("nothing", "heard before")
+COMPARED = ("accuracy, 1st frame", "AUC, 1st frame", "accuracy, to 0.5 s")
+DRAWN = {
+    "nothing": {"color": FAINT, "linestyle": "--"},
+    "output bias": {},
+    "LSTM bias": {},
+    "free state": {},
+    "contextual state": {},
+    "heard before": {"color": FAINT, "linestyle": ":"},
+}
 
 
 @dataclass(frozen=True)
 class Options:
     seeds: int = 5
     """Each with speech, noise and batches of its own."""
-    updates: int = 100
+    updates: int = 200
     clips: int = 400  # to train on, and as many in the test
     utterances: int = 32  # that they are cut from
     out: Path = Path("results")
     quick: bool = False
     """A small setting that ends in seconds."""
-
-
-def methods(detector: Detector, after_noise: tuple[Tensor, ...]) -> dict[str, tuple[nn.Module | None, float]]:
-    """What is added to the detector, and the rate of learning; rates were tried with another seed, 50."""
-    lstm = detector.lstm
-    return {
-        "nothing": (None, 0.0),
-        "output bias": (Bias(detector, "readout.bias"), 0.1),
-        "output offsets from the spectrum": (Offsets(TRAINED), 0.03),
-        "LSTM bias": (Bias(detector, "lstm.bias_ih_l0"), 0.03),
-        "LoRA, 256 numbers": (RankOne(detector, ["lstm.weight_hh_l0"], slice(256, 384)), 0.03),
-        "LoRA, 1280 numbers": (RankOne(detector, ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]), 0.01),
-        "mean state after noise": (FreeState(lstm, value=after_noise), 0.0),
-        "free state, from that mean": (FreeState(lstm, value=after_noise), 0.3),
-        "free state, rate 0.01": (FreeState(lstm), 0.01),
-        "free state, rate 0.1": (FreeState(lstm), 0.1),
-        "free state": (FreeState(lstm), 0.3),
-        "free state, rate 1": (FreeState(lstm), 1.0),
-        "contextual state": (ContextState(lstm, encoder(), zero_init=True), 0.03),
-    }
-
-
-def run(detector: Detector, extra: nn.Module | None, features: Tensor, spectrum: Tensor) -> Tensor:
-    """Logits of speech (B, frames), with what is added to the detector; a state is attached to it by then."""
-    if isinstance(extra, Bias | RankOne):
-        return functional_call(detector, extra(), (features,))
-    if isinstance(extra, Offsets):
-        return detector(features) + extra(spectrum, features.shape[1])
-    with given_context(spectrum):
-        return detector(features)
 
 
 def train(detector: Detector, extra: nn.Module, rate: float, data: tuple[Tensor, ...], updates: int) -> None:
@@ -94,38 +69,42 @@ def train(detector: Detector, extra: nn.Module, rate: float, data: tuple[Tensor,
         schedule.step()
 
 
-def measure(seed: int, options: Options) -> dict[str, tuple[dict[str, float], numpy.ndarray]]:
-    """Measures and curves of every method."""
+def measure(seed: int, options: Options) -> tuple[dict[str, dict[str, float]], dict[str, numpy.ndarray], list[float]]:
+    """Measures and curves of every method, and the mean sizes of h and c after a second."""
     torch.manual_seed(seed)
-    detector, start, results = Detector(), MISSED * FRAME, {}
+    detector, start = Detector(), MISSED * FRAME
     known, test = (clips(options.clips, options.utterances, seed, test) for test in (False, True))
     data = (*detector.front_end(known.waves[:, start:][:, : TRAINED * FRAME]), known.labels[:, :TRAINED])
     features, spectrum = detector.front_end(test.waves[:, start:])
-    silent = torch.tensor([kind != "cut" for kind in known.kinds])
+    without_speech = torch.tensor([kind != "cut" for kind in known.kinds])
     with torch.no_grad():
-        _, after_noise = detector.lstm(detector.front_end(known.waves[silent, :start])[0])
+        _, after_noise = detector.lstm(detector.front_end(known.waves[without_speech, :start])[0])
         _, before = detector.lstm(detector.front_end(test.waves[:, :start])[0])
-        results["heard before"] = judge(detector(features, hx=before), test)
+        judged = {"heard before": judge(detector(features, before), test)}
+    numbers = {"heard before": 0}
     for name, (extra, rate) in methods(detector, tuple(leaf.mean(1) for leaf in after_noise)).items():
         if isinstance(extra, InitialState):
             attach(detector.lstm, extra)
-        if extra is not None and rate:
+        if rate:
             train(detector, extra, rate, data, options.updates)
         with torch.no_grad():
-            measures, drawn = judge(run(detector, extra, features, spectrum), test)
-        numbers = sum(parameter.numel() for parameter in extra.parameters()) if extra else 0
-        results[name] = {"numbers": numbers, **measures}, drawn
+            judged[name] = judge(run(detector, extra, features, spectrum), test)
+        numbers[name] = sum(parameter.numel() for parameter in extra.parameters())
         if isinstance(extra, InitialState):
             remove_initial_state(detector)
-    return results
+    free, _ = judged["free state"]
+    measures = {name: {"numbers": numbers[name], **found} for name, (found, _) in judged.items()}
+    for name in set(judged) - {"free state"}:
+        measures[name] |= {f"{what}, below the free state": free[what] - measures[name][what] for what in COMPARED}
+    return measures, {name: curve for name, (_, curve) in judged.items()}, [float(s.abs().mean()) for s in before]
 
 
 @styled()
 def draw(drawn: dict[str, numpy.ndarray]) -> Figure:
+    """`drawn` has balanced accuracy and AUC at each frame (2, HEARD)."""
     figure = Figure(figsize=(10, 3.6))
     for number, axes in enumerate(figure.subplots(1, 2)):
-        for name in DRAWN:
-            style = {"color": FAINT, "linestyle": "--" if name == "nothing" else ":"} if name in GREY else {}
+        for name, style in DRAWN.items():
             axes.plot((1 + numpy.arange(HEARD)) * FRAME / RATE, drawn[name][number], label=name, **style)
         axes.set(xscale="log", xlabel="seconds since the detector began", title=("balanced accuracy", "AUC")[number])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=6)
@@ -138,16 +117,18 @@ def main(options: Options) -> None:
     started, found = time.perf_counter(), []
     for seed in range(options.seeds):
         found.append(measure(seed, options))
-        figures = {}
-        for name, (measures, _) in found[0].items():
-            over = {what: over_seeds([each[name][0][what] for each in found]) for what in measures if what != "numbers"}
-            figures[name] = {"numbers": measures.get("numbers", 0), **over}
-        for less in ("output bias", "LoRA, 256 numbers"):  # paired by seed
-            for what in ("accuracy, 1st frame", "AUC, 1st frame", "accuracy, to 0.5 s", "AUC, to 0.5 s"):
-                gains = [each["free state"][0][what] - each[less][0][what] for each in found]
-                figures[f"{what}: free state less {less}"] = over_seeds(gains)
+        measured, curves, sizes = zip(*found, strict=True)
+        figures: dict = {
+            name: {
+                what: value if what == "numbers" else over_seeds([each[name][what] for each in measured])
+                for what, value in measures.items()
+            }
+            for name, measures in measured[0].items()
+        }
+        for name, values in zip("hc", zip(*sizes, strict=True), strict=True):
+            figures[f"mean size of {name} after a second"] = over_seeds(values)
         write(options.out / "voice.json", asdict(options), figures, started)  # after every seed: it takes a while
-    write_picture(options.out / "voice.png", draw({n: numpy.mean([e[n][1] for e in found], 0) for n in DRAWN}))
+    write_picture(options.out / "voice.png", draw({n: numpy.mean([each[n] for each in curves], 0) for n in DRAWN}))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""silero-vad's parts for the voice example, and what is trained beside a state: biases, rank-one updates, offsets."""
+"""silero-vad for the voice example, and what is added to it: states, biases, rank-one updates, offsets."""
 
 import importlib.util
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
-from voice_data import FRAME
+from voice_data import FRAME, TRAINED
+
+from contextual_rnn import ConstantState, ContextState, FreeState, given_context
 
 BINS = 129  # of a spectrum
 
@@ -87,3 +90,34 @@ class RankOne(nn.Module):
             weights[name] = frozen.clone()
             weights[name][self.rows] += torch.outer(b, a)
         return weights
+
+
+def methods(detector: Detector, after_noise: tuple[Tensor, ...]) -> dict[str, tuple[nn.Module, float]]:
+    """What is added to the detector, and the rate of learning, 0 for none; rates were tried with another seed, 50."""
+    lstm = detector.lstm
+    candidate = slice(256, 384)  # rows of the LSTM's matrices
+    return {
+        "nothing": (ConstantState(lstm), 0.0),
+        "output bias": (Bias(detector, "readout.bias"), 0.1),
+        "output offsets from the spectrum": (Offsets(TRAINED), 0.03),
+        "LSTM bias": (Bias(detector, "lstm.bias_ih_l0"), 0.1),
+        "LoRA, candidate gate": (RankOne(detector, ["lstm.weight_ih_l0"], candidate), 0.1),
+        "LoRA, both matrices": (RankOne(detector, ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]), 0.01),
+        "mean state after noise": (FreeState(lstm, value=after_noise), 0.0),
+        "free state, from that mean": (FreeState(lstm, value=after_noise), 0.3),
+        "free state, rate 0.01": (FreeState(lstm), 0.01),
+        "free state, rate 0.1": (FreeState(lstm), 0.1),
+        "free state": (FreeState(lstm), 0.3),
+        "free state, rate 1": (FreeState(lstm), 1.0),
+        "contextual state": (ContextState(lstm, encoder(), zero_init=True), 0.03),
+    }
+
+
+def run(detector: Detector, extra: nn.Module | None, features: Tensor, spectrum: Tensor) -> Tensor:
+    """Logits of speech (B, frames), with what is added to the detector; a state is attached to it by then."""
+    if isinstance(extra, Bias | RankOne):
+        return functional_call(detector, extra(), (features,))
+    if isinstance(extra, Offsets):
+        return detector(features) + extra(spectrum, features.shape[1])
+    with given_context(spectrum):
+        return detector(features)

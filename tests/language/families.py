@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import pytest
 import torch
 import transformers
 
@@ -57,18 +58,24 @@ FAMILIES = {
     "Jamba": {**COMMON, **MAMBA1, **EXPERTS, "num_hidden_layers": 3, "attn_layer_period": 3, "attn_layer_offset": 1,
               "expert_layer_period": 2, "expert_layer_offset": 1},
     "Zamba": {**COMMON, **SHARED, **MAMBA1, "n_mamba_heads": 2, "attention_head_dim": 16},
+    "RWKV7": {**PURE, "head_dim": 8, "intermediate_size": 48, "decay_low_rank_dim": 4, "gate_low_rank_dim": 4,
+              "a_low_rank_dim": 4, "v_low_rank_dim": 4, "num_hidden_layers": 2},
 }  # fmt: skip
 PARTS = {"Qwen3_5": "Qwen3_5TextConfig"}
+PACKAGES = {"RWKV7": "rwkv7_hf"}
 
 
 def new_model(family, seed=0, **changes):
     """A model in evaluation mode, frozen; its weights are larger than at the start of training, so states matter."""
-    config = getattr(transformers, PARTS.get(family, f"{family}Config"))(**{**FAMILIES[family], **changes})
+    package = pytest.importorskip(PACKAGES.get(family, "transformers"))
+    config = getattr(package, PARTS.get(family, f"{family}Config"))(**{**FAMILIES[family], **changes})
     torch.manual_seed(seed)
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval().requires_grad_(False)
+    model = getattr(package, f"{family}ForCausalLM")(config).eval().requires_grad_(False)
     for parameter in model.parameters():
         if parameter.ndim == 2:
             parameter.mul_(3)
+        if family in PACKAGES and not parameter.any():  # RWKV-7 begins without its mixture of tokens
+            parameter.normal_(std=0.5)
     return model
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from contextual_rnn.language.layout import StateTensor
+from contextual_rnn.language.rwkv7 import empty_layers
 
 
 class InitialCache(DynamicCache):
@@ -26,9 +27,11 @@ class InitialCache(DynamicCache):
         self._start = [(entry, tensors[entry.name]) for entry in entries]
         self.checked = False  # whether a call of the model was
         self.padded = False  # whether the tokens so far end in padding
+        self.kept = True  # whether the model has put its last states here
         self._fill()
 
     def _fill(self) -> None:
+        self.layers = empty_layers(self._config) or self.layers
         for entry, tensor in self._start:
             layer: Any = self.layers[entry.layer]
             if entry.convolution:
@@ -58,7 +61,7 @@ class InitialCache(DynamicCache):
 
     def reset(self) -> None:
         super().__init__(config=self._config)
-        self.padded = False
+        self.padded, self.kept = False, True
         self._fill()
 
     def _layer(self, number: int) -> Any:

@@ -15,6 +15,7 @@ from contextual_rnn.language.calls import watch
 from contextual_rnn.language.layout import StateTensor, base_of, read_state_tensors
 from contextual_rnn.language.mamba1 import add_shares
 from contextual_rnn.language.probe import probe
+from contextual_rnn.language.rwkv7 import translate_caches
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.tree import Leaf, State
 
@@ -91,6 +92,7 @@ def _known(model: PreTrainedModel, tolerance: float | None = None) -> _Known:
     base = base_of(model)
     known = _KNOWN.get(base)
     if known is None or (known.dtype, known.device) != (model.dtype, model.device):
+        translate_caches(model, base)
         tensors = read_state_tensors(model)
         add_shares(base)
         watch(base)
