@@ -64,6 +64,10 @@ class InitialCache(DynamicCache):
         self.padded, self.kept = False, True
         self._fill()
 
+    def reorder_cache(self, beam_idx: Tensor) -> InitialCache:
+        super().reorder_cache(beam_idx)
+        return self  # RWKV-7 goes on with what it gets here
+
     def _layer(self, number: int) -> Any:
         if not self.checked:
             raise ValueError("cache: expected the model for which initial_cache made it, got another")

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import LinearAttentionLayer
 from transformers.generation import GenerationMixin
@@ -44,8 +44,12 @@ def translate_caches(model: PreTrainedModel, base: PreTrainedModel) -> None:
         kind.prepare_inputs_for_generation = _from_our_caches(kind.prepare_inputs_for_generation)
 
 
+def _is_ours(cache: object) -> bool:
+    return isinstance(cache, DynamicCache) and all(isinstance(layer, LinearAttentionLayer) for layer in cache.layers)
+
+
 def _give(base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    cache = next((kwargs[name] for name in NAMES if isinstance(kwargs.get(name), DynamicCache)), None)
+    cache = next((kwargs[name] for name in NAMES if _is_ours(kwargs.get(name))), None)
     if cache is None:
         return args, kwargs
     kwargs = {name: value for name, value in kwargs.items() if name not in NAMES}
@@ -82,11 +86,19 @@ def _from_our_caches(prepare: Any) -> Any:
     """`prepare_inputs_for_generation` of a model that knows only its own cache."""
 
     def prepare_inputs_for_generation(
-        self: Any, input_ids: torch.Tensor, next_sequence_length: int | None = None, cache: Any = None, **kwargs: Any
+        self: Any,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        cache: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        if isinstance(cache, DynamicCache):
-            return GenerationMixin.prepare_inputs_for_generation(self, input_ids, next_sequence_length, cache, **kwargs)
-        return prepare(self, input_ids, **kwargs)
+        if not _is_ours(cache):
+            return prepare(self, input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if next_sequence_length is not None:
+            input_ids = input_ids[:, -next_sequence_length:]
+        prompt = inputs_embeds if kwargs.get("is_first_iteration") else None  # generated tokens have ids
+        return {**prepare(self, input_ids, inputs_embeds=prompt, **kwargs), "past_key_values": cache}
 
     prepare_inputs_for_generation.takes_our_caches = True  # pyright: ignore[reportFunctionMemberAccess]
     return prepare_inputs_for_generation
