@@ -1,7 +1,7 @@
 """A published voice detector, better from its first moment: silero-vad frozen, and 256 numbers to start its LSTM from.
 
 The detector begins with zeros and judges the first moments poorly: it has to hear something first. Its state is learned
-instead, as it is or as a function of the first frame's spectrum. Speech and noise begin suddenly, or speech begins later.
+instead, as it is or as a function of the first frame's spectrum. Speech is there at once or begins later.
 Beside the states: a threshold (an output bias), the same spectrum without a state (output offsets), adaptation to the
 data (a bias of the LSTM, rank-one updates of its weights), a start without training (the mean state after a second of
 noise), and the detector that has heard the second before, which shows what can be reached.
@@ -107,6 +107,8 @@ def draw(drawn: dict[str, numpy.ndarray]) -> Figure:
         for name, style in DRAWN.items():
             axes.plot((1 + numpy.arange(HEARD)) * FRAME / RATE, drawn[name][number], label=name, **style)
         axes.set(xscale="log", xlabel="seconds since the detector began", title=("balanced accuracy", "AUC")[number])
+        axes.set_xticks([0.03, 0.1, 0.3, 1, 3], ["0.03", "0.1", "0.3", "1", "3"])
+        axes.minorticks_off()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=6)
     return figure
 
