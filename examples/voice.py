@@ -1,10 +1,10 @@
 """A published voice detector, better from its first moment: silero-vad frozen, and 256 numbers to start its LSTM from.
 
-The detector begins with zeros and judges the first moments poorly: it has to hear something first. Its state is learned
+The detector begins with zeros and judges the first moments poorly: it has to run for a while first. Its state is learned
 instead, as it is or as a function of the first frame's spectrum. Speech is there at once or begins later.
 Beside the states: a threshold (an output bias), the same spectrum without a state (output offsets), adaptation to the
 data (a bias of the LSTM, rank-one updates of its weights), a start without training (the mean state after a second of
-noise), and the detector that has heard the second before, which shows what can be reached.
+noise), and the detector that has run for the second before (warmed up), which shows what can be reached.
 
 Accuracy is balanced: the share of frames that are right, as the mean over speech and noise. AUC does not depend on a
 threshold: of all pairs of a frame of speech and one of noise at the same time, the share in which speech scores higher.
@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import trange
-from voice_data import FRAME, HEARD, MISSED, PAUSE, RATE, TRAINED, clips, judge
+from voice_data import FRAME, AFTER, BEFORE, PAUSE, RATE, TRAINED, clips, judge
 from voice_model import Detector, methods, run
 
 from contextual_rnn import InitialState, attach, remove_initial_state
@@ -38,7 +38,7 @@ DRAWN = {
     "LSTM bias": {},
     "free state": {},
     "contextual state": {},
-    "heard before": {"color": FAINT, "linestyle": ":"},
+    "warmed up": {"color": FAINT, "linestyle": ":"},
 }
 
 
@@ -72,7 +72,7 @@ def train(detector: Detector, extra: nn.Module, rate: float, data: tuple[Tensor,
 def measure(seed: int, options: Options) -> tuple[dict[str, dict[str, float]], dict[str, numpy.ndarray], list[float]]:
     """Measures and curves of every method, and the mean sizes of h and c after a second."""
     torch.manual_seed(seed)
-    detector, start = Detector(), MISSED * FRAME
+    detector, start = Detector(), BEFORE * FRAME
     known, test = (clips(options.clips, options.utterances, seed, test) for test in (False, True))
     data = (*detector.front_end(known.waves[:, start:][:, : TRAINED * FRAME]), known.labels[:, :TRAINED])
     features, spectrum = detector.front_end(test.waves[:, start:])
@@ -80,8 +80,8 @@ def measure(seed: int, options: Options) -> tuple[dict[str, dict[str, float]], d
     with torch.no_grad():
         _, after_noise = detector.lstm(detector.front_end(known.waves[without_speech, :start])[0])
         _, before = detector.lstm(detector.front_end(test.waves[:, :start])[0])
-        judged = {"heard before": judge(detector(features, before), test)}
-    numbers = {"heard before": 0}
+        judged = {"warmed up": judge(detector(features, before), test)}
+    numbers = {"warmed up": 0}
     for name, (extra, rate) in methods(detector, tuple(leaf.mean(1) for leaf in after_noise)).items():
         if isinstance(extra, InitialState):
             attach(detector.lstm, extra)
@@ -93,7 +93,7 @@ def measure(seed: int, options: Options) -> tuple[dict[str, dict[str, float]], d
         if isinstance(extra, InitialState):
             remove_initial_state(detector)
     free, _ = judged["free state"]
-    measures = {name: {"numbers": numbers[name], **found} for name, (found, _) in judged.items()}
+    measures = {name: {"numbers": numbers[name], **scores} for name, (scores, _) in judged.items()}
     for name in set(judged) - {"free state"}:
         measures[name] |= {f"{what}, below the free state": free[what] - measures[name][what] for what in COMPARED}
     return measures, {name: curve for name, (_, curve) in judged.items()}, [float(s.abs().mean()) for s in before]
@@ -101,11 +101,11 @@ def measure(seed: int, options: Options) -> tuple[dict[str, dict[str, float]], d
 
 @styled()
 def draw(drawn: dict[str, numpy.ndarray]) -> Figure:
-    """`drawn` has balanced accuracy and AUC at each frame (2, HEARD)."""
+    """`drawn` has balanced accuracy and AUC at each frame (2, AFTER)."""
     figure = Figure(figsize=(10, 3.6))
     for number, axes in enumerate(figure.subplots(1, 2)):
         for name, style in DRAWN.items():
-            axes.plot((1 + numpy.arange(HEARD)) * FRAME / RATE, drawn[name][number], label=name, **style)
+            axes.plot((1 + numpy.arange(AFTER)) * FRAME / RATE, drawn[name][number], label=name, **style)
         axes.set(xscale="log", xlabel="seconds since the detector began", title=("balanced accuracy", "AUC")[number])
         axes.set_xticks([0.03, 0.1, 0.3, 1, 3], ["0.03", "0.1", "0.3", "1", "3"])
         axes.minorticks_off()
@@ -116,10 +116,10 @@ def draw(drawn: dict[str, numpy.ndarray]) -> Figure:
 def main(options: Options) -> None:
     if options.quick:
         options = replace(options, seeds=2, updates=3, clips=24, utterances=4)
-    started, found = time.perf_counter(), []
+    started, of_seeds = time.perf_counter(), []
     for seed in range(options.seeds):
-        found.append(measure(seed, options))
-        measured, curves, sizes = zip(*found, strict=True)
+        of_seeds.append(measure(seed, options))
+        measured, curves, sizes = zip(*of_seeds, strict=True)
         figures: dict = {
             name: {
                 what: value if what == "numbers" else over_seeds([each[name][what] for each in measured])

@@ -15,12 +15,12 @@ from scipy.signal import lfilter, resample_poly
 from torch import Tensor
 
 RATE, FRAME = 16_000, 512  # samples a second, and in one step of the detector: 32 ms
-MISSED, HEARD = 31, 94  # frames of a clip before and after the detector starts
+BEFORE, AFTER = 31, 94  # frames of a clip before and after the detector starts
 TRAINED = 16  # the first of these, half a second, are trained on
-SAMPLES = (MISSED + HEARD) * FRAME
+SAMPLES = (BEFORE + AFTER) * FRAME
 SPEECH, NOISE, PAUSE = 1, 0, -1  # labels of frames; pauses inside of speech are not scored
 DAYS = days()
-TIMES = {"1st frame": slice(0, 1), "to 0.5 s": slice(1, 16), "2 to 3 s": slice(62, HEARD)}  # that are scored
+TIMES = {"1st frame": slice(0, 1), "to 0.5 s": slice(1, 16), "2 to 3 s": slice(62, AFTER)}  # that are scored
 KINDS = ("cut", "cut", "late", "noise")  # so that half of the clips have speech in their first frame
 # Languages and voices of espeak-ng, and kinds of noise: those of the test are not in training.
 TRAINING = {"languages": ("en-US", "en-GB", "de-DE", "fr-FR"), "voices": ("m1", "m3", "f1", "f4")}
@@ -29,7 +29,7 @@ TEST = {"languages": ("es-ES", "it-IT", "nl-NL", "sv-SE"), "voices": ("m2", "m7"
 
 class Clips(NamedTuple):
     waves: Tensor  # (N, SAMPLES)
-    labels: Tensor  # (N, HEARD)
+    labels: Tensor  # (N, AFTER)
     kinds: list[str]
 
 
@@ -86,10 +86,10 @@ def clips(count: int, utterances: int, seed: int, test: bool) -> Clips:
         loud = numpy.percentile(loudness(voice), 95)
         active = numpy.flatnonzero(loudness(voice) > 0.1 * loud)  # frames; 0.1: -20 dB
         if kind == "cut":  # a second of speech is missed
-            first = rng.choice(active[(active > MISSED) & (active < len(voice) // FRAME - HEARD)]) - MISSED
+            first = rng.choice(active[(active > BEFORE) & (active < len(voice) // FRAME - AFTER)]) - BEFORE
             speech[:] = voice[first * FRAME :][:SAMPLES]
         elif kind == "late":
-            begin = (MISSED + rng.integers(16, 47)) * FRAME
+            begin = (BEFORE + rng.integers(16, 47)) * FRAME
             said = voice[active[0] * FRAME :][: SAMPLES - begin]
             speech[begin : begin + len(said)] = said
         has_speech = loudness(speech) > 0.1 * loud
@@ -98,9 +98,9 @@ def clips(count: int, utterances: int, seed: int, test: bool) -> Clips:
             inside = numpy.arange(len(label)) > numpy.flatnonzero(has_speech)[0]
             label[inside & ~has_speech] = PAUSE
         mixed = speech / loud + noise * 10 ** -(rng.uniform(0, 20) / 20)
-        mixed *= 10 ** rng.uniform(-3, -1) / numpy.sqrt(numpy.mean(mixed[MISSED * FRAME :] ** 2))
+        mixed *= 10 ** rng.uniform(-3, -1) / numpy.sqrt(numpy.mean(mixed[BEFORE * FRAME :] ** 2))
         waves.append(torch.from_numpy(mixed).float().clamp(-1, 1))
-        labels.append(torch.from_numpy(label[MISSED:]))
+        labels.append(torch.from_numpy(label[BEFORE:]))
         kinds.append(kind)
     return Clips(torch.stack(waves), torch.stack(labels), kinds)
 
@@ -123,5 +123,5 @@ def judge(logits: Tensor, test: Clips) -> tuple[dict[str, float], numpy.ndarray]
     measures |= {f"AUC, {name}": float(area[part].mean()) for name, part in TIMES.items()}
     return measures | {
         "late speech, noise before it": float(right[labels == NOISE].float().mean()),
-        "late speech, found": float(right[labels == SPEECH].float().mean()),
+        "late speech, recognised": float(right[labels == SPEECH].float().mean()),
     }, numpy.stack(both)

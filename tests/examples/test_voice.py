@@ -39,7 +39,7 @@ def test_it_ends_with_figures_and_a_picture(tmp_path):
         assert all(0 <= value <= 1 for value in found["AUC, 1st frame"]["seeds"] + found["accuracy, 2 to 3 s"]["seeds"])
     sizes = {name: found["numbers"] for name, found in methods.items()}
     assert sizes["free state"] == sizes["LoRA, candidate gate"] == 256
-    assert sizes["nothing"] == sizes["heard before"] == 0
+    assert sizes["nothing"] == sizes["warmed up"] == 0
     gains = methods["nothing"]["accuracy, 1st frame, below the free state"]["seeds"]
     both = [methods[name]["accuracy, 1st frame"]["seeds"] for name in ("free state", "nothing")]
     assert gains == pytest.approx([free - nothing for free, nothing in zip(*both, strict=True)])
@@ -56,16 +56,16 @@ def test_the_detector_is_the_published_one_from_any_state(model):
     waves, detector = 0.1 * torch.randn(3, 6 * 512), model.Detector()
     start = torch.randn(2, 3, 128)
     features, spectrum = detector.front_end(waves)
-    found = detector(features, tuple(start[:, None])).sigmoid()
+    probabilities = detector(features, tuple(start[:, None])).sigmoid()
     frames = functional.pad(waves, (64, 0)).unfold(1, 512 + 64, 512)
     of_jit, of_onnx = start, start.numpy()
     for number in range(6):
         wanted, of_jit = shipped(frames[:, number], of_jit)
-        torch.testing.assert_close(found[:, number, None], wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(probabilities[:, number, None], wanted, rtol=0, atol=1e-5)
         inputs = {"input": frames[:, number].numpy(), "state": of_onnx, "sr": torch.tensor(16000).numpy()}
         wanted, of_onnx = session.run(None, inputs)
-        torch.testing.assert_close(found[:, number, None], torch.tensor(wanted), rtol=0, atol=1e-5)
-    assert (found - detector(features).sigmoid()).abs().max() > 0.01, "the state matters"
+        torch.testing.assert_close(probabilities[:, number, None], torch.tensor(wanted), rtol=0, atol=1e-5)
+    assert (probabilities - detector(features).sigmoid()).abs().max() > 0.01, "the state matters"
     first, window = functional.pad(frames[:, 0], (0, 64), mode="reflect"), torch.hann_window(256)
     magnitudes = torch.stft(first, 256, 128, window=window, center=False, return_complex=True).abs()
     torch.testing.assert_close(spectrum, magnitudes.mean(-1).add(1e-4).log(), rtol=1e-3, atol=1e-3)
@@ -81,15 +81,15 @@ def test_what_is_added_changes_nothing_before_it_is_trained(model):
     mean = torch.randn(1, 128), torch.randn(1, 128)
     for name, (extra, _) in model.methods(detector, mean).items():
         if isinstance(extra, model.Bias | model.RankOne | model.Offsets):
-            found = model.run(detector, extra, features, spectrum)
+            logits = model.run(detector, extra, features, spectrum)
         else:
-            found = attach(detector.lstm, extra) and model.run(detector, extra, features, spectrum)
+            logits = attach(detector.lstm, extra) and model.run(detector, extra, features, spectrum)
             remove_initial_state(detector)
         if "mean" in name:
-            assert (found - wanted).abs().max() > 0.01
+            assert (logits - wanted).abs().max() > 0.01
         else:
-            torch.testing.assert_close(found, wanted)
-        loss = found.square().sum()
+            torch.testing.assert_close(logits, wanted)
+        loss = logits.square().sum()
         if list(extra.parameters()):
             loss.backward()
             assert any(parameter.grad.any() for parameter in extra.parameters()), name
@@ -114,18 +114,18 @@ def test_an_update_of_some_rows_is_the_product_of_its_vectors(model):
 @needs_voices
 @pytest.mark.parametrize("test", [False, True])
 def test_clips_begin_as_their_kind_says(data, test):
-    made = data.clips(16, 3, 0, test)
-    assert made.waves.shape == (16, data.SAMPLES)
-    assert made.kinds == [*data.KINDS] * 4
-    for wave, label, kind in zip(made.waves, made.labels, made.kinds, strict=True):
-        assert 1e-3 <= wave[data.MISSED * 512 :].square().mean().sqrt() <= 0.1
+    sample = data.clips(16, 3, 0, test)
+    assert sample.waves.shape == (16, data.SAMPLES)
+    assert sample.kinds == [*data.KINDS] * 4
+    for wave, label, kind in zip(sample.waves, sample.labels, sample.kinds, strict=True):
+        assert 1e-3 <= wave[data.BEFORE * 512 :].square().mean().sqrt() <= 0.1
         assert label[0] == (data.SPEECH if kind == "cut" else data.NOISE)
         first = (label == data.SPEECH).nonzero()[:, 0].tolist()[:1]
         assert kind != "late" or 16 <= first[0] <= 48
         assert kind != "noise" or (label == data.NOISE).all()
         assert kind == "noise" or not (label[first[0] :] == data.NOISE).any()
     again = data.clips(16, 3, 0, test)
-    assert torch.equal(again.waves, made.waves)
+    assert torch.equal(again.waves, sample.waves)
 
 
 def test_the_test_shares_no_voice_and_no_noise_with_training(data):

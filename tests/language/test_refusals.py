@@ -163,7 +163,7 @@ def test_rwkv7_in_training_keeps_no_state_to_go_on_from():
     cache = initial_cache(model, state)
     first = model(tokens(), cache=cache).logits
     assert all(gradient.any() for gradient in torch.autograd.grad(first.sum(), list(state.values())))
-    cache.kept = True
+    cache.updated = True
     torch.testing.assert_close(model(tokens(), cache=cache).logits, first)  # it begins from the same state again
     with pytest.raises(
         ValueError, match=r"cache: expected one to go on from, got one that RWKV7Model left where it was"

@@ -55,10 +55,10 @@ def test_beams_go_on_from_their_own_states(model):
     ids, state = tokens(), random_state(language_model_spec(model))
     wide = {name: tensor.repeat_interleave(2, 0) for name, tensor in state.items()}
     options = {"num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 3, "return_dict_in_generate": True}
-    found = model.generate(ids, cache=initial_cache(model, wide), do_sample=False, output_scores=True, **options)
-    logits = model(found.sequences[:, :-1], cache=initial_cache(model, wide)).logits[:, 6:]
-    scores = logits.log_softmax(-1).gather(-1, found.sequences[:, 7:, None]).sum((1, 2))
-    torch.testing.assert_close(found.sequences_scores * 3, scores, rtol=1e-4, atol=1e-4)
+    beams = model.generate(ids, cache=initial_cache(model, wide), do_sample=False, output_scores=True, **options)
+    logits = model(beams.sequences[:, :-1], cache=initial_cache(model, wide)).logits[:, 6:]
+    scores = logits.log_softmax(-1).gather(-1, beams.sequences[:, 7:, None]).sum((1, 2))
+    torch.testing.assert_close(beams.sequences_scores * 3, scores, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ class InitialCache(DynamicCache):
         self._start = [(entry, tensors[entry.name]) for entry in entries]
         self.checked = False  # whether a call of the model was
         self.padded = False  # whether the tokens so far end in padding
-        self.kept = True  # whether the model has put its last states here
+        self.updated = True  # whether the last call of the model has put its states here
         self._fill()
 
     def _fill(self) -> None:
@@ -61,7 +61,7 @@ class InitialCache(DynamicCache):
 
     def reset(self) -> None:
         super().__init__(config=self._config)
-        self.padded, self.kept = False, True
+        self.padded, self.updated = False, True
         self._fill()
 
     def reorder_cache(self, beam_idx: Tensor) -> InitialCache:

@@ -41,7 +41,7 @@ def check_call(base: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str
         )
     if arguments.get("use_cache") is False:
         raise ValueError("use_cache: expected True or None, as the state is in the cache, got False")
-    if not cache.kept:
+    if not cache.updated:
         raise ValueError(
             f"cache: expected one to go on from, got one that {kind} left where it was, as it keeps no state in "
             "training; call model.eval(), or begin with a new cache"

@@ -70,7 +70,7 @@ def _take_back(base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], o
     if own is None or cache is None:
         return output
     if own.seen_tokens == 0:  # in training, where the model keeps nothing
-        cache.kept = False
+        cache.updated = False
         return output
     for number, (state, *shifts) in enumerate(own):
         cache.update_recurrent_state(state, number)
