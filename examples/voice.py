@@ -1,10 +1,10 @@
 """A published voice detector, better from its first moment: silero-vad frozen, and 256 numbers to start its LSTM from.
 
-The detector begins with zeros and judges the first moments poorly: it has to run for a while first. Its state is learned
-instead, as it is or as a function of the first frame's spectrum. Speech is there at once or begins later.
-Beside the states: a threshold (an output bias), the same spectrum without a state (output offsets), adaptation to the
-data (a bias of the LSTM, rank-one updates of its weights), a start without training (the mean state after a second of
-noise), and the detector that has run for the second before (warmed up), which shows what can be reached.
+The detector begins with zeros and judges the first moments poorly: it has to run for a while. Its state is learned
+instead, as it is or as a function of the first frame's spectrum. Speech is there at once or begins later. Beside the
+states: a threshold (an output bias), the same spectrum without a state (output offsets), adaptation to the data (a bias
+of the LSTM, rank-one updates of its weights), a start without training (the mean state after a second of noise), and
+the detector that has run for the second before (warmed up), which shows what can be reached.
 
 Accuracy is balanced: the share of frames that are right, as the mean over speech and noise. AUC does not depend on a
 threshold: of all pairs of a frame of speech and one of noise at the same time, the share in which speech scores higher.
@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import trange
-from voice_data import FRAME, AFTER, BEFORE, PAUSE, RATE, TRAINED, clips, judge
+from voice_data import AFTER, BEFORE, FRAME, PAUSE, RATE, TRAINED, clips, judge
 from voice_model import Detector, methods, run
 
 from contextual_rnn import InitialState, attach, remove_initial_state
