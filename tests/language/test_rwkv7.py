@@ -62,6 +62,16 @@ def test_beams_go_on_from_their_own_states(model):
 
 
 @torch.no_grad()
+def test_a_model_around_a_known_decoder_generates_too(model, monkeypatch):
+    prepare = type(model).prepare_inputs_for_generation
+    monkeypatch.setattr(type(model), "prepare_inputs_for_generation", getattr(prepare, "original", prepare))
+    ids, state = tokens(), random_state(language_model_spec(model.model))
+    options = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    logits = model.generate(ids, cache=initial_cache(model, state), **options).logits[0]
+    torch.testing.assert_close(logits, model(ids, cache=initial_cache(model, state)).logits[:, -1])
+
+
+@torch.no_grad()
 def test_generation_from_embeddings(model):
     ids, state = tokens(), random_state(language_model_spec(model))
     options = {"max_new_tokens": 3, "do_sample": False}

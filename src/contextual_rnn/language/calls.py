@@ -44,7 +44,7 @@ def check_call(base: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str
     if not cache.updated:
         raise ValueError(
             f"cache: expected one to go on from, got one that {kind} left where it was, as it keeps no state in "
-            "training; call model.eval(), or begin with a new cache"
+            "training or without use_cache; call model.eval(), or begin with a new cache"
         )
     for name in _PACKED:
         if arguments.get(name) is not None:

@@ -40,7 +40,7 @@ def translate_caches(model: PreTrainedModel, base: PreTrainedModel) -> None:
         base.register_forward_pre_hook(_give, with_kwargs=True)
         base.register_forward_hook(_take_back, with_kwargs=True)
     kind = type(model)
-    if isinstance(model, GenerationMixin) and not hasattr(kind.prepare_inputs_for_generation, "takes_our_caches"):
+    if isinstance(model, GenerationMixin) and not hasattr(kind.prepare_inputs_for_generation, "original"):
         kind.prepare_inputs_for_generation = _from_our_caches(kind.prepare_inputs_for_generation)
 
 
@@ -69,7 +69,7 @@ def _take_back(base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], o
     cache = getattr(own, "given", None)
     if own is None or cache is None:
         return output
-    if own.seen_tokens == 0:  # in training, where the model keeps nothing
+    if own.seen_tokens == 0:  # in training the model keeps nothing
         cache.updated = False
         return output
     for number, (state, *shifts) in enumerate(own):
@@ -100,5 +100,5 @@ def _from_our_caches(prepare: Any) -> Any:
         prompt = inputs_embeds if kwargs.get("is_first_iteration") else None  # generated tokens have ids
         return {**prepare(self, input_ids, inputs_embeds=prompt, **kwargs), "past_key_values": cache}
 
-    prepare_inputs_for_generation.takes_our_caches = True  # pyright: ignore[reportFunctionMemberAccess]
+    prepare_inputs_for_generation.original = prepare  # pyright: ignore[reportFunctionMemberAccess]
     return prepare_inputs_for_generation

@@ -90,9 +90,9 @@ def initial_cache(model: PreTrainedModel, state: State) -> InitialCache:
 def _known(model: PreTrainedModel, tolerance: float | None = None) -> _Known:
     """What `model` keeps; read and probed when it is first needed, and again where its dtype or device has changed."""
     base = base_of(model)
+    translate_caches(model, base)  # each time: the decoder may be known without this model around it
     known = _KNOWN.get(base)
     if known is None or (known.dtype, known.device) != (model.dtype, model.device):
-        translate_caches(model, base)
         tensors = read_state_tensors(model)
         add_shares(base)
         watch(base)
