@@ -70,7 +70,7 @@ PACKAGES = {"RWKV7": "rwkv7_hf"}
 
 def new_model(family, seed=0, **changes):
     """A model in evaluation mode, frozen; its weights are larger than at the start of training, so states matter."""
-    package = pytest.importorskip(PACKAGES.get(family, "transformers"))
+    package = pytest.importorskip(PACKAGES.get(family, "transformers"), reason="RWKV-7 comes with `make integrations`")
     config = getattr(package, PARTS.get(family, f"{family}Config"))(**{**FAMILIES[family], **changes})
     torch.manual_seed(seed)
     model = getattr(package, f"{family}ForCausalLM")(config).eval().requires_grad_(False)

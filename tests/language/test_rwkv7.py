@@ -8,7 +8,7 @@ from tests.language.families import new_model, random_state, tokens
 
 from contextual_rnn.language import InitialCache, initial_cache, language_model_spec
 
-rwkv7 = pytest.importorskip("rwkv7_hf", reason="RWKV-7 is in the package rwkv7-hf")
+rwkv7 = pytest.importorskip("rwkv7_hf", reason="comes with `make integrations`")
 
 
 @pytest.fixture

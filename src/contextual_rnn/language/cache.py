@@ -64,7 +64,7 @@ class InitialCache(DynamicCache):
         self.padded, self.updated = False, True
         self._fill()
 
-    def reorder_cache(self, beam_idx: Tensor) -> InitialCache:
+    def reorder_cache(self, beam_idx: Any) -> Any:
         super().reorder_cache(beam_idx)
         return self  # RWKV-7 goes on with what it gets here
 

@@ -14,10 +14,10 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import LinearAttentionLayer
-from transformers.generation import GenerationMixin
+from transformers.generation.utils import GenerationMixin
 
 from contextual_rnn._torch_internals import forward_pre_hooks
 
@@ -25,7 +25,7 @@ CACHE = "RWKV7Cache"
 NAMES = ("cache", "past_key_values")
 
 
-def empty_layers(config: PretrainedConfig) -> list[LinearAttentionLayer] | None:
+def empty_layers(config: PretrainedConfig) -> list[Any] | None:
     """What the layers of RWKV-7 keep, in the classes of transformers; None for a configuration of another family."""
     if config.model_type != "rwkv7":
         return None
@@ -39,7 +39,7 @@ def translate_caches(model: PreTrainedModel, base: PreTrainedModel) -> None:
     if all(hook is not _give for hook in forward_pre_hooks(base)):
         base.register_forward_pre_hook(_give, with_kwargs=True)
         base.register_forward_hook(_take_back, with_kwargs=True)
-    kind = type(model)
+    kind: Any = type(model)
     if isinstance(model, GenerationMixin) and not hasattr(kind.prepare_inputs_for_generation, "original"):
         kind.prepare_inputs_for_generation = _from_our_caches(kind.prepare_inputs_for_generation)
 
@@ -48,23 +48,24 @@ def _is_ours(cache: object) -> bool:
     return isinstance(cache, DynamicCache) and all(isinstance(layer, LinearAttentionLayer) for layer in cache.layers)
 
 
-def _give(base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    cache = next((kwargs[name] for name in NAMES if _is_ours(kwargs.get(name))), None)
+def _give(base: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    cache: DynamicCache | None = next((kwargs[name] for name in NAMES if _is_ours(kwargs.get(name))), None)
     if cache is None:
         return args, kwargs
     kwargs = {name: value for name, value in kwargs.items() if name not in NAMES}
+    width: int = base.config.hidden_size  # pyright: ignore[reportAttributeAccessIssue]
     states = [cache.get_recurrent_state(number) for number in range(len(cache.layers))]
     own = getattr(sys.modules[type(base).__module__], CACHE)(num_layers=len(states))
     for number, state in enumerate(states):
         if state is not None:
             shifts = [cache.get_conv_state(number, index) for index in range(2)]
-            none = torch.zeros(len(state), base.config.hidden_size, 1, dtype=base.dtype, device=state.device)
+            none = torch.zeros(len(state), width, 1, dtype=base.dtype, device=state.device)
             own.set_layer(number, state, *((none if shift is None else shift)[..., 0] for shift in shifts))
     own.given = cache
     return args, {**kwargs, "past_key_values": own}
 
 
-def _take_back(base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+def _take_back(base: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     own = kwargs.get("past_key_values")
     cache = getattr(own, "given", None)
     if own is None or cache is None:
