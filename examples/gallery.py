@@ -64,6 +64,18 @@ TABLES = {
         "gain, bytes 1-16": ".3f",
         "gain, bytes 96-127": ".3f",
     },
+    "voice": {
+        "numbers": ",",
+        "accuracy, 1st frame": ".3f",
+        "accuracy, to 0.5 s": ".3f",
+        "accuracy, 2 to 3 s": ".3f",
+        "AUC, 1st frame": ".3f",
+        "AUC, to 0.5 s": ".3f",
+        "AUC, 2 to 3 s": ".3f",
+        "late speech, noise before it": ".3f",
+        "AUC, 1st frame, below the free state": ".3f",
+        "accuracy, to 0.5 s, below the free state": ".3f",
+    },
     "noise": {
         "error, 20 steps": ".3f",
         "error, 200 steps": ".3f",
@@ -83,6 +95,7 @@ SAID = {
     "oscillator": ("{} times the zero state's first error", "window of 20", "first 20 steps / zero's", ".3f"),
     "lfads": ("R^2 of {} of the rates of held-out trials", "LFADS", "R2 of rates", ".3f"),
     "state_tuning": ("{} of characters, in a kilobyte", "French (seen): free state", "accuracy", ".1%"),
+    "voice": ("{} of first frames right, from the first spectrum", "contextual state", "accuracy, 1st frame", ".1%"),
     "language_styles": ("{} bits a byte in a style never read", "lists of files: free state, 64", "gain", ".3f"),
     "noise": (
         "{} in distribution from proportional noise",

@@ -22,6 +22,9 @@ def test_code_runs_in_order(tmp_path, monkeypatch, capsys):
 
 
 def test_the_families_are_those_that_are_tested():
-    names = {name.replace("Qwen3_5", "Qwen3.5").replace("Qwen3Next", "Qwen3-Next") for name in FAMILIES}
+    names = {
+        name.replace("Qwen3_5", "Qwen3.5").replace("Qwen3Next", "Qwen3-Next").replace("RWKV7", "RWKV-7")
+        for name in FAMILIES
+    }
     assert set(TESTED.split(", ")) == names
     assert f"5.24: {TESTED}." in " ".join(PAGE.split())

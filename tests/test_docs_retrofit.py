@@ -1,5 +1,6 @@
 """docs/retrofit.md is true: its code runs in order, and its sizes are those of the files."""
 
+import json
 import re
 from pathlib import Path
 
@@ -35,3 +36,18 @@ def test_sizes(network, size, times, tmp_path):
     assert size / numbers == pytest.approx(float(times), abs=0.005)
     assert f"{size}" in PAGE
     assert f"{times} times" in PAGE
+
+
+def test_rates_of_the_voice_detector():
+    """Where this fails after new results of the voice example: edit the table."""
+    figures = json.loads((Path(__file__).parents[1] / "results" / "voice.json").read_text())["figures"]
+    sizes = [figures[f"mean size of {name} after a second"]["mean"] for name in "hc"]
+    assert f"| a published voice detector, 400 examples | {sum(sizes) / 2:.2f} |" in PAGE
+    for rate, name in {
+        0.01: "free state, rate 0.01",
+        0.1: "free state, rate 0.1",
+        0.3: "free state",
+        1: "free state, rate 1",
+    }.items():
+        gain = figures[name]["AUC, 1st frame"]["mean"] - figures["nothing"]["AUC, 1st frame"]["mean"]
+        assert f"| {rate} | {gain:.2f} of AUC |" in PAGE

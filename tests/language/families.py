@@ -2,8 +2,12 @@
 
 from functools import cache
 
+import pytest
 import torch
 import transformers
+
+from contextual_rnn import FreeState
+from contextual_rnn.language import initial_cache, language_model_spec
 
 transformers.logging.set_verbosity_error()  # kernels that are not installed are named with every model
 
@@ -57,22 +61,35 @@ FAMILIES = {
     "Jamba": {**COMMON, **MAMBA1, **EXPERTS, "num_hidden_layers": 3, "attn_layer_period": 3, "attn_layer_offset": 1,
               "expert_layer_period": 2, "expert_layer_offset": 1},
     "Zamba": {**COMMON, **SHARED, **MAMBA1, "n_mamba_heads": 2, "attention_head_dim": 16},
+    "RWKV7": {**PURE, "head_dim": 8, "intermediate_size": 48, "decay_low_rank_dim": 4, "gate_low_rank_dim": 4,
+              "a_low_rank_dim": 4, "v_low_rank_dim": 4, "num_hidden_layers": 2},
 }  # fmt: skip
 PARTS = {"Qwen3_5": "Qwen3_5TextConfig"}
+PACKAGES = {"RWKV7": "rwkv7_hf"}
 
 
 def new_model(family, seed=0, **changes):
     """A model in evaluation mode, frozen; its weights are larger than at the start of training, so states matter."""
-    config = getattr(transformers, PARTS.get(family, f"{family}Config"))(**{**FAMILIES[family], **changes})
+    package = pytest.importorskip(PACKAGES.get(family, "transformers"), reason="RWKV-7 comes with `make integrations`")
+    config = getattr(package, PARTS.get(family, f"{family}Config"))(**{**FAMILIES[family], **changes})
     torch.manual_seed(seed)
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval().requires_grad_(False)
+    model = getattr(package, f"{family}ForCausalLM")(config).eval().requires_grad_(False)
     for parameter in model.parameters():
         if parameter.ndim == 2:
             parameter.mul_(3)
+        if family in PACKAGES and not parameter.any():  # RWKV-7 begins without its mixture of tokens
+            parameter.normal_(std=0.5)
     return model
 
 
 model_of = cache(new_model)
+
+
+def empty_cache(model):
+    """What a call of the model begins with where it gets none."""
+    if type(model).__name__ == "RWKV7ForCausalLM":  # whose own cache has another name as an argument
+        return initial_cache(model, FreeState(language_model_spec(model))(batch_size=2))
+    return transformers.DynamicCache(config=model.config)
 
 
 def tokens(rows=2, length=7, seed=0):

@@ -4,8 +4,7 @@ import inspect
 
 import pytest
 import torch
-from tests.language.families import FAMILIES, model_of, new_model, random_state, tokens
-from transformers import DynamicCache
+from tests.language.families import FAMILIES, empty_cache, model_of, new_model, random_state, tokens
 
 from contextual_rnn import ContextState, FreeState, NormalState, SumState
 from contextual_rnn.language import ContextualLanguageModel, initial_cache, language_model_spec
@@ -35,7 +34,7 @@ def test_a_whole_run_equals_single_tokens_from_a_random_state(model):
     ids, state = tokens(), random_state(language_model_spec(model, convolutions=True))
     before = {name: tensor.clone() for name, tensor in state.items()}
     plain = model(ids).logits
-    own = largest(plain - token_by_token(model, ids, DynamicCache(config=model.config)))
+    own = largest(plain - token_by_token(model, ids, empty_cache(model)))
     whole = model(ids, cache=initial_cache(model, state)).logits
     steps = token_by_token(model, ids, initial_cache(model, state))
     in_two = initial_cache(model, state)

@@ -157,6 +157,29 @@ def test_families_that_are_not_known():
         language_model_spec(copy.deepcopy(model_of("Mamba2")).to("meta"))
 
 
+def test_rwkv7_in_training_keeps_no_state_to_go_on_from():
+    model = new_model("RWKV7").train()
+    state = {name: tensor.requires_grad_() for name, tensor in start(model).items()}
+    cache = initial_cache(model, state)
+    first = model(tokens(), cache=cache).logits
+    assert all(gradient.any() for gradient in torch.autograd.grad(first.sum(), list(state.values())))
+    cache.updated = True
+    torch.testing.assert_close(model(tokens(), cache=cache).logits, first)  # it begins from the same state again
+    with pytest.raises(
+        ValueError, match=r"cache: expected one to go on from, got one that RWKV7Model left where it was"
+    ):
+        model(tokens(), cache=cache)
+    cache.reset()
+    model(tokens(), cache=cache)
+
+
+def test_rwkv7_that_does_not_mix_tokens_yet():
+    rwkv7 = pytest.importorskip("rwkv7_hf")
+    untrained = rwkv7.RWKV7ForCausalLM(new_model("RWKV7").config)
+    with pytest.raises(ValueError, match="no gradient reaches layer0_convolution"):
+        language_model_spec(untrained)
+
+
 def half_detached(state):
     return 0.5 * state + 0.5 * state.detach()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from contextual_rnn.language.layout import StateTensor
+from contextual_rnn.language.rwkv7 import empty_layers
 
 
 class InitialCache(DynamicCache):
@@ -26,9 +27,11 @@ class InitialCache(DynamicCache):
         self._start = [(entry, tensors[entry.name]) for entry in entries]
         self.checked = False  # whether a call of the model was
         self.padded = False  # whether the tokens so far end in padding
+        self.updated = True  # whether the last call of the model has put its states here
         self._fill()
 
     def _fill(self) -> None:
+        self.layers = empty_layers(self._config) or self.layers
         for entry, tensor in self._start:
             layer: Any = self.layers[entry.layer]
             if entry.convolution:
@@ -58,8 +61,12 @@ class InitialCache(DynamicCache):
 
     def reset(self) -> None:
         super().__init__(config=self._config)
-        self.padded = False
+        self.padded, self.updated = False, True
         self._fill()
+
+    def reorder_cache(self, beam_idx: Any) -> Any:
+        super().reorder_cache(beam_idx)
+        return self  # RWKV-7 goes on with what it gets here
 
     def _layer(self, number: int) -> Any:
         if not self.checked:

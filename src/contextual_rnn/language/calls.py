@@ -21,7 +21,7 @@ _PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")  # where packed sequence
 def watch(base: PreTrainedModel) -> None:
     """Check every call of `base` that has an `InitialCache`; others are left alone."""
     if all(hook is not check_call for hook in forward_pre_hooks(base)):
-        base.register_forward_pre_hook(check_call, with_kwargs=True)
+        base.register_forward_pre_hook(check_call, with_kwargs=True, prepend=True)  # it looks for our own cache
 
 
 def check_call(base: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -41,6 +41,11 @@ def check_call(base: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str
         )
     if arguments.get("use_cache") is False:
         raise ValueError("use_cache: expected True or None, as the state is in the cache, got False")
+    if not cache.updated:
+        raise ValueError(
+            f"cache: expected one to go on from, got one that {kind} left where it was, as it keeps no state in "
+            "training or without use_cache; call model.eval(), or begin with a new cache"
+        )
     for name in _PACKED:
         if arguments.get(name) is not None:
             raise ValueError(f"{name}: expected None, as packed sequences would not begin from the state each, got one")

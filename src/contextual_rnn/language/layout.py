@@ -9,12 +9,13 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
+from contextual_rnn.language.rwkv7 import empty_layers
 from contextual_rnn.spec.steps import evaluation
 
 # Families of which every claim of this package is tested; others that keep their state in the same class are probed.
 TESTED = (
     "Bamba, FalconH1, FalconMamba, GraniteMoeHybrid, Jamba, KimiLinear, Mamba, Mamba2, NemotronH, OlmoHybrid, Qwen3.5, "
-    "Qwen3-Next, Zamba, Zamba2"
+    "Qwen3-Next, RWKV-7, Zamba, Zamba2"
 )
 
 
@@ -48,6 +49,7 @@ def read_state_tensors(model: PreTrainedModel) -> tuple[StateTensor, ...]:
         raise ValueError(f"model: expected a decoder alone, got {kind}, which has an encoder too")
     try:
         cache = DynamicCache(config=model.config)
+        cache.layers = empty_layers(model.config) or cache.layers
     except Exception as error:
         raise ValueError(f"{_unknown(kind)}: {type(error).__name__}: {error}") from error
     if not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers):

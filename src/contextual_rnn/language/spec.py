@@ -15,6 +15,7 @@ from contextual_rnn.language.calls import watch
 from contextual_rnn.language.layout import StateTensor, base_of, read_state_tensors
 from contextual_rnn.language.mamba1 import add_shares
 from contextual_rnn.language.probe import probe
+from contextual_rnn.language.rwkv7 import translate_caches
 from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.tree import State
@@ -90,6 +91,7 @@ def initial_cache(model: PreTrainedModel, state: State) -> InitialCache:
 def _known(model: PreTrainedModel, tolerance: float | None = None) -> _Known:
     """What `model` keeps; read and probed when it is first needed, and again where its dtype or device has changed."""
     base = base_of(model)
+    translate_caches(model, base)  # each time: the decoder may be known without this model around it
     known = _KNOWN.get(base)
     if known is None or (known.dtype, known.device) != (model.dtype, model.device):
         tensors = read_state_tensors(model)
