@@ -243,6 +243,11 @@ def test_columns_without_values_are_refused():
                 call(values)
 
 
+def test_columns_that_vmap_runs_over_are_refused():
+    with pytest.raises(ValueError, match=r"^values: expected values that can be read"):
+        torch.func.vmap(lambda column: column * Continuous.fit(column).mean)(torch.rand(2, 3))
+
+
 def test_a_feature_on_another_device_than_the_weights_is_refused():
     for net, features in ((RAIN, {"rain": torch.zeros(2)}), (CROP, {"crop": torch.zeros(2).long()})):
         name, values = *features, *features.values()

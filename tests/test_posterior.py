@@ -412,6 +412,11 @@ BAD_CALLS = {
     "context: expected one that gives finite means": lambda: (
         NormalState(GRU, nn.Linear(2, 6)).posterior(CONTEXT * torch.nan).log_prob(torch.zeros(B, 5))
     ),
+    "state: expected a floating-point tensor of at least 16 bits": lambda: (
+        NormalState(state_spec(nn.GRU(3, 5, 2)).shared(), nn.Linear(2, 6))
+        .posterior(CONTEXT)
+        .log_prob(torch.zeros(2, B, 5).to(torch.float8_e5m2))
+    ),
     "state: expected branches without a latent": lambda: ContextDropout(
         LatentState(GRU, nn.Linear(2, 6), 3)
     ).posterior(CONTEXT).log_prob(torch.zeros(B, 5)),

@@ -165,6 +165,8 @@ REFUSED = [
     (lambda: LSTM.take(STATE, torch.tensor([3], dtype=torch.uint16)), ValueError, "rows: expected 0 to 2, got 3 to 3"),
     (lambda: LSTM.take(STATE, torch.tensor([0], device="meta")), ValueError,
      "rows: expected a tensor whose values can be read, got one on meta"),
+    (lambda: LSTM.lerp(STATE, STATE, torch.tensor(0.5, device="meta")), ValueError,
+     "weight: expected a tensor whose values can be read, got one on meta"),
     (lambda: LSTM.take(STATE, [0]), TypeError, "rows: expected a tensor, got list"),
     (lambda: LSTM.take(ONE, torch.tensor([0])), ValueError, "state: expected a batch of states, got the state of one"),
     (lambda: LSTM.take(STATE[0], torch.tensor([0])), TypeError, r"state: expected \(h of shape"),

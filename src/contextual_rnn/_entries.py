@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from contextual_rnn._numbers import shortened
+from contextual_rnn._numbers import readable, shortened
 from contextual_rnn._tensors import check_readable
 
 
@@ -21,6 +21,8 @@ def entries_of(name: str, values: Any, expected: str, *, once: bool = False) -> 
     wrong = isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable)
     if wrong or not (once or hasattr(values, "__len__")) or getattr(values, "shape", None) == ():
         raise TypeError(f"{name}: expected {expected}, got {shortened(values)}")
+    if isinstance(values, Tensor) and not readable(values):
+        raise ValueError(f"{name}: expected values that can be read, got those of a program being traced or of vmap")
     return [plain(value) for value in values]
 
 

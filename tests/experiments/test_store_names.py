@@ -99,6 +99,8 @@ def test_the_other_runs_of_a_store_are_read(name, tmp_path, memory, monkeypatch,
     for file in ("config.json", "metrics.jsonl", "result.json"):
         memory.pipe_file(f"/bucket/sweep/good/{file}", (run / file).read_bytes())
     memory.store[f"/bucket/sweep/{name}"] = memory.store["/bucket/sweep/good/config.json"]
+    if f"/bucket/sweep/{name}" not in memory.find("/bucket/sweep"):
+        pytest.skip("this fsspec does not list such a key")
     before = files_around(tmp_path)
     assert main(["results", "memory://bucket/sweep"]) == 0
     out, error = capsys.readouterr()

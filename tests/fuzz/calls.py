@@ -53,7 +53,10 @@ OF_A_MODE = re.compile(
 )
 # What Python says of a path and torch of a device or dtype names the argument too.
 OF_OTHERS = ("os.PathLike", "device string", "device type at start", "argument 'dtype'", "argument 'device'")
-OF_USERS = ("generation/step.py:<lambda>",)  # where we call a function that was handed to us
+OF_USERS = (
+    "generation/step.py:<lambda>",
+    "diagnostics/intercept.py:watch",
+)  # where we call a function that was handed to us
 SCHEMA = re.compile(r"Expected a value of type .* for argument '\w+'")
 
 

@@ -234,12 +234,12 @@ def _sizes(d: Draw) -> dict[str, Any]:
 @case("FastWeightsRNN")
 def _(d: Draw) -> Call:
     options = _sizes(d) | d.some(batch_first=True, return_fast_weights=True)
-    return Call(ours.FastWeightsRNN, [3, 5], options, makes=True)
+    return Call(ours.FastWeightsRNN, [3, 5], options, makes=True, plain=True)  # a parameter is learned, a tensor is not
 
 
 @case("FastWeightsCell")
 def _(d: Draw) -> Call:
-    return Call(ours.FastWeightsCell, [3, 5], _sizes(d), makes=True)
+    return Call(ours.FastWeightsCell, [3, 5], _sizes(d), makes=True, plain=True)
 
 
 def fast_weights(d: Draw, kind: Any) -> Any:

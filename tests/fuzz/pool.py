@@ -18,7 +18,7 @@ from typing import Any
 from tests.fresh import PROCESSES
 from tests.fuzz.outcome import Outcome
 
-HANGING = 120.0  # seconds after which a process is given up; a slow machine is no finding, see `calls.MOST_SECONDS`
+HANGING = 600.0  # seconds after which a process is given up; a slow machine is no finding, see `calls.MOST_SECONDS`
 ADDRESS_SPACE = 12 << 30  # bytes: what asks for more gets an error, not the machine's memory
 Job = tuple[str, int]
 

@@ -290,6 +290,14 @@ def test_an_operator_may_be_called_by_anybody(position, change):
         torch.ops.contextual_rnn.gated_cpu.default(*arguments)
 
 
+@pytest.mark.parametrize("position", [0, 1, 2, 3, 8])
+def test_an_operator_needs_its_tensors(position):
+    arguments = list(arguments_of(Problem()))
+    arguments[position] = None
+    with pytest.raises((TypeError, RuntimeError), match=r"expected a tensor, got NoneType|Expected a value of type"):
+        torch.ops.contextual_rnn.gated_cpu.default(*arguments)
+
+
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_the_reference_has_the_derivative_of_itself(data):

@@ -68,6 +68,14 @@ def test_the_derivatives_operator_is_as_careful(make_problem, kernel):
             backward(*arguments, output, bad, output, written, wanted)
 
 
+@pytest.mark.parametrize("position", [0, 1])
+def test_an_operator_needs_its_tensors(make_problem, kernel, position):
+    arguments = list(arguments_of(make_problem(a0="dense")))
+    arguments[position] = None
+    with pytest.raises(TypeError, match="expected a tensor, got NoneType"):
+        operator_of(kernel)(*arguments)
+
+
 def test_vmap_over_stacked_parameters(make_problem, assert_all_close, kernel, timing, a0):
     """Values and gradients of each are those it has alone; lengths are the same for all."""
     problems = [make_problem(timing=timing, a0=a0, seed=seed) for seed in (1, 2, 3)]

@@ -40,8 +40,7 @@ class RowsOfStates:
         """
         batch = self._batch_of("state", state)
         index = _checked_rows(rows, batch)
-        if index.is_meta and not all(leaf.is_meta for _, leaf in zip_leaves(self._opened.tree, state, "state")):
-            raise ValueError("rows: expected a tensor whose values can be read, got one on meta")
+        self._check_meta("rows", index, state)
 
         def pick(tensors: Sequence[Tensor], dim: int) -> Tensor:
             return tensors[0].index_select(dim, index.to(tensors[0].device))
@@ -84,6 +83,8 @@ class RowsOfStates:
         """
         weight = _checked_weight(weight)
         states, batch = self._pair(a, b)
+        if isinstance(weight, Tensor):
+            self._check_meta("weight", weight, a)
         if isinstance(weight, Tensor) and weight.ndim:
             if batch not in (None, len(weight)):
                 raise ValueError(f"weight: expected (), or ({batch},), as the states, got {tuple(weight.shape)}")
@@ -194,6 +195,11 @@ class RowsOfStates:
                     f"{name}: expected leaf {leaf.name!r} of {expected.dtype} on {expected.device}, as the other's, "
                     f"got {tensor.dtype} on {tensor.device}"
                 )
+
+    def _check_meta(self, name: str, values: Tensor, state: State) -> None:
+        """Refuse values that cannot be read beside a state that has some."""
+        if values.is_meta and not all(leaf.is_meta for _, leaf in zip_leaves(self._opened.tree, state, name)):
+            raise ValueError(f"{name}: expected a tensor whose values can be read, got one on meta")
 
     def _tiled(self, state: State, batch: int) -> State:
         """A state of one example for every row, without copies; a batch as it is."""

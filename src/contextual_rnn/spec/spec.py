@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import check_device, check_dtype, check_flag, readable
-from contextual_rnn._tensors import check_dense
+from contextual_rnn._tensors import check_dense, comparable
 from contextual_rnn.spec.arguments import Call, check_call
 from contextual_rnn.spec.axes import TimeDim, checked_axes
 from contextual_rnn.spec.leaf import Leaf
@@ -212,5 +212,6 @@ class StateSpec(RowsOfStates, ValuesOfLeaves):
 def _same(layers: Tensor, first: Tensor) -> bool:
     """Whether all layers are the first, NaN included, but for rounding: kernels round vectors and remainders apart."""
     rounding = 8 * torch.finfo(layers.dtype).eps if is_float(layers.dtype) else 0.0
+    layers, first = comparable(layers), comparable(first)
     same = torch.isclose(layers, first, rtol=rounding, atol=0.0, equal_nan=is_float(layers.dtype))
     return bool(same.all())

@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from contextual_rnn._tensors import described
+from contextual_rnn._tensors import check_dense, described
 from contextual_rnn.ops._fast_weights.kernel import Given, Kernel, Settings
 from contextual_rnn.ops._fast_weights.options import MOST_INNER_STEPS
 from contextual_rnn.ops.native.kernel import Operation
@@ -27,6 +27,8 @@ def _empty(given: Given, keep_written: bool) -> tuple[Tensor, Tensor]:
 def _check(kernel: Kernel, given: Given, settings: Settings, **others: Tensor | None) -> None:
     """Refuse what `fast_weights` refuses, since anybody may call an operator, which projects nothing."""
     inputs = given.inputs
+    for name, tensor in (("inputs", inputs), ("weight_hh", given.weight_hh)):
+        check_dense(name, tensor)
     if inputs.is_nested or inputs.ndim != 3 or 0 in inputs.shape[1:] or not kernel.supports(inputs):
         raise ValueError(f"inputs: expected (B, T, H) for the {kernel.name} kernel, got {described(inputs)}")
     batch, steps, width = inputs.shape

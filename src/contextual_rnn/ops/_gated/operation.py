@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from contextual_rnn._tensors import described
+from contextual_rnn._tensors import check_dense, described
 from contextual_rnn.ops._gated import cpu
 from contextual_rnn.ops._gated.kernel import CELLS, Given, Settings
 from contextual_rnn.ops.native.kernel import Operation
@@ -28,6 +28,8 @@ def check_tensors(given: Given, settings: Settings, **others: Tensor | None) -> 
     inputs = given.inputs
     if not 0 <= settings.cell < len(_MODES):
         raise ValueError(f"cell: expected 0 to {len(_MODES) - 1}, got {settings.cell}")
+    for name in ("inputs", "weight_ih", "weight_hh", "h0", "table"):
+        check_dense(name, getattr(given, name))
     if inputs.is_nested or inputs.ndim != 3 or not inputs.shape[2] or not cpu.supports(inputs):
         raise ValueError(f"inputs: expected (B, T, I) of float32 or float64 on a CPU, got {described(inputs)}")
     if given.weight_hh.ndim != 2 or given.h0.ndim != 2 or given.table.ndim != 2:
