@@ -39,10 +39,10 @@ EVERY = len(LABELS)
 @dataclass(frozen=True)
 class Options:
     seeds: int = 5  # each with a split of the drawings and a training of its own
-    updates: int = 1000
+    updates: int = 600
     units: int = 128
     per_label: int = 40  # drawings made for each label
-    draws: int = 16  # of h(0), for the bound on the likelihood
+    draws: int = 8  # of h(0), for the bound on the likelihood
     out: Path = Path("results")
     quick: bool = False  # a small setting that ends in seconds
 

@@ -30,6 +30,7 @@ class Writer(nn.Module):
         super().__init__()
         self.told = told
         lstm = nn.LSTM(7 + len(LABELS) * told, units, batch_first=True)
+        nn.init.ones_(lstm.bias_ih_l0.data[units : 2 * units])  # of the forget gates: forty steps are long to remember
         self.rnn, self.dropout = ContextualRNN(lstm, state(lstm)), nn.Dropout(0.2)
         self.kind, self.movement = nn.Linear(units, 3), nn.Linear(units, 2 * COMPONENTS * 5)
 
@@ -60,11 +61,13 @@ class Writer(nn.Module):
 
     def log_likelihood(self, drawn: Tensor, lengths: Tensor, labels: Tensor, state: Any = None) -> Tensor:
         """log p(drawing | h0, label) in nats, (B,), with h0 as the initial state gives it unless `state` is given."""
+        drawn = drawn[:, : int(lengths.max())]
         before, shares = torch.cat([begin(len(drawn)), drawn[:, :-1]], 1), functional.one_hot(labels, len(LABELS))
         context = None if state is not None else labels
         output, _ = self.rnn(self.inputs(before, shares), state, context=context, lengths=lengths)
         real = torch.arange(drawn.shape[1]) < lengths[:, None]
-        return (self.log_prob(output, drawn) * real).sum(1)
+        nats = torch.zeros(real.shape).masked_scatter(real, self.log_prob(output[real], drawn[real]))
+        return nats.sum(1)
 
     @torch.no_grad()
     def bound(self, drawn: Tensor, lengths: Tensor, labels: Tensor, draws: int, generator: torch.Generator) -> float:
@@ -124,7 +127,7 @@ def inverted(categorical: Categorical, at: GenerationStep) -> Tensor:
 def train(model: Writer, data: tuple[Tensor, Tensor, Tensor], updates: int, name: str) -> Writer:
     """By maximum likelihood; a random h0 is drawn once a drawing, so what is maximised is the bound by one draw."""
     optimizer = torch.optim.AdamW(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, updates)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-2, updates)
     for _ in trange(updates, desc=name, leave=False):
         rows = torch.randint(len(data[0]), (64,))
         drawn, lengths, labels = (part[rows] for part in data)
