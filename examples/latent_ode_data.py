@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 TURN, NOISE = 2 * math.pi, 0.1  # a turn takes this time; the standard deviation of what is added to a coordinate
-END, WINDOW = 2 * TURN, (0.5 * TURN, 1.5 * TURN)  # samples are from time 0 to END; the encoder sees those of the window
+END, WINDOW = TURN, (0.25 * TURN, 0.75 * TURN)  # samples are from time 0 to END; the encoder sees those of the window
 # Where held-out spirals are measured: where the encoder saw samples, where training had samples that the encoder does
 # not see, and where training had none.
 PARTS = {
     "inside": WINDOW,
     "forward": (WINDOW[1], END),
     "backward": (0.0, WINDOW[0]),
-    "forward, beyond training": (END, END + TURN / 2),
-    "backward, beyond training": (-TURN / 2, 0.0),
+    "forward, beyond training": (END, END + TURN / 4),
+    "backward, beyond training": (-TURN / 4, 0.0),
 }
 
 
@@ -33,7 +33,7 @@ class Spirals(NamedTuple):
     @classmethod
     def drawn(cls, count: int, generator: torch.Generator) -> "Spirals":
         radius, growth, phase, sign, direction = torch.rand(5, count, generator=generator)
-        growth = (0.1 + 0.2 * growth) / TURN * (sign < 0.5).float().mul(2).sub(1)
+        growth = (0.5 + 0.5 * growth) / TURN * (sign < 0.5).float().mul(2).sub(1)
         return cls(1 + radius / 2, growth, TURN * phase, (direction < 0.5).float().mul(2).sub(1))
 
     def at(self, times: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torchdiffeq import odeint
 from contextual_rnn import ConstantState, ContextualRNN, FreeState, LatentState, Leaf, NormalState, StateSpec
 from contextual_rnn.states import Posterior
 
-LATENT, START, STEP = 6, WINDOW[0], 0.5  # numbers in z, the time of z, and the solver's step
+LATENT, START, STEP = 8, WINDOW[0], 0.5  # numbers in z, the time of z, and the solver's step
 
 
 class Encoder(nn.Module):
@@ -25,24 +25,20 @@ class Encoder(nn.Module):
 
 
 class LatentODE(nn.Module):
-    """x(t) = R z(t) with dz/dt = f(z) from z at the start of the window, forward and backward.
+    """x(t) = R z(t) with dz/dt = A z + B tanh(C z + d) + b from z at the start of the window, forward and backward.
 
-    `start` says what sets z there: "normal", a distribution given the samples; "zero", nothing, and both f and R also
-    read the encoder's output at every time; or "free", one vector for all spirals.
+    Where it is `told` the samples at every time, z starts at zero, and the derivative and R also read the encoder's
+    output; else a distribution of z is the only thing that the samples set.
     """
 
-    def __init__(self, start: str, units: int):
+    def __init__(self, units: int, told: bool = False):
         super().__init__()
-        spec, encoder = StateSpec(Leaf("z", (LATENT,))), Encoder(units)
-        states = {
-            "normal": lambda: NormalState(spec, encoder, 0.1, min_scale=1e-3, scale_from_context=True),
-            "zero": lambda: ConstantState(spec),
-            "free": lambda: FreeState(spec),
-        }
-        self.initial_state = states[start]()
-        self.encoder = nn.Sequential(encoder, nn.Linear(units, LATENT)) if start == "zero" else None
-        width = LATENT if self.encoder is None else 2 * LATENT
-        self.field = nn.Sequential(nn.Linear(width, units), nn.Tanh(), nn.Linear(units, LATENT))
+        spec, encoder, width = StateSpec(Leaf("z", (LATENT,))), Encoder(units), LATENT * (1 + told)
+        normal = NormalState(spec, encoder, 0.1, min_scale=1e-3, scale_from_context=True)
+        self.initial_state = ConstantState(spec) if told else normal
+        self.encoder = nn.Sequential(encoder, nn.Linear(units, LATENT)) if told else None
+        self.linear = nn.Linear(width, LATENT)
+        self.field = nn.Sequential(nn.Linear(width, units), nn.Tanh(), nn.Linear(units, LATENT, bias=False))
         self.readout = nn.Linear(width, 2)
 
     def run(self, z: Tensor, times: Tensor, samples: Samples) -> Tensor:
@@ -57,7 +53,8 @@ class LatentODE(nn.Module):
         sign[batch:] = -1
 
         def slope(s: Tensor, z: Tensor) -> Tensor:
-            return sign * self.field(torch.cat([z, constant.expand(*z.shape[:-1], -1)], -1))
+            z = torch.cat([z, constant.expand(*z.shape[:-1], -1)], -1)
+            return sign * (self.linear(z) + self.field(z))
 
         knots = STEP * torch.arange(float(times.abs().max()) // STEP + 2)
         states = odeint(slope, torch.cat([z, z]), knots, method="rk4")

@@ -1,8 +1,8 @@
 """Label -> drawing: parts of Japanese characters, stroke by stroke, the label in the initial state alone.
 
 A drawing is a sequence of steps of both kinds, discrete and continuous: the pen jumps, draws or stops, and by how much
-it moves. The label sets h(0), as the mean of a normal distribution or as h(0) itself; beside them the label appended
-to every input, and a zero state that knows no label. Every drawing ends where the model says so.
+it moves. The label sets the mean of a normal distribution over h(0); beside it a zero state with the label appended to
+every input, and one that knows no label. Every drawing ends where the model says so.
 
 A classifier of pictures of real drawings says whether what was drawn is what was asked for. Midway between the states
 of two labels (for the label at every step: with half of each) it says whether the drawing is one of the two.
@@ -24,12 +24,11 @@ from strokes_model import MAX_STEPS, Writer, train
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from contextual_rnn import ConstantState, ContextState, NormalState, interpolate
+from contextual_rnn import ConstantState, NormalState, interpolate
 
 # (initial state, is the label appended to every input?)
 VARIANTS = {
     "normal": (lambda lstm: NormalState(lstm, nn.Embedding(len(LABELS), 32)), False),
-    "context": (lambda lstm: ContextState(lstm, nn.Embedding(len(LABELS), 32)), False),
     "label at every step": (ConstantState, True),
     "zero": (ConstantState, False),
 }
@@ -42,7 +41,7 @@ class Options:
     updates: int = 600
     units: int = 128
     per_label: int = 40  # drawings made for each label
-    draws: int = 8  # of h(0), for the bound on the likelihood
+    draws: int = 4  # of h(0), for the bound on the likelihood
     out: Path = Path("results")
     quick: bool = False  # a small setting that ends in seconds
 

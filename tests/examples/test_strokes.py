@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Normal
 def test_it_ends_with_figures_and_a_picture(tmp_path):
     figures = run("strokes", tmp_path)
     assert figures["classifier on real held-out drawings"]["mean"] > 0.85
-    for name in ("normal", "context", "label at every step", "zero"):
+    for name in ("normal", "label at every step", "zero"):
         assert len(figures[name]["recognised"]["seeds"]) == 2
         assert 0 <= figures[name]["recognised"]["mean"] < 0.3, "hardly trained"
         assert -2 < figures[name]["nats a step"]["mean"] < 6
@@ -87,7 +87,7 @@ def test_a_picture_has_ink_where_the_pen_draws(data):
 
 
 def test_the_likelihood_is_a_mixture_of_normals_and_ignores_padding(data, writer):
-    model = writer("context")
+    model = writer("normal")
     drawn, lengths, labels = (part[::60] for part in data.drawings(quick=True))
     before = torch.cat([torch.tensor([[[0.0, 0, 0, 0, data.STOP]]]).expand(len(drawn), 1, 5), drawn[:, :-1]], 1)
     output, _ = model.rnn(model.inputs(before, None), context=labels)
@@ -109,7 +109,7 @@ def test_the_likelihood_is_a_mixture_of_normals_and_ignores_padding(data, writer
     torch.testing.assert_close(model.log_likelihood(longer, lengths, labels), found)
 
 
-@pytest.mark.parametrize("name", ["normal", "context", "label at every step", "zero"])
+@pytest.mark.parametrize("name", ["normal", "label at every step", "zero"])
 def test_drawing_draws_from_the_likelihood_and_repeats(strokes, data, writer, name):
     """Log-probabilities of what is drawn are those of the likelihood from the same states; the label counts."""
     model, labels = writer(name), torch.arange(16)
@@ -129,7 +129,7 @@ def test_drawing_draws_from_the_likelihood_and_repeats(strokes, data, writer, na
 
 
 def test_a_low_temperature_has_less_spread(writer):
-    model, labels = writer("context"), torch.zeros(400, dtype=torch.int64)
+    model, labels = writer("normal"), torch.zeros(400, dtype=torch.int64)
     shares = torch.nn.functional.one_hot(labels, 16)
     spread = [
         model.draw(shares, torch.Generator().manual_seed(0), labels, heat=heat).values[:, 0, 0, :2].std(0).sum()
@@ -144,6 +144,6 @@ def test_many_draws_bound_tighter_than_one(data, writer):
     held_out = [part[::60] for part in data.drawings(quick=True)]
     many, one = (writer("normal").bound(*held_out, draws, torch.Generator().manual_seed(0)) for draws in (8, 1))
     assert many < one
-    assert writer("context").bound(*held_out, 1, torch.Generator()) == pytest.approx(
-        writer("context").bound(*held_out, 3, torch.Generator()), abs=1e-5
+    assert writer("normal").bound(*held_out, 1, torch.Generator()) == pytest.approx(
+        writer("normal").bound(*held_out, 3, torch.Generator()), abs=1e-5
     )
