@@ -57,6 +57,24 @@ TABLES = {
         "R2 of Lorenz state": ".3f",
         "R2 of rates, above the zero state's": ".3f",
     },
+    "latent_ode": {
+        "inside": ".3f",
+        "inside, 8 times as dense": ".3f",
+        "forward": ".3f",
+        "backward": ".3f",
+        "forward, beyond training": ".3f",
+        "backward, beyond training": ".3f",
+        "forward / latent ODE's": ".2f",
+        "backward / latent ODE's": ".2f",
+    },
+    "strokes": {
+        "recognised": ".1%",
+        "recognised, temperature 0.5": ".1%",
+        "diversity / real": ".2f",
+        "diversity / real, temperature 0.5": ".2f",
+        "midway, one of the two": ".1%",
+        "nats a step": ".3f",
+    },
     "language_styles": {
         "numbers": ",",
         "bits": ".3f",
@@ -82,6 +100,8 @@ SAID = {
     "colors": ("{} nats a letter from the state", "state", "less those of no covariates", ".3f"),
     "oscillator": ("{} times the zero state's first error", "window of 20", "first 20 steps / zero's", ".3f"),
     "lfads": ("R^2 of {} of the rates of held-out trials", "LFADS", "R2 of rates", ".3f"),
+    "latent_ode": ("off by {} after the samples", "latent ODE", "forward", ".3f"),
+    "strokes": ("{} recognised at temperature 0.5", "normal", "recognised, temperature 0.5", ".1%"),
     "state_tuning": ("{} of characters, in a kilobyte", "French (seen): free state", "accuracy", ".1%"),
     "language_styles": ("{} bits a byte gained", "C++: free state, 64", "gain", ".3f"),
     "noise": (

@@ -67,8 +67,8 @@ def judge(model: Writer, classifier: SVC, held_out: list[Tensor], options: Optio
     real = diversity(pictures(held_out[0]), held_out[2])
     random = isinstance(model.rnn.initial_state, NormalState)
     measures = {"nats a step": model.bound(*held_out, options.draws if random else 1, generator)}
-    for name, heat in (("", 1.0), (", temperature 0.5", 0.5)):
-        made = model.draw(one_hot(labels, EVERY), generator, labels, heat=heat)
+    for name, temperature in (("", 1.0), (", temperature 0.5", 0.5)):
+        made = model.draw(one_hot(labels, EVERY), generator, labels, temperature=temperature)
         images = pictures(made.values[:, 0])
         measures |= {
             f"recognised{name}": classifier.score(images, labels),
@@ -82,10 +82,10 @@ def judge(model: Writer, classifier: SVC, held_out: list[Tensor], options: Optio
 def draw(model: Writer) -> Figure:
     """Four drawings of each label, and paths between the states of two labels, the strokes in colors."""
     generator, labels = torch.Generator().manual_seed(1), torch.arange(EVERY)
-    rows = [model.draw(one_hot(labels, EVERY), generator, labels, heat=0.5).values[:, 0] for _ in range(4)]
+    rows = [model.draw(one_hot(labels, EVERY), generator, labels, temperature=0.5).values[:, 0] for _ in range(4)]
     state, (first, second) = model.rnn.initial_state, torch.tensor([[0, 6], [1, 14]]).T
     hx = interpolate(state(first), state(second), EVERY, spec=state.spec)
-    paths = model.draw(torch.zeros(2 * EVERY, EVERY), generator, hx=hx, heat=0.1).values[:, 0]
+    paths = model.draw(torch.zeros(2 * EVERY, EVERY), generator, hx=hx, temperature=0.1).values[:, 0]
     figure = Figure(figsize=(10, 4.2))
     for drawn, axes in zip([*torch.cat(rows), *paths], figure.subplots(6, EVERY).flat, strict=True):
         starts = (drawn[:, 4] == JUMP).cumsum(0) - 1

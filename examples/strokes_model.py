@@ -84,16 +84,16 @@ class Writer(nn.Module):
         generator: torch.Generator,
         labels: Tensor | None = None,
         hx: Any = None,
-        heat: float = 1.0,
+        temperature: float = 1.0,
     ) -> Generated:
         """One drawing of each row, from the initial state for `labels` or from the states `hx`.
 
-        At a lower `heat` likely kinds and components are likelier, and the variance of a component is that much lower.
+        At a lower `temperature` likely kinds and components are likelier, and the variance of a component is that much lower.
         """
 
         def step(output: Tensor, last: Tensor, at: GenerationStep) -> tuple[Tensor, Tensor]:
-            kind = inverted(self.kinds(output, heat), at)
-            mixture = self.mixture(output, kind, heat)
+            kind = inverted(self.kinds(output, temperature), at)
+            mixture = self.mixture(output, kind, temperature)
             component = inverted(mixture.mixture_distribution, at)[:, None, None].expand(-1, 1, 2)
             normal = mixture.component_distribution.base_dist
             mean, scale = (part.gather(1, component)[:, 0] for part in (normal.loc, normal.scale))

@@ -132,8 +132,11 @@ def test_a_low_temperature_has_less_spread(writer):
     model, labels = writer("normal"), torch.zeros(400, dtype=torch.int64)
     shares = torch.nn.functional.one_hot(labels, 16)
     spread = [
-        model.draw(shares, torch.Generator().manual_seed(0), labels, heat=heat).values[:, 0, 0, :2].std(0).sum()
-        for heat in (1.0, 0.01)
+        model.draw(shares, torch.Generator().manual_seed(0), labels, temperature=temperature)
+        .values[:, 0, 0, :2]
+        .std(0)
+        .sum()
+        for temperature in (1.0, 0.01)
     ]
     assert spread[1] < 0.7 * spread[0]
     kinds = model.kinds(torch.randn(50, 8), 0.01).probs.max(1).values
