@@ -35,7 +35,7 @@ OURS, CENTRE = "latent ODE", "no samples: the centre"
 @dataclass(frozen=True)
 class Options:
     seeds: int = 5  # each with spirals, weights and batches of its own
-    updates: int = 900
+    updates: int = 600
     spirals: int = 1000  # to train on, and a fifth as many for the test
     samples: int = 16  # of a spiral, half of them in the window on average
     units: int = 48

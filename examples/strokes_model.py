@@ -88,7 +88,7 @@ class Writer(nn.Module):
     ) -> Generated:
         """One drawing of each row, from the initial state for `labels` or from the states `hx`.
 
-        At a lower `temperature` likely kinds and components are likelier, and the variance of a component is that much lower.
+        `temperature` divides the scores of kinds and components, and multiplies the variances.
         """
 
         def step(output: Tensor, last: Tensor, at: GenerationStep) -> tuple[Tensor, Tensor]:
