@@ -19,7 +19,7 @@ from evidence import INK, PALETTE, over_seeds, styled, write, write_picture
 from matplotlib.figure import Figure
 from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
-from strokes_data import DRAW, EXTENT, JUMP, LABELS, drawings, pictures
+from strokes_data import EXTENT, JUMP, LABELS, STOP, drawings, pictures
 from strokes_model import MAX_STEPS, Writer, train
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -87,16 +87,18 @@ def draw(model: Writer) -> Figure:
     hx = interpolate(state(first), state(second), EVERY, spec=state.spec)
     paths = model.draw(torch.zeros(2 * EVERY, EVERY), generator, hx=hx, temperature=0.1).values[:, 0]
     figure = Figure(figsize=(10, 4.2))
-    for drawn, axes in zip([*torch.cat(rows), *paths], figure.subplots(6, EVERY).flat, strict=True):
-        starts = (drawn[:, 4] == JUMP).cumsum(0) - 1
-        for (dx, dy, x, y, kind), stroke in zip(drawn.tolist(), starts.tolist(), strict=True):
-            if kind == DRAW:
-                color = PALETTE[stroke % len(PALETTE)]
-                axes.plot([x - dx, x], [y - dy, y], color=color, linewidth=1.2, solid_capstyle="round")
-        axes.set(xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT), aspect="equal", xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    for axes, (meaning, _) in zip(figure.axes, LABELS.values(), strict=False):
-        axes.set_title(meaning, color=INK, fontsize=8)
+    axes, width = figure.add_axes((0, 0, 1, 0.95)), 2.2 * EXTENT
+    for place, drawn in enumerate([*torch.cat(rows), *paths]):
+        drawn = drawn[drawn[:, 4] != STOP]
+        corner = torch.tensor([place % EVERY, -(place // EVERY)]) * width
+        strokes = (drawn[:, 4] == JUMP).cumsum(0) - 1
+        for stroke in strokes.unique().tolist():
+            points = drawn[strokes == stroke, 2:4] + corner
+            axes.plot(*points.T, color=PALETTE[stroke % len(PALETTE)], linewidth=1.2, solid_capstyle="round")
+    for column, (meaning, _) in enumerate(LABELS.values()):
+        axes.text(column * width, 1.2 * EXTENT, meaning, color=INK, fontsize=8, ha="center")
+    axes.set(aspect="equal", xlim=(-EXTENT, (EVERY - 1) * width + EXTENT), ylim=(-5 * width - EXTENT, 1.5 * EXTENT))
+    axes.set_axis_off()
     return figure
 
 
