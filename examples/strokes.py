@@ -87,7 +87,7 @@ def draw(model: Writer) -> Figure:
     hx = interpolate(state(first), state(second), EVERY, spec=state.spec)
     paths = model.draw(torch.zeros(2 * EVERY, EVERY), generator, hx=hx, temperature=0.1).values[:, 0]
     figure = Figure(figsize=(10, 4.2))
-    axes, width = figure.add_axes((0, 0, 1, 0.95)), 2.2 * EXTENT
+    axes, width = figure.subplots(), 2.2 * EXTENT
     for place, drawn in enumerate([*torch.cat(rows), *paths]):
         drawn = drawn[drawn[:, 4] != STOP]
         corner = torch.tensor([place % EVERY, -(place // EVERY)]) * width
