@@ -81,8 +81,9 @@ class GapGRU(nn.Module):
 
     def run(self, h: Tensor, times: Tensor, samples: Samples) -> Tensor:
         points = torch.cat([times.clamp(min=0), times.clamp(max=0).flip(1)])
-        gaps = points.diff(dim=1, prepend=torch.zeros(len(points), 1))  # zero to times of the other side: left out
-        output, _ = self.rnn(gaps[..., None], torch.cat([h, h], 1), mask=gaps != 0)
+        gaps = points.diff(dim=1, prepend=torch.zeros(len(points), 1))
+        own_side = torch.cat([times > 0, (times < 0).flip(1)])  # the times of the other side are left out
+        output, _ = self.rnn(gaps[..., None], torch.cat([h, h], 1), mask=own_side)
         forward, backward = output.chunk(2)
         return self.readout(torch.where((times > 0)[..., None], forward, backward.flip(1)))
 

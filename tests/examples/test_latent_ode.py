@@ -110,6 +110,16 @@ def test_a_gru_runs_from_the_start_to_each_side_alone(parts):
     torch.testing.assert_close(path[:, :2], model.readout(output.flip(1)))
 
 
+def test_a_gru_takes_equal_times(parts):
+    _, module, _, samples = parts
+    torch.manual_seed(0)
+    model, times = module.GapGRU(16), torch.tensor([[-1.0, -1.0, 0.5, 1.5, 1.5, 2.0]]).expand(5, -1)
+    h = torch.randn(1, 5, 16)
+    path = model.run(h, times, samples)
+    forward = torch.tensor([0.5, 1.0, 0.0, 0.5]).view(1, 4, 1).expand(5, -1, -1).contiguous()
+    torch.testing.assert_close(path[:, 2:], model.readout(model.rnn.network(forward, h)[0]))
+
+
 def test_only_what_the_window_has_sets_the_state(parts):
     _, module, _, samples = parts
     torch.manual_seed(0)
