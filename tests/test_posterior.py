@@ -15,8 +15,10 @@ from contextual_rnn import (
     ContextualRNN,
     FreeState,
     LatentState,
+    Leaf,
     LeafwiseState,
     NormalState,
+    StateSpec,
     SumState,
     interpolate,
     load_state,
@@ -63,7 +65,6 @@ STATES = {
     "dropped to a state without noise": lambda spec: ContextDropout(normal(spec), 0.5, null=FreeState(spec)),
     "dropped latent": lambda spec: ContextDropout(LatentState(spec, Encoder(), 3), 0.5),
 }
-HAS_LOG_PROB = [kind for kind in STATES if kind != "dropped latent"]
 
 
 def build(kind, case="lstm"):
@@ -85,8 +86,7 @@ def test_all_of_it_takes_one_pass_of_the_encoder(kind):
     _, _, state = build(kind)
     q = state.posterior(torch.randn(B, 2).double(), B)
     q.rsample(), q.mean, q.sample(2), q.kl(), q.kl_per_unit()
-    if kind in HAS_LOG_PROB:
-        q.log_prob(q.drawn), q.log_prior(q.drawn)
+    q.log_prob(q.drawn), q.log_prior(q.drawn)
     assert [encoder.calls for encoder in encoders_of(state)] == [1] * len(encoders_of(state))
 
 
@@ -180,10 +180,28 @@ def test_a_dropped_row_has_the_kl_and_density_of_its_branch():
     assert (q.kl()[~q.dropped] > 0).all()
     assert not q.log_prob(q.rsample())[q.dropped].any()
     assert (state.kl(context) > 0).all(), "which never drops"
-    _, _, state = build("dropped latent")
-    q = state.posterior(context)
-    assert not q.kl()[q.dropped].any()
-    assert (q.kl()[~q.dropped] > 0).all()
+
+
+@pytest.mark.parametrize("null", ["free", "latent"])
+def test_a_dropped_row_of_a_latent_state_has_the_density_of_its_z(null):
+    _, spec, state = build("dropped latent")
+    context, copies = torch.randn(64, 2).double(), 3
+    if null == "latent":
+        z = StateSpec(Leaf("z", (3,)), dtype=torch.float64)
+        learned = LatentState(spec, FreeState(z, value=0.3), 3, scale=0.4, scale_from_context=False)
+        state = ContextDropout(state.state, 0.5, null=learned)
+    q = state.posterior(context, generator=torch.Generator().manual_seed(0))
+    assert 10 < int(q.dropped.sum()) < 54
+    kl = torch.where(q.dropped, q.null.kl() if null == "latent" else 0, q.given.kl())
+    torch.testing.assert_close(q.kl(), kl)
+    h, dropped = spec.unpack(q.sample(copies))["h"], q.dropped.repeat_interleave(copies)
+    assert torch.equal(h[~dropped], spec.unpack(state.state.decode(q.drawn.given))["h"][~dropped])
+    for density in (lambda q, drawn: q.log_prob(drawn), lambda q, drawn: q.log_prior(drawn, (0.1, 2.0))):
+        of_null = density(q.null, q.drawn.null) if null == "latent" else torch.zeros(64 * copies).double()
+        expected = torch.where(dropped, of_null, density(q.given, q.drawn.given))
+        torch.testing.assert_close(density(q, q.drawn), expected)
+    if null == "latent":
+        assert torch.equal(h[dropped], spec.unpack(learned.decode(q.drawn.null))["h"][dropped])
 
 
 def test_priors_of_numbers_tensors_parameters_and_states():
@@ -417,7 +435,7 @@ BAD_CALLS = {
         .posterior(CONTEXT)
         .log_prob(torch.zeros(2, B, 5).to(torch.float8_e5m2))
     ),
-    "state: expected branches without a latent": lambda: ContextDropout(
+    "drawn: expected the draws of both branches, .* got Tensor": lambda: ContextDropout(
         LatentState(GRU, nn.Linear(2, 6), 3)
     ).posterior(CONTEXT).log_prob(torch.zeros(B, 5)),
     "guidance: expected 1 for draws around a latent": lambda: ContextDropout(

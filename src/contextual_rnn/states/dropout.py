@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -186,11 +186,19 @@ class ContextDropout(InitialState):
         return as_forward(self.null, self.null._moments)(None, size, size is not None)
 
 
+class DrawsOfBranches(NamedTuple):
+    """What a `DroppedPosterior` has drawn where a branch has a latent variable: of all rows, by either branch."""
+
+    given: Any
+    null: Any
+
+
 @dataclass
 class DroppedPosterior(Posterior):
     """Rows with a context, and rows whose context was dropped, (B,) True in `dropped`: these have the null state's.
 
-    `drawn` is the state, and log-densities are those of the branch that each row has.
+    `drawn` is the state, or where a branch has a latent variable the draws of both branches, because one state may have
+    several z, or none. Log-densities are those of the branch that each row has, of its state or its z.
     """
 
     given: Posterior
@@ -204,13 +212,20 @@ class DroppedPosterior(Posterior):
         return self._chosen(self.given.mean, self.null.mean)
 
     def rsample(self, generator: torch.Generator | None = None) -> State:
-        self.drawn = self._chosen(self.given.rsample(generator), self.null.rsample(generator))
-        return self.drawn
+        state = self._chosen(self.given.rsample(generator), self.null.rsample(generator))
+        return self._remembered(state)
 
     def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> State:
         draws = [branch.sample(num_samples, generator) for branch in (self.given, self.null)]
-        self.drawn = self._chosen(*draws, copies=num_samples)
-        return self.drawn
+        return self._remembered(self._chosen(*draws, copies=num_samples))
+
+    def _remembered(self, state: State) -> State:
+        self.drawn = DrawsOfBranches(self.given.drawn, self.null.drawn) if self._latent else state
+        return state
+
+    @property
+    def _latent(self) -> bool:
+        return not all(isinstance(branch, NormalPosterior) for branch in (self.given, self.null))
 
     def _chosen(self, given: State, null: State, copies: int = 1) -> State:
         drop = self._rows(copies)
@@ -235,15 +250,18 @@ class DroppedPosterior(Posterior):
         return units
 
     def log_prob(self, drawn: Any) -> Tensor:
-        return self._each(lambda branch: branch.log_prob(drawn))
+        return self._each(drawn, lambda branch, draws: branch.log_prob(draws))
 
     def log_prior(self, drawn: Any, prior: Prior = None) -> Tensor:
-        return self._each(lambda branch: branch.log_prior(drawn, prior))
+        return self._each(drawn, lambda branch, draws: branch.log_prior(draws, prior))
 
-    def _each(self, density: Callable[[Posterior], Tensor]) -> Tensor:
-        if not all(isinstance(branch, NormalPosterior) for branch in (self.given, self.null)):
-            raise ValueError("state: expected branches without a latent variable, which have a density of the state")
-        branches = [density(branch) if branch.has_noise else None for branch in (self.null, self.given)]
+    def _each(self, drawn: Any, density: Callable[[Posterior, Any], Tensor]) -> Tensor:
+        if self._latent and not isinstance(drawn, DrawsOfBranches):
+            expected = "the draws of both branches, as `drawn` has them, beside a latent variable"
+            raise TypeError(f"drawn: expected {expected}, got {type(drawn).__name__}")
+        draws = drawn if self._latent else DrawsOfBranches(drawn, drawn)
+        pairs = ((self.null, draws.null), (self.given, draws.given))
+        branches = [density(branch, of_branch) if branch.has_noise else None for branch, of_branch in pairs]
         like = next(branch for branch in branches if branch is not None)
         branches = [torch.zeros_like(like) if branch is None else branch for branch in branches]
         return torch.where(self._rows(like.numel() // max(self.dropped.numel(), 1)), *branches)
