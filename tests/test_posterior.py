@@ -458,6 +458,7 @@ BAD_CALLS = {
 
 
 @pytest.mark.parametrize("words", BAD_CALLS)
-def test_bad_calls_are_refused(words):
+def test_bad_calls_are_refused(words, monkeypatch):
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)  # as torch.compile leaves it
     with pytest.raises((ValueError, TypeError), match=f"^{words}"):
         BAD_CALLS[words]()

@@ -64,8 +64,10 @@ class NormalPosterior(Posterior):
         """
         distributions: dict[str, Normal] = {}
         for leaf in self.random_leaves:
+            moments = self.moments[leaf.name]
+            validate = True if readable(moments.mean) else None  # torch.compile leaves torch's default at False
             try:
-                distributions[leaf.name] = normal(self.moments[leaf.name])
+                distributions[leaf.name] = normal(moments, validate_args=validate)
             except ValueError as error:
                 expected = f"finite means and positive scales in leaf {leaf.name!r}"
                 raise ValueError(f"context: expected one that gives {expected}, got others") from error
