@@ -20,6 +20,7 @@ from tests.fuzz.calls import OURS
 from tests.fuzz.outcome import Outcome
 
 from contextual_rnn.experiments.cli.main import main
+from contextual_rnn.experiments.runs.folder import CONFIG
 
 TINY = {
     "retrieval": ["--epochs", "1", "--train-samples", "8", "--validation-samples", "4", "--units", "4", "--pairs", "1"],
@@ -75,10 +76,10 @@ def run(seed: str, number: int) -> Outcome:
             place = f"{os.path.relpath(frames[-1].filename, OURS)}:{frames[-1].name}" if frames else ""
             message = " ".join(str(error).split())[:300]
             return Outcome(command, how, "finding", type(error).__name__, place, message)
-        return _judged(command, how, status, text, before, alone)
+        return _judged(command, how, status, text, folder, before, alone)
 
 
-def _judged(command: str, how: str, status: int, text: str, files: set[str], alone: bool) -> Outcome:
+def _judged(command: str, how: str, status: int, text: str, folder: Path, files: set[str], alone: bool) -> Outcome:
     message = " ".join(text.split())[-300:]
     if "Traceback" in text:
         return Outcome(command, how, "finding", "traceback", "", message)
@@ -86,6 +87,7 @@ def _judged(command: str, how: str, status: int, text: str, files: set[str], alo
         return Outcome(command, how, "finding", "gave up", "", message)
     if status or "left out" in text:
         named = any(f"bad/{name}" in text or f"bad{os.sep}{name}" in text for name in files)
+        named = named or f"a folder with {CONFIG}), got {folder / 'bad'}" in text  # of the file that is not there
         if not named:
             return Outcome(command, how, "finding", "without the file's name", "", message)
         return Outcome(command, how, "refused", "", "", message)
