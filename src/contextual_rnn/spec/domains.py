@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 DomainName = Literal["positive", "unit_interval"]  # as in torch.distributions.constraints
-FAR = (
-    1000.0  # what stands for a limit: its softplus and its sigmoid are the limit to the bit, and sums of it are finite
-)
+# What stands for a limit: its softplus and its sigmoid are the limit to the bit, and sums of it are finite.
+FAR = 1000.0
 STRAIGHT = 50.0  # softplus is the identity above: torch's threshold of 20 has 9 of the 16 digits of float64
 
 
