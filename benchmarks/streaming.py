@@ -137,11 +137,13 @@ def by_onnxruntime(network: Any, batch: int) -> Step:
             before[name].update_inplace(value.contiguous().numpy())
             binding.bind_ortvalue_input(name, before[name])
             binding.bind_ortvalue_output(f"{name}_n", after[name])
-    turns = itertools.cycle(bindings)
+    turns = itertools.cycle(
+        list(zip(bindings, states, strict=True))
+    )  # a binding does not keep the memory that it reads
 
     def step(x: Tensor) -> Tensor:
         x_in.update_inplace(x.numpy()[None])
-        session.run_with_iobinding(next(turns))
+        session.run_with_iobinding(next(turns)[0])
         return torch.from_numpy(output.numpy())[0, 0]
 
     return step
