@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from contextual_rnn.experiments.config import DecayConfig, config_to_dict
 from contextual_rnn.experiments.runs.folder import Refused, Run, has_weights, raise_it
@@ -102,12 +103,9 @@ def _sampled(runs: Sequence[Run], refused: Refused) -> list[tuple[Run, dict[str,
 def _row(group: Group, runs: Sequence[Run], shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
     inside = [share["two_deviations"] for share in shares]
     whole = [run.metrics for run in runs if len(run.metrics) == len(runs[0].metrics)]
-    defaults = config_to_dict(DecayConfig())
-    options = {name: value for name, value in group.settings.items() if value != defaults[name]}
-    named = (f"{NAMES.get(name, words(name))} {option_text(value)}" for name, value in options.items())
     return {
-        "label": ", ".join(named) or PAPER,
-        "options": {**defaults, **group.settings, "epochs": runs[0].config.epochs},
+        "label": ", ".join(changed_settings(group)) or PAPER,
+        "options": {**config_to_dict(DecayConfig()), **group.settings, "epochs": runs[0].config.epochs},
         "seeds": [run.config.seed for run in runs],
         "levels": list(LEVELS),
         "observed": [share["observed"] for share in shares],
@@ -131,16 +129,26 @@ def _row(group: Group, runs: Sequence[Run], shares: Sequence[dict[str, Any]]) ->
     }
 
 
+def changed_settings(group: Group) -> list[str]:
+    """The settings of a group of decay runs that are not the paper's, in words."""
+    defaults = config_to_dict(DecayConfig())
+    changed = {name: value for name, value in group.settings.items() if value != defaults[name]}
+    return [f"{NAMES.get(name, words(name))} {option_text(value)}" for name, value in changed.items()]
+
+
+def held_out(study: str) -> tuple[Tensor, Tensor]:
+    """True curves, (4 * SEQUENCES, 26), of periods that training lacks, and the periods; a study draws its own."""
+    period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat_interleave(SEQUENCES)
+    low, high = INITIAL_RANGE
+    draws = torch.rand(len(period), generator=generator_for(study, "initial"), device="cpu")
+    # As in training, x(0) is 1 + beta times the drawn value.
+    return linear_cosine_decay(low + (high - low) * draws, period), period
+
+
 @torch.no_grad()
 def _coverage_of(run: Run) -> dict[str, Any]:
     model = generating_model(run)
-    period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat_interleave(SEQUENCES)
-    low, high = INITIAL_RANGE
-    # As in training, x(0) is 1 + beta times the drawn value.
-    drawn = low + (high - low) * torch.rand(
-        len(period), generator=generator_for("calibration", "initial"), device="cpu"
-    )
-    truth = linear_cosine_decay(drawn, period)
+    truth, period = held_out("calibration")
     draws = generator_for("calibration", "states", run.config.seed)
     paths = model.free_run(truth[:, 0], period, num_samples=SAMPLES, sample=True, generator=draws)
     checked_paths(paths, run)

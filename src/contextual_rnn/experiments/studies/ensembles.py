@@ -10,19 +10,18 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from contextual_rnn.experiments.config import DecayConfig, config_to_dict
 from contextual_rnn.experiments.runs.folder import Run, has_weights
 from contextual_rnn.experiments.runs.published import relative_command
 from contextual_rnn.experiments.stats.groups import Group
 from contextual_rnn.experiments.stats.intervals import CONFIDENCE, median_interval
 from contextual_rnn.experiments.stats.tables import Table
-from contextual_rnn.experiments.stats.wording import option_text, words
+from contextual_rnn.experiments.studies.calibration import SEQUENCES, changed_settings, held_out
 from contextual_rnn.experiments.studies.trajectories import checked_paths, generating_model
-from contextual_rnn.experiments.tasks.decay import INITIAL_RANGE, VALIDATION_PERIODS, linear_cosine_decay
+from contextual_rnn.experiments.tasks.decay import VALIDATION_PERIODS
 from contextual_rnn.experiments.training.seeding import generator_for
 from contextual_rnn.states import NormalState
 
-SEQUENCES, SAMPLES = 20, 50  # of each held-out period; of each sequence, where the state is random
+SAMPLES = 50  # of each sequence, where the state is random
 HALF = 5  # networks of a smaller ensemble
 
 
@@ -68,19 +67,13 @@ def ensembles_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 @torch.no_grad()
 def _row(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
-    period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat_interleave(SEQUENCES)
-    low, high = INITIAL_RANGE
-    draws = torch.rand(len(period), generator=generator_for("ensembles", "initial"), device="cpu")
-    truth = linear_cosine_decay(low + (high - low) * draws, period)
+    truth, period = held_out("ensembles")
     means, variances = map(torch.stack, zip(*(_paths(run, truth[:, 0], period) for run in runs), strict=True))
     truth = truth[:, 1:]
     noisy = bool(variances.any())
-    defaults = config_to_dict(DecayConfig())
-    options = {name: value for name, value in group.settings.items() if value != defaults[name]}
-    named = (f"{words(name)} {option_text(value)}" for name, value in options.items())
     alone = [_within(truth, mean, 1.96 * variance.sqrt()) for mean, variance in zip(means, variances, strict=True)]
     return {
-        "label": ", ".join([f"{runs[0].config.state} state", *named]),
+        "label": ", ".join([f"{runs[0].config.state} state", *changed_settings(group)]),
         "options": {**group.settings, "state": runs[0].config.state, "epochs": runs[0].config.epochs},
         "seeds": [run.config.seed for run in runs],
         "alone": {
