@@ -35,6 +35,7 @@ evidence: $(RUNNABLE)
 # Finished runs into results/, and results/ into the README and the pages.
 pages: $(RUNNABLE)
 	$(BIN)/python -m contextual_rnn.experiments.report.pages
+	$(BIN)/python -m contextual_rnn.experiments.compare.page
 	$(BIN)/python -m benchmarks.page
 
 # The documentation into build/docs; a warning is an error. It imports the library to describe it, so that the environment

@@ -1,9 +1,14 @@
-"""docs/compare.md is true: its code runs in order as one program and prints the description shown."""
+"""docs/compare.md is true: its code runs as one program and prints what it shows; its tables are those of results/."""
 
 import re
 from pathlib import Path
 
-PAGE = (Path(__file__).parents[1] / "docs" / "compare.md").read_text()
+import pytest
+
+from contextual_rnn.experiments.compare.page import RESULTS, filled, tables_of
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "compare.md").read_text()
 
 
 def test_the_part_on_tables(capsys):
@@ -14,3 +19,11 @@ def test_the_part_on_tables(capsys):
     assert capsys.readouterr().out == description
     assert scope["names"].batch(scope["names"].train).target.shape[0] == 2
     assert len(scope["new"].test) == len(scope["table"])
+
+
+def test_its_tables_are_those_of_the_results():
+    """Where this fails after new results: make pages"""
+    tables = tables_of(ROOT / RESULTS)
+    assert filled(PAGE, tables) == PAGE
+    with pytest.raises(ValueError, match="page: expected <!-- counts -->"):
+        filled("a page without marks", tables)
