@@ -14,8 +14,8 @@ from contextual_rnn.spec.steps import evaluation
 
 # Families of which every claim of this package is tested; others that keep their state in the same class are probed.
 TESTED = (
-    "Bamba, FalconH1, FalconMamba, GraniteMoeHybrid, Jamba, KimiLinear, Mamba, Mamba2, MiniMax, NemotronH, OlmoHybrid, "
-    "Qwen3.5, Qwen3-Next, RWKV-7, xLSTM, Zamba, Zamba2"
+    "BailingHybrid, Bamba, FalconH1, FalconMamba, GraniteMoeHybrid, Jamba, KimiLinear, LaraMini, Mamba, Mamba2, "
+    "MiniMax, NemotronH, OlmoHybrid, Qwen3.5, Qwen3.5-MoE, Qwen3-Next, Qwen4Exp, RWKV-7, xLSTM, Zamba, Zamba2, Zaya"
 )
 # Of families that have a recurrent state and cannot be served, by `model_type`.
 _REASONS = {
