@@ -95,8 +95,8 @@ class TestGenerate:
             network = kind()
             network.cell = inner
             own, bare = (
-                ContextualRNN(network, FreeState(inner, value=0.5)),
-                ContextualRNN(inner, FreeState(inner, value=0.5)),
+                ContextualRNN(network, FreeState(inner, value=0.5), "torch"),
+                ContextualRNN(inner, FreeState(inner, value=0.5), "torch"),
             )
             step = lambda output, value: value + output[:, :3]  # noqa: E731
             assert torch.equal(*(generate(model, step, X[:, 0], num_steps=4) for model in (own, bare)))

@@ -14,10 +14,10 @@ B, SAMPLES, STEPS = 3, 4, 6
 ONE_WAY = [name for name in SPECS if "both ways" not in name and "projected" not in name]
 
 
-def build(case, kind=NormalState):
+def build(case, kind=NormalState, backend="auto"):
     network, spec = make(case)
     torch.manual_seed(2)
-    model = ContextualRNN(network, kind(spec, nn.Linear(2, 6)))
+    model = ContextualRNN(network, kind(spec, nn.Linear(2, 6)), backend)
     width = network.hidden_size
     readout = nn.Linear(width, 3)
     return model, lambda output, value: value + 0.3 * torch.tanh(readout(output))
@@ -33,7 +33,7 @@ def run(model, step, seed=0, **options):
 
 @pytest.mark.parametrize("case", ONE_WAY)
 def test_it_is_the_loop_one_would_write(case):
-    model, step = build(case)
+    model, step = build(case, backend="torch")  # to the bit; test_network_steps.py has what streams change
     first, context, found = run(model, step)
     assert found.shape == (B, SAMPLES, STEPS, 3)
     network = model.network.eval()

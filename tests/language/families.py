@@ -5,6 +5,8 @@ from functools import cache
 import pytest
 import torch
 import transformers
+from transformers.models.minimax.modeling_minimax import MiniMaxCache
+from transformers.models.xlstm.modeling_xlstm import xLSTMCache
 
 from contextual_rnn import FreeState
 from contextual_rnn.language import initial_cache, language_model_spec
@@ -31,6 +33,7 @@ DELTA = {
     "num_hidden_layers": 3,
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+SHARED_EXPERT = {"linear_num_key_heads": 2, "head_dim": 8, "shared_expert_intermediate_size": 16}
 SSM = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_chunk_size": 4}
 PURE = {key: COMMON[key] for key in ("vocab_size", "hidden_size", "bos_token_id", "eos_token_id", "pad_token_id")}
 MAMBA1 = {"mamba_d_state": 4, "mamba_dt_rank": 4}
@@ -38,8 +41,7 @@ SHARED = {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "hybr
 
 # Causal language models, by the prefix of their class.
 FAMILIES = {
-    "Qwen3Next": {**COMMON, **DELTA, **EXPERTS, "linear_num_key_heads": 2, "head_dim": 8,
-                  "shared_expert_intermediate_size": 16},
+    "Qwen3Next": {**COMMON, **DELTA, **EXPERTS, **SHARED_EXPERT},
     "Qwen3_5": {**COMMON, **DELTA, "linear_num_key_heads": 2, "head_dim": 8},
     "FalconH1": {**COMMON, **SSM, "num_hidden_layers": 2, "mamba_d_ssm": 64, "head_dim": 8},
     "Mamba2": {**PURE, "num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 2, "num_hidden_layers": 2,
@@ -61,11 +63,27 @@ FAMILIES = {
     "Jamba": {**COMMON, **MAMBA1, **EXPERTS, "num_hidden_layers": 3, "attn_layer_period": 3, "attn_layer_offset": 1,
               "expert_layer_period": 2, "expert_layer_offset": 1},
     "Zamba": {**COMMON, **SHARED, **MAMBA1, "n_mamba_heads": 2, "attention_head_dim": 16},
+    "Qwen3_5Moe": {**COMMON, **DELTA, **EXPERTS, **SHARED_EXPERT},
+    "Qwen4Exp": {**COMMON, **DELTA, **EXPERTS, **SHARED_EXPERT, "eos_token_id": 63, "hc_count": 2, "hc_lowrank": 8,
+                 "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 128,
+                 "indexer_compress_ratio": 4, "ple_layer_ids": [1], "heads_per_ngram": 2,
+                 "ngram_vocab_size_base": 100, "make_ngram_vocab_size_divisible_by": 4, "split_ngram_parts": 4},
+    "LaraMini": {**COMMON, **DELTA, **EXPERTS, **SHARED_EXPERT},
+    "BailingHybrid": {**COMMON, **EXPERTS, "num_key_value_heads": 4, "num_hidden_layers": 2, "num_local_experts": 4,
+                      "n_group": 2, "topk_group": 1, "layer_types": DELTA["layer_types"][:2], "head_dim": 8,
+                      "mlp_layer_types": ["dense", "sparse"], "q_lora_rank": 8, "kv_lora_rank": 8,
+                      "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "num_mtp_layers": 0},
+    "Zaya": {**COMMON, "num_hidden_layers": 2, "head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16,
+             "router_hidden_size": 16},
+    "MiniMax": {**COMMON, "num_hidden_layers": 2, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2,
+                "layer_types": DELTA["layer_types"][:2], "block_size": 4},
+    "xLSTM": {**PURE, "hidden_size": 64, "num_heads": 4, "qk_dim_factor": 1.0, "num_hidden_layers": 2},
     "RWKV7": {**PURE, "head_dim": 8, "intermediate_size": 48, "decay_low_rank_dim": 4, "gate_low_rank_dim": 4,
               "a_low_rank_dim": 4, "v_low_rank_dim": 4, "num_hidden_layers": 2},
 }  # fmt: skip
-PARTS = {"Qwen3_5": "Qwen3_5TextConfig"}
+PARTS = {family: f"{family}TextConfig" for family in ("Qwen3_5", "Qwen3_5Moe", "Qwen4Exp")}
 PACKAGES = {"RWKV7": "rwkv7_hf"}
+BEGIN_WITH_ZEROS = ("Qwen4Exp", "RWKV7", "Zaya")  # weights that hide a state before training
 
 
 def new_model(family, seed=0, **changes):
@@ -77,7 +95,7 @@ def new_model(family, seed=0, **changes):
     for parameter in model.parameters():
         if parameter.ndim == 2:
             parameter.mul_(3)
-        if family in PACKAGES and not parameter.any():  # RWKV-7 begins without its mixture of tokens
+        if family in BEGIN_WITH_ZEROS and not parameter.any():
             parameter.normal_(std=0.5)
     return model
 
@@ -87,8 +105,13 @@ model_of = cache(new_model)
 
 def empty_cache(model):
     """What a call of the model begins with where it gets none."""
-    if type(model).__name__ == "RWKV7ForCausalLM":  # whose own cache has another name as an argument
-        return initial_cache(model, FreeState(language_model_spec(model))(batch_size=2))
+    match type(model).__name__:
+        case "RWKV7ForCausalLM":  # whose own cache has another name as an argument
+            return initial_cache(model, FreeState(language_model_spec(model))(batch_size=2))
+        case "MiniMaxForCausalLM":
+            return MiniMaxCache()
+        case "xLSTMForCausalLM":
+            return xLSTMCache(model.config, max_batch_size=2, dtype=model.dtype)
     return transformers.DynamicCache(config=model.config)
 
 

@@ -72,7 +72,11 @@ def test_gradients_of_every_leaf_equal_differences(model):
 @pytest.mark.parametrize("length", [3, 70])  # shorter than a convolution reads, and of several chunks
 def test_zeros_are_the_model_itself(model, length):
     ids, state = tokens(length=length), FreeState(language_model_spec(model))(batch_size=2)
-    assert torch.equal(model(ids, cache=initial_cache(model, state)).logits, model(ids).logits)
+    logits = model(ids, cache=initial_cache(model, state)).logits
+    if "MiniMax" in type(model).__name__:  # from a state it sums token by token, without one in blocks
+        torch.testing.assert_close(logits, model(ids).logits, rtol=1e-5, atol=1e-5)
+    else:
+        assert torch.equal(logits, model(ids).logits)
 
 
 @torch.no_grad()

@@ -146,13 +146,18 @@ def test_families_that_are_not_known():
         language_model_spec(torch.nn.LSTM(2, 3))
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=64, **small))
-    with pytest.raises(ValueError, match=r"model: expected .* such as Bamba, FalconH1.* got LlamaForCausalLM"):
+    with pytest.raises(ValueError, match=r"model: expected .* such as BailingHybrid.* got LlamaForCausalLM$"):
         language_model_spec(llama)
     recurrent = transformers.RecurrentGemmaConfig(
         vocab_size=64, lru_width=16, head_dim=8, **small | {"num_hidden_layers": 3}
     )
-    with pytest.raises(ValueError, match=r"such as Bamba, FalconH1.* got RecurrentGemmaForCausalLM"):
+    with pytest.raises(
+        ValueError, match=r"got RecurrentGemmaForCausalLM, which keeps its state in its modules and drops"
+    ):
         language_model_spec(transformers.RecurrentGemmaForCausalLM(recurrent))
+    rwkv4 = transformers.RwkvConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2)
+    with pytest.raises(ValueError, match=r"got RwkvForCausalLM, which is RWKV-4 and writes into its state"):
+        language_model_spec(transformers.RwkvForCausalLM(rwkv4))
     with pytest.raises(ValueError, match=r"with weights.* got one on meta"):
         language_model_spec(copy.deepcopy(model_of("Mamba2")).to("meta"))
 

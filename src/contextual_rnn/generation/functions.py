@@ -13,12 +13,12 @@ from torch import Tensor
 
 from contextual_rnn._numbers import shortened
 from contextual_rnn._precision import wide
-from contextual_rnn._sharded import as_forward
+from contextual_rnn.generation.network_steps import NetworkSteps
 from contextual_rnn.generation.sampling import check_scores, log_probs_of
 from contextual_rnn.generation.step import GenerationStep, with_step
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.spec.spec import StateSpec
-from contextual_rnn.spec.steps import check_step, step_of
+from contextual_rnn.spec.steps import check_step
 from contextual_rnn.spec.tree import State
 
 Function = Callable[..., Any]
@@ -43,6 +43,7 @@ class Functions:
     ):
         self.model, self.guidance, self.first_name, self.embeds = model, guidance, first_name, embed is not None
         self.spec: StateSpec = model._spec
+        self._network_steps = [NetworkSteps(model) for _ in range(1 if guidance is None else 2)]
         self._step = with_step("step", step, 2)
         self._embed = None if embed is None else with_step("embed", embed, 1)
         self._stop = with_step("stop", stop, 1) if callable(stop) else stop
@@ -68,13 +69,13 @@ class Functions:
     def advance(
         self, value: Tensor | None, states: Sequence[State], at: GenerationStep
     ) -> tuple[Sequence[Tensor], Sequence[State]]:
-        """One step of the network for the rows of `at`, from each of `states`."""
+        """One step of the network for the rows of `at`, from each of `states`, which it may overwrite."""
         inputs = self.inputs(value, at)
         self.know_spec(inputs)
         network = self.model.network
         try:
-            run = as_forward(self.model, step_of)
-            outputs, new = zip(*[run(network, self.spec, inputs, state) for state in states], strict=True)
+            pairs = zip(self._network_steps, states, strict=True)
+            outputs, new = zip(*[take_step(self.spec, inputs, state) for take_step, state in pairs], strict=True)
         except (RuntimeError, IndexError, TypeError, AttributeError):
             name = "embed" if self.embeds else "step" if at.number > 0 else self.first_name or "network"
             check_step(name, network, self.spec, inputs)

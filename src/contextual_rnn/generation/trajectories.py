@@ -93,7 +93,9 @@ def generate(
     A row ends with the token `stop`, or where `stop(value)` is True, (N,) of bool, and is not run any further. Each
     function also gets a `GenerationStep` where it has one more argument without a default: `step(output, value, at)`.
     Draws by `at.rand` are made for all rows, so that no row's stop changes another. `generator` makes these draws, the
-    sampler's and those of the states repeatable. Runs without gradients and in evaluation mode.
+    sampler's and those of the states repeatable. Runs without gradients and in evaluation mode. On a CPU the steps are
+    those of `ContextualRNN.stream` where it has a native kernel, equal to rounding; the model's backend "torch" keeps
+    torch's own.
 
     Returns a `Generated`; with `first` its values alone, (B, num_samples, num_steps, *value).
     Raises ValueError for sizes that do not fit, a missing context, an initial state of another dtype or device than

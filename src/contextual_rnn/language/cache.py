@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from contextual_rnn.language.layout import StateTensor
-from contextual_rnn.language.rwkv7 import empty_layers
+from contextual_rnn.language.own_caches import EmptyCache
 
 
-class InitialCache(DynamicCache):
+class InitialCache(EmptyCache):
     """What `initial_cache` returns: a DynamicCache of which the recurrent layers hold a state before the first token.
 
     Unlike its base class it replaces its tensors with each call and never writes into them: gradients reach the state,
@@ -22,7 +22,7 @@ class InitialCache(DynamicCache):
     """
 
     def __init__(self, base: PreTrainedModel, entries: Sequence[StateTensor], tensors: Mapping[str, Tensor]):
-        super().__init__(config=base.config)
+        super().__init__(base.config)
         self._base, self._config = weakref.ref(base), base.config
         self._start = [(entry, tensors[entry.name]) for entry in entries]
         self.checked = False  # whether a call of the model was
@@ -31,7 +31,6 @@ class InitialCache(DynamicCache):
         self._fill()
 
     def _fill(self) -> None:
-        self.layers = empty_layers(self._config) or self.layers
         for entry, tensor in self._start:
             layer: Any = self.layers[entry.layer]
             if entry.convolution:
@@ -60,7 +59,7 @@ class InitialCache(DynamicCache):
         return self._base() is base
 
     def reset(self) -> None:
-        super().__init__(config=self._config)
+        super().__init__(self._config)
         self.padded, self.updated = False, True
         self._fill()
 

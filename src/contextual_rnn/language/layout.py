@@ -6,17 +6,22 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from contextual_rnn.language.rwkv7 import empty_layers
+from contextual_rnn.language.own_caches import EmptyCache
 from contextual_rnn.spec.steps import evaluation
 
 # Families of which every claim of this package is tested; others that keep their state in the same class are probed.
 TESTED = (
-    "Bamba, FalconH1, FalconMamba, GraniteMoeHybrid, Jamba, KimiLinear, Mamba, Mamba2, NemotronH, OlmoHybrid, Qwen3.5, "
-    "Qwen3-Next, RWKV-7, Zamba, Zamba2"
+    "BailingHybrid, Bamba, FalconH1, FalconMamba, GraniteMoeHybrid, Jamba, KimiLinear, LaraMini, Mamba, Mamba2, "
+    "MiniMax, NemotronH, OlmoHybrid, Qwen3.5, Qwen3.5-MoE, Qwen3-Next, Qwen4Exp, RWKV-7, xLSTM, Zamba, Zamba2, Zaya"
 )
+# Of families that have a recurrent state and cannot be served, by `model_type`.
+_REASONS = {
+    "recurrent_gemma": "keeps its state in its modules and drops it at position 0",
+    "rwkv": "is RWKV-4 and writes into its state while gradients need it",
+}
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,11 @@ def read_state_tensors(model: PreTrainedModel) -> tuple[StateTensor, ...]:
     if model.config.is_encoder_decoder:
         raise ValueError(f"model: expected a decoder alone, got {kind}, which has an encoder too")
     try:
-        cache = DynamicCache(config=model.config)
-        cache.layers = empty_layers(model.config) or cache.layers
+        cache = EmptyCache(model.config)
     except Exception as error:
-        raise ValueError(f"{_unknown(kind)}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{_unknown(model)}: {type(error).__name__}: {error}") from error
     if not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers):
-        raise ValueError(_unknown(kind))
+        raise ValueError(_unknown(model))
     try:
         with evaluation(model):
             model(torch.zeros(1, 2, dtype=torch.long, device=model.device), cache=cache, use_cache=True)
@@ -67,18 +71,22 @@ def read_state_tensors(model: PreTrainedModel) -> tuple[StateTensor, ...]:
             continue
         for convolution, states in ((False, layer.recurrent_states), (True, layer.conv_states)):
             for index, state in states.items():
-                if state is None:
+                if state is None or not state.is_floating_point():  # Qwen4's last tokens are integers
+                    continue
+                if index in getattr(layer, "not_in_a_state", ()):
                     continue
                 name = f"layer{number}{'_convolution' if convolution else ''}{f'_{index}' if index else ''}"
                 shape = tuple(state.shape[1:])
                 tensors.append(StateTensor(name, number, index, convolution, shape, state.dtype, state.device))
     if all(tensor.convolution for tensor in tensors):
-        raise ValueError(_unknown(kind))
+        raise ValueError(_unknown(model))
     return tuple(tensors)
 
 
-def _unknown(kind: str) -> str:
+def _unknown(model: PreTrainedModel) -> str:
+    kind, reason = type(model).__name__, _REASONS.get(model.config.model_type)
+    received = kind if reason is None else f"{kind}, which {reason}"
     return (
         "model: expected one whose layers keep a recurrent state in a LinearAttentionLayer of transformers, such as "
-        f"{TESTED}, got {kind}"
+        f"{TESTED}, got {received}"
     )

@@ -14,8 +14,8 @@ from contextual_rnn.language.cache import InitialCache
 from contextual_rnn.language.calls import watch
 from contextual_rnn.language.layout import StateTensor, base_of, read_state_tensors
 from contextual_rnn.language.mamba1 import add_shares
+from contextual_rnn.language.own_caches import translate_caches
 from contextual_rnn.language.probe import probe
-from contextual_rnn.language.rwkv7 import translate_caches
 from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.tree import State
