@@ -1,4 +1,4 @@
-.PHONY: install reproduce evidence pages docs test integrations fuzz sanitize lint types-library types-tests bench wheel clean
+.PHONY: install reproduce evidence pages docs test integrations fuzz sanitize arm lint types-library types-tests bench wheel clean
 
 PYTHON ?= python3
 PRESET ?= quick
@@ -87,6 +87,15 @@ sanitize: install
 	    ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
 	    $(BIN)/pytest --numprocesses auto --quiet tests/ops -k "cpu or kernel or classification" || exit 1; \
 	done
+
+# The kernel compiled for Arm and run in an emulator, against plain loops. Debian: apt install g++-aarch64-linux-gnu qemu-user
+ARM := build/arm
+arm:
+	cmake -S . -B $(ARM) -DKERNEL_TEST=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	    -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+	    "-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64;-L;/usr/aarch64-linux-gnu"
+	cmake --build $(ARM) --parallel --target plain_loops
+	ctest --test-dir $(ARM) --output-on-failure
 
 lint: install
 	$(BIN)/ruff check .

@@ -113,6 +113,18 @@ def test_under_vmap_and_twice(leaves):
         first.sum().backward()
 
 
+def test_of_tensors_that_are_not_mapped_over(leaves):
+    """vmap is under way, and holds none of the recurrence's own tensors."""
+
+    def loss(scale):
+        return (scale * run_eagerly(OPERATION, Given(*leaves, None), Settings(0.5), False)[0]).sum()
+
+    torch.func.vmap(loss)(torch.tensor([2.0, 3.0], dtype=torch.float64)).sum().backward()
+    under_vmap = [leaf.grad for leaf in leaves]
+    for grad, expected in zip(under_vmap, torch.autograd.grad(loss(5.0), leaves), strict=True):
+        torch.testing.assert_close(grad, expected)
+
+
 def test_what_is_shared_knows_no_recurrence():
     files = [*(OPS / "native").glob("*.py"), *(OPS / "csrc").iterdir()]
     assert len(files) > 10

@@ -283,8 +283,9 @@ def shapes_of(a0: Tensor | LowRank | None, rows: int, width: int) -> list[tuple[
 
 def check_tensor(name: str, tensor: object, shape: tuple[int, ...], like: Tensor) -> None:
     """Refuse anything but a strided tensor of `shape`, of the dtype and on the device of `like`."""
-    check_dense(name, tensor, f"a tensor of shape {shape}")
-    assert isinstance(tensor, Tensor)
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor of shape {shape}, got {type(tensor).__name__}")
+    check_dense(name, tensor)
     if tensor.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
     if tensor.dtype != like.dtype or tensor.device != like.device:

@@ -19,7 +19,7 @@ int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 #if defined(__AVX512F__)
 constexpr int bytes = 64, sums = 12, tile = 4, panel = 27, panel_columns = 4;
 #elif defined(__AVX__)
-constexpr int bytes = 32, sums = 10, tile = 3, panel = 10, panel_columns = 2;
+constexpr int bytes = 32, sums = 10, tile = 3, panel = 12, panel_columns = 2;
 #else
 constexpr int bytes = 16, sums = 8, tile = 3, panel = 8, panel_columns = 2;
 #endif

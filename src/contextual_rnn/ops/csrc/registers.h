@@ -361,14 +361,18 @@ struct Registers {
             in_blocks<panel_rows(across)>(height, [&](auto rows_, int64_t j) {
                 constexpr int down = decltype(rows_)::value;
                 vec sum[down * across] = {};
-                for (int64_t run = 0; run < runs; ++run)
+                for (int64_t run = 0; run < runs; ++run) {
+                    const T *a = x.at(run, 0) + j, *b = y.at(run, 0), *next_a = x.at(run, 1) + j, *next_b = y.at(run, 1);
                     for (int64_t r = 0; r < n; ++r) {
-                        const T *a = x.at(run, r) + j, *b = y.at(run, r);
-                        each<across>([&](auto c) INLINE {
-                            const vec value = *reinterpret_cast<const vec*>(b + column[c]);
-                            each<down>([&](auto k) INLINE { sum[k * across + c] += a[k] * value; });
+                        vec values[across];
+                        each<across>([&](auto c) INLINE { values[c] = *reinterpret_cast<const vec*>(b + column[c]); });
+                        each<down>([&](auto k) INLINE {
+                            const T factor = a[k];
+                            each<across>([&](auto c) INLINE { sum[k * across + c] += factor * values[c]; });
                         });
+                        a = next_a, b = next_b, next_a += x.step, next_b += y.step;
                     }
+                }
                 place.template write<down, across>(j, column, (i + across) * L - column[across - 1] - L, sum);
             });
         });

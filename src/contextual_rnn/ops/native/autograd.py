@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._tensors import PLAIN_TENSORS
-from contextual_rnn._torch_internals import is_transformed
+from contextual_rnn._torch_internals import is_transformed, transforms
 from contextual_rnn.ops.native.kernel import Operation, spread
 from contextual_rnn.ops.native.once import refuse_second_derivative
 from contextual_rnn.ops.native.operator import one_by_one
@@ -30,12 +30,12 @@ def is_eager(given: Any) -> bool:
 def run_eagerly(operation: Operation, given: Any, settings: Any, keep_extra: bool) -> tuple[Tensor, Tensor | None]:
     """The outputs of a kernel and its further result, None unless it is kept; under torch.func too."""
     present = [tensor for tensor in given if tensor is not None]
-    if any([is_transformed(tensor) for tensor in present]):
+    if transforms() is not None or any([is_transformed(tensor) for tensor in present]):
         # What torch.func holds need not know that its gradient is wanted.
         keep = torch.is_grad_enabled()
         output, extra, _ = _Transformed.apply(operation, *given, *settings, keep, keep_extra)
         return output, extra if keep_extra else None
-    result = _Eager.apply(operation, given, settings, keep_extra, *present)
+    result = _apply_eagerly(operation, given, settings, keep_extra, *present)
     return result if keep_extra else (result, None)
 
 
@@ -83,6 +83,11 @@ class _Eager(torch.autograd.Function):
             grads = operation.differentiate(given, settings, output, saved, *grad_outputs, wanted)
         grads = spread(grads, wanted)
         return (None, None, None, None, *[g for g, absent in zip(grads, ctx.absent, strict=True) if not absent])
+
+
+# What `Function.apply` calls once it has looked for tensors of torch.func, of which there are none: it looks for longer
+# than a small kernel runs.
+_apply_eagerly = super(torch.autograd.Function, _Eager).apply
 
 
 class _Transformed(torch.autograd.Function):
