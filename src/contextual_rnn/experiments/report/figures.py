@@ -167,7 +167,8 @@ def _map_panel(axes: Axes, seen: Mapping[Cell, Contrast], start: str, timing: st
             if cell.verdict in ("level", "open"):
                 corner = (x - 0.5, y - 0.5)
                 axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="///", edgecolor=FAINT, lw=0))
-            dark = abs(norm(gain) - 0.5) > 0.38
+            red, green, blue, _ = matplotlib.colormaps[MAP_COLOURS](float(norm(gain)))
+            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
             text = axes.text(x, y, minus(f"{100 * gain:+.1f}"), ha="center", va="center", fontsize=9)
             text.set_color("white" if dark else INK)
     axes.set_xticks(range(len(PAIRS)), map(str, PAIRS))
