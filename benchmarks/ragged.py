@@ -5,12 +5,13 @@
 
 A step is zero_grad, forward from a learned state, backward from a random cotangent; 8 input features, which need no
 gradient. Times are for each real step, of which torch's dense batch has all. Lengths are T/2 to T. The peers are torch
-itself on a dense batch and on a packed one, a loop over cells that goes back to the state where it is reset, and that
-loop under `torch.compile`. Contenders alternate; the time is the processor's where there is one thread.
+itself on a dense batch and on a packed one, a loop over cells that goes back to the state where it is reset, that loop
+under `torch.compile`, and a scan in JAX. Contenders alternate; the time is the processor's where there is one thread.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 import tyro
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks import machine
 from benchmarks.parts import Figure, conclude
+from benchmarks.recurrence import has_jax
 from benchmarks.timing import Seconds, ratio, spread
 from benchmarks.workers import Workers
 from contextual_rnn import ContextualRNN, FreeState
@@ -34,11 +37,12 @@ from contextual_rnn.ops._gated import cpu
 FEATURES = 8
 KINDS = {"LSTM": (nn.LSTM, nn.LSTMCell, 0.8), "GRU": (nn.GRU, nn.GRUCell, 0.5)}  # and how much of dense is the target
 SIZES = ((64, 128, 64), (16, 32, 64), (32, 64, 128), (256, 25, 128))
-DENSE, PACKED, LOOP, COMPILED = (
+DENSE, PACKED, LOOP, COMPILED, SCAN = (
     "torch, dense",
     "torch, packed",
     "loop over cells, 2 % resets",
     "the loop, torch.compile",
+    "JAX, scan, 2 % resets",
 )
 WHOLE, LENGTHS, FEW, MANY = "native, dense", "lengths", "2 % resets", "10 % resets"
 OURS = (WHOLE, LENGTHS, FEW, MANY)
@@ -116,10 +120,8 @@ def loop_over_cells(kind: str, model: ContextualRNN) -> Callable[[Tensor, Tensor
     return run
 
 
-def contenders(
-    kind: str, size: tuple[int, int, int], compiled: bool, **options: Any
-) -> dict[str, Callable[[], Tensor]]:
-    """The outputs of each way on the same batch."""
+def contenders(kind: str, size: tuple[int, int, int], compiled: bool, **options: Any) -> dict[str, Callable[[], Any]]:
+    """A training step of each way on the same batch."""
     models, batch = build(kind, size[2], **options), Batch.of(size[0], size[1], size[2])
     auto, x = models["auto"], batch.x
     ways: dict[str, Callable[[], Tensor]] = {
@@ -145,7 +147,19 @@ def contenders(
         output.backward(cotangent)
         return output
 
-    return {name: lambda way=way: step(way) for name, way in ways.items()}
+    steps: dict[str, Callable[[], Any]] = {name: lambda way=way: step(way) for name, way in ways.items()}
+    if has_jax() and not options:
+        steps[SCAN] = scan_in_jax(kind, auto, batch, FEW)
+    return steps
+
+
+def scan_in_jax(kind: str, model: ContextualRNN, batch: Batch, resets: str) -> Callable[[], Any]:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from benchmarks.jax_scan import step_of
+
+    start = model.initial_state(batch_size=1)
+    start = start if isinstance(start, tuple) else (start,)
+    return step_of(kind, model.network, start, batch.x, batch.resets[resets], batch.cotangent)
 
 
 def check() -> list[str]:
@@ -160,12 +174,20 @@ def check() -> list[str]:
         }
         parameters = list(auto.parameters())
         for name, outputs in pairs.items():
-            for ours, theirs in zip(
-                *[[o, *torch.autograd.grad(o, parameters, batch.cotangent)] for o in outputs], strict=True
-            ):
-                worst = float((ours - theirs).detach().abs().max() / theirs.detach().abs().max())
-                assert worst < 1e-10, f"{kind}, {name}: differs by {worst:.1e}"
+            ours, theirs = [[o, *torch.autograd.grad(o, parameters, batch.cotangent)] for o in outputs]
+            _assert_alike(f"{kind}, {name}", ours, theirs)
+            if name == MANY and has_jax():
+                output, weights, start = scan_in_jax(kind, auto, batch, MANY)()
+                ordered = [weights[name] for name, _ in auto.network.named_parameters()]
+                scanned = [output, *ordered, *reversed(start)]  # the parameters of a state are c, h
+                _assert_alike(f"{kind}, JAX", [torch.from_numpy(numpy.array(each)) for each in scanned], theirs)
     return list(KINDS)
+
+
+def _assert_alike(name: str, ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        worst = float((one.view_as(other) - other).detach().abs().max() / other.detach().abs().max())
+        assert worst < 1e-10, f"{name}: differs by {worst:.1e}"
 
 
 def time_steps(kind: str, size: tuple[int, int, int], rounds: int, compiled: bool) -> Seconds:
@@ -181,7 +203,7 @@ def time_steps(kind: str, size: tuple[int, int, int], rounds: int, compiled: boo
     steps["multiply-adds at peak"] = lambda: [peak.run() for _ in range(max(1, adds // peak.multiply_adds))]  # pyright: ignore
     share = {"multiply-adds at peak": max(1, adds // peak.multiply_adds) * peak.multiply_adds / adds}
     share |= {PACKED: real, LENGTHS: real}
-    taken = _alternate(steps, rounds, time.thread_time)
+    taken = _alternate(steps, rounds, time.process_time)  # JAX computes in threads of its own
     return {name: [each / share.get(name, 1) / (batch * length) for each in seconds] for name, seconds in taken.items()}
 
 
@@ -218,7 +240,7 @@ def figures(kind: str, size: tuple[int, int, int], seconds: Seconds) -> list[Fig
     rows = [
         Figure(f"{title}: {name} / {DENSE}", ratio(seconds[name], seconds[DENSE]), "at most", most) for name in OURS
     ]
-    ours = {PACKED: LENGTHS, LOOP: FEW, COMPILED: FEW}
+    ours = {PACKED: LENGTHS, LOOP: FEW, COMPILED: FEW, SCAN: FEW}
     rows += [
         Figure(f"{title}: {name} / {of}", ratio(seconds[name], seconds[of]))
         for name, of in ours.items()

@@ -27,12 +27,16 @@ torch.set_num_threads(1)  # the networks are small: with two threads the noise e
 
 
 def over_seeds(seeds: Sequence[float] | torch.Tensor) -> dict[str, object]:
-    """The values, their mean, and its 95 % interval by the percentile bootstrap over seeds (none for a single seed)."""
+    """The values, their mean, and Student's 95 % interval of it (none for a single seed).
+
+    Not the percentile bootstrap: of five normal values its interval of 95 % holds the mean in 83 %.
+    """
     values = [float(value) for value in seeds]
-    summary: dict[str, object] = {"mean": float(numpy.mean(values)), "seeds": values}
+    mean = float(numpy.mean(values))
+    summary: dict[str, object] = {"mean": mean, "seeds": values}
     if len(values) > 1:
-        interval = stats.bootstrap((values,), numpy.mean, method="percentile", rng=numpy.random.default_rng(0))
-        summary["interval"] = [float(end) for end in interval.confidence_interval]
+        half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+        summary["interval"] = [mean - half, mean + half]
     return summary
 
 

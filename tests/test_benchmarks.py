@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests import fresh
 
-from benchmarks import fast_weights, gpu, page, parts, peers, recurrence, streaming, training_step
+from benchmarks import fast_weights, gpu, page, parts, peers, ragged, recurrence, streaming, training_step
 from benchmarks.parts import PARTS, Figure
 from benchmarks.plots import draw
 from benchmarks.recurrence import Problem, multiply_adds
@@ -223,3 +223,15 @@ def test_streams_are_timed_after_they_agree(tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "time_steps", lambda *_: pytest.fail("timed what does not agree"))
     with pytest.raises(AssertionError, match="differs by"):
         streaming.run(streaming.Benchmark(quick=True, out=tmp_path))
+
+
+def test_sequences_of_different_lengths_are_timed_after_they_agree(tmp_path, monkeypatch):
+    report = ragged.run(ragged.Benchmark(quick=True, compile=False, out=tmp_path))
+    assert json.loads((tmp_path / "ragged.json").read_text()) == report
+    names = " ".join(figure["name"] for figure in report["figures"])
+    assert all(part in names for part in (*ragged.KINDS, *ragged.OURS, ragged.PACKED, ragged.LOOP))
+    packed = ragged.packed
+    monkeypatch.setattr(ragged, "packed", lambda *arguments: packed(*arguments) + 1)
+    monkeypatch.setattr(ragged, "time_steps", lambda *_: pytest.fail("timed what does not agree"))
+    with pytest.raises(AssertionError, match="lengths: differs by"):
+        ragged.run(ragged.Benchmark(quick=True, out=tmp_path))

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from contextual_rnn import (
+    AdditiveAttention,
     ContextDropout,
     ContextNet,
     ContextualRNN,
@@ -15,16 +16,19 @@ from contextual_rnn import (
     FastWeightsCell,
     FastWeightsRNN,
     FreeState,
+    LatentState,
     LeafwiseState,
     NormalState,
     SetValued,
     SumState,
+    generate,
     sequence_cross_entropy,
     state_spec,
 )
 from contextual_rnn.diagnostics import diagnose
 from contextual_rnn.diagnostics.influence import influence_of
 from contextual_rnn.diagnostics.sigma import sigma_of
+from contextual_rnn.export import AnyLength
 
 NARROW = [torch.bfloat16, torch.float16]
 B, H = 4, 256
@@ -287,3 +291,24 @@ def test_a_diagnosis_of_float16_under_autocast(cell):
 
     with torch.autocast("cpu"):
         assert len(diagnose(model, losses, permutations=2).influence.total) > 0
+
+
+LSTM = nn.LSTM(3, 5, batch_first=True)
+MODEL = ContextualRNN(LSTM, LatentState(LSTM, nn.Linear(4, 6), 2))
+X, CONTEXT = torch.randn(B, 6, 3), torch.randn(B, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: MODEL.initial_state.decode(torch.randn(B, 2).double()), "context"),
+        (lambda: MODEL(X, tuple(h.double() for h in MODEL.initial_state(CONTEXT))), "hx"),
+        (lambda: MODEL(X.double(), context=CONTEXT, lengths=torch.tensor([6, 1, 2, 3])), "input"),
+        (lambda: generate(MODEL, lambda y, t: y[..., :3], X[:, 0] > 0, num_steps=2, context=CONTEXT), "first"),
+        (lambda: AnyLength(MODEL)(X.double(), context=CONTEXT), "input"),
+        (lambda: AdditiveAttention(3, 3, 4)(X[:, 0].double(), X, X), "query"),
+    ],
+)
+def test_float64_and_bools_are_refused_under_autocast_which_leaves_them_alone(call, name):
+    with torch.autocast("cpu"), pytest.raises((ValueError, TypeError), match=f"^{name}"):
+        call()

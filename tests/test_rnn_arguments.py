@@ -5,7 +5,18 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from contextual_rnn import ContextState, ContextualRNN, FreeState, Leaf, LeafwiseState, StateSpec, state_spec
+from contextual_rnn import (
+    ContextState,
+    ContextualRNN,
+    FastWeightsRNN,
+    FreeState,
+    Leaf,
+    LeafwiseState,
+    StateSpec,
+    state_spec,
+    truncated,
+)
+from contextual_rnn.export import AnyLength
 
 B = 4
 LENGTHS = torch.tensor([2, 5, 1, 4])
@@ -15,6 +26,7 @@ X, CONTEXT = torch.randn(5, B, 3), torch.randn(B, 2)
 H = torch.zeros(1, B, 5)
 PACKED = pack_padded_sequence(X, LENGTHS, enforce_sorted=False)
 CELL = ContextualRNN(gru_cell := nn.GRUCell(3, 5), FreeState(gru_cell))
+FAST = FastWeightsRNN(3, 5)
 SPEC = state_spec(LSTM)
 THREE = StateSpec((*SPEC.tree, Leaf("d", (1, 5), batch_dim=1)))
 DOUBLE = nn.LSTM(3, 5, dtype=torch.float64)
@@ -42,6 +54,11 @@ BAD_CALLS = [
     (lambda: MODEL(X, context=CONTEXT.to("meta")), ValueError, "context: .* on meta"),
     (lambda: MODEL(PACKED, context=CONTEXT[:3]), ValueError, "context: expected a batch of 4, as the input has, got 3"),
     (lambda: MODEL(PACKED, context=CONTEXT, lengths=LENGTHS), ValueError, "lengths: expected only with a padded"),
+    (lambda: MODEL(X[..., :0], context=CONTEXT, lengths=LENGTHS), ValueError, "input: expected 3 features, .*0"),
+    (lambda: MODEL(X[..., :2], context=CONTEXT, burn_in=1), ValueError, "input: expected 3 features, .*2"),
+    (lambda: list(truncated(MODEL, X[..., :0], 2, context=CONTEXT)), ValueError, "input: expected 3 features"),
+    (lambda: AnyLength(MODEL)(X[..., :2], context=CONTEXT), ValueError, "input: expected 3 features"),
+    (lambda: FAST(X.to(torch.float8_e4m3fn), lengths=LENGTHS), ValueError, "input: expected torch.float32"),
     (lambda: MODEL(X, H, context=CONTEXT), TypeError, r"hx: expected .*, got a tensor of shape \(1, 4, 5\)"),
     (lambda: MODEL(X, (H, H[:, :3])), ValueError, "hx: expected leaves of one batch size"),
     (lambda: MODEL(X, (H, torch.zeros(1, B, 6))), ValueError, "hx: expected leaf 'c' of shape"),

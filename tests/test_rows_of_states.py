@@ -178,6 +178,7 @@ REFUSED = [
     (lambda: LSTM.lerp(STATE, STATE, "half"), TypeError, "weight: expected a finite number, got 'half'"),
     (lambda: LSTM.lerp(STATE, STATE, torch.zeros(2)), ValueError, r"weight: expected \(\), or \(3,\), as the states"),
     (lambda: LSTM.lerp(STATE, STATE, torch.zeros(3, 1)), ValueError, r"weight: expected a number, \(\) or \(batch,\)"),
+    (lambda: LSTM.lerp(STATE, STATE, -1e308), ValueError, "weight: expected a number that torch.float32 can hold"),
     (lambda: LSTM.lerp(STATE, STATE, MASK), TypeError, "weight: expected a number or a tensor of floats"),
     (lambda: LSTM.cat([]), ValueError, "states: expected at least one, got none"),
     (lambda: LSTM.cat([STATE, ONE]), ValueError, "states: expected batches of states"),

@@ -7,12 +7,19 @@ from contextlib import contextmanager
 
 import torch
 
+_CAST = (torch.float32, torch.bfloat16, torch.float16)
+
 
 def in_autocast(device: torch.device) -> bool:
     """Whether autocast is on there; False on devices without it, such as meta."""
     kind = device.type
     known = kind in ("cpu", "cuda")  # not asked for, as torch.compile cannot trace the question in every version
     return (known or torch.amp.is_autocast_available(kind)) and torch.is_autocast_enabled(kind)
+
+
+def autocast_joins(first: torch.dtype, second: torch.dtype, device: torch.device) -> bool:
+    """Whether autocast is on there and casts both dtypes to one: it leaves float64 and what is no float as it is."""
+    return first in _CAST and second in _CAST and in_autocast(device)
 
 
 @contextmanager

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextual_rnn._autocast import in_autocast
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.ops import LowRank
 from contextual_rnn.rnn import ContextualRNN
-from contextual_rnn.spec.steps import runs_as_torch_does
+from contextual_rnn.spec.steps import check_input, runs_as_torch_does
 from contextual_rnn.spec.tree import State
 
 # (W_ih x(t) + b_ih, states, W_hh, b_hh, W_hr) -> new states, of which the first is the output.
@@ -53,10 +52,7 @@ class AnyLength(nn.Module):
         if input.ndim != 3:
             raise ValueError(f"input: expected a batch of sequences, 3 axes, got {tuple(input.shape)}")
         network = self.model.network
-        weight = next(network.parameters())
-        if (input.dtype, input.device) != (weight.dtype, weight.device) and not in_autocast(weight.device):
-            received = f"{input.dtype} on {input.device}"
-            raise ValueError(f"input: expected {weight.dtype} on {weight.device}, as the network, got {received}")
+        check_input("input", network, input)
         steps = input.transpose(0, 1) if network.batch_first else input
         if hx is None:
             hx = self.model.initial_state(context, steps.shape[1])

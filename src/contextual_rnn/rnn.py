@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from contextual_rnn._autocast import in_autocast, no_grad
+from contextual_rnn._autocast import autocast_joins, no_grad
 from contextual_rnn._lengths import packed_batch_size
 from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._sharded import casts_inputs, set_around
@@ -292,7 +292,7 @@ def _dtype_and_device(network: nn.Module, like: Tensor) -> tuple[torch.dtype, to
 
 
 def _is_like(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> bool:
-    return tensor.device == device and (tensor.dtype == dtype or in_autocast(device))
+    return tensor.device == device and (tensor.dtype == dtype or autocast_joins(tensor.dtype, dtype, device))
 
 
 @state_spec.register

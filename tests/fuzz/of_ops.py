@@ -31,17 +31,17 @@ def _(d: Draw) -> Call:
     def random(*shape: int) -> Tensor:
         return 0.3 * torch.randn(*shape, dtype=dtype)
 
-    steps = d.choose([1, T, 3 * H])
     a0 = d.choose([None, random(B, H, H), random(1, H, H).expand(B, H, H),
                    LowRank(random(B, RANK, H), random(B, RANK, H))])  # fmt: skip
     norm = d.chance(0.6)
+    steps = d.choose([1, T, 3 * H if norm else T])  # without, what is written grows without bound
     options = d.some(
         inner_steps=2, decay=d.choose([0.9, torch.tensor(0.9, dtype=dtype)]), rate=0.25, timing="wenke2019", eps=1e-4,
         lengths=torch.randint(1, steps + 1, (B,)), return_fast_weights=True,
         backend=d.choose(["attention", "reference", "cpu", "auto"]),
     )  # fmt: skip
     options["layer_norm"] = norm
-    if not norm:  # what is written grows without bound
+    if not norm:
         options |= {"rate": 0.02, "inner_steps": 1}
     if norm and d.chance(0.5):
         options |= {"norm_weight": random(H), "norm_bias": random(H)}

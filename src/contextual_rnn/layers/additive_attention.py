@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._autocast import in_autocast
+from contextual_rnn._autocast import autocast_joins
 from contextual_rnn._lengths import check_lengths
 from contextual_rnn._numbers import check_elements, check_size, readable
 from contextual_rnn._tensors import check_dense, check_floats
@@ -84,7 +84,7 @@ class AdditiveAttention(nn.Module):
         weight = self.key.weight
         for name, tensor in (("query", query), ("keys", keys), ("values", values)):
             check_floats(name, tensor)
-            fits = tensor.dtype == weight.dtype or in_autocast(weight.device)
+            fits = tensor.dtype == weight.dtype or autocast_joins(tensor.dtype, weight.dtype, weight.device)
             if not fits or tensor.device != weight.device:
                 given = f"{tensor.dtype} on {tensor.device}"
                 raise ValueError(f"{name}: expected {weight.dtype} on {weight.device}, got {given}")

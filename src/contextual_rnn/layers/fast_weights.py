@@ -226,10 +226,10 @@ class FastWeightsRNN(_FastWeights):
     def _forward(
         self, inputs: Tensor, hx: State | None, lengths: Tensor | None, wanted: bool
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        check_input(inputs, self.weight_ih)
         if lengths is not None:
             check_lengths(lengths, *inputs.shape[:2])
             inputs = without_padding(inputs, lengths)
-        check_input(inputs, self.weight_ih)
         output, a_n = self._recur(inputs, hx, lengths, wanted, weight_ih=self.weight_ih, bias=self.bias)
         if lengths is None:
             return output, (output[:, -1], a_n)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import check_number, check_size, readable, shortened
+from contextual_rnn._numbers import check_held, check_number, check_size, readable, shortened
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.ops import LowRank
 from contextual_rnn.spec.leaf import rows_of
@@ -95,6 +95,7 @@ class RowsOfStates:
             if not (first.is_floating_point() or first.is_complex()):
                 return first.clone()
             if not isinstance(weight, Tensor):
+                check_held("weight", weight, first.dtype)
                 return torch.lerp(first, second, weight)
             share = weight.to(first.device, first.dtype)
             return torch.lerp(first, second, _along(share, dim, first.ndim) if share.ndim else share)

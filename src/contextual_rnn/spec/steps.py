@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._autocast import in_autocast
+from contextual_rnn._autocast import autocast_joins
 from contextual_rnn._sharded import casts_inputs
 from contextual_rnn._tensors import check_dense, described
 from contextual_rnn.spec.arguments import Inputs, split_arguments
@@ -41,15 +41,19 @@ def copied(state: State) -> State:
 
 
 def check_input(name: str, network: nn.Module, inputs: Tensor) -> None:
-    """Refuse an input on another device or of another dtype than torch's networks and ours compute in.
+    """Refuse an input of another device, dtype or number of features than torch's networks and ours compute in.
 
     Other networks take what they take.
     """
-    parameter = None if may_change_states(network) else next(network.parameters(), None)
+    if may_change_states(network):
+        return
+    parameter, size = next(network.parameters(), None), getattr(network, "input_size", None)
+    if size is not None and inputs.shape[-1] != size:
+        raise ValueError(f"{name}: expected {size} features, as the network, got {described(inputs)}")
     if parameter is None or (inputs.dtype == parameter.dtype and inputs.device == parameter.device):
         return
-    autocast = inputs.device == parameter.device and in_autocast(parameter.device)
-    if not autocast and not casts_inputs(network, parameter):
+    joined = inputs.device == parameter.device and autocast_joins(inputs.dtype, parameter.dtype, inputs.device)
+    if not joined and not casts_inputs(network, parameter):
         expected, received = (f"{tensor.dtype} on {tensor.device}" for tensor in (parameter, inputs))
         raise ValueError(f"{name}: expected {expected}, as the network, got {received}")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from contextual_rnn._autocast import in_autocast
+from contextual_rnn._autocast import autocast_joins, in_autocast
 from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._precision import is_narrow, wide
 from contextual_rnn._sharded import is_sharded
@@ -200,10 +200,10 @@ class Heads(nn.Module):
 
 
 def _check_features(features: Tensor, weight: Tensor | None) -> None:
-    if weight is not None and (
-        features.device != weight.device
-        or (features.dtype != weight.dtype and not in_autocast(weight.device) and not is_sharded(weight))
-    ):
+    if weight is None:
+        return
+    fits = features.dtype == weight.dtype or autocast_joins(features.dtype, weight.dtype, weight.device)
+    if features.device != weight.device or not (fits or is_sharded(weight)):
         raise ValueError(
             f"context: expected features of {weight.dtype} on {weight.device}, "
             f"got {features.dtype} on {features.device}"
