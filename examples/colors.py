@@ -102,7 +102,8 @@ def draw(rows: Sequence[Row], written: Sequence[str]) -> Figure:
     figure = Figure(figsize=(10, 4.8))
     for axes, row, name in zip(figure.subplots(6, 5).flat, rows, written, strict=True):
         axes.set(xticks=[], yticks=[], facecolor=(row["red"], row["green"], row["blue"]))
-        axes.set_xlabel(name, fontsize=9)
+        axes.set_xlabel(name)
+        axes.spines[:].set_visible(False)
     return figure
 
 

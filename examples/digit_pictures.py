@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from evidence import write_picture
+from evidence import styled, write_picture
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -21,12 +21,18 @@ def board(images: Tensor, columns: int = 10) -> Tensor:
     return grid.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
 
 
+@styled()
 def draw(images: Tensor, unit: str, out: Path) -> None:
-    """Write digits-<unit>.png and .gif of a hundred images."""
-    figure = Figure(figsize=(4, 4), dpi=100)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
+    """Write digits-<unit>.png and .gif of a hundred images, a line of ten for each label."""
+    figure = Figure(figsize=(4, 4))
+    axes = figure.add_subplot()
     shown = axes.imshow(board(images), cmap="gray_r", vmin=0, vmax=16)
+    side = SIDE + 2
+    axes.set_yticks([side * (label + 0.5) for label in range(len(images) // 10)], range(len(images) // 10))
+    axes.set(xticks=[], ylabel="label", title="painted from its state")
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
     write_picture(out / f"digits-{unit}.png", figure)
 
     def frame(painted: int) -> None:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from contextual_rnn._pictures import FAINT as FAINT
+from contextual_rnn._pictures import GRID as GRID
 from contextual_rnn._pictures import INK as INK
 from contextual_rnn._pictures import PALETTE as PALETTE
 from contextual_rnn._pictures import styled as styled

@@ -1,7 +1,7 @@
 """Images of several digits for glimpses.py: made, looked at through a small window, and drawn."""
 
 import torch
-from evidence import PALETTE, styled
+from evidence import GRID, PALETTE, styled
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
@@ -43,10 +43,13 @@ def draw(images: Tensor, labels: Tensor, read: dict[str, tuple[Tensor, Tensor]])
                 color, low = PALETTE[step // EACH], DIGIT / 2
                 across, up = torch.tensor([[-1, 1, 1, -1, -1], [-1, -1, 1, 1, -1]]) * low
                 axes.plot(x + across, y + up, color=color)
-                axes.text(x - low, y - low, str(step + 1), color=color, fontsize=8, va="bottom")
+                axes.text(x - low, y - low, str(step + 1), color=color, fontsize=8, va="bottom", in_layout=False)
             axes.set_title(f"read: {' '.join(map(str, scores[column].argmax(-1).tolist()))}", fontsize=9)
+            axes.set(xlim=(-4, IMAGE + 3), ylim=(IMAGE + 3, -4))  # glimpses reach beyond the image
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_color(GRID)
+        axes.spines[:].set_visible(True)
     for axes, name in zip(grid[:, 0], ("coarse view", "it sets the state", "zero state"), strict=True):
         axes.set_ylabel(name)
     return figure

@@ -89,7 +89,8 @@ def draw(model: LatentODE, samples: Samples, truth: Spirals) -> Figure:
         axes.plot(*exact.at(times[None])[0].T, color=INK, linestyle="--", linewidth=0.8, label="true")
         axes.plot(*one.x[one.seen].T, "o", color=PALETTE[1], markersize=4, label="samples seen")
         axes.set(aspect="equal", xticks=[], yticks=[], xlim=(-2.4, 2.4), ylim=(-2.4, 2.4))
-    figure.legend(*axes.get_legend_handles_labels(), loc="lower center", ncols=3)
+        axes.spines[:].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

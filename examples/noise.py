@@ -117,7 +117,7 @@ def draw(truth: Tensor, forecasts: dict[str, Tensor]) -> Figure:
         axes.plot(forecasts[name], label="forecast")
         axes.set(title=f"Noise on the initial state in training: {name}", ylabel="x")
     axes.set_xlabel("step of the free-running forecast")
-    axes.legend(loc="lower left")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 

@@ -81,6 +81,21 @@ def test_every_name_is_there_after_import_contextual_rnn(name):
         assert value is getattr(sys.modules[f"contextual_rnn.{contextual_rnn._MODULES[name]}"], name)
 
 
+@pytest.mark.parametrize("collecting", [True, False])
+def test_no_garbage_is_collected_while_modules_are_imported(collecting):
+    """A full collection visits every object of PyTorch: it took longer than all our modules."""
+    code = f"""if True:
+        import gc, torch, contextual_rnn
+        started = []
+        gc.callbacks.append(lambda phase, info: started.append(phase))
+        gc.set_threshold(1)
+        gc.enable() if {collecting} else gc.disable()
+        contextual_rnn.ContextualRNN
+        assert gc.isenabled() is {collecting}
+        print(len(started))"""
+    assert int(fresh.run(code).stdout) < 10
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'contextual_rnn' has no attribute 'Contextual'"):
         _ = contextual_rnn.Contextual

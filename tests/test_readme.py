@@ -78,8 +78,10 @@ def test_make_targets_exist(words):
     subprocess.run([*words, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_files_that_the_readme_links_exist():
+def test_files_and_sections_that_the_readme_links_exist():
     targets = [*re.findall(r"\]\(([^)]+)\)", TEXT), *re.findall(r'src="([^"]+)"', TEXT)]
-    links = [target for target in targets if "://" not in target]
+    links = [target.partition("#") for target in targets if "://" not in target]
     assert links
-    assert all((ROOT / link).exists() for link in links)
+    assert all((ROOT / path).exists() for path, _, _ in links)
+    headings = {title.lower().replace(" ", "-") for title in re.findall(r"^## (.+)$", TEXT, re.MULTILINE)}
+    assert {place for path, _, place in links if not path} <= headings

@@ -176,12 +176,19 @@ def test_states_of_any_structure(tree, batch):
     assert [tensor.shape for tensor in tensors_of(made(batch_size=batch))] == [t.shape for t in tensors_of(state)]
 
 
-@pytest.mark.parametrize("unknown", [nn.Linear(2, 3), None, nn.LSTM])
+@pytest.mark.parametrize(
+    ("unknown", "words"),
+    [
+        (nn.Linear(2, 3), "one with a registered state spec, got Linear; register it"),
+        (None, "a module with a registered state spec, or a StateSpec, got NoneType"),
+        (nn.LSTM, "a module with a registered state spec, or a StateSpec, got the class LSTM"),
+    ],
+)
 @pytest.mark.parametrize(
     "door", [state_spec, FreeState, lambda network: ContextualRNN(network, FreeState(nn.LSTM(2, 3)))]
 )
-def test_an_unknown_network_is_refused(unknown, door):
-    with pytest.raises(TypeError, match=r"^network: expected one with a registered state spec"):
+def test_an_unknown_network_is_refused(unknown, words, door):
+    with pytest.raises(TypeError, match=f"^network: expected {words}"):
         door(unknown)
 
 

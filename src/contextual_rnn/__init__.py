@@ -3,6 +3,7 @@
 # The table of contents is `__init__.pyi`. A name is imported when it is first used (PEP 562), so that
 # `import contextual_rnn`, and with it `contextual-rnn --help`, does not import PyTorch.
 
+import gc
 from importlib import import_module
 from typing import Any
 
@@ -69,12 +70,18 @@ def __getattr__(name: str) -> Any:
 
 
 def _import(module: str, name: str) -> Any:
+    # Without garbage collection: a full one visits every object of PyTorch, which takes longer than our own modules.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         return import_module(f"{__name__}.{module}")
     except ModuleNotFoundError as error:
         if error.name != "safetensors":
             raise
         raise ImportError(f'{name} needs safetensors: pip install "contextual-rnn[files]"') from error
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def __dir__() -> list[str]:

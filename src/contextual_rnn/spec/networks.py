@@ -35,6 +35,9 @@ def state_spec(network: nn.Module) -> StateSpec:
     if _is_adapted(type(network)):
         return state_spec(network)
     kind = type(network).__name__
+    if not isinstance(network, nn.Module):
+        received = f"the class {network.__name__}" if isinstance(network, type) else kind
+        raise TypeError(f"network: expected a module with a registered state spec, or a StateSpec, got {received}")
     raise TypeError(
         f"network: expected one with a registered state spec, got {kind}; register it in three lines:\n\n"
         f"    @state_spec.register\n    def _(network: {kind}) -> StateSpec:\n        return {_likely_spec(network)}"

@@ -6,11 +6,12 @@ import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 
+from contextual_rnn.experiments.cli.program import program
 from contextual_rnn.experiments.config import Preset
 
 NEXT = {
-    "quick": "contextual-rnn reproduce --preset paper  # the paper's sizes and epochs",
-    "paper": "contextual-rnn sweep retrieval --start wenke2019 --leaves h+a --grid state=zero,context --seeds 10",
+    "quick": "reproduce --preset paper  # the paper's sizes and epochs",
+    "paper": "sweep retrieval --start wenke2019 --leaves h+a --grid state=zero,context --seeds 10",
 }
 
 
@@ -36,7 +37,7 @@ class Reproduce:
         print(plan(self.preset, folder, workers=self.workers), flush=True)
         report = reproduce(self.preset, folder, workers=self.workers)
         print(f"report: {report.resolve()}")
-        print(f"next: {NEXT[self.preset]}")
+        print(f"next: {program()} {NEXT[self.preset]}")
         print("", *answer(read_runs(folder)), sep="\n")
         if self.open:
             webbrowser.open(report.resolve().as_uri())

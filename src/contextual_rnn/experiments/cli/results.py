@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from contextual_rnn.experiments.cli.left_out import LeftOut
+from contextual_rnn.experiments.cli.program import program
 
 
 @dataclass(frozen=True)
@@ -38,5 +39,5 @@ class Results:
             if self.out is None:
                 store.give_back(folder, [PARQUET], place)
         print(f"results: {self.out or store.below(place, PARQUET)}")
-        print(f"next: contextual-rnn report {place}")
+        print(f"next: {program()} report {place}")
         print("", *answer(runs), sep="\n")

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from contextual_rnn.experiments import interrupts
+from contextual_rnn.experiments.cli.program import program
 from contextual_rnn.experiments.config import Config, task_name, tasks
 from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.runs import store
@@ -97,7 +98,7 @@ def print_end(configs: Mapping[str, Config], folder: Place, progress: sweeps.Pro
         if runs:
             print(table(runs))
         print(f"sweep: {folder}: {len(runs)} of {len(configs)} runs done, {len(diverged)} of them diverged")
-        print(f"next: contextual-rnn report {folder}")
+        print(f"next: {program()} report {folder}")
         print("", *sentences, sep="\n")
     for name, error in progress.failed.items():
         last = [line for line in error.splitlines() if line and not line[0].isspace()][-1]

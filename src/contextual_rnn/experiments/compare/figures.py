@@ -8,35 +8,38 @@ from itertools import cycle
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from contextual_rnn.experiments.report.figures import COLOURS, INK, MORE_COLOURS, WIDTH
+from contextual_rnn._pictures import INK, styled
+from contextual_rnn.experiments.report.figures import COLOURS, MORE_COLOURS, WIDTH
 from contextual_rnn.experiments.stats.intervals import Interval
 
 SIZE = (WIDTH, 3.4)
 
 
+@styled()
 def gains_figure(gains: Mapping[str, Interval], chosen: str) -> Figure:
     """The gain of each arm over the zero state with its interval, a row an arm; that of `chosen` in colour."""
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE)
     axes = figure.add_subplot()
     axes.axvline(0, color=INK, lw=0.8)
     for row, (name, gain) in enumerate(gains.items()):
         colour = COLOURS["context"] if name == chosen else INK
         axes.plot([gain.low, gain.high], [row, row], color=colour, lw=1.8, solid_capstyle="butt")
         axes.plot([gain.estimate], [row], "o", color=colour, ms=5)
-    axes.set_yticks(range(len(gains)), list(gains), fontsize=9)
+    axes.set_yticks(range(len(gains)), list(gains))
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("gain over the zero state")
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#DDDDDD", lw=0.6)
+    axes.grid(visible=False, axis="y")
     return figure
 
 
+@styled()
 def steps_figure(errors: Mapping[str, Sequence[float]], label: str) -> Figure:
     """The mean test error of each arm by step from the initial state."""
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE)
     axes = figure.add_subplot()
     others = cycle(MORE_COLOURS)
     for name, values in errors.items():
@@ -46,7 +49,5 @@ def steps_figure(errors: Mapping[str, Sequence[float]], label: str) -> Figure:
     axes.set_xlabel("step from the initial state")
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#DDDDDD", lw=0.6)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3)
     return figure

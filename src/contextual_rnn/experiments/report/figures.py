@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from contextual_rnn._pictures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, styled
+from contextual_rnn._pictures import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, styled
 from contextual_rnn.experiments.config import in_order
 from contextual_rnn.experiments.config.retrieval import STARTS
 from contextual_rnn.experiments.report.data import Curve, Fans, Panel
@@ -56,6 +56,7 @@ def to_svg(figure: Figure, name: str = "figure", *, transparent: bool = True) ->
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text.getvalue())
 
 
+@styled()
 def learning_curve(panel: Panel) -> Figure:
     """A metric over epochs, a colour for each state: the paper's figures 2 and 5 are such panels."""
     metric, curves = panel
@@ -84,6 +85,7 @@ def stacked(figure: Figure) -> Figure:
     return figure
 
 
+@styled()
 def trajectory_fans(fans: Fans) -> Figure:
     """Figure 6: for each period the trajectories, their band, and the true curve.
 
@@ -97,11 +99,12 @@ def trajectory_fans(fans: Fans) -> Figure:
     figure, panels = _panels(len(paths), width=4.4 * columns, height=3.2, columns=columns)
     for axes, (period, samples) in zip(panels, paths.items(), strict=True):
         _fan(axes, samples, truths[period])
-        axes.set_title(f"T = {period:g}, x(0) = {initial:g}", fontsize=10)
+        axes.set_title(f"T = {period:g}, x(0) = {initial:g}")
     _legend(figure, panels[0])
     return figure
 
 
+@styled()
 def calibration_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Observed against nominal coverage, a colour a kind of loss: thin for each seed, bold for the median.
 
@@ -119,10 +122,11 @@ def calibration_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set(xlabel="nominal coverage", ylabel="observed coverage", xlim=(0, 1), ylim=(0, 1))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(loc="upper left")
     return figure
 
 
+@styled()
 def map_figure(gains: Map, starts: Sequence[str] = tuple(STARTS)) -> Figure:
     """Median gain in final accuracy over zero, in points, a panel for each of `starts`, timing and state.
 
@@ -132,7 +136,7 @@ def map_figure(gains: Map, starts: Sequence[str] = tuple(STARTS)) -> Figure:
     if not gains:
         raise ValueError("gains: expected those of one state or more, got none")
     columns = [(start, timing) for start in starts for timing in TIMINGS]
-    figure = Figure(figsize=(2.4 * len(columns), 5.2), layout="constrained")
+    figure = Figure(figsize=(2.4 * len(columns), 5.2))
     grid = figure.subplots(len(STATES), len(columns), sharex=True, sharey=True)
     norm = SymLogNorm(0.005, vmin=-MAP_TICKS[-1], vmax=MAP_TICKS[-1])
     for row, state in zip(grid, STATES, strict=True):
@@ -141,7 +145,7 @@ def map_figure(gains: Map, starts: Sequence[str] = tuple(STARTS)) -> Figure:
             if axes is row[0]:
                 axes.set_ylabel(f"{state} over zero\nunits")
     for axes, (start, timing) in zip(grid[0], columns, strict=True):
-        axes.set_title(f"{STARTS[start]},\n{timing}" if len(starts) > 1 else timing, fontsize=10)
+        axes.set_title(f"{STARTS[start]},\n{timing}" if len(starts) > 1 else timing)
     for axes in grid[-1]:
         axes.set_xlabel("pairs")
     bar = figure.colorbar(ScalarMappable(norm, MAP_COLOURS), ax=grid, shrink=0.8, ticks=MAP_TICKS)
@@ -157,18 +161,21 @@ def _map_panel(axes: Axes, seen: Mapping[Cell, Contrast], start: str, timing: st
     for y, row in enumerate(places):
         for x, cell in enumerate(row):
             if cell is None or cell.gain is None:
-                axes.text(x, y, "not run", ha="center", va="center", fontsize=7, color="#777777")
+                axes.text(x, y, "not run", ha="center", va="center", fontsize=7, color=FAINT)
                 continue
             gain = cell.gain.estimate
             if cell.verdict in ("level", "open"):
                 corner = (x - 0.5, y - 0.5)
-                axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="///", edgecolor="#999999", lw=0))
-            dark = abs(norm(gain) - 0.5) > 0.38
+                axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="///", edgecolor=FAINT, lw=0))
+            red, green, blue, _ = matplotlib.colormaps[MAP_COLOURS](float(norm(gain)))
+            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
             text = axes.text(x, y, minus(f"{100 * gain:+.1f}"), ha="center", va="center", fontsize=9)
-            text.set_color("white" if dark else "#222222")
+            text.set_color("white" if dark else INK)
     axes.set_xticks(range(len(PAIRS)), map(str, PAIRS))
     axes.set_yticks(range(len(UNITS)), map(str, UNITS))
     axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
 
 
 def _fan(axes: Axes, samples: Tensor, truth: Tensor) -> None:
@@ -185,9 +192,8 @@ def _panels(count: int, *, width: float, height: float, columns: int = 2) -> tup
     """`count` axes in rows of `columns`; the figure's width and the height of one row are in inches."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    with styled():
-        figure = Figure(figsize=(width, height * rows))
-        return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
+    figure = Figure(figsize=(width, height * rows))
+    return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -195,7 +201,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = min(len(labels), 4)
-        figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns)
 
 
 def _curves(axes: Axes, curves: Sequence[Curve]) -> None:
