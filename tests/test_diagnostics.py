@@ -1,5 +1,6 @@
 """The diagnosis is right on networks whose answer is known, and in a model of a user's own."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -318,3 +319,10 @@ def test_table_plot_and_json():
     assert [line.get_label() for line in left.get_lines()] == list(found.losses)
     assert right.get_lines()[0].get_ydata().tolist() == pytest.approx(found.influence.total.tolist())
     assert len(replace(found, influence=None).plot().axes) == 1
+
+
+def test_shuffles_that_differ_by_rounding_alone_are_as_good():
+    gru = nn.GRU(1, 4)
+    rounded = itertools.chain([0.5], itertools.repeat(0.5 + 2**-24))  # one float32 after the other
+    found = diagnose_state(lambda h: h.sum((0, 2)) * 0 + next(rounded), torch.randn(1, BATCH, 4), gru, permutations=9)
+    assert found.p_value == 1

@@ -47,6 +47,12 @@ def test_options(options, error, said):
         (lambda loss: loss.T, ValueError, r"got \(4, 3\)"),
         (lambda loss: loss[:, :, None], ValueError, r"got \(3, 4, 1\)"),
         (lambda loss: loss[:, :0], ValueError, r"got \(3, 0\)"),
+        (
+            lambda loss: loss.to("meta"),
+            ValueError,
+            "losses: expected a tensor whose values can be read, got one on meta",
+        ),
+        (lambda loss: loss.detach().to_sparse(), ValueError, "losses: expected a strided tensor"),
         (lambda loss: loss + 0j, TypeError, "losses: expected real numbers, got torch.complex64"),
         (lambda loss: loss.tolist(), TypeError, "losses: expected a function that returns a tensor, got list"),
     ],

@@ -171,6 +171,9 @@ def test_a_dropped_row_has_the_kl_and_density_of_its_branch():
         torch.testing.assert_close(q.log_prob(drawn)[row], branch.log_prob(drawn)[row])
         mean = spec.unpack(q.mean)["h"][row]
         assert torch.equal(mean, spec.unpack(branch.mean)["h"][row])
+    single = state.posterior(context[0])
+    assert spec.unpack(single.sample(3))["h"].shape == (3, *spec.unpack(q.mean)["h"].shape[1:])
+    assert single.log_prob(single.drawn).shape == (3,)
     q.sample(3)
     assert q.log_prob(q.drawn).shape == (192,)
     assert q.log_prior(q.drawn).shape == (192,)

@@ -58,6 +58,7 @@ BAD_CALLS = [
     (lambda: MODEL(X[..., :2], context=CONTEXT, burn_in=1), ValueError, "input: expected 3 features, .*2"),
     (lambda: list(truncated(MODEL, X[..., :0], 2, context=CONTEXT)), ValueError, "input: expected 3 features"),
     (lambda: AnyLength(MODEL)(X[..., :2], context=CONTEXT), ValueError, "input: expected 3 features"),
+    (lambda: MODEL(X, context=CONTEXT, burn_in=torch.ones(2)), TypeError, "burn_in: expected an int of at least 0"),
     (lambda: FAST(X.to(torch.float8_e4m3fn), lengths=LENGTHS), ValueError, "input: expected torch.float32"),
     (lambda: MODEL(X, H, context=CONTEXT), TypeError, r"hx: expected .*, got a tensor of shape \(1, 4, 5\)"),
     (lambda: MODEL(X, (H, H[:, :3])), ValueError, "hx: expected leaves of one batch size"),

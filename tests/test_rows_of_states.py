@@ -171,6 +171,7 @@ REFUSED = [
     (lambda: LSTM.take(ONE, torch.tensor([0])), ValueError, "state: expected a batch of states, got the state of one"),
     (lambda: LSTM.take(STATE[0], torch.tensor([0])), TypeError, r"state: expected \(h of shape"),
     (lambda: LSTM.where(MASK.long(), STATE, STATE), TypeError, "mask: expected a tensor of bool, got torch.int64"),
+    (lambda: LSTM.where(MASK.to("meta"), STATE, STATE), ValueError, "mask: expected a tensor whose values can be read"),
     (lambda: LSTM.where(MASK[:2], STATE, STATE), ValueError, r"mask: expected \(3,\), as the states, got \(2,\)"),
     (lambda: LSTM.where(MASK, STATE, HALF), ValueError, "b: expected leaf 'h' of torch.float32 on cpu, as the other's"),
     (lambda: LSTM.where(MASK, STATE, LSTM.split(STATE, 2)[0]), ValueError, "b: expected batch size 3, as a, got 2"),

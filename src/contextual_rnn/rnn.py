@@ -124,6 +124,8 @@ class ContextualRNN(nn.Module):
             options: dict[str, Any] = {"lengths": lengths, "mask": mask, "burn_in": burn_in, "arguments": arguments}
             returned = ContextualRNN.forward(self, input, hx, final_state=final_state, **options, **more)
             return (returned, posterior) if return_posterior else returned
+        if type(burn_in) is not int:
+            burn_in = check_size("burn_in", burn_in, 0)
         packed = isinstance(input, PackedSequence)
         if packed and self._spec.known_time_dim is None:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")

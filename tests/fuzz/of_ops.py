@@ -66,7 +66,9 @@ def _(d: Draw) -> Call:
 
 
 def _given(d: Draw) -> tuple[Given, Settings]:
-    options = FastWeightsOptions(d.choose([1, 2]), 0.9, 0.25, d.chance(0.5), d.choose(list(ops.TIMINGS)), 1e-5, False)
+    inner_steps, norm = d.choose([(1, False), (1, True), (2, True)])  # without norm what is written grows
+    rate = 0.25 if norm else 0.02
+    options = FastWeightsOptions(inner_steps, 0.9, rate, norm, d.choose(list(ops.TIMINGS)), 1e-5, False)
     inputs = 0.3 * torch.randn(B, T, H)
     low, dense = (0.3 * torch.randn(2, B, RANK, H)).unbind(0), 0.3 * torch.randn(B, H, H)
     a0, left, right = d.choose([(None, None, None), (dense, None, None), (None, *low)])

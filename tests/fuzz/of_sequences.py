@@ -74,7 +74,8 @@ def _(d: Draw) -> Call:
             options["reset"] = torch.rand(batch, STEPS) < 0.3
         elif getattr(s.network, "batch_first", False) and d.chance(0.3) and "lengths" not in options:
             options["mask"] = torch.arange(STEPS) < torch.randint(2, STEPS + 1, (batch, 1))
-    return Call(model, [inputs], options, expect=_finite, alone=_bare)
+    keep = ("context",) if "hx" in options else ()  # beside which it is not read
+    return Call(model, [inputs], options, expect=_finite, alone=_bare, keep=keep)
 
 
 @case("ContextualRNN.forward of odd networks")

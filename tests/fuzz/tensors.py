@@ -201,5 +201,5 @@ def hostile_tensor(d: Draw, tensor: Tensor) -> tuple[str, Any]:
     name = d.choose(list(HOSTILE))
     try:
         return name, HOSTILE[name](tensor)
-    except (RuntimeError, TypeError, IndexError, ValueError, MemoryError, AssertionError, OddError):
+    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError, MemoryError, AssertionError, OddError):
         return "the same", tensor

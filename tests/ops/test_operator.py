@@ -66,6 +66,9 @@ def test_the_derivatives_operator_is_as_careful(make_problem, kernel):
     for bad in (saved[1:], saved.float()):
         with pytest.raises(RuntimeError, match="saved: expected"):
             backward(*arguments, output, bad, output, written, wanted)
+    for name, bad in (("output", (None, saved)), ("saved", (output, None))):
+        with pytest.raises(TypeError, match=f"{name}: expected a tensor, got NoneType"):
+            backward(*arguments, *bad, output, written, wanted)
 
 
 @pytest.mark.parametrize("position", [0, 1])

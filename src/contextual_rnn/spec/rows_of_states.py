@@ -63,6 +63,7 @@ class RowsOfStates:
         if mask.ndim != 1 or batch not in (None, len(mask)):
             rows = "batch" if batch is None else batch
             raise ValueError(f"mask: expected ({rows},), as the states, got {tuple(mask.shape)}")
+        self._check_meta("mask", mask, a)
 
         def choose(tensors: Sequence[Tensor], dim: int) -> Tensor:
             flags = _along(mask.to(tensors[0].device), dim, tensors[0].ndim)

@@ -237,7 +237,8 @@ class DroppedPosterior(Posterior):
         return pack(self.spec.tree, leaves)
 
     def _rows(self, copies: int) -> Tensor:
-        return self.dropped if copies == 1 else self.dropped.repeat_interleave(copies, 0)
+        one = copies == 1 or not self.dropped.ndim  # of one example the same flag serves all draws
+        return self.dropped if one else self.dropped.repeat_interleave(copies, 0)
 
     def kl_per_unit(self, prior: Prior = None) -> dict[str, Tensor]:
         given, null = self.given.kl_per_unit(prior), self.null.kl_per_unit(prior)

@@ -77,6 +77,9 @@ class Operation:
     def differentiate(self, given: Any, settings: Any, output: Tensor, saved: Tensor, *others: Any) -> list[Tensor]:
         """`Kernel.backward`, which must not be called with less than it saved."""
         expected = self.kernel.saved_size(given, settings)
+        for name, tensor in (("output", output), ("saved", saved)):
+            if not isinstance(tensor, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
         fits = saved.dtype == output.dtype and saved.device == output.device and saved.layout == torch.strided
         if not fits or saved.shape != (expected,) or not saved.is_contiguous():
             place = f"{output.dtype} on {output.device}"
