@@ -52,13 +52,15 @@ $(DOCUMENTED): $(RUNNABLE)
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal --quiet
 
-# The recipes of docs/works-with.md and RWKV-7, with frameworks that nothing else needs, in an environment of their own.
+# The recipes of docs/works-with.md, two examples and RWKV-7, with frameworks that nothing else needs, in an environment of
+# their own.
 # Without the pin of pandas: gluonts wants an older one.
 INTEGRATIONS := .venv-integrations
 INTEGRATED := $(INTEGRATIONS)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 integrations: $(INTEGRATIONS)/installed
 	OMP_NUM_THREADS=1 $(INTEGRATED)/pytest --quiet tests/test_works_with.py tests/test_adapters.py tests/test_attach.py \
-	    tests/language/test_families.py tests/language/test_rwkv7.py
+	    tests/language/test_families.py tests/language/test_rwkv7.py \
+	    tests/examples/test_fertility.py tests/examples/test_masked_cartpole.py
 
 $(INTEGRATIONS)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(INTEGRATIONS)
