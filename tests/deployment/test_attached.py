@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from contextual_rnn import ContextState, FreeState, attach, given_context
 
-STEPS = 3  # DistributedDataParallel reports a parameter without a gradient in the next step
+STEPS = 2  # DistributedDataParallel reports a parameter without a gradient in the next step
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
@@ -70,14 +70,14 @@ def refused_when_late():
     parallel(x)
     attach(lstm, FreeState(lstm))
     message = r"initial_state: expected it to be attached to LSTM before DistributedDataParallel is made, got one .* alone"
-    with pytest.raises(ValueError, match=message + ": network.initial_state.value_c, network.initial_state.value_h"):
+    with pytest.raises(ValueError, match=message + ": network.initial_state.values.c, network.initial_state.values.h"):
         parallel(x)
     parallel.module(x)  # outside it is a model of one process
     lstm.initial_state.requires_grad_(False)
     parallel(x)
     lstm.initial_state.requires_grad_(True)
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-        parallel.module, [f"network.initial_state.value_{leaf}" for leaf in "hc"]
+        parallel.module, [f"network.initial_state.values.{leaf}" for leaf in "hc"]
     )
     DistributedDataParallel(parallel.module)(x)  # which the user asked for
 
@@ -149,7 +149,8 @@ def in_bfloat16(how):
     """As a model that gives its network the state itself."""
     parts = build("context lstm")
     x, context = inputs_for(parts, 4)
-    by_hand = shard(ByHand(*copy.deepcopy((parts.network, parts.initial_state))), how, mp_policy=BFLOAT16)
+    by_hand = ByHand(*copy.deepcopy((parts.network, parts.initial_state)))
+    by_hand = shard(by_hand, "the root alone", mp_policy=BFLOAT16)  # it calls the state outside of its network
     model = shard(attached("context lstm", WAYS[1]), how, mp_policy=BFLOAT16)
     outputs = [tensors_of(each(x, context)) for each in (model, by_hand)]
     assert outputs[0][0].dtype == torch.bfloat16

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -118,7 +119,9 @@ class _Start:
         batch_size = packed_batch_size(input) if packed else self.spec.input_batch_size(input)
         initial_state = network.initial_state
         assert isinstance(initial_state, InitialState)
-        check_averaged(network, initial_state)
+        if not torch.compiler.is_compiling():
+            set_around(initial_state, network)  # of a copy too, which `attach` has not seen
+            check_averaged(network, initial_state)
         context = context_of(network, self.host) if initial_state.reads_context else None
         try:
             state = initial_state(context, batch_size, batched=batch_size is not None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from contextual_rnn._sharded import is_sharded
@@ -20,7 +19,7 @@ def check_not_sharded(network: nn.Module, state: nn.Module) -> None:
 
 def check_averaged(network: nn.Module, state: nn.Module) -> None:
     """Refuse a state that the DistributedDataParallel around the call does not know."""
-    around = None if torch.compiler.is_compiling() else data_parallel_around()
+    around = data_parallel_around()
     if around is None:
         return
     averaged = {id(parameter) for parameter in around._module_parameters}  # pyright: ignore[reportPrivateUsage]
