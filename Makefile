@@ -53,8 +53,7 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal --quiet
 
 # The recipes of docs/works-with.md, two examples and RWKV-7, with frameworks that nothing else needs, in an environment of
-# their own.
-# Without the pin of pandas: gluonts wants an older one.
+# their own. Without the pin of pandas: gluonts wants an older one.
 INTEGRATIONS := .venv-integrations
 INTEGRATED := $(INTEGRATIONS)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 integrations: $(INTEGRATIONS)/installed
@@ -65,8 +64,8 @@ integrations: $(INTEGRATIONS)/installed
 $(INTEGRATIONS)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(INTEGRATIONS)
 	grep -v "^pandas==" constraints.txt > $(INTEGRATIONS)/constraints.txt
-	$(INTEGRATED)/pip install --quiet --constraint $(INTEGRATIONS)/constraints.txt torch
-	$(INTEGRATED)/pip install --quiet --constraint $(INTEGRATIONS)/constraints.txt --editable ".[integrations]"
+	$(INTEGRATED)/pip install --quiet --no-compile --constraint $(INTEGRATIONS)/constraints.txt torch
+	$(INTEGRATED)/pip install --quiet --no-compile --constraint $(INTEGRATIONS)/constraints.txt --editable ".[integrations]"
 	touch $@
 
 # Random calls of every public name and damaged files: 40,000 and 5,000 tries in processes of their own, about an hour

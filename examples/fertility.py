@@ -1,4 +1,4 @@
-"""Fertility of 200 countries, forecast by neuralforecast's LSTM: what the region of a country is worth, and where to put it.
+"""Births per woman in 202 countries, forecast by neuralforecast's LSTM: what the region is worth, and where to put it.
 
     pip install neuralforecast bokeh-sampledata && python examples/fertility.py
 
@@ -8,8 +8,8 @@ learned state without a context, and a state from the regions of other countries
 the less it says of a country: three lengths are compared. As arms of a seed have the same weights before training, and
 the same countries, their errors are compared by `gain_over`, whose interval is over random seeds and random countries.
 
-Births per woman of 1964 to 2013, and regions: Gapminder (https://www.gapminder.org/data, CC BY 4.0), inside
-bokeh-sampledata (BSD). For many countries the years between surveys are interpolated there, which makes a forecast easy.
+Births per woman of 1964 to 2013, and regions: Gapminder (https://www.gapminder.org/data), inside bokeh-sampledata, whose
+record of licences has them as CC BY 2.0. Years between surveys are interpolated there, which makes a forecast easy.
 """
 
 import logging

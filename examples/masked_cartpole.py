@@ -29,13 +29,13 @@ DURING, AFTER = "return in training", "return after it"
 @dataclass(frozen=True)
 class Options:
     seeds: int = 5
-    steps: int = 40_000
+    steps: int = 20_480
     """Of the environment, in training."""
     units: int = 32
-    rate: float = 1e-3
-    episodes: int = 40
+    rate: float = 2e-3
+    episodes: int = 20
     """Of the test after training, with the most probable actions."""
-    points: int = 10
+    points: int = 5
     """Of the curve of returns in training."""
     out: Path = Path("results")
     quick: bool = False

@@ -45,8 +45,8 @@ class Policy(MlpLstmPolicy):
     def __init__(self, observation_space, action_space, lr_schedule, *, arm: str, **options):
         super().__init__(observation_space, action_space, lr_schedule, **options)
         self.arm = ARMS[arm]
-        for lstm in (self.lstm_actor, self.lstm_critic):
-            attach(lstm, self.arm.state(lstm))
+        networks = (self.lstm_actor, self.lstm_critic)
+        self.models = {id(lstm): ContextualRNN(lstm, attach(lstm, self.arm.state(lstm)).initial_state) for lstm in networks}
         # Once more, for the new parameters.
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
@@ -55,8 +55,7 @@ class Policy(MlpLstmPolicy):
         observed = features.reshape(rows, -1, lstm.input_size).swapaxes(0, 1)
         starts = episode_starts.reshape(rows, -1).swapaxes(0, 1).bool()
         x = torch.where(starts[..., None], self.arm.first, self.arm.later) * observed
-        model = ContextualRNN(lstm, lstm.initial_state)
-        output, state = model(x, lstm_states, reset=starts, reset_context=self.arm.context * observed[starts])
+        output, state = self.models[id(lstm)](x, lstm_states, reset=starts, reset_context=self.arm.context * observed[starts])
         return output.swapaxes(0, 1).flatten(0, 1), state
 
 
@@ -79,7 +78,7 @@ def train(
     """The mean return in each of `points` parts of `steps` of training, and after it, over `episodes`."""
     environments = make_vec_env("CartPole-v1", n_envs=AGENTS, seed=seed)
     agent = RecurrentPPO(
-        Policy, environments, rate, n_steps=128, batch_size=256, n_epochs=10, gamma=0.98, gae_lambda=0.9,
+        Policy, environments, rate, n_steps=64, batch_size=256, n_epochs=10, gamma=0.98, gae_lambda=0.9,
         policy_kwargs={"arm": arm, "lstm_hidden_size": units, "net_arch": [units]}, seed=seed, device="cpu",
     )  # fmt: skip
     returns = Returns()
