@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from contextual_rnn import ConstantState, ContextState, FreeState, InitialState, attach, given_context
 
 REGIONS = 6
+MEAN, SCALE = 4.0, 2.0  # births per woman, about
 HORIZON, TEST = 5, 14  # years: each forecast, and those that are never trained on
 
 
@@ -39,7 +40,7 @@ ARMS = {
 
 
 def tables() -> tuple[pandas.DataFrame, pandas.DataFrame]:
-    """Births per woman by country and year; regions of 0 and 1, true ones and then those of a random other country."""
+    """Births per woman by country and year, in units of SCALE around MEAN; regions, true ones and then another country's."""
     births = gapminder.fertility.dropna()
     births = births[births.index.isin(gapminder.regions.index)]
     series = births.rename_axis("unique_id").reset_index().melt("unique_id", var_name="ds", value_name="y")
@@ -47,7 +48,7 @@ def tables() -> tuple[pandas.DataFrame, pandas.DataFrame]:
     order = numpy.random.default_rng(0).permutation(len(indicator))
     others = indicator.iloc[order].set_index(indicator.index).add_prefix("other: ")
     static = pandas.concat([indicator, others], axis=1).rename_axis("unique_id").reset_index()
-    return series.astype({"ds": int}), static
+    return series.assign(ds=series["ds"].astype(int), y=(series["y"] - MEAN) / SCALE), static
 
 
 class Forecaster(LSTM):
@@ -70,7 +71,7 @@ def errors_of(history: int, seed: int, updates: int, units: int, rate: float) ->
         model = Forecaster(
             h=HORIZON, input_size=history, stat_exog_list=list(static.columns[1:]), alias=name, random_seed=seed,
             encoder_n_layers=1, encoder_hidden_size=units, decoder_hidden_size=units,
-            max_steps=updates, learning_rate=rate, windows_batch_size=256, scaler_type="identity",
+            max_steps=updates, learning_rate=rate, num_lr_decays=3, windows_batch_size=256, scaler_type="identity",
             accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         model.arm = arm
@@ -81,4 +82,4 @@ def errors_of(history: int, seed: int, updates: int, units: int, rate: float) ->
     forecasts = forecasts.merge(last, on=["unique_id", "cutoff"])
     forecasts["ahead"] = forecasts["ds"] - forecasts["cutoff"]
     errors = forecasts.set_index(["unique_id", "cutoff", "ahead"])
-    return {name: (errors[name] - errors["y"]).abs().unstack("ahead") for name in ("last value", *ARMS)}
+    return {name: SCALE * (errors[name] - errors["y"]).abs().unstack("ahead") for name in ("last value", *ARMS)}
