@@ -134,7 +134,12 @@ SAID = {
         "return in training, above zeros",
         "+.1f",
     ),
-    "fertility": ("{} of the error saved, from two years", "2 years: state from the region", "saved of the error: zeros", "+.1%"),
+    "fertility": (
+        "{} of the error saved by the region",
+        "2 years: state from the region",
+        "saved of the error: zeros",
+        "+.1%",
+    ),
     "noise": (
         "{} in distribution from proportional noise",
         "proportional 0.1",

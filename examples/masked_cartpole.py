@@ -2,8 +2,8 @@
 
     pip install sb3-contrib gymnasium && python examples/masked_cartpole.py
 
-The LSTMs of stable-baselines3-contrib's RecurrentPPO read the two positions and must infer the two velocities. What can a
-state know before the first step? The first observation alone, and that is the first input too: a start from it, or a
+The LSTMs of stable-baselines3-contrib's RecurrentPPO read the two positions and must infer the two velocities. What can
+a state know before the first step? The first observation alone, and that is the first input too: a start from it, or a
 learned one, adds no knowledge, and can only help to learn. One arm is given what no agent has, the velocities at the
 start: it bounds what any start can add. Its control reads the same velocities in its first input, and begins from
 zeros. The last arm reads velocities at every step. All arms of a seed have the same weights before training.

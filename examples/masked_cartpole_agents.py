@@ -1,4 +1,4 @@
-"""The agents of masked_cartpole.py: RecurrentPPO of stable-baselines3-contrib, with an initial state for every episode."""
+"""The agents of masked_cartpole.py: RecurrentPPO of stable-baselines3-contrib, with a state where episodes begin."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,8 +45,10 @@ class Policy(MlpLstmPolicy):
     def __init__(self, observation_space, action_space, lr_schedule, *, arm: str, **options):
         super().__init__(observation_space, action_space, lr_schedule, **options)
         self.arm = ARMS[arm]
-        networks = (self.lstm_actor, self.lstm_critic)
-        self.models = {id(lstm): ContextualRNN(lstm, attach(lstm, self.arm.state(lstm)).initial_state) for lstm in networks}
+        self.models = {}  # beside the modules, which own the parameters; to build one in every call takes time
+        for lstm in (self.lstm_actor, self.lstm_critic):
+            attach(lstm, self.arm.state(lstm))
+            self.models[id(lstm)] = ContextualRNN(lstm, lstm.initial_state)
         # Once more, for the new parameters.
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
@@ -55,7 +57,8 @@ class Policy(MlpLstmPolicy):
         observed = features.reshape(rows, -1, lstm.input_size).swapaxes(0, 1)
         starts = episode_starts.reshape(rows, -1).swapaxes(0, 1).bool()
         x = torch.where(starts[..., None], self.arm.first, self.arm.later) * observed
-        output, state = self.models[id(lstm)](x, lstm_states, reset=starts, reset_context=self.arm.context * observed[starts])
+        context = self.arm.context * observed[starts]
+        output, state = self.models[id(lstm)](x, lstm_states, reset=starts, reset_context=context)
         return output.swapaxes(0, 1).flatten(0, 1), state
 
 

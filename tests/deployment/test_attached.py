@@ -1,4 +1,4 @@
-"""An attached state over two processes (gloo), by DistributedDataParallel and fully_shard: gradients of the whole batch."""
+"""An attached state over two processes (gloo), by DDP and fully_shard: the gradients are those of the whole batch."""
 
 import copy
 
@@ -69,8 +69,9 @@ def refused_when_late():
     parallel, x = DistributedDataParallel(Host(lstm)), torch.randn(2, 4, 3)
     parallel(x)
     attach(lstm, FreeState(lstm))
-    message = r"initial_state: expected it to be attached to LSTM before DistributedDataParallel is made, got one .* alone"
-    with pytest.raises(ValueError, match=message + ": network.initial_state.values.c, network.initial_state.values.h"):
+    expected = "initial_state: expected it to be attached to LSTM before DistributedDataParallel is made"
+    names = "network.initial_state.values.c, network.initial_state.values.h"
+    with pytest.raises(ValueError, match=f"{expected}, got .* with gradients of this process alone: {names}"):
         parallel(x)
     parallel.module(x)  # outside it is a model of one process
     lstm.initial_state.requires_grad_(False)

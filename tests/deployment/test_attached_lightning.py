@@ -102,6 +102,6 @@ def test_a_state_attached_after_the_constructor_is_refused_at_loading(tmp_path):
     attach(other.lstm, contextual(other.lstm), host=other, context="static")
     other.load_state_dict(torch.load(file, weights_only=True)["state_dict"])
     assert torch.equal(other(X, static=STATIC), model(X, static=STATIC))
-    zeros, file = fitted(Plain(), tmp_path, 1)
+    _, file = fitted(Plain(), tmp_path, 1)
     with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: .lstm.initial_state"):
         Hosted.load_from_checkpoint(file, weights_only=True)

@@ -48,7 +48,8 @@ def test_it_ends_with_figures_and_a_picture(tmp_path):
         if arm != "zeros":
             for measure in ("return in training", "return after it"):
                 pairs = zip(found[measure]["seeds"], figures["zeros"][measure]["seeds"], strict=True)
-                assert found[f"{measure}, above zeros"]["seeds"] == pytest.approx([ours - zeros for ours, zeros in pairs])
+                gains = [ours - zeros for ours, zeros in pairs]
+                assert found[f"{measure}, above zeros"]["seeds"] == pytest.approx(gains)
     assert len({tuple(found["return in training"]["seeds"]) for found in figures.values()}) > 3, "each is another"
 
 
