@@ -6,8 +6,8 @@ The network reads the last years of a country and forecasts five more. Its stati
 of six. The region is given to the initial state, to every step (as neuralforecast does it), to both, or to neither.
 Controls: a learned state without a context, and a state from the region of another country, at random. A short history
 says less of a country than a long one: two lengths are compared. All arms of a seed have the same weights before
-training and forecast the same countries. `gain_over` compares their errors; its interval is over random seeds and random
-countries.
+training and forecast the same countries. `gain_over` compares their errors, with an interval over random seeds and
+random countries.
 
 Births per woman of 1964 to 2013, and regions: Gapminder (https://www.gapminder.org/data), inside bokeh-sampledata; its
 record of licences says CC BY 2.0. Years between surveys are interpolated there, which makes a forecast easy.

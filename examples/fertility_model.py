@@ -40,7 +40,7 @@ ARMS = {
 
 
 def tables() -> tuple[pandas.DataFrame, pandas.DataFrame]:
-    """Births per woman by country and year, as (births - MEAN) / SCALE; regions, true ones and then another country's."""
+    """(births - MEAN) / SCALE by country and year; regions, true ones and then those of another country."""
     births = gapminder.fertility.dropna()
     births = births[births.index.isin(gapminder.regions.index)]
     series = births.rename_axis("unique_id").reset_index().melt("unique_id", var_name="ds", value_name="y")
