@@ -129,8 +129,8 @@ SAID = {
     "voice": ("{} of first frames right, from the first spectrum", "contextual state", "accuracy, 1st frame", ".1%"),
     "language_styles": ("{} bits a byte in a style never read", "lists of files: free state, 64", "gain", ".3f"),
     "masked_cartpole": (
-        "{} of return from the first observation",
-        "from the first positions",
+        "{} of return in training from a learned start",
+        "learned",
         "return in training, above zeros",
         "+.1f",
     ),
