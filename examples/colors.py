@@ -31,7 +31,7 @@ VARIANTS = ("no covariates", "state", "every step")  # where the covariates go
 
 @dataclass(frozen=True)
 class Options:
-    seeds: int = 3
+    seeds: int = 5
     """Each with rows held out, weights and batches of its own."""
     epochs: int = 25
     """The weights are those of the epoch that was best on rows kept for this choice."""

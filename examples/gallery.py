@@ -94,6 +94,17 @@ TABLES = {
         "AUC, 1st frame, below the free state": ".3f",
         "accuracy, to 0.5 s, below the free state": ".3f",
     },
+    "masked_cartpole": {
+        "return in training": ".0f",
+        "return in training, above zeros": "+.1f",
+        "return after it": ".0f",
+        "return after it, above zeros": "+.1f",
+    },
+    "fertility": {
+        "error": ".3f",
+        "saved of the error: zeros": "+.1%",
+        "saved of the error: region at every step": "+.1%",
+    },
     "noise": {
         "error, 20 steps": ".3f",
         "error, 200 steps": ".3f",
@@ -117,6 +128,18 @@ SAID = {
     "state_tuning": ("{} of characters, in a kilobyte", "French (seen): free state", "accuracy", ".1%"),
     "voice": ("{} of first frames right, from the first spectrum", "contextual state", "accuracy, 1st frame", ".1%"),
     "language_styles": ("{} bits a byte in a style never read", "lists of files: free state, 64", "gain", ".3f"),
+    "masked_cartpole": (
+        "{} of return in training from a learned start",
+        "learned",
+        "return in training, above zeros",
+        "+.1f",
+    ),
+    "fertility": (
+        "{} of the error saved by the region",
+        "2 years: state from the region",
+        "saved of the error: zeros",
+        "+.1%",
+    ),
     "noise": (
         "{} in distribution from proportional noise",
         "proportional 0.1",

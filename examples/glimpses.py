@@ -38,7 +38,7 @@ VARIANTS = {  # where the coarse view goes, and whether the glimpses show anythi
 
 @dataclass(frozen=True)
 class Options:
-    seeds: int = 3
+    seeds: int = 5
     """Each with digits held out, weights and images of its own."""
     updates: int = 1000
     """Training batches, of 64 images that are made as they are needed."""

@@ -39,7 +39,7 @@ VARIANTS = {  # what sets the state, and how many steps of burn-in come first
 
 @dataclass(frozen=True)
 class Options:
-    seeds: int = 3  # each with data, weights and batches of its own
+    seeds: int = 5  # each with data, weights and batches of its own
     updates: int = 800
     sequences: int = 1000  # to train on, and a quarter as many for the test
     steps: int = 60  # that are predicted in training, and three times as many in the test

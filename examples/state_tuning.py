@@ -42,7 +42,7 @@ BATCH, LONGEST, DAYS = 64, 36, days()
 
 @dataclass(frozen=True)
 class Options:
-    seeds: int = 3  # each with a network and texts of its own
+    seeds: int = 5  # each with a network and texts of its own
     pretraining: int = 800  # updates
     updates: int = 150  # a task and method
     texts: int = 200  # to train a task on; the test has 500

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tests.deployment.attached import CASES as ATTACHED
+from tests.deployment.attached import WAYS
 from tests.deployment.matrix import CASES
 from tests.deployment.test_copies import KEPT
 from tests.deployment.test_distributed import CASES as DISTRIBUTED
@@ -35,6 +37,7 @@ def test_the_counts_of_the_table_are_those_of_the_tests():
     assert f"golden files for {len(KEPT)}" in PAGE
     assert len(DISTRIBUTED) == 10
     assert len(EXPORTED) == 7
+    assert f"| {len(ATTACHED)} models, {len(WAYS)} ways to give the context |" in PAGE
     assert len(QUANTISED) == 8
     assert len(SHARDED) == 5
     assert len(EXPORTED_BY_TRACE) == 5

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd as Dropout
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _get_current_dispatch_mode as dispatch_mode
 
 _functorch: Any = torch._C._functorch
@@ -26,6 +27,7 @@ _forward_ad: Any = torch.autograd.forward_ad
 
 __all__ = [
     "Dropout",
+    "data_parallel_around",
     "dispatch_mode",
     "forward_pre_hooks",
     "graph_task",
@@ -42,6 +44,11 @@ __all__ = [
 def is_tracing() -> bool:
     """Whether torch.jit.trace is running."""
     return torch._C._get_tracing_state() is not None
+
+
+def data_parallel_around() -> DistributedDataParallel | None:
+    """The DistributedDataParallel whose forward pass is under way."""
+    return DistributedDataParallel._get_active_ddp_module()
 
 
 def forward_pre_hooks(module: nn.Module) -> tuple[Callable[..., Any], ...]:

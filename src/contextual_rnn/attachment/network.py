@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -16,6 +17,7 @@ from contextual_rnn._numbers import shortened
 from contextual_rnn._sharded import set_around
 from contextual_rnn.attachment.contexts import HOOK, context_of, described, is_attached
 from contextual_rnn.attachment.host import Receive, receive, remove_from
+from contextual_rnn.attachment.processes import check_averaged, check_not_sharded
 from contextual_rnn.rnn import check_made
 from contextual_rnn.spec.networks import StateSpec, spec_of
 from contextual_rnn.spec.steps import copied, may_change_states
@@ -47,9 +49,10 @@ def attach(
     the arguments of that method. A function that cannot be imported, such as a lambda, cannot be pickled.
 
     Raises TypeError for a network without a registered spec or one whose forward method takes no state, and for
-    arguments of another type; ValueError for a state made for another network, a second state, and a host without
-    `context` or the reverse. The forward pass raises ValueError where the context is missing, and where the model
-    repeats its rows and the context does not.
+    arguments of another type; ValueError for a state made for another network, a second state, a host without
+    `context` or the reverse, and a network that fully_shard has sharded. The forward pass raises ValueError where the
+    context is missing, where the model repeats its rows and the context does not, and in a DistributedDataParallel that
+    was made before the state was attached.
     """
     spec = spec_of(network)
     if not isinstance(state, InitialState):
@@ -61,6 +64,7 @@ def attach(
     if hasattr(network, "initial_state"):
         raise ValueError(f"network: expected one without an initial state, got {type(network).__name__} that has one")
     _check_host(host, context)
+    check_not_sharded(network, state)
     key = None if host is None else uuid4().hex
     start = _Start(spec, *_names(network), key)
     network.add_module("initial_state", state)
@@ -115,6 +119,9 @@ class _Start:
         batch_size = packed_batch_size(input) if packed else self.spec.input_batch_size(input)
         initial_state = network.initial_state
         assert isinstance(initial_state, InitialState)
+        if not torch.compiler.is_compiling():
+            set_around(initial_state, network)  # of a copy too, which `attach` has not seen
+            check_averaged(network, initial_state)
         context = context_of(network, self.host) if initial_state.reads_context else None
         try:
             state = initial_state(context, batch_size, batched=batch_size is not None)
