@@ -46,5 +46,5 @@ def _call(network: Any, inputs: Tensor, state: State, **arguments: Any) -> tuple
     cache = Cache()
     cache.update(**state, layer_idx=network.layer_idx, offset=0)
     output, _, cache = network(inputs, past_key_values=cache, use_cache=True, **arguments)
-    kept = cache[network.layer_idx]
-    return output, {name: tuple(kept[name]) if name == "conv_state" else kept[name] for name in state}
+    state_after = cache[network.layer_idx]
+    return output, {name: tuple(state_after[name]) if name == "conv_state" else state_after[name] for name in state}
