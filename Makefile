@@ -60,7 +60,7 @@ INTEGRATIONS := .venv-integrations
 INTEGRATED := $(INTEGRATIONS)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 integrations: $(INTEGRATIONS)/installed
 	OMP_NUM_THREADS=1 $(INTEGRATED)/pytest --quiet tests/test_works_with.py tests/test_adapters.py tests/test_attach.py \
-	    tests/language/test_families.py tests/language/test_rwkv7.py \
+	    tests/test_fla.py tests/language/test_families.py tests/language/test_rwkv7.py \
 	    tests/examples/test_fertility.py tests/examples/test_masked_cartpole.py
 
 $(INTEGRATIONS)/installed: pyproject.toml constraints.txt

@@ -6,10 +6,12 @@ import re
 import sys
 import types
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from tests import fresh
 from tests.networks import tensors_of
 
 from contextual_rnn import remove_initial_state
@@ -17,6 +19,7 @@ from contextual_rnn import remove_initial_state
 PAGE = (Path(__file__).parents[1] / "docs" / "works-with.md").read_text()
 MODULES = {
     "deepsi": "deepSI",
+    "flash-linear-attention": "fla",
     "minGRU-pytorch": "minGRU_pytorch",
     "s5-pytorch": "s5",
     "stable-baselines3-contrib": "sb3_contrib",
@@ -97,6 +100,23 @@ def test_with_xlstm():
     assert list(scope["state"]) == ["block_0", "block_1"]
     scope["output"].sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in scope["model"].initial_state.net.parameters())
+
+
+def test_with_flash_linear_attention():
+    if find_spec("fla") is None:
+        pytest.skip("`make integrations`")
+    code = """
+import warnings
+
+warnings.simplefilter("ignore")
+import tests.fla_on_cpu  # before the package
+from tests.test_works_with import run
+
+scope = run("flash-linear-attention")
+scope["output"].sum().backward()
+print(all(parameter.grad.any() for parameter in scope["model"].initial_state.parameters()))
+"""
+    assert fresh.run(code, TRITON_INTERPRET="1").stdout.splitlines()[-1] == "True"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -15,7 +15,7 @@ from contextual_rnn.spec.steps import evaluation
 # Families of which every claim of this package is tested; others that keep their state in the same class are probed.
 TESTED = (
     "BailingHybrid, Bamba, FalconH1, FalconMamba, GraniteMoeHybrid, Jamba, KimiLinear, LaraMini, Mamba, Mamba2, "
-    "MiniMax, NemotronH, OlmoHybrid, Qwen3.5, Qwen3.5-MoE, Qwen3-Next, Qwen4Exp, RWKV-7, xLSTM, Zamba, Zamba2, Zaya"
+    "MiniMax, NemotronH, OlmoHybrid, Qwen3.5, Qwen3.5Moe, Qwen3-Next, Qwen4Exp, RWKV-7, xLSTM, Zamba, Zamba2, Zaya"
 )
 # Of families that have a recurrent state and cannot be served, by `model_type`.
 _REASONS = {

@@ -14,8 +14,8 @@ from typing import Any
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import LinearAttentionLayer
 
-CACHE = "MiniMaxCache"
-ARGUMENT = "cache"
+CACHE: str = "MiniMaxCache"
+ARGUMENT: str = "cache"
 
 
 def empty_layers(config: PretrainedConfig) -> None:

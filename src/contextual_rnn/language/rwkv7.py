@@ -16,8 +16,8 @@ import torch
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import LinearAttentionLayer
 
-CACHE = "RWKV7Cache"
-ARGUMENT = "past_key_values"
+CACHE: str = "RWKV7Cache"
+ARGUMENT: str = "past_key_values"
 
 
 def empty_layers(config: PretrainedConfig) -> list[Any]:

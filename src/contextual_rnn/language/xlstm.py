@@ -19,8 +19,8 @@ from torch import nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import LinearAttentionLayer
 
-CACHE = "xLSTMCache"
-ARGUMENT = "cache"
+CACHE: str = "xLSTMCache"
+ARGUMENT: str = "cache"
 _PARTS = range(3)  # C, n and m
 
 

@@ -1,6 +1,7 @@
-"""flash-linear-attention: layers of linear attention, whose state is a matrix for each head and what convolutions read.
+"""flash-linear-attention: layers whose state is a matrix for each head and the last inputs of short convolutions.
 
-The package passes both in its own cache, which is made and read here with every call. Its kernels are Triton's.
+The package keeps both in a cache of its own, which is made and read here with every call. Its kernels are Triton's, for
+GPUs. Not KimiDeltaAttention: on a CPU its gradients by the state differ from finite differences.
 """
 
 # flash-linear-attention is not installed where types are checked.
@@ -11,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from fla.layers import DeltaNet, GatedLinearAttention  # pyright: ignore[reportMissingImports]
+from fla.layers import DeltaNet, GatedDeltaNet, GatedLinearAttention  # pyright: ignore[reportMissingImports]
 from fla.models.utils import Cache  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
@@ -20,10 +21,9 @@ from contextual_rnn.spec.networks import state_spec
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.tree import State
 
-_CONVOLUTIONS = ("q_conv1d", "k_conv1d", "v_conv1d")
-
 
 @state_spec.register(DeltaNet)
+@state_spec.register(GatedDeltaNet)
 @state_spec.register(GatedLinearAttention)
 def _(network: Any) -> StateSpec:
     if network.layer_idx is None:
@@ -31,15 +31,14 @@ def _(network: Any) -> StateSpec:
         raise ValueError(
             f"network: expected {kind} with layer_idx=..., under which its cache keeps the state, got None"
         )
-    matrix = Leaf("S", (network.num_heads, network.head_k_dim, network.head_v_dim), dtype=torch.float32)
-    convolutions = None
+    heads, keys, values = getattr(network, "num_v_heads", network.num_heads), network.head_k_dim, network.head_v_dim
+    shape = (heads, keys, values) if isinstance(network, DeltaNet) else (heads, values, keys)
+    tree: dict[str, State] = {"recurrent_state": Leaf("S", shape, dtype=torch.float32)}
     if network.use_short_conv:
-        parts = [getattr(network, name) for name in _CONVOLUTIONS]
-        convolutions = tuple(
-            Leaf(f"conv_{name[0]}", (part.hidden_size, part.kernel_size[0]))
-            for name, part in zip(_CONVOLUTIONS, parts, strict=True)
+        parts = [(name, getattr(network, f"{name}_conv1d")) for name in "qkv"]
+        tree["conv_state"] = tuple(
+            Leaf(f"conv_{name}", (part.hidden_size, part.kernel_size[0])) for name, part in parts
         )
-    tree = {"recurrent_state": matrix, "conv_state": convolutions} if convolutions else {"recurrent_state": matrix}
     return StateSpec(tree, input_ndim=3, time_dim=1, call=_call).like(next(network.parameters()))
 
 
@@ -47,5 +46,5 @@ def _call(network: Any, inputs: Tensor, state: State, **arguments: Any) -> tuple
     cache = Cache()
     cache.update(**state, layer_idx=network.layer_idx, offset=0)
     output, _, cache = network(inputs, past_key_values=cache, use_cache=True, **arguments)
-    kept = cache[network.layer_idx]
-    return output, {name: tuple(kept[name]) if name == "conv_state" else kept[name] for name in state}
+    state_after = cache[network.layer_idx]
+    return output, {name: tuple(state_after[name]) if name == "conv_state" else state_after[name] for name in state}
