@@ -22,6 +22,7 @@ from contextual_rnn.ops._fast_weights.dispatch import ENVIRONMENT
 
 HERE = Path(__file__).parent
 PACKAGES = ("contextual-rnn", "torch", "jax", "jaxlib", "numpy")
+INSTRUCTION_SET = "CONTEXTUAL_RNN_INSTRUCTION_SET"  # of csrc/instruction_set.cpp
 MM_SIZE = 1024
 ROUNDS = 20_000  # of a chain: some 50 microseconds, short beside what it is measured next to
 
@@ -119,7 +120,9 @@ def _compile() -> ctypes.CDLL | None:
     if not (found := compiler()):
         return None
     native = ["-mcpu=native"] if platform.machine() in ("aarch64", "arm64") else ["-march=native"]
-    if platform.machine() in ("x86_64", "AMD64"):
+    if os.environ.get(INSTRUCTION_SET) == "avx2":  # each set against its own peak
+        native = ["-mavx2", "-mfma"]
+    elif platform.machine() in ("x86_64", "AMD64"):
         native.append("-mprefer-vector-width=512")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "peak.so"

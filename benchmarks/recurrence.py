@@ -12,10 +12,11 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from benchmarks import peers
 from benchmarks.machine import peak
-from benchmarks.size import BARE, COMPILED, EAGER, JAX, OURS, Cell, Size
+from benchmarks.size import APART, BARE, COMPILED, EAGER, JAX, OURS, PROJECTING, Cell, Size
 from benchmarks.timing import interleave, repeated
 from contextual_rnn.ops import BACKENDS, KERNELS, LowRank, Timing, fast_weights
 from contextual_rnn.ops._fast_weights.backend import prepare
@@ -25,6 +26,7 @@ from contextual_rnn.ops._fast_weights.kernel import Given
 PEAK = "multiply-adds alone"
 INITIAL = ("zero", "shared", "dense", "low rank")
 RANK = 4
+FEATURES = 100  # of the retrieval task's embedding
 
 Gradients = Callable[[], Any]
 
@@ -77,6 +79,25 @@ class Problem:
 
         return call
 
+    def projecting(self, apart: bool) -> Gradients:
+        """What gives gradients of features and their projection too, by one call or after torch's linear layer."""
+        inputs, weight, h0, gain, shift, *_ = self.tensors
+        batch, steps, units = inputs.shape
+        generator, place = torch.Generator().manual_seed(1), {"dtype": inputs.dtype}
+        x = torch.randn(batch, steps, FEATURES, generator=generator, **place).requires_grad_()
+        weight_ih = (0.1 * torch.randn(units, FEATURES, generator=generator, **place)).requires_grad_()
+        bias = torch.randn(units, generator=generator, **place).requires_grad_()
+        norm = {"norm_weight": gain, "norm_bias": shift, "timing": "wenke2019"}
+
+        def call() -> tuple[Tensor, ...]:
+            if apart:
+                output, _ = fast_weights(functional.linear(x, weight_ih, bias), weight, h0, self._a0, **norm)
+            else:
+                output, _ = fast_weights(x, weight, h0, self._a0, weight_ih=weight_ih, bias=bias, **norm)
+            return torch.autograd.grad(output, (x, weight_ih, bias, weight, h0, gain, shift), self.cotangent)
+
+        return call
+
     def attention(self, form: Callable[..., Tensor] = peers.attention_form) -> tuple[Tensor, ...]:
         """The same by the attention form; an A(0) is dense or none."""
         return torch.autograd.grad(form(*self.tensors), self.tensors, self.cotangent)
@@ -100,6 +121,16 @@ def recurrence(size: Size, names: Iterable[str], seconds: float, least: int = 5)
         scale = multiply_adds(size) / top.multiply_adds
         taken[PEAK] = [scale * second for second in taken[PEAK]]
     return Cell("recurrence", size, taken)
+
+
+def projection(size: Size, seconds: float, least: int = 5) -> Cell:
+    """Check that features projected in the same call or before give the same gradients, then time both."""
+    expected = Problem(size, torch.float64).projecting(apart=True)()
+    for apart in (False, True):
+        _assert_close(f"projection, apart: {apart}", Problem(size, torch.float64).projecting(apart)(), expected, 1e-9)
+    problem = Problem(size, torch.float32)
+    ways = {PROJECTING: problem.projecting(apart=False), APART: problem.projecting(apart=True)}
+    return Cell("recurrence", size, interleave({name: repeated(way) for name, way in ways.items()}, seconds, least))
 
 
 def multiply_adds(size: Size) -> int:

@@ -14,6 +14,7 @@ What = Literal["training step", "recurrence"]
 # captures a step as a graph, and the explicit A is timed so too.
 TRAIN, FUSED, PLAIN, OURS = "ours, as train runs it", "ours, plain PyTorch, fused loss", "ours, plain PyTorch", "ours"
 BARE = "ours, without autograd"
+PROJECTING, APART = "ours, with a projection", "its products by torch, ours over what is projected"
 EAGER, COMPILED, JAX = "eager, explicit A", "torch.compile", "JAX"
 CAPTURED = "explicit A, captured as a graph"
 

@@ -14,7 +14,7 @@ from benchmarks import fast_weights, gpu, page, parts, peers, ragged, recurrence
 from benchmarks.parts import PARTS, Figure
 from benchmarks.plots import draw
 from benchmarks.recurrence import Problem, multiply_adds
-from benchmarks.size import BARE, COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, TRAIN, Cell, Size
+from benchmarks.size import APART, BARE, COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, PROJECTING, TRAIN, Cell, Size
 from benchmarks.timing import Contender, interleave, ratio, spread
 from benchmarks.workers import Workers
 from contextual_rnn.experiments.report.pages import BEGIN, END
@@ -44,12 +44,15 @@ def test_a_quick_run_writes_every_figure_and_why_one_is_missing(tmp_path, capsys
     assert report["gate"]
     assert report["machine"]["versions"]["torch"] == version("torch")
     assert report["not timed"] == {JAX: "not asked for", COMPILED: "not asked for"}
-    whole, alone = report["measured"]
+    whole, alone, projected = report["measured"]
     assert set(whole["microseconds"]) == {TRAIN, FUSED, PLAIN, EAGER}
     assert set(alone["microseconds"]) == {OURS, *[BARE] * recurrence.has_kernel(), EAGER, recurrence.PEAK}
+    assert set(projected["microseconds"]) == {PROJECTING, APART}
     timed = [figure for figure in report["figures"] if figure["value"] is not None]
-    assert len(report["figures"]) == 10 + recurrence.has_kernel()
-    assert {figure["target"] for figure in timed} == {20.0, 14.0, 2.5}
+    assert len(report["figures"]) == 11 + recurrence.has_kernel()
+    of_this_set = {2.2, 2.4} & {figure["target"] for figure in timed}
+    assert len(of_this_set) == 1
+    assert {figure["target"] for figure in timed} == {20.0, 14.0, 1.6, *of_this_set, *[2.0] * recurrence.has_kernel()}
     for figure in report["figures"]:
         measured = figure["value"] is not None
         assert (figure["note"] == "not asked for") is not measured

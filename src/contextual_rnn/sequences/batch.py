@@ -128,10 +128,10 @@ class Sequences:
         else:
             check_flags("reset", reset, {"batch": self.batch})
         flags = reset.cpu()
-        if not is_tracing() and not bool(flags.any()):
+        num_resets = int(flags.sum())
+        if not num_resets and not is_tracing():
             return None, 0
-        numbers, num_resets = torch.full(flags.shape, -1, device="cpu"), int(flags.sum())
-        numbers[flags] = torch.arange(num_resets, device="cpu")
+        numbers = torch.where(flags, flags.flatten().cumsum(0).view(flags.shape) - 1, -1)
         if flags.ndim == 2:
             return numbers.T if self.time < self.spec.input_batch_dim else numbers, num_resets
         if not isinstance(time, int):

@@ -69,7 +69,7 @@ class Stack:
                 outputs.append(output)
                 finals.append(final)
             inputs = _side_by_side(outputs)
-        state = torch.stack(finals)
+        state = finals[0][None] if len(finals) == 1 else torch.stack(finals)
         if c0 is None:
             return inputs, state, None
         h, c = state.split([h0.shape[2], c0.shape[2]], 2)

@@ -87,7 +87,7 @@ class _Eager(torch.autograd.Function):
 
 # What `Function.apply` calls once it has looked for tensors of torch.func, of which there are none: it looks for longer
 # than a small kernel runs.
-_apply_eagerly = super(torch.autograd.Function, _Eager).apply
+_apply_eagerly = super(torch.autograd.Function, _Eager).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Transformed(torch.autograd.Function):
