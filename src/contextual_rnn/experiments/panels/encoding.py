@@ -15,6 +15,7 @@ from contextual_rnn.layers.context_net import Categorical, Continuous, Feature, 
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MOST_CATEGORIES = 256  # of an input: each is a number at every step
+LARGEST = 1e150
 DROPOUT = 0.05  # the share of training contexts whose category is hidden, so that an unseen one has a meaning
 
 
@@ -33,11 +34,16 @@ class Coding:
     missing: bool = False
 
     @classmethod
-    def fit(cls, column: Column, most: int | None = None) -> Coding:
-        """Of a column of training rows; at most the `most` most frequent categories."""
+    def fit(cls, name: str, column: Column, most: int | None = None) -> Coding:
+        """Of a column of training rows; at most the `most` most frequent categories.
+
+        Raises ValueError for numbers that are too large to compute their standard deviation.
+        """
         missing = bool(column.missing.any())
         if isinstance(column, Quantity):
             values = column.values[~column.missing].astype(np.float64)
+            if (largest := np.abs(values).max(initial=0)) > LARGEST:
+                raise ValueError(f"{name}: expected numbers of at most {LARGEST:g}, to be scaled, got {largest:g}")
             mean = float(values.mean()) if len(values) else 0.0
             std = float(values.std()) if len(values) else 1.0
             rounding = 4 * np.finfo(column.values.dtype).eps * float(np.abs(values).max(initial=0))
@@ -74,7 +80,7 @@ class Coding:
         numbers = np.zeros((len(column), self.width), np.float32)
         missing = column.missing
         if isinstance(column, Quantity):
-            numbers[:, 0] = np.where(missing, 0, (column.values - self.mean) / self.std)
+            numbers[:, 0] = np.where(missing, 0, self.scaled(column))
         elif isinstance(column, Category):
             rows = np.flatnonzero(~missing)
             numbers[rows, self.places(column.categories)[column.codes[rows]]] = 1
@@ -84,6 +90,10 @@ class Coding:
         if self.missing:
             numbers[missing, -1] = 1
         return numbers
+
+    def scaled(self, column: Quantity) -> Array:
+        """(value - mean) / std, in float64."""
+        return (column.values.astype(np.float64) - self.mean) / self.std
 
     def features(self, name: str) -> dict[str, Feature]:
         """What a context network must take for this column."""
