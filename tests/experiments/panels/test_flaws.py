@@ -89,7 +89,7 @@ def test_zones_of_parts_may_differ_as_times_with_one_are_instants(tmp_path):
 def test_the_first_text_that_is_no_time_is_named():
     days = [str(np.datetime64("2020-01-01") + row) for row in range(ROWS)]
     days[7] = ""
-    with pytest.raises(ValueError, match="day: expected dates such as 2020-12-31 .*got '' in row 8"):
+    with pytest.raises(ValueError, match=r"day: expected dates such as 2020-12-31 .*got '' in row 8"):
         read_panel(flows(day=days), COLUMNS)
 
 

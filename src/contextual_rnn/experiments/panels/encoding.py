@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn.experiments.panels.columns import Columns
+from contextual_rnn._numbers import POSITIVE, check_flag, check_number, check_size
+from contextual_rnn.experiments.panels.columns import KINDS, Columns
 from contextual_rnn.experiments.panels.values import Category, Column, Quantity
 from contextual_rnn.layers.context_net import Categorical, Continuous, Feature, SetValued
 
@@ -32,6 +33,13 @@ class Coding:
     std: float = 1.0
     categories: tuple[Hashable, ...] = ()
     missing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}")
+        check_number("mean", self.mean)
+        check_number("std", self.std, *POSITIVE)
+        check_flag("missing", self.missing)
 
     @classmethod
     def fit(cls, name: str, column: Column, most: int | None = None) -> Coding:
@@ -139,6 +147,21 @@ class Encoding:
     target: Coding
     target_per: str
     length: int | None
+
+    def __post_init__(self) -> None:
+        if self.target_per not in ("step", "series"):
+            raise ValueError(f"target_per: expected step or series, got {self.target_per!r}")
+        if self.length is not None:
+            check_size("length", self.length)
+        columns = self.columns
+        inputs = [name for name in columns.inputs if name != columns.target]
+        for role, names, codings in (("inputs", inputs, self.inputs), ("context", columns.context, self.context)):
+            if sorted(names) != sorted(codings):
+                raise ValueError(f"{role}: expected codings of {', '.join(names) or 'none'}, got {', '.join(codings)}")
+        for name, coding in {**self.inputs, **self.context, columns.target: self.target}.items():
+            kind = columns.kinds.get(name, coding.kind).partition(":")[0]
+            if (kind if kind in KINDS else "category") != coding.kind:
+                raise ValueError(f"kinds: expected {kind} for {name!r}, as the columns say, got {coding.kind}")
 
     def to_json(self) -> str:
         def dicts(codings: dict[str, Coding]) -> dict[str, Any]:
