@@ -55,7 +55,7 @@ def check_input(name: str, network: nn.Module, inputs: Tensor) -> None:
 
 
 def check_step(name: str, network: nn.Module, spec: StateSpec, inputs: Any, rows: int | None = None) -> None:
-    """Refuse inputs of one step that the network cannot take; where `rows` says how many, of another number or width."""
+    """Refuse inputs of one step that the network cannot take; with `rows`, also those of other rows or width."""
     check_dense(name, inputs)
     if spec.input_ndim is not None:
         axes = spec.input_ndim if spec.known_time_dim is None else spec.input_ndim - 1

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import torch
 
@@ -76,8 +76,8 @@ def compare(
 
     Raises ValueError or TypeError for a table or columns that are refused, and for bad options.
     """
-    names: Any = inputs, context  # `Columns` checks them
-    columns = Columns(target, series, time, *names, window, group, {} if kinds is None else kinds)
+    seen, known = cast("tuple[str, ...]", inputs), cast("tuple[str, ...]", context)  # `Columns` makes them tuples
+    columns = Columns(target, series, time, seen, known, window, group, {} if kinds is None else kinds)
     split = Split() if split is None else split
     if not isinstance(split, Split):
         raise TypeError(f"split: expected a Split, such as Split('time'), or None, got {shortened(split)}")
