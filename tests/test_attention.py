@@ -119,3 +119,10 @@ def test_it_compiles_as_one_graph():
     for hidden in ({"lengths": torch.tensor([5, 2, 3])}, {"mask": torch.rand(B, S) < 2}):
         compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(query, keys, **hidden).output, attention(query, keys, **hidden).output)
+
+
+def test_its_layers_are_made_where_and_as_they_are_asked_for():
+    attention = AdditiveAttention(Q, K, H, device="meta", dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in attention.parameters()} == {("meta", torch.float64)}
+    with pytest.raises(ValueError, match="dtype: expected one of floats"):
+        AdditiveAttention(Q, K, H, dtype=torch.int64)

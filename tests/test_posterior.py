@@ -425,6 +425,8 @@ BAD_CALLS = {
     "prior_scale: expected a positive, finite number": lambda: q_of().kl((0.0, 0.0)),
     "prior_mean: expected a shape that broadcasts": lambda: q_of().kl((torch.zeros(3), 1.0)),
     "prior_scale: expected a floating-point": lambda: q_of().kl((0.0, torch.ones(5).long())),
+    r"prior_scale: expected positive numbers, got \[-1.0": lambda: q_of().kl((torch.zeros(5), -torch.ones(5))),
+    "prior_scale: expected positive numbers": lambda: q_of().kl((0.0, torch.tensor([1.0, 0.0, 1.0, 1.0, torch.nan]))),
     "prior_mean: expected a tensor on cpu": lambda: q_of().kl((torch.zeros(5, device="meta"), 1.0)),
     "prior: expected state.posterior": lambda: q_of().kl(NormalState(GRU, nn.Linear(2, 6))),
     "num_samples: expected a positive int": lambda: q_of().sample(0),

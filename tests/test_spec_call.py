@@ -9,6 +9,7 @@ from tests.sequences_alone import assert_equal
 from torch import nn
 
 from contextual_rnn import (
+    ConstantState,
     ContextualRNN,
     FreeState,
     Leaf,
@@ -132,6 +133,20 @@ def alone(model, x, given, lengths, cuts):
         outputs.append(torch.cat([*(piece for piece, _ in pieces), x.new_zeros(STEPS - length, 5)]))
         finals.append(pieces[-1][1])
     return [torch.stack(outputs), torch.cat([h for h, _ in finals]), torch.cat([v for _, v in finals], 1).T]
+
+
+@pytest.mark.parametrize("options", [{}, {"lengths": torch.tensor([6, 3, 5, 1])}])
+def test_arguments_of_rows_and_steps_are_repeated_with_samples(model, options):
+    """In evaluation, where all samples of a row but their draws are alike."""
+    x, given, _ = arguments_of(model)
+    model.initial_state = ConstantState(model.network)
+    given.pop("context")
+    of_two = model(x, num_samples=2, **given, **options)
+    once = of_rows(model, *model(x, **given, **options))
+    for ours, theirs in zip(of_rows(model, *of_two), once, strict=True):
+        assert_equal(ours, theirs.repeat_interleave(2, 0))
+    with pytest.raises(ValueError, match="speed: expected a batch in axis 0"):
+        model(x, num_samples=2, **{**given, "speed": torch.ones((), dtype=F64)}, **options)
 
 
 LENGTHS, CUTS = [6, 3, 5, 1], [[2], [], [1, 4], []]

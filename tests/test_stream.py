@@ -284,6 +284,30 @@ def test_only_rows_that_begin_anew_are_drawn_whatever_takes_the_steps():
         assert_same(outputs[-1], network(x[None], expected)[0][0].detach(), 1e-6)
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda output: output.share_memory_(),  # as a queue of torch.multiprocessing does
+        lambda output: output.untyped_storage().resize_(0),
+        lambda output: output.untyped_storage().resize_(8),
+        lambda output: output.resize_(0),
+        lambda output: output.set_(torch.full((2, 5), 7.0)),
+    ],
+)
+def test_an_output_whose_memory_was_moved_or_freed_is_not_written_to(change, backend):
+    torch.manual_seed(0)
+    model = model_of(nn.GRU(3, 5), backend=backend)
+    context, inputs = context_of(2, torch.float32), torch.randn(3, 2, 3)
+    undisturbed, stream = model.stream(context), model.stream(context)
+    expected = [undisturbed(x).clone() for x in inputs]
+    change(stream(inputs[0]))
+    freed = [torch.full((10,), 7.0) for _ in range(200)]  # would take the place of memory that was freed
+    for x, output in zip(inputs[1:], expected[1:], strict=True):
+        assert_same(stream(x), output, 1e-6)
+    assert all((tensor == 7).all() for tensor in freed)
+
+
 @native
 def test_inputs_of_any_memory():
     """What cannot be read in place is copied, and the numbers are the same."""

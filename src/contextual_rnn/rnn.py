@@ -17,7 +17,7 @@ from contextual_rnn._tensors import first_parameter
 from contextual_rnn.sequences.backend import check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.stream import Stream
-from contextual_rnn.spec.arguments import merged
+from contextual_rnn.spec.arguments import merged, repeated_arguments
 from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.rows import check_open_parts
@@ -121,6 +121,7 @@ class ContextualRNN(nn.Module):
             hx, posterior = self._drawn(input, context, generator, num_samples, return_posterior, alone)
             if num_samples is not None and not isinstance(input, PackedSequence):
                 input, lengths, mask = self._repeated(num_samples, input, lengths, mask)
+                arguments, more = repeated_arguments(self._spec, merged(arguments, more), num_samples), {}
             options: dict[str, Any] = {"lengths": lengths, "mask": mask, "burn_in": burn_in, "arguments": arguments}
             returned = ContextualRNN.forward(self, input, hx, final_state=final_state, **options, **more)
             return (returned, posterior) if return_posterior else returned
@@ -248,8 +249,7 @@ class ContextualRNN(nn.Module):
         spec = self._found_spec
         if spec is None:
             parameter = first_parameter(self.network)
-            default = torch.get_default_device()
-            like = torch.empty(0, device=default) if parameter is None else parameter
+            like = torch.empty(0, device=torch.get_default_device()) if parameter is None else parameter
             dtype, device = _dtype_and_device(self.network, like)
             like = torch.empty(0, dtype=dtype, device=device)
             spec = self._found_spec = find_time_dim(self.network, self._spec, step, like)

@@ -134,6 +134,67 @@ def test_a_configuration_of_no_task_is_named():
     assert final("error")([], {"error": 2.0}) == 2.0
 
 
+SOURCE = FILE.read_text()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("return (self.model(x) - x.mean(1)).square().mean()", "return 1.0", "loss: expected a tensor .*, got float"),
+        (".square().mean()", ".square()", r"loss: expected a tensor of one number .*, got one of shape \(8, 1\)"),
+        ("return (self.model(x) - x.mean(1)).square().mean()", "return torch.zeros(())", "loss: .*, got one without"),
+        ("error.mean().item()", "error.mean()", "evaluate: expected a number for mean_error, got Tensor"),
+        ('return {"mean_error"', 'return None and {"mean_error"', "evaluate: expected a dict .*, got NoneType"),
+        ("self.model = MeanModel(config)", "self.model = 3", "model: expected a module with parameters .*, got int"),
+        ("(draws[:16],)", "draws[:16]", "training: expected a tuple of tensors in MeanTask, got Tensor"),
+        ("(draws[:16],)", "(draws[:16], draws[:3])", r"training: expected as many rows .*, got \[16, 3\]"),
+        ("(draws[:16],)", "(draws[:0],)", r"training: expected as many rows .*at least one, got \[0\]"),
+        ("class MeanTask(Task[MeanModel])", "class MeanTask", "task: expected a Task for MeanConfig, got MeanTask"),
+        ("@dataclass(frozen=True)\nclass MeanConfig", "class MeanConfig", "config: expected a frozen dataclass"),
+        ("class MeanConfig(TrainingConfig)", "class MeanConfig", "config: expected a frozen dataclass"),
+        ('name="mean"', "name=3", "name: expected a task's name of letters, digits and _, got 3"),
+        ("metrics=(Metric(", 'metrics=("a", Metric(', r"metrics: expected a tuple of Metric for mean, got \('a'"),
+        ('final("mean_error")', '"mean_error"', "measures: expected a function for mean_error of mean"),
+        ("task=MeanTask", "task=None", "task: expected a class, a function or 'module:name' for mean, got None"),
+        ("from __future__ import annotations", "import sys; sys.exit(5)", "expected Python that registers tasks .*: 5"),
+    ],
+)
+def test_parts_of_a_task_of_another_kind_are_named(before, after, message, tmp_path, monkeypatch, capsys):
+    assert before in SOURCE
+    path = tmp_path / "task.py"
+    path.write_text(SOURCE.replace(before, after))
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
+    assert main(["train", str(path), "--out", str(tmp_path / "run")]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("return Tested(", "return (", "test: expected a Tested from mean, got tuple"),
+        (".abs()[:, 0],", ".abs()[:, 0].tolist(),", r"errors: expected a tensor \(examples, steps\), got list"),
+        ("range(len(x))", "range(3)", r"errors: expected those of the 3 examples that series names"),
+        ("measures=(", "measures=() and (", "task: expected one with a measure to choose by, got mean"),
+    ],
+)
+def test_parts_of_a_test_of_another_kind_are_named(before, after, message, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "task.py"
+    path.write_text(SOURCE.replace(before, after))
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
+    monkeypatch.setattr(workers, "local_workers", lambda count: contextlib.nullcontext(Serial()))
+    assert main(["compare", str(path), "--arms", "warm", "--seeds", "1", "--out", str(tmp_path / "run")]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_file_that_fails_after_it_has_registered_leaves_no_task(tmp_path, monkeypatch):
+    path = tmp_path / "late.py"
+    path.write_text(SOURCE + "\nraise OSError('late')\n")
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(path))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="got an error: late"):
+            tasks()
+
+
 @pytest.mark.parametrize("text", ["import nothing_of_this_name", "1 +"])
 def test_a_file_that_cannot_be_run_is_named(text, tmp_path, monkeypatch, capsys):
     path = tmp_path / "broken.py"

@@ -43,6 +43,16 @@ BAD_CALLS = {
     "stop: expected a function of 1 argument, or of one more": lambda: values(stop=lambda: False),
     "sampler: expected a function or None, got float": lambda: tokens(sampler=0.7),
     "sampler: expected None beside beams": lambda: tokens(sampler=GREEDY, beams=2),
+    "first: expected torch.float32 on cpu, as the network, got torch.float64": lambda: generate(
+        MODEL, lambda output, value: value, FIRST.double(), context=CONTEXT, num_steps=2
+    ),
+    r"step: expected inputs of width 3 for the network, got .*\(3, 2\)": lambda: values(step=lambda o, v: v[:, :2]),
+    r"embed: expected inputs of width 3 for the network, got .*\(3, 2\)": lambda: values(embed=lambda v: v[:, :2]),
+    r"embed: expected inputs of 3 rows for the network, got .*\(1, 3\)": lambda: values(embed=lambda v: v[:1]),
+    "embed: expected torch.float32 on cpu": lambda: values(embed=lambda v: v.double()),
+    "sampler: expected tokens from 0 to 5, got 99 to 99": lambda: tokens(sampler=lambda s: torch.full((3,), 99)),
+    "sampler: expected tokens from 0 to 5, got -1 to -1": lambda: tokens(sampler=lambda s: torch.full((3,), -1)),
+    "num_steps, num_samples: expected a product that fits in memory": lambda: values(num_samples=2**62),
     "sampler: expected int64 tokens of shape": lambda: tokens(sampler=lambda scores: scores),
     "sampler: expected a function that returns a tensor": lambda: tokens(sampler=lambda scores: 3),
     r"sampler: expected log-probabilities of shape \(3,\)": lambda: tokens(

@@ -73,3 +73,11 @@ BAD_CALLS = {
 def test_bad_calls_are_refused(words):
     with pytest.raises((ValueError, TypeError), match=f"^{words}"):
         BAD_CALLS[words]()
+
+
+def test_vectors_without_numbers_and_more_points_than_memory_has():
+    for shape in ((3, 0), (0, 3), (0,)):
+        start = torch.zeros(shape)
+        assert interpolate(start, start, 4).shape == (4 * shape[0], *shape[1:])
+    with pytest.raises(ValueError, match="num_points, start: expected a product that fits in memory"):
+        interpolate(torch.zeros(2, 3), torch.ones(2, 3), 2**60)

@@ -14,7 +14,7 @@ from torch import Tensor
 from contextual_rnn._numbers import shortened
 from contextual_rnn._precision import wide
 from contextual_rnn.generation.network_steps import NetworkSteps
-from contextual_rnn.generation.sampling import check_scores, log_probs_of
+from contextual_rnn.generation.sampling import check_scores, check_tokens, log_probs_of
 from contextual_rnn.generation.step import GenerationStep, with_step
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.spec.spec import StateSpec
@@ -76,9 +76,9 @@ class Functions:
         try:
             pairs = zip(self._network_steps, states, strict=True)
             outputs, new = zip(*[take_step(self.spec, inputs, state) for take_step, state in pairs], strict=True)
-        except (RuntimeError, IndexError, TypeError, AttributeError):
+        except (RuntimeError, IndexError, TypeError, AttributeError, ValueError):
             name = "embed" if self.embeds else "step" if at.number > 0 else self.first_name or "network"
-            check_step(name, network, self.spec, inputs)
+            check_step(name, network, self.spec, inputs, at.rows.shape[0])
             raise
         return outputs, new
 
@@ -97,6 +97,7 @@ class Functions:
                 if value.dtype != torch.int64 or value.shape != (rows,):
                     received = f"{value.dtype} of shape {tuple(value.shape)}"
                     raise ValueError(f"sampler: expected int64 tokens of shape ({rows},), got {received}")
+                check_tokens(value, scores.shape[-1])
                 log_prob = log_probs_of(scores, value)
             return value, log_prob
         return _pair("step", self._step(outputs[0], value, at), rows)

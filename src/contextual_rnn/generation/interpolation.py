@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import check_flag, check_size
+from contextual_rnn._numbers import check_elements, check_flag, check_size
 from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_floats
 from contextual_rnn.spec.spec import StateSpec
@@ -53,11 +53,12 @@ def _path(name: str, start: Any, end: Any, num_points: int, spherical: bool) -> 
     if (start.dtype, start.device) != (end.dtype, end.device):
         expected, received = (f"{tensor.dtype} on {tensor.device}" for tensor in (start, end))
         raise ValueError(f"end: expected {expected}, as start, got {received}")
+    check_elements(num_points=num_points, start=start.numel())
     first, last = (wide(tensor).flatten(1) if tensor.ndim > 1 else wide(tensor)[:, None] for tensor in (start, end))
     weight = torch.linspace(0, 1, num_points, dtype=first.dtype, device=first.device)[:, None]
     shares = _spherical(first, last, weight) if spherical else (1 - weight, weight)
     points = shares[0] * first[:, None] + shares[1] * last[:, None]
-    return points.to(start.dtype).flatten(0, 1).view(-1, *start.shape[1:])
+    return points.to(start.dtype).reshape(start.shape[0] * num_points, *start.shape[1:])
 
 
 def _spherical(first: Tensor, last: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,6 +74,13 @@ def log_probs_of(scores: Tensor, tokens: Tensor) -> Tensor:
     return wide(scores).log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
 
 
+def check_tokens(tokens: Tensor, end: int) -> None:
+    """Refuse tokens of a sampler that scores of `end` tokens do not have."""
+    if readable(tokens) and tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < end:
+        least, most = int(tokens.min()), int(tokens.max())
+        raise ValueError(f"sampler: expected tokens from 0 to {end - 1}, got {least} to {most}")
+
+
 def check_scores(name: str, scores: object, rows: int) -> None:
     """Refuse anything but scores (rows, K) without NaN."""
     if not isinstance(scores, Tensor):

@@ -106,6 +106,7 @@ def generate(
     if not isinstance(model, ContextualRNN):
         raise TypeError(f"model: expected a ContextualRNN, got {type(model).__name__}")
     num_steps, num_samples = check_size("num_steps", num_steps), check_size("num_samples", num_samples)
+    check_elements(num_steps=num_steps, num_samples=num_samples)
     check_functions(step, embed, sampler)
     stop = checked_stop(stop)
     check_flag("sample", sample)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from contextual_rnn._autocast import autocast_joins
 from contextual_rnn._lengths import check_lengths
-from contextual_rnn._numbers import check_elements, check_size, readable
+from contextual_rnn._numbers import check_elements, check_factory, check_size, readable
 from contextual_rnn._tensors import check_dense, check_floats
 
 
@@ -27,18 +27,28 @@ class AdditiveAttention(nn.Module):
         output(t) = sum_s softmax_s(score(t, s)) value(s)
 
     `hidden_size` is the width of v. The paper's b is zero: here it is learned, as it can be wherever a layer stands.
-    Raises TypeError or ValueError for a size that is no positive int.
+    Raises TypeError or ValueError for a size that is no positive int, and for a device or dtype that parameters cannot
+    have.
     """
 
-    def __init__(self, query_size: int, key_size: int, hidden_size: int):
+    def __init__(
+        self,
+        query_size: int,
+        key_size: int,
+        hidden_size: int,
+        *,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
+        device, dtype = check_factory(device, dtype)
         query_size, key_size = check_size("query_size", query_size), check_size("key_size", key_size)
         hidden_size = check_size("hidden_size", hidden_size)
         check_elements(hidden_size=hidden_size, query_size=query_size)
         check_elements(hidden_size=hidden_size, key_size=key_size)
-        self.query = nn.Linear(query_size, hidden_size, bias=False)
-        self.key = nn.Linear(key_size, hidden_size)
-        self.score = nn.Linear(hidden_size, 1, bias=False)
+        self.query = nn.Linear(query_size, hidden_size, bias=False, device=device, dtype=dtype)
+        self.key = nn.Linear(key_size, hidden_size, device=device, dtype=dtype)
+        self.score = nn.Linear(hidden_size, 1, bias=False, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Start anew as the constructor does."""

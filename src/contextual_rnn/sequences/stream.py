@@ -79,7 +79,9 @@ class Stream:
         """
         if self._native is None:
             return self._step_in_torch(input, reset, reset_context, arguments)
-        steps, shape, dtype, output = self._native
+        if self._native.output.data_ptr() != self._native.place:  # somebody freed the output's memory, or moved it
+            self._begin(self.state)
+        steps, shape, dtype, output, _ = self._native
         anew = 0
         if reset is not None or reset_context is not None or arguments is not None:
             if reset_context is None and arguments is None and self._start_is_current:
@@ -143,11 +145,12 @@ class Stream:
         # C writes to memory of the stream's own, which is as large whatever `start` holds now.
         self._start = memory_like(state if self._start is None else whole_state(network, self._start))
         h = tensors_of(self._state)[0]
-        if self._output is None or not _is_like(self._output, h, h.shape[-1:]):
+        if self._output is None or not _can_receive(self._output, h, self.batch_size, h.shape[-1:]):
             with torch.inference_mode(False):
                 self._output = h.new_zeros(self.batch_size, h.shape[-1])
         steps = KERNELS[type(network)](network, self._state, self._start, self._output)
-        self._native = _Native(steps, (self.batch_size, network.input_size), h.dtype, self._output)
+        place = self._output.data_ptr()
+        self._native = _Native(steps, (self.batch_size, network.input_size), h.dtype, self._output, place)
 
     def _initial(self, rows: Tensor) -> State:
         with torch.no_grad():
@@ -217,7 +220,7 @@ class Stream:
             raise ValueError("reset_context: expected only with reset, got it alone")
         run = as_forward(self._model, step_of)  # pyright: ignore[reportArgumentType]
         output, self._state = run(network, self._spec, input, self._state, **merged(arguments, {}))
-        if self._output is None or not _is_like(self._output, output, output.shape[1:]):
+        if self._output is None or not _can_receive(self._output, output, self.batch_size, output.shape[1:]):
             self._output = _own_copy(output)
         return self._output.copy_(output)
 
@@ -254,12 +257,13 @@ def _copy_in(name: str, memory: Tensor, tensor: Tensor) -> int:
 
 
 class _Native(NamedTuple):
-    """The kernel's steps, what their input must be, and their output."""
+    """The kernel's steps, what their input must be, and their output with its address."""
 
     steps: Steps
     shape: tuple[int, int]
     dtype: torch.dtype
     output: Tensor
+    place: int
 
 
 def _is_fixed(model: Model) -> bool:
@@ -271,6 +275,9 @@ def _own_copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
 
 
-def _is_like(output: Tensor, tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether `output` can receive rows of `shape` that are as `tensor`."""
-    return (output.shape[1:], output.dtype, output.device) == (shape, tensor.dtype, tensor.device)
+def _can_receive(output: Tensor, tensor: Tensor, rows: int, shape: tuple[int, ...]) -> bool:
+    """Whether `output` has memory for `rows` rows of `shape` that are as `tensor`."""
+    if (output.dtype, output.device) != (tensor.dtype, tensor.device) or output.shape != (rows, *shape):
+        return False
+    end = (output.storage_offset() + output.numel()) * output.element_size()
+    return output.is_contiguous() and (output.is_meta or end <= output.untyped_storage().nbytes())

@@ -122,6 +122,18 @@ def split_arguments(
     return Inputs.of(tensor, inputs.batch_dim, inputs.time_dim, arguments, per_step)
 
 
+def repeated_arguments(spec: Any, arguments: Mapping[str, Any], copies: int) -> dict[str, Any] | None:
+    """Arguments of a batch whose rows are repeated, each `copies` times: those of a row or a step are, too."""
+    axes = {**dict.fromkeys(spec.per_step, spec.input_batch_dim), **dict.fromkeys(spec.per_row, 0)}
+    repeated = dict(arguments)
+    for name in axes.keys() & arguments.keys():
+        check_dense(name, arguments[name])
+        if arguments[name].ndim <= axes[name]:
+            raise ValueError(f"{name}: expected a batch in axis {axes[name]}, got {tuple(arguments[name].shape)}")
+        repeated[name] = arguments[name].repeat_interleave(copies, axes[name])
+    return repeated or None
+
+
 def one_step_of(input: Tensor, batch_dim: int) -> Tensor:
     """An example of one step of the batch, (B, ...)."""
     shape = [size for axis, size in enumerate(input.shape) if axis not in (batch_dim, 1 - batch_dim)]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import POSITIVE, check_held, check_number, shortened
+from contextual_rnn._numbers import POSITIVE, check_held, check_number, readable, shortened
 from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_floats
 from contextual_rnn.spec.leaf import Leaf
@@ -72,4 +72,6 @@ def _part(name: str, leaf: Leaf, part: Tensor | float, ours: Tensor) -> Tensor:
     if shape[-len(leaf.shape) :] != leaf.shape or len(shape) > len(leaf.shape) + 1:
         expected = tuple(ours.shape)
         raise ValueError(f"{name}: expected a shape that broadcasts to {expected}, got {tuple(part.shape)}")
+    if name == "prior_scale" and readable(part) and not part.is_cuda and not bool((part > 0).all()):  # a GPU would wait
+        raise ValueError(f"{name}: expected positive numbers, got {shortened(part.tolist())}")
     return wide(part).expand(shape)

@@ -15,8 +15,9 @@ from contextual_rnn.experiments.config import ARMS, PanelConfig
 from contextual_rnn.experiments.panels import Columns
 from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.runs.trainer import Training
+from contextual_rnn.experiments.tasks.networks import NETWORKS
 from contextual_rnn.experiments.tasks.panel import crps, data_of, predicted
-from contextual_rnn.experiments.tasks.panel_model import NETWORKS, PanelModel
+from contextual_rnn.experiments.tasks.panel_model import PanelModel
 from contextual_rnn.experiments.tasks.registry import build_task
 
 

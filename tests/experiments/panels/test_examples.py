@@ -78,7 +78,7 @@ def test_batches_equal_what_loops_over_rows_say(split, reads_itself):
             targets = [row.get("discharge") for row in steps[3:]]
             known = [target is not None for target in targets]
             assert batch.observed[place].tolist() == known + [False] * (batch.target.shape[1] - len(known))
-            shown = data.unscale(batch.target[place])[: len(known)]
+            shown = data.unscale(batch.target[place])[: len(known)].float()
             assert_close(shown[known], np.array([target for target in targets if target is not None]))
         context_rows = [next(iter(series[data.panel.series_names[code]].values())) for code in examples.series]
         assert_contexts(data, batch.context, context_rows)

@@ -14,6 +14,7 @@ from contextual_rnn.experiments.config import tasks
 
 if TYPE_CHECKING:
     from contextual_rnn.experiments.compare.plan import Plan
+    from contextual_rnn.experiments.panels import PanelData
     from contextual_rnn.experiments.runs.store import Place
 
 
@@ -79,19 +80,20 @@ class Compare:
     def run(self) -> None:
         from tqdm import tqdm
 
-        from contextual_rnn.experiments.compare.compare import run
+        from contextual_rnn.experiments.compare.compare import check_options, run
         from contextual_rnn.experiments.compare.report import REPORT
         from contextual_rnn.experiments.runs import store
         from contextual_rnn.experiments.sweeps.workers import dask_workers, local_workers
         from contextual_rnn.experiments.training.threads import cores
 
         folder = store.place_of(self.out)
+        smallest_gain, workers = check_options(self.smallest_gain, self.workers)
         plan = self._plan(folder)
-        count = self.workers or max(1, cores() // plan.base.threads)
+        count = workers or max(1, cores() // plan.base.threads)
         if self.dry_run:
             _dry_run(plan, count)
             return
-        workers = dask_workers(self.scheduler) if self.scheduler else local_workers(count)
+        executor = dask_workers(self.scheduler) if self.scheduler else local_workers(count)
         with tqdm(unit="run", disable=None) as bar:
 
             def watch(stage: str, progress: Any) -> None:
@@ -100,10 +102,12 @@ class Compare:
                 bar.set_description_str(stage, refresh=False)
                 bar.update(len(progress.outcomes) - bar.n)
 
-            answer = run(plan, folder, workers, smallest_gain=self.smallest_gain, watch=watch)
+            answer = run(plan, folder, executor, smallest_gain=smallest_gain, watch=watch)
         if self.json:
             print(jsons.dumps(answer.as_dict()))
             return
+        for warning in answer.warnings:
+            print(f"warning: {warning}")
         print(f"report: {store.below(folder, REPORT)}")
         print("\n".join(answer.sentences()))
 
@@ -171,8 +175,23 @@ class Predict:
     """Where to write: a .parquet or .csv file."""
 
     def run(self) -> None:
-        from contextual_rnn.experiments.compare.winner import Predictor, write_table
+        from contextual_rnn.experiments.compare.winner import Predictor, check_ending, write_table
+        from contextual_rnn.experiments.panels.understood import rows_in_words
 
-        predictions = Predictor.from_pretrained(self.folder).predict(self.table)
+        check_ending(self.out)
+        predictor = Predictor.from_pretrained(self.folder)
+        data = predictor.read(self.table)
+        predictions = predictor.predict_data(data)
         write_table(predictions, self.out)
-        print(f"predictions: {self.out}: {predictions.num_rows} rows")
+        for warning in data.summary["warnings"]:
+            print(f"warning: {warning}")
+        print(f"table: {rows_in_words(data.summary['rows'])}")
+        print(f"predictions: {self.out}: {predictions.num_rows} rows{_without(data, predictions.num_rows)}")
+
+
+def _without(data: PanelData, predicted: int) -> str:
+    """How many of the rows that are used have no prediction."""
+    window, rest = data.panel.columns.window, data.summary["rows"]["used"] - predicted
+    return (
+        f"; the other {rest} are in the window before a start" if data.target.per == "step" and window and rest else ""
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
@@ -12,7 +12,7 @@ import numpy
 from contextual_rnn.experiments.compare.calibration import coverage_of
 from contextual_rnn.experiments.compare.plan import Plan
 from contextual_rnn.experiments.compare.runs import Arm
-from contextual_rnn.experiments.config import BASELINE, config_to_dict, entry_of
+from contextual_rnn.experiments.config import BASELINE, PanelConfig, config_to_dict, entry_of
 from contextual_rnn.experiments.stats.intervals import CONFIDENCE, Interval
 from contextual_rnn.experiments.stats.verdict import (
     SMALLEST_GAIN,
@@ -24,6 +24,7 @@ from contextual_rnn.experiments.stats.verdict import (
     lasting,
 )
 from contextual_rnn.experiments.stats.wording import minus, words
+from contextual_rnn.experiments.tasks.panel import data_of
 
 FIRST = {
     "helps": "A better initial state helps on these data.",
@@ -40,7 +41,8 @@ class Answer:
     """The verdict on `best`, the arm with the least validation error among the candidates.
 
     `gain` is its gain over zero on the test set, and `over` that over each control. `by_step` has the gain at each step
-    from the initial state on; empty where an error is one of a whole sequence. `use` is the arm to use.
+    from the initial state on; empty where an error is one of a whole sequence. `use` is the arm to use. `rows` and
+    `warnings` are those of the table, where it is one.
     """
 
     verdict: Verdict
@@ -55,6 +57,8 @@ class Answer:
     titles: Mapping[str, str]
     candidates: int
     smallest: float
+    rows: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def confidence(self) -> float:
@@ -126,6 +130,8 @@ class Answer:
             "seeds": self.gain.seeds,
             "series": self.gain.series,
             "sentences": self.sentences(),
+            "rows": dict(self.rows) or None,
+            "warnings": list(self.warnings),
             "gain_by_step": [_interval(gain) for gain in self.by_step],
             "gain_by_group": {name: {**_interval(g.share), "series": g.series} for name, g in self.by_group.items()},
             "arms": {name: self._arm(arm) for name, arm in self.arms.items()},
@@ -161,6 +167,7 @@ def answer_of(plan: Plan, arms: Mapping[str, Arm], smallest: float = SMALLEST_GA
     verdict = gain.verdict(smallest)
     over = {name: gain_over(arms[name].errors, best.errors) for name in plan.controls if name in arms}
     steps = best.errors.values.shape[2]
+    summary = data_of(plan.base).summary if isinstance(plan.base, PanelConfig) else {}
     return Answer(
         verdict=verdict,
         best=best.name,
@@ -174,6 +181,8 @@ def answer_of(plan: Plan, arms: Mapping[str, Arm], smallest: float = SMALLEST_GA
         titles=entry_of(plan.base).titles.get("state", {}),
         candidates=count,
         smallest=smallest,
+        rows=summary.get("rows", {}),
+        warnings=tuple(summary.get("warnings", ())),
     )
 
 

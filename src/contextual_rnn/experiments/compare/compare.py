@@ -6,13 +6,17 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
-from contextual_rnn._numbers import check_size
+import torch
+
+from contextual_rnn._entries import entries_of
+from contextual_rnn._numbers import SHARE, check_number, check_size, shortened
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.compare.answer import Answer, answer_of
 from contextual_rnn.experiments.compare.plan import Plan
@@ -26,7 +30,9 @@ from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.weights import load_task
 from contextual_rnn.experiments.stats.verdict import SMALLEST_GAIN
 from contextual_rnn.experiments.sweeps.workers import local_workers
+from contextual_rnn.experiments.tasks.networks import own_files
 from contextual_rnn.experiments.tasks.panel import data_of, panel_text, passes_of
+from contextual_rnn.experiments.tasks.panel_model import PanelModel
 from contextual_rnn.experiments.training.threads import cores
 
 ANSWER, WINNER, TABLE = "answer.json", "winner", "table.parquet"
@@ -65,20 +71,31 @@ def compare(
 
     `table` is a CSV or Parquet file, several, a folder of parts, or a data frame; `Columns` and `Split` explain the
     columns, `PanelConfig` the arms and networks. Every arm gets the same search over `units` and `learning_rates` and
-    `steps` steps of training, then `seeds` seeds of its best choice. The folder `out` gets the runs, answer.json,
-    report.html, and the model to use in the folder winner; the same call goes on where it was stopped.
+    `steps` steps of training, then `seeds` seeds of its best choice. `out`, a folder or its URL, gets the runs,
+    answer.json, report.html, and the model to use in the folder winner; the same call goes on where it was stopped.
 
     Raises ValueError or TypeError for a table or columns that are refused, and for bad options.
     """
-    columns = Columns(
-        target, series, time, tuple(inputs), tuple(context), window, group, {} if kinds is None else kinds
-    )
-    folder = Path(out)
+    seen, known = cast("tuple[str, ...]", inputs), cast("tuple[str, ...]", context)  # `Columns` makes them tuples
+    columns = Columns(target, series, time, seen, known, window, group, {} if kinds is None else kinds)
+    split = Split() if split is None else split
+    if not isinstance(split, Split):
+        raise TypeError(f"split: expected a Split, such as Split('time'), or None, got {shortened(split)}")
+    if not isinstance(out, str | Path):
+        raise TypeError(f"out: expected a folder or its URL, got {shortened(out)}")
+    folder = out if isinstance(out, Path) else store.place_of(out)
+    smallest_gain, workers = check_options(smallest_gain, workers)
     plan = plan_of_table(
-        table_files(table, columns, folder), columns, split or Split(), length, seeds=seeds, arms=arms,
+        table_files(table, columns, folder), columns, split, length, seeds=seeds, arms=arms,
         network=network, units=units, learning_rates=learning_rates, steps=steps,
     )  # fmt: skip
     return run(plan, folder, local_workers(workers or cores()), smallest_gain=smallest_gain)
+
+
+def check_options(smallest_gain: float, workers: int | None) -> tuple[float, int | None]:
+    """The options that are used after training alone, checked before it."""
+    workers = None if workers is None else check_size("workers", workers)
+    return check_number("smallest_gain", smallest_gain, *SHARE), workers
 
 
 def plan_of_table(
@@ -97,14 +114,24 @@ def plan_of_table(
     """The comparison of a table's arms; by default all that it has columns for. Reads the table."""
     check_size("steps", steps)
     possible = arms_for(bool(columns.context), bool(columns.window))
-    if unknown := [arm for arm in arms or () if arm not in possible]:
-        raise ValueError(f"arms: expected some of {', '.join(possible)} for these columns, got {', '.join(unknown)}")
-    config = PanelConfig(panel=panel_text(list(files), columns, split, length), data=_hash(files), network=network)
-    examples = len(data_of(config).train)
+    arms = [] if arms is None else _values_of("arms", arms)
+    if unknown := [arm for arm in arms if arm not in possible]:
+        received = ", ".join(map(str, unknown))
+        raise ValueError(f"arms: expected some of {', '.join(possible)} for these columns, got {received}")
+    grid = {
+        "units": _values_of("units", units, least=1),
+        "learning_rate": _values_of("learning_rates", learning_rates, 1),
+    }
+    config = PanelConfig(panel=panel_text(list(files), columns, split, length), network=network)
+    config = dataclasses.replace(config, data=_hash([*files, *own_files(config.network)]))
+    data = data_of(config)
+    examples = len(data.train)
+    if own_files(network):  # one that cannot be made is refused before anything is trained
+        with torch.random.fork_rng(devices=[]):
+            PanelModel(dataclasses.replace(config, units=grid["units"][0]), data.encoding)
     batch = LARGE_BATCH if examples >= 100 * LARGE_BATCH else min(SMALL_BATCH, examples)
     per_epoch = math.ceil(passes_of(examples, batch) * examples / batch)
     config = dataclasses.replace(config, batch_size=batch, epochs=max(1, round(steps / per_epoch)))
-    grid = {"units": tuple(units), "learning_rate": tuple(learning_rates)}
     chosen = tuple(dict.fromkeys((BASELINE, *(arms or possible))))
     return Plan(config, chosen, grid, seeds, tuple(arm for arm in CONTROLS if arm in chosen))
 
@@ -154,9 +181,9 @@ def _write_winner(answer: Answer, folder: Path) -> list[str]:
 
 def table_files(table: Any, columns: Columns, folder: Place) -> list[str]:
     """Absolute paths of a table's files; one in memory is first written to table.parquet in `folder`."""
-    if isinstance(table, str | Path):
+    if isinstance(table, str | os.PathLike):
         return [str(Path(table).absolute())]
-    if isinstance(table, list | tuple):
+    if isinstance(table, list | tuple) and table and all(isinstance(path, str | os.PathLike) for path in table):
         return [str(Path(path).absolute()) for path in table]
     if not isinstance(folder, Path):
         raise ValueError(f"table: expected a file that all workers can read, got a {type(table).__name__}")
@@ -168,6 +195,14 @@ def table_files(table: Any, columns: Columns, folder: Place) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     write_table(pyarrow.table(arrays), folder / TABLE)
     return [str((folder / TABLE).absolute())]
+
+
+def _values_of(name: str, values: Any, least: int = 0) -> tuple[Any, ...]:
+    """The values of an argument that is a list of at least so many."""
+    listed = entries_of(name, values, "a list of values")
+    if len(listed) < least:
+        raise ValueError(f"{name}: expected at least one value, got none")
+    return tuple(listed)
 
 
 def _hash(files: Sequence[str]) -> str:

@@ -37,6 +37,8 @@ class Plan:
         check_size("seeds", self.seeds)
         if BASELINE not in self.arms or not self.candidates:
             raise ValueError(f"arms: expected {BASELINE} and at least one other state, got {', '.join(self.arms)}")
+        if not entry_of(self.base).measures:
+            raise ValueError(f"task: expected one with a measure to choose by, got {entry_of(self.base).name}")
         options = {option.name for option in dataclasses.fields(self.base)} - {"state", "seed"}
         if unknown := sorted(set(self.grid) - options):
             raise ValueError(f"grid: expected some of {', '.join(sorted(options))}, got {', '.join(unknown)}")

@@ -101,6 +101,8 @@ def _tested(name: str, runs: Mapping[int, Run], seeds: tuple[int, ...]) -> Arm:
         task = load_task(runs[seed])
         if (tested := task.test()) is None:
             raise ValueError(f"task: expected one with test data, got {runs[seed].task}, whose test() returns None")
+        if not isinstance(tested, Tested):
+            raise TypeError(f"test: expected a Tested from {runs[seed].task}, got {type(tested).__name__}")
         results.append(tested)
         if seed == best:
             diagnosis = task.diagnose()

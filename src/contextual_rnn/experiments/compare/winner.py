@@ -64,11 +64,26 @@ class Predictor:
         Columns: `series`; `row`, the row of the table, from 0, where the target is one of every step; `prediction`, in
         the target's own unit, or the most probable class with its `probability`; of a distribution of states `low` and
         `high` too, the 5 % and 95 % quantiles over draws of the state. Steps within the first window of a series, and
-        those that fill a gap, have no prediction. Raises ValueError or TypeError for a table that is refused.
+        those that fill a gap, have no prediction; `read` says how many. Raises ValueError or TypeError for a table that
+        is refused, or has no step that can be predicted.
         """
+        return self.predict_data(self.read(table))
+
+    def read(self, table: Any) -> PanelData:
+        """A table as the model takes it. Its `summary` has the rows that are left out, by reason, and the warnings."""
+        data = prepare_new(table, self.encoding)
+        if not len(data.test):
+            steps, window = data.summary["steps"]["longest"], self.encoding.columns.window
+            raise ValueError(
+                f"table: expected series of more steps than the window, {window}, before each start, got "
+                f"{data.summary['series']} of at most {steps}"
+            )
+        return data
+
+    def predict_data(self, data: PanelData) -> Any:
+        """The predictions of `predict` for a table that `read` has read."""
         import pyarrow
 
-        data = prepare_new(table, self.encoding)
         parts = [self._part(data, examples) for examples in parts_of(data.test)]
         return pyarrow.concat_tables(parts, promote_options="permissive")
 
@@ -105,6 +120,12 @@ def _load(model: PanelModel, path: Path) -> None:
     except (OSError, ValueError) as error:
         raise ValueError(f"weights: expected those of the model in {path}, got others: {error}") from error
     model.load_state_dict(tensors)
+
+
+def check_ending(path: Path) -> None:
+    """Raises ValueError for a file that is neither Parquet nor CSV by its name."""
+    if path.suffix not in (".parquet", ".pq", ".csv"):
+        raise ValueError(f"out: expected a file that ends in .parquet, .pq or .csv, got {str(path)!r}")
 
 
 def write_table(table: Any, path: Path) -> None:

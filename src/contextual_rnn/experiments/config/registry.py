@@ -98,14 +98,33 @@ _ORIGINS: dict[str, str] = {}  # of tasks from files, by name
 
 def register(entry: TaskEntry) -> TaskEntry:
     """Add a task. Raises ValueError for a name that is taken or no identifier, and for a task without a metric."""
-    if not entry.name.isidentifier():
+    if not isinstance(entry, TaskEntry):
+        raise TypeError(f"entry: expected a TaskEntry, got {type(entry).__name__}")
+    if not isinstance(entry.name, str) or not entry.name.isidentifier():
         raise ValueError(f"name: expected a task's name of letters, digits and _, got {entry.name!r}")
     if entry.name in _TASKS:
         raise ValueError(f"name: expected one that no other task has, got {entry.name!r}")
     if not entry.metrics:
         raise ValueError(f"metrics: expected at least one for {entry.name}, got none")
+    _check_parts(entry)
     _TASKS[entry.name] = entry
     return entry
+
+
+def _check_parts(entry: TaskEntry) -> None:
+    """Refuse parts of an entry of another kind than they are described as."""
+    kind = entry.config
+    own = isinstance(kind, type) and issubclass(kind, TrainingConfig)
+    if not own or "__dataclass_fields__" not in vars(kind) or not dataclasses.fields(kind):
+        raise TypeError(f"config: expected a frozen dataclass that is a TrainingConfig for {entry.name}, got {kind!r}")
+    if not callable(entry.task) and not (isinstance(entry.task, str) and ":" in entry.task):
+        raise TypeError(f"task: expected a class, a function or 'module:name' for {entry.name}, got {entry.task!r}")
+    for name, values, each in (("metrics", entry.metrics, Metric), ("measures", entry.measures, Measure)):
+        if not isinstance(values, tuple | list) or not all(isinstance(value, each) for value in values):
+            raise TypeError(f"{name}: expected a tuple of {each.__name__} for {entry.name}, got {values!r}")
+    for measure in entry.measures:
+        if not callable(measure.of):
+            raise TypeError(f"measures: expected a function for {measure.name} of {entry.name}, got {measure.of!r}")
 
 
 def tasks() -> Mapping[str, TaskEntry]:
@@ -144,10 +163,13 @@ def _run_file(path: Path) -> None:
     before = set(_TASKS)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script ends the process where it has read its arguments
         _LOADED.discard(str(path))
+        for registered in _TASKS.keys() - before:
+            del _TASKS[registered]
+        reason = str(error) or type(error).__name__
         raise ValueError(
-            f"{TASK_FILES}: expected Python that registers tasks in {path}, got an error: {error}"
+            f"{TASK_FILES}: expected Python that registers tasks in {path}, got an error: {reason}"
         ) from error
     _ORIGINS.update(dict.fromkeys(_TASKS.keys() - before, str(path)))
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from csv import reader as csv_reader
 from pathlib import Path
 from typing import Any
 
 DELIMITERS = ",;\t|"
-DECIMAL_COMMA = re.compile(r"(^|;)-?\d+,\d+(;|$)")
+DECIMAL_COMMA = r'(^|{0})"?[-+]?\d+,\d+"?({0}|$)'
+LOOKED_AT = 1 << 14  # bytes after the first line
 
 
 def read_csv_files(files: Sequence[Path], names: Sequence[str] | None) -> Any:
     """The columns `names` of CSV files, or all, with types that hold every value; texts as codes.
 
-    The first line names the columns and shows what separates them: a comma, semicolon, tab or bar. Numbers have decimal
-    commas where semicolons separate them. Raises ValueError that names the file for one that is empty, no UTF-8 text,
-    or has rows of different lengths.
+    The first line names the columns and shows what separates them: a comma, semicolon, tab or bar. Numbers may have
+    decimal commas where something else separates them. Raises ValueError that names the file for one that is empty, no
+    UTF-8 text, or has rows of different lengths.
     """
     import pyarrow as pa
 
@@ -32,16 +34,19 @@ def _read_one(file: Path, names: Sequence[str] | None) -> Any:
     import pyarrow as pa
     import pyarrow.csv as csv
 
-    with file.open("rb") as stream:
-        head = stream.read(1 << 14).decode(errors="replace").lstrip("\ufeff").splitlines()
-    if not head:
-        raise ValueError(f"table: expected a first line that names the columns, got the empty file {str(file)!r}")
-    delimiter = max(DELIMITERS, key=head[0].count)
-    comma = delimiter == ";" and any(DECIMAL_COMMA.search(line) for line in head[1:])
-    header = next(csv_reader(head[:1], delimiter=delimiter))
-    if double := [name for name in header if header.count(name) > 1 and name]:
+    first, lines = _head(file)
+    unquoted = re.sub(r'"[^"]*"', "", first)
+    delimiter = max(DELIMITERS, key=unquoted.count)
+    number = re.compile(DECIMAL_COMMA.format(re.escape(delimiter)))
+    comma = delimiter != "," and any(map(number.search, lines))
+    header = next(csv_reader([first], delimiter=delimiter))
+    if double := [name for name, count in Counter(header).items() if count > 1 and name]:
         raise ValueError(f"table: expected each column once, got {double[0]!r} twice in {str(file)!r}")
     wanted = None if names is None else [name for name in names if name in header]
+    if "\0" in first or ("\ufffd" in first and len(wanted or ()) < len(names or ())):
+        raise ValueError(
+            f"table: expected a CSV file of UTF-8 text, got names of columns in other bytes in {str(file)!r}"
+        )
     options = csv.ConvertOptions(
         include_columns=wanted,
         strings_can_be_null=True,
@@ -63,3 +68,18 @@ def _read_one(file: Path, names: Sequence[str] | None) -> Any:
             if name not in table.column_names:
                 table = table.append_column(name, pa.nulls(len(table)))
     return table
+
+
+def _head(file: Path) -> tuple[str, list[str]]:
+    """The first line that is not blank, and some of those after it."""
+    with file.open("rb") as stream:
+        first = b""
+        while not first.strip():
+            first = stream.readline()
+            if not first:
+                raise ValueError(
+                    f"table: expected a first line that names the columns, got the empty file {str(file)!r}"
+                )
+        lines = stream.read(LOOKED_AT).decode(errors="replace").splitlines()
+    one, *more = first.decode("utf-8-sig", errors="replace").splitlines()  # "\r" alone may end a line
+    return one, [*more, *lines]

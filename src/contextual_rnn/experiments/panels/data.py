@@ -131,13 +131,13 @@ class PanelData:
         return understood(columns, self.summary, self.inputs, self.window, encoding.length)
 
     def unscale(self, values: Tensor) -> Tensor:
-        """Predictions of a quantity in the target's own unit; of a category unchanged."""
+        """Predictions of a quantity in the target's own unit, in float64; of a category unchanged."""
         coding = self.encoding.target
-        return values * coding.std + coding.mean if coding.kind == "quantity" else values
+        return values.double() * coding.std + coding.mean if coding.kind == "quantity" else values
 
     def unscale_spread(self, values: Tensor) -> Tensor:
         """Standard deviations or absolute errors of a quantity in the target's own unit."""
-        return values * self.encoding.target.std if self.encoding.target.kind == "quantity" else values
+        return values.double() * self.encoding.target.std if self.encoding.target.kind == "quantity" else values
 
     def table_rows(self, examples: Examples) -> Array:
         """The row of the table of each step, (N, T), from 0; -1 for steps that fill a gap, and after an end."""
@@ -177,7 +177,7 @@ class PanelData:
         column, coding = self.panel.target.take(rows.reshape(-1)), self.encoding.target
         observed = ~column.missing
         if isinstance(column, Quantity):
-            values = np.where(observed, (column.values - coding.mean) / coding.std, 0).astype(np.float32)
+            values = np.where(observed, coding.scaled(column), 0).astype(np.float32)
         else:
             assert isinstance(column, Category)
             values = coding.places(column.categories)[column.codes]

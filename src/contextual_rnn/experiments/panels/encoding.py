@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn.experiments.panels.columns import Columns
+from contextual_rnn._numbers import POSITIVE, check_flag, check_number, check_size
+from contextual_rnn.experiments.panels.columns import KINDS, Columns
 from contextual_rnn.experiments.panels.values import Category, Column, Quantity
 from contextual_rnn.layers.context_net import Categorical, Continuous, Feature, SetValued
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MOST_CATEGORIES = 256  # of an input: each is a number at every step
+LARGEST = 1e150
 DROPOUT = 0.05  # the share of training contexts whose category is hidden, so that an unseen one has a meaning
 
 
@@ -32,12 +34,24 @@ class Coding:
     categories: tuple[Hashable, ...] = ()
     missing: bool = False
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}")
+        check_number("mean", self.mean)
+        check_number("std", self.std, *POSITIVE)
+        check_flag("missing", self.missing)
+
     @classmethod
-    def fit(cls, column: Column, most: int | None = None) -> Coding:
-        """Of a column of training rows; at most the `most` most frequent categories."""
+    def fit(cls, name: str, column: Column, most: int | None = None) -> Coding:
+        """Of a column of training rows; at most the `most` most frequent categories.
+
+        Raises ValueError for numbers that are too large to compute their standard deviation.
+        """
         missing = bool(column.missing.any())
         if isinstance(column, Quantity):
             values = column.values[~column.missing].astype(np.float64)
+            if (largest := np.abs(values).max(initial=0)) > LARGEST:
+                raise ValueError(f"{name}: expected numbers of at most {LARGEST:g}, to be scaled, got {largest:g}")
             mean = float(values.mean()) if len(values) else 0.0
             std = float(values.std()) if len(values) else 1.0
             rounding = 4 * np.finfo(column.values.dtype).eps * float(np.abs(values).max(initial=0))
@@ -74,7 +88,7 @@ class Coding:
         numbers = np.zeros((len(column), self.width), np.float32)
         missing = column.missing
         if isinstance(column, Quantity):
-            numbers[:, 0] = np.where(missing, 0, (column.values - self.mean) / self.std)
+            numbers[:, 0] = np.where(missing, 0, self.scaled(column))
         elif isinstance(column, Category):
             rows = np.flatnonzero(~missing)
             numbers[rows, self.places(column.categories)[column.codes[rows]]] = 1
@@ -84,6 +98,10 @@ class Coding:
         if self.missing:
             numbers[missing, -1] = 1
         return numbers
+
+    def scaled(self, column: Quantity) -> Array:
+        """(value - mean) / std, in float64."""
+        return (column.values.astype(np.float64) - self.mean) / self.std
 
     def features(self, name: str) -> dict[str, Feature]:
         """What a context network must take for this column."""
@@ -129,6 +147,21 @@ class Encoding:
     target: Coding
     target_per: str
     length: int | None
+
+    def __post_init__(self) -> None:
+        if self.target_per not in ("step", "series"):
+            raise ValueError(f"target_per: expected step or series, got {self.target_per!r}")
+        if self.length is not None:
+            check_size("length", self.length)
+        columns = self.columns
+        inputs = [name for name in columns.inputs if name != columns.target]
+        for role, names, codings in (("inputs", inputs, self.inputs), ("context", columns.context, self.context)):
+            if sorted(names) != sorted(codings):
+                raise ValueError(f"{role}: expected codings of {', '.join(names) or 'none'}, got {', '.join(codings)}")
+        for name, coding in {**self.inputs, **self.context, columns.target: self.target}.items():
+            kind = columns.kinds.get(name, coding.kind).partition(":")[0]
+            if (kind if kind in KINDS else "category") != coding.kind:
+                raise ValueError(f"kinds: expected {kind} for {name!r}, as the columns say, got {coding.kind}")
 
     def to_json(self) -> str:
         def dicts(codings: dict[str, Coding]) -> dict[str, Any]:

@@ -22,7 +22,12 @@ def leaks(
     """Sentences on each column from which the target can be read off."""
     warnings = [_names_series(column, values) for column, values in context.items()]
     if per == "series":
-        warnings += [_determines(column, values, name, target, "series") for column, values in context.items()]
+        begins = steps.offsets[np.unique(steps.series, return_index=True)[1]]  # of the first piece of each series
+        firsts = (
+            {column: values.take(begins) for column, values in inputs.items()} if len(begins) == len(target) else {}
+        )
+        known = {**context, **firsts}
+        warnings += [_determines(column, values, name, target, "series") for column, values in known.items()]
     elif isinstance(target, Quantity):
         warnings += [_summarises(column, values, name, target, steps) for column, values in context.items()]
         warnings += [_equals(column, values, name, target) for column, values in inputs.items()]
@@ -46,8 +51,7 @@ def _names_series(column: str, values: Column) -> str | None:
 
 def _determines(column: str, values: Column, name: str, target: Column, units: str) -> str | None:
     """Whether series, or steps, with the same value always have the same target."""
-    if isinstance(values, Members) or isinstance(target, Members):
-        return None
+    assert not isinstance(target, Members)
     both = ~values.missing & ~target.missing
     if both.sum() < FEWEST:
         return None
@@ -89,7 +93,10 @@ def _equals(column: str, values: Column, name: str, target: Quantity) -> str | N
     every = max(len(values) // SAMPLE, 1)
     value, outcome = values.values[::every], target.values[::every]
     both = ~np.isnan(value) & ~np.isnan(outcome)
-    if both.sum() >= FEWEST and _correlation(value[both], outcome[both]) > SAME:
+    if both.sum() < FEWEST:
+        return None
+    value, outcome = value[both], outcome[both]
+    if _correlation(value, outcome) > SAME or _correlation(_ranks(value), _ranks(outcome)) > SAME:
         return f"{column}: possible leak, at each step it says what {name} is at that step"
     return None
 
@@ -103,10 +110,11 @@ def _same_order(values: Quantity, others: Array) -> bool:
     return distinct > both.sum() / 2 and _correlation(_ranks(first), _ranks(second)) > SAME
 
 
-def _codes(column: Quantity | Category) -> Array:
+def _codes(column: Column) -> Array:
     if isinstance(column, Category):
         return column.codes
-    return np.unique(column.values, return_inverse=True)[1]
+    values = column.values if isinstance(column, Quantity) else column.fingerprints()
+    return np.unique(values, return_inverse=True)[1]
 
 
 def _ranks(values: Array) -> Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from contextual_rnn._numbers import shortened_text
 from contextual_rnn.experiments.panels.columns import Columns
 from contextual_rnn.experiments.panels.encoding import Encoding
 from contextual_rnn.experiments.panels.leaks import leaks
@@ -82,7 +83,7 @@ def read_panel(table: Any, columns: Columns, like: Encoding | None = None) -> Pa
         summary={},
     )
     if columns.group is not None:
-        panel = _with_groups(panel, reader.by_series(columns.group, "category"))
+        panel = _with_groups(panel, reader.groups())
     if like is None:
         warnings += leaks(panel.context, panel.inputs, target, target_per, steps, columns.target)
     return _with_summary(panel, reader, left_out)
@@ -108,8 +109,7 @@ def _read_texts(source: Source, columns: Columns, tokens: str, like: Encoding | 
     of_series = series, names, np.arange(len(names), dtype=np.int32), names
     panel = Panel(columns, steps, {}, context, target, "step", *of_series, {})
     if columns.group is not None:
-        groups = reader.whole(columns.group, "category").take(rows)
-        assert isinstance(groups, Category)
+        groups = reader.whole_group().take(rows)
         of_group = np.full(len(names), -1, np.int32)
         of_group[series] = groups.codes
         if (of_group[series] != groups.codes).any():
@@ -123,7 +123,7 @@ def _check_names(source: Source, columns: Columns, like: Encoding | None) -> Non
     if like is not None and not like.columns.reads_itself:
         missing = [name for name in missing if name != columns.target]
     if missing:
-        received = ", ".join(source.types) or "none"
+        received = shortened_text(", ".join(source.types)) or "none"
         raise ValueError(f"columns: expected {', '.join(missing)} in the table, got only {received}")
     if not source.rows:
         raise ValueError("table: expected rows, got none")

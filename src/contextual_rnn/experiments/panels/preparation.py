@@ -149,14 +149,14 @@ def _steps_of(panel: Panel, examples: Examples) -> Array:
 def _fit(panel: Panel, train: Examples, length: int | None) -> Encoding:
     rows, sequences = np.flatnonzero(_steps_of(panel, train)), np.unique(train.sequence)
 
-    def fit(column: Column, rows: Array, most: int | None = None) -> Coding:
-        return Coding.fit(column.take(rows), most)
+    def fit(name: str, column: Column, rows: Array, most: int | None = None) -> Coding:
+        return Coding.fit(name, column.take(rows), most)
 
     return Encoding(
         columns=panel.columns,
-        inputs={name: fit(column, rows, MOST_CATEGORIES) for name, column in panel.inputs.items()},
-        context={name: fit(column, sequences) for name, column in panel.context.items()},
-        target=fit(panel.target, rows if panel.target_per == "step" else sequences),
+        inputs={name: fit(name, column, rows, MOST_CATEGORIES) for name, column in panel.inputs.items()},
+        context={name: fit(name, column, sequences) for name, column in panel.context.items()},
+        target=fit(panel.columns.target, panel.target, rows if panel.target_per == "step" else sequences),
         target_per=panel.target_per,
         length=length,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from contextual_rnn.experiments.panels.columns import Columns
-from contextual_rnn.experiments.panels.recognition import check_kind, doubts, kind_of
+from contextual_rnn.experiments.panels.recognition import check_kind, doubts, is_empty, kind_of
 from contextual_rnn.experiments.panels.source import Source
 from contextual_rnn.experiments.panels.steps import Steps
 from contextual_rnn.experiments.panels.values import Category, Column, Members, Quantity, read_column
@@ -39,7 +39,9 @@ class Reader:
 
     def by_series(self, name: str, kind: str | None = None) -> Column:
         """A column (series,). Raises ValueError where it changes within a series."""
-        column = self.by_step(name, kind, np.float64)
+        return self._one_for_each(name, self.by_step(name, kind, np.float64))
+
+    def _one_for_each(self, name: str, column: Column) -> Column:
         value = self._first_values(column)
         if (place := self._first_change(column, value)) is not None:
             raise ValueError(
@@ -47,6 +49,22 @@ class Reader:
                 f"{self.names[place]}; a value that changes belongs to inputs"
             )
         return value
+
+    def groups(self) -> Category:
+        """The group of each series. Raises as `by_series`."""
+        groups = self._one_for_each(self.columns.group or "", self.whole_group().take(self.steps.rows))
+        assert isinstance(groups, Category)
+        return groups
+
+    def whole_group(self) -> Category:
+        """The group column in the order of the table: categories, whatever kind it has as an input or context."""
+        name = self.columns.group
+        assert name is not None
+        check_kind(self.source, name, "category")
+        groups = read_column(self.source, name, "category")
+        assert isinstance(groups, Category)
+        self.described.setdefault(name, _described(groups))
+        return groups
 
     def target(self) -> tuple[Column, str]:
         """The target: (series,) where it is the same at all steps of each, else (steps,)."""
@@ -66,15 +84,25 @@ class Reader:
         name = self.columns.target
         if name in self.source.types:
             return self.by_series(name) if per == "series" else self.by_step(name)
-        missing = np.full(self.source.rows, -1, np.int32)
-        quantity = self.columns.kinds[name] == "quantity"
-        column = Quantity(np.full(self.source.rows, np.nan, np.float32)) if quantity else Category(missing, [])
-        column = column.take(self.steps.rows)
+        column = self._nothing(name, self.columns.kinds[name]).take(self.steps.rows)
         return self._first_values(column) if per == "series" else column
+
+    def _nothing(self, name: str, kind: str) -> Column:
+        """A column of a table that is predicted, without a value."""
+        rows = self.source.rows
+        column: Column = Category(np.full(rows, -1, np.int32), [])
+        if kind == "quantity":
+            column = Quantity(np.full(rows, np.nan, np.float32))
+        elif kind.startswith("set"):
+            column = Members(np.zeros(rows, np.int64), np.full(rows, -1, np.int32), np.empty(0, np.int32), [])
+        self.kinds[name], self.described[name] = kind, _described(column)
+        return column
 
     def whole(self, name: str, kind: str | None = None, dtype: Any = np.float32) -> Column:
         """A column in the order of the table."""
         asked = kind or self.columns.kinds.get(name)
+        if asked is not None and not self.checked and is_empty(self.source, name):
+            return self._nothing(name, asked)
         kind = asked or kind_of(self.source, name)
         if asked is not None:
             check_kind(self.source, name, asked)
@@ -115,16 +143,9 @@ class Reader:
         else:
             assert isinstance(column, Members)
             assert isinstance(value, Members)
-            differs = np.abs(_fingerprints(column) - _fingerprints(value)[series_of]) > 1e-9
+            differs = column.fingerprints() != value.fingerprints()[series_of]
         differs &= ~column.missing
         return int(series_of[differs.argmax()]) if differs.any() else None
-
-
-def _fingerprints(sets: Members) -> Array:
-    """Sums of random numbers of the members, which differ where sets do."""
-    row, codes = sets.pairs()
-    key = np.random.default_rng(0).random(len(sets.categories))
-    return np.bincount(row, key[codes], len(sets))
 
 
 def _described(column: Column) -> dict[str, Any]:

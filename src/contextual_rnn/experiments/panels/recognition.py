@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from contextual_rnn.experiments.panels.source import Source, is_number_type, is_
 from contextual_rnn.experiments.panels.values import Category, Column, Quantity, is_number
 
 FEW = 20  # distinct whole numbers that may be labels
+# With a decimal comma or marks of thousands; and with a currency, a percent sign or a unit.
+WRITTEN = r"[-+]?(\d{1,3}([., ]\d{3})+|\d+)([.,]\d+)?"
+OTHERWISE_WRITTEN = re.compile(rf"[$€£¥]? ?{WRITTEN}( ?(%|[$€£¥]|[^\W\d_]{{1,4}}))?")
 MISTAKES = 0.5  # a column of texts of which more are numbers is one of numbers with mistakes
 LOOKED_AT = 10_000  # distinct texts
 
@@ -48,6 +52,13 @@ def _possible(source: Source, name: str) -> tuple[str, ...]:
     return ("set",) if lists and (is_text(kind.value_type) or is_number_type(kind.value_type)) else ()
 
 
+def is_empty(source: Source, name: str) -> bool:
+    """Whether a column has no values that could have a type, such as one of empty cells in a CSV file."""
+    import pyarrow as pa
+
+    return pa.types.is_null(_values(source.types[name]))
+
+
 def _values(kind: Any) -> Any:
     """The type of the values of a dictionary, or a type itself."""
     import pyarrow as pa
@@ -58,17 +69,27 @@ def _values(kind: Any) -> Any:
 def doubts(name: str, column: Column) -> str | None:
     """A warning where values could be of another kind than the one recognised.
 
-    Raises ValueError for texts of which most but not all are numbers.
+    Raises ValueError for texts of which most are numbers, but for some or but for how they are written.
     """
     if isinstance(column, Quantity):
         return _labels(name, column)
+    if isinstance(column, Category) and len(column.categories) == 1 and not column.missing.any():
+        return _constant(name)
     if not isinstance(column, Category) or not isinstance(column.categories[0], str):
         return None
     texts: list[Any] = column.categories[:LOOKED_AT]
     if all(map(is_number, texts)):
         return f"{name}: its texts are all numbers and are read as categories; as numbers: {_saying(name, 'quantity')}"
     check_no_numbers(name, texts, column)
-    return None
+    written = [text for text in texts if OTHERWISE_WRITTEN.fullmatch(text.strip())]
+    if len(written) <= MISTAKES * len(texts):
+        return None
+    if len(written) > FEW and all(re.fullmatch(WRITTEN, text.strip()) for text in texts):
+        raise ValueError(
+            f"{name}: expected numbers such as 1234.5, as its values seem to be, got {written[0]!r}; "
+            f"if they are names: {_saying(name, 'category')}"
+        )
+    return f"{name}: its texts look like numbers, such as {written[0]!r}, and are read as categories"
 
 
 def check_no_numbers(name: str, texts: Sequence[Any], column: Category | None = None) -> None:
@@ -88,12 +109,18 @@ def _labels(name: str, column: Quantity) -> str | None:
     import numpy as np
 
     values = np.unique(column.values[~column.missing])
+    if len(values) == 1 and not column.missing.any():
+        return _constant(name)
     if len(values) > FEW or (values != np.round(values)).any() or set(values.tolist()) <= {0.0, 1.0}:
         return None
     return (
         f"{name}: its {len(values)} different whole numbers are read as quantities; "
         f"if they are labels: {_saying(name, 'category')}"
     )
+
+
+def _constant(name: str) -> str:
+    return f"{name}: it has the same value in every row, from which nothing can be learned"
 
 
 def _saying(name: str, kind: str) -> str:

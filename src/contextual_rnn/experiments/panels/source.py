@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 
 from contextual_rnn._numbers import shortened
 
-READ_ROWS = 1 << 18  # of a column at a time
 ENDINGS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet"}
 
 
@@ -144,35 +144,10 @@ def _open_files(files: list[Path], names: Sequence[str] | None, name: str) -> So
         from contextual_rnn.experiments.panels.csv_files import read_csv_files
 
         return _from_arrow(read_csv_files(files, names), name)
-    return _open_parquet(files, name)
+    from contextual_rnn.experiments.panels.parquet_files import ParquetFiles
 
-
-def _open_parquet(files: list[Path], name: str) -> Source:
-    """Columns of Parquet files, texts as codes; partitions that folders name, such as year=2020, are columns too."""
-    import pyarrow as pa
-    import pyarrow.dataset as ds
-
-    paths = [str(file) for file in files]
-    try:
-        plain = ds.dataset(paths, format="parquet", partitioning="hive")
-        texts = [field.name for field in plain.schema if pa.types.is_string(field.type)]
-        options = ds.ParquetReadOptions(dictionary_columns=texts)
-        data = ds.dataset(paths, format=ds.ParquetFileFormat(options), partitioning="hive")
-        types = {field.name: field.type for field in data.schema}
-        rows = data.count_rows()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"table: expected Parquet files, got {name!r}: {_first_line(error)}") from None
-
-    def read(column: str) -> Iterator[Any]:
-        # Little is read ahead: what waits in memory is read once more than it must be.
-        scan = data.scanner(columns=[column], batch_size=READ_ROWS, batch_readahead=2, fragment_readahead=1)
-        try:
-            for batch in scan.to_batches():
-                yield batch.column(0)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{column}: expected values of type {types[column]}, got {_first_line(error)}") from None
-
-    return Source(name, rows, types, read)
+    parts = ParquetFiles.of(files, names, name)
+    return Source(name, parts.count_rows(), parts.types, parts.read)
 
 
 def _open_memory(table: Any, names: Sequence[str] | None) -> Source:
@@ -200,25 +175,34 @@ def _from_pandas(frame: Any, names: Sequence[str] | None) -> Any:
 
     if not hasattr(frame, "columns"):
         raise TypeError(f"table: expected a data frame, got a {type(frame).__name__}")
-    wanted = set(names or ()) - set(frame.columns)
-    if wanted & set(frame.index.names):
-        frame = frame.reset_index()
-    columns: dict[str, Any] = {}
-    for name in frame.columns if names is None else [name for name in names if name in frame.columns]:
-        if list(frame.columns).count(name) > 1:
-            raise ValueError(f"table: expected each column once, got {name!r} twice")
-        try:
-            columns[str(name)] = pa.Array.from_pandas(frame[name])
-        except pa.ArrowException as error:
-            raise ValueError(f"{name}: expected values of one type, got {_first_line(error)}") from None
-    if names is not None:  # the rest has no values to read, only names to show
-        columns |= {str(name): pa.nulls(len(frame)) for name in frame.columns if str(name) not in columns}
-    return pa.table(columns)
+    if double := [name for name, count in Counter(map(str, frame.columns)).items() if count > 1]:
+        raise ValueError(f"table: expected each column once, got {double[0]!r} twice")
+    of_texts = {str(name): name for name in frame.columns}
+    levels = [level for level in frame.index.names if level is not None and str(level) not in of_texts]
+    series = {str(level): frame.index.get_level_values(level).to_series() for level in levels}
+    series |= {text: frame[name] for text, name in of_texts.items()}
+    wanted = list(of_texts) if names is None else [name for name in names if name in series]
+    columns = {name: _from_series(name, series[name]) for name in wanted}
+    # The rest has no values to read, only names to show.
+    return pa.table(columns | {name: pa.nulls(len(frame)) for name in of_texts if name not in columns})
+
+
+def _from_series(name: str, values: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        column = pa.Array.from_pandas(values)
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(f"{name}: expected values of one type, got {_first_line(error)}") from None
+    if pa.types.is_timestamp(column.type) and values.dtype == object:  # Arrow takes times without a zone for UTC
+        zoned = {getattr(value, "tzinfo", None) is not None for value in values[values.notna()]}
+        if len(zoned) > 1:
+            raise ValueError(f"{name}: expected times that all have a zone or all have none, got some of each")
+    return column
 
 
 def _from_arrow(table: Any, name: str) -> Source:
-    double = sorted({column for column in table.column_names if table.column_names.count(column) > 1})
-    if double:
+    if double := [column for column, count in Counter(table.column_names).items() if count > 1]:
         raise ValueError(f"table: expected each column once, got {double[0]!r} twice")
     types = {field.name: field.type for field in table.schema}
     return Source(name, table.num_rows, types, lambda column: iter(table.column(column).chunks))

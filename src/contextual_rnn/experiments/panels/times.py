@@ -11,7 +11,9 @@ from contextual_rnn.experiments.panels.source import Source, compute, is_number_
 
 Array = np.ndarray[Any, np.dtype[Any]]
 REGULAR = 0.5  # the share of neighbours that must be one step apart
+TEXT_TIMES = None, "UTC"  # the zones that texts are read with
 DAY = 86_400_000_000  # microseconds
+COUNTED = 2**62  # steps
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,20 @@ def _read_times(source: Source, name: str) -> Times:
         raise ValueError(f"{name}: expected dates, times or numbers, got {kind}")
     values = np.empty(source.rows, np.int64 if dates or text or pa.types.is_integer(kind) else np.float64)
     missing = np.zeros(source.rows, bool)
-    row = 0
+    row, zoned = 0, set[bool]()
     for chunk in source.read(name):
         if pa.types.is_dictionary(chunk.type):
             chunk = chunk.cast(chunk.type.value_type)
         rows = slice(row, row + len(chunk))
         missing[rows] = chunk.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
-        chunk = _as_numbers(name, chunk, row)
+        if text and chunk.null_count < len(chunk):
+            chunk = _from_texts(name, chunk, row)
+            zoned.add(chunk.type.tz is not None)
+        chunk = _as_numbers(name, chunk)
         values[rows] = chunk.fill_null(0).to_numpy(zero_copy_only=False)
         row += len(chunk)
+    if len(zoned) > 1:
+        raise _mixed_zones(name)
     if (infinite := np.isinf(values)).any():
         raise ValueError(f"{name}: expected finite times, got {values[infinite][0]} in row {infinite.argmax() + 1}")
     zone = kind.tz if pa.types.is_timestamp(kind) else None
@@ -75,19 +82,11 @@ def _read_times(source: Source, name: str) -> Times:
     return _local(times, zone) if zone not in (None, "UTC") and _whole_days(times, zone) else times
 
 
-def _as_numbers(name: str, chunk: Any, row: int) -> Any:
+def _as_numbers(name: str, chunk: Any) -> Any:
     import pyarrow as pa
 
-    if is_text(chunk.type):
-        try:
-            chunk = chunk.cast(pa.timestamp("us"))
-        except pa.ArrowInvalid:
-            try:
-                chunk = chunk.cast(pa.timestamp("us", "UTC"))
-            except pa.ArrowInvalid as error:
-                raise ValueError(
-                    f"{name}: expected dates such as 2020-12-31 or 2020-12-31T23:59, got {error}"
-                ) from None
+    if is_text(chunk.type):  # all of them missing
+        chunk = chunk.cast(pa.timestamp("us"))
     if pa.types.is_date(chunk.type) or pa.types.is_timestamp(chunk.type):
         zone = chunk.type.tz if pa.types.is_timestamp(chunk.type) else None
         try:
@@ -97,6 +96,37 @@ def _as_numbers(name: str, chunk: Any, row: int) -> Any:
     if pa.types.is_integer(chunk.type):
         return chunk.cast(pa.int64())
     return chunk.cast(pa.float64(), safe=False)
+
+
+def _from_texts(name: str, chunk: Any, row: int) -> Any:
+    """Timestamps of texts, with a zone (UTC) or without; ValueError with the first text that is neither."""
+    import pyarrow as pa
+
+    for zone in TEXT_TIMES:
+        try:
+            return chunk.cast(pa.timestamp("us", zone))
+        except pa.ArrowInvalid:
+            pass
+    for place, text in enumerate(chunk.to_pylist()):
+        if not any(_is_time(text, zone) for zone in TEXT_TIMES):
+            raise ValueError(
+                f"{name}: expected dates such as 2020-12-31 or 2020-12-31T23:59, got {text!r} in row {row + place + 1}"
+            )
+    raise _mixed_zones(name)
+
+
+def _is_time(text: str | None, zone: str | None) -> bool:
+    import pyarrow as pa
+
+    try:
+        pa.scalar(text, pa.string()).cast(pa.timestamp("us", zone))
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _mixed_zones(name: str) -> ValueError:
+    return ValueError(f"{name}: expected times that all have a zone or all have none, got some of each")
 
 
 def _local_values(values: Array, zone: str) -> Array:
@@ -138,16 +168,24 @@ def grid_of(times: Array, new: Array, dates: bool) -> Grid:
 
 
 def _regular(times: Array, inner: Array, words: Any) -> Grid:
-    distance = (times[1:] - times[:-1])[inner]
+    with np.errstate(over="ignore"):
+        distance = (times[1:] - times[:-1])[inner]
+    if not ((distance > 0) & np.isfinite(distance)).all():  # beyond the range of its type
+        return Grid(None, "further apart than can be counted")
     steps, counts = np.unique(distance[:: max(len(distance) // 1_000_000, 1)], return_counts=True)
     step = steps[counts.argmax()]
     whole = np.round(distance / step)
     if (np.abs(distance / step - whole) > 1e-3).any() or (whole == 1).mean() < REGULAR:
         return Grid(None, f"irregular, most often {words(step)}")
+    # A series counts on from the step of its first time, so that the same time is the same step in all of them.
+    first = np.append(0, np.flatnonzero(~inner) + 1)
+    begin = np.round(times[first].astype(np.float64) / step - float(times.min()) / step)
+    if begin.max() / COUNTED + (whole / COUNTED).sum() >= 1:
+        return Grid(None, f"further apart than can be counted, most often {words(step)}")
     index = np.zeros(len(times), np.int64)
-    steps_on = np.zeros(len(times) - 1, np.int64)
-    steps_on[inner] = whole.astype(np.int64)
-    np.cumsum(steps_on, out=index[1:])
+    index[1:][inner] = whole.astype(np.int64)
+    np.cumsum(index, out=index)
+    index += np.repeat(begin.astype(np.int64) - index[first], np.diff(np.append(first, len(times))))
     return Grid(index, words(step))
 
 

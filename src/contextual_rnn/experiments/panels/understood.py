@@ -14,7 +14,7 @@ def understood(
 ) -> str:
     """Lines on rows, series, time, every column, what the network sees, examples, and warnings."""
     facts = {
-        "rows": _rows(summary["rows"]),
+        "rows": rows_in_words(summary["rows"]),
         "series": _series(columns, summary),
         "time": _time(columns, summary),
         "target": _target(columns, summary),
@@ -30,7 +30,8 @@ def understood(
     return "\n".join([*lines, "", *(f"warning: {warning}" for warning in warnings)] if warnings else lines)
 
 
-def _rows(rows: Mapping[str, Any]) -> str:
+def rows_in_words(rows: Mapping[str, Any]) -> str:
+    """How many rows were read, used and left out, by reason."""
     reasons = [f"{count:,} left out: {reason}" for reason, count in rows["left out"].items()]
     return "; ".join([f"{rows['read']:,} read, {rows['used']:,} used", *reasons])
 

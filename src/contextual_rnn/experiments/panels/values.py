@@ -11,6 +11,7 @@ import numpy as np
 from contextual_rnn.experiments.panels.source import Source, compute, is_number_type, is_text, readable
 
 Array = np.ndarray[Any, np.dtype[Any]]
+ROUNDED = 1e-4  # of the standard deviation: the rounding from which on a column is kept in float64
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ class Members:
         known = codes >= 0  # a list may hold missing members
         return row[known], codes[known]
 
+    def fingerprints(self) -> Array:
+        """Sums of random numbers of the members, which differ where sets do but for rounding."""
+        row, codes = self.pairs()
+        key = np.random.default_rng(0).random(len(self.categories))
+        return np.round(np.bincount(row, key[codes], len(self)), 9)
+
 
 Column = Quantity | Category | Members
 
@@ -103,7 +110,7 @@ def read_column(source: Source, name: str, kind: str, dtype: Any = np.float32) -
 
 
 def _read_quantity(source: Source, name: str, dtype: Any) -> Quantity:
-    values, row = np.empty(source.rows, dtype), 0
+    values, row, rounded = np.empty(source.rows, dtype), 0, 0.0
     for chunk in source.read(name):
         numbers = _numbers(name, chunk, row)
         with np.errstate(over="ignore"):  # seen below
@@ -112,8 +119,18 @@ def _read_quantity(source: Source, name: str, dtype: Any) -> Quantity:
             place = int(infinite.argmax())
             expected = f"finite numbers that {values.dtype} can hold"
             raise ValueError(f"{name}: expected {expected}, got {numbers[place]} in row {row + place + 1}")
+        if (known := ~np.isnan(numbers)).any():
+            rounded = max(rounded, float(np.abs(values[row : row + len(chunk)] - numbers)[known].max()))
         row += len(chunk)
+    # A small spread around a large number, such as a pressure or a time, is lost in fewer digits.
+    if dtype != np.float64 and rounded > ROUNDED * _spread(values):
+        return _read_quantity(source, name, np.float64)
     return Quantity(values)
+
+
+def _spread(values: Array) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.std(dtype=np.float64)) if len(known) else 0.0
 
 
 def _numbers(name: str, chunk: Any, row: int) -> Array:

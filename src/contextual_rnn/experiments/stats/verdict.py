@@ -42,7 +42,7 @@ class Errors:
         sums = numpy.zeros((values.shape[0], len(self.series)))
         counts = numpy.zeros_like(sums)
         for index, each in enumerate(values):
-            known = numpy.isfinite(each)
+            known = ~numpy.isnan(each)
             sums[index] = numpy.bincount(self._of, numpy.where(known, each, 0).sum(1), len(self.series))
             counts[index] = numpy.bincount(self._of, known.sum(1), len(self.series))
         return numpy.divide(sums, counts, out=numpy.full_like(sums, math.nan), where=counts > 0)
@@ -54,7 +54,7 @@ class Errors:
     def by_step(self) -> list[float]:
         """The mean error of each step, counted from the initial state; nan where no series has a target."""
         steps = [self.by_series(self.values[..., step : step + 1]) for step in range(self.values.shape[2])]
-        return [float(numpy.nanmean(step)) if numpy.isfinite(step).any() else math.nan for step in steps]
+        return [math.nan if numpy.isnan(step).all() else float(numpy.nanmean(step)) for step in steps]
 
     def part(self, examples: numpy.ndarray) -> Errors:
         """The errors of some examples, (examples,) of bool."""
@@ -92,17 +92,18 @@ def gain_over(baseline: Errors, arm: Errors, arms: int = 1) -> Gain:
     examples or steps.
     """
     _check_alike(baseline, arm)
-    gain = mean_of_known(baseline.by_series() - arm.by_series(), 1 - (1 - CONFIDENCE) / max(arms, 1))
+    differences = _difference(baseline.by_series(), arm.by_series())
+    gain = mean_of_known(differences, 1 - (1 - CONFIDENCE) / max(arms, 1))
     mean = baseline.mean()
     share = Interval(*(value / mean if mean > 0 else math.nan for value in gain))
-    known = numpy.isfinite(baseline.by_series()).any(0)
+    known = ~numpy.isnan(baseline.by_series()).all(0)
     return Gain(gain, share, baseline.seeds, int(known.sum()))
 
 
 def gain_by_step(baseline: Errors, arm: Errors) -> list[Interval]:
     """The gain of `arm` at each step from the initial state, with intervals of 95 %; raises as `gain_over`."""
     _check_alike(baseline, arm)
-    differences = baseline.values - arm.values
+    differences = _difference(baseline.values, arm.values)
     return [mean_of_known(baseline.by_series(differences[..., t : t + 1])) for t in range(differences.shape[2])]
 
 
@@ -118,9 +119,17 @@ def _check_alike(baseline: Errors, arm: Errors) -> None:
 
 
 def mean_of_known(table: numpy.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """`crossed_mean` of the series that have a target, which is not nan; nan where none has."""
-    known = table[:, numpy.isfinite(table).all(0)]
-    return crossed_mean(known, confidence) if known.size else Interval(math.nan, math.nan, math.nan)
+    """`crossed_mean` of the series that have a target, which is not nan; nan where none has, or one is infinite."""
+    known = table[:, ~numpy.isnan(table).any(0)]
+    decided = known.size and numpy.isfinite(known).all()
+    return crossed_mean(known, confidence) if decided else Interval(math.nan, math.nan, math.nan)
+
+
+def _difference(baseline: numpy.ndarray, arm: numpy.ndarray) -> numpy.ndarray:
+    """Nan where there is no target, infinite where one of the two is."""
+    infinite = numpy.isinf(baseline) | numpy.isinf(arm)
+    with numpy.errstate(invalid="ignore"):
+        return numpy.where(infinite, math.inf, baseline - arm)
 
 
 def best_of(errors: Mapping[str, float]) -> str:

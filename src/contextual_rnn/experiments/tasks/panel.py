@@ -145,7 +145,7 @@ class PanelTask(Task[Kept]):
         for examples in parts_of(test):
             batch = data.batch(examples)
             prediction, draws = predicted(self.model.model, batch)
-            scores = {"errors": self._errors(prediction, batch)}
+            scores = {"errors": self._errors(prediction.double(), batch)}
             if data.target.kind == "quantity":
                 ranked = crps(draws, batch.target) if draws is not None else (prediction - batch.target).abs()
                 values = data.unscale(prediction), data.unscale(batch.target), data.unscale_spread(ranked)
@@ -165,6 +165,8 @@ class PanelTask(Task[Kept]):
         if self._config.state in ("zero", "burn_in", "every_step"):
             return None
         batch = self._data.batch(next(iter(parts_of(self._data.validation, DIAGNOSED))))
+        if len(batch.lengths) < 2:  # states of one sequence cannot be compared
+            return None
         lengths = batch.lengths if bool((batch.lengths != batch.inputs.shape[1]).any()) else None
 
         def losses() -> Tensor:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,29 +14,17 @@ from contextual_rnn import (
     ContextNet,
     ContextState,
     ContextualRNN,
-    FastWeightsRNN,
     FreeState,
     NormalState,
 )
 from contextual_rnn.experiments.config import PanelConfig
 from contextual_rnn.experiments.panels import Batch, Encoding
+from contextual_rnn.experiments.tasks.networks import make_network
 from contextual_rnn.layers.features import Feature
 from contextual_rnn.ops._gated.cpu import supports
 from contextual_rnn.states import InitialState
 
 SCALE = 0.1  # where sigma of the normal state starts
-
-
-def _torch_network(kind: Any, input_size: int, units: int) -> nn.Module:
-    return kind(input_size, units, batch_first=True)
-
-
-NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
-    "lstm": functools.partial(_torch_network, nn.LSTM),
-    "gru": functools.partial(_torch_network, nn.GRU),
-    "rnn": functools.partial(_torch_network, nn.RNN),
-    "fast_weights": lambda input_size, units: FastWeightsRNN(input_size, units, batch_first=True),
-}
 
 
 class Sizes:
@@ -95,9 +81,7 @@ class PanelModel(nn.Module):
             window = False
         features = config.features * (context + window)
         width = sizes.inputs + (features if arm == "every_step" else 0)
-        recurrent = _network(config.network)(width, config.units)
-        if getattr(recurrent, "batch_first", None) is not True:
-            raise ValueError(f"network: expected one with batch_first=True from {config.network}, got {recurrent}")
+        recurrent = make_network(config.network, width, config.units)
         # In this order the arms of one seed begin with the same network and readout.
         output, _ = recurrent(torch.zeros(1, 1, width, device="cpu"), ConstantState(recurrent)(batch_size=1))
         self.readout = nn.Linear(output.shape[-1], max(sizes.classes, 1))
@@ -137,20 +121,6 @@ class PanelModel(nn.Module):
             unknown[..., -1] = 1  # the place of a missing target
             inputs = torch.cat([inputs, torch.cat([unknown, target[:, :-1]], 1)], 2)
         return inputs if inputs.shape[2] else inputs.new_ones(*inputs.shape[:2], 1)
-
-
-def _network(name: str) -> Callable[[int, int], nn.Module]:
-    """The function that makes the network `name`. Raises ValueError for a file without such a function."""
-    if name in NETWORKS:
-        return NETWORKS[name]
-    path, _, function = name.rpartition(":")
-    try:
-        build = cast("Callable[[int, int], nn.Module] | None", runpy.run_path(path).get(function))
-    except Exception as error:
-        raise ValueError(f"network: expected a Python file that runs, got {path}: {error}") from error
-    if not callable(build):
-        raise ValueError(f"network: expected a function {function} in {path}, got {type(build).__name__}")
-    return build
 
 
 def _initial_state(arm: str, recurrent: nn.Module, past: Past | None) -> InitialState:

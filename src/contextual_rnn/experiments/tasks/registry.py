@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from contextual_rnn.experiments.config import Config, entry_of
 from contextual_rnn.experiments.training.seeding import seed_for
@@ -23,4 +24,28 @@ def build_task(config: Config) -> Task[Any]:
     # On the CPU, whatever the default device: a GPU would draw other weights.
     with _GLOBAL_GENERATOR, torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for("weights", config.seed))  # the CPU's only, which is the one forked
-        return build(config)
+        return _checked(build(config), config)
+
+
+def _checked(task: Any, config: Config) -> Task[Any]:
+    """Refuse what is no task, a task without a model, and data that are no tensors of one row an example."""
+    if not isinstance(task, Task):
+        raise TypeError(f"task: expected a Task for {type(config).__name__}, got {type(task).__name__}")
+    model = getattr(task, "model", None)
+    if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
+        raise TypeError(
+            f"model: expected a module with parameters in {type(task).__name__}, got {type(model).__name__}"
+        )
+    for name in ("training", "validation"):
+        data = getattr(task, name, None)
+        if not isinstance(data, tuple) or not all(isinstance(each, Tensor) and each.ndim for each in data) or not data:
+            received = type(data).__name__ if not isinstance(data, tuple) else f"({', '.join(map(_kind, data))})"
+            raise TypeError(f"{name}: expected a tuple of tensors in {type(task).__name__}, got {received}")
+        rows = [len(each) for each in data]
+        if len(set(rows)) > 1 or (name == "training" and not rows[0]):
+            raise ValueError(f"{name}: expected as many rows in each tensor, at least one, got {rows}")
+    return task
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__

@@ -31,6 +31,16 @@ class Tested:
     groups: Sequence[str] | None = None
     scores: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, values in {"errors": self.errors, **self.scores}.items():
+            if not isinstance(values, Tensor):
+                raise TypeError(f"{name}: expected a tensor (examples, steps), got {type(values).__name__}")
+        examples = self.errors.shape[0] if self.errors.ndim in (1, 2) else 0
+        if not examples or len(self.series) != examples:
+            expected = f"those of the {len(self.series)} examples that series names, (examples, steps)"
+            raise ValueError(f"errors: expected {expected}, got shape {tuple(self.errors.shape)}")
+        object.__setattr__(self, "errors", self.errors.detach())
+
 
 class Task(ABC, Generic[Model]):
     """Data sets, a model and a loss. `training` and `validation` are tensors of one row an example."""
@@ -55,6 +65,10 @@ class Task(ABC, Generic[Model]):
     ) -> float:
         """Return `loss`, whose gradients go to the optimizer where it is finite."""
         loss = self.loss(batch, generator, rows)
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            received = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            received = "one without" if isinstance(loss, Tensor) and loss.numel() == 1 else received
+            raise TypeError(f"loss: expected a tensor of one number with a gradient, got {received}")
         if math.isfinite(value := loss.item()):
             optimizer.differentiate(loss)
         return value
