@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from contextual_rnn.experiments.cli.main import main
+from contextual_rnn.experiments.cli.program import program
 from contextual_rnn.experiments.runs.folder import read_run
 
 TINY_DECAY = ["--samples-per-period", "8", "--units", "8", "--epochs", "1"]
@@ -161,6 +162,15 @@ def test_the_command_alone_says_what_to_try(capsys):
         with pytest.raises(SystemExit) as exit:
             main([*words, "--help"])
         assert exit.value.code == 0
+
+
+def test_a_command_to_type_next_is_found_by_the_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program() == "contextual-rnn", "started in another way"
+    monkeypatch.setattr(sys, "argv", [".venv/bin/contextual-rnn", "reproduce"])
+    assert Path(program()) == Path(".venv/bin/contextual-rnn"), "as make starts it"
+    (tmp_path / "contextual-rnn").touch(mode=0o755)
+    assert program() == "contextual-rnn"
 
 
 def test_the_installed_command_runs():

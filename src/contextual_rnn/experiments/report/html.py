@@ -30,7 +30,8 @@ DRAWINGS = Path(__file__).parent / "drawings"
 TITLE = "Does a better initial state help?"
 SUBJECT = (
     "A recurrent network usually starts from zeros. Here it starts from something learned: a free variable, the output "
-    "of a network of the context, or a sample around it (Wenke and Fleming, 2019)."
+    "of a network of the context, or a sample around it (Wenke and Fleming, 2019). Sound starting weights are PyTorch's"
+    " defaults. Below are all words, figures and commands; contextual-rnn compare asks the same of a table of yours."
 )
 # The folds of report.html.jinja before and after those of the experiments.
 BEFORE = {
