@@ -232,7 +232,7 @@ def test_what_native_cannot_run_is_refused_by_name():
     model = model_of(backend="native")
     packed = pack_padded_sequence(x, lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
     for given in (packed, x[0]):
-        with pytest.raises(ValueError, match="input: expected a padded batch for backend 'native', got a packed"):
+        with pytest.raises(ValueError, match="input: expected a padded batch for 'native', got a packed"):
             model(given)
     with pytest.raises(ValueError, match=r"no kernel for torch.bfloat16"):
         model.bfloat16()(x.bfloat16(), lengths=lengths)
@@ -244,7 +244,7 @@ def test_states_that_do_not_fit_are_refused_before_the_kernel(monkeypatch):
     monkeypatch.setattr(model, "_start", lambda *_, **__: torch.zeros(1, 3, 5).double())
     with pytest.raises((ValueError, RuntimeError), match=r"h0|expected|Expected"):
         model(x, lengths=lengths)
-    with pytest.raises((ValueError, RuntimeError), match=r"input\.size"):
+    with pytest.raises((ValueError, RuntimeError), match="input: expected inputs of width 3"):
         model_of("gru")(x[..., :2], lengths=lengths)
 
 

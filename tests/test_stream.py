@@ -343,7 +343,7 @@ def test_bad_inputs_are_refused_before_they_are_read(backend):
     x, state = torch.randn(2, 3), stream.state
     cases = [
         (ValueError, "input: expected.*2, 3", x[:1]),
-        (ValueError, "input: expected.*2, 3", x[:, :2]),
+        (ValueError, "input: expected.*(2, 3|width 3)", x[:, :2]),
         (ValueError, "input: expected", x[None]),
         (ValueError, "input: expected torch.float32", x.double()),
         (ValueError, "input: expected", x.to("meta")),

@@ -125,8 +125,7 @@ class ContextualRNN(nn.Module):
             options: dict[str, Any] = {"lengths": lengths, "mask": mask, "burn_in": burn_in, "arguments": arguments}
             returned = ContextualRNN.forward(self, input, hx, final_state=final_state, **options, **more)
             return (returned, posterior) if return_posterior else returned
-        if type(burn_in) is not int:
-            burn_in = check_size("burn_in", burn_in, 0)
+        burn_in = burn_in if type(burn_in) is int else check_size("burn_in", burn_in, 0)
         packed = isinstance(input, PackedSequence)
         if packed and self._spec.known_time_dim is None:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
@@ -195,8 +194,7 @@ class ContextualRNN(nn.Module):
             names = ", ".join(merged(arguments, more))
             raise ValueError(f"arguments: expected none for the network with backend {self.backend!r}, got {names}")
         if isinstance(input, PackedSequence) or self._spec.input_batch_size(input) is None:
-            received = "a packed or unbatched input"
-            raise ValueError(f"input: expected a padded batch for backend {self.backend!r}, got {received}")
+            raise ValueError(f"input: expected a padded batch for {self.backend!r}, got a packed or unbatched input")
         return Sequences(self, self._spec, input, input.shape[self._spec.input_batch_dim]).run(state)
 
     def _start(

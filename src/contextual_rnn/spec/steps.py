@@ -48,8 +48,8 @@ def check_input(name: str, network: nn.Module, inputs: Tensor) -> None:
     if may_change_states(network):
         return
     parameter, size = next(network.parameters(), None), getattr(network, "input_size", None)
-    if size is not None and inputs.shape[-1] != size:
-        raise ValueError(f"{name}: expected {size} features, as the network, got {described(inputs)}")
+    if size is not None and inputs.shape[-1:] != (size,):
+        raise ValueError(f"{name}: expected inputs of width {size} for the network, got {described(inputs)}")
     if parameter is None or (inputs.dtype == parameter.dtype and inputs.device == parameter.device):
         return
     joined = inputs.device == parameter.device and autocast_joins(inputs.dtype, parameter.dtype, inputs.device)
@@ -59,20 +59,15 @@ def check_input(name: str, network: nn.Module, inputs: Tensor) -> None:
 
 
 def check_step(name: str, network: nn.Module, spec: StateSpec, inputs: Any, rows: int | None = None) -> None:
-    """Refuse inputs of one step that the network cannot take; with `rows`, also those of other rows or width."""
+    """Refuse inputs of one step that the network cannot take; with `rows`, also those of other rows."""
     check_dense(name, inputs)
     if spec.input_ndim is not None:
         axes = spec.input_ndim if spec.known_time_dim is None else spec.input_ndim - 1
         if inputs.ndim != axes:
             raise ValueError(f"{name}: expected {axes} axes for one step of the network, got {described(inputs)}")
     check_input(name, network, inputs)
-    if rows is None:
-        return
-    if not inputs.ndim or inputs.shape[0] != rows:
+    if rows is not None and inputs.shape[:1] != (rows,):
         raise ValueError(f"{name}: expected inputs of {rows} rows for the network, got {described(inputs)}")
-    width = None if may_change_states(network) else getattr(network, "input_size", None)
-    if width is not None and inputs.shape[-1] != width:
-        raise ValueError(f"{name}: expected inputs of width {width} for the network, got {described(inputs)}")
 
 
 def own_copy(network: nn.Module, state: State) -> State:
