@@ -472,3 +472,13 @@ def test_arguments_of_a_network():
     with torch.no_grad():
         expected = network.cell(x * scale[:, None], model.initial_state(context))
     assert_same(model.stream(context)(x, arguments={"scale": scale}), expected, 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_inputs_of_torch_func_are_refused(backend):
+    stream = model_of(nn.GRU(3, 5), backend=backend).stream(context_of(2, torch.float32))
+    x = torch.randn(2, 3)
+    for transformed in (torch.func.grad(lambda each: stream(each).sum()), torch.func.vmap(stream)):
+        with pytest.raises(ValueError, match="input: expected"):
+            transformed(x)
+    assert stream(x).isfinite().all()

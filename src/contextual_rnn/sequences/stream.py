@@ -209,6 +209,7 @@ class Stream:
     ) -> Tensor:
         network: Any = self._model.network
         check_step("input", network, self._spec, input)
+        _check_not_wrapped("input", input)
         if self._spec.known_time_dim == "unknown" and self._spec.step is None:
             self._spec = self._model._known_spec(input)
         width = (network.input_size,) if type(network) in KERNELS else tuple(input.shape[1:])
@@ -245,11 +246,15 @@ def _address_in_place(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...]) -
     return 0
 
 
-def _copy_in(name: str, memory: Tensor, tensor: Tensor) -> int:
-    """Copy `tensor`, the argument `name`, into memory that the kernel reads, and say where that is."""
+def _check_not_wrapped(name: str, tensor: Tensor) -> None:
     if is_transformed(tensor):
         received = "one that torch.func has wrapped (vmap, grad)"
         raise ValueError(f"{name}: expected a tensor with elements of its own, got {received}")
+
+
+def _copy_in(name: str, memory: Tensor, tensor: Tensor) -> int:
+    """Copy `tensor`, the argument `name`, into memory that the kernel reads, and say where that is."""
+    _check_not_wrapped(name, tensor)
     if type(tensor) in PLAIN_TENSORS and not tensor._is_zerotensor():
         address(tensor)  # refuses elements without memory
     with torch.inference_mode(False), torch.no_grad():
