@@ -122,3 +122,14 @@ def tokens(rows=2, length=7, seed=0):
 def random_state(spec, rows=2, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return {leaf.name: torch.randn(rows, *leaf.shape, generator=generator).to(leaf.dtype) for leaf in spec}
+
+
+def assert_beams_go_on(model):
+    """The scores of beams from random states are those of their tokens in one pass from the same states."""
+    ids, state = tokens(), random_state(language_model_spec(model))
+    wide = {name: tensor.repeat_interleave(2, 0) for name, tensor in state.items()}
+    options = {"num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 3, "return_dict_in_generate": True}
+    beams = model.generate(ids, cache=initial_cache(model, wide), do_sample=False, output_scores=True, **options)
+    logits = model(beams.sequences[:, :-1], cache=initial_cache(model, wide)).logits[:, 6:]
+    scores = logits.log_softmax(-1).gather(-1, beams.sequences[:, 7:, None]).sum((1, 2))
+    torch.testing.assert_close(beams.sequences_scores * 3, scores, rtol=1e-4, atol=1e-4)

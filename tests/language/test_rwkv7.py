@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tests.language.families import new_model, random_state, tokens
+from tests.language.families import assert_beams_go_on, new_model, random_state, tokens
 
 from contextual_rnn.language import InitialCache, initial_cache, language_model_spec
 
@@ -52,13 +52,7 @@ def test_calls_without_a_state_of_ours_are_as_before(model):
 
 @torch.no_grad()
 def test_beams_go_on_from_their_own_states(model):
-    ids, state = tokens(), random_state(language_model_spec(model))
-    wide = {name: tensor.repeat_interleave(2, 0) for name, tensor in state.items()}
-    options = {"num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 3, "return_dict_in_generate": True}
-    beams = model.generate(ids, cache=initial_cache(model, wide), do_sample=False, output_scores=True, **options)
-    logits = model(beams.sequences[:, :-1], cache=initial_cache(model, wide)).logits[:, 6:]
-    scores = logits.log_softmax(-1).gather(-1, beams.sequences[:, 7:, None]).sum((1, 2))
-    torch.testing.assert_close(beams.sequences_scores * 3, scores, rtol=1e-4, atol=1e-4)
+    assert_beams_go_on(model)
 
 
 @torch.no_grad()

@@ -10,7 +10,9 @@ from typing import Any, get_args
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.compare.answer import percent
 from contextual_rnn.experiments.compare.power import CASES, CURVE_SERIES, CURVE_SHARES
+from contextual_rnn.experiments.compare.report import share_of
 from contextual_rnn.experiments.runs.json_file import parse, read_text
+from contextual_rnn.experiments.stats.intervals import Interval
 from contextual_rnn.experiments.stats.tables import Table, fill, markdown
 from contextual_rnn.experiments.stats.verdict import Verdict
 
@@ -60,16 +62,12 @@ def _real(results: Path) -> Table:
         answer = _read(results / f"{name}.json")
         best = answer["arms"][answer["best"]]
         rows.append([
-            f"`{name}`", answer["verdict"], f"`{answer['best']}`", _said(answer["gain"]["share"]),
-            _said(answer["over"]["every_step"]), "-" if not answer["steps"] else str(answer["steps"]),
+            f"`{name}`", answer["verdict"], f"`{answer['best']}`", share_of(Interval(**answer["gain"]["share"])),
+            share_of(Interval(**answer["over"]["every_step"])), "-" if not answer["steps"] else str(answer["steps"]),
             str(len(best["seconds"])), str(answer["series"]),
         ])  # fmt: skip
     header = ["data", "verdict", "best state", "gain over `zero`", "gain over `every_step`", "steps", "seeds"]
     return Table("", [*header, "test series"], rows)
-
-
-def _said(gain: Mapping[str, float]) -> str:
-    return f"{percent(gain['estimate'])} ({percent(gain['low'])} to {percent(gain['high'])})"
 
 
 if __name__ == "__main__":

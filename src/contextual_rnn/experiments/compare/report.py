@@ -121,7 +121,7 @@ def _arms(answer: Answer) -> Table:
             answer.title(name),
             _number(arm.validation),
             _number(arm.errors.mean()),
-            "-" if name == BASELINE else _share(answer.gains[name].share),
+            "-" if name == BASELINE else share_of(answer.gains[name].share),
             *(_number(scores[name].get(score, math.nan)) for score in names),
         ]
         for name, arm in answer.arms.items()
@@ -130,7 +130,7 @@ def _arms(answer: Answer) -> Table:
 
 
 def _controls(answer: Answer) -> Table | None:
-    rows = [[answer.title(name), _share(gain.share)] for name, gain in answer.over.items()]
+    rows = [[answer.title(name), share_of(gain.share)] for name, gain in answer.over.items()]
     return Table(f"Gain of the {answer.title(answer.best)} over", ["control", "gain"], rows) if rows else None
 
 
@@ -159,13 +159,13 @@ def _fading(answer: Answer) -> Table:
 
 
 def _groups(answer: Answer) -> Table | None:
-    rows = [[name, str(gain.series), _share(gain.share)] for name, gain in answer.by_group.items()]
+    rows = [[name, str(gain.series), share_of(gain.share)] for name, gain in answer.by_group.items()]
     return Table(f"Gain of the {answer.title(answer.best)}", ["group", "series", "gain"], rows) if rows else None
 
 
 def _calibration(answer: Answer) -> Table | None:
     rows = [
-        [answer.title(name), percent(nominal), _share(share)]
+        [answer.title(name), percent(nominal), share_of(share)]
         for name, arm in answer.arms.items()
         for nominal, share in coverage_of(arm).items()
     ]
@@ -204,7 +204,7 @@ def _unit(plan: Plan) -> str:
     return ", squared, in units of the target's variance in training; RMSE and CRPS are in its own unit"
 
 
-def _share(interval: Interval) -> str:
+def share_of(interval: Interval) -> str:
     ends = "" if math.isnan(interval.low) else f" ({percent(interval.low)} to {percent(interval.high)})"
     return f"{percent(interval.estimate)}{ends}"
 
