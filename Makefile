@@ -53,21 +53,22 @@ $(DOCUMENTED): $(RUNNABLE)
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal --quiet
 
-# The recipes of docs/works-with.md, two examples and RWKV-7, with frameworks that nothing else needs, in an environment of
-# their own. Without the pin of pandas: gluonts wants an older one. norse asks for torchvision and does not import it; others
+# The recipes of docs/works-with.md, three examples and RWKV-7, with frameworks that nothing else needs, in an environment
+# of their own. Without the pin of pandas: gluonts wants an older one. silero-vad alone: its files are read, not its code. norse asks for torchvision and does not import it; others
 # do where it is installed, and beside a torch for CPUs alone PyPI's cannot be imported.
 INTEGRATIONS := .venv-integrations
 INTEGRATED := $(INTEGRATIONS)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 integrations: $(INTEGRATIONS)/installed
 	OMP_NUM_THREADS=1 $(INTEGRATED)/pytest --quiet tests/test_works_with.py tests/test_adapters.py tests/test_attach.py \
 	    tests/test_fla.py tests/language/test_families.py tests/language/test_rwkv7.py \
-	    tests/examples/test_fertility.py tests/examples/test_masked_cartpole.py
+	    tests/examples/test_fertility.py tests/examples/test_masked_cartpole.py tests/examples/test_voice.py
 
 $(INTEGRATIONS)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(INTEGRATIONS)
 	grep -v "^pandas==" constraints.txt > $(INTEGRATIONS)/constraints.txt
 	$(INTEGRATED)/pip install --quiet --no-compile --constraint $(INTEGRATIONS)/constraints.txt torch
 	$(INTEGRATED)/pip install --quiet --no-compile --constraint $(INTEGRATIONS)/constraints.txt --editable ".[integrations]"
+	$(INTEGRATED)/pip install --quiet --no-compile --no-deps silero-vad
 	$(INTEGRATED)/python -c "import torchvision" 2> /dev/null || $(INTEGRATED)/pip uninstall --quiet --yes torchvision
 	touch $@
 

@@ -27,6 +27,11 @@ OWN_TESTS = {
     "works-with.md": "test_works_with.py",
 }
 OWN_FOLDERS = {"coming-from": "test_coming_from.py"}
+NEED_MORE = {  # whose blocks of ```py need files or packages, which their tests bring
+    "compare.md": "test_docs_compare.py",
+    "rwkv.md": "language/test_rwkv7.py",
+    "voice.md": "examples/test_voice.py",
+}
 MODULES = ("diagnostics", "export", "generation", "hub", "language", "ops", "serialization", "spec", "states")
 
 
@@ -45,9 +50,14 @@ def test_code_runs_in_order(page, tmp_path, monkeypatch):
     assert run(page)
 
 
-@pytest.mark.parametrize(("name", "test"), [*OWN_TESTS.items(), *OWN_FOLDERS.items()])
+@pytest.mark.parametrize(("name", "test"), [*OWN_TESTS.items(), *OWN_FOLDERS.items(), *NEED_MORE.items()])
 def test_other_pages_have_the_test_that_is_named(name, test):
     assert name.removesuffix(".md") in (ROOT / "tests" / test).read_text()
+
+
+def test_no_block_is_left_out():
+    assert {page.name for page in PAGES if blocks(page, "py")} == set(NEED_MORE)
+    assert all('"py")' in (ROOT / "tests" / test).read_text() for test in NEED_MORE.values())
 
 
 def public_names():

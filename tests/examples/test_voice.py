@@ -5,12 +5,14 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from tests.examples.running import EXAMPLES, run
+from tests.pages import ROOT, blocks
 from torch.nn import functional
 
-from contextual_rnn import attach, remove_initial_state
+from contextual_rnn import FreeState, attach, remove_initial_state
 
 PACKAGE = importlib.util.find_spec("silero_vad")
 needs_detector = pytest.mark.skipif(PACKAGE is None, reason="needs pip install --no-deps silero-vad")
@@ -69,6 +71,27 @@ def test_the_detector_is_the_published_one_from_any_state(model):
     first, window = functional.pad(frames[:, 0], (0, 64), mode="reflect"), torch.hann_window(256)
     magnitudes = torch.stft(first, 256, 128, window=window, center=False, return_complex=True).abs()
     torch.testing.assert_close(spectrum, magnitudes.mean(-1).add(1e-4).log(), rtol=1e-3, atol=1e-3)
+
+
+@needs_detector
+@torch.no_grad()
+def test_the_code_of_the_page_starts_the_published_detector(model):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    page, detector = ROOT / "docs" / "gallery" / "voice.md", model.Detector()
+    (code,) = blocks(page, "py")
+    h0 = FreeState(detector.lstm)
+    for value in h0.parameters():
+        value.normal_()
+    start, wave = h0(batch_size=1), 0.1 * torch.randn(1, 512)
+    scope = {
+        **{"torch": torch, "numpy": numpy, "h0": h0, "samples": functional.pad(wave, (64, 0)).numpy()},
+        "session": onnxruntime.InferenceSession(Path(PACKAGE.origin).parent / "data" / "silero_vad_16k_op15.onnx"),
+    }
+    exec(compile(code, str(page), "exec"), scope)
+    wanted = detector(detector.front_end(wave)[0], start).sigmoid()
+    torch.testing.assert_close(torch.tensor(scope["probability"]), wanted, rtol=0, atol=1e-5)
+    _, (h_n, c_n) = detector.lstm(detector.front_end(wave)[0], start)
+    torch.testing.assert_close(torch.tensor(scope["state"]), torch.cat([h_n, c_n]), rtol=0, atol=1e-5)
 
 
 @needs_detector

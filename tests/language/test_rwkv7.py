@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 from tests.language.families import assert_beams_go_on, new_model, random_state, tokens
+from tests.pages import ROOT, blocks
 
+from contextual_rnn import FreeState
 from contextual_rnn.language import InitialCache, initial_cache, language_model_spec
 
 rwkv7 = pytest.importorskip("rwkv7_hf", reason="comes with `make integrations`")
@@ -83,3 +85,16 @@ def test_half_precision(model):
     assert [leaf.dtype for leaf in spec][:3] == [torch.float32, torch.bfloat16, torch.bfloat16]
     difference = model(ids, cache=initial_cache(model, state)).logits - model(ids).logits
     assert torch.corrcoef(torch.stack([effect.flatten(), difference.float().flatten()]))[0, 1] > 0.9
+
+
+def test_the_code_of_the_page(model, tmp_path):
+    page, ids = ROOT / "docs" / "coming-from" / "rwkv.md", tokens()
+    (code,) = blocks(page, "py")
+    model.save_pretrained(tmp_path)
+    scope = {"FreeState": FreeState, "path": tmp_path, "ids": ids, "prompt": ids[:1]}
+    exec(compile(code, str(page), "exec"), scope)
+    assert torch.equal(scope["model"].lm_head.weight, model.lm_head.weight)
+    torch.testing.assert_close(scope["loss"], model(ids, labels=ids).loss)  # a state that starts at zero
+    scope["loss"].backward()
+    assert all(value.grad.any() for value in scope["state"].parameters())
+    assert scope["text"].shape == (1, 107)
