@@ -54,8 +54,9 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal --quiet
 
 # The recipes of docs/works-with.md, three examples and RWKV-7, with frameworks that nothing else needs, in an environment
-# of their own. Without the pin of pandas: gluonts wants an older one. silero-vad alone: its files are read, not its code. norse asks for torchvision and does not import it; others
-# do where it is installed, and beside a torch for CPUs alone PyPI's cannot be imported.
+# of their own. Without the pin of pandas: gluonts wants an older one. Of silero-vad only the files are read. norse asks
+# for torchvision and does not import it; others do where it is installed, and beside a torch for CPUs alone PyPI's cannot
+# be imported.
 INTEGRATIONS := .venv-integrations
 INTEGRATED := $(INTEGRATIONS)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 integrations: $(INTEGRATIONS)/installed
