@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel
@@ -31,7 +30,7 @@ class _Known:
     specs: dict[bool, StateSpec]  # with convolutions and without
 
 
-_KNOWN: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
+_KNOWN = "_contextual_rnn_known"  # on the model: torch.compile guards a table of all models, and fails when one dies
 _POSITIVE = Range("a positive number", lambda value: value > 0)
 
 
@@ -92,14 +91,15 @@ def _known(model: PreTrainedModel, tolerance: float | None = None) -> _Known:
     """What `model` keeps; read and probed when it is first needed, and again where its dtype or device has changed."""
     base = base_of(model)
     translate_caches(model, base)  # each time: the decoder may be known without this model around it
-    known = _KNOWN.get(base)
+    known: _Known | None = getattr(base, _KNOWN, None)
     if known is None or (known.dtype, known.device) != (model.dtype, model.device):
         tensors = read_state_tensors(model)
         add_shares(base)
         watch(base)
         probe(model, base, tensors, tolerance)
         specs = {convolutions: _spec(model, tensors, convolutions) for convolutions in (False, True)}
-        known = _KNOWN[base] = _Known(model.dtype, model.device, tensors, specs)
+        known = _Known(model.dtype, model.device, tensors, specs)
+        setattr(base, _KNOWN, known)
     return known
 
 
