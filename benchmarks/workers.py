@@ -13,6 +13,7 @@ import torch
 from benchmarks.machine import available_cores
 
 Result = TypeVar("Result")
+START_METHOD = "spawn"  # nothing of this process is in what is measured
 
 
 class Workers:
@@ -52,7 +53,7 @@ def run_alone(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def _pool(threads: int) -> concurrent.futures.ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(START_METHOD)
     return concurrent.futures.ProcessPoolExecutor(1, context, initializer=_settle, initargs=(threads,))
 
 

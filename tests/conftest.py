@@ -41,3 +41,13 @@ def traceable(monkeypatch):
     yield
     trace.disabled = disabled
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def quick_workers(monkeypatch):
+    """The processes of a sweep start as forks of one that has imported PyTorch; others spawn theirs, as users do."""
+    from tests import fresh
+
+    from contextual_rnn.experiments.sweeps import workers
+
+    monkeypatch.setattr(workers, "START_METHOD", fresh.PROCESSES.get_start_method())

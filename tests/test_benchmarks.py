@@ -10,13 +10,24 @@ import pytest
 import torch
 from tests import fresh
 
-from benchmarks import fast_weights, gpu, page, parts, peers, ragged, recurrence, streaming, training_step
+from benchmarks import (
+    fast_weights,
+    gpu,
+    page,
+    parts,
+    peers,
+    ragged,
+    recurrence,
+    streaming,
+    timing,
+    training_step,
+    workers,
+)
 from benchmarks.parts import PARTS, Figure
 from benchmarks.plots import draw
 from benchmarks.recurrence import Problem, multiply_adds
 from benchmarks.size import APART, BARE, COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, PROJECTING, TRAIN, Cell, Size
 from benchmarks.timing import Contender, interleave, ratio, spread
-from benchmarks.workers import Workers
 from contextual_rnn.experiments.report.pages import BEGIN, END
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +39,12 @@ def threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def moments(monkeypatch):
+    """What is timed runs for a moment: no test reads the times."""
+    monkeypatch.setattr(timing, "BLOCK", 1e-3)
 
 
 @pytest.fixture
@@ -62,11 +79,12 @@ def test_a_quick_run_writes_every_figure_and_why_one_is_missing(tmp_path, capsys
 
 
 @pytest.mark.parametrize("here", [True, False], ids=["here", "in a process"])
-def test_every_cell_is_measured_on_its_threads(here):
+def test_every_cell_is_measured_on_its_threads(here, monkeypatch):
     """Whatever the one before it left: `thread_scaling` leaves one."""
-    with Workers(here=here) as workers:
-        workers.run(2, torch.set_num_threads, 1)
-        assert workers.run(2, torch.get_num_threads) == 2
+    monkeypatch.setattr(workers, "START_METHOD", fresh.PROCESSES.get_start_method())
+    with workers.Workers(here=here) as processes:
+        processes.run(2, torch.set_num_threads, 1)
+        assert processes.run(2, torch.get_num_threads) == 2
 
 
 def test_the_page_says_what_the_results_say():

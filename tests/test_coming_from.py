@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers.models.qwen3_5 import modeling_qwen3_5
 
 PAGES = Path(__file__).parents[1] / "docs" / "coming-from"
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
@@ -139,6 +138,8 @@ def test_s0_tuning():
 
 def test_s0_tuning_of_a_language_model(monkeypatch):
     """Beside S(0) handed to the kernel itself, with neither our states nor a cache."""
+    from transformers.models.qwen3_5 import modeling_qwen3_5  # here, as it takes a second
+
     scope = run("s0-tuning")
     model, kernel = scope["model"], modeling_qwen3_5.torch_chunk_gated_delta_rule
     state = torch.zeros(2, 8, 8, requires_grad=True)

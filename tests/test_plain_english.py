@@ -57,10 +57,10 @@ def comments(source: str) -> Iterator[str]:
 
 def literals(source: str) -> Iterator[str]:
     """Strings, docstrings among them; of f-strings what is written out, as one."""
-    tree = ast.parse(source)
-    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-    for node in ast.walk(tree):
+    parts: set[int] = set()
+    for node in ast.walk(ast.parse(source)):  # an f-string before its parts
         if isinstance(node, ast.JoinedStr):
+            parts |= {id(part) for part in node.values}
             yield "...".join(str(part.value) for part in node.values if isinstance(part, ast.Constant))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
             yield node.value

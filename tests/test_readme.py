@@ -50,7 +50,7 @@ def test_it_is_short_and_begins_with_a_picture():
     assert (ROOT / picture[1]).stat().st_size > 10_000
 
 
-def test_commands_run(tmp_path, monkeypatch):
+def test_commands_run(tmp_path, monkeypatch, quick_workers):
     monkeypatch.chdir(tmp_path)
     reproduced = []
 

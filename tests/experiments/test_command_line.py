@@ -107,7 +107,8 @@ def test_unknown_choices_are_answered_with_those_there_are(capsys, arguments, ch
     assert all(choice in shown for choice in choices)
 
 
-def test_report_command(in_tmp_path, capsys):
+def test_report_command(in_tmp_path, capsys, no_pictures):
+    """Its figures are rendered by the same command in tests/test_readme.py."""
     main(["train", "decay", *TINY_DECAY, "--out", "runs/one"])
     assert main(["report", "runs"]) == 0
     path = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("report: "))

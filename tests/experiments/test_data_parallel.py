@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
-from tests.killed import SECONDS, ended, started
+from tests import fresh
+from tests.killed import ended, started
 from torch import distributed
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
@@ -129,14 +128,12 @@ def test_divergence_ends_all_processes(tmp_path):
 
 def test_torchrun(tmp_path):
     """The command itself, started by torchrun; the first process alone prints."""
-    words = "train decay --samples-per-period 8 --units 4 --epochs 1 --out run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command += ["-m", "contextual_rnn.experiments", *words.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == 0, done.stderr
+    words = f"train decay --samples-per-period 8 --units 4 --epochs 1 --out {tmp_path / 'run'}"
+    command = ["--nproc-per-node", "2", "--standalone", "-m", "contextual_rnn.experiments", *words.split()]
+    done = fresh.run("from torch.distributed.run import main; main()", *command)
     printed = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]  # as torch 2.9 does
     final, place = printed
-    assert place == "run: run"
+    assert place == f"run: {tmp_path / 'run'}"
     run = read_run(tmp_path / "run")
     assert json.loads(final) == run.result["final"]
     assert run.result["processes"] == 2

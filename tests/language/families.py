@@ -5,8 +5,6 @@ from functools import cache
 import pytest
 import torch
 import transformers
-from transformers.models.minimax.modeling_minimax import MiniMaxCache
-from transformers.models.xlstm.modeling_xlstm import xLSTMCache
 
 from contextual_rnn import FreeState
 from contextual_rnn.language import initial_cache, language_model_spec
@@ -109,9 +107,11 @@ def empty_cache(model):
         case "RWKV7ForCausalLM":  # whose own cache has another name as an argument
             return initial_cache(model, FreeState(language_model_spec(model))(batch_size=2))
         case "MiniMaxForCausalLM":
-            return MiniMaxCache()
+            return transformers.models.minimax.modeling_minimax.MiniMaxCache()
         case "xLSTMForCausalLM":
-            return xLSTMCache(model.config, max_batch_size=2, dtype=model.dtype)
+            return transformers.models.xlstm.modeling_xlstm.xLSTMCache(
+                model.config, max_batch_size=2, dtype=model.dtype
+            )
     return transformers.DynamicCache(config=model.config)
 
 

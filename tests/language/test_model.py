@@ -4,10 +4,8 @@ import copy
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch import Trainer as LightningTrainer
 from tests.language.families import model_of, new_model, random_state, tokens
-from transformers import DynamicCache, Trainer, TrainingArguments
+from transformers import DynamicCache
 
 from contextual_rnn import ContextState, FreeState, NormalState
 from contextual_rnn.language import ContextualLanguageModel, initial_cache, language_model_spec
@@ -147,6 +145,8 @@ def unchanged(model, before):
 
 def test_in_a_trainer(tmp_path):
     pytest.importorskip("accelerate", reason="transformers.Trainer needs accelerate")
+    from transformers import Trainer, TrainingArguments  # here, as they take seconds
+
     model = new_model("Mamba2", num_hidden_layers=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     tuned = ContextualLanguageModel(model, FreeState(language_model_spec(model)))
@@ -160,6 +160,8 @@ def test_in_a_trainer(tmp_path):
 
 
 def test_in_lightning(tmp_path):
+    from lightning.pytorch import LightningModule, Trainer  # here, as it takes seconds
+
     model = new_model("Mamba2", num_hidden_layers=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -179,7 +181,7 @@ def test_in_lightning(tmp_path):
 
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     tuning = Tuning().train()
-    trainer = LightningTrainer(max_epochs=4, enable_model_summary=False, default_root_dir=tmp_path, **options)
+    trainer = Trainer(max_epochs=4, enable_model_summary=False, default_root_dir=tmp_path, **options)
     trainer.fit(tuning, torch.utils.data.DataLoader(rows_of_tokens(), batch_size=8))
     assert tuning.losses[-1] < tuning.losses[0]
     assert unchanged(model, before)

@@ -10,6 +10,8 @@
 #include <utility>
 
 #define INLINE __attribute__((always_inline))
+// For what takes long to compile, and longer than a call to run: compiled once, not once for each caller.
+#define NOINLINE __attribute__((noinline))
 
 namespace {
 
@@ -50,15 +52,21 @@ inline INLINE void with_count(int64_t count, int64_t at, const Body& body) {
         with_count<most - 1>(count, at, body);
 }
 
-// Covers 0 .. n with blocks of about equal size, at most `most`, known to the compiler; body(Count, start).
-template <int most, typename Body>
-inline INLINE void in_blocks(int64_t n, const Body& body) {
+// Covers 0 .. n with blocks of about equal size, at most `most`; body(size, start).
+template <typename Body>
+inline INLINE void in_blocks(int64_t most, int64_t n, const Body& body) {
     int64_t blocks = (n + most - 1) / most;
     for (int64_t at = 0; blocks; --blocks) {
         const int64_t count = (n - at + blocks - 1) / blocks;
-        with_count<most>(count, at, body);
+        body(count, at);
         at += count;
     }
+}
+
+// Likewise, with sizes that the compiler knows: body(Count, start) is compiled for each.
+template <int most, typename Body>
+inline INLINE void in_blocks(int64_t n, const Body& body) {
+    in_blocks(most, n, [&](int64_t count, int64_t at) INLINE { with_count<most>(count, at, body); });
 }
 
 // Hands out memory; counts it where there is none.

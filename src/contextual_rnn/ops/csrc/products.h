@@ -36,7 +36,7 @@ struct Products {
     // Packs the matrix whose row k is row(k).
     template <typename Row>
     static void pack(T* to, int64_t depth, int64_t columns, const Row& row) {
-        in_blocks<most_across>(vectors(columns), [&](auto across, int64_t v) {
+        in_blocks(most_across, vectors(columns), [&](int64_t across, int64_t v) {
             T* panel = to + v * L * depth;
             const int64_t width = smaller(across * L, columns - v * L);
             for (int64_t k = 0; k < depth; ++k, panel += across * L) {
@@ -51,11 +51,12 @@ struct Products {
     template <typename Column>
     static void pack_turned(T* to, int64_t depth, int64_t columns, int64_t first, int64_t rows, const Column& column,
                             vec* temporary) {
-        in_blocks<most_across>(vectors(columns), [&](auto across, int64_t v) {
+        in_blocks(most_across, vectors(columns), [&](int64_t across, int64_t v) {
             for (int64_t part = 0; part < across; ++part) {
                 const int64_t from = (v + part) * L;
-                Registers<T>::load_rows(temporary, [&](int64_t l) { return column(smaller(from + l, columns - 1)); },
-                                        smaller(L, columns - from), rows);
+                const T* places[L];
+                for (int64_t l = 0; l < L; ++l) places[l] = column(smaller(from + l, columns - 1));
+                Registers<T>::load(temporary, places, smaller(L, columns - from), rows);
                 T* panel = to + v * L * depth + first * across * L + part * L;
                 for (int64_t k = 0; k < rows; ++k) put(panel + k * across * L, temporary[k]);
             }
@@ -63,8 +64,8 @@ struct Products {
     }
 
     // to = from + a packed, for so many rows of `a`. Rows of `from` are `from_stride` apart, 0 where all are the same.
-    static void multiply(T* to, int64_t to_stride, const T* from, int64_t from_stride, int64_t rows, const T* a,
-                         int64_t a_stride, const T* packed, int64_t depth, int64_t columns) {
+    static NOINLINE void multiply(T* to, int64_t to_stride, const T* from, int64_t from_stride, int64_t rows,
+                                  const T* a, int64_t a_stride, const T* packed, int64_t depth, int64_t columns) {
         in_blocks<most_across>(vectors(columns), [&](auto across_, int64_t v) {
             constexpr int across = decltype(across_)::value;
             in_blocks<tile_rows(across)>(rows, [&](auto down_, int64_t r) {
@@ -96,8 +97,8 @@ struct Products {
     }
 
     // to += the sum over n of a b^T, rows of `height` and `width`. What is beyond the last column of b must be there.
-    static void add_outer(T* to, int64_t to_stride, int64_t height, int64_t width, int64_t n, const T* a,
-                          int64_t a_stride, const T* b, int64_t b_stride) {
+    static NOINLINE void add_outer(T* to, int64_t to_stride, int64_t height, int64_t width, int64_t n, const T* a,
+                                   int64_t a_stride, const T* b, int64_t b_stride) {
         in_blocks<most_across>(vectors(width), [&](auto across_, int64_t v) {
             constexpr int across = decltype(across_)::value;
             in_blocks<tile_rows(across)>(height, [&](auto down_, int64_t j) {
@@ -125,6 +126,19 @@ struct Products {
                 put(place, at(place) + sum[r][c]);
             });
         });
+    }
+
+    // `height` columns, whose rows are `from_stride` apart, as rows of `width`.
+    static NOINLINE void turn(T* to, const T* from, int64_t from_stride, int64_t height, int64_t width) {
+        for (int64_t j = 0; j < height; j += L)
+            for (int64_t k = 0; k < width; k += L) {
+                vec tile[L];
+                const int64_t rows = smaller(L, height - j), across = smaller(L, width - k);
+                for (int64_t i = 0; i < L; ++i) tile[i] = i < across ? at(from + (k + i) * from_stride + j) : vec{};
+                Registers<T>::transpose(tile);
+                for (int64_t i = 0; i < rows; ++i)
+                    std::memcpy(to + (j + i) * width + k, tile + i, across * sizeof(T));
+            }
     }
 };
 

@@ -69,31 +69,32 @@ struct Registers {
         if constexpr (half > 1) transpose<half / 2>(rows);
     }
 
-    // Rows of `width` elements, that of sample l at row(l), to and from the block's layout, in square tiles; the last
+    // Rows of `width` elements, that of sample l at rows[l], to and from the block's layout, in square tiles; the last
     // tile goes over columns of the one before it once more.
-    template <typename Row>
-    static inline INLINE void load_rows(vec* to, const Row& row, int64_t samples, int64_t width) {
+    static NOINLINE void load(vec* to, const T* const* rows, int64_t samples, int64_t width) {
         if (width < L) {
             for (int64_t k = 0; k < width; ++k)
-                for (int64_t l = 0; l < L; ++l) to[k][l] = l < samples ? row(l)[k] : 0;
+                for (int64_t l = 0; l < L; ++l) to[k][l] = l < samples ? rows[l][k] : 0;
             return;
         }
         for (int64_t at = 0; at < width; at += L) {
             const int64_t j = at + L <= width ? at : width - L;
-            vec rows[L];
+            vec tile[L];
             each<L>([&](auto l) INLINE {
-                rows[l] = l < samples ? *reinterpret_cast<const vec*>(row(l) + j) : vec{};
+                tile[l] = l < samples ? *reinterpret_cast<const vec*>(rows[l] + j) : vec{};
             });
-            transpose(rows);
-            each<L>([&](auto l) INLINE { to[j + l] = rows[l]; });
+            transpose(tile);
+            each<L>([&](auto l) INLINE { to[j + l] = tile[l]; });
         }
     }
 
     static void load(vec* to, const T* from, int64_t samples, int64_t stride, int64_t width) {
-        load_rows(to, [&](int64_t l) INLINE { return from + l * stride; }, samples, width);
+        const T* rows[L];
+        for (int64_t l = 0; l < samples; ++l) rows[l] = from + l * stride;
+        load(to, rows, samples, width);
     }
 
-    static void store(T* to, const vec* from, int64_t samples, int64_t stride, int64_t width) {
+    static NOINLINE void store(T* to, const vec* from, int64_t samples, int64_t stride, int64_t width) {
         if (width < L) {
             for (int64_t k = 0; k < width; ++k)
                 for (int64_t l = 0; l < samples; ++l) to[l * stride + k] = from[k][l];
@@ -119,8 +120,8 @@ struct Registers {
     void multiply(vec* to, const vec* from, T scale, const T* matrix, const vec* x) const {
         multiply(to, from, scale, matrix, x, H, H);
     }
-    static void multiply(vec* to, const vec* from, T scale, const T* matrix, const vec* x, int64_t height,
-                         int64_t width) {
+    static NOINLINE void multiply(vec* to, const vec* from, T scale, const T* matrix, const vec* x, int64_t height,
+                                  int64_t width) {
         in_blocks<sums>(height, [&](auto count, int64_t j) {
             constexpr int rows = decltype(count)::value;
             vec sum[rows] = {};
@@ -131,7 +132,7 @@ struct Registers {
     }
 
     // to[i] = rows[i] . x for n rows of H, `stride` apart.
-    void dots(vec* to, int64_t n, const vec* rows, int64_t stride, const vec* x) const {
+    NOINLINE void dots(vec* to, int64_t n, const vec* rows, int64_t stride, const vec* x) const {
         in_blocks<8>(n, [&](auto count, int64_t i) {
             constexpr int block = decltype(count)::value, parts = block < 2 ? 4 : block < 4 ? 2 : 1;
             vec sum[block][parts] = {};
@@ -153,8 +154,8 @@ struct Registers {
     }
 
     // to = from + the sum of n rows of H, `stride` apart, each times its coefficient; `from` may be `to`, or absent.
-    void combine(vec* to, const vec* from, int64_t n, const vec* coefficients, int64_t step, const vec* rows,
-                 int64_t stride) const {
+    NOINLINE void combine(vec* to, const vec* from, int64_t n, const vec* coefficients, int64_t step, const vec* rows,
+                          int64_t stride) const {
         in_blocks<sums>(H, [&](auto count, int64_t j) {
             constexpr int block = decltype(count)::value;
             vec sum[block] = {};
@@ -169,8 +170,8 @@ struct Registers {
     }
 
     // to += from, which may be absent, and two such sums over n rows, whose coefficients are `step` apart.
-    void combine_two(vec* to, const vec* from, int64_t n, const vec* first, const vec* rows, const vec* second,
-                     const vec* more, int64_t step) const {
+    NOINLINE void combine_two(vec* to, const vec* from, int64_t n, const vec* first, const vec* rows, const vec* second,
+                              const vec* more, int64_t step) const {
         in_blocks<sums>(H, [&](auto count, int64_t j) {
             constexpr int block = decltype(count)::value;
             vec sum[block];
@@ -194,8 +195,8 @@ struct Registers {
         outer(to, from, scale, n, x, H, y, stride);
     }
     // Likewise of rows of x that are `height` long.
-    void outer(vec* to, const vec* from, T scale, int64_t n, const vec* x, int64_t height, const vec* y,
-               int64_t stride) const {
+    NOINLINE void outer(vec* to, const vec* from, T scale, int64_t n, const vec* x, int64_t height, const vec* y,
+                        int64_t stride) const {
         in_blocks<tile>(height, [&](auto rows_, int64_t j) {
             constexpr int rows = decltype(rows_)::value;
             in_blocks<tile>(H, [&](auto columns_, int64_t i) {
@@ -218,7 +219,7 @@ struct Registers {
     }
 
     // to = matrix x for n vectors at once, those of x `stride` apart.
-    void times(vec* to, int64_t n, const vec* matrix, const vec* x, int64_t stride) const {
+    NOINLINE void times(vec* to, int64_t n, const vec* matrix, const vec* x, int64_t stride) const {
         in_blocks<tile>(H, [&](auto rows_, int64_t j) {
             constexpr int rows = decltype(rows_)::value;
             in_blocks<tile>(n, [&](auto columns_, int64_t r) {
@@ -247,8 +248,8 @@ struct Registers {
     static vec total(const vec* sums) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
 
     // to += matrix x, the matrix in its own layout: its rows `row` elements apart, its columns `column`.
-    static void multiply_strided(vec* to, const T* matrix, int64_t row, int64_t column, const vec* x, int64_t height,
-                                 int64_t width) {
+    static NOINLINE void multiply_strided(vec* to, const T* matrix, int64_t row, int64_t column, const vec* x,
+                                          int64_t height, int64_t width) {
         in_blocks<sums>(height, [&](auto count, int64_t j) {
             constexpr int rows = decltype(count)::value;
             vec sum[rows] = {};
@@ -260,7 +261,7 @@ struct Registers {
 
     // A matrix in the order in which `multiply` reads it; `height` and `width` are those of the result.
     void pack(T* to, const T* matrix, bool transposed) const { pack(to, matrix, transposed, H, H); }
-    static void pack(T* to, const T* matrix, bool transposed, int64_t height, int64_t width) {
+    static NOINLINE void pack(T* to, const T* matrix, bool transposed, int64_t height, int64_t width) {
         const int64_t along = transposed ? height : 1, across = transposed ? 1 : width;
         in_blocks<sums>(height, [&](auto count, int64_t j) {
             constexpr int rows = decltype(count)::value;
@@ -332,8 +333,8 @@ struct Registers {
             });
         }
 
-        void write_turned(int64_t j, int64_t down, int64_t across, const int64_t* column, int64_t again,
-                          const vec* sums) const {
+        NOINLINE void write_turned(int64_t j, int64_t down, int64_t across, const int64_t* column, int64_t again,
+                                   const vec* sums) const {
             for (int64_t k = 0; k < down * across; ++k) {
                 const int64_t c = k % across;
                 T* place = to + column[c] * width + j + k / across;
@@ -344,7 +345,7 @@ struct Registers {
     };
 
     // x from lane `first` on, zero before.
-    static vec from_lane(int64_t first, const vec& x) {
+    static NOINLINE vec from_lane(int64_t first, const vec& x) {
         vec after = {};
         for (int64_t l = first; l < L; ++l) after[l] = x[l];
         return after;
@@ -352,8 +353,8 @@ struct Registers {
 
     // The sums of x y^T, in tiles that stay in registers, for the first `vectors` of those that cover the width; the
     // last of all of them ends with it.
-    static void tiles(const Place& place, int64_t height, int64_t width, int64_t vectors, int64_t runs, int64_t n,
-                      const Rows& x, const Rows& y) {
+    static NOINLINE void tiles(const Place& place, int64_t height, int64_t width, int64_t vectors, int64_t runs,
+                               int64_t n, const Rows& x, const Rows& y) {
         in_blocks<panel_columns>(vectors, [&](auto columns_, int64_t i) {
             constexpr int across = decltype(columns_)::value;
             int64_t column[across];

@@ -43,7 +43,7 @@ inline void Kernel<T>::backward_block(int64_t index, const Shared& shared, const
 
 // A sequence of one chunk; d_h is that of the last h but for its own output.
 template <typename T>
-inline void Kernel<T>::backward_whole(const Activations& a, const Block& block, const Shared& shared, const Work& w,
+void Kernel<T>::backward_whole(const Activations& a, const Block& block, const Shared& shared, const Work& w,
                                       const Sums& sums) const {
     load_d_memory(0, T_, block, w);
     backward_chunk(a, 0, T_, block, shared, w, sums);
@@ -54,7 +54,7 @@ inline void Kernel<T>::backward_whole(const Activations& a, const Block& block, 
 }
 
 template <typename T>
-inline void Kernel<T>::store_state_gradients(const Block& block, const Work& w) const {
+void Kernel<T>::store_state_gradients(const Block& block, const Work& w) const {
     if (block.grad_a0) store(block.grad_a0, w.d_matrix, block.samples, H * H, H * H);
     if (block.grad_h0) store(block.grad_h0, w.d_h, block.samples, H, H);
 }
@@ -68,7 +68,7 @@ inline void Kernel<T>::load_d_memory(int64_t start, int64_t n, const Block& bloc
 
 // Back through a chunk; d_h is that of h after it, then of h before it.
 template <typename T>
-inline void Kernel<T>::backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block,
+void Kernel<T>::backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block,
                                       const Shared& shared, const Work& w, const Sums& sums) const {
     for (int64_t t = n - 1; t >= 0; --t) {
         if (!early)

@@ -8,7 +8,7 @@ namespace {
 
 // Steps `start` .. `start + n`, whose h before the first is in place; `output` is absent where it was made before.
 template <typename T>
-inline void Kernel<T>::forward_chunk(const Activations& a, int64_t start, int64_t n, T* output, const Block& block,
+void Kernel<T>::forward_chunk(const Activations& a, int64_t start, int64_t n, T* output, const Block& block,
                                      const Shared& shared, const Work& w) const {
     for (int64_t t = 0; t < n; ++t) {
         const T *discounts = given(p.discounts), scale = given(p.retained)[writes(t)];
@@ -84,7 +84,7 @@ inline void Kernel<T>::forward_block(int64_t index, const Shared& shared, const 
 
 // A sequence of one chunk.
 template <typename T>
-inline void Kernel<T>::forward_whole(Activations& a, const Block& block, const Shared& shared, const Work& w) const {
+void Kernel<T>::forward_whole(Activations& a, const Block& block, const Shared& shared, const Work& w) const {
     load_previous(a.hs, block, 0);
     for (int64_t k = 0; k < R; ++k) load_factors(a.left + k * H, a.right + k * H, block, k);
     set_matrix(a, block, w);

@@ -18,7 +18,7 @@ struct Kernel : Registers<T> {
     using typename Base::vec;
     using Base::H, Base::L, Base::all, Base::sum, Base::relu, Base::relu_gradient, Base::load, Base::store;
     using Base::multiply, Base::dots, Base::combine, Base::combine_two, Base::add, Base::outer, Base::times, Base::pack, Base::parts;
-    using Base::in_parts, Base::total, Base::load_rows, Base::sum_of_outer;
+    using Base::in_parts, Base::total, Base::sum_of_outer;
     static constexpr int64_t lanes = 64 / sizeof(T);  // what is saved has room for the blocks of any instruction set
 
     const FastWeightsProblem& p;
@@ -262,7 +262,9 @@ struct Kernel : Registers<T> {
         }
         if (!tokens) return load_step(to, p.inputs, block, t);
         const int64_t* token = tokens + block.first * T_ + t;
-        load_rows(to, [&](int64_t l) INLINE { return table + token[l * T_] * H; }, block.samples, H);
+        const T* rows[L];
+        for (int64_t l = 0; l < block.samples; ++l) rows[l] = table + token[l * T_] * H;
+        load(to, rows, block.samples, H);
         if (t || !starts) return;
         load_initial(w.bracket, starts, H, H, block);
         add(to, w.bracket);
@@ -271,7 +273,9 @@ struct Kernel : Registers<T> {
     void load_initial(vec* to, const void* from, int64_t stride, int64_t width, const Block& block) const {
         if (!states) return load(to, given(from) + block.first * stride, block.samples, stride, width);
         const int64_t* row = states + block.first;
-        load_rows(to, [&](int64_t l) INLINE { return given(from) + row[l] * stride; }, block.samples, width);
+        const T* rows[L];
+        for (int64_t l = 0; l < block.samples; ++l) rows[l] = given(from) + row[l] * stride;
+        load(to, rows, block.samples, width);
     }
     // h before step t, from what the caller was given.
     void load_previous(vec* to, const Block& block, int64_t t) const {
@@ -322,13 +326,13 @@ struct Kernel : Registers<T> {
 
     // ---- forward.h ----
 
-    void forward_chunk(const Activations& a, int64_t start, int64_t n, T* output, const Block& block,
-                       const Shared& shared, const Work& w) const;
+    NOINLINE void forward_chunk(const Activations& a, int64_t start, int64_t n, T* output, const Block& block,
+                                const Shared& shared, const Work& w) const;
     void preliminary(vec* z, vec* q, const vec* h, int64_t t, const Block& block, const Shared& shared,
                      const Work& w) const;
     void store_written(const Activations& a, int64_t start, int64_t n, const Block& block) const;
     void forward_block(int64_t index, const Shared& shared, const Work& w) const;
-    void forward_whole(Activations& a, const Block& block, const Shared& shared, const Work& w) const;
+    NOINLINE void forward_whole(Activations& a, const Block& block, const Shared& shared, const Work& w) const;
     void set_matrix(Activations& a, const Block& block, const Work& w) const;
     void forward_chunks(int64_t index, const Block& block, Activations& a, const Shared& shared, const Work& w) const;
     void write_chunk(vec* to, const vec* from, const vec* written, int64_t stride, const Work& w) const;
@@ -342,15 +346,15 @@ struct Kernel : Registers<T> {
     void normalise_backward(vec* g, const vec* d_result, const vec* normed, vec deviation, vec* d_gain,
                             vec* d_shift) const;
     void backward_block(int64_t index, const Shared& shared, const Work& w, const Sums& sums) const;
-    void backward_whole(const Activations& a, const Block& block, const Shared& shared, const Work& w,
-                        const Sums& sums) const;
-    void store_state_gradients(const Block& block, const Work& w) const;
+    NOINLINE void backward_whole(const Activations& a, const Block& block, const Shared& shared, const Work& w,
+                                 const Sums& sums) const;
+    NOINLINE void store_state_gradients(const Block& block, const Work& w) const;
     // Under ba2016 the outputs are what was written, so their gradients are gathered in one place.
     const void* grad_memory() const { return early ? p.grad_written : p.grad_output; }
     bool has_d_memory() const { return chunked || grad_memory(); }
     void load_d_memory(int64_t start, int64_t n, const Block& block, const Work& w) const;
-    void backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block, const Shared& shared,
-                        const Work& w, const Sums& sums) const;
+    NOINLINE void backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block,
+                                 const Shared& shared, const Work& w, const Sums& sums) const;
     void features_gradient(const Block& block, int64_t t, const Shared& shared, const Work& w, const Sums& sums) const;
     void pull(const Activations& a, int64_t i, int64_t first, int64_t n, const Work& w) const;
     void read_backward(const Activations& a, int64_t t, int64_t s, const Shared& shared, const Work& w,

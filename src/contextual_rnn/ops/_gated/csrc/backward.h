@@ -15,7 +15,7 @@ struct Backward : Sequences<T, Cell> {
     using Base::c_stride, Base::columns, Base::first_h, Base::H, Base::I, Base::L, Base::N, Base::O, Base::p;
     using Base::copy, Base::given, Base::h_stride, Base::multiply, Base::pack, Base::packed_size, Base::x_stride;
     using Base::projects, Base::result, Base::stride, Base::threads, Base::z_stride, Base::at, Base::put;
-    using Base::add_outer, Base::saved_stride;
+    using Base::add_outer, Base::saved_stride, Base::turn;
 
     const int64_t x_depth = Cell::x_columns * H, h_depth = Cell::h_columns * H;
 
@@ -125,28 +125,17 @@ struct Backward : Sequences<T, Cell> {
     void write_sums(const Sums& sums) const {
         for (int64_t q = 0; q < Cell::x_columns; ++q) {
             const int64_t gate = Cell::ih_gate(q) * H;
-            if (p.grad_weight_ih) turn(result(p.grad_weight_ih) + gate * I, sums.weight_ih + q * H, I);
+            if (p.grad_weight_ih) turn(result(p.grad_weight_ih) + gate * I, sums.weight_ih + q * H, z_stride, H, I);
             if (p.grad_bias_ih) copy(result(p.grad_bias_ih) + gate, sums.bias + q * H, H);
         }
         for (int64_t q = first_h; q < columns; ++q) {
             const int64_t gate = Cell::hh_gate(q) * H;
-            if (p.grad_weight_hh) turn(result(p.grad_weight_hh) + gate * O, sums.weight_hh + (q - first_h) * H, O);
+            if (p.grad_weight_hh)
+                turn(result(p.grad_weight_hh) + gate * O, sums.weight_hh + (q - first_h) * H, z_stride, H, O);
             if (p.grad_bias_hh) copy(result(p.grad_bias_hh) + gate, sums.bias + q * H, H);
         }
         for (int64_t j = 0; p.grad_weight_hr && j < O; ++j)
             copy(result(p.grad_weight_hr) + j * H, sums.weight_hr + j * c_stride, H);
-    }
-
-    // H columns of sums as rows of `width`.
-    void turn(T* to, const T* from, int64_t width) const {
-        for (int64_t j = 0; j < H; j += L)
-            for (int64_t k = 0; k < width; k += L) {
-                vec tile[L];
-                const int64_t rows = smaller(L, H - j), across = smaller(L, width - k);
-                for (int64_t i = 0; i < L; ++i) tile[i] = i < across ? at(from + (k + i) * z_stride + j) : vec{};
-                Registers<T>::transpose(tile);
-                for (int64_t i = 0; i < rows; ++i) copy(to + (j + i) * width + k, reinterpret_cast<T*>(tile + i), across);
-            }
     }
 
     void run_share(int64_t share, const Shared& shared, const Work& w) const {
