@@ -104,13 +104,15 @@ class Sequences:
             first, lengths = blocks_of(self._rows_first("mask", mask))
         elif lengths is not None:
             check_lengths(lengths, batch, self.num_steps)
-        self = replace(self, first=first, lengths=lengths, final_state=final_state)
+        real: dict[str, Any] = {"first": first, "lengths": lengths, "final_state": final_state}
         if reset is None:
             if reset_context is not None:
                 raise ValueError("reset_context: expected only with reset, got it alone")
-            return self
-        resets, num_resets = self._resets(reset)
-        return replace(self, resets=resets, resettable=True, num_resets=num_resets, reset_context=reset_context)
+            return replace(self, **real)
+        resets, num_resets = self._resets(reset, first)
+        return replace(
+            self, **real, resets=resets, resettable=True, num_resets=num_resets, reset_context=reset_context
+        )
 
     def _rows_first(self, name: str, flags: Tensor) -> Tensor:
         """Flags in the layout of the input as (B, T)."""
@@ -119,8 +121,8 @@ class Sequences:
         check_flags(name, flags, sizes or {"batch": self.batch, "time": self.num_steps})
         return flags.T if time_first else flags
 
-    def _resets(self, reset: Tensor) -> tuple[Tensor | None, int]:
-        """`resets`, and how many there are."""
+    def _resets(self, reset: Tensor, first: Tensor | None) -> tuple[Tensor | None, int]:
+        """`resets` of rows that begin at `first`, and how many there are."""
         time, before_call = self.spec.known_time_dim, isinstance(reset, Tensor) and reset.ndim == 1
         # An input of any axes may be one step or a sequence: flags (B,) then apply before the call.
         if isinstance(time, int) and not (before_call and self.spec.input_ndim is None):
@@ -128,15 +130,15 @@ class Sequences:
         else:
             check_flags("reset", reset, {"batch": self.batch})
         flags = reset.cpu()
-        num_resets = int(flags.sum())
+        num_resets = int(flags.count_nonzero())
         if not num_resets and not is_tracing():
             return None, 0
-        numbers = torch.where(flags, flags.flatten().cumsum(0).view(flags.shape) - 1, -1)
+        numbers = flags.flatten().cumsum(0).view(flags.shape).mul_(flags).sub_(1)
         if flags.ndim == 2:
             return numbers.T if self.time < self.spec.input_batch_dim else numbers, num_resets
         if not isinstance(time, int):
             return numbers[:, None], num_resets
-        first = torch.zeros(self.batch, dtype=torch.int64, device="cpu") if self.first is None else self.first.cpu()
+        first = torch.zeros(self.batch, dtype=torch.int64, device="cpu") if first is None else first.cpu()
         step = torch.arange(self.num_steps, device="cpu")
         return torch.where(step == first[:, None], numbers[:, None], -1), num_resets
 
@@ -217,9 +219,8 @@ class Sequences:
             return self._whole_rows(self._begun(hx if carried is None else carried), carry)
         _refuse_tracing("lengths" if self.resets is None else "reset")
         resets = torch.full((self.batch, self.num_steps), -1, device="cpu") if self.resets is None else self.resets
-        zeros = torch.zeros(self.batch, dtype=torch.int64, device="cpu")
-        lengths = zeros + resets.shape[1] if self.lengths is None else self.lengths.cpu().long()
-        segments = Segments.between(resets, zeros if self.first is None else self.first.cpu(), lengths)
+        lengths = None if self.lengths is None else self.lengths.cpu().long()
+        segments = Segments.between(resets, None if self.first is None else self.first.cpu(), lengths)
         starts = self._starts(hx, carried, segments)
         if len(segments.row) == self.batch and in_one_call and resets.shape[1]:
             return self._whole_rows(starts, carry)

@@ -82,7 +82,7 @@ def run_segments(
     in_one_call = takes_packed(network)
     # State that the spec does not describe may be lost between pieces.
     undivided = spec.bidirectional or (has_none(spec.tree) and not carry)
-    if not len(segments.running):
+    if not segments.length.any():
         whole_spec = replace(spec, step=None) if in_one_call or undivided else spec
         return _nothing(network, whole_spec, inputs, take(spec.tree, segments.last, starts), carry)
     if isinstance(network, nn.RNNBase):

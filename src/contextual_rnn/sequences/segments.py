@@ -28,23 +28,30 @@ class Segments:
     last: Tensor
 
     @classmethod
-    def between(cls, resets: Tensor, first: Tensor, lengths: Tensor) -> Segments:
-        """Cut rows of `lengths` (B,) steps from `first` (B,) before each step where `resets` (B, T) is not -1."""
-        step = torch.arange(resets.shape[1], device="cpu")
-        first, end = first[:, None], (first + lengths)[:, None]
-        begins = ((resets >= 0) & (step > first) | (step == first)) & (step < end)
+    def between(cls, resets: Tensor, first: Tensor | None, lengths: Tensor | None) -> Segments:
+        """Cut rows of `lengths` (B,) steps from `first` (B,) before each step where `resets` (B, T) is not -1.
+
+        Without `first` all rows begin at 0, without both they have all steps.
+        """
+        begins, end = resets >= 0, resets.shape[1]
+        if lengths is None:
+            begins[:, :1] = True
+        else:
+            step = torch.arange(resets.shape[1], device="cpu")
+            first = torch.zeros_like(lengths) if first is None else first
+            end = first + lengths
+            begins = (begins & (step > first[:, None]) | (step == first[:, None])) & (step < end[:, None])
         row, start = begins.nonzero(as_tuple=True)
-        reset = resets[row, start]
-        empty = (lengths == 0).nonzero()[:, 0]
-        if len(empty):
+        reset, count = resets[row, start], row.bincount(minlength=len(resets))
+        if not count.all():  # rows without a step
+            empty = (count == 0).nonzero()[:, 0]
             row, order = torch.cat([row, empty]).sort(stable=True)
-            start = torch.cat([start, first[empty, 0]])[order]
+            start = torch.cat([start, torch.zeros_like(empty) if first is None else first[empty]])[order]
             reset = torch.cat([reset, torch.full_like(empty, -1)])[order]
-        end = end[row, 0]
-        goes_on = row[1:] == row[:-1]  # the next segment is of the same row
-        end[:-1] = torch.where(goes_on, start[1:], end[:-1])
-        ends_row = torch.cat([~goes_on, row.new_ones(min(1, len(row)), dtype=torch.bool)])
-        return cls(row, reset, start, end - start, ends_row.nonzero()[:, 0])
+            count[empty] = 1
+        last, stop = count.cumsum(0) - 1, start.roll(-1)  # where the next segment of the row begins
+        stop[last] = end
+        return cls(row, reset, start, stop - start, last)
 
     @property
     def table(self) -> Tensor:

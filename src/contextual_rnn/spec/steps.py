@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from contextual_rnn._autocast import autocast_joins
 from contextual_rnn._sharded import casts_inputs
-from contextual_rnn._tensors import check_dense, described
+from contextual_rnn._tensors import check_dense, described, first_parameter
 from contextual_rnn.spec.arguments import Inputs, split_arguments
 from contextual_rnn.spec.rows import map_tensors
 from contextual_rnn.spec.spec import StateSpec
@@ -47,7 +47,7 @@ def check_input(name: str, network: nn.Module, inputs: Tensor) -> None:
     """
     if may_change_states(network):
         return
-    parameter, size = next(network.parameters(), None), getattr(network, "input_size", None)
+    parameter, size = first_parameter(network), getattr(network, "input_size", None)
     if size is not None and inputs.shape[-1:] != (size,):
         raise ValueError(f"{name}: expected inputs of width {size} for the network, got {described(inputs)}")
     if parameter is None or (inputs.dtype == parameter.dtype and inputs.device == parameter.device):

@@ -33,13 +33,14 @@ def of_rows(moments: dict[str, Moments], spec: StateSpec, rows: Tensor | None) -
         check_readable("rows", rows)
     if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.ndim != 1:
         raise TypeError(f"rows: expected a tensor of int64 with one axis, got {described(rows)}")
+    least, most = map(int, rows.aminmax()) if rows.numel() else (0, -1)
     chosen = {}
     for leaf in spec:
         mean, scale = moments[leaf.name]
         if mean.ndim == len(leaf.shape):
             raise ValueError("rows: expected only with a batch, got one example")
-        if rows.numel() and not (int(rows.min()) >= 0 and int(rows.max()) < len(mean)):
-            raise ValueError(f"rows: expected 0 to {len(mean) - 1}, got {int(rows.min())} to {int(rows.max())}")
+        if least < 0 or most >= len(mean):
+            raise ValueError(f"rows: expected 0 to {len(mean) - 1}, got {least} to {most}")
         index = rows.to(mean.device)
         if isinstance(scale, Tensor) and scale.ndim == mean.ndim:
             scale = scale.index_select(0, index)

@@ -80,8 +80,6 @@ def forward(given: Given, settings: Settings, keep: bool, keep_final: bool) -> t
     """
     output, final = output_like(given), final_like(given)
     saved = output.new_empty(saved_size(given, settings) if keep else 0)
-    if _leaves_gaps(given):
-        output.zero_()
     tensors = _prepared(given)
     sizes = _sizes(tensors, settings, keep, output)
     problem = PACK_FORWARD(*sizes, *_addresses(tensors), address(output), address(saved), address(final))
@@ -107,8 +105,6 @@ def backward(
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if want and tensor is not None else None
         for tensor, want in zip(given, wanted, strict=True)
     ]
-    if grads[0] is not None and _leaves_gaps(given):
-        grads[0].zero_()
     strides = (0, 0) if grad_output is None else grad_output.stride()[:2]
     problem = PACK_BACKWARD(
         *sizes, *_addresses(tensors), address(output), address(saved), *strides, address(grad_output),
@@ -116,12 +112,6 @@ def backward(
     )  # fmt: skip
     _run(True, given, problem)
     return [grad for grad in grads if grad is not None]
-
-
-def _leaves_gaps(given: Given) -> bool:
-    """Whether there are steps of no segment."""
-    batch, steps, _ = given.inputs.shape
-    return int(given.table[2].sum()) < batch * steps
 
 
 def _rows(tensor: Tensor | None) -> Tensor | None:

@@ -94,6 +94,7 @@ struct Backward : Sequences<T, Cell> {
         Arena arena(p.scratch);
         const Shared shared = place_shared(arena);
         prepare(shared);
+        this->clear_gaps(p.grad_inputs, I);
         const int64_t before = arena.used;
         place_work(arena);
         const Call call = {*this, shared, static_cast<char*>(p.scratch) + before, arena.used - before};

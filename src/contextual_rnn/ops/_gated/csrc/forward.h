@@ -99,6 +99,7 @@ struct Forward : Sequences<T, Cell> {
         const Shared shared = place_shared(arena);
         pack_weights(shared);
         this->sort(shared.order, shared.count);
+        this->clear_gaps(p.output, O);
         const int64_t before = arena.used;
         place_work(arena);
         const Call call = {*this, shared, static_cast<char*>(p.scratch) + before, arena.used - before};

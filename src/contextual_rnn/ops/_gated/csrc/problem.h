@@ -14,7 +14,7 @@ enum : int64_t { lstm_cell, gru_cell, tanh_cell, relu_cell };
 // A segment is a sequence of its own: some steps of a row, with an initial state of its own in h0 and c0. `table`
 // (4, segments) has row, first step, number of steps, and whether it is the last of its row. The state after that one
 // goes to final_state (batch, output_size, with width more columns for c). With `reverse` segments run from their last
-// step to their first. Where no segment is, output and grad_inputs are left as they are.
+// step to their first. Where no segment is, output and grad_inputs are zero; both fill their memory.
 #define GATED_PROBLEM(FIELD)                                                                                        \
     FIELD(integer, cell) FIELD(integer, batch) FIELD(integer, steps) FIELD(integer, input_size)                     \
     FIELD(integer, width) FIELD(integer, output_size) FIELD(integer, segments) FIELD(integer, threads)              \

@@ -38,7 +38,6 @@ struct Sequences : Products<T> {
     // Elements of what is saved, `saved_size` of cpu.py, where a vector is the largest of all instruction sets.
     T* saved(int64_t row, int64_t step) const { return result(p.saved) + (row * p.steps + step) * saved_stride; }
 
-
     static void copy(T* to, const T* from, int64_t size) { std::memcpy(to, from, size * sizeof(T)); }
 
     // Rows of the caller's are too many and too far from each other for the processor to see which it will need.
@@ -92,6 +91,13 @@ struct Sequences : Products<T> {
     }
     T* output(int64_t row, int64_t step) const {
         return result(p.output) + row * p.output_row + step * p.output_step;
+    }
+
+    // Where no segment is, a result of `width` units a step is zero.
+    void clear_gaps(void* to, int64_t width) const {
+        int64_t gaps = p.batch * p.steps;
+        for (int64_t i = 0; i < N; ++i) gaps -= length(i);
+        if (to && gaps) std::memset(to, 0, p.batch * p.steps * width * sizeof(T));
     }
 
     // ---- the units of a cell ----
