@@ -198,9 +198,14 @@ def explicit(model):
     model.network.backend = "reference"
 
 
+def patched(model):
+    own = model.embedding.forward
+    model.embedding.forward = lambda tokens: 2 * own(tokens)
+
+
 @pytest.mark.parametrize(
     "change",
-    [hooked, parametrized, padded, inherited, unbiased, scattered, learned, explicit],
+    [hooked, parametrized, padded, inherited, unbiased, scattered, learned, explicit, patched],
     ids=lambda f: f.__name__,
 )
 def test_what_the_native_call_does_not_know_is_left_to_the_modules(monkeypatch, change):
@@ -208,6 +213,15 @@ def test_what_the_native_call_does_not_know_is_left_to_the_modules(monkeypatch, 
     change(model)
     model.parameters = [parameter for module in model.modules for parameter in module.parameters()]
     assert_agree(model, rtol=1e-9, atol=1e-10)
+    assert not calls
+
+
+def test_hooks_of_all_modules_are_called(monkeypatch):
+    model, calls = Model(), natively(monkeypatch)
+    with torch.nn.modules.module.register_module_forward_hook(
+        lambda module, given, output: 2 * output if isinstance(module, nn.Linear) else None
+    ):
+        assert_agree(model, rtol=1e-9, atol=1e-10)
     assert not calls
 
 

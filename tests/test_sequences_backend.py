@@ -279,6 +279,26 @@ def test_functional_calls_and_gradients_of_torch_func(calls):
     assert_close([each[0]], [other(x, lengths=lengths)[0].square().sum()])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_batches_in_torch_func(calls, monkeypatch, kind):
+    """Outside of it they are torch's own, but torch.func has no rule for torch's code over packed rows."""
+    monkeypatch.setattr(backends, "FEW", 1000)
+    x, lengths, reset = batch()
+    model = model_of(kind)
+    for given in ({"lengths": lengths}, {"reset": reset}):
+
+        def loss(x, given=given):
+            return model(x, **given)[0].sin().sum()
+
+        found = torch.func.grad(loss)(x)
+        assert calls == ["native"]
+        calls.clear()
+        expected = torch.autograd.grad(loss(x.requires_grad_()), x)
+        assert calls == []
+        assert_close([found], expected)
+        x = x.detach()
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile looks at a state's own
 def test_compiled_models_run(calls):
     """Lengths are read before the program goes on; the numbers are those of torch."""

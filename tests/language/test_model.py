@@ -1,6 +1,7 @@
 """A language model and its initial state as one module: calls, generation, half precision, copies, training loops."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -132,6 +133,24 @@ def test_compiled():
     wanted.backward()
     torch.testing.assert_close(loss, wanted)
     torch.testing.assert_close(gradients, [parameter.grad for parameter in tuned.initial_state.parameters()])
+    torch._dynamo.reset()
+
+
+@torch.no_grad()
+def test_what_is_compiled_depends_on_no_other_model():
+    """A table of all models is guarded where it is read: another entry and its end would compile anew, or fail."""
+    tuned, other = (new_model("Mamba2", num_hidden_layers=1) for _ in range(2))
+    tuned = ContextualLanguageModel(tuned, filled(language_model_spec(tuned))).eval()
+    language_model_spec(other)
+    torch._dynamo.reset()
+    compiled, ids = torch.compile(tuned, backend="eager"), tokens()
+    wanted = compiled(ids).logits
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        del other
+        gc.collect()
+        assert torch.equal(compiled(ids).logits, wanted)
+        language_model_spec(new_model("Mamba2", num_hidden_layers=1))
+        assert torch.equal(compiled(ids).logits, wanted)
     torch._dynamo.reset()
 
 

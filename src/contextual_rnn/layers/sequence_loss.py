@@ -14,7 +14,7 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._precision import wide
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, described
-from contextual_rnn._torch_internals import is_tracing, is_transformed
+from contextual_rnn._torch_internals import is_plain_call, is_tracing, is_transformed
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.layers.fast_weights_state import split_state
 from contextual_rnn.ops._fast_weights.classification import Classification, Parameters
@@ -141,10 +141,7 @@ def _check_modules(
 def _is_plain(embedding: nn.Module, network: nn.Module, hidden: nn.Module, readout: nn.Module) -> bool:
     """Whether the modules compute what their classes do, and no hook reads the values between them."""
     types = ((embedding, nn.Embedding), (network, FastWeightsRNN), (hidden, nn.Linear), (readout, nn.Linear))
-    if any(type(module) is not expected for module, expected in types):
-        return False
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(module, name) for module, _ in types for name in hooks):
+    if any(type(module) is not expected or not is_plain_call(module) for module, expected in types):
         return False
     options: Any = embedding
     given = options.padding_idx is not None or options.max_norm is not None

@@ -14,7 +14,7 @@ from torch.nn import functional
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._numbers import shortened
 from contextual_rnn._tensors import PLAIN_TENSORS, described
-from contextual_rnn._torch_internals import dispatch_mode, in_forward_ad, is_plain_call, is_tracing
+from contextual_rnn._torch_internals import dispatch_mode, in_forward_ad, is_plain_call, is_tracing, transforms
 from contextual_rnn.ops._gated.layers import Stack, supports
 
 BACKENDS = ("auto", "torch", "native", "reference")
@@ -64,8 +64,11 @@ def choose(
 
 
 def is_small(network: nn.RNNBase, input: Tensor) -> bool:
-    """Whether a batch has so few numbers that the rounding of torch's own code is worth more than time."""
-    return input.shape[0] * input.shape[1] * network.hidden_size <= FEW
+    """Whether a batch has so few numbers that the rounding of torch's own code is worth more than time.
+
+    Not in torch.func: it has no rule for torch's code over packed rows.
+    """
+    return input.shape[0] * input.shape[1] * network.hidden_size <= FEW and transforms() is None
 
 
 def _obstacle(
