@@ -1,5 +1,7 @@
 """torch.export and ONNX: batch sizes and lengths that were not seen at export give the numbers of eager PyTorch."""
 
+import functools
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -7,6 +9,7 @@ import torch
 from tests.deployment.matrix import build, inputs_for
 from tests.networks import is_cell, make_input, tensors_of
 from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from contextual_rnn import ContextualRNN, FastWeightsRNN, FreeState
 from contextual_rnn.export import AnyLength
@@ -24,6 +27,14 @@ EXPORTED = [
 # Sums are in another order than in oneDNN and our kernels: a few units in the last place, over up to 9 steps.
 CLOSE = {"rtol": 1e-5, "atol": 2e-6}
 UNSEEN = [(2, 9), (1, 1), (7, 1), (1, 6)]  # exported at (4, 5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_registry():
+    """torch.onnx.export parses all operators of onnxscript anew each time, a fifth of what an export takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 def export(model):

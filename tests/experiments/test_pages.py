@@ -22,9 +22,14 @@ def block(path):
     return path.read_text().partition(pages.BEGIN)[2].partition(pages.END)[0].strip()
 
 
-def test_pages_and_figure_say_what_results_say():
+@pytest.fixture(scope="module")
+def of_results():
+    return pages.pages_of(RESULTS)
+
+
+def test_pages_and_figure_say_what_results_say(of_results):
     """Of the figure its texts; outlines depend on matplotlib's version. Regenerate with: make pages"""
-    blocks, evidence, figure = pages.pages_of(RESULTS)
+    blocks, evidence, figure = of_results
     assert (ROOT / pages.EVIDENCE).read_text() == evidence
     for page, text in blocks.items():
         assert block(ROOT / page) == text.strip(), page
@@ -33,7 +38,7 @@ def test_pages_and_figure_say_what_results_say():
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, of_results):
     """A clone with made-up results."""
     for name in ("results", "docs"):
         (tmp_path / name).mkdir()
@@ -41,7 +46,7 @@ def root(tmp_path):
     for name in {study(run) for run in runs}:
         publish([run for run in runs if study(run) == name], tmp_path / "results" / f"{name}.json")
     shutil.copy(RESULTS / pages.ARTICLE, tmp_path / "results")
-    for page in pages.pages_of(RESULTS).blocks:
+    for page in of_results.blocks:
         (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / page).write_text(f"before\n{pages.BEGIN}\nstale\n{pages.END}\nafter\n")
     return tmp_path

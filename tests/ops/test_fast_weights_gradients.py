@@ -23,8 +23,7 @@ def test_equals_finite_differences(make_problem, backend, timing, a0, norm, with
         seed=1,
     )  # fmt: skip
     function, leaves = as_function(problem, backend)
-    # Entry by entry for the reference, with which the next test compares the others; for these along random directions.
-    assert gradcheck(function, leaves, fast_mode=with_lengths or backend != "reference")
+    assert gradcheck(function, leaves, fast_mode=with_lengths)
 
 
 @REPEATABLE

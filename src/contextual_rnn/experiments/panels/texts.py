@@ -14,7 +14,6 @@ from contextual_rnn.experiments.panels.values import Category
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MOST_CHARACTERS = 256  # different ones; of texts with more, bytes are the tokens
-CODE_POINTS = 0x110000
 
 
 def tokens_of(source: Source, columns: Columns) -> str | None:

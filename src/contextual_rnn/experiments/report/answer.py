@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.wording import minus, words
@@ -21,6 +22,12 @@ def answer(runs: Sequence[Run]) -> list[str]:
 
 def sentences(findings: Sequence[Finding]) -> list[str]:
     """The sentences of answer.txt.jinja, a line each, filled with `findings`."""
+    lines = _template().render(findings=findings).split("\n\n")
+    return [sentence for line in lines if (sentence := " ".join(line.split()))]
+
+
+@functools.cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("contextual_rnn.experiments.report", "."),
         undefined=StrictUndefined,
@@ -29,8 +36,7 @@ def sentences(findings: Sequence[Finding]) -> list[str]:
     )
     filters: dict[str, Callable[..., str]] = {"number": _number, "words": words}
     environment.filters.update(filters)
-    lines = environment.get_template(TEMPLATE, globals={"never": math.inf}).render(findings=findings).split("\n\n")
-    return [sentence for line in lines if (sentence := " ".join(line.split()))]
+    return environment.get_template(TEMPLATE, globals={"never": math.inf})
 
 
 def _number(value: float, share: bool = False) -> str:

@@ -8,6 +8,7 @@ The macros of a template are its folds; parts.html.jinja has figures, tables and
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -63,6 +64,7 @@ def page(title: str, subject: str, answer: Sequence[str], pictures: Sequence[Dra
     return base.render(title=title, subject=subject, answer=answer, pictures=pictures, folds=folds)
 
 
+@functools.cache  # with its templates, which take longer to compile than to fill
 def _environment(package: str) -> Environment:
     return Environment(
         loader=ChoiceLoader([PackageLoader(name, ".") for name in dict.fromkeys((package, HERE))]),

@@ -36,14 +36,6 @@ def in_memory(tensor: Tensor | None) -> Tensor | None:
     return tensor.clone() if tensor._is_zerotensor() else tensor
 
 
-def in_own_memory(tensor: Tensor) -> Tensor:
-    """As `in_memory`; ValueError for elements without memory, in a tensor on a CPU."""
-    tensor = in_memory(tensor)
-    if tensor.is_cpu:
-        address(tensor)
-    return tensor
-
-
 def addresses_of(tensors: Sequence[Tensor | None], names: Sequence[str]) -> list[int]:
     """The addresses of contiguous tensors; ValueError with the name of one whose elements have no memory."""
     try:
