@@ -252,8 +252,8 @@ void test_gated(const Kernel<GatedProblem>& kernel, const Gated& g, const std::s
     Tensor<E> inputs(B * T * I), weight_ih(gates * H * I, 0.5), weight_hh(gates * H * O, 0.3), bias_ih(gates * H, 0.5);
     Tensor<E> bias_hh(gates * H, 0.5), weight_hr(projects ? O * H : 0, 0.3), h0(N * O), c0(lstm ? N * H : 0);
     Tensor<E> cotangent(B * T * O), final_cotangent(B * final_size);
-    std::vector<E> output(B * T * O), final_state(B * final_size), saved(B * T * 5 * (H + lanes));
-    std::fill(inputs.grad.begin(), inputs.grad.end(), E(0));  // left as it is where no segment is
+    const E unset = std::numeric_limits<E>::quiet_NaN();  // where no segment is zeros must be written
+    std::vector<E> output(B * T * O, unset), final_state(B * final_size), saved(B * T * 5 * (H + lanes));
     GatedProblem p = {};
     p.cell = cell, p.batch = B, p.steps = T, p.input_size = I, p.width = H, p.output_size = O, p.segments = N;
     p.threads = 1, p.reverse = reverse, p.keep = 1, p.inputs_row = T * I, p.inputs_step = I, p.output_row = T * O;

@@ -110,9 +110,7 @@ class Sequences:
                 raise ValueError("reset_context: expected only with reset, got it alone")
             return replace(self, **real)
         resets, num_resets = self._resets(reset, first)
-        return replace(
-            self, **real, resets=resets, resettable=True, num_resets=num_resets, reset_context=reset_context
-        )
+        return replace(self, **real, resets=resets, resettable=True, num_resets=num_resets, reset_context=reset_context)
 
     def _rows_first(self, name: str, flags: Tensor) -> Tensor:
         """Flags in the layout of the input as (B, T)."""
