@@ -7,6 +7,8 @@ RUNNABLE := .venv/runnable
 INSTALLED := .venv/installed
 BENCHED := .venv/benched
 DOCUMENTED := .venv/documented
+# Some images set this, and every process would then compile PyTorch anew, for seconds.
+export PYTHONDONTWRITEBYTECODE :=
 KERNEL := $(wildcard CMakeLists.txt src/contextual_rnn/ops/csrc/* src/contextual_rnn/ops/*/csrc/*)
 
 install: $(INSTALLED)

@@ -14,6 +14,7 @@ from contextual_rnn import LowRank, ops
 from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.classification import Classification, Parameters
 from contextual_rnn.ops._fast_weights.kernel import Given, Settings
+from contextual_rnn.ops._fast_weights.operators import OPERATORS
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, decay_tables
 
 B, T, H, FEATURES, RANK = 3, 4, 5, 3, 2
@@ -86,7 +87,7 @@ if cpu.availability().startswith("available"):
     @case("torch.ops.contextual_rnn.fast_weights_cpu")
     def _(d: Draw) -> Call:
         given, settings = _given(d)
-        operator = torch.ops.contextual_rnn.fast_weights_cpu.default
+        operator = OPERATORS["cpu"]
         args = [*given[:11], *settings, d.chance(0.5), d.chance(0.5)]
         # What is saved is scratch whose padding is never read.
         return Call(operator, args, finish=lambda result: result[0], expect=_finite, also=(RuntimeError,))
@@ -94,7 +95,7 @@ if cpu.availability().startswith("available"):
     @case("torch.ops.contextual_rnn.fast_weights_cpu_backward")
     def _(d: Draw) -> Call:
         given, settings = _given(d)
-        output, _, saved = torch.ops.contextual_rnn.fast_weights_cpu.default(*given[:11], *settings, True, False)
+        output, _, saved = OPERATORS["cpu"](*given[:11], *settings, True, False)
         operator = torch.ops.contextual_rnn.fast_weights_cpu_backward.default
         wanted = [tensor is not None for tensor in given[:10]] + [False]  # lengths have no gradient
         args = [*given[:11], *settings, output, saved, torch.randn(B, T, H), None, wanted]

@@ -5,7 +5,7 @@ import torch
 from tests.fuzz import calls, damaged_states, run_folders
 from tests.fuzz.call import CASES, Call, public_names
 from tests.fuzz.draw import Draw
-from tests.fuzz.pool import tries
+from tests.fuzz.pool import HANGING, tries
 
 SEED = "short"
 COUNTS = {"calls": 300, "damaged_states": 90, "run_folders": 30 if run_folders.damage_of() else 0}
@@ -15,6 +15,7 @@ def test_every_public_name_is_called():
     assert set(public_names()) <= set(CASES)
 
 
+@pytest.mark.timeout(2 * HANGING)  # so that a try that hangs is found, and a slow machine is not
 def test_a_fixed_seed_finds_nothing():
     jobs = [(kind, number) for kind, count in COUNTS.items() for number in range(count)]
     outcomes = dict(tries(SEED, jobs))

@@ -15,6 +15,7 @@ from contextual_rnn.experiments.cli.info import information
 from contextual_rnn.ops._gated import cpu
 from contextual_rnn.ops._gated.kernel import CELLS, Given, Settings
 from contextual_rnn.ops._gated.layers import Stack
+from contextual_rnn.ops._gated.operators import OPERATOR
 from contextual_rnn.sequences.backend import whole_rows
 
 pytestmark = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
@@ -268,7 +269,7 @@ def arguments_of(problem):
 def test_registration_of_the_operator(problem):
     """By torch's own checks; the one that is left out compares all outputs, of which what is saved has gaps."""
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    opcheck(torch.ops.contextual_rnn.gated_cpu.default, arguments_of(problem), test_utils=tests)
+    opcheck(OPERATOR, arguments_of(problem), test_utils=tests)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_an_operator_may_be_called_by_anybody(position, change):
     arguments = list(arguments_of(Problem()))
     arguments[position] = change(arguments[position])
     with pytest.raises(ValueError, match="expected"):
-        torch.ops.contextual_rnn.gated_cpu.default(*arguments)
+        OPERATOR(*arguments)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 3, 8])
@@ -295,7 +296,7 @@ def test_an_operator_needs_its_tensors(position):
     arguments = list(arguments_of(Problem()))
     arguments[position] = None
     with pytest.raises((TypeError, RuntimeError), match=r"expected a tensor, got NoneType|Expected a value of type"):
-        torch.ops.contextual_rnn.gated_cpu.default(*arguments)
+        OPERATOR(*arguments)
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)

@@ -7,10 +7,7 @@ from torch.library import opcheck
 
 from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, fast_weights_spec
 from contextual_rnn.ops import LowRank, fast_weights
-
-
-def operator_of(kernel):
-    return getattr(torch.ops.contextual_rnn, f"fast_weights_{kernel}").default
+from contextual_rnn.ops._fast_weights.operators import OPERATORS
 
 
 def arguments_of(problem):
@@ -27,7 +24,7 @@ def arguments_of(problem):
 def test_registration(make_problem, kernel, timing, a0, with_lengths):
     """By torch's own checks; the one that is left out compares all outputs, of which what is saved has gaps."""
     arguments = arguments_of(make_problem(timing=timing, a0=a0, with_lengths=with_lengths))
-    opcheck(operator_of(kernel), arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+    opcheck(OPERATORS[kernel], arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
 
 
 @pytest.mark.parametrize(
@@ -44,12 +41,12 @@ def test_an_operator_may_be_called_by_anybody(make_problem, kernel, position, ch
     arguments = list(arguments_of(make_problem(a0="dense", with_lengths=True)))
     arguments[position] = change(arguments[position])
     with pytest.raises(ValueError, match="expected"):
-        operator_of(kernel)(*arguments)
+        OPERATORS[kernel](*arguments)
 
 
 def test_the_derivatives_operator_is_as_careful(make_problem, kernel):
     *arguments, keep, keep_written = arguments_of(make_problem(a0="dense", with_lengths=True))
-    output, written, saved = operator_of(kernel)(*arguments, keep, keep_written)
+    output, written, saved = OPERATORS[kernel](*arguments, keep, keep_written)
     backward = getattr(torch.ops.contextual_rnn, f"fast_weights_{kernel}_backward").default
     wanted = [tensor is not None for tensor in arguments[:10]] + [False]  # lengths have no gradient
     assert len(backward(*arguments, output, saved, output, written, wanted)) == sum(wanted)
@@ -76,7 +73,7 @@ def test_an_operator_needs_its_tensors(make_problem, kernel, position):
     arguments = list(arguments_of(make_problem(a0="dense")))
     arguments[position] = None
     with pytest.raises(TypeError, match="expected a tensor, got NoneType"):
-        operator_of(kernel)(*arguments)
+        OPERATORS[kernel](*arguments)
 
 
 def test_vmap_over_stacked_parameters(make_problem, assert_all_close, kernel, timing, a0):
@@ -108,7 +105,7 @@ def test_vmap_over_stacked_parameters(make_problem, assert_all_close, kernel, ti
 
 def test_vmap_over_the_derivatives_operator(make_problem, kernel):
     *arguments, _, _ = arguments_of(make_problem(a0="dense"))
-    output, written, saved = operator_of(kernel)(*arguments, True, True)
+    output, written, saved = OPERATORS[kernel](*arguments, True, True)
     backward = getattr(torch.ops.contextual_rnn, f"fast_weights_{kernel}_backward").default
     wanted = [tensor is not None for tensor in arguments[:10]] + [False]
 

@@ -9,11 +9,10 @@ from torch.nn import functional
 
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn.ops._fast_weights.attention import final_fast_weights
-from contextual_rnn.ops._fast_weights.kernel import Given, Kernel, Settings
-from contextual_rnn.ops._fast_weights.operation import operation_of
+from contextual_rnn.ops._fast_weights.kernel import Given, Settings
+from contextual_rnn.ops._fast_weights.operation import KERNELS, OPERATIONS
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, decay_tables
 from contextual_rnn.ops.native.autograd import is_eager, run_as_operator, run_eagerly
-from contextual_rnn.ops.native.operator import register
 
 Backend = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -42,13 +41,12 @@ def prepare(
     return given, Settings.of(options, shared)
 
 
-def backend_of(kernel: Kernel) -> Backend:
-    """The backend that runs `kernel`, whose operator is registered on the way.
+def backend_of(name: str) -> Backend:
+    """The backend that runs the kernel of that name.
 
     Beside what every backend takes it may be given weight_ih and bias: inputs are then features yet to be projected.
     """
-    operation = operation_of(kernel)
-    operator = register(operation)
+    kernel, operation = KERNELS[name], OPERATIONS[name]
 
     def backend(
         inputs: Float[Tensor, "B T I"],
@@ -78,7 +76,9 @@ def backend_of(kernel: Kernel) -> Backend:
         if eager:
             output, written = run_eagerly(operation, given, settings, keep_written)
         else:
-            output, written = run_as_operator(operation, operator, given, settings, keep_written)
+            from contextual_rnn.ops._fast_weights.operators import OPERATORS
+
+            output, written = run_as_operator(operation, OPERATORS[name], given, settings, keep_written)
         if not options.return_fast_weights:
             return output, None
         tables = given.discounts, given.retained

@@ -17,17 +17,14 @@ from contextual_rnn._numbers import check_flag, check_held, check_number, check_
 from contextual_rnn._precision import is_narrow
 from contextual_rnn._tensors import check_dense, check_floats
 from contextual_rnn._torch_internals import is_tracing, is_transformed
-from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.attention import attention
 from contextual_rnn.ops._fast_weights.backend import backend_of
 from contextual_rnn.ops._fast_weights.chunks import in_chunks
-from contextual_rnn.ops._fast_weights.kernel import Kernel
+from contextual_rnn.ops._fast_weights.operation import KERNELS
 from contextual_rnn.ops._fast_weights.options import MOST_INNER_STEPS, TIMINGS, FastWeightsOptions, LowRank, Timing
 from contextual_rnn.ops._fast_weights.reference import reference
-from contextual_rnn.ops._fast_weights.triton import launch as triton
 
-KERNELS: dict[str, Kernel] = {"cpu": cpu, "triton": triton}
-BACKENDS = {"reference": reference, "attention": attention} | {n: backend_of(kernel) for n, kernel in KERNELS.items()}
+BACKENDS = {"reference": reference, "attention": attention} | {name: backend_of(name) for name in KERNELS}
 ENVIRONMENT = "CONTEXTUAL_RNN_BACKEND"
 # These work on a sequence of more than 2 H steps in chunks of H; cpu has chunks of its own. Attention at H = 50 on a
 # core, 16 or 64 samples: at 2 H one more chunk costs what it saves; at 8 H chunks take 0.6 of the time of none, and a
@@ -153,10 +150,10 @@ def choose(backend: str, like: Tensor) -> str:
             return named
     if torch.compiler.is_exporting():
         return "reference"  # of PyTorch's own operators alone, so that what is exported runs anywhere
-    if cpu.supports(like):
+    if KERNELS["cpu"].supports(like):
         return "cpu"
     # Not on a CPU, where it runs in an interpreter.
-    if like.is_cuda and triton.supports(like):
+    if like.is_cuda and KERNELS["triton"].supports(like):
         return "triton"
     if torch.compiler.is_compiling():
         return "reference"  # attention's hand-written derivative cannot be traced

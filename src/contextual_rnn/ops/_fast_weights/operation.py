@@ -1,4 +1,4 @@
-"""A kernel of fast weights as an operation of autograd and PyTorch: its arguments are checked, its results known."""
+"""The kernels of fast weights as operations of autograd and PyTorch: arguments are checked, results known."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._tensors import check_dense, described
+from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.kernel import Given, Kernel, Settings
 from contextual_rnn.ops._fast_weights.options import MOST_INNER_STEPS
+from contextual_rnn.ops._fast_weights.triton import launch as triton
 from contextual_rnn.ops.native.kernel import Operation
 
-
-def operation_of(kernel: Kernel) -> Operation:
-    """The operation `fast_weights_<name of the kernel>`."""
-    check = functools.partial(_check, kernel)
-    return Operation(f"fast_weights_{kernel.name}", kernel, Given, Settings, check, _empty)
+KERNELS: dict[str, Kernel] = {"cpu": cpu, "triton": triton}
 
 
 def _empty(given: Given, keep_written: bool) -> tuple[Tensor, Tensor]:
@@ -50,3 +48,9 @@ def _check(kernel: Kernel, given: Given, settings: Settings, **others: Tensor | 
         raise ValueError("a0: expected left and right together and no a0 beside them")
     if not 1 <= settings.inner_steps <= MOST_INNER_STEPS or not 0 < settings.eps < float("inf"):
         raise ValueError(f"inner_steps, eps: expected 1 to {MOST_INNER_STEPS} and a positive number, got {settings}")
+
+
+OPERATIONS = {
+    name: Operation(f"fast_weights_{name}", kernel, Given, Settings, functools.partial(_check, kernel), _empty)
+    for name, kernel in KERNELS.items()
+}

@@ -12,9 +12,6 @@ from contextual_rnn.ops._gated import cpu, reference
 from contextual_rnn.ops._gated.kernel import Given, Settings
 from contextual_rnn.ops._gated.operation import OPERATION, check_tensors
 from contextual_rnn.ops.native.autograd import is_eager, run_as_operator, run_eagerly
-from contextual_rnn.ops.native.operator import register
-
-_OPERATOR = register(OPERATION)
 
 # One layer and direction: outputs (B, T, O) and final states (B, O), c beside h.
 Layer = Callable[[Given, Settings], tuple[Tensor, Tensor]]
@@ -25,7 +22,9 @@ def _native(given: Given, settings: Settings) -> tuple[Tensor, Tensor]:
     if is_eager(given):
         output, final = run_eagerly(OPERATION, given, settings, True)
     else:
-        output, final = run_as_operator(OPERATION, _OPERATOR, given, settings, True)
+        from contextual_rnn.ops._gated.operators import OPERATOR
+
+        output, final = run_as_operator(OPERATION, OPERATOR, given, settings, True)
     assert final is not None
     return output, final
 
