@@ -190,7 +190,7 @@ def test_leaves_without_floats_are_zero_unless_given():
     lambda: FreeState(StateSpec(Leaf("n", (1,), dtype=torch.int64))),
 ])  # fmt: skip
 def test_only_random_states_have_a_density(make_state):
-    with pytest.raises(ValueError, match=r"^state: expected one of real numbers with noise in a leaf"):
+    with pytest.raises(ValueError, match=r"^state: expected a random state of real numbers, got "):
         make_state().kl(batch_size=B)
 
 

@@ -64,6 +64,7 @@ BAD_CALLS = [
     (lambda: MODEL(X, (H, H[:, :3])), ValueError, "hx: expected leaves of one batch size"),
     (lambda: MODEL(X, (H, torch.zeros(1, B, 6))), ValueError, "hx: expected leaf 'c' of shape"),
     (lambda: MODEL(X, (H, None)), TypeError, "hx: expected"),
+    (lambda: MODEL(X, CONTEXT), TypeError, r"hx: expected .* \(a context is given as context=...\)$"),
     (lambda: MODEL(X, (H[:, 0], H[:, 0])), ValueError, "hx: expected 'h' of batch size 4, as the input"),
     (lambda: MODEL(X[:, 0], (H, H)), ValueError, "hx: expected 'h'"),
     (lambda: MODEL(X, (H[:, :3], H[:, :3])), ValueError, "hx: expected 'h' of batch size 4, as the input, got 3"),

@@ -63,7 +63,7 @@ BAD = [
     (lambda: MODEL(X, H, reset=RESET), ValueError, "context: expected what the context network takes, got None"),
     (lambda: MODEL(X, H, reset=~RESET & False), ValueError, "context: expected what the context network takes, got"),
     (lambda: MODEL(X, context=C, reset_context=C), ValueError, "reset_context: expected only with reset, got it alone"),
-    (lambda: MODEL(X, context=C, reset=RESET, reset_context=C), ValueError, "context: expected a batch of 2, .* got 4"),
+    (lambda: MODEL(X, context=C, reset=RESET, reset_context=C), ValueError, "reset_context: .* 2 True .* got 4"),
     (lambda: MODEL(X, H[:, :3], context=C, reset=RESET), ValueError, "hx: expected 'h' of batch size 4"),
     (lambda: MODEL(X, context=C, burn_in=5), ValueError, "burn_in: expected fewer steps than the input's 5, got 5"),
     (lambda: MODEL(X, context=C, burn_in=-1), ValueError, "burn_in: expected a positive int, got -1"),

@@ -383,8 +383,12 @@ def test_streams_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="expected one direction to stream, got a bidirectional LSTM"):
         ContextualRNN(network, FreeState(network)).stream(batch_size=2)
     model = model_of(nn.GRU(3, 5))
-    with pytest.raises(ValueError, match="batch_size: expected the number of rows"):
+    with pytest.raises(ValueError, match="context: expected what the context network takes, got None"):
         model.stream()
+    with pytest.raises(ValueError, match=r"batch_size: expected the number of rows, .* got no context"):
+        ContextualRNN(nn.GRU(3, 5), FreeState(nn.GRU(3, 5))).stream()
+    with pytest.raises(ValueError, match=r"batch_size: expected .* got the context of one example"):
+        model.stream(context_of(1, torch.float32)[0])
     with pytest.raises(ValueError, match="context: expected a batch of 3"):
         model.stream(context_of(2, torch.float32), 3)
     with pytest.raises(ValueError, match="hx: expected 'h' of batch size 3"):

@@ -9,22 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from contextual_rnn._autocast import autocast_joins, no_grad
+from contextual_rnn._autocast import no_grad
 from contextual_rnn._lengths import packed_batch_size
 from contextual_rnn._numbers import check_flag, check_size
-from contextual_rnn._sharded import casts_inputs, set_around
+from contextual_rnn._sharded import set_around
 from contextual_rnn._tensors import first_parameter
 from contextual_rnn.sequences.backend import check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.stream import Stream
+from contextual_rnn.sequences.stream_starts import rows_of_contexts
 from contextual_rnn.spec.arguments import merged, repeated_arguments
 from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
+from contextual_rnn.spec.place import check_like, dtype_and_device
 from contextual_rnn.spec.rows import check_open_parts
 from contextual_rnn.spec.steps import call, copied, find_time_dim, may_change_states
-from contextual_rnn.spec.tree import State, fits, matches, zip_leaves
+from contextual_rnn.spec.tree import State, fits, matches
 from contextual_rnn.states import InitialState, Posterior
-from contextual_rnn.states._heads import batch_of
 
 _OURS = ("native", "reference")
 
@@ -179,8 +180,8 @@ class ContextualRNN(nn.Module):
         """
         if hx is not None and batch_size is None:
             batch_size = next(iter(self._spec.check(hx, "hx").values())).shape[0]
-        elif batch_size is None and (batch_size := batch_of(context, None, True)) is None:
-            raise ValueError("batch_size: expected the number of rows, as there is no context to say it, got None")
+        elif batch_size is None:
+            batch_size = rows_of_contexts(self, context)
         batch_size = check_size("batch_size", batch_size, 0)
         if hx is not None:
             self._check_state(hx, batch_size)
@@ -248,13 +249,18 @@ class ContextualRNN(nn.Module):
         if spec is None:
             parameter = first_parameter(self.network)
             like = torch.empty(0, device=torch.get_default_device()) if parameter is None else parameter
-            dtype, device = _dtype_and_device(self.network, like)
+            dtype, device = dtype_and_device(self.network, like)
             like = torch.empty(0, dtype=dtype, device=device)
             spec = self._found_spec = find_time_dim(self.network, self._spec, step, like)
         return spec
 
     def _check_state(self, state: State, batch_size: int | None) -> None:
-        leaves = self._spec.check(state, "hx")  # layers may differ: a network's own final state has no shared layers
+        try:
+            leaves = self._spec.check(state, "hx")  # layers may differ: a network's final state has no shared ones
+        except (TypeError, ValueError) as error:
+            if self.initial_state.reads_context:
+                raise type(error)(f"{error} (a context is given as context=...)") from None
+            raise
         for leaf in self._spec:
             if (size := rows_of(leaf, leaves[leaf.name])) != batch_size:
                 raise ValueError(f"hx: expected {leaf.name!r} of batch size {batch_size}, as the input, got {size}")
@@ -266,33 +272,6 @@ class ContextualRNN(nn.Module):
 def check_made(network: nn.Module, initial_state: InitialState, state: State) -> None:
     """Refuse what an initial state made if its dtype or device is not the network's."""
     check_like("initial_state", network, initial_state.spec.tree, state)
-
-
-def check_like(name: str, network: nn.Module, tree: State, state: State) -> None:
-    """Refuse a state whose dtype or device is not the network's."""
-    like = first_parameter(network)
-    if like is None:
-        return
-    for leaf, tensor in zip_leaves(tree, state, name):
-        if _is_like(tensor, leaf.dtype or like.dtype, like.device):
-            continue
-        if tensor.device == like.device and casts_inputs(network, like):
-            continue
-        dtype, device = _dtype_and_device(network, like)
-        dtype = leaf.dtype or dtype
-        if not _is_like(tensor, dtype, device):
-            received = f"{tensor.dtype} on {tensor.device}"
-            raise ValueError(f"{name}: expected {leaf.name!r} of {dtype} on {device}, as the network, got {received}")
-
-
-def _dtype_and_device(network: nn.Module, like: Tensor) -> tuple[torch.dtype, torch.device]:
-    """The dtype and device of a network's state: its spec may differ from its first parameter, `like`."""
-    spec = state_spec(network)
-    return spec.dtype or like.dtype, spec.device or like.device
-
-
-def _is_like(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> bool:
-    return tensor.device == device and (tensor.dtype == dtype or autocast_joins(tensor.dtype, dtype, device))
 
 
 @state_spec.register

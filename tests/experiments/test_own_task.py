@@ -49,7 +49,12 @@ def test_a_task_from_a_file_is_trained_swept_tabulated_and_reported(tmp_path, mo
     assert main(["train", "mean", "--state", "zero", "--seed", "7", "--out", str(tmp_path / "single")]) == 0
     assert main(["results", str(tmp_path)]) == 0
     assert "median mean_error" in capsys.readouterr().out
-    assert main(["report", str(tmp_path)]) == 0
+    monkeypatch.delenv("CONTEXTUAL_RNN_TASKS")
+    monkeypatch.setattr(registry, "_TASKS", {name: entry for name, entry in registry._TASKS.items() if name != "mean"})
+    monkeypatch.setattr(registry, "_LOADED", set())
+    assert main(["report", str(tmp_path)]) == 1
+    assert "or of a file that CONTEXTUAL_RNN_TASKS names, got 'mean'" in capsys.readouterr().err
+    assert main(["report", str(FILE), str(tmp_path)]) == 0
     html = (tmp_path / "report.html").read_text()
     assert "<h2>The mean of a sequence</h2>" in html
     assert "Averages are hard." in html

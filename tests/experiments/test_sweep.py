@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import signal
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
@@ -219,8 +220,11 @@ def test_the_command_trains_tells_and_is_repeated(tmp_path, monkeypatch, capsys)
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 5
     assert all(line.startswith("to train  runs/sweep-decay/decay-") for line in shown[:4])
-    assert "4 runs, 4 to train: about 00:0" in shown[4]
+    assert re.fullmatch(r"4 runs, 4 to train: about \d+ s of training, \d+ s with 2 side by side", shown[4])
     assert not (tmp_path / "runs").exists()
+    assert main([*WORDS[:-1], "units=4,5", "--dry-run"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(" ")[2] for line in shown[:2]] == ["units=4", "units=5"]
 
     assert main([*WORDS, "--seeds", "2"]) == 0
     header, *rows, last, follows, empty, first, _, third = capsys.readouterr().out.splitlines()

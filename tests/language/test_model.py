@@ -39,6 +39,11 @@ def test_calls_are_those_of_the_model(model):
     )
     assert tuned.config is model.config
     assert model(ids, cache=own).logits.shape == wanted.logits.shape, "other caches are left alone"
+    for name in ("num_samples", "return_posterior", "reset"):
+        with pytest.raises(TypeError, match=f"{name}: expected an argument of the model, got one of ContextualRNN"):
+            tuned(ids, **{name: 2})
+    with pytest.raises(TypeError, match="of transformers; use language_model_spec and ContextualLanguageModel"):
+        FreeState(model)
     with pytest.raises(TypeError, match="input_ids: expected a tensor, got NoneType"):
         tuned()
 

@@ -19,8 +19,8 @@ from contextual_rnn.diagnostics.influence import Influence, influence_of, measur
 from contextual_rnn.diagnostics.intercept import Found, Intercept, watch
 from contextual_rnn.diagnostics.not_finite import among, not_finite
 from contextual_rnn.diagnostics.sigma import Sigma, sigma_of
-from contextual_rnn.rnn import check_like
 from contextual_rnn.spec.networks import StateSpec, spec_of
+from contextual_rnn.spec.place import check_like
 from contextual_rnn.spec.rows import has_more
 from contextual_rnn.spec.steps import evaluation
 from contextual_rnn.spec.tree import State, describe_state

@@ -15,6 +15,11 @@ from contextual_rnn.language.spec import initial_cache, language_model_spec
 from contextual_rnn.spec.tree import State, fits
 from contextual_rnn.states import InitialState
 
+# What ContextualRNN takes, and the models of transformers would ignore.
+_OF_SEQUENCES = frozenset(
+    ("burn_in", "hx", "lengths", "mask", "num_samples", "reset", "reset_context", "return_posterior")
+)
+
 
 class ContextualLanguageModel(nn.Module):
     """A language model of transformers that starts from `initial_state` instead of zeros.
@@ -60,9 +65,11 @@ class ContextualLanguageModel(nn.Module):
     ) -> Any:
         """Run the model on tokens (B, T) from the initial state for `context`; further arguments go to the model.
 
-        `generator` makes a random initial state repeatable. Raises what a call with `initial_cache` raises, and what
-        the initial state raises for its context.
+        `generator` makes a random initial state repeatable. Raises TypeError for arguments of `ContextualRNN` that have
+        no meaning here, what a call with `initial_cache` raises, and what the initial state raises for its context.
         """
+        if wrong := sorted(_OF_SEQUENCES & arguments.keys()):
+            raise TypeError(f"{wrong[0]}: expected an argument of the model, got one of ContextualRNN")
         if cache_of(arguments) is None:
             name, tokens = ("input_ids", input_ids) if inputs_embeds is None else ("inputs_embeds", inputs_embeds)
             check_dense(name, tokens)

@@ -280,7 +280,13 @@ class Sequences:
         if bool(from_context.any()) or (self.resettable and self.reset_context is None):
             add(from_context, make(self.context, self.batch, self.generator, rows[from_context]))
         if self.num_resets and self.reset_context is not None:
-            add(anew, make(self.reset_context, self.num_resets, self.generator, segments.reset[anew]))
+            try:
+                state = make(self.reset_context, self.num_resets, self.generator, segments.reset[anew])
+            except ValueError as error:
+                raise ValueError(
+                    f"reset_context: expected a context for each of {self.num_resets} True of reset: {error}"
+                ) from error
+            add(anew, state)
         if len(sources) == 1:
             return sources[0][1]
         place = torch.cat([index for index, _ in sources]).argsort()

@@ -38,6 +38,11 @@ def state_spec(network: nn.Module) -> StateSpec:
     if not isinstance(network, nn.Module):
         received = f"the class {network.__name__}" if isinstance(network, type) else kind
         raise TypeError(f"network: expected a module with a registered state spec, or a StateSpec, got {received}")
+    if type(network).__module__.startswith("transformers."):
+        raise TypeError(
+            f"network: expected one with a registered state spec, got {kind} of transformers; use language_model_spec "
+            "and ContextualLanguageModel of contextual_rnn.language"
+        )
     raise TypeError(
         f"network: expected one with a registered state spec, got {kind}; register it in three lines:\n\n"
         f"    @state_spec.register\n    def _(network: {kind}) -> StateSpec:\n        return {_likely_spec(network)}"

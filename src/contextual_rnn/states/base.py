@@ -229,7 +229,7 @@ class InitialState(SavesNumbers, ABC):
     def _check_noise(self, posterior: Posterior) -> None:
         if not posterior.has_noise:
             raise ValueError(
-                f"state: expected one of real numbers with noise in a leaf, got a {type(self).__name__} without any"
+                f"state: expected a random state of real numbers, got a {type(self).__name__}, which has no noise"
             )
 
     def sample(

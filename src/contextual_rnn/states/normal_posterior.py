@@ -79,9 +79,7 @@ class NormalPosterior(Posterior):
         leaves = [leaf for leaf in self.spec.floats if self.moments[leaf.name].scale is not None]
         for leaf in leaves:
             if self.moments[leaf.name].mean.is_complex():
-                raise ValueError(
-                    f"state: expected one of real numbers with noise in a leaf, got complex ones in {leaf.name!r}"
-                )
+                raise ValueError(f"state: expected a random state of real numbers, got complex ones in {leaf.name!r}")
         return leaves
 
     @property

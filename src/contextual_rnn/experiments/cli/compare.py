@@ -146,10 +146,8 @@ def _kind(word: str) -> tuple[str, str]:
 
 
 def _dry_run(plan: Plan, count: int) -> None:
-    from tqdm import tqdm
-
     from contextual_rnn.experiments.compare.report import understood
-    from contextual_rnn.experiments.sweeps.estimate import estimated_seconds
+    from contextual_rnn.experiments.sweeps.estimate import estimated_seconds, in_words
 
     print(understood(plan))
     search = plan.search()
@@ -159,7 +157,7 @@ def _dry_run(plan: Plan, count: int) -> None:
     print(f"arms: {', '.join(plan.arms)}")
     print(
         f"{len(configs)} runs ({len(search)} of the search) of {plan.base.epochs} epochs: "
-        f"about {tqdm.format_interval(round(seconds) + 1)} with {count} side by side"
+        f"about {in_words(seconds)} with {count} side by side"
     )
 
 

@@ -50,14 +50,16 @@ COMMANDS = {
 }
 
 
-TAKE_TASKS = ("train", "sweep", "compare")  # whose first word may be a Python file with a task
+# Their first word may be a Python file with a task: in place of the task's name, or beside a folder of its runs.
+TAKE_TASKS, READ_TASKS = ("train", "sweep", "compare"), ("results", "report")
 
 
 def parse(arguments: list[str] | None = None) -> Any:
     """The command that `arguments`, by default those of the process, ask for; exits where they ask for none."""
     words = sys.argv[1:] if arguments is None else arguments
-    if len(words) > 1 and words[0] in TAKE_TASKS and words[1].endswith(".py"):
-        words = [words[0], task_of_file(words[1]), *words[2:]]
+    if len(words) > 1 and words[0] in (*TAKE_TASKS, *READ_TASKS) and words[1].endswith(".py"):
+        task = task_of_file(words[1])
+        words = [words[0], *([task] if words[0] in TAKE_TASKS else []), *words[2:]]
     commands: dict[str, Any] = {**COMMANDS, "train": Train[_each(TrainOptions)], "sweep": Sweep[_each(SweepOptions)]}
     return tyro.cli(
         _one_of([(name, command, None) for name, command in commands.items()]),

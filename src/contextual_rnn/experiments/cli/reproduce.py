@@ -20,7 +20,7 @@ class Reproduce:
     """Train the paper's two experiments for all its states, then write the report."""
 
     preset: Preset = "quick"
-    """quick: minutes. paper: the paper's own sizes and epochs, about ten on two idle cores."""
+    """quick: minutes. paper: the paper's own sizes and epochs, about ten minutes on two idle cores."""
     out: Path | None = None
     """Folder of the runs; by default runs/reproduce-PRESET. Finished runs in it are kept and not trained again."""
     workers: int | None = None

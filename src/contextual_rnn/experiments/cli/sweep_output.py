@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.cli.program import program
-from contextual_rnn.experiments.config import Config, task_name, tasks
+from contextual_rnn.experiments.config import Config, config_to_dict, task_name, tasks
 from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, Run, finished, read_run
@@ -21,7 +18,7 @@ from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.summary import summary
 from contextual_rnn.experiments.stats.finals import table
 from contextual_rnn.experiments.sweeps import sweep as sweeps
-from contextual_rnn.experiments.sweeps.estimate import estimated_seconds
+from contextual_rnn.experiments.sweeps.estimate import estimated_seconds, in_words
 
 
 def _finished(configs: Mapping[str, Config], folder: Place) -> list[bool]:
@@ -29,22 +26,27 @@ def _finished(configs: Mapping[str, Config], folder: Place) -> list[bool]:
         return [finished(config, copy / name) for name, config in configs.items()]
 
 
+def _varied(configs: Iterable[Config]) -> set[str]:
+    """The options that differ between runs, beside those that the names of their folders say."""
+    options = [config_to_dict(config) for config in configs]
+    names = set().union(*options) - {"state", "seed"}
+    return {name for name in names if any(each.get(name) != options[0].get(name) for each in options)}
+
+
 def dry_run(configs: Mapping[str, Config], folder: Place, together: int) -> int:
     left: list[Config] = []
+    varied = _varied(configs.values())
     for (name, config), done in zip(configs.items(), _finished(configs, folder), strict=True):
-        print(f"{'finished' if done else 'to train'}  {store.below(folder, name)}")
+        options = "".join(f" {option}={value}" for option, value in config_to_dict(config).items() if option in varied)
+        print(f"{'finished' if done else 'to train'}  {store.below(folder, name)} {options}")
         if not done:
             left.append(config)
     seconds = sum(estimated_seconds(left))
     print(
-        f"{len(configs)} runs, {len(left)} to train: about {_time(seconds)} of training, "
-        f"{_time(seconds / min(together, len(left) or 1))} with {together} side by side"
+        f"{len(configs)} runs, {len(left)} to train: about {in_words(seconds)} of training, "
+        f"{in_words(seconds / min(together, len(left) or 1))} with {together} side by side"
     )
     return 0
-
-
-def _time(seconds: float) -> str:
-    return tqdm.format_interval(math.ceil(seconds))
 
 
 def describe(done: int, total: int) -> None:

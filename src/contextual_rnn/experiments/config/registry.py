@@ -213,7 +213,9 @@ def config_from_dict(options: Mapping[str, Any]) -> Config:
     options = dict(options)
     task, known_tasks = options.pop("task", None), tasks()
     if not isinstance(task, str) or task not in known_tasks:
-        raise ValueError(f"task: expected one of {', '.join(known_tasks)}, got {task!r}")
+        raise ValueError(
+            f"task: expected one of {', '.join(known_tasks)}, or of a file that {TASK_FILES} names, got {task!r}"
+        )
     kind = known_tasks[task].config
     known = {option.name for option in dataclasses.fields(kind)}
     for name in RETIRED.keys() - known:

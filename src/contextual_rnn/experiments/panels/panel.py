@@ -151,7 +151,7 @@ def _order(source: Source, columns: Columns, warnings: list[str]) -> tuple[Steps
             series = np.where(series >= 0, renumbered[series], -1)
             warnings.append(f"series left out because none of their rows has a {columns.time}: {int((~used).sum())}")
             names = [name for name, use in zip(names, used, strict=True) if use]
-    steps = in_order(series, times, names, columns.fill_gaps, (columns.series or "series", columns.time or "time"))
+    steps = in_order(series, times, names, columns.fill_gaps, (columns.series, columns.time))
     if not steps.was_sorted:
         warnings.append("rows were not in order of series and time: they have been sorted")
     if not steps.regular:

@@ -10,6 +10,7 @@ import numpy as np
 from contextual_rnn.experiments.panels.times import Grid, Times, grid_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Names = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class Steps:
     was_sorted: bool
 
 
-def in_order(series: Array, times: Times | None, names: Any, fill_gaps: int, columns: tuple[str, str]) -> Steps:
+def in_order(series: Array, times: Times | None, names: Any, fill_gaps: int, columns: Names) -> Steps:
     """The steps of rows whose series is a code, -1 where missing; rows without series or time are left out.
 
-    `names` are the series' names, `columns` those of the columns series and time. Raises ValueError for two rows of one
-    series and time.
+    `names` are the series' names, `columns` those of the columns series and time, None where there is none. Raises
+    ValueError for two rows of one series and time.
     """
     valid = series >= 0 if times is None else (series >= 0) & ~times.missing
     rows = np.flatnonzero(valid)
@@ -59,7 +60,7 @@ def in_order(series: Array, times: Times | None, names: Any, fill_gaps: int, col
 
 
 def _check_duplicates(
-    rows: Array, codes: Array, values: Array, new: Array, times: Times, names: Any, columns: tuple[str, str]
+    rows: Array, codes: Array, values: Array, new: Array, times: Times, names: Any, columns: Names
 ) -> None:
     same = ~new[1:] & (values[1:] == values[:-1])
     if not same.any():
@@ -68,6 +69,8 @@ def _check_duplicates(
     first, second = sorted((int(rows[place]), int(rows[place + 1])))
     series, time = columns
     hint = " (local times repeat an hour in autumn: give them their zone)" if times.dates else ""
+    if series is None:
+        series, hint = "series", f"{hint}; a table of several series needs the name of the column that says which"
     raise ValueError(
         f"{time}: expected one row for each {series} and {time}, got {int(same.sum())} more, the first in rows "
         f"{first + 1} and {second + 1}: {names[codes[place]]} at {times.show(first)}{hint}"

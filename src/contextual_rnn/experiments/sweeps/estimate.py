@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -23,6 +24,14 @@ def estimated_seconds(configs: Sequence[Config]) -> list[float]:
     start = statistics.mean(start for start, _ in measured.values())
     epoch = statistics.mean(epoch for _, epoch in measured.values())
     return [a + b * config.epochs for config in configs for a, b in [measured.get(config, (start, epoch))]]
+
+
+def in_words(seconds: float) -> str:
+    """`4 s`, `9 min`, `2 h 5 min`, rounded up."""
+    if seconds <= 90:
+        return f"{math.ceil(seconds)} s"
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _seconds(config: Config) -> tuple[float, float]:
