@@ -415,7 +415,7 @@ def model_of(*args, **options):
 
 
 BAD_CALLS = {
-    "state: expected one of real numbers with noise": lambda: ContextState(GRU, nn.Linear(2, 6)).posterior(CONTEXT),
+    "state: expected a random state of real numbers": lambda: ContextState(GRU, nn.Linear(2, 6)).posterior(CONTEXT),
     "context: expected .* got None": lambda: NormalState(GRU, nn.Linear(2, 6)).posterior(),
     "batch_size: expected an int of at least 0": lambda: q_of(batch_size=-1),
     "free_bits: expected a finite number of at least 0": lambda: q_of().kl(free_bits=-1.0),
