@@ -17,7 +17,6 @@ gc.disable()  # until all tests are collected: nothing of that is garbage
 
 def pytest_collection_finish():
     gc.enable()
-    gc.set_threshold(20_000, 20, 50)  # there are millions of objects, and each full collection looks at all
 
 
 CHECKED = ("reference", "attention")
