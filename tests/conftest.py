@@ -4,20 +4,12 @@ The hook must be in place before the package is imported. It covers no public fu
 could hide that ours is missing.
 """
 
-import gc
 import inspect
 import logging
 import os
 
 import jaxtyping
 import pytest
-
-gc.disable()  # until all tests are collected: nothing of that is garbage
-
-
-def pytest_collection_finish():
-    gc.enable()
-
 
 CHECKED = ("reference", "attention")
 jaxtyping.install_import_hook([f"contextual_rnn.ops._fast_weights.{name}" for name in CHECKED], "beartype.beartype")
