@@ -402,6 +402,17 @@ def test_streams_that_cannot_be_are_refused():
             function(stream)
 
 
+def test_a_batch_of_contexts_is_read_once():
+    """By its running mean: a second pass would count the batch twice."""
+    network = nn.GRU(3, 5)
+    encoder = nn.Sequential(nn.BatchNorm1d(4, momentum=0.5), nn.Linear(4, 5))
+    model = ContextualRNN(network, NormalState(network, ContextState(network, encoder), sigma_init=1.0))
+    context = torch.randn(6, 4)
+    stream = model.stream(context, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(encoder[0].running_mean, context.mean(0) / 2)
+    assert_same(stream.state, model.stream(context, 6, generator=torch.Generator().manual_seed(1)).state, 0)
+
+
 def test_an_empty_batch():
     stream = model_of(nn.LSTM(3, 5)).stream(context_of(0, torch.float32))
     assert stream(torch.randn(0, 3), reset=torch.zeros(0, dtype=torch.bool)).shape == (0, 5)

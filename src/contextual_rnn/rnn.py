@@ -17,7 +17,7 @@ from contextual_rnn._tensors import first_parameter
 from contextual_rnn.sequences.backend import check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.stream import Stream
-from contextual_rnn.sequences.stream_starts import rows_of_contexts
+from contextual_rnn.sequences.stream_starts import start_of_contexts
 from contextual_rnn.spec.arguments import merged, repeated_arguments
 from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
@@ -178,14 +178,15 @@ class ContextualRNN(nn.Module):
         Raises ValueError for a bidirectional network, and ValueError or TypeError for a context, a state or a batch
         size that do not fit.
         """
+        start = None
         if hx is not None and batch_size is None:
             batch_size = next(iter(self._spec.check(hx, "hx").values())).shape[0]
         elif batch_size is None:
-            batch_size = rows_of_contexts(self, context)
+            start, batch_size = start_of_contexts(self, context, generator)
         batch_size = check_size("batch_size", batch_size, 0)
         if hx is not None:
             self._check_state(hx, batch_size)
-        return Stream(self, context, batch_size, hx, generator)
+        return Stream(self, context, batch_size, hx, generator, start)
 
     def _run_densely(
         self, input: Tensor | PackedSequence, state: State, arguments: Mapping[str, Any] | None, more: dict[str, Any]
@@ -199,11 +200,20 @@ class ContextualRNN(nn.Module):
         return Sequences(self, self._spec, input, input.shape[self._spec.input_batch_dim]).run(state)
 
     def _start(
-        self, context: Any, batch_size: int | None, generator: torch.Generator | None, rows: Tensor | None = None
+        self,
+        context: Any,
+        batch_size: int | None,
+        generator: torch.Generator | None,
+        rows: Tensor | None = None,
+        *,
+        by_context: bool = False,
     ) -> State:
-        """The initial state, checked; only for some `rows` of the batch where they are given."""
+        """The initial state, checked; only for some `rows` of the batch where they are given.
+
+        Without a batch size it is that of one example, or of as many as the context has, `by_context`.
+        """
         some = {} if rows is None else {"rows": rows}
-        batched = batch_size is not None
+        batched = None if by_context else batch_size is not None
         state = self.initial_state(context, batch_size, batched=batched, generator=generator, **some)
         check_made(self.network, self.initial_state, state)
         return state

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import contextual_rnn
 from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.cli.program import program
 from contextual_rnn.experiments.runs.folder import read_run
@@ -163,6 +164,11 @@ def test_the_command_alone_says_what_to_try(capsys):
         with pytest.raises(SystemExit) as exit:
             main([*words, "--help"])
         assert exit.value.code == 0
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"contextual-rnn {contextual_rnn.__version__}\n"
 
 
 def test_a_command_to_type_next_is_found_by_the_shell(tmp_path, monkeypatch):

@@ -86,7 +86,8 @@ class Sequences:
             spec = model._known_spec(one_step_of(input, spec.input_batch_dim))
         one_step = spec.known_time_dim is None
         if batch is None or (one_step and name not in ("reset", "reset_context")):
-            received = "an input of one step" if batch is not None else "a packed or unbatched input"
+            unbatched = f"a packed or unbatched input; input.unsqueeze({spec.input_batch_dim}) gives one a batch axis"
+            received = "an input of one step" if batch is not None else unbatched
             raise ValueError(f"{name}: expected only with a padded batch of sequences, got {received}")
         assert isinstance(input, Tensor)
         check_input("input", model.network, input)

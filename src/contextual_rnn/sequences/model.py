@@ -24,7 +24,13 @@ class Model(Protocol):
     def initial_state(self) -> nn.Module: ...
 
     def _start(
-        self, context: Any, batch_size: int | None, generator: torch.Generator | None, rows: Tensor | None = None
+        self,
+        context: Any,
+        batch_size: int | None,
+        generator: torch.Generator | None,
+        rows: Tensor | None = None,
+        *,
+        by_context: bool = False,
     ) -> State: ...
 
     def _known_spec(self, step: Any) -> StateSpec: ...

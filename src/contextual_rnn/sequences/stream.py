@@ -34,11 +34,18 @@ class Stream:
 
         o(t), h(t) = network(x(t), h(t-1))
 
-    `backend` is "native" where the kernel takes the steps, else "torch".
+    `backend` is "native" where the kernel takes the steps, else "torch". `start` are the initial states for `context`,
+    where they are known already.
     """
 
     def __init__(
-        self, model: Model, context: Any, batch_size: int, state: State | None, generator: torch.Generator | None
+        self,
+        model: Model,
+        context: Any,
+        batch_size: int,
+        state: State | None,
+        generator: torch.Generator | None,
+        start: State | None = None,
     ):
         network = model.network
         if model._spec.bidirectional:
@@ -48,14 +55,14 @@ class Stream:
         self._model, self._starts = model, Starts(model, context, batch_size, generator)
         self._spec, self._rows = model._spec, (batch_size,)
         self._fixed, self._start_is_current = _is_fixed(model), False
-        self._start: State | None = None
+        self._start = start
         self._output: Tensor | None = None
         # Memory for what the kernel cannot read in place.
         self._input: Tensor | None = None
         with torch.inference_mode(False):
             self._flags = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
         if state is None:
-            self._start = state = self._initial(torch.arange(batch_size, device="cpu"))
+            self._start = state = self._initial(torch.arange(batch_size, device="cpu")) if start is None else start
             self._start_is_current = self._fixed
         self._begin(state)
 

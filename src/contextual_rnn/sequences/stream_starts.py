@@ -10,19 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contextual_rnn._sharded import as_forward
 from contextual_rnn.sequences.model import Model
 from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.rows import take_of_all
 from contextual_rnn.spec.tree import State
 
 
-def rows_of_contexts(model: Model, context: Any) -> int:
-    """The rows of a batch of contexts, by the initial states for it; PyTorch's generator is left as it was."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        leaves = model._spec.check(model.initial_state(context), "state")
+def start_of_contexts(model: Model, context: Any, generator: torch.Generator | None) -> tuple[State, int]:
+    """The initial states for a batch of contexts, and how many rows they have."""
+    with torch.no_grad():
+        start = as_forward(model, model._start)  # pyright: ignore[reportArgumentType]
+        state = start(context, None, generator, by_context=True)
+    leaves = model._spec.check(state, "state")
     for leaf in model._spec:
         if (rows := rows_of(leaf, leaves[leaf.name])) is not None:
-            return rows
+            return state, rows
     received = "no context" if context is None else "the context of one example"
     raise ValueError(f"batch_size: expected the number of rows, or a batch of contexts, got {received}")
 

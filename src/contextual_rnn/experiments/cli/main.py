@@ -10,6 +10,7 @@ import importlib
 import operator
 import sys
 from collections.abc import Iterable
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import tyro
@@ -32,7 +33,7 @@ FIRST_STEPS = """Recurrent networks that start from something better than zeros.
   contextual-rnn train decay        train one model into runs/decay-normal-seed0
   contextual-rnn info               show versions, devices and which backends are available
 
-contextual-rnn --help lists all commands, contextual-rnn COMMAND --help the options of one."""
+contextual-rnn --help lists all commands, contextual-rnn COMMAND --help the options of one, --version the version."""
 # ArithmeticError: the loss of a run is not finite.
 REFUSALS = (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, ImportError)
 
@@ -54,9 +55,8 @@ COMMANDS = {
 TAKE_TASKS, READ_TASKS = ("train", "sweep", "compare"), ("results", "report")
 
 
-def parse(arguments: list[str] | None = None) -> Any:
-    """The command that `arguments`, by default those of the process, ask for; exits where they ask for none."""
-    words = sys.argv[1:] if arguments is None else arguments
+def parse(words: list[str]) -> Any:
+    """The command that the words of a command line ask for; exits where they ask for none."""
     if len(words) > 1 and words[0] in (*TAKE_TASKS, *READ_TASKS) and words[1].endswith(".py"):
         task = task_of_file(words[1])
         words = [words[0], *([task] if words[0] in TAKE_TASKS else []), *words[2:]]
@@ -83,14 +83,15 @@ def _one_of(commands: Iterable[tuple[str, Any, str | None]]) -> Any:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0 with three things to try where there is no command; 1 with one line on standard error where one is refused; 130
+    0 with three things to try where there is no command, and for --version; 1 with one line on standard error where one is refused; 130
     with one line after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
-    if not (sys.argv[1:] if arguments is None else arguments):
-        print(FIRST_STEPS)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words in ([], ["--version"]):
+        print(f"contextual-rnn {version('contextual-rnn')}" if words else FIRST_STEPS)
         return 0
     try:
-        command = parse(arguments)
+        command = parse(words)
         importlib.import_module("torch")  # here, where a signal ends the process even within native code
         with interrupts.raising():
             interrupts.describe("before it was done")

@@ -26,19 +26,20 @@ def _finished(configs: Mapping[str, Config], folder: Place) -> list[bool]:
         return [finished(config, copy / name) for name, config in configs.items()]
 
 
-def _varied(configs: Iterable[Config]) -> set[str]:
-    """The options that differ between runs, beside those that the names of their folders say."""
+def _varied(configs: Iterable[Config]) -> list[dict[str, Any]]:
+    """For each run, the options that differ between runs, without those that the names of their folders say."""
     options = [config_to_dict(config) for config in configs]
     names = set().union(*options) - {"state", "seed"}
-    return {name for name in names if any(each.get(name) != options[0].get(name) for each in options)}
+    varied = {name for name in names if any(each.get(name) != options[0].get(name) for each in options)}
+    return [{name: value for name, value in each.items() if name in varied} for each in options]
 
 
 def dry_run(configs: Mapping[str, Config], folder: Place, together: int) -> int:
     left: list[Config] = []
-    varied = _varied(configs.values())
-    for (name, config), done in zip(configs.items(), _finished(configs, folder), strict=True):
-        options = "".join(f" {option}={value}" for option, value in config_to_dict(config).items() if option in varied)
-        print(f"{'finished' if done else 'to train'}  {store.below(folder, name)} {options}")
+    runs = zip(configs.items(), _finished(configs, folder), _varied(configs.values()), strict=True)
+    for (name, config), done, varied in runs:
+        options = [f"{option}={value}" for option, value in varied.items()]
+        print("finished" if done else "to train", store.below(folder, name), *options, sep="  ")
         if not done:
             left.append(config)
     seconds = sum(estimated_seconds(left))
