@@ -15,11 +15,12 @@ install: $(INSTALLED)
 
 # What the command contextual-rnn needs. torch first and pinned: asked for by another package it could be the newest build
 # with gigabytes of CUDA. Not compiled: of 14,000 files of Python most are never imported, and the others are compiled when
-# they are.
+# they are; but the package itself is, for where Python may not write bytecode each start would compile it anew.
 $(RUNNABLE): pyproject.toml constraints.txt $(KERNEL)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[experiments]"
+	$(BIN)/python -m compileall -q -j 0 src
 	touch $@
 
 # And tests and linters: by its name the package is the one installed, whose kernel is not built again.

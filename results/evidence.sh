@@ -48,8 +48,8 @@ $C sweep retrieval --json --out runs/table1 --grid seed=0,1,2,3,4 units=20,50,10
 paper="$C sweep retrieval --json --grid $TEN state=context,free,zero"
 $paper --leaves h+a --start wenke2019 --out runs/retrieval-authors-start
 $C sweep decay --json --grid $TEN state=normal,zero,context --out runs/decay-paper
-$C sweep decay --json --out runs/decay-calibration --grid seed=0,1,2,3,4 kl_weight=0,1e-05,0.0001,0.001
-$C sweep decay --json --out runs/decay-calibration --min-scale 0.2 --grid seed=0,1,2,3,4
+$C sweep decay --json --out runs/decay-calibration --grid $TEN kl_weight=0,1e-05,0.0001,0.001
+$C sweep decay --json --out runs/decay-calibration --min-scale 0.2 --grid $TEN
 
 # Small networks whose mean state is linear in the context, several of which make a band: the period in the state alone,
 # and at every step too. 0.1 h

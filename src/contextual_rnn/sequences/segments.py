@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 _SHORTER, _WORTH_A_CALL = 0.75, 1000
 
 
-@dataclass(frozen=True)
-class Segments:
+class Segments(NamedTuple):
     """The segments of a batch, row by row and in time; all tensors are on the CPU.
 
     row (N,): the row of the batch that a segment is of. reset (N,): the number of the reset that it begins with, -1
@@ -83,8 +82,7 @@ class Segments:
 
     def only(self, index: Tensor) -> Segments:
         """Only the segments `index`; the marks of the last segments of rows do not change."""
-        return replace(self, row=self.row[index], reset=self.reset[index], start=self.start[index],
-                       length=self.length[index])  # fmt: skip
+        return Segments(self.row[index], self.reset[index], self.start[index], self.length[index], self.last)
 
     def places(self, input: Tensor, time: int) -> Tensor:
         """Where each step of the segments is in an input with its first two axes as one, padded by the last: (N, T)."""

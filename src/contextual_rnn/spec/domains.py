@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ FAR = 1000.0
 STRAIGHT = 50.0  # softplus is the identity above: torch's threshold of 20 has 9 of the 16 digits of float64
 
 
-@dataclass(frozen=True)
-class Domain:
+class Domain(NamedTuple):
     """An open interval, an increasing function from the real numbers onto it, and the logarithm of its derivative."""
 
     words: str

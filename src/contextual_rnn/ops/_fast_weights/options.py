@@ -6,7 +6,6 @@ import functools
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -43,8 +42,7 @@ class LowRank(NamedTuple):
             raise
 
 
-@dataclass(frozen=True)
-class FastWeightsOptions:
+class FastWeightsOptions(NamedTuple):
     inner_steps: int
     decay: float | Tensor
     rate: float | Tensor

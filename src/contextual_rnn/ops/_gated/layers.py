@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,8 +34,7 @@ availability = cpu.availability
 supports = cpu.supports
 
 
-@dataclass(frozen=True)
-class Stack:
+class Stack(NamedTuple):
     """A network's weights and what it does between its layers.
 
     `weights` has weight_ih, weight_hh, then bias_ih and bias_hh or none, then weight_hr of a projection, for each

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Steps:
+class Steps(NamedTuple):
     """A recurrence with its weights, which are read here once, and the memory of its state.
 
     `run(problem, input, anew)` takes one step. `input` is the address of contiguous rows; `anew` that of a bool for
