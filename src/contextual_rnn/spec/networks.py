@@ -26,7 +26,7 @@ def state_spec(network: nn.Module) -> StateSpec:
 
     A module around a network that is known returns `state_spec(network.lstm)` there. A single network may have its own:
     `network.state_spec = StateSpec(...)`. Networks of ncps, torchrecurrent, minGRU-pytorch, s5-pytorch, xlstm,
-    torchrl, snntorch and norse are registered too.
+    torchrl and flash-linear-attention are registered too, and those of snntorch and norse that know their size.
 
     Raises TypeError for a network that is not registered.
     """

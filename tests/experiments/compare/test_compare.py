@@ -23,8 +23,10 @@ from contextual_rnn.experiments.compare.report import render
 from contextual_rnn.experiments.compare.winner import Predictor
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.panels import Split
-from contextual_rnn.experiments.runs.folder import read_run
+from contextual_rnn.experiments.report.from_weights import trained
+from contextual_rnn.experiments.runs.folder import has_weights, read_run, read_runs
 from contextual_rnn.experiments.runs.store import Store
+from contextual_rnn.experiments.stats.groups import groups_of
 from contextual_rnn.experiments.sweeps import workers
 from contextual_rnn.experiments.tasks.panel import DRAWS, draws_below
 
@@ -237,6 +239,27 @@ def test_the_winner_is_saved_loaded_and_predicts(tmp_path):
     out = tmp_path / "predictions.csv"
     assert main(["predict", str(folder / "winner"), str(path), "--out", str(out)]) == 0
     assert len(out.read_text().splitlines()) == 6 * 8 + 1
+
+
+def test_a_folder_alone_runs_no_code(tmp_path):
+    """Neither `predict` nor the report runs the Python file that a folder names."""
+    folder, _, _ = small_comparison()
+    Predictor.from_pretrained(folder / "winner").save_pretrained(tmp_path)
+    content, trap = json.loads((tmp_path / "predictor.json").read_text()), tmp_path / "trap.py"
+    trap.write_text("from pathlib import Path\nPath(__file__).with_name('sprung').touch()\n")
+    content["model"]["network"] = f"{trap}:network"
+    (tmp_path / "predictor.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"network: expected FILE.py:NAME, for .*predictor.json asks to run .*trap.py"):
+        Predictor.from_pretrained(tmp_path)
+    runs = [run for run in read_runs(folder / "runs") if run.result is not None and has_weights(run)]
+    source = next(run for run in runs if run.config.state == "context")
+    assert len(trained([], groups_of([source])).diagnoses) == 1
+    foreign = dataclasses.replace(source, config=dataclasses.replace(source.config, network=content["model"]["network"]))
+    assert not trained([], groups_of([foreign])).diagnoses
+    assert not (tmp_path / "sprung").exists()
+    with pytest.raises(ValueError, match="network: expected a function network in"):
+        Predictor.from_pretrained(tmp_path, network=f"{trap}:network")
+    assert (tmp_path / "sprung").exists(), "named by the user"
 
 
 def test_a_damaged_winner_is_refused_by_name(tmp_path):

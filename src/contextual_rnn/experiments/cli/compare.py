@@ -171,13 +171,15 @@ class Predict:
     """A table with the columns of the comparison."""
     out: Path = Path("predictions.parquet")
     """Where to write: a .parquet or .csv file."""
+    network: str | None = None
+    """FILE.py:NAME of a network of your own, as it was given to `compare`. The file is run."""
 
     def run(self) -> None:
         from contextual_rnn.experiments.compare.winner import Predictor, check_ending, write_table
         from contextual_rnn.experiments.panels.understood import rows_in_words
 
         check_ending(self.out)
-        predictor = Predictor.from_pretrained(self.folder)
+        predictor = Predictor.from_pretrained(self.folder, self.network)
         data = predictor.read(self.table)
         predictions = predictor.predict_data(data)
         write_table(predictions, self.out)

@@ -83,8 +83,8 @@ def _one_of(commands: Iterable[tuple[str, Any, str | None]]) -> Any:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0 with three things to try where there is no command, and for --version; 1 with one line on standard error where one is refused; 130
-    with one line after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    0 with three things to try where there is no command, and for --version; 1 with one line on standard error where one
+    is refused; 130 with one line after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     words = sys.argv[1:] if arguments is None else arguments
     if words in ([], ["--version"]):

@@ -35,9 +35,15 @@ class Results:
             print(table(runs))
             if isinstance(place, str):
                 runs = [dataclasses.replace(run, folder=run.folder.relative_to(folder)) for run in runs]
-            write_parquet(runs, self.out or folder / PARQUET)
-            if self.out is None:
-                store.give_back(folder, [PARQUET], place)
-        print(f"results: {self.out or store.below(place, PARQUET)}")
+            results = self.out or store.below(place, PARQUET)
+            try:
+                write_parquet(runs, self.out or folder / PARQUET)
+                if self.out is None:
+                    store.give_back(folder, [PARQUET], place)
+            except ImportError as error:
+                if self.out is not None:
+                    raise
+                results = f"not written: {error}"
+        print(f"results: {results}")
         print(f"next: {program()} report {place}")
         print("", *answer(runs), sep="\n")

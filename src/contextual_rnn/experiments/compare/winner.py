@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.config import PanelConfig
 from contextual_rnn.experiments.panels import Encoding, Examples, PanelData, prepare_new
 from contextual_rnn.experiments.runs.json_file import read_json
+from contextual_rnn.experiments.tasks.networks import own_files
 from contextual_rnn.experiments.tasks.panel import parts_of, predicted
 from contextual_rnn.experiments.tasks.panel_model import PanelModel
 from contextual_rnn.serialization.file_format import check_tensors, read_safetensors
@@ -44,8 +46,12 @@ class Predictor:
         write_whole(folder / CONFIG, json.dumps(content, indent=1) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Predictor:
-        """The model in a folder. Raises ValueError, which names the file, where one is missing or damaged."""
+    def from_pretrained(cls, folder: Path | str, network: str | None = None) -> Predictor:
+        """The model in a folder; `network` is FILE.py:NAME of a network of one's own, whose file is run.
+
+        Raises ValueError, which names the file, where one is missing or damaged, and where the folder has a network of
+        a file and `network` does not name one: a folder from elsewhere runs no code by itself.
+        """
         path = Path(folder) / CONFIG
         content = read_json(path)
         try:
@@ -53,6 +59,13 @@ class Predictor:
             encoding = Encoding.from_json(json.dumps(content["encoding"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"config: expected the options of a model in {path}, got others: {error}") from error
+        if network is not None:
+            config = dataclasses.replace(config, network=network)
+        elif own_files(config.network):
+            raise ValueError(
+                f"network: expected FILE.py:NAME, for {path} asks to run {config.network}, and a folder alone runs no "
+                "code; got None"
+            )
         with torch.random.fork_rng(devices=[]):
             model = PanelModel(config, encoding)
         _load(model, Path(folder) / WEIGHTS)

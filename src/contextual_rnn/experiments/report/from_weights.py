@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from contextual_rnn.diagnostics import Diagnosis
-from contextual_rnn.experiments.config import BASELINE, config_to_dict
+from contextual_rnn.experiments.config import BASELINE, PanelConfig, config_to_dict
 from contextual_rnn.experiments.report.playground import playground
 from contextual_rnn.experiments.report.tables import DIAGNOSIS, numbers_of
 from contextual_rnn.experiments.runs.folder import Refused, Run, has_weights, raise_it, write_json
@@ -19,6 +19,7 @@ from contextual_rnn.experiments.runs.weights import load_task
 from contextual_rnn.experiments.stats.groups import Group, changed
 from contextual_rnn.experiments.studies.calibration import calibration
 from contextual_rnn.experiments.tasks.decay import VALIDATION_PERIODS
+from contextual_rnn.experiments.tasks.networks import own_files
 
 Result = TypeVar("Result")
 FILES = CALIBRATION, DIAGNOSTICS, PLAYGROUND = "calibration.json", "diagnostics.json", "playground.json"
@@ -152,9 +153,14 @@ def _first_of_each(groups: Sequence[Group]) -> list[tuple[Run, str]]:
     for group in groups:
         titles = [group.entry.title, *(title[:1].lower() + title[1:] for title in group.titles())]
         for run in sorted(group.runs, key=lambda run: (changed(run), run.config.seed)):
-            if run.converged and run.config.state != BASELINE and has_weights(run):
+            if run.converged and run.config.state != BASELINE and has_weights(run) and not _names_a_file(run):
                 runs.setdefault(", ".join([*titles, f"{run.config.state} state"]), run)
     return [(run, name) for name, run in runs.items()]
+
+
+def _names_a_file(run: Run) -> bool:
+    """Whether a Python file would run with the model: a folder from elsewhere may name any."""
+    return isinstance(run.config, PanelConfig) and bool(own_files(run.config.network))
 
 
 def _diagnosed(run: Run, title: str) -> tuple[dict[str, Any], Diagnosis] | None:
