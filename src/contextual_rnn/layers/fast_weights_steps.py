@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -15,7 +15,8 @@ def cell_step(network: nn.Module, inputs: Tensor, state: State) -> tuple[Tensor,
     return returned if isinstance(returned[1], (tuple, list)) else (returned[0], returned)
 
 
-class SequenceStep(NamedTuple):
+@dataclass(frozen=True)
+class SequenceStep:
     """One step of `FastWeightsRNN`, or of a module around one; `time` is the time axis of its input."""
 
     time: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +30,7 @@ def in_chunks(
     between them. Those are of the dtype of inputs: in half precision A is rounded there.
     """
     chunks, outputs, final = inputs.split(size, dim=1), [], None
-    carrying = dataclasses.replace(options, return_fast_weights=True)
+    carrying = options._replace(return_fast_weights=True)
     for number, chunk in enumerate(chunks):
         left = None if lengths is None else (lengths - number * size).clamp(0, chunk.shape[1])
         chunk_options = options if number == len(chunks) - 1 else carrying

@@ -85,7 +85,7 @@ class Classification:
         head_grads: Heads | None = None,
         contexts: int = 0,
     ):
-        options = checked_options(*vars(options).values())
+        options = checked_options(*options)
         check_norm(parameters.norm_weight, parameters.norm_bias, options)
         self._parameters, self.options = parameters, options
         for name in ("embedding", "weight_hh", "readout_weight"):
