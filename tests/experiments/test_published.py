@@ -1,6 +1,6 @@
 """What is kept under results/ is what was measured."""
 
-import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 
 from contextual_rnn.experiments.config import RetrievalConfig
 from contextual_rnn.experiments.runs.folder import Run
-from contextual_rnn.experiments.runs.published import publish, read_published
+from contextual_rnn.experiments.runs.published import publish, read_results
 from contextual_rnn.experiments.stats.tables import markdown
 from contextual_rnn.experiments.studies.start_ablations import accuracy_table
 
@@ -29,7 +29,7 @@ RUNS = [run_of("zero", 0, [0.1, 0.2, 0.9]), run_of("zero", 1, [0.1, 0.3, 0.7]), 
 
 def test_reads_back_what_it_wrote(tmp_path):
     publish([*RUNS, run_of("zero", 2, [0.1, 0.2], finished=False)], tmp_path / "some.json")
-    found = {(run.config.state, run.config.seed): run for run in read_published(tmp_path / "some.json")}
+    found = {(run.config.state, run.config.seed): run for run in read_results(tmp_path)}
     assert len(found) == 3, "unfinished runs are no results"
     for run in RUNS:
         copy = found[run.config.state, run.config.seed]
@@ -48,9 +48,9 @@ def test_a_diverged_run_is_kept_whenever_it_stopped(tmp_path, accuracies):
     metrics = run.metrics[: len(accuracies)]
     diverged = replace(run, metrics=metrics, result={**run.result, "final": {}, "diverged": "loss is not finite"})
     publish([diverged, *RUNS], tmp_path / "some.json")
-    found = read_published(tmp_path / "some.json")
+    found = read_results(tmp_path)
     assert [run.converged for run in found].count(False) == 1
-    *_, row = markdown(accuracy_table(read_published(tmp_path / "some.json"))).splitlines()
+    *_, row = markdown(accuracy_table(found)).splitlines()
     assert "80.00% (70.00% to 90.00%)" in row
 
 
@@ -61,14 +61,14 @@ def test_nothing_to_publish(tmp_path):
 
 def test_a_table_has_medians_with_intervals(tmp_path):
     publish(RUNS, tmp_path / "some.json")
-    *_, row = markdown(accuracy_table(read_published(tmp_path / "some.json"))).splitlines()
+    *_, row = markdown(accuracy_table(read_results(tmp_path))).splitlines()
     assert row == "| sound | h, wenke2019 | 2 | 1 to 2 | 80.00% (70.00% to 90.00%) |  | 100.00% (one seed) |"
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
-def test_every_result_says_how_it_was_made(file):
-    assert json.loads(file.read_text())["runs"]
-    for run in read_published(file):
+def test_every_result_says_how_it_was_made(file, tmp_path):
+    shutil.copy(file, tmp_path)
+    for run in read_results(tmp_path):
         assert run.result is not None
         assert run.result["command"].startswith(f"contextual-rnn train {run.task} ")
         assert run.metrics[-1]["epoch"] == run.config.epochs
@@ -84,6 +84,6 @@ def test_a_whole_path_is_told_from_the_folder_of_runs(tmp_path):
     assert run.result is not None
     swept = replace(run, result={**run.result, "command": "contextual-rnn train retrieval --out /home/me/runs/map/a"})
     publish([swept], tmp_path / "map.json")
-    (found,) = read_published(tmp_path / "map.json")
+    (found,) = read_results(tmp_path)
     assert found.result["command"] == "contextual-rnn train retrieval --out runs/map/a"
     assert found.folder == Path("runs/map/a")

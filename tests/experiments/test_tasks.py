@@ -240,7 +240,7 @@ def test_free_run_feeds_predictions_back():
     torch.manual_seed(3)
     model = DecayModel(DecayConfig(state="context"), largest_step=0.7).eval()
     initial, period = torch.tensor([2.5, 3.5]), torch.tensor([1.0, 3.0])
-    paths = model.free_run(initial, period, steps=6)[:, 0]
+    paths = model.free_run(initial, period)[:, 0]
     with torch.no_grad():
         steps = model(paths[:, :-1], period)
     torch.testing.assert_close(paths.diff(dim=1), steps * 0.7, rtol=1e-5, atol=1e-5)

@@ -178,7 +178,7 @@ def test_every_kind_of_target_is_learned(arm, target, tmp_path):
     assert tested.errors.shape[1] == (8 if data.target.per == "step" else 1)
     assert math.isfinite(tested.errors.nanmean())
     prediction, draws = predicted(training.task.model.model, batch)
-    classes = (data.target.size,) if data.target.kind == "category" else ()
+    classes = (len(data.target.classes),) if data.target.kind == "category" else ()
     assert prediction.shape == (*batch.target.shape, *classes)
     assert (draws is None) == (arm != "normal")
 

@@ -11,7 +11,7 @@ from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.compare.answer import percent
 from contextual_rnn.experiments.compare.power import CASES, CURVE_SERIES, CURVE_SHARES
 from contextual_rnn.experiments.compare.report import share_of
-from contextual_rnn.experiments.runs.json_file import parse, read_text
+from contextual_rnn.experiments.runs.json_file import read_json
 from contextual_rnn.experiments.stats.intervals import Interval
 from contextual_rnn.experiments.stats.tables import Table, fill, markdown
 from contextual_rnn.experiments.stats.verdict import Verdict
@@ -22,7 +22,7 @@ REAL = ("countries", "vowels", "colors")
 
 def tables_of(results: Path) -> dict[str, Table]:
     """The tables of the page by the names of their marks."""
-    power = _read(results / "planted.json")
+    power = read_json(results / "planted.json")
     return {"counts": _counts(power), "curve": _curve(power), "real": _real(results)}
 
 
@@ -31,10 +31,6 @@ def filled(page: str, tables: Mapping[str, Table]) -> str:
     for name, table in tables.items():
         page = fill(page, f"<!-- {name} -->", f"<!-- /{name} -->", f"\n{markdown(table)}\n")
     return page
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return parse(read_text(path), path)
 
 
 def _counts(power: dict[str, Any]) -> Table:
@@ -59,7 +55,7 @@ def _curve(power: dict[str, Any]) -> Table:
 def _real(results: Path) -> Table:
     rows = []
     for name in REAL:
-        answer = _read(results / f"{name}.json")
+        answer = read_json(results / f"{name}.json")
         best = answer["arms"][answer["best"]]
         rows.append([
             f"`{name}`", answer["verdict"], f"`{answer['best']}`", share_of(Interval(**answer["gain"]["share"])),

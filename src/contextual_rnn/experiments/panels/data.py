@@ -28,11 +28,6 @@ class Target:
     per: str
     classes: tuple[Any, ...]
 
-    @property
-    def size(self) -> int:
-        """How many outputs a network needs."""
-        return len(self.classes) if self.kind == "category" else 1
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -40,7 +35,7 @@ class Batch:
 
     `target` and `observed` are (B, T), or (B,) for a value a series: scaled quantities in float32, or classes in int64,
     and whether they are known. `context` is what a `ContextNet` takes, or None. `window` (B, W, G) shows the W steps
-    before the start, or is None. `series` and `group` (B,) are codes.
+    before the start, or is None. `series` (B,) are codes.
     """
 
     inputs: Tensor
@@ -50,13 +45,6 @@ class Batch:
     context: dict[str, Tensor] | None
     window: Tensor | None
     series: Tensor
-    group: Tensor
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        context = None if self.context is None else {name: value.to(device) for name, value in self.context.items()}
-        return replace(self, **moved, context=context)
 
 
 @dataclass(frozen=True)
@@ -122,7 +110,6 @@ class PanelData:
             context=context or None,
             window=window,
             series=torch.from_numpy(examples.series.astype(np.int64)),
-            group=torch.from_numpy(examples.group.astype(np.int64)),
         )
 
     def describe(self) -> str:

@@ -156,13 +156,12 @@ def _spread(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Drawing]]:
 def watched(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
     """Panels of what the calibration watches every epoch, medians over seeds, a curve for each kind of loss."""
     return [
-        Panel(Metric(name, "", scale, axis), [Curve(row["label"], "finished", _by_epoch(row, name)) for row in rows])
+        Panel(
+            Metric(name, "", scale, axis),
+            [Curve(row["label"], "finished", dict(enumerate(row["epochs"].get(name, [])))) for row in rows],
+        )
         for name, (axis, scale) in SPREAD.items()
     ]
-
-
-def _by_epoch(row: Mapping[str, Any], name: str) -> dict[float, float]:
-    return dict(enumerate(row["epochs"].get(name, [])))
 
 
 def _diagnosed(trained: Trained) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from contextual_rnn.experiments.runs.folder import (
     read_runs,
     run_folders,
 )
-from contextual_rnn.experiments.runs.json_file import check, damaged, parse, read_json, read_text
+from contextual_rnn.experiments.runs.json_file import check, damaged, parse, read_text
 
 DIGITS = 4  # of the metrics of every epoch
 NOT_KEPT = ("epoch", "step", "seconds", "train_loss")
@@ -46,14 +46,6 @@ def publish(runs: Iterable[Run], path: Path) -> None:
     write_whole(path, f'{begin},\n "runs": [\n  {lines}\n ]}}\n')
 
 
-def read_published(path: Path) -> list[Run]:
-    """The runs of a file that `publish` wrote; their folders are those of their commands.
-
-    Raises ValueError, which names the file, for any other.
-    """
-    return _runs_of(read_json(Path(path)), Path(path))
-
-
 def _runs_of(content: dict[str, Any], path: Path) -> list[Run]:
     check(content, {"options": {}, "versions?": {str: str}, "runs": [{"options": {}}]}, path)
     versions = {"versions": content["versions"]} if "versions" in content else {}
@@ -63,33 +55,22 @@ def _runs_of(content: dict[str, Any], path: Path) -> list[Run]:
 def read_results(folder: Path, refused: Refused = raise_it) -> list[Run]:
     """The runs below `folder`. Where it has none, those of the files in it that `publish` wrote.
 
-    The error of a damaged run or file, which names it, goes to `refused`, which by default raises it. Raises ValueError
-    where there is nothing that can be read.
+    Folders of published runs are those of their commands. The error of a damaged run or file, which names it, goes to
+    `refused`, which by default raises it. Raises ValueError where there is nothing that can be read.
     """
     if run_folders(folder):
         return read_runs(folder, refused)
     runs: list[Run] = []
-    for path, content in _contents(folder, refused).items():
+    for path in sorted(Path(folder).glob("*.json")):
         try:
-            runs += _runs_of(content, path)
+            content = parse(read_text(path), path)
+            if isinstance(content, dict) and "runs" in content:
+                runs += _runs_of(content, path)
         except ValueError as error:
             refused(error)
     if not runs:
         raise ValueError(f"folder: expected runs (folders with {CONFIG}) or published results, got none in {folder}")
     return runs
-
-
-def _contents(folder: Path, refused: Refused) -> dict[Path, dict[str, Any]]:
-    contents: dict[Path, dict[str, Any]] = {}
-    for path in sorted(Path(folder).glob("*.json")):
-        try:
-            content = parse(read_text(path), path)
-        except ValueError as error:
-            refused(error)
-        else:
-            if isinstance(content, dict) and "runs" in content:
-                contents[path] = content
-    return contents
 
 
 def _published(run: Run) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -57,13 +56,8 @@ class Contrast:
 
         A sign test: as many seeds may differ from the others as lie beyond an end of the interval.
         """
-        return _significant_by_chance(len(self.seeds))
-
-
-@functools.cache
-def _significant_by_chance(count: int) -> float:
-    beyond = math.ceil(median_interval(range(count)).low)
-    return float(2 * stats.binom.cdf(beyond, count, 0.5))
+        beyond = math.ceil(median_interval(range(len(self.seeds))).low)
+        return float(2 * stats.binom.cdf(beyond, len(self.seeds), 0.5))
 
 
 def contrast(ours: Iterable[Run], theirs: Iterable[Run], measure: Measure) -> Contrast | None:

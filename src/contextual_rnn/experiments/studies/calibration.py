@@ -52,7 +52,12 @@ def calibration(groups: Sequence[Group], refused: Refused = raise_it) -> list[di
     for group in groups:
         runs = [run for run in group.runs if run.converged and run.config.state == "normal"]
         runs = [run for run in runs if group.entry.trajectories and has_weights(run)]
-        sampled = _sampled(sorted(runs, key=lambda run: run.config.seed)[:SEEDS], refused)
+        sampled: list[tuple[Run, dict[str, Any]]] = []
+        for run in sorted(runs, key=lambda run: run.config.seed)[:SEEDS]:
+            try:
+                sampled.append((run, _coverage_of(run)))
+            except ValueError as error:
+                refused(error)
         if sampled:
             rows.append(_row(group, *zip(*sampled, strict=True)))
     return sorted(rows, key=lambda row: (row["label"] != PAPER, *(row["options"][name] for name in NAMES)))
@@ -87,17 +92,6 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> Verdicts:
         verdict = "too alike" if off < -CLOSE else "too far apart" if off > CLOSE else RIGHT
         verdicts.setdefault(verdict, []).append((row["label"], share, row["two_deviations_median"]))
     return {verdict: verdicts[verdict] for verdict in ("too alike", RIGHT, "too far apart") if verdict in verdicts}
-
-
-def _sampled(runs: Sequence[Run], refused: Refused) -> list[tuple[Run, dict[str, Any]]]:
-    """The runs with their coverage."""
-    sampled = []
-    for run in runs:
-        try:
-            sampled.append((run, _coverage_of(run)))
-        except ValueError as error:
-            refused(error)
-    return sampled
 
 
 def _row(group: Group, runs: Sequence[Run], shares: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -30,26 +30,18 @@ WATCHED_SEQUENCES, WATCHED_SAMPLES = 20, 20
 DIAGNOSED = 200  # sequences of a diagnosis
 
 
-def linear_cosine_decay(
-    initial: Tensor,
-    period: Tensor,
-    *,
-    points: int = STEPS + 1,
-    total_time: float = TOTAL_TIME,
-    alpha: float = ALPHA,
-    beta: float = BETA,
-) -> Tensor:
-    """x(t) = x(0) [(alpha + (t_f - t) / t_f) (1 + cos(2 T pi t / t_f)) / 2 + beta], t = 0 .. points - 1 (Eq. 3).
+def linear_cosine_decay(initial: Tensor, period: Tensor) -> Tensor:
+    """x(t) = x(0) [(alpha + (t_f - t) / t_f) (1 + cos(2 T pi t / t_f)) / 2 + beta], t = 0 .. 25 (Eq. 3).
 
-    initial x(0) and period T are (N,), the result (N, points). Raises ValueError where they are not finite.
+    initial x(0) and period T are (N,), the result (N, 26). Raises ValueError where they are not finite.
     """
     for name, value in (("initial", initial), ("period", period)):
         if not torch.isfinite(value).all():
             raise ValueError(f"{name}: expected finite numbers, got {value.tolist()}")
-    t = torch.arange(points, dtype=initial.dtype, device=initial.device)
-    decay = alpha + (total_time - t) / total_time
-    wave = (1 + torch.cos(2 * math.pi * period[:, None] * t / total_time)) / 2
-    return initial[:, None] * (decay * wave + beta)
+    t = torch.arange(STEPS + 1, dtype=initial.dtype, device=initial.device)
+    decay = ALPHA + (TOTAL_TIME - t) / TOTAL_TIME
+    wave = (1 + torch.cos(2 * math.pi * period[:, None] * t / TOTAL_TIME)) / 2
+    return initial[:, None] * (decay * wave + BETA)
 
 
 def scaled_value(x: Tensor) -> Tensor:
@@ -97,9 +89,8 @@ class DecayModel(nn.Module):
         num_samples: int = 1,
         sample: bool = False,
         generator: torch.Generator | None = None,
-        steps: int = STEPS,
     ) -> Tensor:
-        """Trajectories from x(0) alone, each prediction fed back: (B, num_samples, steps + 1), in the units of x."""
+        """Trajectories from x(0) alone, each prediction fed back: (B, num_samples, 26), in the units of x."""
         periods = period.repeat_interleave(num_samples)
 
         def step(output: Tensor, x: Tensor) -> Tensor:
@@ -109,7 +100,7 @@ class DecayModel(nn.Module):
             self.rnn,
             step,
             initial,
-            num_steps=steps,
+            num_steps=STEPS,
             context=self.context_of(initial, period),
             num_samples=num_samples,
             sample=sample,

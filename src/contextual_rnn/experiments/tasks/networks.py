@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import runpy
 from collections.abc import Callable
 from typing import Any, cast
@@ -13,15 +12,11 @@ from torch import Tensor, nn
 from contextual_rnn import ConstantState, FastWeightsRNN, state_spec
 
 
-def _torch_network(kind: Any, input_size: int, units: int) -> nn.Module:
-    return kind(input_size, units, batch_first=True)
-
-
-NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
-    "lstm": functools.partial(_torch_network, nn.LSTM),
-    "gru": functools.partial(_torch_network, nn.GRU),
-    "rnn": functools.partial(_torch_network, nn.RNN),
-    "fast_weights": lambda input_size, units: FastWeightsRNN(input_size, units, batch_first=True),
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "lstm": nn.LSTM,
+    "gru": nn.GRU,
+    "rnn": nn.RNN,
+    "fast_weights": FastWeightsRNN,
 }
 
 
@@ -34,7 +29,7 @@ def make_network(name: str, input_size: int, units: int) -> nn.Module:
     (batch, steps, features) and a state.
     """
     if name in NETWORKS:
-        return NETWORKS[name](input_size, units)
+        return NETWORKS[name](input_size, units, batch_first=True)
     try:
         network = _function(name)(input_size, units)
     except (Exception, SystemExit) as error:
