@@ -69,8 +69,7 @@ class Columns:
 
     def to_dict(self) -> dict[str, Any]:
         """As values that JSON can hold; `Columns(**values)` makes the same again."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**values, "inputs": list(self.inputs), "context": list(self.context), "kinds": dict(self.kinds)}
+        return {**vars(self), "kinds": dict(self.kinds)}
 
     def _check_roles(self) -> None:
         single = {role: getattr(self, role) for role in ("target", "series", "time")}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from csv import reader as csv_reader
 from pathlib import Path
 from typing import Any
+
+from contextual_rnn.experiments.panels.arrow import check_once, first_line, value_type
 
 DELIMITERS = ",;\t|"
 DECIMAL_COMMA = r'(^|{0})"?[-+]?\d+,\d+"?({0}|$)'
@@ -40,8 +41,7 @@ def _read_one(file: Path, names: Sequence[str] | None) -> Any:
     number = re.compile(DECIMAL_COMMA.format(re.escape(delimiter)))
     comma = delimiter != "," and any(map(number.search, lines))
     header = next(csv_reader([first], delimiter=delimiter))
-    if double := [name for name, count in Counter(header).items() if count > 1 and name]:
-        raise ValueError(f"table: expected each column once, got {double[0]!r} twice in {str(file)!r}")
+    check_once(filter(None, header), f" in {str(file)!r}")
     wanted = None if names is None else [name for name in names if name in header]
     if "\0" in first or ("\ufffd" in first and len(wanted or ()) < len(names or ())):
         raise ValueError(
@@ -57,11 +57,9 @@ def _read_one(file: Path, names: Sequence[str] | None) -> Any:
     try:
         table = csv.read_csv(file, parse_options=csv.ParseOptions(delimiter=delimiter), convert_options=options)
     except pa.ArrowException as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"table: expected a CSV file of UTF-8 text, got {str(file)!r}: {reason}") from None
+        raise ValueError(f"table: expected a CSV file of UTF-8 text, got {str(file)!r}: {first_line(error)}") from None
     for field in table.schema:
-        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        if pa.types.is_binary(kind):
+        if pa.types.is_binary(value_type(field.type)):
             raise ValueError(f"{field.name}: expected UTF-8 text, got other bytes in {str(file)!r}")
     if wanted is not None:  # the rest has no values to read, only names to show
         for name in dict.fromkeys(header):

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contextual_rnn.experiments.panels.arrow import Array
 from contextual_rnn.experiments.panels.encoding import Encoding
 from contextual_rnn.experiments.panels.panel import Panel
 from contextual_rnn.experiments.panels.split import Examples
 from contextual_rnn.experiments.panels.understood import understood
 from contextual_rnn.experiments.panels.values import Category, Quantity
 from contextual_rnn.layers.context_net import Feature
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)

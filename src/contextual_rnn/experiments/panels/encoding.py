@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from contextual_rnn._numbers import POSITIVE, check_flag, check_number, check_size
+from contextual_rnn.experiments.panels.arrow import Array
 from contextual_rnn.experiments.panels.columns import KINDS, Columns
 from contextual_rnn.experiments.panels.values import Category, Column, Quantity
 from contextual_rnn.layers.context_net import Categorical, Continuous, Feature, SetValued
 
-Array = np.ndarray[Any, np.dtype[Any]]
 MOST_CATEGORIES = 256  # of an input: each is a number at every step
 LARGEST = 1e150
 DROPOUT = 0.05  # the share of training contexts whose category is hidden, so that an unseen one has a meaning
@@ -128,14 +128,6 @@ class Coding:
             values = {name: self.numbers(column)[:, : len(self.categories) + 1]}
         return values | {f"{name} missing": missing.astype(np.float64)} if self.missing else values
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "categories": list(self.categories)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Coding:
-        arguments: dict[str, Any] = {**values, "categories": tuple(values["categories"])}
-        return cls(**arguments)
-
 
 @dataclass(frozen=True)
 class Encoding:
@@ -164,12 +156,7 @@ class Encoding:
                 raise ValueError(f"kinds: expected {kind} for {name!r}, as the columns say, got {coding.kind}")
 
     def to_json(self) -> str:
-        def dicts(codings: dict[str, Coding]) -> dict[str, Any]:
-            return {name: coding.to_dict() for name, coding in codings.items()}
-
-        values = {"columns": self.columns.to_dict(), "inputs": dicts(self.inputs), "context": dicts(self.context)}
-        values |= {"target": self.target.to_dict(), "target_per": self.target_per, "length": self.length}
-        return json.dumps(values, indent=1)
+        return json.dumps({**vars(self), "columns": self.columns.to_dict()}, indent=1, default=vars)
 
     @classmethod
     def from_json(cls, text: str) -> Encoding:
@@ -177,11 +164,14 @@ class Encoding:
         try:
             values = json.loads(text)
 
-            def codings(name: str) -> dict[str, Coding]:
-                return {column: Coding.from_dict(coding) for column, coding in values[name].items()}
+            def coding(values: dict[str, Any]) -> Coding:
+                values = {**values, "categories": tuple(values["categories"])}
+                return Coding(**values)
 
-            columns, target = Columns(**values["columns"]), Coding.from_dict(values["target"])
-            parts = codings("inputs"), codings("context"), target
-            return cls(columns, *parts, values["target_per"], values["length"])
+            columns, target = Columns(**values["columns"]), coding(values["target"])
+            inputs, context = (
+                {name: coding(each) for name, each in values[part].items()} for part in ("inputs", "context")
+            )
+            return cls(columns, inputs, context, target, values["target_per"], values["length"])
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"encoding: expected JSON as to_json writes it, got {error!r}") from None

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from contextual_rnn.experiments.panels.arrow import require_pyarrow
 from contextual_rnn.experiments.panels.columns import Columns
-from contextual_rnn.experiments.panels.source import require_pyarrow
 
 DEMO = "colors"
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from contextual_rnn.experiments.panels.arrow import Array
 from contextual_rnn.experiments.panels.steps import Steps
 from contextual_rnn.experiments.panels.values import Category, Column, Members, Quantity
 
-Array = np.ndarray[Any, np.dtype[Any]]
 SAME = 0.9999  # a correlation from which on two columns are taken for the same
 FEWEST = 8  # series, below which chance gives such a correlation
 SAMPLE = 1_000_000  # steps of which inputs are compared with the target

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from contextual_rnn._numbers import shortened_text
+from contextual_rnn.experiments.panels.arrow import Array
 from contextual_rnn.experiments.panels.columns import Columns
 from contextual_rnn.experiments.panels.encoding import Encoding
 from contextual_rnn.experiments.panels.leaks import leaks
@@ -17,8 +18,6 @@ from contextual_rnn.experiments.panels.steps import Steps, in_order
 from contextual_rnn.experiments.panels.texts import read_texts, tokens_of
 from contextual_rnn.experiments.panels.times import read_times
 from contextual_rnn.experiments.panels.values import Category, Column, read_names
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def _read_texts(source: Source, columns: Columns, tokens: str, like: Encoding | 
         if (without := int((codes[rows] < 0).sum())) > 0:
             raise ValueError(f"{columns.series}: expected a value in each row with a text, got none in {without}")
         series = codes[rows]
-    context = {name: reader.whole(name, dtype=np.float64).take(rows) for name in columns.context}
+    context = {name: reader.whole(name, np.float64).take(rows) for name in columns.context}
     reader.kinds[columns.target] = tokens
     reader.described[columns.target] = {"kind": tokens, "missing": 0, "categories": len(target.categories)}
     of_series = series, names, np.arange(len(names), dtype=np.int32), names

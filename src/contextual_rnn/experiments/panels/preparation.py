@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from contextual_rnn._numbers import check_size
+from contextual_rnn.experiments.panels.arrow import Array
 from contextual_rnn.experiments.panels.data import PanelData
 from contextual_rnn.experiments.panels.encoding import MOST_CATEGORIES, Coding, Encoding
 from contextual_rnn.experiments.panels.panel import Panel, read_panel
 from contextual_rnn.experiments.panels.split import PARTS, Examples, Split, cut, parts_of_units
 from contextual_rnn.experiments.panels.values import Category, Column, Quantity
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def prepare(panel: Panel, split: Split | None = None, length: int | None = None) -> PanelData:

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from contextual_rnn.experiments.panels.arrow import Array
 from contextual_rnn.experiments.panels.columns import Columns
 from contextual_rnn.experiments.panels.recognition import check_kind, doubts, is_empty, kind_of
 from contextual_rnn.experiments.panels.source import Source
 from contextual_rnn.experiments.panels.steps import Steps
 from contextual_rnn.experiments.panels.values import Category, Column, Members, Quantity, read_column
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass
@@ -33,13 +32,13 @@ class Reader:
     kinds: dict[str, str] = field(default_factory=dict)
     described: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def by_step(self, name: str, kind: str | None = None, dtype: Any = np.float32) -> Column:
+    def by_step(self, name: str, dtype: Any = np.float32) -> Column:
         """A column (steps,)."""
-        return self.whole(name, kind, dtype).take(self.steps.rows)
+        return self.whole(name, dtype).take(self.steps.rows)
 
-    def by_series(self, name: str, kind: str | None = None) -> Column:
+    def by_series(self, name: str) -> Column:
         """A column (series,). Raises ValueError where it changes within a series."""
-        return self._one_for_each(name, self.by_step(name, kind, np.float64))
+        return self._one_for_each(name, self.by_step(name, np.float64))
 
     def _one_for_each(self, name: str, column: Column) -> Column:
         value = self._first_values(column)
@@ -98,9 +97,9 @@ class Reader:
         self.kinds[name], self.described[name] = kind, _described(column)
         return column
 
-    def whole(self, name: str, kind: str | None = None, dtype: Any = np.float32) -> Column:
+    def whole(self, name: str, dtype: Any = np.float32) -> Column:
         """A column in the order of the table."""
-        asked = kind or self.columns.kinds.get(name)
+        asked = self.columns.kinds.get(name)
         if asked is not None and not self.checked and is_empty(self.source, name):
             return self._nothing(name, asked)
         kind = asked or kind_of(self.source, name)

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from contextual_rnn.experiments.panels.source import Source, is_number_type, is_text
+from contextual_rnn.experiments.panels.arrow import is_number_type, is_text, value_type
+from contextual_rnn.experiments.panels.source import Source
 from contextual_rnn.experiments.panels.values import Category, Column, Quantity, is_number
 
 FEW = 20  # distinct whole numbers that may be labels
@@ -28,7 +29,7 @@ def kind_of(source: Source, name: str) -> str:
 def check_kind(source: Source, name: str, kind: str) -> None:
     """Raises ValueError for a kind that the type of a column cannot be."""
     which, _, separator = kind.partition(":")
-    text = is_text(_values(source.types[name]))
+    text = is_text(value_type(source.types[name]))
     if which not in _possible(source, name) or (which == "set" and text != bool(separator)):
         expected = {"quantity": "numbers", "category": "texts, numbers or booleans", "set": "lists of texts or numbers"}
         words = expected.get(kind, "texts with members that a separator separates")
@@ -39,7 +40,7 @@ def _possible(source: Source, name: str) -> tuple[str, ...]:
     """The kinds that a column can be, the likeliest first."""
     import pyarrow as pa
 
-    kind = _values(source.types[name])
+    kind = value_type(source.types[name])
     if pa.types.is_null(kind):
         raise ValueError(f"{name}: expected at least one value, got {source.rows} missing ones")
     if is_number_type(kind):
@@ -56,14 +57,7 @@ def is_empty(source: Source, name: str) -> bool:
     """Whether a column has no values that could have a type, such as one of empty cells in a CSV file."""
     import pyarrow as pa
 
-    return pa.types.is_null(_values(source.types[name]))
-
-
-def _values(kind: Any) -> Any:
-    """The type of the values of a dictionary, or a type itself."""
-    import pyarrow as pa
-
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_null(value_type(source.types[name]))
 
 
 def doubts(name: str, column: Column) -> str | None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from contextual_rnn._numbers import shortened
+from contextual_rnn.experiments.panels.arrow import (
+    check_once,
+    compute,
+    first_line,
+    is_number_type,
+    is_text,
+    readable,
+    require_pyarrow,
+)
 
 ENDINGS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet"}
 
@@ -46,44 +53,6 @@ def _open(table: Any, names: Sequence[str] | None) -> Source:
         name = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         return _open_files(files, names, name)
     return _open_memory(table, names)
-
-
-def require_pyarrow() -> Any:
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise ImportError('pyarrow is not installed: pip install "contextual-rnn[compare]"') from error
-    return pyarrow
-
-
-def compute(function: str, *arguments: Any) -> Any:
-    """The result of a function of pyarrow.compute, most of which its stubs do not have."""
-    import pyarrow.compute
-
-    return pyarrow.compute.call_function(function, list(arguments))
-
-
-def is_text(kind: Any) -> bool:
-    """Whether Arrow's type is one of texts."""
-    types = require_pyarrow().types
-    return types.is_string(kind) or types.is_large_string(kind)
-
-
-def is_number_type(kind: Any) -> bool:
-    """Whether Arrow's type is one of whole numbers or floats."""
-    types = require_pyarrow().types
-    return types.is_integer(kind) or types.is_floating(kind)
-
-
-@contextmanager
-def readable(name: str) -> Generator[None, None, None]:
-    """What Arrow cannot read in a column is a ValueError that names it."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowException, OverflowError) as error:
-        raise ValueError(f"{name}: expected values that Arrow can read, got: {_first_line(error)}") from None
 
 
 def _plain_source(source: Source) -> Source:
@@ -144,10 +113,9 @@ def _open_files(files: list[Path], names: Sequence[str] | None, name: str) -> So
         from contextual_rnn.experiments.panels.csv_files import read_csv_files
 
         return _from_arrow(read_csv_files(files, names), name)
-    from contextual_rnn.experiments.panels.parquet_files import ParquetFiles
+    from contextual_rnn.experiments.panels.parquet_files import read_parquet_files
 
-    parts = ParquetFiles.of(files, names, name)
-    return Source(name, parts.count_rows(), parts.types, parts.read)
+    return Source(name, *read_parquet_files(files, names, name))
 
 
 def _open_memory(table: Any, names: Sequence[str] | None) -> Source:
@@ -165,7 +133,7 @@ def _open_memory(table: Any, names: Sequence[str] | None) -> Source:
 
             return _from_arrow(pyarrow.interchange.from_dataframe(table), "a data frame")
     except (pa.ArrowException, TypeError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"table: expected columns that Arrow reads, got {_first_line(error)}") from None
+        raise ValueError(f"table: expected columns that Arrow reads, got {first_line(error)}") from None
     raise TypeError(f"table: expected a path, paths, or a data frame, got {shortened(table)}")
 
 
@@ -175,8 +143,7 @@ def _from_pandas(frame: Any, names: Sequence[str] | None) -> Any:
 
     if not hasattr(frame, "columns"):
         raise TypeError(f"table: expected a data frame, got a {type(frame).__name__}")
-    if double := [name for name, count in Counter(map(str, frame.columns)).items() if count > 1]:
-        raise ValueError(f"table: expected each column once, got {double[0]!r} twice")
+    check_once(map(str, frame.columns))
     of_texts = {str(name): name for name in frame.columns}
     levels = [level for level in frame.index.names if level is not None and str(level) not in of_texts]
     series = {str(level): frame.index.get_level_values(level).to_series() for level in levels}
@@ -193,7 +160,7 @@ def _from_series(name: str, values: Any) -> Any:
     try:
         column = pa.Array.from_pandas(values)
     except (pa.ArrowException, OverflowError) as error:
-        raise ValueError(f"{name}: expected values of one type, got {_first_line(error)}") from None
+        raise ValueError(f"{name}: expected values of one type, got {first_line(error)}") from None
     if pa.types.is_timestamp(column.type) and values.dtype == object:  # Arrow takes times without a zone for UTC
         zoned = {getattr(value, "tzinfo", None) is not None for value in values[values.notna()]}
         if len(zoned) > 1:
@@ -202,11 +169,6 @@ def _from_series(name: str, values: Any) -> Any:
 
 
 def _from_arrow(table: Any, name: str) -> Source:
-    if double := [column for column, count in Counter(table.column_names).items() if count > 1]:
-        raise ValueError(f"table: expected each column once, got {double[0]!r} twice")
+    check_once(table.column_names)
     types = {field.name: field.type for field in table.schema}
     return Source(name, table.num_rows, types, lambda column: iter(table.column(column).chunks))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

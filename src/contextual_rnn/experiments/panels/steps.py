@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from contextual_rnn.experiments.panels.arrow import Array
 from contextual_rnn.experiments.panels.times import Grid, Times, grid_of
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Names = tuple[str | None, str | None]
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from contextual_rnn.experiments.panels.arrow import Array, decoded, is_text, value_type
 from contextual_rnn.experiments.panels.columns import Columns
 from contextual_rnn.experiments.panels.recognition import LOOKED_AT, check_no_numbers
-from contextual_rnn.experiments.panels.source import Source, is_text
+from contextual_rnn.experiments.panels.source import Source
 from contextual_rnn.experiments.panels.steps import Steps
 from contextual_rnn.experiments.panels.values import Category
 
-Array = np.ndarray[Any, np.dtype[Any]]
 MOST_CHARACTERS = 256  # different ones; of texts with more, bytes are the tokens
 
 
@@ -21,15 +21,11 @@ def tokens_of(source: Source, columns: Columns) -> str | None:
 
     It is where the user says so, or where a text stands without time and without other inputs.
     """
-    import pyarrow as pa
-
     kind = columns.kinds.get(columns.target)
     if kind is not None:
         return kind if kind in ("bytes", "characters") else None
-    arrow = source.types[columns.target]
-    arrow = arrow.value_type if pa.types.is_dictionary(arrow) else arrow
     alone = columns.time is None and set(columns.inputs) <= {columns.target}
-    if not alone or not is_text(arrow):
+    if not alone or not is_text(value_type(source.types[columns.target])):
         return None
     for chunk in source.read(columns.target):
         check_no_numbers(columns.target, chunk.slice(0, LOOKED_AT).to_pylist())
@@ -85,8 +81,7 @@ def _tokens(name: str, chunk: Any, kind: str) -> tuple[Array, Array, int]:
     """The number of tokens of each text, all tokens, and how many texts are missing."""
     import pyarrow as pa
 
-    if pa.types.is_dictionary(chunk.type):
-        chunk = chunk.cast(chunk.type.value_type)
+    chunk = decoded(chunk)
     if not is_text(chunk.type):
         raise ValueError(f"{name}: expected texts, got {chunk.type}")
     missing = chunk.null_count

@@ -7,9 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn.experiments.panels.source import Source, compute, is_number_type, is_text, readable
+from contextual_rnn.experiments.panels.arrow import (
+    Array,
+    can_cast,
+    compute,
+    decoded,
+    is_number_type,
+    is_text,
+    readable,
+    value_type,
+)
+from contextual_rnn.experiments.panels.source import Source
 
-Array = np.ndarray[Any, np.dtype[Any]]
 REGULAR = 0.5  # the share of neighbours that must be one step apart
 TEXT_TIMES = None, "UTC"  # the zones that texts are read with
 DAY = 86_400_000_000  # microseconds
@@ -51,9 +60,7 @@ def read_times(source: Source, name: str) -> Times:
 def _read_times(source: Source, name: str) -> Times:
     import pyarrow as pa
 
-    kind = source.types[name]
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+    kind = value_type(source.types[name])
     numbers = is_number_type(kind)
     dates = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
     text = is_text(kind)
@@ -63,8 +70,7 @@ def _read_times(source: Source, name: str) -> Times:
     missing = np.zeros(source.rows, bool)
     row, zoned = 0, set[bool]()
     for chunk in source.read(name):
-        if pa.types.is_dictionary(chunk.type):
-            chunk = chunk.cast(chunk.type.value_type)
+        chunk = decoded(chunk)
         rows = slice(row, row + len(chunk))
         missing[rows] = chunk.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
         if text and chunk.null_count < len(chunk):
@@ -78,8 +84,9 @@ def _read_times(source: Source, name: str) -> Times:
     if (infinite := np.isinf(values)).any():
         raise ValueError(f"{name}: expected finite times, got {values[infinite][0]} in row {infinite.argmax() + 1}")
     zone = kind.tz if pa.types.is_timestamp(kind) else None
-    times = Times(values, missing, dates or text)
-    return _local(times, zone) if zone not in (None, "UTC") and _whole_days(times, zone) else times
+    if zone not in (None, "UTC") and _whole_days(values[~missing], zone):
+        values = _local_values(values, zone)
+    return Times(values, missing, dates or text)
 
 
 def _as_numbers(name: str, chunk: Any) -> Any:
@@ -108,21 +115,11 @@ def _from_texts(name: str, chunk: Any, row: int) -> Any:
         except pa.ArrowInvalid:
             pass
     for place, text in enumerate(chunk.to_pylist()):
-        if not any(_is_time(text, zone) for zone in TEXT_TIMES):
+        if not any(can_cast(text, pa.timestamp("us", zone)) for zone in TEXT_TIMES):
             raise ValueError(
                 f"{name}: expected dates such as 2020-12-31 or 2020-12-31T23:59, got {text!r} in row {row + place + 1}"
             )
     raise _mixed_zones(name)
-
-
-def _is_time(text: str | None, zone: str | None) -> bool:
-    import pyarrow as pa
-
-    try:
-        pa.scalar(text, pa.string()).cast(pa.timestamp("us", zone))
-    except pa.ArrowInvalid:
-        return False
-    return True
 
 
 def _mixed_zones(name: str) -> ValueError:
@@ -136,13 +133,8 @@ def _local_values(values: Array, zone: str) -> Array:
     return local.cast(pa.int64()).to_numpy(zero_copy_only=False)
 
 
-def _local(times: Times, zone: str) -> Times:
-    return Times(_local_values(times.values, zone), times.missing, times.dates)
-
-
-def _whole_days(times: Times, zone: str) -> bool:
+def _whole_days(values: Array, zone: str) -> bool:
     """Whether the rows stand at one time of the day of their zone."""
-    values = times.values[~times.missing]
     if not len(values):
         return False
     local = _local_values(values[:: max(len(values) // 1000, 1)], zone)

@@ -8,9 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn.experiments.panels.source import Source, compute, is_number_type, is_text, readable
+from contextual_rnn.experiments.panels.arrow import (
+    Array,
+    can_cast,
+    compute,
+    decoded,
+    is_number_type,
+    is_text,
+    readable,
+    value_type,
+)
+from contextual_rnn.experiments.panels.source import Source
 
-Array = np.ndarray[Any, np.dtype[Any]]
 ROUNDED = 1e-4  # of the standard deviation: the rounding from which on a column is kept in float64
 
 
@@ -136,8 +145,7 @@ def _spread(values: Array) -> float:
 def _numbers(name: str, chunk: Any, row: int) -> Array:
     import pyarrow as pa
 
-    if pa.types.is_dictionary(chunk.type):
-        chunk = chunk.cast(chunk.type.value_type)
+    chunk = decoded(chunk)
     if is_text(chunk.type):
         chunk = compute("utf8_trim_whitespace", chunk)
         try:
@@ -152,11 +160,7 @@ def is_number(text: str | None) -> bool:
     """Whether Arrow reads a text as a number, or it is missing."""
     import pyarrow as pa
 
-    try:
-        pa.scalar(text and text.strip(), pa.string()).cast(pa.float64())
-    except pa.ArrowInvalid:
-        return False
-    return True
+    return can_cast(text and text.strip(), pa.float64())
 
 
 def read_codes(source: Source, name: str) -> tuple[Array, Any]:
@@ -177,8 +181,7 @@ def read_names(source: Source, name: str) -> tuple[Array, list[Any]]:
     """Codes (n,), -1 where missing, of the names of series: numbers, texts, booleans, and dates as texts."""
     import pyarrow as pa
 
-    kind = source.types[name]
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    kind = value_type(source.types[name])
     dates = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
     if not (dates or is_text(kind) or is_number_type(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
         raise ValueError(f"{name}: expected names, numbers or dates, got values of type {kind}")
@@ -215,8 +218,7 @@ def _read_members(source: Source, name: str, separator: str) -> Members:
 
     sizes, flat = [], []
     for chunk in source.read(name):
-        if pa.types.is_dictionary(chunk.type):
-            chunk = chunk.cast(chunk.type.value_type)
+        chunk = decoded(chunk)
         if separator:
             chunk = _split_text(chunk, separator)
         sizes.append(compute("list_value_length", chunk).cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False))
