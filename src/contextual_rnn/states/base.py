@@ -53,6 +53,9 @@ class InitialState(SavesNumbers, ABC):
         moments: Any = cls.moments
         ours = getattr(moments, "__module__", "").startswith("contextual_rnn.") and moments is not InitialState.moments
         cls._moments = moments if ours else InitialState._moments
+        # `_computed` knows nothing of moments that a subclass has of its own.
+        owner: Any = next(kind for kind in cls.__mro__ if "_computed" in vars(kind))
+        cls._is_computed = ours and moments is owner.moments
 
     def __init__(
         self,
@@ -131,7 +134,15 @@ class InitialState(SavesNumbers, ABC):
 
     def _precise_moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         """The moments for a density, computed in float32 at least where that can be chosen."""
+        if self._is_computed:
+            return self._computed(context, batch_size, batched, precise=True)
         return self._moments(context, batch_size, batched)
+
+    def _computed(
+        self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
+    ) -> dict[str, Moments]:
+        """`moments` of a class that can compute them in float32 at least, which `precise` asks for."""
+        raise NotImplementedError
 
     def _posterior(
         self,
@@ -175,24 +186,10 @@ class InitialState(SavesNumbers, ABC):
         that cannot be the same as in the forward pass.
         """
         batch_size = check_call(batch_size, batched, generator)
-        if num_samples is not None or return_posterior or self._latent:
-            return self._forward_with_posterior(
-                context, batch_size, batched, generator, rows, num_samples, return_posterior
-            )
-        moments = of_rows(self._moments(context, batch_size, batched), self.spec, rows)
-        leaves = {n: draw(leaf, generator) if self.training else leaf.mean for n, leaf in moments.items()}
-        return pack(self.spec.tree, self.spec.constrain(leaves))
-
-    def _forward_with_posterior(
-        self,
-        context: Any,
-        batch_size: int | None,
-        batched: bool | None,
-        generator: torch.Generator | None,
-        rows: Tensor | None,
-        num_samples: int | None,
-        return_posterior: bool,
-    ) -> Any:
+        if num_samples is None and not return_posterior and not self._latent:
+            moments = of_rows(self._moments(context, batch_size, batched), self.spec, rows)
+            leaves = {n: draw(leaf, generator) if self.training else leaf.mean for n, leaf in moments.items()}
+            return pack(self.spec.tree, self.spec.constrain(leaves))
         check_flag("return_posterior", return_posterior)
         posterior = self._posterior(context, batch_size, batched, generator, rows)
         if num_samples is not None:

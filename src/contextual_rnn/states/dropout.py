@@ -84,14 +84,9 @@ class ContextDropout(InitialState):
         return self.state.reads_context
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        return self._guided(context, batch_size, batched)
+        return self._computed(context, batch_size, batched)
 
-    def _precise_moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        if type(self).moments is not ContextDropout.moments:
-            return super()._precise_moments(context, batch_size, batched)
-        return self._guided(context, batch_size, batched, precise=True)
-
-    def _guided(
+    def _computed(
         self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
     ) -> dict[str, Moments]:
         of_null, of_state = (s._precise_moments if precise else s._moments for s in (self.null, self.state))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,9 +151,6 @@ class LatentPosterior(Posterior):
         return self.latent.axes
 
 
-def _unflatten(parts: Iterable[Any], decode: Any) -> LatentPosterior:
-    (latent,) = parts
-    return LatentPosterior(latent, decode)
-
-
-pytree.register_pytree_node(LatentPosterior, lambda q: ([q.latent], q.decode), _unflatten)
+pytree.register_pytree_node(
+    LatentPosterior, lambda q: ([q.latent], q.decode), lambda parts, decode: LatentPosterior(*parts, decode=decode)
+)

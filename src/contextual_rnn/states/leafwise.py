@@ -39,14 +39,9 @@ class LeafwiseState(InitialState):
         self.states = nn.ModuleDict(states)
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        return self._joined(context, batch_size, batched)
+        return self._computed(context, batch_size, batched)
 
-    def _precise_moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        if type(self).moments is not LeafwiseState.moments:
-            return super()._precise_moments(context, batch_size, batched)
-        return self._joined(context, batch_size, batched, precise=True)
-
-    def _joined(
+    def _computed(
         self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
     ) -> dict[str, Moments]:
         moments: dict[str, Moments] = {}

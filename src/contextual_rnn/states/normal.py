@@ -94,14 +94,9 @@ class NormalState(InitialState):
         return self.mean.reads_context
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        return self._compute(context, batch_size, batched)
+        return self._computed(context, batch_size, batched)
 
-    def _precise_moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        if type(self).moments is not NormalState.moments:
-            return super()._precise_moments(context, batch_size, batched)
-        return self._compute(context, batch_size, batched, precise=True)
-
-    def _compute(
+    def _computed(
         self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
     ) -> dict[str, Moments]:
         """With `precise` the heads compute in float32 at least, as densities need it; a draw does not."""

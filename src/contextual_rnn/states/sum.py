@@ -60,14 +60,9 @@ class SumState(InitialState):
         return any(state.reads_context for state, _ in self._terms())
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        return self._added(context, batch_size, batched)
+        return self._computed(context, batch_size, batched)
 
-    def _precise_moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
-        if type(self).moments is not SumState.moments:
-            return super()._precise_moments(context, batch_size, batched)
-        return self._added(context, batch_size, batched, precise=True)
-
-    def _added(
+    def _computed(
         self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
     ) -> dict[str, Moments]:
         first, terms = next(iter(self.spec)), []
