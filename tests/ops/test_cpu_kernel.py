@@ -205,7 +205,7 @@ def test_what_is_saved_fits(monkeypatch, variant, rank):
         options = Settings(reads, True, norm, False, 1e-5)
         sizes = cpu._sizes(tensors.inputs.shape, options, True, rank or 0, a0 is not None)
         packed = PACK[False, False](*sizes, *map(address, tensors), 0, 0, 0)
-        size = cpu._function("saved", dtype, variant, [ctypes.c_char_p], ctypes.c_int64)
+        size = cpu.function("saved", dtype, variant, [ctypes.c_char_p], ctypes.c_int64)
         assert size(packed) == cpu.saved_size(tensors, options)
 
 

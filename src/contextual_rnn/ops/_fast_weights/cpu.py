@@ -136,24 +136,16 @@ _LENGTHS = Given._fields.index("lengths")
 
 def _run(backwards: bool, given: Given, settings: Settings, keep: bool, *others: int) -> None:
     """Call the kernel; `others` are the addresses of results and what is saved, backwards of gradients too."""
-    tensors = _contiguous(given, settings)  # kept alive until the kernel is done
+    if given.a0 is not None and settings.shared_a0:
+        given = given._replace(a0=given.a0[:1])
+    tensors = [None if tensor is None else tensor.contiguous() for tensor in given]  # alive until the kernel is done
     addresses, projects = addresses_of(tensors, Given._fields), given.weight_ih is not None
-    sizes = _sizes(_shape(given), settings, keep, *_initial_sizes(given), given.inputs.shape[2] if projects else 0)
+    rank, dense = 0 if given.left is None else given.left.shape[1], given.a0 is not None
+    sizes = _sizes(_shape(given), settings, keep, rank, dense, given.inputs.shape[2] if projects else 0)
     problem = PACK[backwards, projects](*sizes, *addresses, *others)
     scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]
     scratch = torch.empty(scratch_size(problem, backwards), dtype=torch.uint8, device="cpu")
     run(problem, scratch.data_ptr())
-
-
-def _contiguous(given: Given, settings: Settings) -> list[Tensor | None]:
-    if given.a0 is not None and settings.shared_a0:
-        given = given._replace(a0=given.a0[:1])
-    return [None if tensor is None else tensor.contiguous() for tensor in given]
-
-
-def _initial_sizes(given: Given) -> tuple[int, bool]:
-    """The rank of A(0), and whether there is a dense one."""
-    return 0 if given.left is None else given.left.shape[1], given.a0 is not None
 
 
 def _sizes(
@@ -202,10 +194,11 @@ def _functions(dtype: torch.dtype, variant: str | None) -> tuple[tuple[Any, Any]
 def _classification_functions(dtype: torch.dtype, variant: str | None) -> tuple[Any, Any]:
     """What says how much scratch memory `classification` needs, and what runs."""
     return (
-        _function("classification_scratch", dtype, variant, [ctypes.c_char_p], ctypes.c_int64),
-        _function("classification", dtype, variant, [ctypes.c_char_p, ctypes.c_void_p], ctypes.c_int64),
+        function("classification_scratch", dtype, variant, [ctypes.c_char_p], ctypes.c_int64),
+        function("classification", dtype, variant, [ctypes.c_char_p, ctypes.c_void_p], ctypes.c_int64),
     )
 
 
-def _function(name: str, dtype: torch.dtype, variant: str | None, takes: list[Any], returns: Any) -> Any:
+def function(name: str, dtype: torch.dtype, variant: str | None, takes: list[Any], returns: Any) -> Any:
+    """`library.function` of what is called fast_weights_`name`."""
     return library.function(_LAYOUTS, f"fast_weights_{name}", dtype, variant, takes, returns)

@@ -27,7 +27,7 @@ def _check(kernel: Kernel, given: Given, settings: Settings, **others: Tensor | 
     inputs = given.inputs
     for name, tensor in (("inputs", inputs), ("weight_hh", given.weight_hh)):
         check_dense(name, tensor)
-    if inputs.is_nested or inputs.ndim != 3 or 0 in inputs.shape[1:] or not kernel.supports(inputs):
+    if inputs.ndim != 3 or 0 in inputs.shape[1:] or not kernel.supports(inputs):
         raise ValueError(f"inputs: expected (B, T, H) for the {kernel.name} kernel, got {described(inputs)}")
     batch, steps, width = inputs.shape
     left = given.left

@@ -11,13 +11,10 @@ from torch import Tensor
 
 from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.kernel import Settings
-from contextual_rnn.ops._fast_weights.layouts import CLASSIFICATION, PACK_STREAM, PROBLEM, STREAM
+from contextual_rnn.ops._fast_weights.layouts import PACK_STREAM
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions
-from contextual_rnn.ops.native import library
 from contextual_rnn.ops.native.memory import address
 from contextual_rnn.ops.native.stream import Steps
-
-_LAYOUTS = PROBLEM, CLASSIFICATION, STREAM
 
 
 def steps(
@@ -59,9 +56,9 @@ def steps(
 
 @functools.cache
 def _functions(dtype: torch.dtype, variant: str | None) -> tuple[Any, Any, Any]:
-    def function(name: str, takes: list[Any], returns: Any) -> Any:
-        return library.function(_LAYOUTS, f"fast_weights_{name}", dtype, variant, takes, returns)
-
     pointer = ctypes.c_void_p
-    scratch_size = function("stream_scratch", [ctypes.c_char_p], ctypes.c_int64)
-    return scratch_size, function("prepare_stream", [pointer], None), function("step_stream", [pointer] * 3, None)
+    return (
+        cpu.function("stream_scratch", dtype, variant, [ctypes.c_char_p], ctypes.c_int64),
+        cpu.function("prepare_stream", dtype, variant, [pointer], None),
+        cpu.function("step_stream", dtype, variant, [pointer] * 3, None),
+    )

@@ -33,8 +33,6 @@ def supports(inputs: Tensor) -> bool:
     return _BUILT and inputs.is_cpu and inputs.dtype in library.DTYPES
 
 
-name = "cpu"
-
 # Vectors that a step saves, `saved` of the cells in csrc/cells.h, in the order of `CELLS`.
 _SAVED = (5, 4, 1, 1)
 
@@ -50,12 +48,8 @@ def threads_for(multiply_adds: int) -> int:
 def saved_size(given: Given, settings: Settings) -> int:
     """Elements kept for the backward pass; `saved_stride` of csrc/sequences.h for the longest vectors."""
     batch, steps, _ = given.inputs.shape
-    width, lanes = given.weight_ih.shape[0] // _gates(settings), 64 // given.inputs.dtype.itemsize
+    width, lanes = given.weight_ih.shape[0] // CELLS[settings.mode], 64 // given.inputs.dtype.itemsize
     return batch * steps * _SAVED[settings.cell] * ((width + lanes - 1) // lanes * lanes)
-
-
-def _gates(settings: Settings) -> int:
-    return CELLS[settings.mode]
 
 
 def output_like(given: Given) -> Tensor:
@@ -81,8 +75,8 @@ def forward(given: Given, settings: Settings, keep: bool, keep_final: bool) -> t
     output, final = output_like(given), final_like(given)
     saved = output.new_empty(saved_size(given, settings) if keep else 0)
     tensors = _prepared(given)
-    sizes = _sizes(tensors, settings, keep, output)
-    problem = PACK_FORWARD(*sizes, *_addresses(tensors), address(output), address(saved), address(final))
+    sizes, addresses = _sizes(tensors, settings, keep, output), addresses_of(tensors, Given._fields)
+    problem = PACK_FORWARD(*sizes, *addresses, address(output), address(saved), address(final))
     _run(False, given, problem)
     return output, final, saved
 
@@ -107,7 +101,7 @@ def backward(
     ]
     strides = (0, 0) if grad_output is None else grad_output.stride()[:2]
     problem = PACK_BACKWARD(
-        *sizes, *_addresses(tensors), address(output), address(saved), *strides, address(grad_output),
+        *sizes, *addresses_of(tensors, Given._fields), address(output), address(saved), *strides, address(grad_output),
         address(grad_final), *map(address, grads[:-1]),
     )  # fmt: skip
     _run(True, given, problem)
@@ -127,15 +121,11 @@ def _prepared(given: Given) -> Given:
     return Given._make([inputs, *[None if tensor is None else tensor.contiguous() for tensor in given[1:]]])
 
 
-def _addresses(given: Given) -> list[int]:
-    return addresses_of(given, Given._fields)
-
-
 def _sizes(given: Given, settings: Settings, keep: bool, output: Tensor) -> tuple[int, ...]:
     """The numbers of a call, `SIZES` of layouts.py."""
     inputs, size = given.inputs, given.weight_hh.shape[1]
     batch, steps, input_size = inputs.shape
-    width = given.weight_ih.shape[0] // _gates(settings)
+    width = given.weight_ih.shape[0] // CELLS[settings.mode]
     work = batch * steps * (input_size + size) * given.weight_ih.shape[0]
     threads = threads_for(work)
     return (

@@ -10,8 +10,6 @@ from contextual_rnn.ops._gated import cpu
 from contextual_rnn.ops._gated.kernel import CELLS, Given, Settings
 from contextual_rnn.ops.native.kernel import Operation
 
-_MODES = list(CELLS)
-
 
 def _empty(given: Given, keep_final: bool) -> tuple[Tensor, Tensor]:
     return cpu.output_like(given), cpu.final_like(given)
@@ -26,15 +24,15 @@ def _check(given: Given, settings: Settings, **others: Tensor | None) -> None:
 def check_tensors(given: Given, settings: Settings, **others: Tensor | None) -> None:
     """Refuse tensors that do not fit each other; the values in the table are not looked at."""
     inputs = given.inputs
-    if not 0 <= settings.cell < len(_MODES):
-        raise ValueError(f"cell: expected 0 to {len(_MODES) - 1}, got {settings.cell}")
+    if not 0 <= settings.cell < len(CELLS):
+        raise ValueError(f"cell: expected 0 to {len(CELLS) - 1}, got {settings.cell}")
     for name in ("inputs", "weight_ih", "weight_hh", "h0", "table"):
         check_dense(name, getattr(given, name))
-    if inputs.is_nested or inputs.ndim != 3 or not inputs.shape[2] or not cpu.supports(inputs):
+    if inputs.ndim != 3 or not inputs.shape[2] or not cpu.supports(inputs):
         raise ValueError(f"inputs: expected (B, T, I) of float32 or float64 on a CPU, got {described(inputs)}")
     if given.weight_hh.ndim != 2 or given.h0.ndim != 2 or given.table.ndim != 2:
         raise ValueError("weight_hh, h0, table: expected two axes each")
-    mode, (batch, steps, size) = _MODES[settings.cell], inputs.shape
+    mode, (batch, steps, size) = settings.mode, inputs.shape
     rows, output, segments = *given.weight_hh.shape, given.h0.shape[0]
     width = rows // CELLS[mode]
     if not rows or rows % CELLS[mode] or (given.weight_hr is None and output != width):

@@ -30,12 +30,9 @@ def layer(given: Given, settings: Settings) -> tuple[Tensor, Tensor]:
     if places:
         index = torch.tensor(places, device="cpu").T
         output = output.index_put(tuple(index), torch.stack(values))
-    states = [finals[row] for row in range(batch)]
-    return output, torch.stack(states) if states else output.new_zeros(0, given.h0.shape[1] + _width(given.c0))
-
-
-def _width(c0: Tensor | None) -> int:
-    return 0 if c0 is None else c0.shape[1]
+    if not batch:
+        return output, output.new_zeros(0, given.h0.shape[1] + (0 if given.c0 is None else given.c0.shape[1]))
+    return output, torch.stack([finals[row] for row in range(batch)])
 
 
 def _step(mode: str, given: Given, x: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:

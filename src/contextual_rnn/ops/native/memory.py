@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
 
 from torch import Tensor
 
@@ -22,12 +21,6 @@ def address_of_nothing(tensor: Tensor) -> int:
     return 0
 
 
-@overload
-def in_memory(tensor: Tensor) -> Tensor: ...
-@overload
-def in_memory(tensor: None) -> None: ...
-@overload
-def in_memory(tensor: Tensor | None) -> Tensor | None: ...
 def in_memory(tensor: Tensor | None) -> Tensor | None:
     """The elements as they are, contiguous: not negated, nor zeros without memory."""
     if tensor is None:

@@ -1,4 +1,4 @@
-"""The program of the Triton kernel's derivative, in the terms of `triton_forward.py`; every sum is of one program."""
+"""The program of the Triton kernel's derivative, in the terms of `forward.py`; every sum is of one program."""
 
 # Triton gives the parameters of its programs their types.
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false

@@ -1,4 +1,4 @@
-"""The program of the Triton kernel, and what its derivative in `triton_backward.py` shares; `triton.py` launches both.
+"""The program of the Triton kernel, and what its derivative in `backward.py` shares; `launch.py` launches both.
 
 Triton compiles the functions of modules that import it, so these are imported at the first launch. One program,
 which is one block of threads, takes BLOCK_B samples through all their steps. In the names used here
