@@ -20,7 +20,7 @@ from contextual_rnn.attachment.host import Receive, receive, remove_from
 from contextual_rnn.attachment.processes import check_averaged, check_not_sharded
 from contextual_rnn.rnn import check_made
 from contextual_rnn.spec.networks import StateSpec, spec_of
-from contextual_rnn.spec.steps import copied, may_change_states
+from contextual_rnn.spec.steps import own_copy
 from contextual_rnn.spec.tree import State, fits
 from contextual_rnn.states import InitialState
 from contextual_rnn.states._heads import batch_of
@@ -129,7 +129,7 @@ class _Start:
             _refuse_repeated_rows(network, context, batch_size, error)
             raise
         check_made(network, initial_state, state)
-        return copied(state) if may_change_states(network) else state
+        return own_copy(network, state)
 
 
 def _refuse_repeated_rows(network: nn.Module, context: Any, batch_size: int | None, error: ValueError) -> None:

@@ -155,12 +155,6 @@ class Sequences:
         """The input with the arguments that are cut with it."""
         return Inputs.of(self.input, self.spec.input_batch_dim, self.time, self.arguments, self.spec.per_step)
 
-    @property
-    def _has_empty_rows(self) -> bool:
-        if self.lengths is None or torch.compiler.is_compiling():  # values cannot be read there
-            return False
-        return not bool(self.lengths.all())
-
     def steps(self, start: int, stop: int) -> Sequences:
         """The piece from step `start` to before `stop`."""
         first, lengths, begun, over = self.first, self.lengths, None, False
@@ -211,7 +205,7 @@ class Sequences:
 
     def _run(self, hx: State | None, carried: State | None, carry: bool) -> Any:
         network, one_source = self.model.network, carried is None or self.begun is None
-        in_one_call = self.first is None and (self.lengths is None or self._pads_itself)
+        in_one_call = self.first is None and self._pads_itself
         if carry and self.spec.step is not None and has_none(self.spec.tree):
             in_one_call = in_one_call and takes_packed(network)  # else its own step carries all of the state
         if not self.batch or (one_source and in_one_call and self._is_whole):
@@ -247,8 +241,11 @@ class Sequences:
 
     @property
     def _pads_itself(self) -> bool:
-        """Whether one call of the network can be given the lengths."""
-        return takes_packed(self.model.network) and not self._has_empty_rows
+        """Whether one call of the network can be given the lengths, if there are any."""
+        if self.lengths is None:
+            return True
+        # Values cannot be read under torch.compile.
+        return takes_packed(self.model.network) and (torch.compiler.is_compiling() or bool(self.lengths.all()))
 
     def _whole_rows(self, state: State, carry: bool) -> Any:
         """Every row is one sequence."""

@@ -262,13 +262,9 @@ def _finals(spec: StateSpec, segments: Segments, starts: State, order: Tensor, s
     count = len(segments.row)
     place = torch.arange(count, device="cpu")
     place[order] = count + torch.arange(len(order), device="cpu")
-    counts = [count, *(_rows_of(spec, state) for state in states)]
-    return take_of_all(spec.tree, place[segments.last], [as_returned(spec.tree, starts, states[0]), *states], counts)
-
-
-def _rows_of(spec: StateSpec, state: State) -> int:
     leaf = next(iter(spec))
-    return spec.unpack(state)[leaf.name].shape[0]
+    counts = [count, *(spec.unpack(state)[leaf.name].shape[0] for state in states)]
+    return take_of_all(spec.tree, place[segments.last], [as_returned(spec.tree, starts, states[0]), *states], counts)
 
 
 def _time(spec: StateSpec) -> int:

@@ -30,7 +30,7 @@ def gradients_of(leaves: Mapping[str, Tensor], results: list[Tensor]) -> dict[st
     outputs = {number: tensor for number, tensor in enumerate(results) if tensor.requires_grad}
     if not outputs:
         return dict.fromkeys(leaves)
-    cotangents = [_cotangent(number, tensor) for number, tensor in outputs.items()]
+    cotangents = [_random(number, tensor) for number, tensor in outputs.items()]
     gradients = torch.autograd.grad(list(outputs.values()), list(leaves.values()), cotangents, allow_unused=True)
     return dict(zip(leaves, gradients, strict=True))
 
@@ -62,7 +62,7 @@ def _finite_difference(trial: Trial, name: str, direction: Tensor, step: float, 
             trial.tensors(trial.run(trial.state({**trial.leaves, name: trial.leaves[name] + sign * step * direction})))
             for sign in (1, -1)
         )
-    slopes = ((ahead[number] - behind[number]) * _cotangent(number, ahead[number]).conj() for number in differentiable)
+    slopes = ((ahead[number] - behind[number]) * _random(number, ahead[number]).conj() for number in differentiable)
     return sum(float(slope.real.double().sum()) for slope in slopes) / (2 * step)
 
 
@@ -74,10 +74,6 @@ def _direction(trial: Trial, name: str) -> Tensor:
         if bounded.name == name:
             direction = direction * domain.log_slope(domain.unconstrain(leaf)).exp()
     return direction
-
-
-def _cotangent(number: int, result: Tensor) -> Tensor:
-    return _random(number, result)
 
 
 def _random(seed: int, like: Tensor) -> Tensor:

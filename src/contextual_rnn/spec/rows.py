@@ -93,11 +93,8 @@ def has_none(tree: State) -> bool:
 
 def open_parts(tree: State, state: State) -> Iterator[State]:
     """What a state has where the tree has None, other than None."""
-    if isinstance(tree, Mapping):
-        for name, child in tree.items():
-            yield from open_parts(child, state[name])
-    elif isinstance(tree, (tuple, list)):
-        for child, part in zip(tree, state, strict=True):
+    if isinstance(tree, (tuple, list, Mapping)):
+        for child, part in matching_children(tree, state):
             yield from open_parts(child, part)
     elif tree is None and state is not None:
         yield state

@@ -15,7 +15,7 @@ from contextual_rnn._numbers import check_held, check_number, check_size, readab
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.ops import LowRank
 from contextual_rnn.spec.leaf import rows_of
-from contextual_rnn.spec.rows import combine, open_parts
+from contextual_rnn.spec.rows import combine, open_parts, take
 from contextual_rnn.spec.tree import State, zip_leaves
 
 
@@ -41,11 +41,7 @@ class RowsOfStates:
         batch = self._batch_of("state", state)
         index = _checked_rows(rows, batch)
         self._check_meta("rows", index, state)
-
-        def pick(tensors: Sequence[Tensor], dim: int) -> Tensor:
-            return tensors[0].index_select(dim, index.to(tensors[0].device))
-
-        return combine(self.tree, [state], pick, [batch])
+        return take(self.tree, index, state)
 
     def where(self, mask: Tensor, a: State, b: State) -> State:
         """The rows of `a` where `mask`, (B,) of bool, is True, those of `b` elsewhere.
@@ -126,9 +122,8 @@ class RowsOfStates:
         states, batches = self._several(states)
         if any(batch is not None for batch in batches):
             raise ValueError("states: expected states of one example, got one with a batch (join those with cat)")
-        batch = [1] * len(states)
-        states = [combine(self.tree, [state], _with_batch, [1]) for state in states]
-        return combine(self.tree, states, lambda tensors, dim: torch.cat(list(tensors), dim), batch)
+        states = [self._tiled(state, 1) for state in states]
+        return combine(self.tree, states, lambda tensors, dim: torch.cat(list(tensors), dim), [1] * len(states))
 
     def split(self, state: State, sizes: int | Sequence[int]) -> list[State]:
         """A batch of states as batches of `sizes` rows: of one size, the last perhaps smaller, or of those listed.
@@ -233,10 +228,6 @@ def _without_low_rank(tree: State) -> State:
         children = [_without_low_rank(child) for child in tree]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
     return None if isinstance(tree, LowRank) else tree
-
-
-def _with_batch(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    return tensors[0].unsqueeze(dim)
 
 
 def _along(values: Tensor, dim: int, ndim: int) -> Tensor:

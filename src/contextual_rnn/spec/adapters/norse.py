@@ -9,7 +9,6 @@ without recurrence has a state of the shape of its input: say it with `neuron_sp
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from norse.torch.functional.lif import LIFFeedForwardState, LIFState  # pyright: ignore[reportMissingImports]
@@ -56,7 +55,7 @@ def neuron_spec(network: nn.Module, shape: tuple[int, ...]) -> StateSpec:
     layer = isinstance(network, tuple(_LAYERS))
     spec = StateSpec(tree, input_batch_dim=1 if layer else 0, time_dim=0 if layer else None)
     like = next(network.parameters(), None)
-    return spec if like is None else replace(spec, dtype=like.dtype, device=like.device)
+    return spec if like is None else spec.like(like)
 
 
 def _start(network: Any, leaf: str) -> float:

@@ -5,7 +5,6 @@ A neuron without a size of its own has a state of the shape of its input: say it
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import snntorch as snn  # pyright: ignore[reportMissingImports]
@@ -44,7 +43,7 @@ def neuron_spec(network: nn.Module, shape: tuple[int, ...]) -> StateSpec:
     leaves = [Leaf(name, shape) for name in names]
     spec = StateSpec(leaves[0] if len(leaves) == 1 else tuple(leaves), time_dim=None, call=_call)
     like = next(network.parameters(), None)
-    return spec if like is None else replace(spec, dtype=like.dtype, device=like.device)
+    return spec if like is None else spec.like(like)
 
 
 def _call(network: Any, inputs: Tensor, state: State) -> tuple[Tensor, State]:
