@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd as Dropout
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import _get_current_dispatch_mode as dispatch_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 _functorch: Any = torch._C._functorch
 _autograd: Any = torch._C._autograd
 
+Dropout = _DropoutNd  # the class of nn.Dropout and its siblings
+dispatch_mode = _get_current_dispatch_mode  # the innermost TorchDispatchMode under way, or None
 is_transformed = _functorch.is_functorch_wrapped_tensor  # whether torch.func made this tensor
 transforms = _functorch.peek_interpreter_stack  # the innermost transform of torch.func under way, or None
 graph_task = torch._C._current_graph_task_id  # the number of the backward pass under way, -1 for none
@@ -24,21 +26,6 @@ top_saved_tensors_hooks = _autograd._top_saved_tensors_default_hooks  # those of
 
 _hooks_of_all: Any = torch.nn.modules.module  # hooks that run with every module
 _forward_ad: Any = torch.autograd.forward_ad
-
-__all__ = [
-    "Dropout",
-    "data_parallel_around",
-    "dispatch_mode",
-    "forward_pre_hooks",
-    "graph_task",
-    "in_forward_ad",
-    "increment_version",
-    "is_plain_call",
-    "is_tracing",
-    "is_transformed",
-    "top_saved_tensors_hooks",
-    "transforms",
-]
 
 
 def is_tracing() -> bool:

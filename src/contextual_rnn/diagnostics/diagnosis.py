@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from contextual_rnn.diagnostics.influence import Influence
+from contextual_rnn.diagnostics.influence import Influence, finite_or_none
 from contextual_rnn.diagnostics.sigma import Sigma
 
 if TYPE_CHECKING:
@@ -71,13 +71,9 @@ class Diagnosis:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON takes it: what is not finite, or was not measured, as null."""
-
-        def number(value: float) -> float | None:
-            return value if math.isfinite(value) else None
-
         return {
-            "losses": {name: [number(value) for value in curve.tolist()] for name, curve in self.losses.items()},
-            "overall": {name: number(value) for name, value in self.overall.items()},
+            "losses": {name: [finite_or_none(loss) for loss in curve.tolist()] for name, curve in self.losses.items()},
+            "overall": {name: finite_or_none(value) for name, value in self.overall.items()},
             "permutations": self.permutations,
             "groups": self.groups,
             "p_value": self.p_value,

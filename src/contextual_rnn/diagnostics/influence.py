@@ -81,12 +81,8 @@ class Influence:
 
     def as_dict(self) -> dict[str, object]:
         """As JSON takes it; what is not finite is null."""
-
-        def number(value: float) -> float | None:
-            return value if math.isfinite(value) else None
-
-        half_life = number(self.half_life)
-        leaves = {name: [number(value) for value in values.tolist()] for name, values in self.leaves.items()}
+        half_life = finite_or_none(self.half_life)
+        leaves = {name: [finite_or_none(value) for value in values.tolist()] for name, values in self.leaves.items()}
         return {"steps": list(self.steps), "leaves": leaves, "half_life": half_life, "burn_in": self.burn_in}
 
     def _fading(self) -> tuple[list[int], Tensor]:
@@ -94,6 +90,11 @@ class Influence:
         peak = int(values.argmax())
         fading = [i for i in range(peak, len(self.steps)) if values[i] > SMALLEST * values[peak]]
         return [self.steps[i] for i in fading], values[fading]
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number as JSON takes it."""
+    return value if math.isfinite(value) else None
 
 
 def measured_steps(length: int, most: int) -> list[int]:

@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
 
 from contextual_rnn.states import Moments
 
@@ -49,8 +48,5 @@ def sigma_of(moments: Moments) -> Sigma | None:
         return Sigma(math.nan, math.nan, math.nan, math.nan)
     size = means.abs().square().mean().sqrt()
     collapsed = scales.mean(0) < COLLAPSED * size
-    return Sigma(scales.mean().item(), scales.min().item(), _spread(means), collapsed.double().mean().item())
-
-
-def _spread(means: Tensor) -> float:
-    return means.std(0, correction=0).mean().item()
+    spread = means.std(0, correction=0).mean().item()
+    return Sigma(scales.mean().item(), scales.min().item(), spread, collapsed.double().mean().item())

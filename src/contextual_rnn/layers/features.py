@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from contextual_rnn._entries import entries_of, plain
-from contextual_rnn._numbers import SHARE, check_flag, check_number, shortened
+from contextual_rnn._numbers import POSITIVE, SHARE, check_flag, check_number, shortened
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ class Continuous:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", check_number("mean", self.mean))
-        std = check_number("std", self.std, "a positive, finite number", lambda std: std > 0)
-        object.__setattr__(self, "std", std)
+        object.__setattr__(self, "std", check_number("std", self.std, *POSITIVE))
 
     @classmethod
     def fit(cls, values: Iterable[float]) -> Continuous:
