@@ -20,6 +20,7 @@ from contextual_rnn.experiments.config.registry import Config as Config
 from contextual_rnn.experiments.config.registry import Measure as Measure
 from contextual_rnn.experiments.config.registry import Metric as Metric
 from contextual_rnn.experiments.config.registry import TaskEntry as TaskEntry
+from contextual_rnn.experiments.config.registry import chosen as chosen
 from contextual_rnn.experiments.config.registry import config_from_dict as config_from_dict
 from contextual_rnn.experiments.config.registry import config_to_dict as config_to_dict
 from contextual_rnn.experiments.config.registry import entry_of as entry_of

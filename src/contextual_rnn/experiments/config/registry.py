@@ -190,6 +190,15 @@ def config_to_dict(config: Config) -> dict[str, Any]:
     return {"task": task_name(config), **dataclasses.asdict(config)}
 
 
+def chosen(config: Config, *aside: str) -> dict[str, Any]:
+    """The options that are not at their defaults, without those of the names `aside`."""
+    return {
+        option.name: value
+        for option in dataclasses.fields(config)
+        if option.name not in aside and (value := getattr(config, option.name)) != option.default
+    }
+
+
 def identity(config: Config) -> str:
     """Twelve hexadecimal digits that distinguish this configuration from every other: a hash of its options.
 

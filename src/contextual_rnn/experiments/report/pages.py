@@ -101,7 +101,7 @@ def _accuracies(runs: Sequence[Run]) -> Table | None:
     return accuracy_table([run for run in runs if study(run) not in ASIDE])
 
 
-def pages_of(results: Path, template: Path | None = None) -> Pages:
+def pages_of(results: Path) -> Pages:
     """The README's sentences, the tables of the explanations, docs/evidence.md, and the map."""
     runs, calibrated = read_results(results), Trained.read(results).calibration
     path = results / ENSEMBLES
@@ -124,7 +124,7 @@ def pages_of(results: Path, template: Path | None = None) -> Pages:
     blocks = {page: "\n\n".join(filter(None, each)) for page, each in parts.items()}
     # On white: readable on a dark page too.
     figure = to_svg(map_figure(gains), transparent=False) if gains else None
-    return Pages(blocks, article(template or results / ARTICLE, runs, calibrated), figure)
+    return Pages(blocks, article(results / ARTICLE, runs, calibrated), figure)
 
 
 def write_pages(root: Path) -> None:

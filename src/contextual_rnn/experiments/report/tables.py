@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
 from contextual_rnn.diagnostics import Diagnosis
-from contextual_rnn.experiments.config import BASELINE, Metric, TaskEntry, in_order
+from contextual_rnn.experiments.config import BASELINE, Metric, TaskEntry, chosen, in_order
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.runs.summary import status
 from contextual_rnn.experiments.stats.contrast import contrast
@@ -28,15 +27,11 @@ def final_figures(entry: TaskEntry, runs: Sequence[Run]) -> Table:
 
 
 def _row(entry: TaskEntry, run: Run) -> list[str]:
-    options = {field.name: (getattr(run.config, field.name), field.default) for field in dataclasses.fields(run.config)}
-    others = [
-        f"{words(name)} {option_text(value)}"
-        for name, (value, default) in options.items()
-        if value != default and name not in (*entry.columns, "seed", "epochs")
-    ]
+    options = chosen(run.config, *entry.columns, "seed", "epochs")
+    others = [f"{words(name)} {option_text(value)}" for name, value in options.items()]
     final, seconds = _final(run), (run.result or (run.metrics or [{}])[-1]).get("seconds")
     return [
-        *(str(options[name][0]) for name in entry.columns),
+        *(str(getattr(run.config, name)) for name in entry.columns),
         ", ".join(others) or "-",
         str(run.config.seed),
         epochs_of(run) + ("" if run.converged else f", {status(run)}"),

@@ -12,7 +12,6 @@ only the epoch and step of the weights.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
@@ -26,7 +25,7 @@ import torch
 
 import contextual_rnn
 from contextual_rnn._whole_file import TEMPORARY, unicode_text, write_whole
-from contextual_rnn.experiments.config import Config, config_from_dict, config_to_dict, entry_of, task_name
+from contextual_rnn.experiments.config import Config, chosen, config_from_dict, config_to_dict, entry_of, task_name
 from contextual_rnn.experiments.runs.json_file import check, damaged, parse, read_json, read_text
 
 CONFIG, METRICS, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "weights.safetensors", "result.json"
@@ -195,10 +194,8 @@ def differing_options(one: Config, other: Config) -> str:
 def command(config: Config, folder: Path | str) -> str:
     """The command line that trains `config` into `folder`; options at their default are left out."""
     words = ["contextual-rnn", "train", task_name(config)]
-    for field in dataclasses.fields(config):
-        value, option = getattr(config, field.name), field.name.replace("_", "-")
-        if value == field.default:
-            continue
+    for name, value in chosen(config).items():
+        option = name.replace("_", "-")
         words += (
             [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
         )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contextual_rnn.experiments.config import COMPUTED_BY, TaskEntry, config_to_dict, entry_of, tasks
+from contextual_rnn.experiments.config import COMPUTED_BY, TaskEntry, chosen, config_to_dict, entry_of, tasks
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.measures import one_of_each
 from contextual_rnn.experiments.stats.wording import option_text, words
@@ -82,11 +81,7 @@ def differing(groups: Sequence[Group]) -> list[str]:
 
 def changed(run: Run) -> int:
     """How many options but the seed are not at their defaults."""
-    return sum(
-        getattr(run.config, field.name) != field.default
-        for field in dataclasses.fields(run.config)
-        if field.name not in ("seed", "epochs")
-    )
+    return len(chosen(run.config, "seed", "epochs"))
 
 
 def nearest_to_defaults(groups: Sequence[Group], count: int) -> list[Group]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from contextual_rnn.experiments.stats.intervals import Interval
 
-Form = Literal["share", "error", "points", "epochs", "number", "probability"]
+Form = Literal["share", "error", "points", "epochs", "number"]
 
 
 def interval(value: Interval | None, form: Form) -> str:
@@ -35,7 +35,6 @@ def _text(value: float, form: Form) -> str:
             "points": f"{100 * value:+.2f}",
             "epochs": f"{value:g}",
             "number": f"{value:.3g}",
-            "probability": f"{value:.2f}",
         }[form]
     )
 

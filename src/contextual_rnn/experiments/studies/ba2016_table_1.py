@@ -5,11 +5,10 @@ Their numbers are left out, because the original could not be opened.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from contextual_rnn.experiments.config import COMPUTED_BY, Measure, final
+from contextual_rnn.experiments.config import COMPUTED_BY, Measure, chosen, config_to_dict, final
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.intervals import Interval, median_interval
 from contextual_rnn.experiments.stats.measures import values_by_seed
@@ -49,7 +48,6 @@ def table_1(runs: Sequence[Run]) -> Table | None:
 
 
 def _setting(run: Run) -> str:
-    aside = ("state", "network", "units", "seed", *COMPUTED_BY)
-    options = [field for field in dataclasses.fields(run.config) if field.name not in aside]
-    chosen = [field for field in options if field.name == "epochs" or getattr(run.config, field.name) != field.default]
-    return ", ".join(f"{words(field.name)} {option_text(getattr(run.config, field.name))}" for field in chosen)
+    names = {"epochs", *chosen(run.config, "state", "network", "units", "seed", *COMPUTED_BY)}
+    options = config_to_dict(run.config).items()
+    return ", ".join(f"{words(name)} {option_text(value)}" for name, value in options if name in names)

@@ -27,18 +27,15 @@ class Cell(NamedTuple):
     units: int
     pairs: int
 
-    @classmethod
-    def of(cls, run: Run) -> Cell:
-        config: Any = run.config
-        return cls(config.start, config.timing, config.units, config.pairs)
-
 
 def contrasts(runs: Sequence[Run], state: str, measure: Measure = ACCURACY) -> dict[Cell, Contrast]:
     """`state` against zero in every cell where both have a finished seed."""
     cells: dict[Cell, tuple[list[Run], list[Run]]] = {}
     for run in runs:
-        if run.config.state in (state, "zero"):
-            cells.setdefault(Cell.of(run), ([], []))[run.config.state == "zero"].append(run)
+        config: Any = run.config
+        if config.state in (state, "zero"):
+            cell = Cell(config.start, config.timing, config.units, config.pairs)
+            cells.setdefault(cell, ([], []))[config.state == "zero"].append(run)
     compared = {cell: contrast(*sides, measure) for cell, sides in sorted(cells.items(), key=_place)}
     return {cell: seen for cell, seen in compared.items() if seen is not None}
 
