@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.cli.program import program
-from contextual_rnn.experiments.config import Config, config_to_dict, task_name, tasks
+from contextual_rnn.experiments.config import Config, config_to_dict, tasks
 from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.runs import store
-from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, Run, finished, read_run
+from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, finished, read_run
 from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.summary import summary
 from contextual_rnn.experiments.stats.finals import table
@@ -75,15 +74,12 @@ def _best(progress: sweeps.Progress) -> str:
 
 
 def print_end(configs: Mapping[str, Config], folder: Place, progress: sweeps.Progress, *, as_json: bool) -> None:
-    results = {name: outcome.result for name, outcome in progress.outcomes.items() if outcome.result is not None}
-    runs = [
-        Run(Path(name), task_name(config), config, [], results[name])
-        for name, config in configs.items()
-        if name in results
-    ]
-    diverged = [str(run.folder) for run in runs if not run.converged]
+    done = [name for name, outcome in progress.outcomes.items() if outcome.result is not None]
     with store.readable(folder, (CONFIG, METRICS, RESULT)) as copy:
-        sentences = answer([read_run(copy / name) for name in results])
+        read = {name: read_run(copy / name) for name in done}
+    sentences = answer(list(read.values()))
+    runs = [read[name] for name in configs if name in read]
+    diverged = [run.folder.name for run in runs if not run.converged]
     if as_json:
         counts = {"folder": str(folder), "runs": len(configs), "skipped": progress.skipped, "retried": progress.retried}
         print(

@@ -75,11 +75,11 @@ def _leaves(name: str, place: Place) -> ValueError:
 
 
 class Store:
-    """The folder at `url`. Raises ImportError, which names the package, where its protocol needs one."""
+    """The folder at `place`. Raises ImportError, which names the package, where its protocol needs one."""
 
-    def __init__(self, url: str):
-        self.url = url
-        self._files, self._root = fsspec.url_to_fs(url)
+    def __init__(self, place: Place):
+        self.url = str(place)
+        self._files, self._root = fsspec.url_to_fs(self.url)
 
     def _path(self, name: str) -> str:
         """Where the file `name` is for fsspec; raises ValueError for a name that leaves the folder."""
@@ -102,7 +102,7 @@ class Store:
     def write(self, name: str, data: bytes) -> None:
         """Object stores have a file whole or not at all; on a disk it is written beside and renamed.
 
-        Raises ValueError for a name that leaves the folder.
+        Raises ValueError for a name that leaves the folder, OSError where it cannot be written.
         """
         path = self._path(name)
         if isinstance(self._files, LocalFileSystem):
@@ -180,16 +180,3 @@ def count(place: Place, names: Iterable[str]) -> int:
     if isinstance(place, Path):
         return sum((place / name).is_file() for name in names)
     return len(set(names).intersection(Store(place).names()))
-
-
-def exists(place: Place, name: str) -> bool:
-    return Store(str(place)).exists(name)
-
-
-def write(place: Place, name: str, data: bytes) -> None:
-    """Raises OSError where the folder cannot be written."""
-    Store(str(place)).write(name, data)
-
-
-def remove(place: Place, name: str) -> None:
-    Store(str(place)).remove(name)

@@ -28,7 +28,7 @@ from contextual_rnn.experiments.config import (
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.folder import CONFIG, RESULT, finished, read_result, versions
-from contextual_rnn.experiments.runs.store import Place
+from contextual_rnn.experiments.runs.store import Place, Store
 from contextual_rnn.experiments.runs.train import train_at
 from contextual_rnn.experiments.sweeps.stack import side_by_side, stacks
 from contextual_rnn.experiments.sweeps.workers import stop_requested
@@ -118,7 +118,7 @@ def sweep(
     if left:  # one that has finished is only read
         if isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)
-        store.write(folder, SWEEP, json.dumps({"runs": len(configs)}).encode())
+        Store(folder).write(SWEEP, json.dumps({"runs": len(configs)}).encode())
     done: SimpleQueue[tuple[Stack, Future[list[Outcome]]]] = SimpleQueue()
     futures: dict[Stack, Future[list[Outcome]]] = {}
     tries = dict.fromkeys(stacks(left, stack), retries)
@@ -197,13 +197,13 @@ def _run_into(
             raise RuntimeError(
                 f"worker: expected {started_with}, as where the sweep was started, got {own} on {worker}"
             )
-        if not store.exists(folder, SWEEP):
+        if not Store(folder).exists(SWEEP):
             raise FileNotFoundError(
                 f"folder: expected the sweep's, shared by all workers, got none on {worker}: {folder}"
             )
         config = config_from_dict(options)
         run = train_at(config, place, checkpoint_seconds=checkpoint_seconds, interrupted=interrupted)
-        store.remove(place, ERROR)
+        Store(place).remove(ERROR)
         return Outcome(run.result, worker=worker)
     except Exception:
         error = traceback.format_exc()
@@ -213,8 +213,8 @@ def _run_into(
 
 def _record(error: str, place: Place) -> None:
     try:
-        if store.exists(place, CONFIG):  # else the folder is not ours, or there is none
-            store.write(place, ERROR, unicode_text(error).encode())
+        if Store(place).exists(CONFIG):  # else the folder is not ours, or there is none
+            Store(place).write(ERROR, unicode_text(error).encode())
     except OSError:
         return  # the disk failed; the caller receives the error anyway
 
