@@ -254,7 +254,9 @@ def test_a_folder_alone_runs_no_code(tmp_path):
     runs = [run for run in read_runs(folder / "runs") if run.result is not None and has_weights(run)]
     source = next(run for run in runs if run.config.state == "context")
     assert len(trained([], groups_of([source])).diagnoses) == 1
-    foreign = dataclasses.replace(source, config=dataclasses.replace(source.config, network=content["model"]["network"]))
+    foreign = dataclasses.replace(
+        source, config=dataclasses.replace(source.config, network=content["model"]["network"])
+    )
     assert not trained([], groups_of([foreign])).diagnoses
     assert not (tmp_path / "sprung").exists()
     with pytest.raises(ValueError, match="network: expected a function network in"):

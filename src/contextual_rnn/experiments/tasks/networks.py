@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from contextual_rnn import ConstantState, FastWeightsRNN, state_spec
 
-
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "lstm": nn.LSTM,
     "gru": nn.GRU,
