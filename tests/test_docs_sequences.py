@@ -15,6 +15,6 @@ def test_code_runs_in_order(tmp_path, monkeypatch):
     scope = {"__name__": "sequences"}
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
     exec(compile(code, "sequences.md", "exec"), scope)
-    assert scope["done"].any()
+    assert scope["begins"].any()
     assert scope["output"].shape == (4, 6, 16)
     assert all(map(torch.equal, tensors_of(scope["warm"]), tensors_of(scope["state"])))

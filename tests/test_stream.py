@@ -406,7 +406,7 @@ def test_a_batch_of_contexts_is_read_once():
     """By its running mean: a second pass would count the batch twice."""
     network = nn.GRU(3, 5)
     encoder = nn.Sequential(nn.BatchNorm1d(4, momentum=0.5), nn.Linear(4, 5))
-    model = ContextualRNN(network, NormalState(network, ContextState(network, encoder), sigma_init=1.0))
+    model = ContextualRNN(network, NormalState(network, encoder, scale=1.0))
     context = torch.randn(6, 4)
     stream = model.stream(context, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(encoder[0].running_mean, context.mean(0) / 2)
