@@ -22,6 +22,7 @@ PARTS: dict[str, tuple[str, str | None]] = {
     "Fast weights on a GPU": ("gpu.json", None),
     "What a contextual state adds to an LSTM": ("overhead.json", None),
     "Sequences of different lengths": ("ragged.json", None),
+    "The same on a processor with AVX2 alone": ("avx2/ragged.json", None),
     "Streaming": ("streaming.json", None),
     "Sweeps": ("sweeps.json", "sweep"),
     "Stacks of seeds": ("sweeps.json", "stack"),
