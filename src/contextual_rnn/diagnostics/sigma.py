@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from contextual_rnn.diagnostics.influence import finite_or_none
 from contextual_rnn.states import Moments
 
 COLLAPSED = 0.01  # of the size of the means
@@ -33,7 +34,7 @@ class Sigma:
 
     def as_dict(self) -> dict[str, float | None]:
         """As JSON takes it; what is not finite is null."""
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+        return {name: finite_or_none(value) for name, value in asdict(self).items()}
 
 
 def sigma_of(moments: Moments) -> Sigma | None:

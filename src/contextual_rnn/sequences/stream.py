@@ -55,7 +55,7 @@ class Stream:
         self._model, self._starts = model, Starts(model, context, batch_size, generator)
         self._spec, self._rows = model._spec, (batch_size,)
         self._fixed, self._start_is_current = _is_fixed(model), False
-        self._start = start
+        self._start: State | None = None
         self._output: Tensor | None = None
         # Memory for what the kernel cannot read in place.
         self._input: Tensor | None = None

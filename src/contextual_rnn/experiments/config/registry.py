@@ -204,12 +204,9 @@ def identity(config: Config) -> str:
 
     Options at their default are left out, so that a later version may add one and still know its old runs.
     """
-    chosen = {
-        option.name: type(option.default)(value) if isinstance(option.default, float) else value
-        for option in dataclasses.fields(config)
-        if (value := getattr(config, option.name)) != option.default
-    }
-    text = json.dumps({"task": task_name(config), **chosen}, sort_keys=True)
+    floats = {option.name for option in dataclasses.fields(config) if isinstance(option.default, float)}
+    options = {name: float(value) if name in floats else value for name, value in chosen(config).items()}
+    text = json.dumps({"task": task_name(config), **options}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
