@@ -4,6 +4,7 @@ The hook must be in place before the package is imported. It covers no public fu
 could hide that ours is missing.
 """
 
+import gc
 import inspect
 import logging
 import os
@@ -13,6 +14,14 @@ import pytest
 
 CHECKED = ("reference", "attention")
 jaxtyping.install_import_hook([f"contextual_rnn.ops._fast_weights.{name}" for name in CHECKED], "beartype.beartype")
+
+# What is imported and collected stays, and nobody looks through it for garbage.
+gc.disable()
+
+
+def pytest_collection_finish():
+    gc.enable()
+
 
 # Tests survive no power failure: a file that never reaches the disk is written, and deleted, a hundred times as fast.
 os.fsync = lambda file: None
@@ -26,6 +35,15 @@ def no_threads_of_fake_devices():
     import torch
 
     torch.ones(1, requires_grad=True).sum().backward()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_seeds():
+    """Without a GPU each of three kinds of device would note who gave it a seed, a whole traceback: milliseconds."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        torch.manual_seed = torch.default_generator.manual_seed
 
 
 @pytest.fixture

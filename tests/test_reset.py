@@ -275,6 +275,19 @@ def test_flags_of_as_many_rows_as_steps_have_the_layout_of_the_input(batch_first
         torch.testing.assert_close(outputs(mask=~late), plain.masked_fill(late[..., None], 0))
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch", "native", "reference"])
+@pytest.mark.parametrize("batch", [0, 3])
+def test_no_steps_end_as_they_start(backend, batch):
+    network = nn.LSTM(3, 5, batch_first=True)
+    model = ContextualRNN(network, ContextState(network, nn.Linear(2, 4)), backend=backend)
+    x, context = torch.zeros(batch, 0, 3), torch.randn(batch, 2)
+    start = model.initial_state(context)
+    for flags in ({"reset": torch.zeros(batch, 0, dtype=torch.bool)}, {"lengths": torch.zeros(batch).long()}):
+        output, state = model(x, context=context, **flags)
+        assert output.shape == (batch, 0, 5)
+        torch.testing.assert_close(state, start)
+
+
 def test_an_empty_batch_runs():
     model = build("lstm", torch.float32)
     x, none = torch.zeros(0, 4, 3), torch.zeros(0, 4, dtype=torch.bool)

@@ -234,6 +234,12 @@ def test_what_native_cannot_run_is_refused_by_name():
     for given in (packed, x[0]):
         with pytest.raises(ValueError, match="input: expected a padded batch for 'native', got a packed"):
             model(given)
+    with pytest.raises(ValueError, match=r"input: expected torch.float.* as the network, got"):
+        model(x.bfloat16())
+    model.backend = "cpu"
+    with pytest.raises(ValueError, match="backend: expected one of auto, torch, native, reference, got 'cpu'"):
+        model(x, lengths=lengths)
+    model.backend = "native"
     with pytest.raises(ValueError, match=r"no kernel for torch.bfloat16"):
         model.bfloat16()(x.bfloat16(), lengths=lengths)
 
@@ -277,6 +283,20 @@ def test_functional_calls_and_gradients_of_torch_func(calls):
     each = [loss({name: weight[i] for name, weight in several.items()}) for i in range(2)]
     assert_close(mapped, each)
     assert_close([each[0]], [other(x, lengths=lengths)[0].square().sum()])
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")  # torch's own rules for derivatives carried forward
+def test_derivatives_carried_forward_in_torch_func(backend):
+    """The gradient's derivative along x, against differences of the gradient."""
+    x, lengths, reset = batch()
+    model, along = model_of("gru", backend=backend), torch.randn_like(x)
+    for given in ({"lengths": lengths}, {"reset": reset}):
+        gradient = torch.func.grad(lambda x, given=given: model(x, **given)[0].sin().sum())
+        found = torch.func.jvp(gradient, (x,), (along,))[1]
+        step = 1e-5
+        differences = (gradient(x + step * along) - gradient(x - step * along)) / (2 * step)
+        torch.testing.assert_close(found, differences, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)

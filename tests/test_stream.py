@@ -308,6 +308,108 @@ def test_an_output_whose_memory_was_moved_or_freed_is_not_written_to(change, bac
     assert all((tensor == 7).all() for tensor in freed)
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("change", ["squeeze_", "t_", "unsqueeze_"])
+def test_an_output_whose_axes_were_changed_is_made_anew(change, backend):
+    stream = model_of(nn.GRU(3, 5), backend=backend).stream(context_of(1, torch.float32))
+    output = stream(torch.randn(1, 3))
+    output.unsqueeze_(0) if change == "unsqueeze_" else getattr(output, change)()
+    assert stream(torch.randn(1, 3)).shape == (1, 5)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_steps_inside_and_outside_of_inference_mode(backend):
+    model = model_of(nn.GRU(3, 5), backend=backend)
+    context, inputs = context_of(2, torch.float32), torch.randn(3, 2, 3)
+    expected, stream = model.stream(context), model.stream(context)
+    for number, x in enumerate(inputs):
+        with torch.inference_mode(number == 0):
+            assert_same(stream(x), expected(x), 1e-6)
+
+
+@native
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell, FastWeightsRNN])
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(kind):
+    for name, parameter in kind(3, 16).named_parameters():
+        for shape in [(1,), (16, 5), (8, 8), (64, 8), (64, 3), (64, 16, 1)]:
+            network = kind(3, 16)
+            stream = model_of(network).stream(context_of(4, torch.float32))
+            getattr(network, name).data = torch.zeros(shape)
+            if shape == parameter.shape:
+                stream.read_weights()
+                continue
+            with pytest.raises(ValueError, match=r": expected .* got"):
+                stream.read_weights()
+            with pytest.raises(ValueError, match=r": expected .* got"):
+                model_of(network).stream(context_of(4, torch.float32))
+    network = kind(3, 16)
+    network.input_size = 2
+    with pytest.raises(ValueError, match=r"weight_ih: expected .*2\), got .*3\)"):
+        model_of(network).stream(context_of(4, torch.float32))
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_what_is_refused_changes_nothing(backend):
+    model = model_of(nn.GRU(3, 5), backend=backend)
+    context, x, flags = context_of(2, torch.float32), torch.randn(2, 3), torch.tensor([True, False])
+    for training in (False, True):
+        model.train(training)
+        expected, stream = model.stream(context), model.stream(context)
+        for reset, reset_context, words in (
+            (flags, context, "reset_context: expected a context for each of 1 True"),
+            (flags, context[:1, :1], "reset_context: expected a context for each of 1 True"),
+            (~flags & flags, context, "reset_context: expected a context for each of 0 True"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                stream(x, reset=reset, reset_context=reset_context)
+        with pytest.raises(ValueError, match="input: expected"):
+            stream(x[:1], reset=~flags | flags, reset_context=context + 1)
+        with pytest.raises(ValueError, match="context: expected a context for each of 1 True"):
+            stream.reset(flags, context)
+        for row in (None, flags):
+            for each in (expected, stream):
+                each.reset(row)
+            assert_same(stream(x), expected(x), 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("training", [True, False])
+def test_rows_that_begin_from_a_given_state_get_their_contexts_later(backend, training):
+    model = model_of(nn.GRU(3, 5), backend=backend).train(training)
+    context, x = context_of(2, torch.float32), torch.randn(2, 3)
+    given, flags = model.initial_state(context).detach(), torch.tensor([True, False])
+    stream = model.stream(hx=given)
+    with torch.no_grad():
+        state = step_of(model.network, model._spec, x, given)[1]
+        assert_same(stream(x, reset=flags & ~flags), state[0], 1e-6)
+        for reset, contexts in ((flags, context[1:]), (flags, None), (~flags, context[:1]), (flags | ~flags, None)):
+            rows = reset.nonzero()[:, 0]
+            state = model._spec.where(reset, model.initial_state(context.flip(0)), state)
+            state = step_of(model.network, model._spec, x, state)[1]
+            assert_same(stream(x, reset=reset, reset_context=contexts), state[0], 1e-6)
+            if len(rows) == 1 and not rows[0]:
+                with pytest.raises(ValueError, match="context: expected what the context network takes, got None"):
+                    model.stream(hx=given)(x, reset=reset)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_stream_goes_on_in_the_dtype_that_its_model_has_later(backend):
+    model, x = model_of(nn.GRU(3, 5, dtype=torch.float64), backend=backend), torch.randn(2, 3, dtype=torch.float64)
+    stream = model.stream(context_of(2))
+    stream(x.t().contiguous().t())
+    state = stream.state.float()
+    model.float()
+    stream.read_weights()
+    x = x.float()
+    expected = step_of(model.network, model._spec, x, state)[0].detach()
+    assert_same(stream(x.t().contiguous().t()), expected, 1e-6)
+
+
+def test_a_learned_decay_is_read_without_a_warning():
+    network = FastWeightsRNN(3, 5, decay=nn.Parameter(torch.tensor(0.9)))
+    assert compare(model_of(network), 2, 3, rtol=1e-5, dtype=torch.float32).backend in ("native", "torch")
+
+
 @native
 def test_inputs_of_any_memory():
     """What cannot be read in place is copied, and the numbers are the same."""

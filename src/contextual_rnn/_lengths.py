@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from contextual_rnn._tensors import check_readable
-from contextual_rnn._torch_internals import is_tracing
+from contextual_rnn._torch_internals import is_batched, is_tracing
 
 
 def check_lengths(lengths: Tensor, batch_size: int, steps: int, least: int = 0) -> None:
     """Refuse anything but (B,) integers from `least` to T."""
-    check_readable("lengths", lengths, "a tensor of int64 or int32")
+    _check_readable("lengths", lengths, "a tensor of int64 or int32")
     if lengths.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"lengths: expected a tensor of int64 or int32, got {lengths.dtype}")
     if lengths.shape != (batch_size,):
@@ -27,12 +27,18 @@ def check_lengths(lengths: Tensor, batch_size: int, steps: int, least: int = 0) 
 
 def check_flags(name: str, flags: Tensor, sizes: dict[str, int]) -> None:
     """Refuse anything but a tensor of bool of these sizes, which have the names of their axes."""
-    check_readable(name, flags, "a tensor of bool")
+    _check_readable(name, flags, "a tensor of bool")
     if flags.dtype != torch.bool:
         raise TypeError(f"{name}: expected a tensor of bool, got {flags.dtype}")
     if tuple(flags.shape) != (shape := tuple(sizes.values())):
         axes = f", ({', '.join(sizes)}) as the input" if len(sizes) > 1 else ""
         raise ValueError(f"{name}: expected shape {shape}{axes}, got {tuple(flags.shape)}")
+
+
+def _check_readable(name: str, value: Tensor, expected: str) -> None:
+    check_readable(name, value, expected)
+    if is_batched(value):
+        raise ValueError(f"{name}: expected a tensor whose values can be read, got one over which torch.func.vmap maps")
 
 
 def packed_batch_size(packed: PackedSequence) -> int:

@@ -18,6 +18,7 @@ _autograd: Any = torch._C._autograd
 
 Dropout = _DropoutNd  # the class of nn.Dropout and its siblings
 dispatch_mode = _get_current_dispatch_mode  # the innermost TorchDispatchMode under way, or None
+is_batched = _functorch.is_batchedtensor  # whether torch.func.vmap made this tensor
 is_transformed = _functorch.is_functorch_wrapped_tensor  # whether torch.func made this tensor
 transforms = _functorch.peek_interpreter_stack  # the innermost transform of torch.func under way, or None
 graph_task = torch._C._current_graph_task_id  # the number of the backward pass under way, -1 for none

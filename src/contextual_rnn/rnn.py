@@ -23,7 +23,7 @@ from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.place import check_like, dtype_and_device
 from contextual_rnn.spec.rows import check_open_parts
-from contextual_rnn.spec.steps import call, copied, find_time_dim, may_change_states
+from contextual_rnn.spec.steps import call, check_input, copied, find_time_dim, may_change_states
 from contextual_rnn.spec.tree import State, fits, matches
 from contextual_rnn.states import InitialState, Posterior
 
@@ -117,7 +117,7 @@ class ContextualRNN(nn.Module):
         masks, resets and burn-ins, further arguments beside these, and an initial state whose dtype or device is not
         the network's: with every call, as modules may be moved.
         """
-        if num_samples is not None or return_posterior:
+        if num_samples is not None or return_posterior is not False:
             alone = {"hx": hx, "reset": reset, "reset_context": reset_context}
             hx, posterior = self._drawn(input, context, generator, num_samples, return_posterior, alone)
             if num_samples is not None and not isinstance(input, PackedSequence):
@@ -197,6 +197,7 @@ class ContextualRNN(nn.Module):
             raise ValueError(f"arguments: expected none for the network with backend {self.backend!r}, got {names}")
         if isinstance(input, PackedSequence) or self._spec.input_batch_size(input) is None:
             raise ValueError(f"input: expected a padded batch for {self.backend!r}, got a packed or unbatched input")
+        check_input("input", self.network, input)
         return Sequences(self, self._spec, input, input.shape[self._spec.input_batch_dim]).run(state)
 
     def _start(

@@ -279,8 +279,8 @@ def test_registration_of_the_operator(problem):
         (1, lambda w: w[:, 1:]), (1, lambda w: w[1:]), (2, lambda w: w[:, 1:]), (2, lambda w: w[0]),
         (3, lambda h: h[1:]), (3, lambda h: h.float()), (4, lambda c: c[:, 1:]), (4, lambda c: None),
         (5, lambda b: b[1:]), (5, lambda b: None), (7, lambda _: torch.ones(4, 5).double()), (8, lambda t: t[:3]),
-        (8, lambda t: t.int()), (8, lambda t: t + 1), (8, lambda t: t - 1), (8, lambda t: t * 0), (9, lambda _: 4),
-        (9, lambda _: -1), (9, lambda _: 1),
+        (8, lambda t: t.int()), (8, lambda t: t + 1), (8, lambda t: t - 1), (8, lambda t: t * 0),
+        (8, lambda t: t * torch.tensor([[1], [0], [1], [1]])), (9, lambda _: 4), (9, lambda _: -1), (9, lambda _: 1),
     ],
 )  # fmt: skip
 def test_an_operator_may_be_called_by_anybody(position, change):

@@ -48,6 +48,8 @@ def choose(
     Raises ValueError where native or reference is asked for and cannot serve.
     """
     asked = backend
+    if backend not in BACKENDS:  # the attribute of a model may be set to anything
+        check_backend(backend, network)
     if backend == "auto":
         asked = os.environ.get(ENVIRONMENT) or "auto"
         if asked not in BACKENDS:
@@ -60,6 +62,9 @@ def choose(
         return name
     if backend == name:
         raise ValueError(f"backend: expected auto or torch here, as there {obstacle}, got {backend}")
+    # torch.func has no rule for torch's code over packed rows, and for derivatives carried forward none for the kernel.
+    if transforms() is not None and in_forward_ad() and _obstacle(network, tensors, False, kinds) is None:
+        return "reference"
     return "torch"
 
 
@@ -83,7 +88,7 @@ def _obstacle(
         return "is a program being traced"
     if in_autocast(tensors[0].device):
         return "is autocast"
-    if dispatch_mode() is not None or in_forward_ad():
+    if native and (dispatch_mode() is not None or in_forward_ad()):
         return "is a mode that the kernel does not see"
     every = [*tensors, *weights_of(network)]
     if not PLAIN_TENSORS.issuperset(map(type, every)):

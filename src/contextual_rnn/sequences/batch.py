@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like
 from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._torch_internals import is_tracing
+from contextual_rnn.sequences.contexts import check_contexts, naming
 from contextual_rnn.sequences.model import Model
 from contextual_rnn.sequences.running import run_rows, run_segments, takes_packed
 from contextual_rnn.sequences.segments import Segments
@@ -75,6 +76,8 @@ class Sequences:
         check_flag("final_state", final_state)
         given["final_state"] = None if final_state else final_state
         name = next(name for name, argument in given.items() if argument is not None)
+        if not isinstance(input, Tensor | PackedSequence):
+            raise TypeError(f"input: expected a tensor or a PackedSequence, got {type(input).__name__}")
         whole_input, spec = None, model._spec
         if isinstance(input, PackedSequence) and name == "reset":
             whole_input = input
@@ -111,6 +114,7 @@ class Sequences:
                 raise ValueError("reset_context: expected only with reset, got it alone")
             return replace(self, **real)
         resets, num_resets = self._resets(reset, first)
+        check_contexts("reset_context", reset_context, num_resets)
         return replace(self, **real, resets=resets, resettable=True, num_resets=num_resets, reset_context=reset_context)
 
     def _rows_first(self, name: str, flags: Tensor) -> Tensor:
@@ -208,7 +212,8 @@ class Sequences:
         in_one_call = self.first is None and self._pads_itself
         if carry and self.spec.step is not None and has_none(self.spec.tree):
             in_one_call = in_one_call and takes_packed(network)  # else its own step carries all of the state
-        if not self.batch or (one_source and in_one_call and self._is_whole):
+        no_step = isinstance(self.spec.known_time_dim, int) and not is_tracing() and not self.num_steps
+        if not no_step and (not self.batch or (one_source and in_one_call and self._is_whole)):
             return self._whole_rows(self._begun(hx if carried is None else carried), carry)
         _refuse_tracing("lengths" if self.resets is None else "reset")
         resets = torch.full((self.batch, self.num_steps), -1, device="cpu") if self.resets is None else self.resets
@@ -278,12 +283,8 @@ class Sequences:
         if bool(from_context.any()) or (self.resettable and self.reset_context is None):
             add(from_context, make(self.context, self.batch, self.generator, rows[from_context]))
         if self.num_resets and self.reset_context is not None:
-            try:
+            with naming("reset_context", self.reset_context, self.num_resets):
                 state = make(self.reset_context, self.num_resets, self.generator, segments.reset[anew])
-            except ValueError as error:
-                raise ValueError(
-                    f"reset_context: expected a context for each of {self.num_resets} True of reset: {error}"
-                ) from error
             add(anew, state)
         if len(sources) == 1:
             return sources[0][1]

@@ -17,7 +17,8 @@ from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, described
 from contextual_rnn._torch_internals import increment_version, is_transformed
 from contextual_rnn.ops.native.memory import address
 from contextual_rnn.ops.native.stream import Steps
-from contextual_rnn.sequences.backend import choose
+from contextual_rnn.sequences.backend import choose, weights_of
+from contextual_rnn.sequences.contexts import check_contexts, naming
 from contextual_rnn.sequences.model import Model
 from contextual_rnn.sequences.stream_kernels import KERNELS, copy_into, memory_like, serves, whole_state
 from contextual_rnn.sequences.stream_starts import Starts
@@ -62,7 +63,8 @@ class Stream:
         with torch.inference_mode(False):
             self._flags = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
         if state is None:
-            self._start = state = self._initial(torch.arange(batch_size, device="cpu")) if start is None else start
+            rows = torch.arange(batch_size, device="cpu")
+            self._start = state = self._initial(self._starts, rows) if start is None else start
             self._start_is_current = self._fixed
         self._begin(state)
 
@@ -86,15 +88,16 @@ class Stream:
         """
         if self._native is None:
             return self._step_in_torch(input, reset, reset_context, arguments)
-        if self._native.output.data_ptr() != self._native.place:  # somebody freed the output's memory, or moved it
+        # Somebody freed the output's memory, moved it, or gave it other axes.
+        if self._native.output.data_ptr() != self._native.place or self._native.output.shape != self._native.shapes[1]:
             self._begin(self.state)
-        steps, shape, dtype, output, _ = self._native
+        steps, (shape, _), dtype, output, _ = self._native
+        address = _address_in_place(input, dtype, shape) or self._address_of_copy(input)
         anew = 0
         if reset is not None or reset_context is not None or arguments is not None:
             if reset_context is None and arguments is None and self._start_is_current:
                 anew = _address_in_place(reset, _BOOL, self._rows)
             anew = anew or self._address_of_flags(reset, reset_context, arguments)
-        address = _address_in_place(input, dtype, shape) or self._address_of_copy(input)
         steps.run(steps.problem, address, anew)
         increment_version((output,))  # autograd then refuses an output that it needs and that has been overwritten
         return output
@@ -121,8 +124,12 @@ class Stream:
         """
         if rows is None:
             rows = torch.ones(self.batch_size, dtype=torch.bool, device="cpu")
+        self._reset("context", rows, context)
+
+    def _reset(self, name: str, rows: Tensor, context: Any) -> None:
+        """`reset`, whose `context` is the argument `name`."""
         check_flags("reset", rows, {"batch": self.batch_size})
-        self._renew_starts(rows, context)
+        self._renew_starts(name, rows, context)
         if self._start is not None:  # else there was no row
             self._state = self._stored(self._state, self._spec.where(rows, self._start, self._state))
 
@@ -133,6 +140,9 @@ class Stream:
         The state goes on; initial states are made anew when they are needed.
         """
         state = self.state
+        if type(self._model.network) in KERNELS:  # the state goes on in the dtype and on the device that it has now
+            like = weights_of(self._model.network)[0]
+            state = map_tensors(lambda tensor: tensor.to(like), state)
         self._fixed, self._start_is_current, self._start = _is_fixed(self._model), False, None
         self._begin(state)
 
@@ -143,6 +153,7 @@ class Stream:
         """Choose what takes the steps, which go on from `state`."""
         network: Any = self._model.network
         backend = choose(self._model.backend, network, tensors_of(state), kinds=KERNELS)
+        self._input = None
         self._native: _Native | None = None
         if backend != "native" or not serves(network):
             self._state = map_tensors(_own_copy, state)
@@ -156,29 +167,36 @@ class Stream:
             with torch.inference_mode(False):
                 self._output = h.new_zeros(self.batch_size, h.shape[-1])
         steps = KERNELS[type(network)](network, self._state, self._start, self._output)
-        place = self._output.data_ptr()
-        self._native = _Native(steps, (self.batch_size, network.input_size), h.dtype, self._output, place)
+        shapes = torch.Size((self.batch_size, network.input_size)), self._output.shape
+        self._native = _Native(steps, shapes, h.dtype, self._output, self._output.data_ptr())
 
-    def _initial(self, rows: Tensor) -> State:
+    def _initial(self, starts: Starts, rows: Tensor) -> State:
         with torch.no_grad():
-            return as_forward(self._model, self._starts.of)(rows)  # pyright: ignore[reportArgumentType]
+            return as_forward(self._model, starts.of)(rows)  # pyright: ignore[reportArgumentType]
 
-    def _renew_starts(self, flags: Tensor, context: Any) -> None:
-        """Have the initial states of the rows at hand that begin anew."""
+    def _renew_starts(self, name: str, flags: Tensor, context: Any) -> None:
+        """Have the initial states of the rows at hand that begin anew; `context` is the argument `name`.
+
+        What refuses a context leaves all as it was.
+        """
         if context is None and self._start_is_current:
             return
-        rows = flags.cpu().nonzero()[:, 0]
+        rows, starts = flags.cpu().nonzero()[:, 0], self._starts
+        num_resets = len(rows)
         if context is not None:
-            self._starts.give(rows, context)
+            check_contexts(name, context, num_resets)
+            starts = starts.given(rows, context)
         if self._fixed and not self._start_is_current:
-            rows = torch.arange(self.batch_size, device="cpu")
+            rows = torch.cat([rows, starts.known]).unique()
         if len(rows):
-            new = self._initial(rows)
+            with naming(name, context, num_resets):
+                new = self._initial(starts, rows)
             if len(rows) < self.batch_size:
                 others = self._state if self._start is None else self._start  # which nobody reads
                 new = write_rows(self._spec.tree, others, rows, new, self.batch_size)
             self._start = self._stored(self._start, new)
-        self._start_is_current = self._fixed
+        self._starts = starts
+        self._start_is_current = self._fixed and (self._start_is_current or len(rows) == self.batch_size)
 
     def _stored(self, memory: State, state: State) -> State:
         """`state`, in the memory that the kernel reads where there is one."""
@@ -195,16 +213,16 @@ class Stream:
         check_flags("reset", reset, {"batch": self.batch_size})
         if context is not None or not self._start_is_current:
             with torch.no_grad():
-                self._renew_starts(reset, context)
+                self._renew_starts("reset_context", reset, context)
         return _copy_in("reset", self._flags, reset)
 
     def _address_of_copy(self, input: Tensor) -> int:
         """The input in memory of the stream's own, checked."""
         assert self._native is not None
         check_dense("input", input)
-        _, shape, dtype, *_ = self._native
+        _, (shape, _), dtype, *_ = self._native
         if input.shape != shape or input.dtype != dtype or not input.is_cpu:
-            raise ValueError(f"input: expected {dtype} of shape {shape} on cpu, got {described(input)}")
+            raise ValueError(f"input: expected {dtype} of shape {tuple(shape)} on cpu, got {described(input)}")
         with torch.inference_mode(False), torch.no_grad():
             if self._input is None:
                 self._input = torch.empty(shape, dtype=dtype, device="cpu")
@@ -223,7 +241,7 @@ class Stream:
         if tuple(input.shape) != (self.batch_size, *width):
             raise ValueError(f"input: expected shape {(self.batch_size, *width)}, got {tuple(input.shape)}")
         if reset is not None:
-            self.reset(reset, reset_context)
+            self._reset("reset_context", reset, reset_context)
         elif reset_context is not None:
             raise ValueError("reset_context: expected only with reset, got it alone")
         run = as_forward(self._model, step_of)  # pyright: ignore[reportArgumentType]
@@ -269,10 +287,10 @@ def _copy_in(name: str, memory: Tensor, tensor: Tensor) -> int:
 
 
 class _Native(NamedTuple):
-    """The kernel's steps, what their input must be, and their output with its address."""
+    """The kernel's steps, the shapes of input and output, their dtype, and the output with its address."""
 
     steps: Steps
-    shape: tuple[int, int]
+    shapes: tuple[torch.Size, torch.Size]
     dtype: torch.dtype
     output: Tensor
     place: int
@@ -284,7 +302,8 @@ def _is_fixed(model: Model) -> bool:
 
 
 def _own_copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()
+    with torch.inference_mode(False):
+        return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _can_receive(output: Tensor, tensor: Tensor, rows: int, shape: tuple[int, ...]) -> bool:

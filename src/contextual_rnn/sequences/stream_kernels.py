@@ -25,19 +25,20 @@ _MODES: dict[type[nn.Module], str] = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU"}
 
 
 def _of_layers(network: nn.RNNBase, state: State, start: State, output: Tensor) -> Steps:
-    return gated.steps(network.mode, network.all_weights, tensors_of(state), tensors_of(start), output)
+    states = tensors_of(state), tensors_of(start)
+    return gated.steps(network.mode, network.all_weights, *states, output, network.input_size)
 
 
 def _of_a_cell(network: Any, state: State, start: State, output: Tensor) -> Steps:
     """A cell is one layer, whose state has no axis of layers."""
     mode = _MODES.get(type(network)) or f"RNN_{network.nonlinearity.upper()}"
     of_state, of_start = ([tensor[None] for tensor in tensors_of(each)] for each in (state, start))
-    return gated.steps(mode, [weights_of(network)], of_state, of_start, output)
+    return gated.steps(mode, [weights_of(network)], of_state, of_start, output, network.input_size)
 
 
 def _of_fast_weights(network: Any, state: Any, start: Any, output: Tensor) -> Steps:
     weights = (network.weight_ih, network.weight_hh, network.bias, network.norm_weight, network.norm_bias)
-    return fast_weights.steps(*weights, network.options, state, start, output)
+    return fast_weights.steps(*weights, network.options, state, start, output, network.input_size)
 
 
 # By the class itself: a subclass may do more.

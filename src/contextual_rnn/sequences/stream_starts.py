@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -42,12 +43,22 @@ class Starts:
         self._source = torch.zeros(batch, dtype=torch.int64, device="cpu")  # the context of each row, and its row there
         self._row = torch.arange(batch, device="cpu")
 
-    def give(self, rows: Tensor, context: Any) -> None:
-        """New contexts for `rows`, (N,) integers, in their order."""
-        self._source[rows], self._row[rows] = len(self._contexts), torch.arange(len(rows), device="cpu")
-        self._contexts.append((context, len(rows)))
-        in_use, self._source = self._source.unique(return_inverse=True)
-        self._contexts = [self._contexts[number] for number in in_use.tolist()] or self._contexts[-1:]
+    def given(self, rows: Tensor, context: Any) -> Starts:
+        """The same with new contexts for `rows`, (N,) integers, in their order."""
+        starts, contexts = copy(self), [*self._contexts, (context, len(rows))]
+        places = torch.arange(len(rows), device="cpu")
+        source = self._source.index_fill(0, rows, len(self._contexts))
+        in_use, starts._source = source.unique(return_inverse=True)
+        starts._row = self._row.index_copy(0, rows, places)
+        starts._contexts = [contexts[number] for number in in_use.tolist()] or contexts[-1:]
+        return starts
+
+    @property
+    def known(self) -> Tensor:
+        """The rows that have a context, (N,) integers; all of a state that reads none."""
+        reads = self._model.initial_state.reads_context
+        known = torch.tensor([not reads or context is not None for context, _ in self._contexts], device="cpu")
+        return known[self._source].nonzero()[:, 0]
 
     def of(self, rows: Tensor) -> State:
         """The initial states of `rows`, (N,) integers; each a new draw where they are random."""

@@ -62,7 +62,7 @@ class Stack(NamedTuple):
                 inputs = self.between(inputs)
             outputs = []
             for direction, (weights, h, c) in enumerate(parts[first : first + self.directions]):
-                given = _given(weights, inputs, h, None if c0 is None else c, table)
+                given = given_of(weights, inputs, h, None if c0 is None else c, table)
                 output, final = layer(given, Settings.of(self.mode, direction == 1))
                 outputs.append(output)
                 finals.append(final)
@@ -83,7 +83,8 @@ def _side_by_side(outputs: list[Tensor]) -> Tensor:
     return torch.cat(outputs, 2)
 
 
-def _given(weights: Sequence[Tensor], inputs: Tensor, h: Tensor, c: Tensor | None, table: Tensor) -> Given:
+def given_of(weights: Sequence[Tensor], inputs: Tensor, h: Tensor, c: Tensor | None, table: Tensor) -> Given:
+    """What the kernel takes, of the weights of a layer as `Stack` has them."""
     weight_ih, weight_hh, *others = weights
     bias_ih, bias_hh = others[:2] if len(others) >= 2 else (None, None)
     weight_hr = others[-1] if len(others) % 2 else None

@@ -30,13 +30,14 @@ def check_tensors(given: Given, settings: Settings, **others: Tensor | None) -> 
         check_dense(name, getattr(given, name))
     if inputs.ndim != 3 or not inputs.shape[2] or not cpu.supports(inputs):
         raise ValueError(f"inputs: expected (B, T, I) of float32 or float64 on a CPU, got {described(inputs)}")
-    if given.weight_hh.ndim != 2 or given.h0.ndim != 2 or given.table.ndim != 2:
-        raise ValueError("weight_hh, h0, table: expected two axes each")
+    for name in ("weight_hh", "h0", "table"):
+        if getattr(given, name).ndim != 2:
+            raise ValueError(f"{name}: expected two axes, got {described(getattr(given, name))}")
     mode, (batch, steps, size) = settings.mode, inputs.shape
     rows, output, segments = *given.weight_hh.shape, given.h0.shape[0]
     width = rows // CELLS[mode]
     if not rows or rows % CELLS[mode] or (given.weight_hr is None and output != width):
-        raise ValueError(f"weight_hh: expected ({CELLS[mode]} H, H) of an {mode}, got {tuple(given.weight_hh.shape)}")
+        raise ValueError(f"weight_hh: expected ({CELLS[mode]} H, H) of mode {mode}, got {tuple(given.weight_hh.shape)}")
     if (given.c0 is None) != (mode != "LSTM") or (given.weight_hr is not None and mode != "LSTM"):
         raise ValueError(f"c0, weight_hr: expected c0 for an LSTM alone, and weight_hr for no other, got {mode}")
     if (given.bias_ih is None) != (given.bias_hh is None):
@@ -63,6 +64,10 @@ def _check_table(table: Tensor, batch: int, steps: int) -> None:
     inside = (row >= 0) & (row < batch) & (start >= 0) & (length >= 0) & (start <= steps - length)
     if not bool((inside & (last >= 0) & (last <= 1)).all()):
         raise ValueError(f"table: expected segments within {batch} rows of {steps} steps, got others")
+    begins = (row * steps + start)[length > 0]
+    by_place = begins.argsort()
+    if bool((begins[by_place].diff() < length[length > 0][by_place][:-1]).any()):
+        raise ValueError("table: expected segments that do not overlap, got two at one step of a row")
     if not torch.equal(row[last == 1].sort().values, torch.arange(batch, device="cpu")):
         raise ValueError("table: expected one last segment in each row")
 
