@@ -188,6 +188,18 @@ def test_threads_are_those_of_pytorch():
     assert fresh.run(program).stdout.strip() == "1"
 
 
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_tasks_run_on_no_more_threads_than_there_are_tasks(tasks):
+    """A stream of one row, for example, has memory for one thread."""
+    run_on = []
+    signature = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    run = signature(lambda context, task, thread: run_on.append((task, thread)))
+    parallel = library.load(*cpu._LAYOUTS).contextual_rnn_parallel
+    parallel(ctypes.c_int64(tasks), ctypes.c_int64(5), run, None)
+    assert sorted(task for task, _ in run_on) == [*range(tasks)]
+    assert all(thread < tasks for _, thread in run_on)
+
+
 @pytest.mark.parametrize("variant", AVAILABLE)
 @pytest.mark.parametrize("rank", [None, 3])
 def test_what_is_saved_fits(monkeypatch, variant, rank):

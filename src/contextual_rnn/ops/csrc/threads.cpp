@@ -52,6 +52,7 @@ extern "C" int64_t contextual_rnn_has_threads() { return openmp().parallel != nu
 
 extern "C" void contextual_rnn_parallel(int64_t tasks, int64_t threads, void (*run)(const void*, int64_t, int64_t),
                                         const void* context) {
+    threads = threads < tasks ? threads : tasks;
     if (threads > 1 && openmp().parallel) {
         Tasks all = {tasks, run, context};
         openmp().parallel(run_share, &all, static_cast<unsigned>(threads), 0);
