@@ -93,4 +93,13 @@ int64_t scratch_size(const Pass& pass, int64_t threads) {
     return shared + (arena.used - shared) * threads;
 }
 
+// What one of the threads works in; `arena` has handed out the tables.
+template <typename Pass>
+auto work_of(const Pass& pass, Arena arena, int64_t thread) {
+    const int64_t shared = arena.used;
+    pass.place_work(arena);
+    arena.used = shared + (arena.used - shared) * thread;
+    return pass.place_work(arena);
+}
+
 }  // namespace

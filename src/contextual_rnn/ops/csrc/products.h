@@ -23,6 +23,10 @@ struct Products {
     static constexpr int64_t L = Registers<T>::L;
     typedef typename Registers<T>::vec vec;
 
+    static const T* given(const void* tensor) { return static_cast<const T*>(tensor); }
+    static T* result(void* tensor) { return static_cast<T*>(tensor); }
+    static void copy(T* to, const T* from, int64_t size) { std::memcpy(to, from, size * sizeof(T)); }
+
     static int64_t vectors(int64_t columns) { return (columns + L - 1) / L; }
     static int64_t packed_size(int64_t depth, int64_t columns) { return depth * vectors(columns) * L; }
 

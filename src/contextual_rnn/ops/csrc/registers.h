@@ -102,18 +102,13 @@ struct Registers {
         }
         for (int64_t at = 0; at < width; at += L) {
             const int64_t j = at + L <= width ? at : width - L;
-            store_tile(to + j, from + j, samples, stride);
+            vec rows[L];
+            each<L>([&](auto l) INLINE { rows[l] = from[j + l]; });
+            transpose(rows);
+            each<L>([&](auto l) INLINE {
+                if (l < samples) *reinterpret_cast<vec*>(to + j + l * stride) = rows[l];
+            });
         }
-    }
-
-    static inline INLINE void store_tile(T* to, const vec* from, int64_t samples,
-                                                                 int64_t stride) {
-        vec rows[L];
-        each<L>([&](auto l) INLINE { rows[l] = from[l]; });
-        transpose(rows);
-        each<L>([&](auto l) INLINE {
-            if (l < samples) *reinterpret_cast<vec*>(to + l * stride) = rows[l];
-        });
     }
 
     // to = from + scale matrix x, the matrix packed and the same for all samples; `from` may be `to`, or absent.
@@ -154,15 +149,15 @@ struct Registers {
     }
 
     // to = from + the sum of n rows of H, `stride` apart, each times its coefficient; `from` may be `to`, or absent.
-    NOINLINE void combine(vec* to, const vec* from, int64_t n, const vec* coefficients, int64_t step, const vec* rows,
+    NOINLINE void combine(vec* to, const vec* from, int64_t n, const vec* coefficients, const vec* rows,
                           int64_t stride) const {
         in_blocks<sums>(H, [&](auto count, int64_t j) {
             constexpr int block = decltype(count)::value;
             vec sum[block] = {};
             if (from) each<block>([&](auto k) INLINE { sum[k] = from[j + k]; });
-            const vec *row = rows + j, *coefficient = coefficients;
-            for (int64_t i = 0; i < n; ++i, row += stride, coefficient += step) {
-                const vec value = *coefficient;
+            const vec* row = rows + j;
+            for (int64_t i = 0; i < n; ++i, row += stride) {
+                const vec value = coefficients[i];
                 each<block>([&](auto k) INLINE { sum[k] += value * row[k]; });
             }
             each<block>([&](auto k) INLINE { to[j + k] = sum[k]; });
@@ -247,14 +242,13 @@ struct Registers {
     }
     static vec total(const vec* sums) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
 
-    // to += matrix x, the matrix in its own layout: its rows `row` elements apart, its columns `column`.
-    static NOINLINE void multiply_strided(vec* to, const T* matrix, int64_t row, int64_t column, const vec* x,
-                                          int64_t height, int64_t width) {
+    // to += matrix x, the matrix as the caller lays it out.
+    static NOINLINE void multiply_unpacked(vec* to, const T* matrix, const vec* x, int64_t height, int64_t width) {
         in_blocks<sums>(height, [&](auto count, int64_t j) {
             constexpr int rows = decltype(count)::value;
             vec sum[rows] = {};
-            const T* w = matrix + j * row;
-            for (int64_t i = 0; i < width; ++i, w += column) each<rows>([&](auto k) INLINE { sum[k] += w[k * row] * x[i]; });
+            const T* w = matrix + j * width;
+            for (int64_t i = 0; i < width; ++i, ++w) each<rows>([&](auto k) INLINE { sum[k] += w[k * width] * x[i]; });
             each<rows>([&](auto k) INLINE { to[j + k] += sum[k]; });
         });
     }

@@ -82,7 +82,11 @@ void Kernel<T>::backward_chunk(const Activations& a, int64_t start, int64_t n, c
         if (early) pull(a, t, t, n, w);
         for (int64_t j = 0; j < H; ++j) w.d_z[j] += relu_gradient(w.d_h[j], query(a, t, 0)[j]);
         store_step(block.grad_inputs, w.d_z, block, start + t);
-        if (I) features_gradient(block, start + t, shared, w, sums);
+        if (I) add(sums.d_bias, w.d_z);
+        if (block.grad_features) {
+            multiply(w.features, nullptr, 1, shared.back_projection, w.d_z, I, H);
+            store(block.grad_features + (start + t) * I, w.features, block.samples, T_ * I, I);
+        }
         if (start + t || block.grad_h0) multiply(w.d_h, nullptr, 1, shared.back_weight, w.d_z);
     }
     for (int64_t t = 0; t < n; t += panel_steps) {
@@ -90,15 +94,6 @@ void Kernel<T>::backward_chunk(const Activations& a, int64_t start, int64_t n, c
         if (p.grad_weight) weight_gradient(sums.d_weight, block, start + t + skipped, steps - skipped);
         if (p.grad_projection) projection_gradient(sums.d_projection, block, start + t, steps);
     }
-}
-
-template <typename T>
-inline void Kernel<T>::features_gradient(const Block& block, int64_t t, const Shared& shared, const Work& w,
-                                         const Sums& sums) const {
-    add(sums.d_bias, w.d_z);
-    if (!block.grad_features) return;
-    multiply(w.features, nullptr, 1, shared.back_projection, w.d_z, I, H);
-    store(block.grad_features + t * I, w.features, block.samples, T_ * I, I);
 }
 
 // Adds to d_h, which is that of m(i) as well, the gradient received for m(i), and the gradients of the reads of steps
@@ -133,7 +128,7 @@ inline void Kernel<T>::read_backward(const Activations& a, int64_t t, int64_t s,
         d_scores[i] = w.raw[i] * discount;
         if (p.grad_discounts) sums.d_discounts[count - 1 - i] += scores[i] * w.raw[i];
     }
-    combine(w.d_h, nullptr, count, d_scores, 1, memories(a), memory_stride());
+    combine(w.d_h, nullptr, count, d_scores, memories(a), memory_stride());
     if (R) {
         dots(w.raw, R, a.left, H, g);
         for (int64_t k = 0; k < R; ++k) {
@@ -142,11 +137,11 @@ inline void Kernel<T>::read_backward(const Activations& a, int64_t t, int64_t s,
             w.d_low_scores[read * R + k] = w.raw[k] * scale;
             if (p.grad_retained) sums.d_retained[count] += score * w.raw[k];
         }
-        combine(w.d_h, w.d_h, R, w.d_low_scores + read * R, 1, a.right, H);
+        combine(w.d_h, w.d_h, R, w.d_low_scores + read * R, a.right, H);
     }
     if (a.matrix || shared_matrix()) {
         if (a.matrix)
-            combine(w.d_read, nullptr, H, g, 1, a.matrix, H);
+            combine(w.d_read, nullptr, H, g, a.matrix, H);
         else
             multiply(w.d_read, nullptr, 1, shared.back_a0, g);
         add(w.d_h, w.d_read, scale);
@@ -213,7 +208,7 @@ inline void Kernel<T>::backward_chunks(int64_t index, const Block& block, const 
             store_factor(block.grad_left, w.d_low, block, k);
         }
         if (block.grad_right) {
-            combine(w.d_low, nullptr, H, w.bracket, 1, w.d_matrix, H);
+            combine(w.d_low, nullptr, H, w.bracket, w.d_matrix, H);
             store_factor(block.grad_right, w.d_low, block, k);
         }
     }
@@ -323,17 +318,12 @@ inline void Kernel<T>::backward() const {
     Arena arena(p.scratch);
     const Places places = place(arena, true);
     pack_shared(places.shared);
-    const Call call = {*this, places};
-    contextual_rnn_parallel(
-        groups(), threads(groups()),
-        [](const void* context, int64_t group, int64_t thread) {
-            const auto& [kernel, places] = *static_cast<const Call*>(context);
-            const int64_t blocks = kernel.blocks(), groups = kernel.groups();
-            kernel.clear(places.sums[group]);
-            for (int64_t block = blocks * group / groups; block < blocks * (group + 1) / groups; ++block)
-                kernel.backward_block(block, places.shared, kernel.work_of(places, thread, true), places.sums[group]);
-        },
-        &call);
+    parallel(groups(), threads(groups()), [&](int64_t group, int64_t thread) {
+        const Sums& sums = places.sums[group];
+        std::memset(sums.d_weight, 0, sums.size);
+        for (int64_t block = blocks() * group / groups(); block < blocks() * (group + 1) / groups(); ++block)
+            backward_block(block, places.shared, work_of(places, thread, true), sums);
+    });
     finish(places.sums);
 }
 

@@ -82,6 +82,7 @@ struct Classifier : Kernel<T> {
         Sums recurrence;
         T *d_hidden_weight, *d_readout_weight, *d_results[layers];  // those of h(0) are of W h(0)
         vec *d_hidden_bias, *d_readout_bias, *loss;
+        int64_t size;  // bytes of all, from the first on
     };
 
     struct Room {
@@ -125,6 +126,7 @@ struct Classifier : Kernel<T> {
         packed.back_readout = arena.take<T>(K * Q);
         for (int64_t g = 0; g < groups(); ++g) {
             Totals& totals = places.totals[g];
+            const int64_t before = arena.used;
             totals.recurrence = Base::place_sums(arena);
             totals.d_hidden_weight = arena.take<T>(Q * H);
             totals.d_readout_weight = arena.take<T>(K * Q);
@@ -133,6 +135,7 @@ struct Classifier : Kernel<T> {
             for (int k = 0; k < layers; ++k)
                 totals.d_results[k] = arena.take<T>(packed.layers[k].rows * packed.layers[k].size);
             totals.loss = arena.take<vec>(1);
+            totals.size = arena.used - before;
         }
         Arena size(nullptr);
         place_room(size);
@@ -185,12 +188,7 @@ struct Classifier : Kernel<T> {
 
     template <typename Body>
     void for_some_rows(const Packed& packed, const Body& body) const {
-        struct Call {
-            const Packed& packed;
-            const Body& body;
-        } const call = {packed, body};
-        const auto run = [](const void* context, int64_t k, int64_t thread) {
-            const auto& [packed, body] = *static_cast<const Call*>(context);
+        parallel(packed.share_count, threads(packed.share_count), [&](int64_t k, int64_t thread) {
             const Share& share = packed.shares[k];
             for (int64_t task = share.begin; task < share.end; ++task) {
                 int64_t own = task, layer = 0;
@@ -198,8 +196,7 @@ struct Classifier : Kernel<T> {
                 const int64_t size = packed.layers[layer].size, all = tasks_of(packed.layers[layer]), at = size * own / all;
                 body(Task{layer, at, size * (own + 1) / all - at, thread, share, task == share.begin});
             }
-        };
-        contextual_rnn_parallel(packed.share_count, threads(packed.share_count), run, &call);
+        });
     }
 
     // Vectors that a thread works in.
@@ -222,17 +219,6 @@ struct Classifier : Kernel<T> {
         pack(packed.back_hidden, given(c.hidden_weight), true, H, Q);
         pack(packed.readout, given(c.readout_weight), false, K, Q);
         pack(packed.back_readout, given(c.readout_weight), true, Q, K);
-    }
-
-    void clear(const Totals& totals, const Packed& packed) const {
-        Base::clear(totals.recurrence);
-        std::memset(totals.d_hidden_weight, 0, Q * H * sizeof(T));
-        std::memset(totals.d_readout_weight, 0, K * Q * sizeof(T));
-        std::memset(totals.d_hidden_bias, 0, Q * sizeof(vec));
-        std::memset(totals.d_readout_bias, 0, K * sizeof(vec));
-        std::memset(totals.loss, 0, sizeof(vec));
-        for (int k = 0; k < layers; ++k)
-            std::memset(totals.d_results[k], 0, packed.layers[k].rows * packed.layers[k].size * sizeof(T));
     }
 
     void run_block(int64_t index, const Packed& packed, const Room& room, const Totals& totals) const {
@@ -349,23 +335,14 @@ struct Classifier : Kernel<T> {
         if (const int64_t wrong = check()) return wrong;
         pack_all(places.packed);
         make_table_and_states(places.packed);
-        struct Call {
-            const Classifier& classifier;
-            const Places& places;
-        } const call = {*this, places};
-        contextual_rnn_parallel(
-            groups(), threads(groups()),
-            [](const void* context, int64_t group, int64_t thread) {
-                const auto& [classifier, places] = *static_cast<const Call*>(context);
-                const int64_t blocks = classifier.blocks(), groups = classifier.groups();
-                const Totals& totals = places.totals[group];
-                classifier.clear(totals, places.packed);
-                Arena arena(reinterpret_cast<void*>(places.rooms + thread * places.room_size));
-                const Room room = classifier.place_room(arena);
-                for (int64_t block = blocks * group / groups; block < blocks * (group + 1) / groups; ++block)
-                    classifier.run_block(block, places.packed, room, totals);
-            },
-            &call);
+        parallel(groups(), threads(groups()), [&](int64_t group, int64_t thread) {
+            const Totals& totals = places.totals[group];
+            std::memset(totals.recurrence.d_weight, 0, totals.size);
+            Arena arena(reinterpret_cast<void*>(places.rooms + thread * places.room_size));
+            const Room room = place_room(arena);
+            for (int64_t block = blocks() * group / groups(); block < blocks() * (group + 1) / groups(); ++block)
+                run_block(block, places.packed, room, totals);
+        });
         finish(places.totals, places.packed);
         return 0;
     }

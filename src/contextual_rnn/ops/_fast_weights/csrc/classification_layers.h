@@ -14,7 +14,7 @@ inline void Classifier<T>::make_table_and_states(const Packed& packed) {
         vec* const room = room_of(packed, task.thread);
         for (int64_t first = 0; first < layer.rows; first += L) {
             for (int64_t j = 0; j < task.n; ++j) room[j] = all(layer.bias ? layer.bias[task.at + j] : 0);
-            Base::multiply_strided(room, layer.weight + task.at * D, D, 1, packed.embedding + first / L * D, task.n, D);
+            Base::multiply_unpacked(room, layer.weight + task.at * D, packed.embedding + first / L * D, task.n, D);
             store(layer.results + first * layer.size + task.at, room, smaller(L, layer.rows - first), layer.size, task.n);
         }
     });

@@ -52,8 +52,10 @@ int64_t EXPORTED(stream_scratch)(const FastWeightsStream* p) {
 void EXPORTED(prepare_stream)(const FastWeightsStream* p) { Stream<ELEMENT>(*p).prepare(); }
 
 void EXPORTED(step_stream)(const FastWeightsStream* p, const void* input, const void* anew) {
-    const StreamStep<ELEMENT> step = {Stream<ELEMENT>(*p), input, anew};
+    const Stream<ELEMENT> stream(*p);
     const int64_t tasks = (p->batch + rows_of_a_task - 1) / rows_of_a_task;
-    contextual_rnn_parallel(tasks, p->threads, StreamStep<ELEMENT>::run, &step);
+    parallel(tasks, p->threads, [&](int64_t task, int64_t thread) {
+        stream.run(static_cast<const ELEMENT*>(input), static_cast<const uint8_t*>(anew), task, thread);
+    });
 }
 }

@@ -22,14 +22,14 @@ void Kernel<T>::forward_chunk(const Activations& a, int64_t start, int64_t n, T*
                 vec* scores = a.scores + read * C;
                 dots(scores, count, memories(a), memory_stride(), q);
                 for (int64_t i = 0; i < count; ++i) w.weights[i] = scores[i] * discounts[count - 1 - i];
-                combine(w.bracket, from, count, w.weights, 1, memories(a), memory_stride());
+                combine(w.bracket, from, count, w.weights, memories(a), memory_stride());
                 from = w.bracket;
             }
             if (R) {
                 vec* scores = a.low_scores + read * R;
                 dots(scores, R, a.right, H, q);
                 for (int64_t k = 0; k < R; ++k) w.weights[k] = scores[k] * scale;
-                combine(w.bracket, from, R, w.weights, 1, a.left, H);
+                combine(w.bracket, from, R, w.weights, a.left, H);
                 from = w.bracket;
             }
             if (a.matrix) {
@@ -95,7 +95,7 @@ void Kernel<T>::forward_whole(Activations& a, const Block& block, const Shared& 
 template <typename T>
 inline void Kernel<T>::set_matrix(Activations& a, const Block& block, const Work& w) const {
     if (!own_matrix()) return;
-    load_a0(w.own, block);
+    load_initial(w.own, p.a0, p.a0_stride, H * H, block);
     a.matrix = w.own;
 }
 
@@ -134,15 +134,10 @@ inline void Kernel<T>::load_factors(vec* left, vec* right, const Block& block, i
     load_initial(right, given(p.right) + k * H, p.rank * H, H, block);
 }
 
-template <typename T>
-inline void Kernel<T>::load_a0(vec* to, const Block& block) const {
-    load_initial(to, p.a0, p.a0_stride, H * H, block);
-}
-
 // A(0) in full, whatever its form.
 template <typename T>
 inline void Kernel<T>::build_a0(vec* to, const Block& block, const Work& w) const {
-    if (p.a0) load_a0(to, block);
+    if (p.a0) load_initial(to, p.a0, p.a0_stride, H * H, block);
     for (int64_t k = 0; k < p.rank; ++k) {
         load_factors(w.bracket, w.weights, block, k);
         outer(to, k ? to : nullptr, 1, 1, w.bracket, w.weights, H);
@@ -154,14 +149,9 @@ inline void Kernel<T>::forward() const {
     Arena arena(p.scratch);
     const Places places = place(arena, false);
     pack_shared(places.shared);
-    const Call call = {*this, places};
-    contextual_rnn_parallel(
-        blocks(), threads(blocks()),
-        [](const void* context, int64_t block, int64_t thread) {
-            const auto& [kernel, places] = *static_cast<const Call*>(context);
-            kernel.forward_block(block, places.shared, kernel.work_of(places, thread, false));
-        },
-        &call);
+    parallel(blocks(), threads(blocks()), [&](int64_t block, int64_t thread) {
+        forward_block(block, places.shared, work_of(places, thread, false));
+    });
 }
 
 }  // namespace

@@ -114,12 +114,14 @@ struct Kernel : Registers<T> {
         vec *d_gain, *d_shift, *d_discounts, *d_retained;
         T* d_projection;
         vec* d_bias;
+        int64_t size;  // bytes of all, from the first on
     };
 
     int64_t groups() const { return smaller((blocks() + blocks_of_group - 1) / blocks_of_group, most_groups); }
 
     Sums place_sums(Arena& arena) const {
         Sums sums;
+        const int64_t before = arena.used;
         sums.d_weight = arena.take<T>(H * H);
         sums.d_gain = arena.take<vec>(H);
         sums.d_shift = arena.take<vec>(H);
@@ -127,18 +129,8 @@ struct Kernel : Registers<T> {
         sums.d_retained = arena.take<vec>(C + 1);
         sums.d_projection = arena.take<T>(H * I);
         sums.d_bias = arena.take<vec>(I ? H : 0);
+        sums.size = arena.used - before;
         return sums;
-    }
-
-    void clear(const Sums& sums) const {
-        std::memset(sums.d_weight, 0, H * H * sizeof(T));
-        std::memset(sums.d_gain, 0, H * sizeof(vec));
-        std::memset(sums.d_shift, 0, H * sizeof(vec));
-        std::memset(sums.d_discounts, 0, C * sizeof(vec));
-        std::memset(sums.d_retained, 0, (C + 1) * sizeof(vec));
-        if (!I) return;
-        std::memset(sums.d_projection, 0, H * I * sizeof(T));
-        std::memset(sums.d_bias, 0, H * sizeof(vec));
     }
 
     // What a thread works in.
@@ -337,7 +329,6 @@ struct Kernel : Registers<T> {
     void forward_chunks(int64_t index, const Block& block, Activations& a, const Shared& shared, const Work& w) const;
     void write_chunk(vec* to, const vec* from, const vec* written, int64_t stride, const Work& w) const;
     void load_factors(vec* left, vec* right, const Block& block, int64_t k) const;
-    void load_a0(vec* to, const Block& block) const;
     void build_a0(vec* to, const Block& block, const Work& w) const;
     void forward() const;
 
@@ -355,7 +346,6 @@ struct Kernel : Registers<T> {
     void load_d_memory(int64_t start, int64_t n, const Block& block, const Work& w) const;
     NOINLINE void backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block,
                                  const Shared& shared, const Work& w, const Sums& sums) const;
-    void features_gradient(const Block& block, int64_t t, const Shared& shared, const Work& w, const Sums& sums) const;
     void pull(const Activations& a, int64_t i, int64_t first, int64_t n, const Work& w) const;
     void read_backward(const Activations& a, int64_t t, int64_t s, const Shared& shared, const Work& w,
                        const Sums& sums) const;
@@ -375,11 +365,6 @@ struct Kernel : Registers<T> {
     template <typename Vector> void add_up_vectors(void* to, int64_t used, int64_t size, const Vector& vector) const;
     void finish(const Sums* sums) const;
     void backward() const;
-
-    struct Call {
-        const Kernel& kernel;
-        const Places& places;
-    };
 };
 
 }  // namespace

@@ -14,7 +14,8 @@ template <typename T>
 struct Stream : Products<T> {
     typedef Products<T> Base;
     using typename Base::vec;
-    using Base::at, Base::L, Base::multiply, Base::pack_turned, Base::packed_size, Base::put, Base::stride, Base::vectors;
+    using Base::at, Base::copy, Base::given, Base::L, Base::multiply, Base::pack_turned, Base::packed_size, Base::put;
+    using Base::result, Base::stride, Base::vectors;
     typedef Registers<T> R;
 
     const FastWeightsStream& p;
@@ -22,10 +23,6 @@ struct Stream : Products<T> {
 
     explicit Stream(const FastWeightsStream& stream)
         : p(stream), H(p.width), I(p.input_size), left(H % L), u_stride(stride(H + I)), z_stride(stride(H)) {}
-
-    static const T* given(const void* tensor) { return static_cast<const T*>(tensor); }
-    static T* result(void* tensor) { return static_cast<T*>(tensor); }
-    static void copy(T* to, const T* from, int64_t size) { std::memcpy(to, from, size * sizeof(T)); }
 
     // For all threads: [W C] packed, and vectors of units, zero beyond the last.
     struct Shared {
@@ -71,13 +68,11 @@ struct Stream : Products<T> {
         }
     }
 
+    // One step of the rows of a task. `input` has rows of I; `anew`, where it is given, says which rows begin anew.
     void run(const T* input, const uint8_t* anew, int64_t task, int64_t thread) const {
         Arena arena(p.scratch);
         const Shared shared = place_shared(arena);
-        const int64_t before = arena.used;
-        place_work(arena);
-        arena.used = before + thread * (arena.used - before);
-        const Work w = place_work(arena);
+        const Work w = work_of(*this, arena, thread);
         const int64_t first = task * rows_of_a_task, n = smaller(rows_of_a_task, p.batch - first);
         for (int64_t s = 0; s < n; ++s) {
             const int64_t row = first + s;
@@ -168,18 +163,6 @@ struct Stream : Products<T> {
         const T scale = static_cast<T>(1 / __builtin_sqrt(variance + p.eps));
         for (int64_t v = 0; v < vectors(H) * L; v += L)
             put(x + v, (at(x + v) - mean) * scale * at(shared.gain + v) + at(shared.shift + v));
-    }
-};
-
-// What one step is called with: rows of the input, and which of them begin anew, or none.
-template <typename T>
-struct StreamStep {
-    Stream<T> stream;
-    const void *input, *anew;
-
-    static void run(const void* context, int64_t task, int64_t thread) {
-        const StreamStep& step = *static_cast<const StreamStep*>(context);
-        step.stream.run(static_cast<const T*>(step.input), static_cast<const uint8_t*>(step.anew), task, thread);
     }
 };
 

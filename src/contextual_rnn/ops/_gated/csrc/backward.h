@@ -14,7 +14,7 @@ struct Backward : Sequences<T, Cell> {
     using typename Base::vec;
     using Base::c_stride, Base::columns, Base::first_h, Base::H, Base::I, Base::L, Base::N, Base::O, Base::p;
     using Base::copy, Base::given, Base::h_stride, Base::multiply, Base::pack, Base::packed_size, Base::x_stride;
-    using Base::projects, Base::result, Base::stride, Base::threads, Base::z_stride, Base::at, Base::put;
+    using Base::projects, Base::result, Base::threads, Base::z_stride, Base::at, Base::put;
     using Base::add_outer, Base::saved_stride, Base::turn;
 
     const int64_t x_depth = Cell::x_columns * H, h_depth = Cell::h_columns * H;
@@ -95,33 +95,14 @@ struct Backward : Sequences<T, Cell> {
         const Shared shared = place_shared(arena);
         prepare(shared);
         this->clear_gaps(p.grad_inputs, I);
-        const int64_t before = arena.used;
-        place_work(arena);
-        const Call call = {*this, shared, static_cast<char*>(p.scratch) + before, arena.used - before};
-        Base::run(
-            [](const void* context, int64_t share, int64_t) {
-                const Call& call = *static_cast<const Call*>(context);
-                call.backward.run_share(share, call.shared, call.work(share));
-            },
-            &call);
-        const Sums sums = call.work(0).sums;
+        parallel(threads, threads, [&](int64_t share, int64_t) { run_share(share, shared, work_of(*this, arena, share)); });
+        const Sums sums = work_of(*this, arena, 0).sums;
         for (int64_t share = 1; share < threads; ++share) {
-            const T* others = call.work(share).sums.weight_ih;
+            const T* others = work_of(*this, arena, share).sums.weight_ih;
             for (int64_t i = 0; i < sums.size; ++i) sums.weight_ih[i] += others[i];
         }
         write_sums(sums);
     }
-    struct Call {
-        const Backward& backward;
-        const Shared& shared;
-        char* memory;
-        int64_t size;
-
-        Work work(int64_t share) const {
-            Arena arena(memory + share * size);
-            return backward.place_work(arena);
-        }
-    };
 
     void write_sums(const Sums& sums) const {
         for (int64_t q = 0; q < Cell::x_columns; ++q) {
@@ -171,7 +152,7 @@ struct Backward : Sequences<T, Cell> {
                 }
             }
             collected += n;
-            n = advance(n, step, w);
+            n = this->advance(n, step, {w.live, w.dh, h_stride, w.dc}, [&](int64_t s) { finish(s, w); });
         }
     }
 
@@ -250,7 +231,8 @@ struct Backward : Sequences<T, Cell> {
             each<columns>([&](auto q) INLINE { put(dz + q * H + v, sums[q]); });
             if (Cell::has_c) put(dc + v, d_state);
             if (Cell::carries) put(dh + v, carried);
-            if (projects) put(m + v, Cell::unprojected(keep));
+            if constexpr (Cell::has_c)  // an LSTM, which alone may project
+                if (projects) put(m + v, Cell::unprojected(keep));
         });
     }
 
@@ -272,20 +254,6 @@ struct Backward : Sequences<T, Cell> {
         const int64_t segment = w.live[s].segment;
         if (p.grad_h0) copy(result(p.grad_h0) + segment * O, w.dh + s * h_stride, O);
         if (p.grad_c0) copy(result(p.grad_c0) + segment * H, w.dc + s * c_stride, H);
-    }
-
-    int64_t advance(int64_t n, int64_t step, const Work& w) const {
-        for (int64_t s = n; s-- > 0;) {
-            Live& live = w.live[s];
-            live.step += step;
-            if (--live.left) continue;
-            finish(s, w);
-            if (s == --n) continue;
-            live = w.live[n];
-            copy(w.dh + s * h_stride, w.dh + n * h_stride, O);
-            if (Cell::has_c) copy(w.dc + s * c_stride, w.dc + n * c_stride, H);
-        }
-        return n;
     }
 };
 

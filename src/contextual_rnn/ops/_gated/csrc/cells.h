@@ -72,8 +72,6 @@ struct GruCell {
         dz[3] = dz[0] * r;
         return dh * u;
     }
-
-    static inline INLINE vec unprojected(const vec*) { return vec{}; }
 };
 
 template <typename T, bool relu>
@@ -93,8 +91,6 @@ struct PlainCell {
         dz[0] = relu ? Registers<T>::relu_gradient(dh, saved[0]) : dh * (1 - saved[0] * saved[0]);
         return vec{};
     }
-
-    static inline INLINE vec unprojected(const vec*) { return vec{}; }
 };
 
 }  // namespace

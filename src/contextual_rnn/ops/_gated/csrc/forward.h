@@ -17,21 +17,22 @@ struct Forward : Sequences<T, Cell> {
     using Base::projects, Base::result, Base::saved_stride, Base::stride, Base::threads, Base::z_stride, Base::at;
     using Base::put;
 
-    explicit Forward(const GatedProblem& problem) : Base(problem) {}
-
     // Columns of sums that read the same part of [h x]: from which to before which, and from and before which element.
     struct Part {
         int64_t from, to, first, last;
     };
     static constexpr int parts = columns == 4 && first_h ? 3 : 1;
-    void split(Part* part) const {
-        if (parts == 1) {
+    Part part[parts];
+    const int64_t u_stride = stride(O + I);
+
+    explicit Forward(const GatedProblem& problem) : Base(problem) {
+        if constexpr (parts == 1)
             part[0] = {0, columns * H, 0, O + I};
-            return;
+        else {
+            part[0] = {0, H, O, O + I};
+            part[1] = {H, 3 * H, 0, O + I};
+            part[2] = {3 * H, 4 * H, 0, O};
         }
-        part[0] = {0, H, O, O + I};
-        part[1] = {H, 3 * H, 0, O + I};
-        part[2] = {3 * H, 4 * H, 0, O};
     }
 
     // For all threads.
@@ -45,12 +46,9 @@ struct Forward : Sequences<T, Cell> {
         Live* live;
         T *u, *z, *m, *projected, *c;
     };
-    int64_t u_stride() const { return stride(O + I); }
 
     Shared place_shared(Arena& arena) const {
         Shared shared;
-        Part part[parts];
-        split(part);
         for (int k = 0; k < parts; ++k)
             shared.weights[k] = arena.take<T>(packed_size(part[k].last - part[k].first, part[k].to - part[k].from));
         shared.bias = arena.take<T>(z_stride);
@@ -65,7 +63,7 @@ struct Forward : Sequences<T, Cell> {
     Work place_work(Arena& arena) const {
         Work w;
         w.live = arena.take<Live>(most_live);
-        w.u = arena.take<T>(most_live * u_stride());
+        w.u = arena.take<T>(most_live * u_stride);
         w.z = arena.take<T>(most_live * z_stride);
         w.m = arena.take<T>(projects ? most_live * c_stride : 0);
         w.projected = arena.take<T>(projects ? most_live * h_stride : 0);
@@ -74,8 +72,6 @@ struct Forward : Sequences<T, Cell> {
     }
 
     void pack_weights(const Shared& shared) const {
-        Part part[parts];
-        split(part);
         for (int k = 0; k < parts; ++k) {
             const auto [from, to, first, last] = part[k];
             T* const packed = shared.weights[k];
@@ -100,23 +96,8 @@ struct Forward : Sequences<T, Cell> {
         pack_weights(shared);
         this->sort(shared.order, shared.count);
         this->clear_gaps(p.output, O);
-        const int64_t before = arena.used;
-        place_work(arena);
-        const Call call = {*this, shared, static_cast<char*>(p.scratch) + before, arena.used - before};
-        Base::run(
-            [](const void* context, int64_t share, int64_t) {
-                const Call& call = *static_cast<const Call*>(context);
-                Arena arena(call.memory + share * call.size);
-                call.forward.run_share(share, call.shared, call.forward.place_work(arena));
-            },
-            &call);
+        parallel(threads, threads, [&](int64_t share, int64_t) { run_share(share, shared, work_of(*this, arena, share)); });
     }
-    struct Call {
-        const Forward& forward;
-        const Shared& shared;
-        char* memory;
-        int64_t size;
-    };
 
     void run_share(int64_t share, const Shared& shared, const Work& w) const {
         Queue queue = {shared.order, share};
@@ -126,7 +107,7 @@ struct Forward : Sequences<T, Cell> {
             if (!n) return;
             for (int64_t s = 0; s < n; ++s) {
                 if (s + ahead < n) this->fetch(this->input(w.live[s + ahead]), I);
-                copy(w.u + s * u_stride() + O, this->input(w.live[s]), I);
+                copy(w.u + s * u_stride + O, this->input(w.live[s]), I);
             }
             add_products(n, shared, w);
             for (int64_t s = 0; s < n; ++s) {
@@ -136,9 +117,9 @@ struct Forward : Sequences<T, Cell> {
             if (projects) project(n, shared, w);
             for (int64_t s = 0; s < n; ++s) {
                 const Live& live = w.live[s];
-                copy(this->output(live.row, live.step), w.u + s * u_stride(), O);
+                copy(this->output(live.row, live.step), w.u + s * u_stride, O);
             }
-            n = advance(n, step, w);
+            n = this->advance(n, step, {w.live, w.u, u_stride, w.c}, [&](int64_t s) { finish(s, w); });
         }
     }
 
@@ -147,7 +128,7 @@ struct Forward : Sequences<T, Cell> {
         while (n < most_live) {
             const int64_t segment = this->take(queue);
             if (segment < 0) break;
-            copy(w.u + n * u_stride(), given(p.h0) + segment * O, O);
+            copy(w.u + n * u_stride, given(p.h0) + segment * O, O);
             if (Cell::has_c) copy(w.c + n * c_stride, given(p.c0) + segment * H, H);
             w.live[n] = this->begin(segment, step);
             if (w.live[n].left)
@@ -159,10 +140,8 @@ struct Forward : Sequences<T, Cell> {
     }
 
     void add_products(int64_t n, const Shared& shared, const Work& w) const {
-        Part part[parts];
-        split(part);
         for (int k = 0; k < parts; ++k)
-            multiply(w.z + part[k].from, z_stride, shared.bias + part[k].from, 0, n, w.u + part[k].first, u_stride(),
+            multiply(w.z + part[k].from, z_stride, shared.bias + part[k].from, 0, n, w.u + part[k].first, u_stride,
                      shared.weights[k], part[k].last - part[k].first, part[k].to - part[k].from);
     }
 
@@ -173,7 +152,7 @@ struct Forward : Sequences<T, Cell> {
 
     void units(int64_t s, const Work& w) const {
         const Live& live = w.live[s];
-        T* const u = w.u + s * u_stride();
+        T* const u = w.u + s * u_stride;
         const T* const z = w.z + s * z_stride;
         T* const c = Cell::has_c ? w.c + s * c_stride : nullptr;
         T* const next = projects ? w.m + s * c_stride : u;
@@ -190,30 +169,15 @@ struct Forward : Sequences<T, Cell> {
 
     void project(int64_t n, const Shared& shared, const Work& w) const {
         multiply(w.projected, h_stride, shared.zeros, 0, n, w.m, c_stride, shared.weight_hr, H, O);
-        for (int64_t s = 0; s < n; ++s) copy(w.u + s * u_stride(), w.projected + s * h_stride, O);
+        for (int64_t s = 0; s < n; ++s) copy(w.u + s * u_stride, w.projected + s * h_stride, O);
     }
 
     void finish(int64_t s, const Work& w) const {
         const Live& live = w.live[s];
         if (!this->is_last(live.segment)) return;
         T* const to = result(p.final_state) + this->final_row(live.row);
-        copy(to, w.u + s * u_stride(), O);
+        copy(to, w.u + s * u_stride, O);
         if (Cell::has_c) copy(to + O, w.c + s * c_stride, H);
-    }
-
-    // To the next step of each, and those that have none give their places to the last ones; returns how many are left.
-    int64_t advance(int64_t n, int64_t step, const Work& w) const {
-        for (int64_t s = n; s-- > 0;) {
-            Live& live = w.live[s];
-            live.step += step;
-            if (--live.left) continue;
-            finish(s, w);
-            if (s == --n) continue;
-            live = w.live[n];
-            copy(w.u + s * u_stride(), w.u + n * u_stride(), O);
-            if (Cell::has_c) copy(w.c + s * c_stride, w.c + n * c_stride, H);
-        }
-        return n;
     }
 };
 

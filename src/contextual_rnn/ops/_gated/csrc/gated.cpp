@@ -41,23 +41,14 @@ const GatedProblem& layer(const GatedStream& stream, int64_t number) {
     return static_cast<const GatedProblem*>(stream.layers)[number];
 }
 
-// What a step of a stream is called with: rows of the first layer's input, and which of them begin anew, or none.
-struct StreamStep {
-    const GatedStream& stream;
-    const void* input;
-    const uint8_t* anew;
-};
-
-// All layers for the rows of one task.
-void step_rows(const void* context, int64_t task, int64_t thread) {
-    const StreamStep& step = *static_cast<const StreamStep*>(context);
-    const GatedStream& stream = step.stream;
+// All layers for the rows of one task. `input` has rows of the first one's; `anew`, where it is given, says which begin
+// anew.
+void step_rows(const GatedStream& stream, const void* input, const uint8_t* anew, int64_t task, int64_t thread) {
     const int64_t first = task * most_live, n = smaller(most_live, stream.batch - first);
-    const void* input = step.input;
     for (int64_t number = 0; number < stream.count; ++number) {
         const GatedProblem& p = layer(stream, number);
         with_pass<Step>(p, [&](const auto& pass) {
-            pass.run(static_cast<const ELEMENT*>(input), step.anew, first, n, thread);
+            pass.run(static_cast<const ELEMENT*>(input), anew, first, n, thread);
         });
         input = p.output;
     }
@@ -97,7 +88,9 @@ void EXPORTED(prepare_stream)(const GatedStream* stream) {
 }
 
 void EXPORTED(step_stream)(const GatedStream* stream, const void* input, const void* anew) {
-    const StreamStep step = {*stream, input, static_cast<const uint8_t*>(anew)};
-    contextual_rnn_parallel((stream->batch + most_live - 1) / most_live, stream->threads, step_rows, &step);
+    const int64_t tasks = (stream->batch + most_live - 1) / most_live;
+    parallel(tasks, stream->threads, [&](int64_t task, int64_t thread) {
+        step_rows(*stream, input, static_cast<const uint8_t*>(anew), task, thread);
+    });
 }
 }

@@ -16,9 +16,7 @@ constexpr int64_t ahead = 8;  // rows from the one worked on to the one that is 
 template <typename T, typename Cell>
 struct Sequences : Products<T> {
     typedef Products<T> Base;
-    using typename Base::vec;
-    using Base::L, Base::at, Base::put, Base::pack, Base::pack_turned, Base::packed_size, Base::stride;
-    using Base::multiply, Base::add_outer, Base::vectors;
+    using Base::copy, Base::given, Base::L, Base::result, Base::stride, Base::vectors;
     static constexpr int columns = Cell::columns;
 
     const GatedProblem& p;
@@ -32,13 +30,8 @@ struct Sequences : Products<T> {
           threads(larger(1, smaller(p.threads, N))), projects(p.weight_hr), x_stride(stride(I)), h_stride(stride(O)),
           c_stride(stride(H)), z_stride(stride(columns * H)), saved_stride(vectors(H) * Cell::saved * L) {}
 
-    static const T* given(const void* tensor) { return static_cast<const T*>(tensor); }
-    static T* result(void* tensor) { return static_cast<T*>(tensor); }
-
     // Elements of what is saved, `saved_size` of cpu.py, where a vector is the largest of all instruction sets.
     T* saved(int64_t row, int64_t step) const { return result(p.saved) + (row * p.steps + step) * saved_stride; }
-
-    static void copy(T* to, const T* from, int64_t size) { std::memcpy(to, from, size * sizeof(T)); }
 
     // Rows of the caller's are too many and too far from each other for the processor to see which it will need.
     static inline INLINE void fetch(const T* row, int64_t size) {
@@ -83,6 +76,31 @@ struct Sequences : Products<T> {
     }
     bool is_last(int64_t segment) const { return p.table[3 * N + segment]; }
 
+    // Segments that run, and what each has of h and c, or their gradients: rows of O, `stride` apart, and of H.
+    struct Running {
+        Live* live;
+        T* h;
+        int64_t stride;
+        T* c;
+    };
+
+    // To the next step of each, and those that have none finish and give their places to the last ones; returns how
+    // many are left.
+    template <typename Finish>
+    int64_t advance(int64_t n, int64_t step, const Running& running, const Finish& finish) const {
+        const auto [live, h, stride, c] = running;
+        for (int64_t s = n; s-- > 0;) {
+            live[s].step += step;
+            if (--live[s].left) continue;
+            finish(s);
+            if (s == --n) continue;
+            live[s] = live[n];
+            copy(h + s * stride, h + n * stride, O);
+            if (Cell::has_c) copy(c + s * c_stride, c + n * c_stride, H);
+        }
+        return n;
+    }
+
     // A row of final_state or its gradient, and of it what is c.
     int64_t final_row(int64_t row) const { return row * (O + (Cell::has_c ? H : 0)); }
 
@@ -126,10 +144,6 @@ struct Sequences : Products<T> {
             if (p.bias_ih && q < Cell::x_columns) to[j] += given(p.bias_ih)[Cell::ih_gate(q) * H + unit];
             if (p.bias_hh && q >= first_h) to[j] += given(p.bias_hh)[Cell::hh_gate(q) * H + unit];
         }
-    }
-
-    void run(void (*share)(const void*, int64_t, int64_t), const void* context) const {
-        contextual_rnn_parallel(threads, threads, share, context);
     }
 };
 

@@ -11,6 +11,7 @@ template <typename T, typename Cell>
 struct Step : Forward<T, Cell> {
     typedef Forward<T, Cell> Base;
     using Base::c_stride, Base::copy, Base::given, Base::H, Base::I, Base::O, Base::p, Base::projects, Base::result;
+    using Base::u_stride;
 
     explicit Step(const GatedProblem& problem) : Base(problem) {}
 
@@ -24,14 +25,11 @@ struct Step : Forward<T, Cell> {
     void run(const T* input, const uint8_t* anew, int64_t first, int64_t n, int64_t thread) const {
         Arena arena(p.scratch);
         const auto shared = this->place_shared(arena);
-        const int64_t before = arena.used;
-        this->place_work(arena);
-        arena.used = before + thread * (arena.used - before);
-        const auto w = this->place_work(arena);
+        const auto w = work_of(*this, arena, thread);
         T *const h = result(p.output) + first * O, *const c = result(p.final_state) + first * H;
         for (int64_t s = 0; s < n; ++s) {
             const bool begins = anew && anew[first + s];
-            T* const u = w.u + s * this->u_stride();
+            T* const u = w.u + s * u_stride;
             copy(u, begins ? given(p.h0) + (first + s) * O : h + s * O, O);
             copy(u + O, input + (first + s) * I, I);
             if (Cell::has_c) copy(w.c + s * c_stride, begins ? given(p.c0) + (first + s) * H : c + s * H, H);
@@ -40,7 +38,7 @@ struct Step : Forward<T, Cell> {
         for (int64_t s = 0; s < n; ++s) this->units(s, w);
         if (projects) this->project(n, shared, w);
         for (int64_t s = 0; s < n; ++s) {
-            copy(h + s * O, w.u + s * this->u_stride(), O);
+            copy(h + s * O, w.u + s * u_stride, O);
             if (Cell::has_c) copy(c + s * H, w.c + s * c_stride, H);
         }
     }
