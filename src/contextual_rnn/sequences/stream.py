@@ -13,14 +13,22 @@ from torch import Tensor
 
 from contextual_rnn._lengths import check_flags
 from contextual_rnn._sharded import as_forward
-from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, described
-from contextual_rnn._torch_internals import increment_version, is_transformed
-from contextual_rnn.ops.native.memory import address
+from contextual_rnn._tensors import check_dense, described
+from contextual_rnn._torch_internals import increment_version
 from contextual_rnn.ops.native.stream import Steps
 from contextual_rnn.sequences.backend import choose, weights_of
 from contextual_rnn.sequences.contexts import check_contexts, naming
 from contextual_rnn.sequences.model import Model
-from contextual_rnn.sequences.stream_kernels import KERNELS, copy_into, memory_like, serves, whole_state
+from contextual_rnn.sequences.stream_kernels import KERNELS, serves, whole_state
+from contextual_rnn.sequences.stream_memory import (
+    address_in_place,
+    can_receive,
+    check_not_wrapped,
+    copy_in,
+    copy_into,
+    memory_like,
+    own_copy,
+)
 from contextual_rnn.sequences.stream_starts import Starts
 from contextual_rnn.spec.arguments import merged
 from contextual_rnn.spec.rows import map_tensors, tensors_of, write_rows
@@ -92,11 +100,11 @@ class Stream:
         if self._native.output.data_ptr() != self._native.place or self._native.output.shape != self._native.shapes[1]:
             self._begin(self.state)
         steps, (shape, _), dtype, output, _ = self._native
-        address = _address_in_place(input, dtype, shape) or self._address_of_copy(input)
+        address = address_in_place(input, dtype, shape) or self._address_of_copy(input)
         anew = 0
         if reset is not None or reset_context is not None or arguments is not None:
             if reset_context is None and arguments is None and self._start_is_current:
-                anew = _address_in_place(reset, _BOOL, self._rows)
+                anew = address_in_place(reset, _BOOL, self._rows)
             anew = anew or self._address_of_flags(reset, reset_context, arguments)
         steps.run(steps.problem, address, anew)
         increment_version((output,))  # autograd then refuses an output that it needs and that has been overwritten
@@ -156,14 +164,14 @@ class Stream:
         self._input = None
         self._native: _Native | None = None
         if backend != "native" or not serves(network):
-            self._state = map_tensors(_own_copy, state)
+            self._state = map_tensors(own_copy, state)
             return
         state = whole_state(network, state)
         self._state = memory_like(state)
         # C writes to memory of the stream's own, which is as large whatever `start` holds now.
         self._start = memory_like(state if self._start is None else whole_state(network, self._start))
         h = tensors_of(self._state)[0]
-        if self._output is None or not _can_receive(self._output, h, self.batch_size, h.shape[-1:]):
+        if self._output is None or not can_receive(self._output, h, self.batch_size, h.shape[-1:]):
             with torch.inference_mode(False):
                 self._output = h.new_zeros(self.batch_size, h.shape[-1])
         steps = KERNELS[type(network)](network, self._state, self._start, self._output)
@@ -201,7 +209,7 @@ class Stream:
     def _stored(self, memory: State, state: State) -> State:
         """`state`, in the memory that the kernel reads where there is one."""
         if self._native is None:
-            return map_tensors(_own_copy, state)
+            return map_tensors(own_copy, state)
         copy_into(memory, whole_state(self._model.network, state))
         return memory
 
@@ -214,7 +222,7 @@ class Stream:
         if context is not None or not self._start_is_current:
             with torch.no_grad():
                 self._renew_starts("reset_context", reset, context)
-        return _copy_in("reset", self._flags, reset)
+        return copy_in("reset", self._flags, reset)
 
     def _address_of_copy(self, input: Tensor) -> int:
         """The input in memory of the stream's own, checked."""
@@ -226,7 +234,7 @@ class Stream:
         with torch.inference_mode(False), torch.no_grad():
             if self._input is None:
                 self._input = torch.empty(shape, dtype=dtype, device="cpu")
-        return _copy_in("input", self._input, input)
+        return copy_in("input", self._input, input)
 
     @torch.no_grad()
     def _step_in_torch(
@@ -234,7 +242,7 @@ class Stream:
     ) -> Tensor:
         network: Any = self._model.network
         check_step("input", network, self._spec, input)
-        _check_not_wrapped("input", input)
+        check_not_wrapped("input", input)
         if self._spec.known_time_dim == "unknown" and self._spec.step is None:
             self._spec = self._model._known_spec(input)
         width = (network.input_size,) if type(network) in KERNELS else tuple(input.shape[1:])
@@ -246,44 +254,9 @@ class Stream:
             raise ValueError("reset_context: expected only with reset, got it alone")
         run = as_forward(self._model, step_of)  # pyright: ignore[reportArgumentType]
         output, self._state = run(network, self._spec, input, self._state, **merged(arguments, {}))
-        if self._output is None or not _can_receive(self._output, output, self.batch_size, output.shape[1:]):
-            self._output = _own_copy(output)
+        if self._output is None or not can_receive(self._output, output, self.batch_size, output.shape[1:]):
+            self._output = own_copy(output)
         return self._output.copy_(output)
-
-
-def _address_in_place(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
-    """Where the kernel can read the elements of `tensor`; 0 where it cannot, or where something else is wrong.
-
-    This is most of what a step takes in Python.
-    """
-    try:
-        if (
-            type(tensor) is Tensor
-            and tensor.dtype is dtype
-            and tensor.shape == shape
-            and tensor.is_cpu
-            and tensor.is_contiguous()
-            and (dtype is _BOOL or not tensor.is_neg())
-        ):
-            return tensor.data_ptr()
-    except RuntimeError:  # sparse tensors, and those of torch.func, have no answer to some of these
-        pass
-    return 0
-
-
-def _check_not_wrapped(name: str, tensor: Tensor) -> None:
-    if is_transformed(tensor):
-        received = "one that torch.func has wrapped (vmap, grad)"
-        raise ValueError(f"{name}: expected a tensor with elements of its own, got {received}")
-
-
-def _copy_in(name: str, memory: Tensor, tensor: Tensor) -> int:
-    """Copy `tensor`, the argument `name`, into memory that the kernel reads, and say where that is."""
-    _check_not_wrapped(name, tensor)
-    if type(tensor) in PLAIN_TENSORS and not tensor._is_zerotensor():
-        address(tensor)  # refuses elements without memory
-    with torch.inference_mode(False), torch.no_grad():
-        return memory.copy_(tensor).data_ptr()
 
 
 class _Native(NamedTuple):
@@ -299,16 +272,3 @@ class _Native(NamedTuple):
 def _is_fixed(model: Model) -> bool:
     """Whether the initial state for a context is the same each time: in evaluation."""
     return not any(module.training for module in model.initial_state.modules())
-
-
-def _own_copy(tensor: Tensor) -> Tensor:
-    with torch.inference_mode(False):
-        return tensor.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _can_receive(output: Tensor, tensor: Tensor, rows: int, shape: tuple[int, ...]) -> bool:
-    """Whether `output` has memory for `rows` rows of `shape` that are as `tensor`."""
-    if (output.dtype, output.device) != (tensor.dtype, tensor.device) or output.shape != (rows, *shape):
-        return False
-    end = (output.storage_offset() + output.numel()) * output.element_size()
-    return output.is_contiguous() and (output.is_meta or end <= output.untyped_storage().nbytes())

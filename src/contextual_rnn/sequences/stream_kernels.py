@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from contextual_rnn._torch_internals import transforms
@@ -17,7 +16,7 @@ from contextual_rnn.ops._fast_weights.options import LowRank
 from contextual_rnn.ops._gated import stream as gated
 from contextual_rnn.ops.native.stream import Steps
 from contextual_rnn.sequences.backend import weights_of
-from contextual_rnn.spec.rows import map_tensors, tensors_of
+from contextual_rnn.spec.rows import tensors_of
 from contextual_rnn.spec.tree import State
 
 _FAST_WEIGHTS = (FastWeightsRNN, FastWeightsCell)
@@ -73,18 +72,3 @@ def whole_state(network: nn.Module, state: State) -> State:
     if a is None:
         return h, h.new_zeros(*h.shape, h.shape[1])
     return h, a.dense() if isinstance(a, LowRank) else a
-
-
-def memory_like(state: State) -> State:
-    """A copy in contiguous memory, which may be written to anywhere."""
-    with torch.inference_mode(False), torch.no_grad():
-        return map_tensors(
-            lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor), state
-        )
-
-
-def copy_into(memory: State, state: State) -> None:
-    """Copy a state into memory for it."""
-    with torch.inference_mode(False), torch.no_grad():
-        for to, tensor in zip(tensors_of(memory), tensors_of(state), strict=True):
-            to.copy_(tensor)

@@ -1,0 +1,79 @@
+"""Memory of a stream: what can be read in place, and what is copied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contextual_rnn._tensors import PLAIN_TENSORS
+from contextual_rnn._torch_internals import is_transformed
+from contextual_rnn.ops.native.memory import address
+from contextual_rnn.spec.rows import map_tensors, tensors_of
+from contextual_rnn.spec.tree import State
+
+_BOOL = torch.bool
+
+
+def address_in_place(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
+    """Where the kernel can read the elements of `tensor`; 0 where it cannot, or where something else is wrong.
+
+    This is most of what a step takes in Python.
+    """
+    try:
+        if (
+            type(tensor) is Tensor
+            and tensor.dtype is dtype
+            and tensor.shape == shape
+            and tensor.is_cpu
+            and tensor.is_contiguous()
+            and (dtype is _BOOL or not tensor.is_neg())
+        ):
+            return tensor.data_ptr()
+    except RuntimeError:  # sparse tensors, and those of torch.func, have no answer to some of these
+        pass
+    return 0
+
+
+def check_not_wrapped(name: str, tensor: Tensor) -> None:
+    if is_transformed(tensor):
+        received = "one that torch.func has wrapped (vmap, grad)"
+        raise ValueError(f"{name}: expected a tensor with elements of its own, got {received}")
+
+
+def copy_in(name: str, memory: Tensor, tensor: Tensor) -> int:
+    """Copy `tensor`, the argument `name`, into memory that the kernel reads, and say where that is."""
+    check_not_wrapped(name, tensor)
+    if type(tensor) in PLAIN_TENSORS and not tensor._is_zerotensor():
+        address(tensor)  # refuses elements without memory
+    with torch.inference_mode(False), torch.no_grad():
+        return memory.copy_(tensor).data_ptr()
+
+
+def own_copy(tensor: Tensor) -> Tensor:
+    with torch.inference_mode(False):
+        return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def can_receive(output: Tensor, tensor: Tensor, rows: int, shape: tuple[int, ...]) -> bool:
+    """Whether `output` has memory for `rows` rows of `shape` that are as `tensor`."""
+    if (output.dtype, output.device) != (tensor.dtype, tensor.device) or output.shape != (rows, *shape):
+        return False
+    end = (output.storage_offset() + output.numel()) * output.element_size()
+    return output.is_contiguous() and (output.is_meta or end <= output.untyped_storage().nbytes())
+
+
+def memory_like(state: State) -> State:
+    """A copy in contiguous memory, which may be written to anywhere."""
+    with torch.inference_mode(False), torch.no_grad():
+        return map_tensors(
+            lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor), state
+        )
+
+
+def copy_into(memory: State, state: State) -> None:
+    """Copy a state into memory for it."""
+    with torch.inference_mode(False), torch.no_grad():
+        for to, tensor in zip(tensors_of(memory), tensors_of(state), strict=True):
+            to.copy_(tensor)
