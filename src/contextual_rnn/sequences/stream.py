@@ -96,10 +96,10 @@ class Stream:
         """
         if self._native is None:
             return self._step_in_torch(input, reset, reset_context, arguments)
-        # Somebody freed the output's memory, moved it, or gave it other axes.
-        if self._native.output.data_ptr() != self._native.place or self._native.output.shape != self._native.shapes[1]:
+        steps, shape, dtype, output, place, shape_of_output = self._native
+        if output.data_ptr() != place or output.shape != shape_of_output:  # somebody freed, moved or turned it
             self._begin(self.state)
-        steps, (shape, _), dtype, output, _ = self._native
+            return self(input, reset, reset_context, arguments)
         address = address_in_place(input, dtype, shape) or self._address_of_copy(input)
         anew = 0
         if reset is not None or reset_context is not None or arguments is not None:
@@ -175,8 +175,8 @@ class Stream:
             with torch.inference_mode(False):
                 self._output = h.new_zeros(self.batch_size, h.shape[-1])
         steps = KERNELS[type(network)](network, self._state, self._start, self._output)
-        shapes = torch.Size((self.batch_size, network.input_size)), self._output.shape
-        self._native = _Native(steps, shapes, h.dtype, self._output, self._output.data_ptr())
+        shape = torch.Size((self.batch_size, network.input_size))
+        self._native = _Native(steps, shape, h.dtype, self._output, self._output.data_ptr(), self._output.shape)
 
     def _initial(self, starts: Starts, rows: Tensor) -> State:
         with torch.no_grad():
@@ -228,7 +228,7 @@ class Stream:
         """The input in memory of the stream's own, checked."""
         assert self._native is not None
         check_dense("input", input)
-        _, (shape, _), dtype, *_ = self._native
+        _, shape, dtype, *_ = self._native
         if input.shape != shape or input.dtype != dtype or not input.is_cpu:
             raise ValueError(f"input: expected {dtype} of shape {tuple(shape)} on cpu, got {described(input)}")
         with torch.inference_mode(False), torch.no_grad():
@@ -260,13 +260,14 @@ class Stream:
 
 
 class _Native(NamedTuple):
-    """The kernel's steps, the shapes of input and output, their dtype, and the output with its address."""
+    """The kernel's steps, what their input must be, and their output with its address and shape."""
 
     steps: Steps
-    shapes: tuple[torch.Size, torch.Size]
+    shape: torch.Size
     dtype: torch.dtype
     output: Tensor
     place: int
+    shape_of_output: torch.Size
 
 
 def _is_fixed(model: Model) -> bool:
