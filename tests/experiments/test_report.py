@@ -166,8 +166,8 @@ def test_runs_that_differ_otherwise_get_pictures_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("seeds", "said"),
     [
-        ({"zero": 1, "context": 1}, "zero 1 seed, context 1 seed. Settings"),
-        ({"zero": 1, "context": 3}, "zero 1 seed, context 3 seeds. Settings"),
+        ({"zero": 1, "context": 1}, "1 seed of each state. Settings"),
+        ({"zero": 1, "free": 2, "context": 3, "normal": 1}, "1 to 3 seeds of each state. Settings"),
     ],
 )  # fmt: skip
 def test_caption_says_how_many_seeds(tmp_path, seeds, said, no_pictures):
@@ -212,7 +212,8 @@ def test_what_is_missing_or_unfinished_is_said(tmp_path):
     retrieval(tmp_path / "half", "sound", "free", epochs=2, finished=False)
     page = page_of(tmp_path)
     assert "Linear cosine decay" not in page.text
-    assert "free 0 seeds and 1 unfinished." in page.text
+    assert "0 seeds of free, 1 run unfinished." in page.text
+    assert "Associative retrieval: 1 run is unfinished (free state)." in page.text
     assert page.rows[1] == [
         "free",
         "sound",

@@ -9,12 +9,15 @@ from pathlib import Path
 import tyro
 
 from contextual_rnn.experiments.cli.left_out import LeftOut
-from contextual_rnn.experiments.cli.program import program
+from contextual_rnn.experiments.cli.program import report_command
 
 
 @dataclass(frozen=True)
 class Results:
-    """Print medians over seeds with intervals of the finished runs below a folder, and write Parquet, a row a run."""
+    """Print medians over seeds with intervals of the finished runs below a folder, and write Parquet, a row a run.
+
+    A folder of published results such as results/ is read too.
+    """
 
     folder: tyro.conf.Positional[str]
     """Folder with runs, or its URL; more may be written there meanwhile."""
@@ -24,14 +27,15 @@ class Results:
     def run(self) -> None:
         from contextual_rnn.experiments.report.answer import answer
         from contextual_rnn.experiments.runs import store
-        from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, read_runs
+        from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT
+        from contextual_rnn.experiments.runs.published import read_results
         from contextual_rnn.experiments.runs.summary import PARQUET, write_parquet
         from contextual_rnn.experiments.stats.finals import table
 
         place, left_out = store.place_of(self.folder), LeftOut()
         with left_out, store.readable(place, (CONFIG, METRICS, RESULT), left_out) as folder:
             left_out.copy_of(place, folder)
-            runs = read_runs(folder, left_out)
+            runs = read_results(folder, left_out)
             print(table(runs))
             if isinstance(place, str):
                 runs = [dataclasses.replace(run, folder=run.folder.relative_to(folder)) for run in runs]
@@ -45,5 +49,5 @@ class Results:
                     raise
                 results = f"not written: {error}"
         print(f"results: {results}")
-        print(f"next: {program()} report {place}")
+        print(f"next: {report_command(place, [run.task for run in runs])}")
         print("", *answer(runs), sep="\n")

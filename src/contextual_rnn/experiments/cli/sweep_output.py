@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.cli.program import program
-from contextual_rnn.experiments.config import Config, config_to_dict, tasks
+from contextual_rnn.experiments.cli.program import report_command
+from contextual_rnn.experiments.config import Config, config_to_dict, task_name, tasks
 from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, finished, read_run
@@ -43,7 +43,7 @@ def dry_run(configs: Mapping[str, Config], folder: Place, together: int) -> int:
             left.append(config)
     seconds = sum(estimated_seconds(left))
     print(
-        f"{len(configs)} runs, {len(left)} to train: about {in_words(seconds)} of training, "
+        f"{len(configs)} run{'s' * (len(configs) != 1)}, {len(left)} to train: about {in_words(seconds)} of training, "
         f"{in_words(seconds / min(together, len(left) or 1))} with {together} side by side"
     )
     return 0
@@ -97,8 +97,9 @@ def print_end(configs: Mapping[str, Config], folder: Place, progress: sweeps.Pro
         if runs:
             print(table(runs))
         print(f"sweep: {folder}: {len(runs)} of {len(configs)} runs done, {len(diverged)} of them diverged")
-        print(f"next: {program()} report {folder}")
-        print("", *sentences, sep="\n")
+        print(f"next: {report_command(folder, [task_name(config) for config in configs.values()])}")
+        if sentences:
+            print("", *sentences, sep="\n")
     for name, error in progress.failed.items():
         last = [line for line in error.splitlines() if line and not line[0].isspace()][-1]
         print(f"failed: {store.below(folder, name)}: {last}", file=sys.stderr)

@@ -27,6 +27,7 @@ from contextual_rnn.experiments.config.registry import entry_of as entry_of
 from contextual_rnn.experiments.config.registry import epochs_to as epochs_to
 from contextual_rnn.experiments.config.registry import final as final
 from contextual_rnn.experiments.config.registry import identity as identity
+from contextual_rnn.experiments.config.registry import named_file as named_file
 from contextual_rnn.experiments.config.registry import register as register
 from contextual_rnn.experiments.config.registry import task_name as task_name
 from contextual_rnn.experiments.config.registry import task_of_file as task_of_file

@@ -94,6 +94,7 @@ def epochs_to(threshold: float, metric: str) -> Value:
 _TASKS: dict[str, TaskEntry] = {}
 _LOADED: set[str] = set()
 _ORIGINS: dict[str, str] = {}  # of tasks from files, by name
+_NAMED: dict[str, str] = {}  # files as the command line named them, by their tasks
 
 
 def register(entry: TaskEntry) -> TaskEntry:
@@ -149,7 +150,13 @@ def task_of_file(path: str) -> str:
     names = [name for name, origin in _ORIGINS.items() if name in known and origin == file]
     if len(names) != 1:
         raise ValueError(f"task: expected a file that registers one task, got {', '.join(names) or 'none'} in {path}")
+    _NAMED[names[0]] = path
     return names[0]
+
+
+def named_file(task: str) -> str | None:
+    """The file that the command line named for a task; None for one that is known without."""
+    return _NAMED.get(task)
 
 
 def _run_file(path: Path) -> None:

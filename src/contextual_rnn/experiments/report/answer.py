@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from contextual_rnn.experiments.runs.folder import Run
-from contextual_rnn.experiments.stats.wording import minus, words
+from contextual_rnn.experiments.stats.wording import interval, minus, spread, words
 from contextual_rnn.experiments.studies.answer import Finding, findings_of
 
 TEMPLATE = "answer.txt.jinja"
@@ -34,7 +34,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[..., str]] = {"number": _number, "words": words}
+    filters: dict[str, Callable[..., str]] = {"number": _number, "words": words, "said": interval, "spread": spread}
     environment.filters.update(filters)
     return environment.get_template(TEMPLATE, globals={"never": math.inf})
 

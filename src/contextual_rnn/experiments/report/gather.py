@@ -19,8 +19,15 @@ from contextual_rnn.experiments.report.tables import final_figures, over_seeds
 from contextual_rnn.experiments.runs.folder import Refused, Run, command, run_folders, write_json
 from contextual_rnn.experiments.runs.published import read_results
 from contextual_rnn.experiments.runs.summary import status, summary
-from contextual_rnn.experiments.stats.groups import Group, differing, groups_of, nearest_to_defaults, place
-from contextual_rnn.experiments.stats.wording import words
+from contextual_rnn.experiments.stats.groups import (
+    FREE_IN_A_COMPARISON,
+    Group,
+    differing,
+    groups_of,
+    nearest_to_defaults,
+    place,
+)
+from contextual_rnn.experiments.stats.wording import spread, words
 from contextual_rnn.experiments.studies.answer import Finding, findings_of
 from contextual_rnn.experiments.studies.catalogue import ASIDE, study
 from contextual_rnn.experiments.studies.evidence import evidence_of
@@ -57,6 +64,13 @@ def gather(folder: Path, refused: Refused) -> Report:
     by_task = {task: groups_of([run for run in pictured if run.task == task]) for task in order}
     groups = [group for each in by_task.values() for group in each]
     nearest = [group for each in by_task.values() for group in nearest_to_defaults(each, TABLES)]
+    compared = [
+        group
+        for task in order
+        for group in nearest_to_defaults(
+            groups_of([run for run in pictured if run.task == task], FREE_IN_A_COMPARISON), TABLES
+        )
+    ]
     listed = _listed(pictured, nearest)
     findings = findings_of(runs)
     if run_folders(folder):
@@ -78,7 +92,7 @@ def gather(folder: Path, refused: Refused) -> Report:
         trained=from_weights,
         accuracies=accuracy_table(listed),
         fans=_fans(from_weights),
-        over_seeds=over_seeds(nearest),
+        over_seeds=over_seeds(compared),
         commands=[run.result["command"] if run.result else command(run.config, run.folder) for run in listed],
         left_out=_left_out(pictured, listed, groups),
         reasons=list(reasons),
@@ -98,9 +112,9 @@ def curves_of(runs: Sequence[Run], metric: str) -> list[Curve]:
 
 def _headlines(findings: Sequence[Finding], groups: Sequence[Group]) -> dict[str, Panel]:
     """Two panels: the first metric of the first two groups that the answer is about; of a single one two metrics."""
-    about = [each.pairs[0].group for finding in findings for each in finding.comparisons] or groups
+    about = [each.best.group for finding in findings for each in finding.comparisons] or groups
     panels = {
-        f"{': '.join(filter(None, group.titles())) or group.entry.title}: {metric.axis or words(metric.name)}": panel
+        f"{group.title()}: {metric.axis or words(metric.name)}": panel
         for rank in range(2)
         for group in about[:2]
         for metric in [each for each in group.entry.metrics if each.curve][rank : rank + 1]
@@ -124,14 +138,12 @@ def _pictures(groups: Sequence[Group]) -> list[Picture]:
 
 
 def _counted(group: Group) -> str:
-    """As "zero 3 seeds, context 2 seeds and 1 diverged"."""
-    texts: list[str] = []
-    for state in in_order(run.config.state for run in group.runs):
-        by_status = Counter(map(status, group.of_state(state)))
-        finished = by_status.pop("finished", 0)
-        counts = [f"{finished} seed{'s' * (finished != 1)}", *(f"{count} {name}" for name, count in by_status.items())]
-        texts.append(f"{state} {' and '.join(counts)}")
-    return ", ".join(texts)
+    """As "2 to 3 seeds of each state, 1 run diverged": a sentence holds three numbers, and there may be many states."""
+    states = in_order(run.config.state for run in group.runs)
+    counts = [sum(run.converged for run in group.of_state(state)) for state in states]
+    seeds = f"{spread(counts)} seed{'s' * (max(counts) != 1)} of {'each state' if len(states) > 1 else states[0]}"
+    by_status = Counter(status(run) for run in group.runs if not run.converged)
+    return ", ".join([seeds, *(f"{count} run{'s' * (count > 1)} {name}" for name, count in by_status.items())])
 
 
 def _listed(runs: Sequence[Run], groups: Sequence[Group]) -> list[Run]:

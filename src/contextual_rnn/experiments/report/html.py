@@ -111,7 +111,14 @@ def render(report: Report) -> str:
         Drawing(inline(figures.learning_curve(panel), f"headline-{index}"), caption)
         for index, (caption, panel) in enumerate(report.headlines.items())
     ]
-    return page(TITLE, SUBJECT, report.answer, [*headlines, *_samples(report.fans, "headline")][:2], folds)
+    answer = [_with_code(sentence) for sentence in report.answer]
+    return page(TITLE, SUBJECT, answer, [*headlines, *_samples(report.fans, "headline")][:2], folds)
+
+
+def _with_code(sentence: str) -> str:
+    """The sentence; where it ends with a command, that as code."""
+    text, name, rest = sentence.partition("contextual-rnn ")
+    return Markup("{}<code>{}</code>").format(text, name + rest) if name else sentence
 
 
 def _experiment(section: Section, data: Mapping[str, Any]) -> Fold:

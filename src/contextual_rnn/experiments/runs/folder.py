@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,10 +193,16 @@ def differing_options(one: Config, other: Config) -> str:
 
 def command(config: Config, folder: Path | str) -> str:
     """The command line that trains `config` into `folder`; options at their default are left out."""
-    words = ["contextual-rnn", "train", task_name(config)]
-    for name, value in chosen(config).items():
+    words = ["contextual-rnn", "train", task_name(config), *option_words(chosen(config))]
+    return shlex.join([*words, "--out", unicode_text(folder)])
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Options as the words of a command line."""
+    words: list[str] = []
+    for name, value in options.items():
         option = name.replace("_", "-")
         words += (
             [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
         )
-    return shlex.join([*words, "--out", unicode_text(folder)])
+    return words

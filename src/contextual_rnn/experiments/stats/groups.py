@@ -12,14 +12,16 @@ from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.measures import one_of_each
 from contextual_rnn.experiments.stats.wording import option_text, words
 
-# In one picture runs may differ in these. Nothing in training depends on how many epochs are still to come, so that a
-# longer run goes on where a shorter one ends.
-FREE_IN_A_PICTURE = ("task", "state", "seed", "epochs", *COMPUTED_BY)
+# Runs are compared that differ in these alone.
+FREE_IN_A_COMPARISON = ("task", "state", "seed", *COMPUTED_BY)
+# In one picture they may differ in their epochs too. Nothing in training depends on how many are still to come, so that
+# a longer run goes on where a shorter one ends.
+FREE_IN_A_PICTURE = (*FREE_IN_A_COMPARISON, "epochs")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that share `settings`, all but those free in a picture; one run for each state and seed."""
+    """Runs that share `settings`; one run for each state and seed."""
 
     settings: dict[str, Any]
     runs: list[Run]
@@ -38,19 +40,24 @@ class Group:
         titles = self.entry.titles
         return [titles[name].get(str(self.settings[name]), "") for name in titles if name in self.settings]
 
+    def title(self) -> str:
+        """Its titles as one; the task's where it has none."""
+        return ": ".join(filter(None, self.titles())) or self.entry.title
+
     def texts(self) -> dict[str, str]:
         """Each setting as words, by its name."""
         return {name: f"{words(name)} {option_text(value)}" for name, value in self.settings.items()}
 
 
-def groups_of(runs: Sequence[Run]) -> list[Group]:
-    """The runs in groups that share one picture: by task, in the order of their titles, else in that of the runs.
+def groups_of(runs: Sequence[Run], free: Sequence[str] = FREE_IN_A_PICTURE) -> list[Group]:
+    """The runs in groups that differ in the options `free` alone, by default those that share one picture.
 
-    Of runs of the same state and seed the one is kept that `one_of_each` chooses.
+    They are sorted by task and in the order of their titles, else in that of the runs. Of runs of the same state and
+    seed the one is kept that `one_of_each` chooses.
     """
     groups: dict[str, Group] = {}
     for run in runs:
-        settings = {name: value for name, value in config_to_dict(run.config).items() if name not in FREE_IN_A_PICTURE}
+        settings = {name: value for name, value in config_to_dict(run.config).items() if name not in free}
         groups.setdefault(json.dumps([run.task, settings]), Group(settings, [])).runs.append(run)
     for group in groups.values():
         group.runs[:] = sorted(one_of_each(group.runs), key=lambda run: run.folder)
