@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,22 @@ def test_a_task_from_a_file_is_trained_swept_tabulated_and_reported(tmp_path, mo
     assert "expected a run of the decay task, got one of mean" in capsys.readouterr().err
 
 
+def test_the_next_command_names_the_file_of_the_task_and_quotes_the_folder(tmp_path, monkeypatch, capsys, no_pictures):
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
+    monkeypatch.setattr(workers, "local_workers", lambda count: contextlib.nullcontext(Serial()))
+    monkeypatch.setattr(registry, "_NAMED", {})
+    folder = tmp_path / "my runs"
+    assert main(["sweep", str(FILE), "--units", "2", "--grid", "state=warm", "--out", str(folder)]) == 0
+    swept = capsys.readouterr().out
+    assert main(["results", str(FILE), str(folder)]) == 0
+    for printed in (swept, capsys.readouterr().out):
+        *_, follows, empty, _, _, advice = printed.splitlines()
+        assert (follows, empty) == (f"next: contextual-rnn report {FILE} '{folder}'", "")
+        assert advice == f"To compare states: contextual-rnn sweep {FILE} --units 2 --grid state=zero,warm --seeds 5"
+    assert main(shlex.split(follows.removeprefix("next: contextual-rnn "))) == 0
+    assert main([*shlex.split(advice.partition("contextual-rnn ")[2]), "--out", str(tmp_path / "both")]) == 0
+
+
 def test_a_file_on_the_command_line_is_its_task(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
     monkeypatch.setattr(workers, "local_workers", lambda count: contextlib.nullcontext(Serial()))
@@ -91,10 +108,13 @@ def test_the_task_of_the_page_is_trained_and_compared(tmp_path, monkeypatch, cap
     (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     file = tmp_path / "phase.py"
     file.write_text(code)
+    sentences = {}
     for words in re.findall(r"^contextual-rnn (\w+) phase.py ([^#\n]*)", page, flags=re.MULTILINE):
         out = ["--out", str(tmp_path / words[0]), "--epochs", "1"]
         out = out[:2] if words[0] == "compare" else out
         assert main([words[0], str(file), *words[1].replace("--seeds 5", "--seeds 2").split(), *out]) == 0
+        sentences[words[0]] = capsys.readouterr().out.splitlines()[-3:]
+    assert sentences["sweep"][1].startswith("The gain in squared error over the zero state is ")
     answer = json.loads((tmp_path / "compare" / "answer.json").read_text())
     assert answer["verdict"] == "helps"
     assert answer["best"] == "context"

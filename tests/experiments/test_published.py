@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from contextual_rnn.experiments.cli.main import main
 from contextual_rnn.experiments.config import RetrievalConfig
+from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.runs.published import publish, read_results
 from contextual_rnn.experiments.stats.tables import markdown
@@ -52,6 +54,18 @@ def test_a_diverged_run_is_kept_whenever_it_stopped(tmp_path, accuracies):
     assert [run.converged for run in found].count(False) == 1
     *_, row = markdown(accuracy_table(found)).splitlines()
     assert "80.00% (70.00% to 90.00%)" in row
+
+
+def test_results_prints_of_published_files_what_the_report_says(tmp_path, capsys, no_pictures):
+    publish(RUNS, tmp_path / "some.json")
+    assert main(["results", str(tmp_path)]) == 0
+    sentences = capsys.readouterr().out.splitlines()[-3:]
+    assert sentences == answer(read_results(tmp_path))
+    assert main(["report", str(tmp_path)]) == 0
+    assert all(sentence in (tmp_path / "report.html").read_text() for sentence in sentences)
+    for command in ("results", "report"):
+        assert main([command, str(tmp_path / "some.json")]) == 1
+        assert "folder: expected a folder with runs or published results, got the file" in capsys.readouterr().err
 
 
 def test_nothing_to_publish(tmp_path):

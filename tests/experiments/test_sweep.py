@@ -225,6 +225,8 @@ def test_the_command_trains_tells_and_is_repeated(tmp_path, monkeypatch, capsys)
     assert main([*WORDS[:-1], "units=4,5", "--dry-run"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.rpartition(" ")[2] for line in shown[:2]] == ["units=4", "units=5"]
+    assert main([*WORDS[:-2], "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 run, 1 to train: ")
 
     assert main([*WORDS, "--seeds", "2"]) == 0
     header, *rows, last, follows, empty, first, _, third = capsys.readouterr().out.splitlines()

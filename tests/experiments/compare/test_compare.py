@@ -183,14 +183,19 @@ def test_finished_runs_are_not_trained_again():
     assert again.sentences() == answer.sentences()
 
 
-def test_a_comparison_in_an_object_store(tmp_path):
+def test_a_comparison_in_an_object_store(tmp_path, no_pictures):
     place = "memory://comparison/one"
     plan = small_plan(tmp_path, arms=("context",), steps=20, series=20)
     answer = run(plan, place, serial())
     stored = Store(place)
     assert {"answer.json", "report.html", "winner/predictor.json", "winner/model.safetensors"} <= set(stored.names())
     stored.fetch(["report.html"], tmp_path)
-    assert "memory://comparison/one/winner" in (tmp_path / "report.html").read_text()
+    written = (tmp_path / "report.html").read_text()
+    assert "memory://comparison/one/winner" in written
+    assert main(["report", place]) == 0
+    assert "runs.html" in stored.names()
+    stored.fetch(["report.html"], tmp_path / "later")
+    assert (tmp_path / "later" / "report.html").read_text() == written
     again = run(plan, place, contextlib.nullcontext(Stopping(0)))
     assert again.sentences() == answer.sentences()
 
@@ -286,7 +291,7 @@ def test_the_report_answers_first_and_has_every_arm():
     assert render(plan, answer, folder) == html
 
 
-def test_the_command_ends_with_the_three_sentences(tmp_path, in_this_process, capsys):
+def test_the_command_ends_with_the_three_sentences(tmp_path, in_this_process, capsys, no_pictures):
     path = tmp_path / "planted.csv"
     pyarrow.csv.write_csv(planted_table("context", 0.9, series=20, steps=6, seed=0), path)
     words = [
@@ -308,6 +313,13 @@ def test_the_command_ends_with_the_three_sentences(tmp_path, in_this_process, ca
     printed = capsys.readouterr()
     assert "every_step" in printed.out
     assert "left out" not in printed.err
+    *_, follows, empty, first, _, _ = printed.out.splitlines()
+    assert (follows, empty) == (f"next: contextual-rnn report {tmp_path / 'out'}", "")
+    assert first.startswith("Sequences of a table: beside the zero state the validation error is ")
+    before = (tmp_path / "out" / "report.html").read_text()
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == f"report: {tmp_path / 'out' / 'runs.html'}\n"
+    assert (tmp_path / "out" / "report.html").read_text() == before
 
 
 def test_a_data_frame_is_compared_by_the_function(tmp_path, in_this_process, monkeypatch):

@@ -35,7 +35,7 @@ from contextual_rnn.experiments.tasks.panel import data_of, panel_text, passes_o
 from contextual_rnn.experiments.tasks.panel_model import PanelModel
 from contextual_rnn.experiments.training.threads import cores
 
-ANSWER, WINNER, TABLE = "answer.json", "winner", "table.parquet"
+WINNER, TABLE = "winner", "table.parquet"
 UNITS, LEARNING_RATES = (16, 64), (3e-3, 1e-2)
 STEPS = 500  # of training, for every arm
 SMALL_BATCH, LARGE_BATCH = 64, 256  # sequences in a step; the large one for training sets of at least 100 of them
@@ -157,6 +157,7 @@ def run(
 ) -> Answer:
     """Train what is left to train, and write the answer, the report and the model to use into `folder`."""
     from contextual_rnn.experiments.compare.report import REPORT, write_report
+    from contextual_rnn.experiments.report.html import ANSWER
 
     with workers as executor:
         names = train_all(plan, folder, executor, watch)

@@ -26,6 +26,8 @@ from contextual_rnn.experiments.studies.calibration import calibration_table
 from contextual_rnn.experiments.studies.gain_map import Map
 
 REPORT, TEMPLATE = "report.html", "report.html.jinja"
+# Beside the answer of `compare`, whose own report has the first name.
+ANSWER, BESIDE_ANSWER = "answer.json", "runs.html"
 DRAWINGS = Path(__file__).parent / "drawings"
 TITLE = "Does a better initial state help?"
 SUBJECT = (
@@ -78,8 +80,9 @@ SPREAD: dict[str, tuple[str, Scale]] = {
 
 
 def write_report(folder: Path, refused: Refused = lambda error: None) -> Path:
-    """Write report.html into `folder`, and its data as JSON; return the path of report.html.
+    """Write report.html into `folder`, and its data as JSON; return its path.
 
+    In the folder of a comparison, whose report has that name, it is runs.html.
     summary.json has medians and every seed's final metrics; where there are trained weights, calibration.json says how
     often the truth lies within the samples, diagnostics.json whether the initial state mattered, and playground.json
     has sampled trajectories. Unfinished runs are shown with the epochs they have. Of many groups of settings the page
@@ -88,8 +91,9 @@ def write_report(folder: Path, refused: Refused = lambda error: None) -> Path:
     `refused` too. Raises ValueError where `folder` has neither runs nor results that can be read.
     """
     folder = Path(folder)
-    write_whole(folder / REPORT, render(gather(folder, refused)))
-    return folder / REPORT
+    path = folder / (BESIDE_ANSWER if (folder / ANSWER).exists() else REPORT)
+    write_whole(path, render(gather(folder, refused)))
+    return path
 
 
 def render(report: Report) -> str:

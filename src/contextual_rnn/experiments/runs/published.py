@@ -56,8 +56,10 @@ def read_results(folder: Path, refused: Refused = raise_it) -> list[Run]:
     """The runs below `folder`. Where it has none, those of the files in it that `publish` wrote.
 
     Folders of published runs are those of their commands. The error of a damaged run or file, which names it, goes to
-    `refused`, which by default raises it. Raises ValueError where there is nothing that can be read.
+    `refused`, which by default raises it. Raises ValueError for a file, and where there is nothing that can be read.
     """
+    if Path(folder).is_file():
+        raise ValueError(f"folder: expected a folder with runs or published results, got the file {folder}")
     if run_folders(folder):
         return read_runs(folder, refused)
     runs: list[Run] = []
