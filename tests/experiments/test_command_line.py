@@ -10,7 +10,7 @@ import pytest
 
 import contextual_rnn
 from contextual_rnn.experiments.cli.main import main
-from contextual_rnn.experiments.cli.program import program
+from contextual_rnn.experiments.cli.program import print_answer, program
 from contextual_rnn.experiments.runs.folder import read_run
 
 TINY_DECAY = ["--samples-per-period", "8", "--units", "8", "--epochs", "1"]
@@ -171,11 +171,13 @@ def test_the_version(capsys):
     assert capsys.readouterr().out == f"contextual-rnn {contextual_rnn.__version__}\n"
 
 
-def test_a_command_to_type_next_is_found_by_the_shell(tmp_path, monkeypatch):
+def test_a_command_to_type_next_is_found_by_the_shell(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert program() == "contextual-rnn", "started in another way"
     monkeypatch.setattr(sys, "argv", [".venv/bin/contextual-rnn", "reproduce"])
     assert Path(program()) == Path(".venv/bin/contextual-rnn"), "as make starts it"
+    print_answer(["To compare: contextual-rnn sweep decay"])
+    assert capsys.readouterr().out == "\nTo compare: .venv/bin/contextual-rnn sweep decay\n"
     (tmp_path / "contextual-rnn").touch(mode=0o755)
     assert program() == "contextual-rnn"
 

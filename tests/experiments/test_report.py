@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
+from tests.sentences import crowded, html_text
 
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig, config_to_dict
 from contextual_rnn.experiments.report import gather
@@ -229,6 +230,24 @@ def test_what_is_missing_or_unfinished_is_said(tmp_path):
     ]
     assert "Figure 6:" not in page.text
     assert "Trained with" not in page.text
+
+
+def test_runs_of_different_lengths_share_a_picture_and_are_not_compared(tmp_path, no_pictures):
+    for state, epochs in (("zero", 2), ("context", 4)):
+        for seed in range(2):
+            config = RetrievalConfig(state=state, seed=seed, epochs=epochs)
+            make_run(tmp_path / f"{state}{seed}", config, {"validation_accuracy": 0.5 + 0.1 * epochs}, epochs=epochs)
+    page = page_of(tmp_path)
+    assert "2 seeds of each state." in page.text
+    assert ["context", "validation accuracy", "2", "90.00% (90.00% to 90.00%)", "-", "-"] in page.rows
+    assert "Associative retrieval, A sound start, epochs 4" in page.text
+
+
+def test_a_command_in_the_answer_is_code(tmp_path, no_pictures):
+    decay(tmp_path / "run", "normal", units=8, clip_norm=2.0, samples_per_period=4)
+    html = write_report(tmp_path).read_text()
+    assert "<p>To compare states: <code>contextual-rnn sweep decay --epochs 3 --units 8 " in html
+    assert not crowded(html_text(html), 3)
 
 
 def test_a_run_that_has_only_begun_is_no_picture(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from contextual_rnn.experiments.config import named_file
@@ -17,6 +17,12 @@ def program() -> str:
     """`contextual-rnn` where the shell finds it, else the path by which it was started, as `make` does."""
     started = Path(sys.argv[0])
     return shlex.quote(str(started)) if started.stem == NAME and not shutil.which(NAME) else NAME
+
+
+def print_answer(sentences: Sequence[str]) -> None:
+    """An empty line and the sentences, a command in them as the user can type it."""
+    if sentences:
+        print("", *(sentence.replace(f"{NAME} ", f"{program()} ") for sentence in sentences), sep="\n")
 
 
 def report_command(place: Path | str, tasks_of_runs: Iterable[str]) -> str:

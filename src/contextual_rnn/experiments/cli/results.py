@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from contextual_rnn.experiments.cli.left_out import LeftOut
-from contextual_rnn.experiments.cli.program import report_command
+from contextual_rnn.experiments.cli.program import print_answer, report_command
 
 
 @dataclass(frozen=True)
@@ -50,4 +50,4 @@ class Results:
                 results = f"not written: {error}"
         print(f"results: {results}")
         print(f"next: {report_command(place, [run.task for run in runs])}")
-        print("", *answer(runs), sep="\n")
+        print_answer(answer(runs))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.cli.program import report_command
+from contextual_rnn.experiments.cli.program import print_answer, report_command
 from contextual_rnn.experiments.config import Config, config_to_dict, task_name, tasks
 from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.runs import store
@@ -98,8 +98,7 @@ def print_end(configs: Mapping[str, Config], folder: Place, progress: sweeps.Pro
             print(table(runs))
         print(f"sweep: {folder}: {len(runs)} of {len(configs)} runs done, {len(diverged)} of them diverged")
         print(f"next: {report_command(folder, [task_name(config) for config in configs.values()])}")
-        if sentences:
-            print("", *sentences, sep="\n")
+        print_answer(sentences)
     for name, error in progress.failed.items():
         last = [line for line in error.splitlines() if line and not line[0].isspace()][-1]
         print(f"failed: {store.below(folder, name)}: {last}", file=sys.stderr)
