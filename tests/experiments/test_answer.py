@@ -224,6 +224,22 @@ def assert_three_of_few_numbers(sentences):
         assert text.endswith(": ") if command else text.endswith(".")
 
 
+def test_a_task_without_a_measure_and_one_with_titles(monkeypatch):
+    runs = own({"zero": 3.0, "my_even": 2.0}) + own({"zero": 3.0, "my_even": 4.0}, data_seed=1)
+    titles = {"data_seed": {"0": "Old data", "1": "New data"}}
+    monkeypatch.setitem(registry._TASKS, "waves", dataclasses.replace(WAVES, titles=titles))
+    sentences = answer(runs)
+    assert_three_of_few_numbers(sentences)
+    assert sentences[0] == (
+        'Waves: Old data: the state "my_even" is better than the zero state in error (2.5 against 3.5); '
+        'New data: the state "my_even" is worse than the zero state in error.'
+    )
+    monkeypatch.setitem(registry._TASKS, "waves", dataclasses.replace(WAVES, measures=()))
+    sentences = answer(runs)
+    assert_three_of_few_numbers(sentences)
+    assert '8 runs have finished (zero state, state "my_even"), and the task gives them no measure' in sentences[0]
+
+
 def test_runs_that_do_not_count_change_nothing():
     assert answer([]) == []
     assert answer(retrieval(1) + unfinished(retrieval(2))) == answer(retrieval(1))

@@ -32,7 +32,7 @@ from contextual_rnn.experiments.studies.catalogue import AUTHORS, DECAY, SOUND, 
 PAPER = (AUTHORS, SOUND, DECAY)
 MOST_SETTINGS = 60  # of a start; of a larger sweep those nearest to the defaults
 
-# Why nothing is compared: the task has no measure; the runs have not finished; there is no zero state, or no other one;
+# Why nothing is compared: no run has the first measure; too few have finished; there is no zero state, or no other one;
 # no settings or no seed are those of both.
 Obstacle = Literal["measure", "finished", "zero", "other", "settings", "seed"]
 
@@ -48,7 +48,7 @@ class Pair(NamedTuple):
     @property
     def first(self) -> Contrast:
         """The contrast in the task's first measure."""
-        return next(iter(self.contrasts.values()))
+        return self.contrasts[self.group.entry.measures[0].name]
 
 
 class Beside(NamedTuple):
@@ -61,7 +61,8 @@ class Beside(NamedTuple):
     @property
     def side(self) -> Verdict:
         """The side of more than half of the settings, else level."""
-        return next((side for side, count in self.sides.items() if 2 * count > len(self.pairs)), "level")
+        most = max(self.sides, key=lambda side: self.sides[side])
+        return most if 2 * self.sides[most] > len(self.pairs) else "level"
 
 
 class Comparison(NamedTuple):
@@ -95,7 +96,7 @@ class Status(NamedTuple):
     """How many runs are finished, diverged or unfinished, and the titles of their states."""
 
     name: str
-    count: int
+    runs: int
     states: Sequence[str]
 
 
@@ -135,7 +136,7 @@ def _finding(runs: Sequence[Run]) -> Finding:
         comparisons,
         statuses,
         settings,
-        None if comparisons else _obstacle(groups),
+        None if comparisons else _obstacle(groups, settings),
         [words(name) for name in _differing(groups_of(by_status["finished"], FREE_IN_A_COMPARISON))],
         _sweep(settings[0].config if settings else runs[0].config, runs),
     )
@@ -181,7 +182,7 @@ def _pairs(group: Group) -> list[Pair]:
             for measure in group.entry.measures
             if (each := contrast(group.of_state(state), group.of_state(BASELINE), measure)) is not None
         }
-        if contrasts:
+        if group.entry.measures and group.entry.measures[0].name in contrasts:
             pairs.append(Pair(state, _title(group.entry, state), group, contrasts))
     return pairs
 
@@ -231,10 +232,10 @@ def _differing(groups: Sequence[Group]) -> list[str]:
     return [name for name in names if any(group.settings[name] != groups[0].settings[name] for group in groups)]
 
 
-def _obstacle(groups: Sequence[Group]) -> Obstacle:
+def _obstacle(groups: Sequence[Group], settings: Sequence[Setting]) -> Obstacle:
     runs = [run for group in groups for run in group.runs]
     begun, finished = ({run.config.state for run in each} for each in (runs, [run for run in runs if run.converged]))
-    if not groups[0].entry.measures:
+    if finished and not settings:
         return "measure"
     if BASELINE not in begun:
         return "zero" if finished else "finished"
