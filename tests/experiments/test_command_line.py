@@ -1,7 +1,10 @@
 """The console command, end to end on tiny runs."""
 
+import contextlib
 import csv
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +81,19 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
         (["generate", "retrieval"], "run: expected a run of the decay task"),
         (["report", "nowhere"], "folder: expected runs"),
         (["train", "retrieval", "--pairs", "27"], "pairs: expected at most"),
+        (["trian"], "command: expected one of reproduce, train, "),
+        (["trian"], "got 'trian'; did you mean train?"),
+        (["sweep", "dekay"], "task: expected one of retrieval, decay, panel, got 'dekay'; did you mean decay?"),
+        (["train", "nofile.py"], "contextual-rnn: task: expected a Python file that registers a task, got nofile.py"),
+        (["sweep", "decay", "--stack", "0"], "stack: expected a positive int, got 0"),
+        (["sweep", "decay", "--workers", "0", "--dry-run"], "workers: expected a positive int, got 0"),
+        (["reproduce", "--workers", "-1", "--dry-run"], "workers: expected a positive int, got -1"),
+        (["sweep", "decay", "--retries", "-1"], "retries: expected an int of at least 0, got -1"),
+        (["train", "decay", "--units", "five"], "--units: expected an int, got 'five'"),
+        (["train", "retrieval", "--alphabet-size", "x"], "--alphabet-size: expected an int, got 'x'"),
+        (["generate", "run", "--period", "2", "x"], "--period: expected a number, got 'x'"),
+        (["report"], "FOLDER"),
+        (["predict"], "TABLE"),
     ],
 )
 def test_refusals_are_one_line_and_a_status(in_tmp_path, capsys, arguments, message):
@@ -96,7 +112,6 @@ def test_refusals_are_one_line_and_a_status(in_tmp_path, capsys, arguments, mess
     ("arguments", "choices"),
     [
         (["train", "decay", "--state", "warm"], ["zero", "free", "context", "normal"]),
-        (["train", "chess"], ["retrieval", "decay"]),
         (["reproduce", "--preset", "slow"], ["quick", "paper"]),
     ],
 )
@@ -135,6 +150,24 @@ def test_help_says_what_every_option_does(command, capsys):
         for option in ("--state", "--start", "--timing", "--leaves", "--pairs", "--modified", "--seed", "--out"):
             assert option in shown
         assert "c9k8j3f1??k" in shown
+
+
+@pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_on_a_terminal(environment, coloured):
+    """https://no-color.org"""
+    terminal, end = pty.openpty()
+    words = [sys.executable, "-m", "contextual_rnn.experiments", "train", "decay", "--unts", "5"]
+    environment = {name: text for name, text in os.environ.items() if name != "NO_COLOR"} | environment
+    process = subprocess.Popen(words, stdout=end, stderr=end, env=environment | {"TERM": "xterm"})
+    os.close(end)
+    shown = b""
+    with contextlib.suppress(OSError):  # what Linux says at the end of a terminal
+        while part := os.read(terminal, 1 << 16):
+            shown += part
+    os.close(terminal)
+    assert process.wait() != 0
+    assert b"--unts" in shown
+    assert (b"\x1b[" in shown) == coloured
 
 
 def test_help_imports_no_torch():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -12,7 +13,7 @@ import tyro
 class Generate:
     """Generate trajectories from a trained decay run, as a picture (SVG) and as numbers (CSV)."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Folder of the run."""
     initial: float = 3.0
     """Initial value x(0); the model was trained on 2 to 4."""

@@ -24,6 +24,7 @@ from contextual_rnn.experiments.cli.reproduce import Reproduce
 from contextual_rnn.experiments.cli.results import Results
 from contextual_rnn.experiments.cli.sweep import Sweep, SweepOptions
 from contextual_rnn.experiments.cli.train import Train, TrainOptions
+from contextual_rnn.experiments.cli.words import REGISTRY, check_name
 from contextual_rnn.experiments.config import task_of_file, tasks
 
 DESCRIPTION = "Recurrent networks that start from something better than zeros: train, reproduce, generate."
@@ -56,10 +57,17 @@ TAKE_TASKS, READ_TASKS = ("train", "sweep", "compare"), ("results", "report")
 
 
 def parse(words: list[str]) -> Any:
-    """The command that the words of a command line ask for; exits where they ask for none."""
+    """The command that the words of a command line ask for; exits where they ask for none.
+
+    Raises ValueError for an unknown command or task, and for a file without a task.
+    """
+    if not words[0].startswith("-"):
+        check_name("command", words[0], COMMANDS)
     if len(words) > 1 and words[0] in (*TAKE_TASKS, *READ_TASKS) and words[1].endswith(".py"):
         task = task_of_file(words[1])
         words = [words[0], *([task] if words[0] in TAKE_TASKS else []), *words[2:]]
+    if len(words) > 1 and words[0] in ("train", "sweep") and not words[1].startswith("-"):
+        check_name("task", words[1], tasks())
     commands: dict[str, Any] = {**COMMANDS, "train": Train[_each(TrainOptions)], "sweep": Sweep[_each(SweepOptions)]}
     return tyro.cli(
         _one_of([(name, command, None) for name, command in commands.items()]),
@@ -67,6 +75,7 @@ def parse(words: list[str]) -> Any:
         description=DESCRIPTION,
         args=words,
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+        registry=REGISTRY,
     )
 
 

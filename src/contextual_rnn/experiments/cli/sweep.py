@@ -56,6 +56,7 @@ class Sweep(Generic[Options]):
     task: Annotated[Options, tyro.conf.arg(name="")]
 
     def run(self) -> int:
+        from contextual_rnn._numbers import check_size
         from contextual_rnn.experiments.cli import sweep_output
         from contextual_rnn.experiments.progress import Bar
         from contextual_rnn.experiments.runs import store
@@ -73,9 +74,10 @@ class Sweep(Generic[Options]):
             raise ValueError(f"grid: expected every option once, got {', '.join(both)} in the file too")
         configs = sweeps.named(combinations(options.config, grid | words, options.seeds))
         together = max(1, cores() // max(config.threads for config in configs.values()))  # runs that fill this machine
-        workers = options.workers or max(1, together // options.stack)
+        stack = check_size("stack", options.stack)
+        workers = max(1, together // stack) if options.workers is None else check_size("workers", options.workers)
         if options.dry_run:
-            return sweep_output.dry_run(configs, folder, workers * min(options.stack, together))
+            return sweep_output.dry_run(configs, folder, workers * min(stack, together))
         executor = dask_workers(options.scheduler) if options.scheduler else local_workers(workers)
         try:
             with (
@@ -86,8 +88,8 @@ class Sweep(Generic[Options]):
                     configs,
                     folder,
                     pool,
-                    retries=options.retries,
-                    stack=options.stack,
+                    retries=check_size("retries", options.retries, least=0),
+                    stack=stack,
                     checkpoint_seconds=options.checkpoint_seconds,
                     watch=lambda progress: sweep_output.show(bar, progress),
                 )

@@ -133,7 +133,7 @@ def tasks() -> Mapping[str, TaskEntry]:
     for path in filter(None, os.environ.get(TASK_FILES, "").split(os.pathsep)):
         if path not in _LOADED:
             _LOADED.add(path)
-            _run_file(Path(path))
+            _run_file(Path(path), TASK_FILES)
     return _TASKS
 
 
@@ -143,6 +143,11 @@ def task_of_file(path: str) -> str:
     Raises ValueError where the file cannot be run or registers another number of tasks than one.
     """
     file = str(Path(path).absolute())
+    if not Path(path).is_file():
+        raise ValueError(f"task: expected a Python file that registers a task, got {path}, which is no file")
+    if file not in _LOADED:
+        _LOADED.add(file)
+        _run_file(Path(file), "task")
     files = [name for name in os.environ.get(TASK_FILES, "").split(os.pathsep) if name]
     if file not in files:
         os.environ[TASK_FILES] = os.pathsep.join([*files, file])
@@ -159,12 +164,13 @@ def named_file(task: str) -> str | None:
     return _NAMED.get(task)
 
 
-def _run_file(path: Path) -> None:
+def _run_file(path: Path, argument: str) -> None:
+    """Run a file with tasks, which `argument` named."""
     name = f"contextual_rnn_tasks_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         _LOADED.discard(str(path))
-        raise ValueError(f"{TASK_FILES}: expected Python files, got {path}")
+        raise ValueError(f"{argument}: expected Python files, got {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # a dataclass reads the types of its fields there
     before = set(_TASKS)
@@ -176,7 +182,7 @@ def _run_file(path: Path) -> None:
             del _TASKS[registered]
         reason = str(error) or type(error).__name__
         raise ValueError(
-            f"{TASK_FILES}: expected Python that registers tasks in {path}, got an error: {reason}"
+            f"{argument}: expected Python that registers tasks in {path}, got an error: {reason}"
         ) from error
     _ORIGINS.update(dict.fromkeys(_TASKS.keys() - before, str(path)))
 

@@ -1,0 +1,50 @@
+"""How the words of a command line become commands and numbers. A refusal says what was expected and received."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from types import NoneType
+from typing import Any, get_args
+
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+EXPECTED = {int: "an int", float: "a number"}
+REGISTRY = ConstructorRegistry()
+
+
+def check_name(kind: str, word: str, names: Iterable[str]) -> None:
+    """Raises ValueError for a word that is none of `names`, with the one that is most like it."""
+    names = list(names)
+    if word not in names:
+        near = difflib.get_close_matches(word, names, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{kind}: expected one of {', '.join(names)}, got {word!r}{meant}")
+
+
+@REGISTRY.primitive_rule
+def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Of type int, float, one of them or None, or a tuple of them."""
+    kinds = get_args(info.type) or (info.type,)
+    optional, several = NoneType in kinds, Ellipsis in kinds
+    rest = set(kinds) - {NoneType, Ellipsis}
+    if len(rest) != 1 or not rest <= EXPECTED.keys():
+        return None
+    (kind,) = rest
+
+    def parse(word: str) -> Any:
+        if optional and word == "None":
+            return None
+        try:
+            return kind(word)
+        except ValueError:
+            raise ValueError(f"expected {EXPECTED[kind]}, got {word!r}") from None
+
+    name = f"{'{None}|' if optional else ''}{kind.__name__.upper()}"
+    return PrimitiveConstructorSpec(
+        nargs="*" if several else 1,
+        metavar=f"[{name} [{name} ...]]" if several else name,
+        instance_from_str=lambda words: tuple(map(parse, words)) if several else parse(words[0]),
+        is_instance=lambda value: isinstance(value, tuple if several else int | kind) or (optional and value is None),
+        str_from_instance=lambda value: list(map(str, value)) if several else [str(value)],
+    )
