@@ -2,10 +2,13 @@
 
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from contextual_rnn.experiments import progress
+from contextual_rnn.experiments.cli.main import main
+from contextual_rnn.experiments.compare import compare
 from contextual_rnn.experiments.progress import Bar
 
 
@@ -47,3 +50,15 @@ def test_on_a_terminal_it_is_a_bar(monkeypatch, mininterval):
     assert drawn.startswith("\rwork:   0%|")
     assert drawn.endswith("best 1]\n")
     assert drawn.count("\n") == 1
+
+
+def test_a_comparison_has_it_too(capsys, monkeypatch, tmp_path):
+    def run(plan, folder, workers, *, smallest_gain, watch):
+        watch("search", SimpleNamespace(done=1, total=3, outcomes={"one": None}))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(progress, "SECONDS", 0)
+    monkeypatch.setattr(compare, "run", run)
+    assert main(["compare", "decay", "--seeds", "1", "--out", str(tmp_path)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("search:  33%|") and "1/3 [" in line for line in lines), lines

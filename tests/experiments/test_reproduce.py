@@ -100,12 +100,21 @@ def test_reproduce_trains_everything_and_writes_the_report(tmp_path, monkeypatch
     assert any(line.startswith("next: contextual-rnn ") for line in lines[-10:])
 
 
-def test_the_plan_says_how_many_and_how_long(tmp_path, monkeypatch):
+def test_a_dry_run_says_what_and_why_before_it_estimates_how_long(tmp_path, monkeypatch, capsys):
+    before = []
+
+    def estimated(configs):
+        before.append(capsys.readouterr().out)
+        return [20.0 * config.epochs for config in configs]
+
     monkeypatch.setattr(module, "runs_of", tiny_runs)
-    monkeypatch.setattr(module, "estimated_seconds", lambda configs: [20.0 * config.epochs for config in configs])
-    text = module.plan("quick", tmp_path, workers=2)
-    assert "Left to train: 7 runs, 2 side by side, about 2 min." in text
+    monkeypatch.setattr(module, "estimated_seconds", estimated)
+    assert main(["reproduce", "--dry-run", "--out", str(tmp_path), "--workers", "2"]) == 0
+    (text,) = before
+    assert text.startswith("Does a recurrent network learn better where its first state is not zero?")
     assert not crowded(text.replace("\n", "\n\n"), 3)
+    assert capsys.readouterr().out.strip() == "Left to train: 7 runs, 2 side by side, about 2 min."
+    assert not list(tmp_path.iterdir()), "nothing is trained"
 
 
 def test_a_failing_run_does_not_take_the_others_along(tmp_path, monkeypatch, quick_workers, no_pictures):

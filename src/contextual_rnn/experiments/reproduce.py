@@ -41,22 +41,13 @@ def runs_of(preset: Preset) -> dict[str, Config]:
     return runs
 
 
-PLAN = """\
-Does a recurrent network learn better where its first state is not zero? This trains the paper's two experiments
-(Wenke and Fleming, 2019), each state beside the zero state:
-  retrieval  name the digit that stood beside a letter; the state is learned, or made from the first letter
-  decay      draw a curve from its first value and its period; the state is sampled around what these say
-Left to train: {left} runs, {together} side by side, about {minutes} min.
-"""
-
-
 def plan(preset: Preset, folder: Path, *, workers: int | None = None) -> str:
-    """What `reproduce` would train below `folder`, why, and how long it would take."""
+    """How many runs `reproduce` would train below `folder`, and how long that would take."""
     runs = runs_of(preset)
     left = [config for name, config in runs.items() if not (folder / name / RESULT).is_file()]
     together = min(workers or cores(), len(left) or 1)
     minutes = math.ceil(sum(estimated_seconds(left)) / together / 60)
-    return PLAN.format(left=len(left), together=together, minutes=minutes)
+    return f"Left to train: {len(left)} runs, {together} side by side, about {minutes} min.\n"
 
 
 def reproduce(preset: Preset, folder: Path, *, workers: int | None = None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsons
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -27,7 +27,7 @@ class Compare:
     the model to use is in the folder winner. Killed or interrupted, the same command goes on.
     """
 
-    table: tyro.conf.Positional[str | None] = None
+    table: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[TABLE]")] = None
     """A table in long format: a CSV or Parquet file, or a folder of parts. Or the name of a task (retrieval, decay), or
     of data that ship inside a package: colors (in what is installed), countries (plotly), vowels (aeon)."""
     target: str | None = None
@@ -78,10 +78,9 @@ class Compare:
     """Print the answer as JSON."""
 
     def run(self) -> None:
-        from tqdm import tqdm
-
         from contextual_rnn.experiments.compare.compare import check_options, run
         from contextual_rnn.experiments.compare.report import REPORT
+        from contextual_rnn.experiments.progress import Bar
         from contextual_rnn.experiments.runs import store
         from contextual_rnn.experiments.sweeps.workers import dask_workers, local_workers
         from contextual_rnn.experiments.training.threads import cores
@@ -94,7 +93,7 @@ class Compare:
             _dry_run(plan, count)
             return
         executor = dask_workers(self.scheduler) if self.scheduler else local_workers(count)
-        with tqdm(unit="run", disable=None) as bar:
+        with Bar(unit="run") as bar:
 
             def watch(stage: str, progress: Any) -> None:
                 interrupts.describe(f"with {progress.done} of {progress.total} runs done")
@@ -165,9 +164,9 @@ def _dry_run(plan: Plan, count: int) -> None:
 class Predict:
     """Predict a table's target by the model in a folder that `compare` wrote; the target itself may be missing."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """The folder winner of a comparison."""
-    table: tyro.conf.Positional[str]
+    table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
     """A table with the columns of the comparison."""
     out: Path = Path("predictions.parquet")
     """Where to write: a .parquet or .csv file."""
