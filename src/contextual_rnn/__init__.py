@@ -1,11 +1,12 @@
 """Initial states for recurrent networks: constant, free, contextual, normal; fast weights; generation."""
 
 # The table of contents is `__init__.pyi`. A name is imported when it is first used (PEP 562), so that
-# `import contextual_rnn`, and with it `contextual-rnn --help`, does not import PyTorch.
+# `import contextual_rnn`, and with it `contextual-rnn --help`, does not import PyTorch. Nor `typing`, which takes longer
+# than all of this: the command handles Ctrl-C only after it.
 
 import gc
 from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 # Public names and their modules.
 _MODULES = {
@@ -54,11 +55,11 @@ _PUBLIC_MODULES = ("diagnostics", "export", "ops", "sequences", "serialization",
 __all__ = [name for name, module in _MODULES.items() if module != "serialization"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib.metadata import version
 
-        value: Any = version("contextual-rnn")
+        value: object = version("contextual-rnn")
     elif name in _MODULES:
         value = getattr(_import(_MODULES[name], name), name)
     elif name in _PUBLIC_MODULES:
@@ -69,7 +70,7 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def _import(module: str, name: str) -> Any:
+def _import(module: str, name: str) -> ModuleType:
     # Without garbage collection: a full one visits every object of PyTorch, which takes longer than our own modules.
     collecting = gc.isenabled()
     gc.disable()
