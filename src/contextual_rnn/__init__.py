@@ -1,8 +1,8 @@
 """Initial states for recurrent networks: constant, free, contextual, normal; fast weights; generation."""
 
 # The table of contents is `__init__.pyi`. A name is imported when it is first used (PEP 562), so that
-# `import contextual_rnn`, and with it `contextual-rnn --help`, does not import PyTorch. Nor `typing`, which takes longer
-# than all of this: the command handles Ctrl-C only after it.
+# `import contextual_rnn`, and with it `contextual-rnn --help`, does not import PyTorch. Nor `typing`, which takes
+# longer than all of this: the command handles Ctrl-C only after it.
 
 import gc
 from importlib import import_module

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Generator
 from typing import Any
 
 import matplotlib
+import numpy
 from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish.
 PALETTE = BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
@@ -40,3 +46,47 @@ def styled() -> Generator[None, None, None]:
     """The style while a figure is drawn: `with styled():`, or `@styled()` above the function that draws it."""
     with matplotlib.rc_context(STYLE):
         yield
+
+
+LEGEND_SIZE = STYLE["legend.fontsize"]
+# In ems, as matplotlib draws them: the line and the space beside a text, the space between columns, both margins; and the
+# heights of a line of text and of the space between two labels.
+_LINE, _BETWEEN, _MARGINS, _HEIGHT, _SPACE = 2.8, 2.0, 1.8, 1.2, 0.5
+
+
+def legend_above(figure: Figure, axes: Axes) -> None:
+    """Above all panels, the names of what is in `axes`: as many columns as fit the figure's width, long names wrapped.
+
+    The figure becomes higher by the rows after the first, so that the panels keep their size.
+    """
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        return
+    room = 72 * figure.get_figwidth() / LEGEND_SIZE - _MARGINS  # in ems
+    labels = [_wrapped(label, room - _LINE) for label in labels]
+    columns = next((n for n in range(min(len(labels), 4), 1, -1) if _width(labels, n) <= room), 1)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+    rows = [labels[row::columns] for row in range(-(-len(labels) // columns))]
+    lines = sum(max(label.count("\n") + 1 for label in row) for row in rows)
+    height = (lines - 1) * _HEIGHT + (len(rows) - 1) * _SPACE
+    figure.set_figheight(figure.get_figheight() + height * LEGEND_SIZE / 72)
+
+
+def _width(labels: list[str], columns: int) -> float:
+    """Of a legend, in ems."""
+    texts = [max(map(_ems, column)) for column in numpy.array_split(labels, columns)]
+    return sum(texts) + columns * _LINE + (columns - 1) * _BETWEEN
+
+
+def _wrapped(label: str, room: float) -> str:
+    text, characters = label, len(label)
+    while _ems(text) > room and characters > 1:
+        characters -= 1
+        text = textwrap.fill(label, characters)
+    return text
+
+
+def _ems(text: str) -> float:
+    """The width of the longest line in the font that matplotlib has with it, wider than most that a browser takes."""
+    font = FontProperties(family="DejaVu Sans", size=100)
+    return max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in text.split("\n")) / 100

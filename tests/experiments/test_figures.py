@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from contextual_rnn.experiments.compare.figures import steps_figure
 from contextual_rnn.experiments.config import DecayConfig, Metric, RetrievalConfig, entry_of
 from contextual_rnn.experiments.report import figures
-from contextual_rnn.experiments.report.data import Fans, Panel
+from contextual_rnn.experiments.report.data import Curve, Fans, Panel
 from contextual_rnn.experiments.report.gather import curves_of
 from contextual_rnn.experiments.report.html import DRAWINGS
 from contextual_rnn.experiments.runs.folder import Run
@@ -93,6 +95,41 @@ def test_figure_5_is_logarithmic_and_leaves_out_what_is_not_finite():
     assert axes.get_yscale() == "log"
     assert curves(axes, "normal") == [([0, 2], [2.0, 0.5], 1.8)]
     assert names(figure) == ["zero (2a)", "normal (Eq. 4)"]
+
+
+LONG = [f"batch size {size}, units 8, context units 4, samples per period 40, KL weight 0.0001" for size in (16, 32)]
+WEIGHTS = [
+    *(f"KL weight {weight}" for weight in (0.0001, 0.001, 0.01, 0.1)),
+    "the paper's loss",
+    "floor under sigma 0.1",
+]
+
+
+def learning(labels):
+    return figures.learning_curve(
+        Panel(Metric("error", ""), [Curve(label, "finished", {0: 1.0, 1: 0.5}) for label in labels])
+    )
+
+
+def calibrated(labels):
+    return figures.calibration_curves([{"label": label, "levels": [0.5], "observed": [[0.4]]} for label in labels])
+
+
+def by_step(labels):
+    return steps_figure(dict.fromkeys(labels, [1.0, 0.5]), "error")
+
+
+@pytest.mark.parametrize("draw", [learning, calibrated, by_step])
+@pytest.mark.parametrize(("labels", "inches"), [("abcd", 0.5), (WEIGHTS, 1.0), (LONG, 1.2), (["one"], 0.3)])
+def test_legends_fit_the_figure(draw, labels, inches):
+    figure = draw(labels)
+    FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    box, (axes,) = legend.get_window_extent(), figure.axes
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert {" ".join(text.split()) for text in names(figure)} >= set(labels), "long ones are wrapped"
+    assert box.height < inches * figure.dpi, "as many columns as fit"
+    assert axes.get_window_extent().height > 2 * figure.dpi, "the panel keeps its size"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

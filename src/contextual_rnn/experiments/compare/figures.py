@@ -8,7 +8,7 @@ from itertools import cycle
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from contextual_rnn._pictures import INK, styled
+from contextual_rnn._pictures import INK, legend_above, styled
 from contextual_rnn.experiments.report.figures import COLOURS, MORE_COLOURS, WIDTH
 from contextual_rnn.experiments.stats.intervals import Interval
 
@@ -49,5 +49,5 @@ def steps_figure(errors: Mapping[str, Sequence[float]], label: str) -> Figure:
     axes.set_xlabel("step from the initial state")
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    figure.legend(loc="outside upper center", ncols=3)
+    legend_above(figure, axes)
     return figure

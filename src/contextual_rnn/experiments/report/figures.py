@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from contextual_rnn._pictures import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, styled
+from contextual_rnn._pictures import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, legend_above, styled
 from contextual_rnn.experiments.config import in_order
 from contextual_rnn.experiments.config.retrieval import STARTS
 from contextual_rnn.experiments.report.data import Curve, Fans, Panel
@@ -72,7 +72,7 @@ def learning_curve(panel: Panel) -> Figure:
         # The value before training is so low that all others would be at the top of the panel.
         lowest = min((value for curve in curves for epoch, value in curve.values.items() if epoch), default=-1.0)
         axes.set_ylim(bottom=1.08 * lowest, top=0.03 * -lowest)
-    _legend(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -100,7 +100,7 @@ def trajectory_fans(fans: Fans) -> Figure:
     for axes, (period, samples) in zip(panels, paths.items(), strict=True):
         _fan(axes, samples, truths[period])
         axes.set_title(f"T = {period:g}, x(0) = {initial:g}")
-    _legend(figure, panels[0])
+    legend_above(figure, panels[0])
     return figure
 
 
@@ -122,7 +122,7 @@ def calibration_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set(xlabel="nominal coverage", ylabel="observed coverage", xlim=(0, 1), ylim=(0, 1))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(loc="upper left")
+    legend_above(figure, axes)
     return figure
 
 
@@ -194,14 +194,6 @@ def _panels(count: int, *, width: float, height: float, columns: int = 2) -> tup
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(width, height * rows))
     return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Above all panels, the names of what is in each."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        columns = min(len(labels), 4)
-        figure.legend(handles, labels, loc="outside upper center", ncols=columns)
 
 
 def _curves(axes: Axes, curves: Sequence[Curve]) -> None:
