@@ -49,7 +49,7 @@ def styled() -> Generator[None, None, None]:
 
 
 LEGEND_SIZE = STYLE["legend.fontsize"]
-# In ems, as matplotlib draws them: the line and the space beside a text, the space between columns, both margins; and the
+# In ems, as matplotlib draws them: the line and the space beside a text, the space between columns, both margins; the
 # heights of a line of text and of the space between two labels.
 _LINE, _BETWEEN, _MARGINS, _HEIGHT, _SPACE = 2.8, 2.0, 1.8, 1.2, 0.5
 
