@@ -60,6 +60,7 @@ def test_a_task_from_a_file_is_trained_swept_tabulated_and_reported(tmp_path, mo
     assert "<h2>The mean of a sequence</h2>" in html
     assert "Averages are hard." in html
     assert "2 seeds of each state." in html
+    assert not re.search("Eq. 2a|Wenke|retrieval sequence|Starting weights|Deviations from the paper", html)
     for text in ("mean error", "epochs to close", "largest step", "gain over zero", ">warm<", "Error and share."):
         assert text in html
     assert json.loads((tmp_path / "single" / "config.json").read_text())["task"] == "mean"

@@ -64,17 +64,19 @@ def written(tmp_path_factory):
 
 
 class Page(HTMLParser):
-    """What a page refers to, its ids, its table rows, and its text."""
+    """What a page refers to, its ids, its table rows, the alternative texts of its pictures, and its text."""
 
     def __init__(self, html):
         super().__init__()
-        self.references, self.ids, self.tags, self.rows, self.text = [], [], [], [], ""
+        self.references, self.ids, self.tags, self.rows, self.labels, self.text = [], [], [], [], [], ""
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         if tag == "tr":
             self.rows.append([])
+        if tag == "svg" and dict(attrs).get("role") == "img":
+            self.labels.append(dict(attrs).get("aria-label"))
         for name, value in attrs:
             if name in ("src", "href", "xlink:href", "data", "srcset", "action", "poster"):
                 self.references.append(value)
@@ -125,6 +127,29 @@ def test_page_has_every_figure_that_needs_no_weights(written):
     assert page.text.index("The authors' own start") < page.text.index("A sound start")
     accuracies = [f"{share} (one seed)" for share in ("71.25%", "91.25%", "98.75%")]
     assert ["the authors' own", "h, wenke2019", "3", "1", *accuracies] in page.rows
+
+
+def test_every_figure_has_an_alternative_text(written):
+    labels = written.page.labels
+    assert len(labels) == written.page.tags.count("svg") == len(set(labels))
+    assert all(labels)
+    assert "A sound start: validation accuracy by epoch" in labels
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    ("task", "start", "words", "absent"),
+    [
+        (retrieval, "sound", ["Starting weights", "Eq. 2b", "a retrieval sequence"], ["decay curve", "Running free"]),
+        (decay, None, ["Running free", "(Wenke and Fleming, 2019)"], ["Starting weights", "a retrieval sequence"]),
+    ],
+)
+def test_words_and_sections_are_those_of_the_runs(tmp_path, task, start, words, absent):
+    for state in ("zero", "free", "context"):
+        task(tmp_path / state, *filter(None, [start]), state)
+    text = page_of(tmp_path).text
+    assert not [word for word in words if word not in text]
+    assert not [word for word in [*absent, "Under both starts", "normal:", "Diverged"] if word in text]
 
 
 def test_table_has_the_numbers_of_the_runs(written):

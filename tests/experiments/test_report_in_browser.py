@@ -133,6 +133,26 @@ def test_the_true_curve_is_equation_3(browser):
     assert heights == pytest.approx(expected, abs=0.01)
 
 
+OUTSIDE = """return [...document.querySelectorAll('.card svg')].flatMap(svg => {
+    const [box, texts] = [svg.getBoundingClientRect(), [...svg.querySelectorAll('text')]];
+    return texts.filter(text => !text.closest('defs') && text.textContent.trim()).filter(text => {
+        const {left, right, top, bottom} = text.getBoundingClientRect();
+        return left < box.left - 1 || right > box.right + 1 || top < box.top - 1 || bottom > box.bottom + 1;
+    }).map(text => text.textContent);
+})"""
+BROKEN = """return [...document.querySelectorAll('.fold p.soft, figcaption')]
+    .filter(line => line.getBoundingClientRect().height > 30).map(line => line.textContent)"""
+
+
+def assert_figures_fit(driver, width):
+    """All folds are open."""
+    fits = "return [...document.querySelectorAll('.card')].every(card => card.scrollWidth <= card.clientWidth)"
+    assert driver.execute_script(fits), "no figure scrolls sideways"
+    assert driver.execute_script(OUTSIDE) == [], "text that is cut off"
+    if width == 1200:
+        assert driver.execute_script(BROKEN) == [], "captions of more than a line"
+
+
 @pytest.mark.parametrize("width", [320, 390, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_width_scrolls_sideways(browser, width, scheme):
@@ -147,6 +167,7 @@ def test_no_width_scrolls_sideways(browser, width, scheme):
         "return [...document.querySelectorAll('#playground-plot text')].map(t => t.getBoundingClientRect().height)"
     )
     assert min(sizes) > 11, "text is not scaled down with the plot"
+    assert_figures_fit(browser, width)
 
 
 def test_dark_mode_is_dark_and_readable(browser):
@@ -183,10 +204,12 @@ def test_the_answer_is_seen_first_and_everything_fits(quiet, report, request, wi
     unfold(quiet)
     root = "document.documentElement"
     assert quiet.execute_script(f"return {root}.scrollWidth === {root}.clientWidth"), "no width scrolls sideways"
-    script = (
-        "return [...document.querySelectorAll('.card svg:not(.broad)')].map(svg => svg.getBoundingClientRect().right)"
+    assert quiet.execute_script(
+        "return [...document.querySelectorAll('.card')].every(c => c.scrollWidth <= c.clientWidth)"
     )
-    assert max(quiet.execute_script(script)) <= width
+    assert quiet.execute_script(OUTSIDE) == [], "text that is cut off"
+    if width == 1200:
+        assert quiet.execute_script(BROKEN) == [], "captions of more than a line"
 
 
 def test_a_link_of_the_contents_opens_its_fold(quiet, evidence):

@@ -287,6 +287,7 @@ def test_the_report_answers_first_and_has_every_arm():
     for text in (*map(answer.title, ARMS), "Error by step", "Nash-Sutcliffe", "CRPS", "half-life"):
         assert text in html
     assert "from_pretrained" in html
+    assert html.count("<svg") == len(set(re.findall(r'<svg role="img" aria-label="([^"]+)"', html))) == 2
     assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"|<!DOCTYPE[^>]*>', "", html)
     assert render(plan, answer, folder) == html
 

@@ -66,9 +66,10 @@ DECAY = TaskEntry(
     measures=(SQUARED_ERROR, FREE_RUNNING),
     trajectories=True,
     text="From an initial value and a period that was not in training, the network generates the whole curve, each "
-    "prediction added to the last value and fed back.",
+    "prediction added to the last value and fed back. The zero state has no context; it gets the period at every step "
+    "instead.",
     drawings=(
-        ("decay.svg", "Figure 3: the model. The zero state has no context; it gets the period at every step instead."),
+        ("decay.svg", "Figure 3: the model, with a sampled initial state."),
         ("decay_sequence.svg", "Figure 4: the function of the task, with period 4."),
     ),
     curves="Figure 5: squared error of the scaled step, on periods that training lacks; normal at its mean state.",

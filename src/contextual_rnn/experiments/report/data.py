@@ -59,11 +59,13 @@ class Fans(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """The whole report. `left_out` says which runs it does not show, `reasons` which files are damaged.
+    """The whole report.
 
-    `answer` is what was found, in sentences; `headlines` are the curves that show it, by their captions.
+    `states` are those of all runs, in their order. `left_out` says which runs the report does not show, `reasons` which
+    files are damaged. `answer` is what was found, in sentences; `headlines` are the curves that show it, by caption.
     """
 
+    states: list[str]
     answer: list[str]
     headlines: dict[str, Panel]
     sections: list[Section]

@@ -81,6 +81,7 @@ def gather(folder: Path, refused: Refused) -> Report:
     else:
         from_weights = Trained.read(folder, leave_out)
     return Report(
+        states=states,
         answer=sentences(findings),
         headlines=_headlines(findings, groups),
         sections=[

@@ -10,13 +10,13 @@ from markupsafe import Markup
 
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.config import Metric
-from contextual_rnn.experiments.config.decay import DECAY
 from contextual_rnn.experiments.config.registry import Scale
-from contextual_rnn.experiments.config.retrieval import RETRIEVAL, STARTS
+from contextual_rnn.experiments.config.retrieval import STARTS
 from contextual_rnn.experiments.report import figures
 from contextual_rnn.experiments.report.data import Curve, Fans, Panel, Report, Section
 from contextual_rnn.experiments.report.from_weights import Trained
 from contextual_rnn.experiments.report.gather import gather
+from contextual_rnn.experiments.report.glossary import glossary, ran, subject
 from contextual_rnn.experiments.report.page import Drawing, Fold, folds_of, inline, macros, page
 from contextual_rnn.experiments.report.tables import DIAGNOSIS
 from contextual_rnn.experiments.runs.folder import Refused
@@ -30,11 +30,6 @@ REPORT, TEMPLATE = "report.html", "report.html.jinja"
 ANSWER, BESIDE_ANSWER = "answer.json", "runs.html"
 DRAWINGS = Path(__file__).parent / "drawings"
 TITLE = "Does a better initial state help?"
-SUBJECT = (
-    "A recurrent network usually starts from zeros. Here it starts from something learned: a free variable, the output "
-    "of a network of the context, or a sample around it (Wenke and Fleming, 2019). Sound starting weights are PyTorch's"
-    " defaults. Below are all words, figures and commands; contextual-rnn compare asks the same of a table of yours."
-)
 # The folds of report.html.jinja before and after those of the experiments.
 BEFORE = {
     "words": "Words used here",
@@ -52,23 +47,6 @@ AFTER = {
     "runs": "Every run",
     "commands": "The exact commands",
     "deviations": "Deviations from the paper and from its authors' code",
-}
-WORDS = {
-    "zero, free, context, normal": "The initial states: zeros (Eq. 2a of the paper); a learned variable (Eq. 2b); "
-    "g(context), which the paper calls learned (Eq. 2c); a sample around g(context), which it calls a learned "
-    "distribution (Eq. 4).",
-    "Context": "What is known before the first step: the first letter of a retrieval sequence; the initial value and "
-    "the period of a decay curve.",
-    "Starting weights": "How all weights of the network begin. The authors' are those of their code; sound ones are "
-    "PyTorch's defaults.",
-    "Learns the task": "Passes 95 % accuracy on the validation set.",
-    "Seed": "A repetition with other random numbers. A result of one seed is an illustration.",
-    "Median and interval": "The middle value over seeds, and in brackets its 95 % bootstrap interval; of fewer than "
-    "six seeds that is their span.",
-    "Gain": "The median over seeds of the difference to the zero state of the same seed and data; positive is better.",
-    "No significant difference": "The interval of the gain contains zero.",
-    "Running free": "Each prediction is fed back as the next input, from the first value alone.",
-    "Diverged": "The loss was not finite. Such runs do not count.",
 }
 # What the calibration watches every epoch, with its axis.
 SPREAD: dict[str, tuple[str, Scale]] = {
@@ -106,17 +84,17 @@ def render(report: Report) -> str:
         "calibration_tables": [calibration_table(report.trained.calibration)],
         **_spread(report.trained.calibration),
         **_diagnosed(report.trained),
-        "defined": WORDS,
-        "of_the_paper": any(section.entry in (RETRIEVAL, DECAY) for section in report.sections),
+        "defined": glossary(report),
+        "ran": ran(report),
     }
     experiments = [_experiment(section, data) for section in report.sections]
     folds = [*folds_of(TEMPLATE, BEFORE, **data), *experiments, *folds_of(TEMPLATE, AFTER, **data)]
     headlines = [
-        Drawing(inline(figures.learning_curve(panel), f"headline-{index}"), caption)
+        Drawing(inline(figures.learning_curve(panel), f"headline-{index}"), caption, label=f"{caption}, by epoch")
         for index, (caption, panel) in enumerate(report.headlines.items())
     ]
     answer = [_with_code(sentence) for sentence in report.answer]
-    return page(TITLE, SUBJECT, answer, [*headlines, *_samples(report.fans, "headline")][:2], folds)
+    return page(TITLE, subject(report), answer, [*headlines, *_samples(report.fans, "headline")][:2], folds)
 
 
 def _with_code(sentence: str) -> str:
@@ -127,23 +105,35 @@ def _with_code(sentence: str) -> str:
 
 def _experiment(section: Section, data: Mapping[str, Any]) -> Fold:
     name = section.entry.name
-    rows = [_curves(f"{name}-{index}", picture.panels) for index, picture in enumerate(section.pictures)]
+    rows = [
+        _curves(f"{name}-{index}", picture.panels, picture.title or section.entry.title)
+        for index, picture in enumerate(section.pictures)
+    ]
     drawings = [Drawing(Markup((DRAWINGS / file).read_text("utf-8")), text) for file, text in section.entry.drawings]
     body = macros(TEMPLATE, **data).experiment(section, rows, drawings)
     return Fold(name, section.entry.title, body)
 
 
-def _curves(name: str, panels: Sequence[Panel]) -> list[Drawing]:
+def _curves(name: str, panels: Sequence[Panel], title: str) -> list[Drawing]:
+    """Learning curves; `title` is what of."""
     return [
-        Drawing(inline(figures.learning_curve(panel), f"{name}-{index}"), words(panel.metric.name))
+        Drawing(inline(figures.learning_curve(panel), f"{name}-{index}"), text, label=f"{title}: {text} by epoch")
         for index, panel in enumerate(panels)
+        for text in [words(panel.metric.name)]
     ]
 
 
 def _map(gains: Map) -> list[Drawing]:
     """A figure for each start that was run."""
     starts = [start for start in STARTS if any(cell.start == start for cells in gains.values() for cell in cells)]
-    return [Drawing(inline(figures.map_figure(gains, [start]), f"map-{start}"), STARTS[start]) for start in starts]
+    return [
+        Drawing(
+            inline(figures.map_figure(gains, [start]), f"map-{start}"),
+            STARTS[start],
+            label=f"Gain in accuracy over the zero state by units, pairs and timing: {STARTS[start]}",
+        )
+        for start in starts
+    ]
 
 
 def _samples(fans: Fans | None, name: str = "figure6") -> list[Drawing]:
@@ -160,8 +150,13 @@ def _samples(fans: Fans | None, name: str = "figure6") -> list[Drawing]:
 
 
 def _spread(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Drawing]]:
-    observed = [Drawing(inline(figures.calibration_curves(rows), "calibration"), "Calibration")] if rows else []
-    return {"calibration": observed, "watched": _curves("spread", watched(rows)) if rows else []}
+    if not rows:
+        return {"calibration": [], "watched": []}
+    figure, label = figures.calibration_curves(rows), "Observed against nominal coverage of the samples"
+    return {
+        "calibration": [Drawing(inline(figure, "calibration"), "Calibration", label=label)],
+        "watched": _curves("spread", watched(rows), "What sigma does"),
+    }
 
 
 def watched(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
@@ -182,7 +177,7 @@ def _diagnosed(trained: Trained) -> dict[str, Any]:
         for index, diagnosis in enumerate(trained.diagnoses)
     ] or [Markup()] * len(trained.diagnostics)
     drawings = [
-        Drawing(picture, row["title"], row["caption"])
+        Drawing(picture, row["title"], row["caption"], f"Losses by initial state, influence of h(0): {row['title']}")
         for picture, row in zip(pictures, trained.diagnostics, strict=True)
     ]
     table = Table("Losses under other states", DIAGNOSIS, [[row["title"], *row["row"]] for row in trained.diagnostics])

@@ -22,11 +22,21 @@ HERE = "contextual_rnn.experiments.report"
 
 
 class Drawing(NamedTuple):
-    """A picture with its caption, a line, and the settings of what it shows, which are folded."""
+    """A picture with its caption, a line, and the settings of what it shows, which are folded.
+
+    `label` says what it shows to those who do not see it; by default the caption does.
+    """
 
     svg: Markup | None
     caption: str
     settings: str = ""
+    label: str = ""
+
+    @property
+    def labelled(self) -> Markup:
+        """The picture with its alternative text."""
+        opening = Markup('<svg role="img" aria-label="{}"').format(self.label or self.caption)
+        return opening + (self.svg or Markup()).removeprefix("<svg")
 
 
 class Fold(NamedTuple):
