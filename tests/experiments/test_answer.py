@@ -161,6 +161,11 @@ ANSWERS = [
         'Waves: beside the zero state the error is better with the state "my_even" and the state "odd", '
         'worse with the state "bad".',
     ),
+    (
+        own({"zero": 3.0, "bad": 5.0, "odd": 4.0}),
+        1,
+        'The error is 4.5 with the state "odd" and 3.5 with the zero state',
+    ),
     (own({"zero": 3.0, "my_even": 2.0, "odd": 2.5}), 1, 'The error is 2.5 with the state "my_even" and 3.5 with the z'),
     (
         own({"zero": 3.0, "even": 2.0, "odd": 5.0}) + own({"zero": 3.0, "even": 1.0, "odd": 2.0}, units=8),

@@ -137,6 +137,11 @@ def tasks() -> Mapping[str, TaskEntry]:
     return _TASKS
 
 
+def named_file(task: str) -> str | None:
+    """The file that the command line named for a task; None for one that is known without."""
+    return _NAMED.get(task)
+
+
 def task_of_file(path: str) -> str:
     """The name of the task that a Python file registers; this process and those that it starts then know it.
 
@@ -157,11 +162,6 @@ def task_of_file(path: str) -> str:
         raise ValueError(f"task: expected a file that registers one task, got {', '.join(names) or 'none'} in {path}")
     _NAMED[names[0]] = path
     return names[0]
-
-
-def named_file(task: str) -> str | None:
-    """The file that the command line named for a task; None for one that is known without."""
-    return _NAMED.get(task)
 
 
 def _run_file(path: Path, argument: str) -> None:

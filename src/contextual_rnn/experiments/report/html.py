@@ -93,14 +93,7 @@ def render(report: Report) -> str:
         Drawing(inline(figures.learning_curve(panel), f"headline-{index}"), caption, label=f"{caption}, by epoch")
         for index, (caption, panel) in enumerate(report.headlines.items())
     ]
-    answer = [_with_code(sentence) for sentence in report.answer]
-    return page(TITLE, subject(report), answer, [*headlines, *_samples(report.fans, "headline")][:2], folds)
-
-
-def _with_code(sentence: str) -> str:
-    """The sentence; where it ends with a command, that as code."""
-    text, name, rest = sentence.partition("contextual-rnn ")
-    return Markup("{}<code>{}</code>").format(text, name + rest) if name else sentence
+    return page(TITLE, subject(report), report.answer, [*headlines, *_samples(report.fans, "headline")][:2], folds)
 
 
 def _experiment(section: Section, data: Mapping[str, Any]) -> Fold:

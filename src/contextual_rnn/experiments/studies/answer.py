@@ -159,8 +159,7 @@ def _comparison(groups: Sequence[Group]) -> Comparison | None:
         return None
     compared = [group for group in counted if any(pair.group is group for pair in pairs)]
     names = {BASELINE, *(pair.state for pair in pairs)}
-    sign = 1 if groups[0].entry.measures[0].more_is_better else -1
-    best = max(pairs, key=lambda pair: max(sign * pair.first.ours.estimate, sign * pair.first.theirs.estimate))
+    best = max(pairs, key=_goodness)
     return Comparison(
         groups[0].title(),
         _titles(groups[0]),
@@ -171,6 +170,13 @@ def _comparison(groups: Sequence[Group]) -> Comparison | None:
         [len(pair.first.seeds) for pair in pairs],
         sum(status(run) == "diverged" for group in compared for run in group.runs if run.config.state in names),
     )
+
+
+def _goodness(pair: Pair) -> tuple[float, float]:
+    """A sort key: the better value of the state and zero, then that of the state."""
+    sign = 1 if pair.group.entry.measures[0].more_is_better else -1
+    ours, theirs = sign * pair.first.ours.estimate, sign * pair.first.theirs.estimate
+    return max(ours, theirs), ours
 
 
 def _pairs(group: Group) -> list[Pair]:
