@@ -61,7 +61,7 @@ $paper --leaves h --start wenke2019 --out runs/retrieval-authors-start-h
 $paper --leaves h+a --out runs/retrieval-sound-start-h+a
 $paper --leaves h+a --start wenke2019 --timing ba2016 --out runs/retrieval-authors-start-ba2016
 
-# Table 1 with LSTMs. 0.9 h a seed
-$C sweep retrieval --network lstm --json --out runs/table1 --grid seed=0,1,2 units=20,50,100 state=zero
+# Table 1 with LSTMs. 0.5 to 0.9 h a seed
+$C sweep retrieval --network lstm --json --out runs/table1 --grid $TEN units=20,50,100 state=zero
 
 $paper --leaves h+a --timing ba2016 --out runs/retrieval-sound-start-h+a-ba2016

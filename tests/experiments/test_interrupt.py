@@ -27,7 +27,7 @@ from contextual_rnn.experiments import interrupts, progress, reproduce
 from contextual_rnn.experiments.cli import info
 from contextual_rnn.experiments.config import DecayConfig, identity
 from contextual_rnn.experiments.report import html
-from contextual_rnn.experiments.runs import checkpoint
+from contextual_rnn.experiments.runs import checkpoint, published
 from contextual_rnn.experiments.runs import folder as run_folder
 from contextual_rnn.experiments.runs.folder import CHECKPOINT, CONFIG, RESULT, WEIGHTS
 from contextual_rnn.experiments.runs.train import follow, train
@@ -215,7 +215,7 @@ def test_commands_that_only_read(words, start, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1000)
 
-        html.write_report = run_folder.read_runs = run_folder.read_run = read
+        html.write_report = published.read_results = run_folder.read_run = read
 
     assert_interrupted(start(words, str(tmp_path), before=before), tmp_path, 143, "before it was done")
 
