@@ -89,7 +89,7 @@ ANSWERS = [
     (
         retrieval(3),
         0,
-        "starting weights a context state learns the retrieval task in 10 epochs, the zero state not in 30.",
+        "starting weights a context state learns the retrieval task in 10 epochs, the zero state has not after 30.",
     ),
     (
         retrieval(3, context=0.6),
@@ -102,7 +102,7 @@ ANSWERS = [
     (retrieval(3, zero=0.98), 0, "the retrieval task no sooner than the zero state, and ends more accurate."),
     (retrieval(3), 1, "The accuracy after the last epoch is 99.10% with the context state and 70.10% with the zero"),
     (retrieval(3) + retrieval(3, start="sound"), 1, "With the authors' starting weights the accuracy after the last"),
-    (retrieval(1), 2, "That is one seed of each state, an illustration: repeat it with more."),
+    (retrieval(1), 2, "That is one seed of each state, an illustration: repeat it with more seeds."),
     (retrieval(3), 2, "These are medians over 3 seeds, too few for a small difference to be seen."),
     (retrieval(6), 2, "over 6 seeds; a difference is named where its 95 % interval excludes zero."),
     (retrieval(3) + retrieval(3, start="sound", zero=0.99), 0, "; with sound weights there is nothing to gain."),
@@ -137,7 +137,11 @@ ANSWERS = [
         0,
         "ends neither ahead of zero nor behind it in any of 2 settings.",
     ),
-    (retrieval(3) + decay(2), 1, "a normal state predicts the next step worse than the zero state; running free its"),
+    (
+        retrieval(3) + decay(2),
+        1,
+        "a normal state predicts the next step worse than the zero state; over whole curves",
+    ),
     (retrieval(3) + decay(2), 2, "These are medians over 2 to 3 seeds, too few"),
     (retrieval(9) + decay(2), 2, "These are medians over 2 to 9 seeds; fewer than six are too few for a small"),
     (
@@ -145,12 +149,16 @@ ANSWERS = [
         2,
         'Of "Linear cosine decay" there is one seed of each state, an illustration; the rest are',
     ),
-    (decay(2, normal=0.0005), 0, "than the zero state; running free its error is smaller (0.005 against 0.01)."),
-    (decay(2, normal=0.001), 0, "as well as the zero state; running free its error is not significantly different"),
+    (decay(2, normal=0.0005), 0, "than the zero state; over whole curves its error is smaller (0.005 against 0.01)."),
+    (
+        decay(2, normal=0.001),
+        0,
+        "as well as the zero state; over whole curves its error is not significantly",
+    ),
     (
         decay(1, normal=0.0005),
         0,
-        "predicts the next step better than the zero state; running free its error is smaller",
+        "predicts the next step better than the zero state; over whole curves its error is smaller",
     ),
     (decay(3)[:4] + [diverged(run) for run in decay(3)[4:]], 2, "to be seen; 2 runs diverged and do not count."),
     (own({"zero": 3.0, "my_even": 2.0}), 0, 'Waves: the state "my_even" is better than the zero state in error (2.5 '),

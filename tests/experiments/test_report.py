@@ -141,7 +141,7 @@ def test_every_figure_has_an_alternative_text(written):
     ("task", "start", "words", "absent"),
     [
         (retrieval, "sound", ["Starting weights", "Eq. 2b", "a retrieval sequence"], ["decay curve", "Running free"]),
-        (decay, None, ["Running free", "(Wenke and Fleming, 2019)"], ["Starting weights", "a retrieval sequence"]),
+        (decay, None, ["Running free", "Wenke and Fleming (2019)"], ["Starting weights", "a retrieval sequence"]),
     ],
 )
 def test_words_and_sections_are_those_of_the_runs(tmp_path, task, start, words, absent):

@@ -12,8 +12,10 @@ from contextual_rnn.experiments.config import Preset
 ABOUT = """\
 Does a recurrent network learn better where its first state is not zero? This trains the paper's two experiments
 (Wenke and Fleming, 2019), each state beside the zero state:
-  retrieval  name the digit that stood beside a letter; the state is learned, or made from the first letter
-  decay      draw a curve from its first value and its period; the state is sampled around what these say"""
+  retrieval  name the digit that stood beside a letter; the state is learned (free) or made from
+             the first letter (context)
+  decay      draw a curve from its first value and its period; the state is sampled around what these
+             say (normal)"""
 NEXT = {
     "quick": "reproduce --preset paper  # the paper's sizes and epochs",
     "paper": "sweep retrieval --start wenke2019 --leaves h+a --grid state=zero,context --seeds 10",

@@ -34,13 +34,15 @@ def subject(report: Report) -> str:
     start = "other states too"
     if of_the_paper(report):
         start = (
-            "something learned: a free variable, the output of a network of the context, or a sample around it "
-            "(Wenke and Fleming, 2019)"
+            "something learned: a variable (free), the output of a network of the context (context), or a sample from "
+            "a normal distribution around that (normal), as Wenke and Fleming (2019) propose"
         )
-    weights = "Sound starting weights are PyTorch's defaults. " if RETRIEVAL.name in ran(report) else ""
+    weights = ""
+    if RETRIEVAL.name in ran(report):
+        weights = "The authors' starting weights are those of their code, sound ones PyTorch's defaults. "
     return (
-        f"A recurrent network usually starts from zeros. Here it starts from {start}. {weights}Below are all words, "
-        "figures and commands; contextual-rnn compare asks the same of a table of yours."
+        f"A recurrent network usually starts from zeros. Here it starts from {start}. {weights}The words, figures and "
+        "commands are explained below. The command contextual-rnn compare asks the same question of your own table."
     )
 
 
