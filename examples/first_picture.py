@@ -35,9 +35,14 @@ class Options:
 
 
 def in_the_plane(states: Tensor) -> Tensor:
-    """States (labels, draws, units) in their first two principal components, (labels, draws, 2)."""
+    """States (labels, draws, units) in the plane of their first two principal components, (labels, draws, 2).
+
+    It is turned so that the first label stands right above the last, as their digits do.
+    """
     centred = states - states.flatten(0, 1).mean(0)
-    return centred @ torch.linalg.svd(centred.flatten(0, 1), full_matrices=False)[2][:2].T
+    points = centred @ torch.linalg.svd(centred.flatten(0, 1), full_matrices=False)[2][:2].T
+    up = nn.functional.normalize(points[0].mean(0) - points[-1].mean(0), dim=0)
+    return points @ torch.stack([up.flip(0) * up.new_tensor([1, -1]), up], 1)
 
 
 @styled()

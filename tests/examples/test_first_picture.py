@@ -23,3 +23,6 @@ def test_the_plane_keeps_the_largest_distances(first_picture):
     states = torch.randn(3, 5, 2) @ directions + torch.randn(9)
     points = first_picture.in_the_plane(states)
     torch.testing.assert_close(torch.pdist(points.flatten(0, 1)), torch.pdist(states.flatten(0, 1)), rtol=0, atol=1e-5)
+    first, _, last = points.mean(1)
+    torch.testing.assert_close(first[0], last[0], rtol=0, atol=1e-5)
+    assert first[1] > last[1]
