@@ -6,7 +6,7 @@ import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 
-from contextual_rnn.experiments.cli.program import program
+from contextual_rnn.experiments.cli.program import print_answer, program
 from contextual_rnn.experiments.config import Preset
 
 ABOUT = """\
@@ -52,6 +52,6 @@ class Reproduce:
         report = reproduce(self.preset, folder, workers=workers)
         print(f"report: {report.resolve()}")
         print(f"next: {program()} {NEXT[self.preset]}")
-        print("", *answer(read_runs(folder)), sep="\n")
+        print_answer(answer(read_runs(folder)))
         if self.open:
             webbrowser.open(report.resolve().as_uri())

@@ -131,9 +131,7 @@ def _check_parts(entry: TaskEntry) -> None:
 def tasks() -> Mapping[str, TaskEntry]:
     """The tasks by name. Raises ValueError, which names the file, where one in CONTEXTUAL_RNN_TASKS cannot be run."""
     for path in filter(None, os.environ.get(TASK_FILES, "").split(os.pathsep)):
-        if path not in _LOADED:
-            _LOADED.add(path)
-            _run_file(Path(path), TASK_FILES)
+        _run_file(Path(path), TASK_FILES)
     return _TASKS
 
 
@@ -150,9 +148,7 @@ def task_of_file(path: str) -> str:
     file = str(Path(path).absolute())
     if not Path(path).is_file():
         raise ValueError(f"task: expected a Python file that registers a task, got {path}, which is no file")
-    if file not in _LOADED:
-        _LOADED.add(file)
-        _run_file(Path(file), "task")
+    _run_file(Path(file), "task")
     files = [name for name in os.environ.get(TASK_FILES, "").split(os.pathsep) if name]
     if file not in files:
         os.environ[TASK_FILES] = os.pathsep.join([*files, file])
@@ -165,7 +161,10 @@ def task_of_file(path: str) -> str:
 
 
 def _run_file(path: Path, argument: str) -> None:
-    """Run a file with tasks, which `argument` named."""
+    """Run a file with tasks, which `argument` named, unless it has run."""
+    if str(path) in _LOADED:
+        return
+    _LOADED.add(str(path))
     name = f"contextual_rnn_tasks_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

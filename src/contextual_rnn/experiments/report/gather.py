@@ -61,15 +61,14 @@ def gather(folder: Path, refused: Refused) -> Report:
 
     runs = sorted(received, key=row)
     pictured = [run for run in runs if study(run) not in ASIDE]
-    by_task = {task: groups_of([run for run in pictured if run.task == task]) for task in order}
+    of_task = {task: [run for run in pictured if run.task == task] for task in order}
+    by_task = {task: groups_of(each) for task, each in of_task.items()}
     groups = [group for each in by_task.values() for group in each]
     nearest = [group for each in by_task.values() for group in nearest_to_defaults(each, TABLES)]
     compared = [
         group
-        for task in order
-        for group in nearest_to_defaults(
-            groups_of([run for run in pictured if run.task == task], FREE_IN_A_COMPARISON), TABLES
-        )
+        for each in of_task.values()
+        for group in nearest_to_defaults(groups_of(each, FREE_IN_A_COMPARISON), TABLES)
     ]
     listed = _listed(pictured, nearest)
     findings = findings_of(runs)
