@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from contextual_rnn.language.layout import StateTensor
 from contextual_rnn.language.own_caches import EmptyCache
 
+ANOTHER_MODEL = "cache: expected the model for which initial_cache made it, got another"
 
 class InitialCache(EmptyCache):
     """What `initial_cache` returns: a DynamicCache of which the recurrent layers hold a state before the first token.
@@ -69,7 +70,7 @@ class InitialCache(EmptyCache):
 
     def _layer(self, number: int) -> Any:
         if not self.checked:
-            raise ValueError("cache: expected the model for which initial_cache made it, got another")
+            raise ValueError(ANOTHER_MODEL)
         return self.layers[number]
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from contextual_rnn._numbers import readable
 from contextual_rnn._torch_internals import forward_pre_hooks
-from contextual_rnn.language.cache import InitialCache
+from contextual_rnn.language.cache import ANOTHER_MODEL, InitialCache
 
 _CACHES = ("cache", "past_key_values", "cache_params")  # the last two are older names
 _PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")  # where packed sequences begin
@@ -33,7 +33,7 @@ def check_call(base: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str
         return
     kind = type(base).__name__
     if not cache.is_of(base):
-        raise ValueError(f"cache: expected one that initial_cache made for this {kind}, got one of another model")
+        raise ValueError(ANOTHER_MODEL)
     if base.training and torch.is_grad_enabled() and _checkpointed(base):
         raise ValueError(
             f"model: expected {kind} without gradient checkpointing, which drops the cache and with it the state, got "
