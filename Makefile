@@ -114,7 +114,7 @@ types-library:
 	$(BIN)/basedpyright
 
 types-tests:
-	$(BIN)/basedpyright --project pyrightconfig.tests.json
+	$(BIN)/pyrefly check --summary=none
 
 bench: install $(BENCHED)
 	$(BIN)/python -m benchmarks.fast_weights

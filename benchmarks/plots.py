@@ -19,7 +19,7 @@ COLOURS = {
 @styled()
 def draw(cells: Sequence[Cell]) -> dict[str, Figure]:
     """A figure for each thing that was timed: a row for each number of threads, a column for T, H and B."""
-    figures = {}
+    figures: dict[str, Figure] = {}
     for what in dict.fromkeys(cell.what for cell in cells):
         points = [cell for cell in cells if cell.what == what and cell.size.initial == "zero"]
         threads = sorted({cell.size.threads for cell in points})

@@ -134,8 +134,10 @@ def time_stack(options: Benchmark, folder: Path) -> Iterator[Figure]:
 def time_skip(options: Benchmark, folder: Path) -> Iterator[Figure]:
     """Ten thousand finished runs: a sweep that skips them all, the report, the table and Parquet."""
     # Here, as with the command: the processes of a sweep import this module too.
+    from contextual_rnn.experiments.report.answer import answer
     from contextual_rnn.experiments.report.html import write_report
-    from contextual_rnn.experiments.runs.summary import table, write_parquet
+    from contextual_rnn.experiments.runs.summary import write_parquet
+    from contextual_rnn.experiments.stats.finals import table
 
     count = 40 if options.quick else 10_000
     base = DecayConfig(state="zero", samples_per_period=8, units=4, epochs=2)
@@ -159,6 +161,7 @@ def time_skip(options: Benchmark, folder: Path) -> Iterator[Figure]:
         runs = read_runs(folder / "sweep")
         table(runs)
         write_parquet(runs, folder / "sweep" / "results.parquet")
+        answer(runs)
 
     yield Figure(f"seconds of the results of {count} runs", _seconds(results, configs, folder), "at most", 30)
 

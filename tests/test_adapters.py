@@ -228,7 +228,7 @@ def test_what_reads_its_state_in_two_ways_is_refused_and_check_spec_says_why():
         leaf = Leaf("h", (1, WIDTH), domain="positive")
         return StateSpec(leaf, time_dim=1, call=lambda lstm, x, h: lstm(x, h, return_next_prev_hidden=True))
 
-    class OwnS5(_s5().S5):
+    class OwnS5(_s5().S5):  # pyrefly: ignore[invalid-inheritance]
         pass
 
     @state_spec.register

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 
 from contextual_rnn.language.layout import StateTensor
 from contextual_rnn.language.own_caches import EmptyCache
 
 ANOTHER_MODEL = "cache: expected the model for which initial_cache made it, got another"
+
 
 class InitialCache(EmptyCache):
     """What `initial_cache` returns: a DynamicCache of which the recurrent layers hold a state before the first token.

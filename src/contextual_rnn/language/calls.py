@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 
 from contextual_rnn._numbers import readable
 from contextual_rnn._torch_internals import forward_pre_hooks

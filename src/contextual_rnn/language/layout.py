@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from transformers import PreTrainedModel
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
+from transformers.modeling_utils import PreTrainedModel
 
 from contextual_rnn.language.own_caches import EmptyCache
 from contextual_rnn.spec.steps import evaluation

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 
 from contextual_rnn._torch_internals import forward_pre_hooks
 from contextual_rnn.language.calls import cache_of

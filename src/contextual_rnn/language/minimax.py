@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import LinearAttentionLayer
+from transformers.cache_utils import DynamicCache, LinearAttentionLayer
+from transformers.configuration_utils import PretrainedConfig
+from transformers.modeling_utils import PreTrainedModel
 
 CACHE: str = "MiniMaxCache"
 ARGUMENT: str = "cache"

@@ -6,8 +6,10 @@ import sys
 from typing import Any, Protocol
 
 from torch import Tensor
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicCache
+from transformers.configuration_utils import PretrainedConfig
 from transformers.generation.utils import GenerationMixin
+from transformers.modeling_utils import PreTrainedModel
 
 from contextual_rnn._torch_internals import forward_pre_hooks
 from contextual_rnn.language import minimax, rwkv7, xlstm

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers import __version__ as version
+from transformers.modeling_utils import PreTrainedModel
 
 from contextual_rnn.language.cache import InitialCache
 from contextual_rnn.language.layout import StateTensor
@@ -97,7 +97,8 @@ def _check_gradient(
 
 
 def _refused(model: PreTrainedModel) -> str:
-    return f"model: expected one that begins from a state, got {type(model).__name__} of transformers {version}"
+    kind, release = type(model).__name__, version("transformers")
+    return f"model: expected one that begins from a state, got {kind} of transformers {release}"
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:

@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import LinearAttentionLayer
+from transformers.cache_utils import DynamicCache, LinearAttentionLayer
+from transformers.configuration_utils import PretrainedConfig
+from transformers.modeling_utils import PreTrainedModel
 
 CACHE: str = "RWKV7Cache"
 ARGUMENT: str = "past_key_values"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 
 from contextual_rnn._numbers import Range, check_flag, check_number
 from contextual_rnn.language.cache import InitialCache

@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import LinearAttentionLayer
+from transformers.cache_utils import DynamicCache, LinearAttentionLayer
+from transformers.configuration_utils import PretrainedConfig
+from transformers.modeling_utils import PreTrainedModel
 
 CACHE: str = "xLSTMCache"
 ARGUMENT: str = "cache"
