@@ -6,24 +6,41 @@ import sys
 from collections.abc import Callable
 from types import MethodType
 from typing import Any, TypeVar
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from weakref import ref
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 Result = TypeVar("Result")
 
-# The module that runs another as a part of itself: sharded, it may hold the parameters of both.
-_around: WeakKeyDictionary[nn.Module, ReferenceType[nn.Module]] = WeakKeyDictionary()
-
-
 _FSDP = "torch.distributed.fsdp"
+_AROUND = "_around"
 _running: list[nn.Module] = []  # modules in which `as_forward` is running
+
+
+class _Around:
+    """The module that runs another as a part of itself: sharded, it may hold the parameters of both.
+
+    An attribute of the part that is neither copied nor saved. One dictionary of all parts would not do: torch.compile
+    looks at all keys of a dictionary that it meets, and compiles anew for every module that is made anywhere.
+    """
+
+    def __init__(self, whole: nn.Module | None = None):
+        self.reference = None if whole is None else ref(whole)
+
+    def __reduce__(self) -> tuple[type[_Around], tuple[()]]:
+        return _Around, ()
 
 
 def set_around(part: nn.Module, whole: nn.Module) -> None:
     """Remember which module runs `part`."""
-    _around[part] = ref(whole)
+    if _around(part) is not whole:
+        vars(part)[_AROUND] = _Around(whole)
+
+
+def _around(part: nn.Module) -> nn.Module | None:
+    around = part.__dict__.get(_AROUND)
+    return None if around is None or around.reference is None else around.reference()
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -59,8 +76,7 @@ def gathered(module: nn.Module, method: Callable[..., Result]) -> Callable[..., 
     """A method of `module`, run with whole parameters if fully_shard was given the module or the one around it."""
     if _FSDP not in sys.modules:
         return method
-    reference = _around.get(module)
-    whole = None if reference is None else reference()
+    whole = _around(module)
     if whole is None or not is_fsdp(whole) or whole in _running or (is_fsdp(module) and _has_run(module)):
         return as_forward(module, method)
     # FSDP wants the outermost module to be the first that runs.

@@ -1,5 +1,7 @@
 """torch.compile(fullgraph=True): one graph from context to final state, forward and backward."""
 
+import gc
+
 import pytest
 import torch
 import torch._inductor.config
@@ -78,3 +80,18 @@ def test_torch_refuses_its_sequence_networks_unless_allowed(network):
         tensors_of(compiled(x, context=context)), tensors_of(model(x, context=context)), strict=True
     ):
         torch.testing.assert_close(tensor, eager)
+
+
+@pytest.mark.parametrize("method", ["kl", "sample"])
+def test_other_models_do_not_have_it_compiled_anew(method):
+    torch._dynamo.reset()
+    model = build("normal lstm cell")
+    _, context = inputs_for(model, 3)
+    compiled = torch.compile(getattr(model.initial_state, method), backend="eager")
+    compiled(context)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        others = [build("normal lstm cell") for _ in range(2)]
+        compiled(context)
+        del others
+        gc.collect()
+        compiled(context)
