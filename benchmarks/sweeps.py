@@ -139,7 +139,7 @@ def time_skip(options: Benchmark, folder: Path) -> Iterator[Figure]:
     from contextual_rnn.experiments.runs.summary import write_parquet
     from contextual_rnn.experiments.stats.finals import table
 
-    count = 40 if options.quick else 10_000
+    count = 6 if options.quick else 10_000
     base = DecayConfig(state="zero", samples_per_period=8, units=4, epochs=2)
     configs = combinations(base, {"state": ["zero", "normal"]}, seeds=count // 2)
     models = {config.state: train(config, folder / "models" / config.state) for config in configs[:: count // 2]}
@@ -148,7 +148,10 @@ def time_skip(options: Benchmark, folder: Path) -> Iterator[Figure]:
         place.mkdir(parents=True)
         for name in (WEIGHTS, METRICS):
             (place / name).write_bytes((model.folder / name).read_bytes())
-        final = {name: value * (1 + config.seed / count) for name, value in model.result["final"].items()}
+        final = {
+            name: value * (1 + config.seed / count) if isinstance(value, float) else value
+            for name, value in model.result["final"].items()
+        }
         (place / RESULT).write_text(json.dumps(model.result | {"final": final}))
         (place / CONFIG).write_text(json.dumps(config_to_dict(config), indent=2) + "\n")
     with local_workers(CORES) as executor:

@@ -19,6 +19,7 @@ from benchmarks import (
     ragged,
     recurrence,
     streaming,
+    sweeps,
     timing,
     training_step,
     workers,
@@ -28,7 +29,9 @@ from benchmarks.plots import draw
 from benchmarks.recurrence import Problem, multiply_adds
 from benchmarks.size import APART, BARE, COMPILED, EAGER, FUSED, JAX, OURS, PLAIN, PROJECTING, TRAIN, Cell, Size
 from benchmarks.timing import Contender, interleave, ratio, spread
+from contextual_rnn.experiments.report import html
 from contextual_rnn.experiments.report.pages import BEGIN, END
+from contextual_rnn.experiments.runs.folder import read_runs
 
 ROOT = Path(__file__).parents[1]
 SMALL = Size(batch=8, steps=5, units=8)
@@ -256,3 +259,15 @@ def test_sequences_of_different_lengths_are_timed_after_they_agree(tmp_path, mon
     monkeypatch.setattr(ragged, "time_steps", lambda *_: pytest.fail("timed what does not agree"))
     with pytest.raises(AssertionError, match="lengths: differs by"):
         ragged.run(ragged.Benchmark(quick=True, out=tmp_path))
+
+
+def test_finished_runs_are_skipped_reported_and_summed_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(html, "write_report", read_runs)  # its pictures take seconds, and have tests of their own
+    report = sweeps.run(sweeps.Benchmark(only=("skip",), quick=True, out=tmp_path / "sweeps.json"))
+    assert json.loads((tmp_path / "sweeps.json").read_text()) == report
+    names = [figure["name"] for figure in report["skip"]["figures"]]
+    assert names == [
+        "seconds to skip 6 finished runs",
+        "seconds of a report on 6 runs",
+        "seconds of the results of 6 runs",
+    ]
