@@ -1,1 +1,0 @@
-from contextual_rnn.experiments.cli.main import main as main
