@@ -37,7 +37,7 @@ def check_size(name: str, size: Any, least: int = 1) -> int:
     Integers of numpy and integer tensors of no axes are such too, bools are not. While torch.export or torch.jit.trace
     runs, a size may stand for any number and is returned as it is.
     """
-    if type(size) is int and least <= size <= _MOST:
+    if type(size) is int and least <= size and (torch.compiler.is_compiling() or size <= _MOST):  # unbounded there
         return size
     expected = "a positive int" if least == 1 else f"an int of at least {least}"
     if isinstance(size, Tensor):

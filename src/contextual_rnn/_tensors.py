@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +58,13 @@ def first_parameter(module: nn.Module) -> Tensor | None:
             if parameter is not None:
                 return parameter
     return next(module.parameters(), None)
+
+
+def random(
+    draw: Callable[..., Tensor], size: Sequence[int], generator: torch.Generator | None, **options: Any
+) -> Tensor:
+    """`draw(size)`, as torch.randn, from `generator` if there is one: beside that keyword no size may be symbolic."""
+    return draw(size, **options) if generator is None else draw(size, generator=generator, **options)
 
 
 def described(value: object) -> str:

@@ -1,6 +1,6 @@
 """What PyTorch has no public name for, in one place: its next version may change it."""
 
-# pyright: reportPrivateUsage=false, reportAttributeAccessIssue=false
+# pyright: reportPrivateUsage=false, reportAttributeAccessIssue=false, reportPrivateImportUsage=false
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ is_batched = _functorch.is_batchedtensor  # whether torch.func.vmap made this te
 is_transformed = _functorch.is_functorch_wrapped_tensor  # whether torch.func made this tensor
 transforms = _functorch.peek_interpreter_stack  # the innermost transform of torch.func under way, or None
 graph_task = torch._C._current_graph_task_id  # the number of the backward pass under way, -1 for none
+assert_later = torch._assert_async  # refuses a tensor of False when its value is known, in a compiled program too
 increment_version = torch._C._increment_version  # as autograd.graph.increment_version, in a tenth of the time
 top_saved_tensors_hooks = _autograd._top_saved_tensors_default_hooks  # those of saved tensors, None where none are set
 
@@ -32,6 +33,11 @@ _forward_ad: Any = torch.autograd.forward_ad
 def is_tracing() -> bool:
     """Whether torch.jit.trace is running."""
     return torch._C._get_tracing_state() is not None
+
+
+def is_program() -> bool:
+    """Whether calls are put into a program, in which values cannot be read: by torch.compile, export or jit.trace."""
+    return torch.compiler.is_compiling() or is_tracing()
 
 
 def data_parallel_around() -> DistributedDataParallel | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from contextual_rnn._numbers import check_size
+from contextual_rnn._tensors import random
 
 
 class GenerationStep(NamedTuple):
@@ -41,7 +42,7 @@ class GenerationStep(NamedTuple):
     def _drawn(self, draw: Callable[..., Tensor], size: tuple[int, ...], dtype: torch.dtype | None) -> Tensor:
         size = tuple(check_size("size", axis, 0) for axis in size)
         device = self.rows.device if self.generator is None else self.generator.device
-        numbers = draw((self.num_rows, *size), generator=self.generator, dtype=dtype, device=device)
+        numbers = random(draw, (self.num_rows, *size), self.generator, dtype=dtype, device=device)
         numbers = numbers.to(self.rows.device)
         return numbers if self.rows.shape[0] == self.num_rows else numbers.index_select(0, self.rows)
 

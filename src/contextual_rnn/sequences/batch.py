@@ -1,6 +1,5 @@
 """A batch of sequences of different lengths, with resets in the middle, and run in pieces."""
 
-# The names of a model that users do not see.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -15,9 +14,10 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like
 from contextual_rnn._numbers import check_flag, check_size
-from contextual_rnn._torch_internals import is_tracing
+from contextual_rnn._torch_internals import is_program, is_tracing
 from contextual_rnn.sequences.contexts import check_contexts, naming
 from contextual_rnn.sequences.model import Model
+from contextual_rnn.sequences.padded import real_steps_first, refuse_tracing, turned_back
 from contextual_rnn.sequences.running import run_rows, run_segments, takes_packed
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs, one_step_of, split_arguments
@@ -53,6 +53,7 @@ class Sequences:
     over: bool = False  # whether no row has a step left
     final_state: bool = True  # whether it is wanted
     packed: PackedSequence | None = None
+    turned: Tensor | None = None  # the first steps of rows turned around, (B,)
     arguments: Mapping[str, Tensor] = field(default_factory=dict)  # of the network, cut with the input
 
     @classmethod
@@ -72,10 +73,9 @@ class Sequences:
         arguments: Mapping[str, Any] | None = None,
     ) -> Sequences:
         """Check the arguments; `pieces` is the argument that has the batch run in pieces, if one has."""
-        given = {pieces: pieces, "lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
         check_flag("final_state", final_state)
-        given["final_state"] = None if final_state else final_state
-        name = next(name for name, argument in given.items() if argument is not None)
+        given = {pieces: pieces, "lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
+        name = next((name for name, argument in given.items() if argument is not None), "final_state")
         if not isinstance(input, Tensor | PackedSequence):
             raise TypeError(f"input: expected a tensor or a PackedSequence, got {type(input).__name__}")
         whole_input, spec = None, model._spec
@@ -87,8 +87,7 @@ class Sequences:
         if batch is not None and spec.known_time_dim == "unknown" and not before_call:
             assert isinstance(input, Tensor)
             spec = model._known_spec(one_step_of(input, spec.input_batch_dim))
-        one_step = spec.known_time_dim is None
-        if batch is None or (one_step and name not in ("reset", "reset_context")):
+        if batch is None or (spec.known_time_dim is None and name not in ("reset", "reset_context")):
             unbatched = f"a packed or unbatched input; input.unsqueeze({spec.input_batch_dim}) gives one a batch axis"
             received = "an input of one step" if batch is not None else unbatched
             raise ValueError(f"{name}: expected only with a padded batch of sequences, got {received}")
@@ -105,7 +104,13 @@ class Sequences:
         if mask is not None:
             if lengths is not None:
                 raise ValueError("mask: expected none beside lengths, which say the same")
-            first, lengths = blocks_of(self._rows_first("mask", mask))
+            mask = self._rows_first("mask", mask)
+            if is_program() and self.num_steps and reset is None and pieces is None:
+                inputs, turned, lengths = real_steps_first(self.inputs, mask)
+                self = replace(self, input=inputs.tensor, arguments=inputs.arguments, turned=turned)
+            else:
+                refuse_tracing("mask")
+                first, lengths = blocks_of(mask)
         elif lengths is not None:
             check_lengths(lengths, batch, self.num_steps)
         real: dict[str, Any] = {"first": first, "lengths": lengths, "final_state": final_state}
@@ -156,14 +161,13 @@ class Sequences:
 
     @property
     def inputs(self) -> Inputs:
-        """The input with the arguments that are cut with it."""
         return Inputs.of(self.input, self.spec.input_batch_dim, self.time, self.arguments, self.spec.per_step)
 
     def steps(self, start: int, stop: int) -> Sequences:
         """The piece from step `start` to before `stop`."""
         first, lengths, begun, over = self.first, self.lengths, None, False
         if lengths is not None:
-            _refuse_tracing("lengths")
+            refuse_tracing("lengths")
             first = torch.zeros_like(lengths) if first is None else first
             end = first + lengths
             if start > 0 and not torch.compiler.is_compiling():
@@ -201,9 +205,11 @@ class Sequences:
         whole, A of fast weights included. It is None where it is not wanted.
         """
         returned = self._run(hx, carried, carry)
-        if self.packed is None and self.final_state:
+        if self.packed is None and self.turned is None and self.final_state:
             return returned
         output, state = returned
+        if self.turned is not None:
+            output = turned_back(Inputs(output, self.spec.input_batch_dim, self.time), self.turned)
         output = output if self.packed is None else packed_like(self.packed, output, self.time)
         return output, state if self.final_state else None
 
@@ -215,7 +221,7 @@ class Sequences:
         no_step = isinstance(self.spec.known_time_dim, int) and not is_tracing() and not self.num_steps
         if not no_step and (not self.batch or (one_source and in_one_call and self._is_whole)):
             return self._whole_rows(self._begun(hx if carried is None else carried), carry)
-        _refuse_tracing("lengths" if self.resets is None else "reset")
+        refuse_tracing("lengths" if self.resets is None else "reset")
         resets = torch.full((self.batch, self.num_steps), -1, device="cpu") if self.resets is None else self.resets
         lengths = None if self.lengths is None else self.lengths.cpu().long()
         segments = Segments.between(resets, None if self.first is None else self.first.cpu(), lengths)
@@ -249,8 +255,7 @@ class Sequences:
         """Whether one call of the network can be given the lengths, if there are any."""
         if self.lengths is None:
             return True
-        # Values cannot be read under torch.compile.
-        return takes_packed(self.model.network) and (torch.compiler.is_compiling() or bool(self.lengths.all()))
+        return takes_packed(self.model.network) and (is_program() or bool(self.lengths.all()))
 
     def _whole_rows(self, state: State, carry: bool) -> Any:
         """Every row is one sequence."""
@@ -291,8 +296,3 @@ class Sequences:
         place = torch.cat([index for index, _ in sources]).argsort()
         counts = [len(index) for index, _ in sources]
         return take_of_all(self.spec.tree, place, [state for _, state in sources], counts)
-
-
-def _refuse_tracing(name: str) -> None:
-    if is_tracing():
-        raise ValueError(f"{name}: expected none under torch.jit.trace here, where its values would become constants")

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.sequences.backend import choose, is_small, whole_rows
 from contextual_rnn.sequences.backend import run as run_over
-from contextual_rnn.sequences.padded import needs_no_packing, run_padded
+from contextual_rnn.sequences.padded import needs_no_packing, run_packed, run_padded
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs
 from contextual_rnn.spec.networks import StateSpec
@@ -59,10 +58,7 @@ def run_rows(
         return network(input, state, lengths=lengths, **options)
     if needs_no_packing(network, final_state) and not in_autocast(input.device):
         return run_padded(network, input, state, lengths)
-    batch_first = spec.input_batch_dim == 0
-    packed = pack_padded_sequence(input, lengths.cpu(), batch_first=batch_first, enforce_sorted=False)
-    output, state = network(packed, state)
-    return pad_packed_sequence(output, batch_first=batch_first, total_length=input.shape[_time(spec)])[0], state
+    return run_packed(network, input, state, lengths, spec.input_batch_dim == 0)
 
 
 def run_segments(

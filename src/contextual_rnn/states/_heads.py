@@ -62,8 +62,7 @@ def batch_of(context: Any, batch_size: int | None, batched: bool | None) -> int 
         check_flag("batched", batched)
         return None
     if batch_size is not None:
-        # forward has checked it; moments may be called by anyone.
-        return batch_size if type(batch_size) is int and 0 <= batch_size < 2**63 else check_call(batch_size)
+        return check_size("batch_size", batch_size, 0)  # moments may be called by anyone
     if context is None:
         return None
     for part in _parts(context):

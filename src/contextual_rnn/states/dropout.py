@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from contextual_rnn._numbers import FINITE, SHARE, check_number
 from contextual_rnn._precision import wide
 from contextual_rnn._sharded import as_forward
+from contextual_rnn._tensors import random
 from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import State, pack
@@ -140,7 +141,7 @@ class ContextDropout(InitialState):
         size = rows_of(first, mean)
         null = as_forward(self.null, self.null._posterior)(None, size, size is not None)
         batch = () if size is None else (size,)
-        drawn = draw_again(lambda: torch.rand(batch, generator=generator, device=mean.device), generator)
+        drawn = draw_again(lambda: random(torch.rand, batch, generator, device=mean.device), generator)
         return DroppedPosterior(given, null, drawn < self.p, self.spec)
 
     def forward(
@@ -166,7 +167,7 @@ class ContextDropout(InitialState):
         null, first = self._null_beside(given), next(iter(self.spec))
         mean = given[first.name].mean
         batch = mean.shape[: mean.ndim - len(first.shape)]  # (B,), or () without a batch
-        drop = draw_again(lambda: torch.rand(batch, generator=generator, device=mean.device), generator) < self.p
+        drop = draw_again(lambda: random(torch.rand, batch, generator, device=mean.device), generator) < self.p
         leaves = {leaf.name: given[leaf.name].mean for leaf in self.spec.constants}
         for leaf in self.spec.floats:
             chosen = drop.reshape(*batch, *(1 for _ in leaf.shape))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from contextual_rnn._precision import wide
-from contextual_rnn._tensors import check_readable, described
+from contextual_rnn._tensors import check_readable, described, random
 from contextual_rnn.spec.leaf import Leaf, rows_of
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.states._recomputed import draw_again
@@ -77,10 +77,7 @@ def draw(moments: Moments, generator: torch.Generator | None) -> Tensor:
         return mean
     if generator is not None and generator.device.type != mean.device.type and not mean.is_meta:
         raise ValueError(f"generator: expected one on {mean.device}, as the state, got one on {generator.device}")
-    options: Any = {"generator": generator, "dtype": mean.dtype, "device": mean.device}
-    if generator is None:
-        noise = torch.randn(mean.shape, **options)
-    else:
-        noise = draw_again(lambda: torch.randn(mean.shape, **options), generator)
+    options: Any = {"dtype": mean.dtype, "device": mean.device}
+    noise = draw_again(lambda: random(torch.randn, mean.shape, generator, **options), generator)
     drawn = mean + scale * noise
     return drawn if drawn.dtype == mean.dtype else drawn.to(mean.dtype)

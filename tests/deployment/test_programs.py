@@ -1,0 +1,129 @@
+"""Programs, in which values cannot be read: lengths, masks and random states as the model itself has them."""
+
+import pytest
+import torch
+from tests.networks import tensors_of
+from torch import nn
+
+from contextual_rnn import ContextDropout, ContextState, ContextualRNN, FreeState, NormalState
+
+B, T = 4, 6
+NETWORKS = {
+    "gru": lambda: nn.GRU(3, 4, batch_first=True),
+    "gru, time first": lambda: nn.GRU(3, 4),
+    "lstm": lambda: nn.LSTM(3, 4, batch_first=True),
+    "rnn both ways": lambda: nn.RNN(3, 4, num_layers=2, bidirectional=True),
+}
+# One block a row: at its end, in the middle, at its beginning, none; not as in the masks of which programs are made.
+STEP = torch.arange(T)
+FIRST, STOP = torch.tensor([2, 1, 0, 0]), torch.tensor([6, 4, 5, 0])
+MASK = (FIRST[:, None] <= STEP) & (STOP[:, None] > STEP)
+ANOTHER = MASK.roll(1, 0).flip(1)
+
+
+class Masked(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x, context, mask):
+        return tuple(tensors_of(self.model(x, context=context, mask=mask)))
+
+
+def masked(network):
+    torch.manual_seed(0)
+    network = NETWORKS[network]()
+    model = ContextualRNN(network, ContextState(network, nn.Linear(2, 5))).eval().requires_grad_(False)
+    x = torch.randn(B, T, 3)
+    flags = (lambda mask: mask) if network.batch_first else (lambda mask: mask.T)
+    return Masked(model), x if network.batch_first else x.transpose(0, 1), torch.randn(B, 2), flags
+
+
+def compiled(module, inputs):
+    torch._dynamo.reset()
+    return torch.compile(module, backend="eager")
+
+
+def traced(module, inputs):
+    return torch.jit.trace(module, inputs, check_trace=False)
+
+
+def exported(module, inputs):
+    return torch.export.export(module, inputs).module()
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("make", "network"),
+    [
+        *((compiled, network) for network in NETWORKS),
+        *((traced, network) for network in NETWORKS),
+        *((exported, network) for network in ("gru", "gru, time first")),  # torch exports no packing
+    ],
+)
+def test_masks_of_any_block(make, network):
+    module, x, context, flags = masked(network)
+    with torch._dynamo.config.patch(allow_rnn=True):
+        program = make(module, (x, context, flags(ANOTHER)))
+        for mask in (ANOTHER, MASK):
+            found, wanted = program(x, context, flags(mask)), module(x, context, flags(mask))
+            for tensor, eager in zip(found, wanted, strict=True):
+                torch.testing.assert_close(tensor, eager)
+        if make is not traced:  # which drops the check, as nothing is computed of it
+            with pytest.raises(RuntimeError, match="one block"):
+                program(x, context, flags(MASK | (STEP == 5)))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_rows_without_a_step(network):
+    module, x, context, _ = masked(network)
+    torch._dynamo.reset()
+    program = torch.compile(module.model, backend="eager")
+    with torch._dynamo.config.patch(allow_rnn=True):
+        for lengths, burn_in in (([6, 3, 1, 0], 0), ([6, 0, 4, 2], 0), ([6, 3, 1, 5], 2), ([6, 0, 4, 2], 2)):
+            if burn_in and module.model.network.bidirectional:
+                continue
+            options = {"context": context, "lengths": torch.tensor(lengths), "burn_in": burn_in}
+            for tensor, eager in zip(*(tensors_of(run(x, **options)) for run in (program, module.model)), strict=True):
+                torch.testing.assert_close(tensor, eager)
+
+
+STATES = {
+    "free": lambda cell: FreeState(cell, noise=0.3, value=0.2),
+    "normal": lambda cell: NormalState(cell, nn.Linear(2, 5)),
+    "dropout": lambda cell: ContextDropout(NormalState(cell, nn.Linear(2, 5)), 0.5),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("options", [{}, {"num_samples": 2}, {"return_posterior": True}], ids=str)
+def test_random_states_of_another_batch_size(state, options):
+    torch._dynamo.reset()
+    cell = nn.LSTMCell(3, 4)
+    model = ContextualRNN(cell, STATES[state](cell))
+    program = torch.compile(model, backend="eager")
+    for batch in (4, 5, 3):
+        x, context, drawn = torch.randn(batch, 3), torch.randn(batch, 2), []
+        for run in (program, model):
+            torch.manual_seed(batch)
+            drawn.append(tensors_of(run(x, context=context, **options)))
+        for tensor, eager in zip(*drawn, strict=True):
+            torch.testing.assert_close(tensor, eager)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("state", STATES)
+def test_a_batch_without_bounds_is_exported(state, strict):
+    cell = nn.GRUCell(3, 4)
+    model = ContextualRNN(cell, STATES[state](cell))
+    batch = torch.export.Dim("batch")
+    inputs, shapes = (
+        ((torch.randn(4, 3),), {"context": torch.randn(4, 2)}),
+        {"input": {0: batch}, "context": {0: batch}},
+    )
+    program = torch.export.export(model, *inputs, dynamic_shapes=shapes, strict=strict).module()
+    x, context, drawn = torch.randn(7, 3), torch.randn(7, 2), []
+    for run in (program, model):
+        torch.manual_seed(0)
+        drawn.append(run(x, context=context))
+    torch.testing.assert_close(*drawn)
