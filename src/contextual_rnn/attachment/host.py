@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from contextual_rnn.attachment.contexts import begin_call, end_call
+from contextual_rnn.attachment.contexts import begin_call, end_call, untraced
 
 _HANDLES = "_initial_state_contexts"  # of a host: for each key what removes its hooks
 
@@ -24,6 +24,7 @@ class Receive:
     key: str
     context: str | Callable[..., Any]
 
+    @untraced
     def __call__(self, host: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         begin_call(self.key, None)  # `Release` runs after an error too, and must not end a call around this one
         if isinstance(self.context, str):
@@ -51,6 +52,7 @@ class _Release:
 
     key: str
 
+    @untraced
     def __call__(self, host: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         end_call(self.key)
 
