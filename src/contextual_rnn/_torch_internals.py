@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -17,7 +18,7 @@ _functorch: Any = torch._C._functorch
 _autograd: Any = torch._C._autograd
 
 Dropout = _DropoutNd  # the class of nn.Dropout and its siblings
-disable_dynamo: Any = torch._disable_dynamo  # as torch.compiler.disable, without importing torch._dynamo at once
+disable_dynamo = _disable_dynamo  # as torch.compiler.disable, without importing torch._dynamo at once
 dispatch_mode = _get_current_dispatch_mode  # the innermost TorchDispatchMode under way, or None
 is_batched = _functorch.is_batchedtensor  # whether torch.func.vmap made this tensor
 is_transformed = _functorch.is_functorch_wrapped_tensor  # whether torch.func made this tensor

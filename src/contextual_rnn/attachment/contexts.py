@@ -29,14 +29,13 @@ def untraced(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
     """`function`, which torch.compile calls as it is: traced, it would be compiled anew for each key of a host."""
     disabled = disable_dynamo(function)
 
-    @wraps(function)
     def call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
         # Not always `disabled`, which imports torch._dynamo.
         return (disabled if torch.compiler.is_dynamo_compiling() else function)(*args, **options)
 
     # It keeps what it compiled by the code, which all that are decorated would share.
-    call.__code__ = call.__code__.replace(co_name=function.__qualname__)  # pyright: ignore[reportFunctionMemberAccess]
-    return call
+    call.__code__ = call.__code__.replace(co_name=function.__qualname__)
+    return wraps(function)(call)
 
 
 @dataclass(frozen=True, eq=False)
