@@ -14,11 +14,12 @@ from torch import Tensor
 from contextual_rnn._tensors import check_floats, described
 from contextual_rnn._timing import TIMINGS as TIMINGS
 from contextual_rnn._timing import Timing as Timing
-from contextual_rnn._torch_internals import dispatch_mode, transforms
+from contextual_rnn._torch_internals import dispatch_mode, exportable, transforms
 
 MOST_INNER_STEPS = 1000  # far beyond use; sizes of memory are products with it
 
 
+@exportable
 class LowRank(NamedTuple):
     """Fast weights A = left^T right given by r pairs of vectors, so that A v = sum_i left_i (right_i . v).
 
