@@ -1,8 +1,11 @@
 """An initial state inside somebody else's model: what the model computes, and which context each call gets."""
 
 import copy
+import functools
+import gc
 import pickle
 import threading
+import weakref
 
 import pytest
 import torch
@@ -432,6 +435,28 @@ def test_a_drawn_state_is_drawn_anew_in_each_call():
         assert not torch.equal(model(X), model(X))
         model.eval()
         assert torch.equal(model(X), model(X))
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __init__(self, forward):
+        self.forward = forward
+
+    def __call__(self, x, static=None):
+        return self.forward(x)
+
+
+@pytest.mark.parametrize("wrapped", [lambda forward: lambda x, static=None: forward(x), functools.partial, Unhashable])
+def test_a_forward_method_of_the_host_itself_is_read_and_does_not_keep_it(wrapped):
+    model = Model()
+    model.forward = wrapped(model.forward)
+    attached(model, host=model, context="static")
+    assert torch.equal(model(X, static=CONTEXT), expected(model, CONTEXT))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.filterwarnings("ignore")

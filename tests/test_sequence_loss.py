@@ -134,6 +134,14 @@ def test_parameters_that_move_are_found_again():
 
 
 @native
+def test_a_negated_view_of_a_parameter_that_is_known_is_read_as_such():
+    model = Model()
+    assert_agree(model, rtol=1e-9, atol=1e-10)
+    model.hidden.weight.data = torch._neg_view(model.hidden.weight.data)
+    assert_agree(model, rtol=1e-9, atol=1e-10)
+
+
+@native
 def test_frozen_parameters_get_no_gradient(monkeypatch):
     model, calls = Model(), natively(monkeypatch)
     for parameter in model.parameters:

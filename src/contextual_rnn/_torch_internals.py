@@ -5,18 +5,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+Named = TypeVar("Named", bound=tuple[Any, ...])
 
 _functorch: Any = torch._C._functorch
 _autograd: Any = torch._C._autograd
 
 Dropout = _DropoutNd  # the class of nn.Dropout and its siblings
+disable_dynamo = _disable_dynamo  # as torch.compiler.disable, without importing torch._dynamo at once
 dispatch_mode = _get_current_dispatch_mode  # the innermost TorchDispatchMode under way, or None
 is_batched = _functorch.is_batchedtensor  # whether torch.func.vmap made this tensor
 is_transformed = _functorch.is_functorch_wrapped_tensor  # whether torch.func made this tensor
@@ -28,6 +33,13 @@ top_saved_tensors_hooks = _autograd._top_saved_tensors_default_hooks  # those of
 
 _hooks_of_all: Any = torch.nn.modules.module  # hooks that run with every module
 _forward_ad: Any = torch.autograd.forward_ad
+
+
+def exportable(namedtuple: type[Named]) -> type[Named]:
+    """`namedtuple`, so that torch.export saves and loads programs that take or return it."""
+    pytree._register_namedtuple(namedtuple, serialized_type_name=f"contextual_rnn.{namedtuple.__name__}")
+    torch.serialization.add_safe_globals([namedtuple])  # the example inputs of a program are pickled
+    return namedtuple
 
 
 def is_tracing() -> bool:

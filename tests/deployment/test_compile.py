@@ -1,5 +1,6 @@
 """torch.compile(fullgraph=True): one graph from context to final state, forward and backward."""
 
+import copy
 import gc
 
 import pytest
@@ -7,6 +8,9 @@ import torch
 import torch._inductor.config
 from tests.deployment.matrix import CELLS, FAST_WEIGHTS, STATES, TORCH, build, inputs_for
 from tests.networks import tensors_of
+from torch import nn
+
+from contextual_rnn import ContextState, attach
 
 # Every state over one network, and every network under one state; what is traced of one does not depend on the other.
 TRACED = [*(f"{state} lstm cell" for state in STATES), *(f"context {name}" for name in TORCH + CELLS + FAST_WEIGHTS)]
@@ -95,3 +99,51 @@ def test_other_models_do_not_have_it_compiled_anew(method):
         del others
         gc.collect()
         compiled(context)
+
+
+class Host(nn.Module):
+    """A model whose attached networks start from what its forward method gets."""
+
+    def __init__(self, cells=1, context="static"):
+        super().__init__()
+        self.cells = nn.ModuleList(nn.GRUCell(3, 4) for _ in range(cells))
+        for cell in self.cells:
+            attach(cell, ContextState(cell, nn.Linear(2, 5)), host=self, context=context)
+
+    def forward(self, x, static):
+        return torch.stack([cell(x) for cell in self.cells])
+
+
+def second_argument(x, static):
+    return static
+
+
+@pytest.mark.parametrize("context", ["static", second_argument])
+def test_other_models_do_not_have_an_attached_network_compiled_anew(context):
+    torch._dynamo.reset()
+    x = torch.randn(4, 3)
+    torch.compile(Host(context=context), backend="eager")(x, torch.randn(4, 2))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for model in (Host(context=context), copy.deepcopy(Host(context=context))):
+            compiled = torch.compile(model, backend="eager")
+            for static in torch.randn(2, 4, 2):
+                assert torch.equal(compiled(x, static), model(x, static))
+
+
+def test_ten_attached_networks_are_compiled_once():
+    torch._dynamo.reset()
+    x, static = torch.randn(4, 3), torch.randn(4, 2)
+    model = Host(cells=10)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        assert torch.equal(torch.compile(model, backend="eager")(x, static), model(x, static))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_attached_network_with_a_host_is_no_single_graph():
+    torch._dynamo.reset()
+    model, x, static = Host(), torch.randn(4, 3), torch.randn(4, 2)
+    assert torch.equal(torch.export.export(model, (x, static)).module()(x, static), model(x, static))
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(model, fullgraph=True, backend="eager")(x, static)
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.export.export(model, (x, static), strict=True)

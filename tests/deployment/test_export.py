@@ -1,6 +1,7 @@
 """torch.export and ONNX: batch sizes and lengths that were not seen at export give the numbers of eager PyTorch."""
 
 import functools
+import io
 
 import numpy as np
 import onnxruntime
@@ -11,7 +12,7 @@ from tests.networks import is_cell, make_input, tensors_of
 from torch import nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from contextual_rnn import ContextualRNN, FastWeightsRNN, FreeState
+from contextual_rnn import AdditiveAttention, ContextualRNN, FastWeightsRNN, FreeState, LowRank
 from contextual_rnn.export import AnyLength
 
 # Each state and each family of networks at least once; the graph of a state is the same over all networks.
@@ -142,6 +143,26 @@ def test_lengths_cannot_be_exported_where_torch_packs():
     x, context = inputs_for(model, 4, 5)
     with pytest.raises(torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode):
         torch.export.export(Ragged(model), (x, context, torch.tensor([5, 3, 2, 1])))
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        (AdditiveAttention(4, 6, 5), lambda draw: (draw(4, 4), draw(4, 5, 6))),
+        (
+            FastWeightsRNN(3, 4, batch_first=True, backend="reference"),
+            lambda draw: (draw(4, 5, 3), (draw(4, 4), LowRank(draw(4, 2, 4), draw(4, 2, 4)))),
+        ),
+    ],
+    ids=["Attended", "LowRank"],
+)
+def test_programs_with_our_types_are_saved_and_loaded(model, inputs, monkeypatch):
+    file, given = io.BytesIO(), inputs(torch.randn)
+    torch.export.save(torch.export.export(model, inputs(torch.randn)), file)
+    monkeypatch.setattr("torch._export.serde.serialize.log.warning", pytest.fail)  # which it has of unsafe pickles
+    found, wanted = torch.export.load(io.BytesIO(file.getvalue())).module()(*given), model(*given)
+    assert type(found) is type(wanted)
+    torch.testing.assert_close(tensors_of(found), tensors_of(wanted), **CLOSE)
 
 
 def test_any_length_refuses_what_it_cannot_loop_over():

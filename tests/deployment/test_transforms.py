@@ -79,6 +79,36 @@ def test_ensemble_under_vmap(case):
             torch.testing.assert_close(gradients[name][index], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("network", TORCH + CELLS + FAST_WEIGHTS)
+def test_ensemble_is_evaluated_under_vmap(network):
+    """torch has no rule for four of its kernels: with derivatives it has, and our kernel serves three."""
+    model = build(f"context {network}").eval()
+    stacked = {name: torch.stack([value, 0.5 * value]).detach() for name, value in model.named_parameters()}
+    x, context = inputs_for(model, 3)
+
+    def outputs(parameters, **options):
+        return tensors_of(functional_call(model, parameters, (x,), {"context": context, **options}))[0]
+
+    def outputs_with_gradients(parameters):
+        return grad(lambda p: (lambda y: (y.sum(), y))(outputs(p)), has_aux=True)(parameters)[1]
+
+    found = [vmap(outputs_with_gradients)(stacked)]
+    if network in [*TORCH, "lstm cell"]:
+        with pytest.raises(RuntimeError, match="Batching rule not implemented"):
+            vmap(outputs)(stacked)
+    else:
+        found.append(vmap(outputs)(stacked))
+    if network in TORCH:
+        steps = x.shape[1 if model.network.batch_first else 0]
+        found.append(vmap(lambda p: outputs(p, lengths=torch.full((3,), steps)))(stacked))
+        model.backend = "native"
+        found.append(vmap(outputs)(stacked))
+        model.backend = "auto"
+    wanted = torch.stack([outputs({name: value[i] for name, value in stacked.items()}) for i in range(2)])
+    for values in found:
+        torch.testing.assert_close(values, wanted)
+
+
 def test_draws_under_vmap_differ_where_asked():
     state = build("normal lstm").initial_state.train()
     context = torch.randn(3, 2)

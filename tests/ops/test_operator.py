@@ -6,8 +6,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, fast_weights_spec
+from contextual_rnn._torch_internals import is_transformed
 from contextual_rnn.ops import LowRank, fast_weights
 from contextual_rnn.ops._fast_weights.operators import OPERATORS
+from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, decay_tables
 
 
 def arguments_of(problem):
@@ -226,3 +228,9 @@ def test_export_has_operators_of_pytorch_alone(traceable):
     program = torch.export.export(Outputs().eval(), inputs)
     assert "contextual_rnn" not in {str(node.target).split(".")[0] for node in program.graph.nodes}
     torch.testing.assert_close(program.module()(*inputs), Outputs().eval()(*inputs))
+
+
+def test_tables_of_decay_do_not_outlive_the_transform_they_were_made_in():
+    like, options = torch.zeros(2, 5, 3), FastWeightsOptions(1, 0.4321, 0.5, True, "wenke2019", 1e-5, False)
+    torch.func.grad(lambda x: x.sum() * decay_tables(options, 5, x)[0].sum())(like)
+    assert not any(map(is_transformed, decay_tables(options, 5, like)))

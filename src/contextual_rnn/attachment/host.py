@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import FunctionType
 from typing import Any
 
 from torch import nn
 
-from contextual_rnn.attachment.contexts import begin_call, end_call
+from contextual_rnn.attachment.contexts import begin_call, end_call, untraced
 
 _HANDLES = "_initial_state_contexts"  # of a host: for each key what removes its hooks
 
@@ -24,6 +25,7 @@ class Receive:
     key: str
     context: str | Callable[..., Any]
 
+    @untraced
     def __call__(self, host: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         begin_call(self.key, None)  # `Release` runs after an error too, and must not end a call around this one
         if isinstance(self.context, str):
@@ -51,6 +53,7 @@ class _Release:
 
     key: str
 
+    @untraced
     def __call__(self, host: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         end_call(self.key)
 
@@ -83,8 +86,11 @@ def remove_from(model: nn.Module, keys: set[str]) -> None:
 def _argument(host: nn.Module, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """The argument `name` of a call of `host`, or what the key `name` holds in the one argument that has it."""
     forward = host.forward
-    signature = _signature(getattr(forward, "__func__", forward))
-    bound = signature.bind(*([host] if inspect.ismethod(forward) else []), *args, **options)
+    # What a host holds itself may hold the host, which the cache would keep alive, and need not be hashable.
+    if inspect.ismethod(forward) and forward.__func__ is getattr(type(host), "forward", None):
+        bound = _signature(forward.__func__).bind(host, *args, **options)
+    else:
+        bound = inspect.signature(forward).bind(*args, **options)
     bound.apply_defaults()
     arguments = dict(bound.arguments)
     if name in arguments:
@@ -110,7 +116,7 @@ def _has(argument: Any, key: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
+def _signature(function: FunctionType) -> inspect.Signature:
     return inspect.signature(function)
 
 

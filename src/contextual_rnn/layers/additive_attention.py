@@ -11,8 +11,10 @@ from contextual_rnn._autocast import autocast_joins
 from contextual_rnn._lengths import check_lengths
 from contextual_rnn._numbers import check_elements, check_factory, check_size, readable
 from contextual_rnn._tensors import check_dense, check_floats
+from contextual_rnn._torch_internals import exportable
 
 
+@exportable
 class Attended(NamedTuple):
     """The weighted mean of the values, (B, V) or (B, T, V), and the weights, (B, S) or (B, T, S), that sum to one."""
 

@@ -146,7 +146,7 @@ class Classification:
 
     def is_of(self, parameters: Parameters, options: FastWeightsOptions) -> bool:
         """Whether it was made for these, which are still where they were."""
-        same = all(map(operator.is_, parameters, self._parameters))
+        same = all(map(operator.is_, parameters, self._parameters)) and not any(map(Tensor.is_neg, self._fixed))
         return same and (options is self.options or options == self.options) and _places(parameters) == self._places
 
     @staticmethod

@@ -14,11 +14,12 @@ from torch import Tensor
 from contextual_rnn._tensors import check_floats, described
 from contextual_rnn._timing import TIMINGS as TIMINGS
 from contextual_rnn._timing import Timing as Timing
-from contextual_rnn._torch_internals import dispatch_mode
+from contextual_rnn._torch_internals import dispatch_mode, exportable, transforms
 
 MOST_INNER_STEPS = 1000  # far beyond use; sizes of memory are products with it
 
 
+@exportable
 class LowRank(NamedTuple):
     """Fast weights A = left^T right given by r pairs of vectors, so that A v = sum_i left_i (right_i . v).
 
@@ -64,8 +65,8 @@ def decay_tables(options: FastWeightsOptions, steps: int, like: Tensor) -> Table
     """
     key: Key = options.decay, options.rate, steps, like.dtype, like.device
     learned = isinstance(options.decay, Tensor) or isinstance(options.rate, Tensor)
-    # A mode such as FakeTensorMode makes tensors that are good for that mode alone.
-    if learned or torch.compiler.is_compiling() or dispatch_mode() is not None:
+    # A mode such as FakeTensorMode, or a transform of torch.func, makes tensors that are good for it alone.
+    if learned or torch.compiler.is_compiling() or dispatch_mode() is not None or transforms() is not None:
         return _tables(*key)
     held = _HELD.get()
     if held is not None and key in held:
