@@ -411,6 +411,20 @@ def test_a_learned_decay_is_read_without_a_warning():
 
 
 @native
+@pytest.mark.parametrize("kind", ["lstm, projected", "gru", "fast weights"])
+def test_weights_that_are_negated_on_reading(kind):
+    network = TORCH[kind](dtype=torch.float64)
+    context = context_of(2)
+    expected = model_of(network).stream(context)
+    for name, weight in list(network.named_parameters()):
+        setattr(network, name, nn.Parameter(torch._neg_view(-weight.detach())))
+    stream = model_of(network).stream(context)
+    assert stream.backend == "native"
+    for x in torch.randn(3, 2, network.input_size).double():
+        assert torch.equal(stream(x), expected(x))
+
+
+@native
 def test_inputs_of_any_memory():
     """What cannot be read in place is copied, and the numbers are the same."""
     model = model_of(nn.GRU(3, 5))
