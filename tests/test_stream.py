@@ -340,6 +340,7 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(kind):
                 continue
             with pytest.raises(ValueError, match=r": expected .* got"):
                 stream.read_weights()
+            assert stream.backend == "native"  # as it was, of the weights that it had
             with pytest.raises(ValueError, match=r": expected .* got"):
                 model_of(network).stream(context_of(4, torch.float32))
     network = kind(3, 16)
@@ -408,6 +409,23 @@ def test_a_stream_goes_on_in_the_dtype_that_its_model_has_later(backend):
 def test_a_learned_decay_is_read_without_a_warning():
     network = FastWeightsRNN(3, 5, decay=nn.Parameter(torch.tensor(0.9)))
     assert compare(model_of(network), 2, 3, rtol=1e-5, dtype=torch.float32).backend in ("native", "torch")
+
+
+@native
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, FastWeightsRNN])
+@pytest.mark.parametrize("features", [8, 16])
+def test_inputs_that_lie_in_the_output(kind, features):
+    """Rows are worked on some at a time, and those written first must not be read as those that follow."""
+    model = model_of(kind(features, 16))
+    context = context_of(100, torch.float32)
+    stream, expected = model.stream(context), model.stream(context)
+    x = torch.randn(100, features)
+    output, numbers = stream(x), expected(x).clone()
+    for first in (0, 5, 400, 1600 - 100 * features):
+        given, copied = (o.view(-1)[first : first + 100 * features].view(100, -1) if features < 16 else o
+                         for o in (output, numbers))  # fmt: skip
+        output, numbers = stream(given), expected(copied).clone()
+        assert torch.equal(output, numbers), first
 
 
 @native
