@@ -1,10 +1,12 @@
 """A stream gives the numbers of the network's own steps, whatever takes them, and never reads what it should not."""
 
 import copy
+import os
 import pickle
 
 import pytest
 import torch
+from tests import fresh
 from tests.networks import INPUT_SIZE, NETWORKS, SPECS, make, tensors_of
 from tests.own_networks import OWN
 from torch import nn
@@ -552,6 +554,32 @@ def test_an_empty_batch():
     assert stream(torch.randn(0, 3), reset=torch.zeros(0, dtype=torch.bool)).shape == (0, 5)
     stream.reset()
     assert [tuple(leaf.shape) for leaf in stream.state] == [(1, 0, 5)] * 2
+
+
+@native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("kind", ["nn.LSTM", "FastWeightsRNN"])
+def test_a_stream_goes_on_in_a_fork_with_fewer_threads(kind):
+    """As in the workers of a DataLoader: the threads that it was made for are not there."""
+    program = f"""if True:
+        import os, signal, torch
+        from torch import nn
+        from contextual_rnn import ConstantState, ContextualRNN, FastWeightsRNN
+        torch.set_num_threads(2)
+        network = {kind}(64, 128)
+        model = ContextualRNN(network, ConstantState(network)).eval()
+        streams, x = [model.stream(batch_size=256) for _ in range(2)], torch.randn(256, 64)
+        for stream in streams:
+            stream(x)
+        expected = streams[1](x)
+        child = os.fork()
+        if not child:
+            signal.alarm(30)
+            torch.set_num_threads(1)
+            os._exit(0 if torch.equal(streams[0](x), expected) else 1)
+        print(os.waitpid(child, 0)[1])
+    """
+    assert fresh.run(program).stdout.strip() == "0"
 
 
 class Subclass(nn.GRU):
