@@ -92,8 +92,9 @@ def backward(
 ) -> list[Tensor]:
     """As `Kernel.backward` of native/kernel.py."""
     tensors = _prepared(given)
-    output, grad_output, grad_final = _rows(output), _rows(grad_output), in_memory(grad_final)
+    output = output if output.stride(2) == 1 else output.contiguous()
     sizes = _sizes(tensors, settings, True, output)
+    grad_output, grad_final = _rows(grad_output), in_memory(grad_final)
     grads = [
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if want and tensor is not None else None
         for tensor, want in zip(given, wanted, strict=True)
