@@ -116,7 +116,7 @@ def backward(
     wanted: list[bool],
 ) -> list[Tensor]:
     """As `Kernel.backward` of native/kernel.py."""
-    output, grad_output, grad_written = map(in_memory, (output, grad_output, grad_written))
+    output, grad_output, grad_written = output.contiguous(), in_memory(grad_output), in_memory(grad_written)
     computed = list(wanted)
     if given.weight_ih is None:
         computed[0] = True  # the gradient of inputs in any case: that of the weights comes from it
