@@ -288,6 +288,27 @@ def test_no_steps_end_as_they_start(backend, batch):
         torch.testing.assert_close(state, start)
 
 
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [(nn.GRU, "auto"), (nn.GRU, "torch"), (nn.GRU, "native"), (nn.LSTM, "reference"), (FastWeightsRNN, "auto")],
+)
+def test_no_rows_and_no_steps(kind, backend):
+    network = kind(3, 5, batch_first=True)
+    model = ContextualRNN(network, ContextState(network, nn.Linear(2, 4)), backend=backend)
+    x, context, flags = torch.zeros(0, 0, 3), torch.zeros(0, 2), torch.zeros(0, 0, dtype=torch.bool)
+    hx = model.initial_state(context)
+    given = [{"hx": hx, "lengths": torch.zeros(0).long()}, {"hx": hx, "mask": flags}]
+    given += [
+        {how: state, "reset": flags, "reset_context": context} for how, state in (("hx", hx), ("context", context))
+    ]
+    given += [{"context": context}, {"hx": hx}] if backend in ("native", "reference") else []  # others refuse it
+    for arguments in given:
+        output, state = model(x, **arguments)
+        assert output.shape == (0, 0, 5)
+        for tensor, start in zip(tensors_of(state), tensors_of(hx), strict=False):
+            assert tensor.shape == start.shape
+
+
 def test_an_empty_batch_runs():
     model = build("lstm", torch.float32)
     x, none = torch.zeros(0, 4, 3), torch.zeros(0, 4, dtype=torch.bool)

@@ -336,3 +336,24 @@ def test_torch_runs_a_very_small_batch(calls, monkeypatch):
     longer = torch.cat([x, x], 1)
     model(longer, lengths=lengths)
     assert calls == ["native"]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"batch_first": False}, {"bidirectional": True}])
+@pytest.mark.parametrize("kind", [*KINDS, "projected"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_final_states_have_memory_of_their_own(rows, kind, options):
+    """Whatever the sizes they may be changed in place, and the gradients are then those of torch's own."""
+    options = options | ({"proj_size": 2} if kind == "projected" else {})
+    gradients = []
+    for backend in ("native", "torch"):
+        torch.manual_seed(0)
+        network = KINDS.get(kind, nn.LSTM)(3, 5, dtype=torch.float64, **{"batch_first": True, **options})
+        x = torch.randn(*((rows, 4) if network.batch_first else (4, rows)), 3).double().requires_grad_()
+        output, state = ContextualRNN(network, FreeState(network), backend)(x)
+        states = state if isinstance(state, tuple) else (state,)
+        assert len({tensor.untyped_storage().data_ptr() for tensor in (output, *states)}) == 1 + len(states)
+        loss = sum((tensor.mul_(2) * torch.randn(tensor.shape)).sum() for tensor in states)
+        gradients.append(torch.autograd.grad(loss, [x, *network.parameters()]))
+        for tensor in states:
+            tensor.detach_()
+    assert_close(*gradients)

@@ -1,10 +1,12 @@
 """A stream gives the numbers of the network's own steps, whatever takes them, and never reads what it should not."""
 
 import copy
+import os
 import pickle
 
 import pytest
 import torch
+from tests import fresh
 from tests.networks import INPUT_SIZE, NETWORKS, SPECS, make, tensors_of
 from tests.own_networks import OWN
 from torch import nn
@@ -340,6 +342,7 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(kind):
                 continue
             with pytest.raises(ValueError, match=r": expected .* got"):
                 stream.read_weights()
+            assert stream.backend == "native"  # as it was, of the weights that it had
             with pytest.raises(ValueError, match=r": expected .* got"):
                 model_of(network).stream(context_of(4, torch.float32))
     network = kind(3, 16)
@@ -408,6 +411,37 @@ def test_a_stream_goes_on_in_the_dtype_that_its_model_has_later(backend):
 def test_a_learned_decay_is_read_without_a_warning():
     network = FastWeightsRNN(3, 5, decay=nn.Parameter(torch.tensor(0.9)))
     assert compare(model_of(network), 2, 3, rtol=1e-5, dtype=torch.float32).backend in ("native", "torch")
+
+
+@native
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, FastWeightsRNN])
+@pytest.mark.parametrize("features", [8, 16])
+def test_inputs_that_lie_in_the_output(kind, features):
+    """Rows are worked on some at a time, and those written first must not be read as those that follow."""
+    model = model_of(kind(features, 16))
+    context = context_of(100, torch.float32)
+    stream, expected = model.stream(context), model.stream(context)
+    x = torch.randn(100, features)
+    output, numbers = stream(x), expected(x).clone()
+    for first in (0, 5, 400, 1600 - 100 * features):
+        given, copied = (o.view(-1)[first : first + 100 * features].view(100, -1) if features < 16 else o
+                         for o in (output, numbers))  # fmt: skip
+        output, numbers = stream(given), expected(copied).clone()
+        assert torch.equal(output, numbers), first
+
+
+@native
+@pytest.mark.parametrize("kind", ["lstm, projected", "gru", "fast weights"])
+def test_weights_that_are_negated_on_reading(kind):
+    network = TORCH[kind](dtype=torch.float64)
+    context = context_of(2)
+    expected = model_of(network).stream(context)
+    for name, weight in list(network.named_parameters()):
+        setattr(network, name, nn.Parameter(torch._neg_view(-weight.detach())))
+    stream = model_of(network).stream(context)
+    assert stream.backend == "native"
+    for x in torch.randn(3, 2, network.input_size).double():
+        assert torch.equal(stream(x), expected(x))
 
 
 @native
@@ -520,6 +554,32 @@ def test_an_empty_batch():
     assert stream(torch.randn(0, 3), reset=torch.zeros(0, dtype=torch.bool)).shape == (0, 5)
     stream.reset()
     assert [tuple(leaf.shape) for leaf in stream.state] == [(1, 0, 5)] * 2
+
+
+@native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("kind", ["nn.LSTM", "FastWeightsRNN"])
+def test_a_stream_goes_on_in_a_fork_with_fewer_threads(kind):
+    """As in the workers of a DataLoader: the threads that it was made for are not there."""
+    program = f"""if True:
+        import os, signal, torch
+        from torch import nn
+        from contextual_rnn import ConstantState, ContextualRNN, FastWeightsRNN
+        torch.set_num_threads(2)
+        network = {kind}(64, 128)
+        model = ContextualRNN(network, ConstantState(network)).eval()
+        streams, x = [model.stream(batch_size=256) for _ in range(2)], torch.randn(256, 64)
+        for stream in streams:
+            stream(x)
+        expected = streams[1](x)
+        child = os.fork()
+        if not child:
+            signal.alarm(30)
+            torch.set_num_threads(1)
+            os._exit(0 if torch.equal(streams[0](x), expected) else 1)
+        print(os.waitpid(child, 0)[1])
+    """
+    assert fresh.run(program).stdout.strip() == "0"
 
 
 class Subclass(nn.GRU):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.library import opcheck
 
 from contextual_rnn.experiments.cli.info import information
-from contextual_rnn.ops._gated import cpu
+from contextual_rnn.ops._gated import cpu, layers
 from contextual_rnn.ops._gated.kernel import CELLS, Given, Settings
 from contextual_rnn.ops._gated.layers import Stack
 from contextual_rnn.ops._gated.operators import OPERATOR
@@ -52,6 +52,36 @@ def test_dense_batches_are_those_of_torch(assert_all_close, mode, proj_size, bac
     output, h_n, c_n = stack.run(x.transpose(0, 1), h, c, whole_rows(5, 6, None), backend)
     actual = evaluate(output.transpose(0, 1), h_n, *([] if c_n is None else [c_n]))
     assert_all_close(actual, expected, 1e-12)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("mode", CELLS)
+def test_tensors_that_are_negated_on_reading(mode, compiled):
+    """As the imaginary part of a conjugate is: inputs, states, weights and cotangents, contiguous or not."""
+    torch.manual_seed(0)
+    options = {"proj_size": 3} if mode == "LSTM" else {}
+    network = KINDS[mode](1, 7, dtype=torch.float64, **options)
+    weights, size = list(network.parameters()), 3 if mode == "LSTM" else 7
+    leaves = [torch.randn(4, 12, 1).double(), torch.randn(4, size).double(), *weights]
+    c0 = torch.randn(4, 7).double() if mode == "LSTM" else None
+    negated = torch.fft.fft(leaves[0][..., 0]).conj().imag.unsqueeze(-1)
+    plain = [t.detach().clone().requires_grad_() for t in [negated, *leaves[1:]]]
+    given = [t.detach().requires_grad_() for t in [negated, *(torch._neg_view(-t.detach()) for t in leaves[1:])]]
+    assert all(tensor.is_neg() for tensor in given)
+    cotangents = torch.randn(4, 12, size).double(), torch.randn(4, size if c0 is None else size + 7).double()
+
+    def evaluate(leaves, cotangents):
+        x, h0, w_ih, w_hh, b_ih, b_hh, *w_hr = leaves
+        of_call = Given(x, w_ih, w_hh, h0, c0, b_ih, b_hh, w_hr[0] if w_hr else None, whole_rows(4, 12, None))
+        if compiled:
+            results = OPERATOR(*of_call, *Settings.of(mode, False), True, True)[:2]
+        else:
+            results = layers.BACKENDS["native"](of_call, Settings.of(mode, False))
+        return [*results, *torch.autograd.grad(results, leaves, cotangents)]
+
+    actual = evaluate(given, [torch._neg_view(-cotangent) for cotangent in cotangents])
+    for ours, theirs in zip(actual, evaluate(plain, cotangents), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("variant", AVAILABLE)

@@ -218,7 +218,7 @@ class _SequenceLoss(torch.autograd.Function):
             for grad in grads:
                 if grad is not None:
                     grad.mul_(scale)
-        return (None, None, None, *differentiable_once(tuple(grads), tuple(tensors)))
+        return (None, None, None, *differentiable_once(tuple(grads), tuple(tensors), (grad_output,)))
 
 
 def _loss_and_gradients(

@@ -265,9 +265,11 @@ class Sequences:
 
     def _starts(self, hx: State | None, carried: State | None, segments: Segments) -> State:
         """The state that each segment starts from."""
-        make, rows = self.model._start, segments.row
-        if hx is None and carried is None and self.reset_context is None:
+        make, rows, given = self.model._start, segments.row, hx if carried is None else carried
+        if given is None and (self.reset_context is None or not self.batch):
             return make(self.context, self.batch, self.generator, rows)
+        if given is not None and not self.batch:
+            return given
         anew = segments.reset >= 0
         begun = torch.zeros(self.batch, dtype=torch.bool, device="cpu")
         if carried is not None:

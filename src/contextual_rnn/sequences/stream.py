@@ -74,7 +74,7 @@ class Stream:
             rows = torch.arange(batch_size, device="cpu")
             self._start = state = self._initial(self._starts, rows) if start is None else start
             self._start_is_current = self._fixed
-        self._begin(state)
+        self._begin(state, self._start)
 
     @property
     def backend(self) -> str:
@@ -96,11 +96,13 @@ class Stream:
         """
         if self._native is None:
             return self._step_in_torch(input, reset, reset_context, arguments)
-        steps, shape, dtype, output, place, shape_of_output = self._native
+        steps, shape, dtype, output, place, shape_of_output, below, end, same = self._native
         if output.data_ptr() != place or output.shape != shape_of_output:  # somebody freed, moved or turned it
-            self._begin(self.state)
+            self._begin(self.state, self._start)
             return self(input, reset, reset_context, arguments)
-        address = address_in_place(input, dtype, shape) or self._address_of_copy(input)
+        address = address_in_place(input, dtype, shape)
+        if not address or (below < address < end and address != same):
+            address = self._address_of_copy(input)
         anew = 0
         if reset is not None or reset_context is not None or arguments is not None:
             if reset_context is None and arguments is None and self._start_is_current:
@@ -151,32 +153,30 @@ class Stream:
         if type(self._model.network) in KERNELS:  # the state goes on in the dtype and on the device that it has now
             like = weights_of(self._model.network)[0]
             state = map_tensors(lambda tensor: tensor.to(like), state)
-        self._fixed, self._start_is_current, self._start = _is_fixed(self._model), False, None
-        self._begin(state)
+        self._begin(state, None)
+        self._fixed, self._start_is_current = _is_fixed(self._model), False
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("stream: expected a new one, made by stream() of the model, got one to copy or pickle")
 
-    def _begin(self, state: State) -> None:
-        """Choose what takes the steps, which go on from `state`."""
+    def _begin(self, state: State, start: State | None) -> None:
+        """Choose what takes the steps, which go on from `state`; what is refused leaves all as it was."""
         network: Any = self._model.network
         backend = choose(self._model.backend, network, tensors_of(state), kinds=KERNELS)
-        self._input = None
-        self._native: _Native | None = None
+        native: _Native | None = None
         if backend != "native" or not serves(network):
-            self._state = map_tensors(own_copy, state)
-            return
-        state = whole_state(network, state)
-        self._state = memory_like(state)
-        # C writes to memory of the stream's own, which is as large whatever `start` holds now.
-        self._start = memory_like(state if self._start is None else whole_state(network, self._start))
-        h = tensors_of(self._state)[0]
-        if self._output is None or not can_receive(self._output, h, self.batch_size, h.shape[-1:]):
-            with torch.inference_mode(False):
-                self._output = h.new_zeros(self.batch_size, h.shape[-1])
-        steps = KERNELS[type(network)](network, self._state, self._start, self._output)
-        shape = torch.Size((self.batch_size, network.input_size))
-        self._native = _Native(steps, shape, h.dtype, self._output, self._output.data_ptr(), self._output.shape)
+            state, output = map_tensors(own_copy, state), self._output
+        else:
+            # C writes to memory of the stream's own, which is as large whatever `start` holds now.
+            start = memory_like(whole_state(network, state if start is None else start))
+            state, output = memory_like(whole_state(network, state)), self._output
+            h = tensors_of(state)[0]
+            if output is None or not can_receive(output, h, self.batch_size, h.shape[-1:]):
+                with torch.inference_mode(False):
+                    output = h.new_zeros(self.batch_size, h.shape[-1])
+            steps = KERNELS[type(network)](network, state, start, output)
+            native = _Native.of(steps, torch.Size((self.batch_size, network.input_size)), output)
+        self._state, self._start, self._output, self._input, self._native = state, start, output, None, native
 
     def _initial(self, starts: Starts, rows: Tensor) -> State:
         with torch.no_grad():
@@ -260,7 +260,11 @@ class Stream:
 
 
 class _Native(NamedTuple):
-    """The kernel's steps, what their input must be, and their output with its address and shape."""
+    """The kernel's steps, what their input must be, and their output with its address and shape.
+
+    An input that begins between `below` and `end` lies where the output does and is copied. Not at `same`, the output
+    itself as the input: rows are read before they are written.
+    """
 
     steps: Steps
     shape: torch.Size
@@ -268,6 +272,16 @@ class _Native(NamedTuple):
     output: Tensor
     place: int
     shape_of_output: torch.Size
+    below: int
+    end: int
+    same: int
+
+    @classmethod
+    def of(cls, steps: Steps, shape: torch.Size, output: Tensor) -> _Native:
+        place, size = output.data_ptr(), output.element_size()
+        below, end = place - shape.numel() * size, place + output.numel() * size
+        same = place if shape == output.shape else 0
+        return cls(steps, shape, output.dtype, output, place, output.shape, below, end, same)
 
 
 def _is_fixed(model: Model) -> bool:

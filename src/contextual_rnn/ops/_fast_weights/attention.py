@@ -123,7 +123,7 @@ class _Recurrence(torch.autograd.Function):
         inputs = ctx.saved_tensors[:10]
         with torch.no_grad():
             grads = _backward(ctx, grad_output, grad_written)
-        return (*differentiable_once(grads, inputs), None, None)
+        return (*differentiable_once(grads, inputs, (grad_output, grad_written)), None, None)
 
 
 def _backward(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None) -> tuple[Tensor | None, ...]:

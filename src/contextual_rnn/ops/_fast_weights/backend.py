@@ -37,7 +37,6 @@ def prepare(
         *decay_tables(options, steps, inputs), None if lengths is None else lengths.long(), weight_ih, bias,
     )  # fmt: skip
     shared = isinstance(a0, Tensor) and a0.stride(0) == 0
-    given = Given._make([None if tensor is None else tensor.resolve_neg() for tensor in given])
     return given, Settings.of(options, shared)
 
 

@@ -14,7 +14,7 @@ from contextual_rnn.ops._fast_weights.dispatch import check_tensors
 from contextual_rnn.ops._fast_weights.kernel import Settings
 from contextual_rnn.ops._fast_weights.layouts import PACK_STREAM
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions
-from contextual_rnn.ops.native.memory import address
+from contextual_rnn.ops.native.memory import address, in_memory
 from contextual_rnn.ops.native.stream import Steps
 
 
@@ -42,7 +42,7 @@ def steps(
     inputs = output.new_empty(batch, 1, features)
     check_tensors(inputs, weight_hh, *start, norm_weight, norm_bias, options, weight_ih, bias)
     weights = (weight_ih, bias, weight_hh, norm_weight, norm_bias)
-    weights = [None if weight is None else weight.detach().contiguous() for weight in weights]
+    weights = [None if weight is None else in_memory(weight.detach()) for weight in weights]
     settings = Settings.of(options, False)
     multiply_adds = batch * (weight_ih.numel() + (2 + options.inner_steps) * weight_hh.numel())
     threads = cpu.threads_for(multiply_adds)

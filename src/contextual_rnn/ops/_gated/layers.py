@@ -67,11 +67,12 @@ class Stack(NamedTuple):
                 outputs.append(output)
                 finals.append(final)
             inputs = _side_by_side(outputs)
-        state = finals[0][None] if len(finals) == 1 else torch.stack(finals)
+        # By `stack`, which copies whatever the sizes: what is returned has memory of its own.
         if c0 is None:
-            return inputs, state, None
-        h, c = state.split([h0.shape[2], c0.shape[2]], 2)
-        return inputs, h.contiguous(), c.contiguous()
+            return inputs, torch.stack(finals), None
+        both = [final.split([h0.shape[2], c0.shape[2]], 1) for final in finals]
+        h, c = map(torch.stack, zip(*both, strict=True))
+        return inputs, h, c
 
 
 def _side_by_side(outputs: list[Tensor]) -> Tensor:

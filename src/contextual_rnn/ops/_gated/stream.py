@@ -16,7 +16,7 @@ from contextual_rnn.ops._gated.layers import given_of
 from contextual_rnn.ops._gated.layouts import PACK_LAYER, PACK_STREAM, PROBLEM, STREAM
 from contextual_rnn.ops._gated.operation import check_tensors
 from contextual_rnn.ops.native import library
-from contextual_rnn.ops.native.memory import address
+from contextual_rnn.ops.native.memory import address, in_memory
 from contextual_rnn.ops.native.stream import Steps
 
 _LAYOUTS = PROBLEM, STREAM
@@ -48,7 +48,7 @@ def steps(
         given = given_of(of_layer, inputs, h0[number], c0[0][number] if c0 else None, table)
         check_tensors(given, settings)
         matrices = [given.weight_ih, given.weight_hh, given.bias_ih, given.bias_hh, given.weight_hr]
-        matrices = [None if matrix is None else matrix.detach().contiguous() for matrix in matrices]
+        matrices = [None if matrix is None else in_memory(matrix.detach()) for matrix in matrices]
         width, size_of_output = given.weight_hh.shape[0] // gates, given.weight_hh.shape[1]
         sizes = settings.cell, batch, batch, threads, inputs.shape[2], width, size_of_output
         tensors = [*matrices, given.h0, given.c0, h[number], c[0][number] if c else None]
@@ -58,11 +58,11 @@ def steps(
         layers += PACK_LAYER(*sizes, *addresses, address(scratch))
         memory += [*matrices, scratch]
         inputs = output.new_empty(batch, 1, size_of_output)
-    in_memory = ctypes.create_string_buffer(layers, len(layers))
-    packed = PACK_STREAM(len(weights), batch, threads, ctypes.addressof(in_memory), address(output))
+    buffer = ctypes.create_string_buffer(layers, len(layers))
+    packed = PACK_STREAM(len(weights), batch, threads, ctypes.addressof(buffer), address(output))
     problem = ctypes.create_string_buffer(packed, len(packed))
     prepare(ctypes.addressof(problem))
-    return Steps(run, ctypes.addressof(problem), (problem, in_memory, *memory))
+    return Steps(run, ctypes.addressof(problem), (problem, buffer, *memory))
 
 
 @functools.cache

@@ -15,13 +15,15 @@ struct OpenMP {
     void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
     int (*thread)() = nullptr;
     int (*threads)() = nullptr;
+    int (*most)() = nullptr;
 
     OpenMP() {
 #if !defined(_WIN32)
         const auto find = [](const char* name) { return dlsym(RTLD_DEFAULT, name); };
         thread = reinterpret_cast<int (*)()>(find("omp_get_thread_num"));
         threads = reinterpret_cast<int (*)()>(find("omp_get_num_threads"));
-        if (thread && threads)
+        most = reinterpret_cast<int (*)()>(find("omp_get_max_threads"));
+        if (thread && threads && most)
             parallel = reinterpret_cast<void (*)(void (*)(void*), void*, unsigned, unsigned)>(find("GOMP_parallel"));
 #endif
     }
@@ -53,6 +55,11 @@ extern "C" int64_t contextual_rnn_has_threads() { return openmp().parallel != nu
 extern "C" void contextual_rnn_parallel(int64_t tasks, int64_t threads, void (*run)(const void*, int64_t, int64_t),
                                         const void* context) {
     threads = threads < tasks ? threads : tasks;
+    if (threads > 1 && openmp().parallel) {
+        // What torch.set_num_threads set last, as each worker of a DataLoader does: a forked process has no other thread.
+        const int64_t most = openmp().most();
+        threads = threads < most ? threads : most;
+    }
     if (threads > 1 && openmp().parallel) {
         Tasks all = {tasks, run, context};
         openmp().parallel(run_share, &all, static_cast<unsigned>(threads), 0);

@@ -4,7 +4,8 @@
 
 #include <cstdint>
 
-// run(context, task, thread) for every task, on at most so many threads, and no more than there are tasks.
+// run(context, task, thread) for every task, on at most so many threads, and no more than there are tasks or than torch
+// uses now.
 extern "C" void contextual_rnn_parallel(int64_t tasks, int64_t threads, void (*run)(const void*, int64_t, int64_t),
                                         const void* context);
 

@@ -59,7 +59,7 @@ class _Eager(torch.autograd.Function):
         ctx: Any, operation: Operation, given: Any, settings: Any, keep_extra: bool, *tensors: Tensor
     ) -> Tensor | tuple[Tensor, Tensor]:
         keep = any(ctx.needs_input_grad)
-        output, extra, saved = operation.kernel.forward(given, settings, keep, keep_extra)
+        output, extra, saved = operation.run(given, settings, keep, keep_extra)
         if keep:
             ctx.operation, ctx.settings = operation, settings
             ctx.absent = [tensor is None for tensor in given]
@@ -96,7 +96,7 @@ class _Transformed(torch.autograd.Function):
     @staticmethod
     def forward(operation: Operation, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         given, settings, (keep, keep_extra) = operation.unpack(arguments, operation.n_given)
-        return operation.kernel.forward(given, settings, keep, keep_extra)
+        return operation.run(given, settings, keep, keep_extra)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

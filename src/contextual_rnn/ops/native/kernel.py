@@ -74,6 +74,14 @@ class Operation:
         end = n_given + self.n_settings
         return self.given(*arguments[:n_given]), self.settings(*arguments[n_given:end]), arguments[end:]
 
+    def run(self, given: Any, settings: Any, keep: bool, keep_extra: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """`Kernel.forward`."""
+        return self.kernel.forward(self._readable(given), settings, keep, keep_extra)
+
+    def _readable(self, given: Any) -> Any:
+        """Without negations yet to be done, which a kernel would not see."""
+        return self.given._make([None if tensor is None else tensor.resolve_neg() for tensor in given])
+
     def differentiate(self, given: Any, settings: Any, output: Tensor, saved: Tensor, *others: Any) -> list[Tensor]:
         """`Kernel.backward`, which must not be called with less than it saved."""
         expected = self.kernel.saved_size(given, settings)
@@ -84,7 +92,7 @@ class Operation:
         if not fits or saved.shape != (expected,) or not saved.is_contiguous():
             place = f"{output.dtype} on {output.device}"
             raise RuntimeError(f"saved: expected {expected} contiguous elements of {place}, got {described(saved)}")
-        return self.kernel.backward(given, settings, output, saved, *others)
+        return self.kernel.backward(self._readable(given), settings, output, saved, *others)
 
 
 def spread(grads: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:

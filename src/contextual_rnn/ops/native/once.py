@@ -14,16 +14,16 @@ def refuse_second_derivative(*_: Any) -> NoReturn:
 
 
 def differentiable_once(
-    grads: tuple[Tensor | None, ...], inputs: tuple[Tensor | None, ...]
+    grads: tuple[Tensor | None, ...], inputs: tuple[Tensor | None, ...], grad_outputs: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of `inputs` that raise RuntimeError where they are differentiated again.
+    """Gradients of `inputs` that raise RuntimeError where they are differentiated again, by inputs or `grad_outputs`.
 
     torch's own `once_differentiable` does so only where the incoming gradient needs one; with that of a plain sum the
     second derivative would silently be without its terms.
     """
     if not torch.is_grad_enabled():
         return grads
-    anchors = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+    anchors = [tensor for tensor in (*inputs, *grad_outputs) if tensor is not None and tensor.requires_grad]
     return tuple(None if grad is None else _Once.apply(grad, *anchors) for grad in grads)
 
 

@@ -52,14 +52,11 @@ def register(operation: Operation) -> Callable[..., tuple[Tensor, Tensor, Tensor
         "bool[] wanted) -> Tensor[]",
     )
 
-    def in_memory(given: Any) -> Any:
-        return operation.given(*[None if tensor is None else tensor.resolve_neg() for tensor in given])
-
     @torch.library.impl(name, "default")
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         given, settings, (keep, keep_extra) = operation.unpack(arguments, n_given)
         operation.check(given, settings)
-        return kernel.forward(in_memory(given), settings, keep, keep_extra)
+        return operation.run(given, settings, keep, keep_extra)
 
     @torch.library.impl(f"{name}_backward", "default")
     def backward(*arguments: Any) -> list[Tensor]:
@@ -69,7 +66,7 @@ def register(operation: Operation) -> Callable[..., tuple[Tensor, Tensor, Tensor
         if len(wanted) != n_given or any(want and not has for want, has in zip(wanted, has_gradient, strict=True)):
             raise ValueError(f"wanted: expected {n_given} bools, true for tensors of floats alone, got {wanted}")
         wanted = [*wanted, *[False] * (operation.n_given - n_given)]
-        return operation.differentiate(in_memory(given), settings, output, saved, grad_output, grad_extra, wanted)
+        return operation.differentiate(given, settings, output, saved, grad_output, grad_extra, wanted)
 
     @torch.library.register_fake(name)  # pyright: ignore[reportUntypedFunctionDecorator]
     def fake_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

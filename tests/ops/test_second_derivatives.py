@@ -1,0 +1,75 @@
+"""No hand-written derivative leaves out a term of a second one: it is that of the reference, or refused."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from contextual_rnn import ConstantState, ContextualRNN, FastWeightsRNN, sequence_cross_entropy
+from contextual_rnn.ops._gated import cpu
+
+native = pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
+TOKENS, TARGETS = torch.arange(54).view(6, 9) % 10, torch.arange(6) % 4
+
+
+def by_fast_weights(backend, dtype=torch.float64, **options):
+    network = FastWeightsRNN(3, 12, batch_first=True, dtype=dtype, backend=backend, **options)
+    return network, lambda x: network(x)[0].square().sum(), torch.randn(6, 9, 3, dtype=dtype)
+
+
+def by_gated(backend):
+    network = nn.LSTM(3, 12, batch_first=True, dtype=torch.float64)
+    model = ContextualRNN(network, ConstantState(network), backend)
+    lengths = torch.tensor([9, 5, 1, 3, 0, 9])
+    return network, lambda x: model(x, lengths=lengths)[0].square().sum(), torch.randn(6, 9, 3).double()
+
+
+def by_loss(in_one_call):
+    embedding, network = nn.Embedding(10, 3), FastWeightsRNN(3, 12, batch_first=True)
+    hidden, readout = nn.Linear(12, 7), nn.Linear(7, 4)
+    modules = nn.ModuleList([embedding, network, hidden, readout]).double()
+
+    def separately(h0):
+        network.backend = "reference"
+        last = network(embedding(TOKENS), h0)[0][:, -1]
+        return functional.cross_entropy(readout(torch.relu(hidden(last))), TARGETS)
+
+    loss = (lambda h0: sequence_cross_entropy(TOKENS, TARGETS, *modules, h0)) if in_one_call else separately
+    return modules, loss, torch.randn(6, 12).double()
+
+
+PAIRS = {
+    "attention": (lambda: by_fast_weights("attention"), lambda: by_fast_weights("reference")),
+    "attention, which writes first": (
+        lambda: by_fast_weights("attention", timing="wenke2019"),
+        lambda: by_fast_weights("reference", timing="wenke2019"),
+    ),
+    "low precision": (lambda: by_fast_weights("auto", torch.bfloat16), lambda: by_fast_weights("reference")),
+    "fast weights": (lambda: by_fast_weights("cpu"), lambda: by_fast_weights("reference")),
+    "gated": (lambda: by_gated("native"), lambda: by_gated("reference")),
+    "loss": (lambda: by_loss(True), lambda: by_loss(False)),
+}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if "attention" in n else native) for n in PAIRS])
+def test_by_the_incoming_gradient(name, frozen):
+    """`autograd.functional.jvp` differentiates a backward pass by its cotangent."""
+    outcomes = []
+    for make in PAIRS[name]:
+        torch.manual_seed(0)
+        network, function, x = make()
+        for number, parameter in enumerate(network.parameters()):
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))
+            parameter.requires_grad_(not frozen)
+        v = torch.randn(x.shape, generator=torch.Generator().manual_seed(99)).to(x)
+        try:
+            outcomes.append(torch.autograd.functional.jvp(function, x, v)[1])
+        except RuntimeError as error:
+            assert "differentiated once, not twice" in str(error)  # noqa: PT017
+            outcomes.append(None)
+    ours, exact = outcomes
+    assert exact is not None
+    assert exact.abs() > 1e-3
+    if ours is not None:
+        torch.testing.assert_close(ours.to(exact), exact, rtol=1e-10, atol=1e-10)
