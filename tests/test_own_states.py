@@ -54,7 +54,7 @@ def one(mean, scale=None):
 
 
 def state_of(moments, spec=GRU, **call):
-    return lambda: GivenState(spec, moments, reads_context=True)(**{"batch_size": B} | call)
+    return lambda: GivenState(spec, moments, reads_context=True)(**{"context": BATCH, "batch_size": B} | call)
 
 
 BOTH = {"h": Moments(BATCH, None), "c": Moments(BATCH, None)}
@@ -150,6 +150,36 @@ def test_one_example_is_tiled_and_parts_of_a_batch_say_its_size():
     h, c = mixed(torch.zeros(2))  # what the context means is the state's own matter
     assert torch.equal(h, BATCH)
     assert torch.equal(c, H.expand(B, 5))
+
+
+def test_the_context_of_one_that_reads_it_says_the_batch_of_one_example():
+    state, context = GivenState(GRU, {"h": Moments(H, 0.1)}, reads_context=True), torch.rand(B, 2)
+    assert torch.equal(state.eval()(context), H.expand(B, 5))
+    assert state.sample(context, 2).shape == (2 * B, 5)
+    assert state.kl(context).shape == (B,)
+    assert torch.equal(GRU(torch.ones(B, 3), state({"static": context})), GRU(torch.ones(B, 3), H.expand(B, 5)))
+    assert state(context, batched=False).shape == state(context[0]).shape == (5,), "a vector may be one example"
+
+
+def test_a_missing_context_is_named():
+    class Labelled(InitialState):
+        reads_context = True
+
+        def __init__(self, read):
+            super().__init__(GRU)
+            self.read, self.table = read, nn.Embedding(10, 5)
+
+        def moments(self, context, batch_size, batched):
+            return {"h": Moments(self.read(self.table, context), None)}
+
+    message = r"^context: expected one, as the initial state reads it, got None"
+    for read in (lambda table, label: table.weight[label], lambda table, label: table(label)):
+        state = Labelled(read)
+        for use in (state, state.sample, state.posterior, lambda state=state: ContextualRNN(GRU, state)(BATCH[:, :3])):
+            with pytest.raises(ValueError, match=message):
+                use()
+    takes_none = Labelled(lambda table, label: table(torch.tensor(0) if label is None else label))
+    assert takes_none(batch_size=B).shape == (B, 5)
 
 
 @pytest.mark.parametrize("scale", [0.5, torch.tensor(0.5), torch.rand(1), torch.rand(5), torch.rand(B, 5)])

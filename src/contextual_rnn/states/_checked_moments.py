@@ -11,16 +11,17 @@ from contextual_rnn._numbers import NOT_NEGATIVE, check_number, shortened
 from contextual_rnn._tensors import check_dense, described
 from contextual_rnn.spec.leaf import Leaf, rows_of
 from contextual_rnn.spec.spec import StateSpec
-from contextual_rnn.states._heads import tile
+from contextual_rnn.states._heads import rows_beside_one_example, tile
 from contextual_rnn.states.moments import Moments
 
 
 def checked_moments(
-    name: str, spec: StateSpec, moments: Any, batch_size: int | None, batched: bool | None
+    name: str, spec: StateSpec, moments: Any, context: Any, batch_size: int | None, batched: bool | None
 ) -> tuple[dict[str, Moments], int | None]:
     """The moments, each mean (B, *shape), and B; of one example `shape` and None.
 
-    `name` is what errors begin with. B is `batch_size` where that is given, else that of the first part that has one.
+    `name` is what errors begin with. B is `batch_size` where that is given, else that of the first part that has one, else
+    the context's.
     """
     if not isinstance(moments, Mapping):
         raise TypeError(f"{name}: expected a dict from names of leaves to Moments, got {type(moments).__name__}")
@@ -42,6 +43,8 @@ def checked_moments(
             size = rows if size is None else size
             if rows != size:
                 raise ValueError(f"{part}: expected a batch of {size}, got shape {tuple(tensor.shape)}")
+    if size is None and batched is not False:
+        size = rows_beside_one_example(context)
     checked: dict[str, Moments] = {}
     for leaf in leaves:
         mean, scale = moments[leaf.name]

@@ -23,7 +23,7 @@ from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec, spec_of
 from contextual_rnn.spec.tree import State, pack
 from contextual_rnn.states._checked_moments import checked_moments
-from contextual_rnn.states._heads import batch_of, check_call, tile
+from contextual_rnn.states._heads import MissingContextError, batch_of, check_call, tile
 from contextual_rnn.states._start import Start
 from contextual_rnn.states.moments import Moments, draw, of_rows, repeated
 from contextual_rnn.states.normal_posterior import NormalPosterior
@@ -125,11 +125,20 @@ class InitialState(SavesNumbers, ABC):
 
     def _moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         """`moments` as all else reads them, checked and whole; where they are the library's, `moments` itself."""
-        if not self.reads_context:
+        reads = self.reads_context
+        if not reads:
             batch_size = batch_of(context, batch_size, batched)
             batched = batch_size is not None
-        moments = self.moments(context, batch_size, batched)
-        moments, size = checked_moments(f"{type(self).__name__}.moments", self.spec, moments, batch_size, batched)
+        name = f"{type(self).__name__}.moments"
+        try:
+            moments = self.moments(context, batch_size, batched)
+            moments, size = checked_moments(name, self.spec, moments, context, batch_size, batched)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
+            if reads and context is None:  # which some states take, such as one around a ContextDropout
+                raise MissingContextError from error
+            raise
         return {**self._constants(size), **moments} if self.spec.constants else moments
 
     def _precise_moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
