@@ -97,7 +97,7 @@ NAME = r"^GivenState.moments"
         (state_of({"h": BOTH["h"], "n": Moments(torch.zeros(1), None)}, COUNTED), TypeError,
          r"\['n'\].mean: expected torch.int64 and no scale, got torch.float32"),
         (state_of({"h": BOTH["h"], "n": Moments(torch.zeros(1, dtype=torch.int64), 1.0)}, COUNTED), TypeError,
-         r"\['n'\].mean: expected torch.int64 and no scale"),
+         r"\['n'\].scale: expected None for a leaf of torch.int64, got 1.0"),
     ],
 )  # fmt: skip
 def test_wrong_moments_are_refused(call, error, message):
@@ -182,7 +182,32 @@ def test_a_missing_context_is_named():
     assert takes_none(batch_size=B).shape == (B, 5)
 
 
-@pytest.mark.parametrize("scale", [0.5, torch.tensor(0.5), torch.rand(1), torch.rand(5), torch.rand(B, 5)])
+def test_a_mean_has_the_dtype_of_the_network_or_of_the_parameters():
+    class Converted(OwnState):
+        kind: torch.dtype | None = None
+
+        def moments(self, context, batch_size, batched):
+            moments = super().moments(context, batch_size, batched)
+            return {name: Moments(leaf.mean.to(self.kind), leaf.scale) for name, leaf in moments.items()}
+
+    state, context = Converted(GRU), torch.randn(B, 2)
+    state.kind = torch.float64
+    with pytest.raises(
+        TypeError, match=r"^Converted.moments\['h'\].mean: expected torch.float32, as .*, got torch.float64"
+    ):
+        state(context)
+    assert state.double()(context.double()).dtype == torch.float64
+    of_float = Converted(nn.GRUCell(3, 5)).to(torch.bfloat16)
+    of_float.kind = torch.float32  # what the network takes, whatever the parameters are
+    assert of_float(context.bfloat16()).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert OwnState(GRU)(context).dtype == torch.bfloat16
+
+
+FORMS = [0.5, torch.tensor(0.5), torch.rand(1), torch.rand(5), torch.rand(B, 5), torch.rand(1, 5)]
+
+
+@pytest.mark.parametrize("scale", FORMS)
 def test_a_scale_of_every_form_is_the_same_everywhere(scale):
     state, generator = one(H, scale), torch.Generator()
     wide = torch.as_tensor(scale).expand(B, 5)

@@ -61,7 +61,7 @@ BAD = [
     (lambda: CELL(X[0], reset=RESET), ValueError, r"reset: expected shape \(4,\), got \(5, 4\)"),
     (lambda: OWN(X[0], reset=RESET), ValueError, r"reset: expected shape \(4,\), got \(5, 4\)"),
     (lambda: MODEL(X, H, reset=RESET), ValueError, "context: expected one, as the initial state reads it, got None"),
-    (lambda: MODEL(X, H, reset=~RESET & False), ValueError, "context: expected one, as the initial state reads it, got"),
+    (lambda: MODEL(X, H, reset=~RESET & False), ValueError, "context: expected one, as the initial state reads"),
     (lambda: MODEL(X, context=C, reset_context=C), ValueError, "reset_context: expected only with reset, got it alone"),
     (lambda: MODEL(X, context=C, reset=RESET, reset_context=C), ValueError, "reset_context: .* 2 True .* got 4"),
     (lambda: MODEL(X, context=C, reset=RESET & False, reset_context=C[:2]), ValueError,

@@ -129,10 +129,9 @@ class InitialState(SavesNumbers, ABC):
         if not reads:
             batch_size = batch_of(context, batch_size, batched)
             batched = batch_size is not None
-        name = f"{type(self).__name__}.moments"
         try:
             moments = self.moments(context, batch_size, batched)
-            moments, size = checked_moments(name, self.spec, moments, context, batch_size, batched)
+            moments, size = checked_moments(self, self.spec, moments, context, batch_size, batched)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
