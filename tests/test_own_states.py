@@ -286,6 +286,19 @@ def test_generated_and_compiled_in_one_graph():
     assert not torch.equal(paths[:, 0], paths[:, 1])
 
 
+def test_reads_context_is_a_flag_or_a_property():
+    for reads in (lambda self: True, "yes", None):
+        with pytest.raises(
+            TypeError, match=r"^Own.reads_context: expected True, False or a method with @property, got "
+        ):
+            type("Own", (GivenState,), {"reads_context": reads})
+    for reads in (True, property(lambda self: True)):
+        state = type("Own", (GivenState,), {"reads_context": reads})(GRU, {"h": Moments(H, None)})
+        assert state(torch.zeros(B, 2)).shape == (B, 5)
+        assert state.reads_context is True
+    assert not FreeState(GRU).reads_context
+
+
 def test_a_class_without_moments_cannot_be_made():
     class Nothing(InitialState):
         pass

@@ -49,6 +49,10 @@ class InitialState(SavesNumbers, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        reads: Any = vars(cls).get("reads_context", False)
+        if callable(reads) or not (isinstance(reads, bool) or hasattr(reads, "__get__")):
+            expected = "True, False or a method with @property"
+            raise TypeError(f"{cls.__name__}.reads_context: expected {expected}, got {type(reads).__name__}")
         # The library's own moments are right as they are, and every call of a state would pay for a check.
         moments: Any = cls.moments
         ours = getattr(moments, "__module__", "").startswith("contextual_rnn.") and moments is not InitialState.moments
@@ -107,10 +111,8 @@ class InitialState(SavesNumbers, ABC):
         leaves = ((leaf.name, getattr(self, f"value_{leaf.name}")) for leaf in self.spec.constants)
         return {name: Moments(tile(value, batch_size), None) for name, value in leaves}
 
-    @property
-    def reads_context(self) -> bool:
-        """Whether the state depends on the context."""
-        return False
+    # Any, so that type checkers take both `reads_context = True` and a property in a subclass.
+    reads_context: Any = property(lambda self: False, doc="Whether the state depends on the context.")
 
     @abstractmethod
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> Mapping[str, Moments]:
