@@ -57,7 +57,7 @@ def checked_moments(
     checked: dict[str, Moments] = {}
     for leaf in leaves:
         mean, scale = moments[leaf.name]
-        if isinstance(scale, Tensor) and rows_of(leaf, scale) == 1:
+        if size is not None and isinstance(scale, Tensor) and rows_of(leaf, scale) == 1:
             scale = scale.expand(size, *scale.shape[1:])
         checked[leaf.name] = Moments(tile(mean, size) if rows_of(leaf, mean) is None else mean, scale)
     return checked, size

@@ -77,8 +77,8 @@ def batch_of(context: Any, batch_size: int | None, batched: bool | None) -> int 
 def rows_beside_one_example(context: Any) -> int | None:
     """The batch size of a context whose state came out as one example; None where that is one too, such as a vector."""
     part = next(_parts(context), None)
-    is_batch = isinstance(part, PackedSequence) or (part is not None and (part.is_nested or part.ndim > 1))
-    return _rows_of(part) if is_batch else None
+    is_one = part is None or (isinstance(part, Tensor) and not part.is_nested and part.ndim < 2)
+    return None if is_one else _rows_of(part)
 
 
 def _rows_of(part: Tensor | PackedSequence) -> int | None:
