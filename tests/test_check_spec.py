@@ -281,9 +281,13 @@ def test_gradients_are_tried_where_none_are_wanted(mode):
 
 
 class Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.u = nn.Linear(3, 4)
+
     def forward(self, x, n):
         steps = 1 + torch.arange(x.shape[1])[:, None]
-        return x * (n[:, None] + steps), n + x.shape[1]
+        return self.u(x) * (n[:, None] + steps), n + x.shape[1]
 
 
 @state_spec.register

@@ -77,8 +77,9 @@ def batch_of(context: Any, batch_size: int | None, batched: bool | None) -> int 
 def rows_beside_one_example(context: Any) -> int | None:
     """The batch size of a context whose state came out as one example; None where that is one too, such as a vector."""
     part = next(_parts(context), None)
-    is_one = part is None or (isinstance(part, Tensor) and not part.is_nested and part.ndim < 2)
-    return None if is_one else _rows_of(part)
+    if part is None or (isinstance(part, Tensor) and not part.is_nested and part.ndim < 2):
+        return None
+    return _rows_of(part)
 
 
 def _rows_of(part: Tensor | PackedSequence) -> int | None:
