@@ -406,6 +406,8 @@ def test_a_missing_context_names_the_network_and_how_to_give_it():
     attached(hosted, host=hosted, context="static")
     with pytest.raises(ValueError, match=missing + ".* or call its host as a module"):
         hosted.forward(X, CONTEXT)
+    with pytest.raises(ValueError, match=r"state of LSTM\(.*\), got None; give its host the argument that attach\("):
+        hosted(X)
     with given_context(CONTEXT):
         assert torch.equal(hosted.forward(X), expected(hosted, CONTEXT))
     dropout = attached(state=lambda lstm: ContextDropout(contextual(lstm)))

@@ -88,6 +88,16 @@ class NotReturned(Right):
         return super().forward(x, state)[0]
 
 
+class StateAlone(Right):
+    def forward(self, x, state):
+        return super().forward(x, state)[1]
+
+
+class ThreeReturned(Right):
+    def forward(self, x, state):
+        return *super().forward(x, state), None
+
+
 class FirstReturned(Right):
     def forward(self, x, state):
         return super().forward(x, state)[0], state
@@ -185,7 +195,9 @@ FAULTS = {
     InputsMixed: r"in which the input of a row changes that row alone, got a difference of 0\.\d+ in the output",
     OtherStep: r"whose steps give the numbers of the whole run, got a difference of 0\.\d+ in the output",
     WrongBatchAxis: r"that runs from .* got RuntimeError: .*; see its Leafs' shapes and batch_dim",
-    NotReturned: r"that runs from .*, got a tensor of shape \(3, 5, 4\) .*; return the final state",
+    NotReturned: r"that runs from .*, got a tensor of shape \(3, 5, 4\); return the output and the final",
+    StateAlone: r"that runs from .*, got the state alone, \(a tensor of .*, a tensor of .*\); return the output",
+    ThreeReturned: r"that runs from .*, got \(a tensor of .*, \(.*\), None\); return the output and the final",
     FirstReturned: r"whose steps give the numbers of the whole run, got a difference of .*; return all that",
     PartReturned: r"whose steps give the numbers of the whole run, got a difference of",
     Swapped: r"that runs .*, got them in the other order, \(\(a tensor .*; give the spec a call that",
@@ -268,6 +280,25 @@ def test_gradients_are_tried_where_none_are_wanted(mode):
         check_spec(network, X)
 
 
+class Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.u = nn.Linear(3, 4)
+
+    def forward(self, x, n):
+        steps = 1 + torch.arange(x.shape[1])[:, None]
+        return self.u(x) * (n[:, None] + steps), n + x.shape[1]
+
+
+@state_spec.register
+def _(network: Counter) -> StateSpec:
+    return StateSpec(Leaf("n", (1,), dtype=torch.int64), time_dim=1)
+
+
+def test_a_state_without_floats_has_no_gradients_to_try():
+    check_spec(Counter(), X)
+
+
 def test_the_tolerance_decides():
     check_spec(OtherStep(), X, tolerance=0.5)
     with pytest.raises(ValueError, match="whose steps"):
@@ -324,6 +355,7 @@ REFUSED = [
     (lambda: check_spec(nn.Bilinear(2, 2, 3), X), ValueError, "network: expected a spec with time_dim"),
     (lambda: check_spec(Right(), X, tolerance=-1), ValueError, "tolerance: expected a finite number of at least 0"),
     (lambda: check_spec(Right(), X, surrogate_gradients=1), TypeError, "surrogate_gradients: expected True or False"),
+    (lambda: check_spec(Right(), X, arguments=[X]), TypeError, "arguments: expected a dict from names .*, got list"),
     (lambda: check_spec(Right(), X, arguments={"a": X}), ValueError, "a: expected no argument beside the input"),
 ]  # fmt: skip
 

@@ -54,7 +54,7 @@ def one(mean, scale=None):
 
 
 def state_of(moments, spec=GRU, **call):
-    return lambda: GivenState(spec, moments, reads_context=True)(**{"batch_size": B} | call)
+    return lambda: GivenState(spec, moments, reads_context=True)(**{"context": BATCH, "batch_size": B} | call)
 
 
 BOTH = {"h": Moments(BATCH, None), "c": Moments(BATCH, None)}
@@ -97,7 +97,7 @@ NAME = r"^GivenState.moments"
         (state_of({"h": BOTH["h"], "n": Moments(torch.zeros(1), None)}, COUNTED), TypeError,
          r"\['n'\].mean: expected torch.int64 and no scale, got torch.float32"),
         (state_of({"h": BOTH["h"], "n": Moments(torch.zeros(1, dtype=torch.int64), 1.0)}, COUNTED), TypeError,
-         r"\['n'\].mean: expected torch.int64 and no scale"),
+         r"\['n'\].scale: expected None for a leaf of torch.int64, got 1.0"),
     ],
 )  # fmt: skip
 def test_wrong_moments_are_refused(call, error, message):
@@ -152,7 +152,62 @@ def test_one_example_is_tiled_and_parts_of_a_batch_say_its_size():
     assert torch.equal(c, H.expand(B, 5))
 
 
-@pytest.mark.parametrize("scale", [0.5, torch.tensor(0.5), torch.rand(1), torch.rand(5), torch.rand(B, 5)])
+def test_the_context_of_one_that_reads_it_says_the_batch_of_one_example():
+    state, context = GivenState(GRU, {"h": Moments(H, 0.1)}, reads_context=True), torch.rand(B, 2)
+    assert torch.equal(state.eval()(context), H.expand(B, 5))
+    assert state.sample(context, 2).shape == (2 * B, 5)
+    assert state.kl(context).shape == (B,)
+    assert torch.equal(GRU(torch.ones(B, 3), state({"static": context})), GRU(torch.ones(B, 3), H.expand(B, 5)))
+    assert state(context, batched=False).shape == state(context[0]).shape == (5,), "a vector may be one example"
+
+
+def test_a_missing_context_is_named():
+    class Labelled(InitialState):
+        reads_context = True
+
+        def __init__(self, read):
+            super().__init__(GRU)
+            self.read, self.table = read, nn.Embedding(10, 5)
+
+        def moments(self, context, batch_size, batched):
+            return {"h": Moments(self.read(self.table, context), None)}
+
+    message = r"^context: expected one, as the initial state reads it, got None"
+    for read in (lambda table, label: table.weight[label], lambda table, label: table(label)):
+        state = Labelled(read)
+        for use in (state, state.sample, state.posterior, lambda state=state: ContextualRNN(GRU, state)(BATCH[:, :3])):
+            with pytest.raises(ValueError, match=message):
+                use()
+    takes_none = Labelled(lambda table, label: table(torch.tensor(0) if label is None else label))
+    assert takes_none(batch_size=B).shape == (B, 5)
+
+
+def test_a_mean_has_the_dtype_of_the_network_or_of_the_parameters():
+    class Converted(OwnState):
+        kind: torch.dtype | None = None
+
+        def moments(self, context, batch_size, batched):
+            moments = super().moments(context, batch_size, batched)
+            return {name: Moments(leaf.mean.to(self.kind), leaf.scale) for name, leaf in moments.items()}
+
+    state, context = Converted(GRU), torch.randn(B, 2)
+    state.kind = torch.float64
+    with pytest.raises(
+        TypeError, match=r"^Converted.moments\['h'\].mean: expected torch.float32, as .*, got torch.float64"
+    ):
+        state(context)
+    assert state.double()(context.double()).dtype == torch.float64
+    of_float = Converted(nn.GRUCell(3, 5)).to(torch.bfloat16)
+    of_float.kind = torch.float32  # what the network takes, whatever the parameters are
+    assert of_float(context.bfloat16()).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert OwnState(GRU)(context).dtype == torch.bfloat16
+
+
+FORMS = [0.5, torch.tensor(0.5), torch.rand(1), torch.rand(5), torch.rand(B, 5), torch.rand(1, 5)]
+
+
+@pytest.mark.parametrize("scale", FORMS)
 def test_a_scale_of_every_form_is_the_same_everywhere(scale):
     state, generator = one(H, scale), torch.Generator()
     wide = torch.as_tensor(scale).expand(B, 5)
@@ -229,6 +284,19 @@ def test_generated_and_compiled_in_one_graph():
     paths = generate(model, lambda output, _: readout(output), x, context=context, num_steps=4, num_samples=2)
     assert paths.shape == (B, 2, 4, 3)
     assert not torch.equal(paths[:, 0], paths[:, 1])
+
+
+def test_reads_context_is_a_flag_or_a_property():
+    for reads in (lambda self: True, "yes", None):
+        with pytest.raises(
+            TypeError, match=r"^Own.reads_context: expected True, False or a method with @property, got "
+        ):
+            type("Own", (GivenState,), {"reads_context": reads})
+    for reads in (True, property(lambda self: True)):
+        state = type("Own", (GivenState,), {"reads_context": reads})(GRU, {"h": Moments(H, None)})
+        assert state(torch.zeros(B, 2)).shape == (B, 5)
+        assert state.reads_context is True
+    assert not FreeState(GRU).reads_context
 
 
 def test_a_class_without_moments_cannot_be_made():

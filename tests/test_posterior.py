@@ -1,6 +1,7 @@
 """A state, its draws, its KL and its density from one pass of the context network."""
 
 import math
+import typing
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from contextual_rnn import (
     state_spec,
 )
 from contextual_rnn.diagnostics import diagnose
+from contextual_rnn.states.latent import LatentPosterior
 
 B = 4
 
@@ -467,3 +469,8 @@ def test_bad_calls_are_refused(words, monkeypatch):
     monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)  # as torch.compile leaves it
     with pytest.raises((ValueError, TypeError), match=f"^{words}"):
         BAD_CALLS[words]()
+
+
+def test_type_checkers_know_the_posterior_of_a_latent_variable():
+    assert typing.get_type_hints(LatentState.posterior)["return"] is LatentPosterior
+    assert isinstance(LatentState(GRU, nn.Linear(2, 6), 4).posterior(torch.zeros(3, 2)), LatentPosterior)

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_the_stub_is_the_table_of_contents():
     needs_safetensors = {"load_carried_state", "load_state", "save_carried_state", "save_state"}
     assert set(names) - needs_safetensors == set(contextual_rnn.__all__)
     assert ast.get_docstring(tree) == contextual_rnn.__doc__
+    (listed,) = (node.value for node in tree.body if isinstance(node, ast.Assign))
+    assert ast.literal_eval(listed) == contextual_rnn.__all__, "type checkers know what `import *` brings"
+
+
+def test_modules_that_the_docs_import_from_are_attributes_of_the_package():
+    pages = "".join(page.read_text() for page in (PACKAGE.parents[1] / "docs").rglob("*.md"))
+    imported = set(re.findall(r"^from contextual_rnn\.(\w+)", pages, re.MULTILINE)) - {"experiments"}
+    assert {"generation", "hub", "language"} <= imported <= set(contextual_rnn._PUBLIC_MODULES)
+
+
+def test_dir_shows_no_module_of_python():
+    names = fresh.run("import contextual_rnn; print(*dir(contextual_rnn))").stdout.split()
+    assert not {"gc", "import_module", "ModuleType"} & set(names)
 
 
 @pytest.mark.parametrize("name", [*contextual_rnn._MODULES, *contextual_rnn._PUBLIC_MODULES, "__version__"])

@@ -108,3 +108,18 @@ def test_no_folder_is_crowded_and_no_file_long():
     limits = {"*.py": 300, "*.h": 400, "*.cpp": 400}
     lines = {path: len(path.read_text().splitlines()) for kind in limits for path in PACKAGE.rglob(kind)}
     assert not {path.name: n for path, n in lines.items() if n > limits[f"*{path.suffix}"]}
+
+
+def test_the_lists_to_add_something_to_are_where_the_table_says():
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("## To add something")[2].partition("\n## ")[0]
+    lists = [
+        (name, path, Path(first).parent)
+        for first, cell in re.findall(r"^\| [^|]+\| (?:[^|`]*`([^`]+)`)?[^|]*\|([^|]*)\|", table, re.MULTILINE)
+        for name, path in re.findall(r"`(\w+)` in `([^`]+)`", cell)
+    ]
+    assert len(lists) >= 7
+    for name, path, folder in lists:
+        places = [ROOT, PACKAGE, PACKAGE / "experiments", PACKAGE / folder]
+        text = "".join((place / path).read_text() for place in places if (place / path).is_file())
+        defined = rf"^(?:{name}\b[^=\n]*=|def {name}\(|set\({name}\b|\s*{name}\()"
+        assert re.search(defined, text, re.MULTILINE), f"{name} in {path}"

@@ -29,6 +29,7 @@ from contextual_rnn import (
     SumState,
     state_spec,
 )
+from contextual_rnn._numbers import FINITE
 from contextual_rnn.hub import HubContextualRNN
 from contextual_rnn.serialization import load_state, save_state
 from contextual_rnn.states.moments import Moments
@@ -234,6 +235,29 @@ def test_a_subclass_adds_numbers_to_those_of_its_base():
     )  # fmt: skip
     with pytest.raises(RuntimeError, match=r"saved_temperature: expected a positive number, got 0\.0"):
         target.load_state_dict(source.state_dict() | {"saved_temperature": torch.zeros(())})
+
+
+@pytest.mark.parametrize(
+    "declared", [["t"], {"t": "a number"}, {"t": ("a number",)}, {"t": ("a number", 1)}, {1: FINITE}]
+)
+def test_a_wrong_declaration_is_refused_where_the_class_is_made(declared):
+    with pytest.raises(TypeError, match=r"^Own.saved_numbers: expected a dict from names of .* got [\[{]"):
+        type("Own", (FreeState,), {"saved_numbers": declared})
+
+
+@pytest.mark.parametrize(("value", "error", "received"), [
+    ("nothing", ValueError, "no such attribute"), (None, TypeError, "None"), ("a", TypeError, "'a'"),
+    ([0.5, "a"], TypeError, r"\[0.5, 'a'\]"), (-1.0, ValueError, "-1.0"), ([0.5, -1.0], ValueError, "-1.0"),
+])  # fmt: skip
+def test_a_number_that_could_not_be_loaded_is_refused_when_it_is_saved(value, error, received, tmp_path):
+    kind = type("Own", (FreeState,), {"saved_numbers": {"temprature": Tempered.saved_numbers["temperature"]}})
+    state = kind(GRU)
+    if value != "nothing":
+        state.temprature = value
+    for save_it in (state.state_dict, lambda: save_state(state, tmp_path / "state")):
+        with pytest.raises(error, match=rf"^Own.temprature: expected a positive number.* got {received}"):
+            save_it()
+    assert not list(tmp_path.iterdir())
 
 
 def test_numbers_that_a_user_made_parameters_are_parameters():

@@ -113,6 +113,16 @@ def row_of(model, x, given, row, first, stop):
     return (output[:, 0] if time_first else output[0]), (h, v)
 
 
+def test_a_plain_call_refuses_arguments_of_another_size(model):
+    x, given, _ = arguments_of(model)
+    for name in ("timespans", "speed"):
+        for lengths in (None, torch.full((BATCH,), STEPS)):
+            with pytest.raises(ValueError, match=rf"^{name}: expected [46] in axis 0.*, as the input, got "):
+                model(x, **given | {name: given[name][:1]}, lengths=lengths)
+    if model.network.__class__ is Keywords:
+        assert model(x, **given | {"speed": 0.5})[0].isfinite().all()
+
+
 def outcome(tensors, leaves):
     generator = torch.Generator().manual_seed(9)
     loss = sum((t * torch.randn(t.shape, generator=generator, dtype=F64)).sum() for t in tensors)

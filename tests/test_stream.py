@@ -391,7 +391,7 @@ def test_rows_that_begin_from_a_given_state_get_their_contexts_later(backend, tr
             state = step_of(model.network, model._spec, x, state)[1]
             assert_same(stream(x, reset=reset, reset_context=contexts), state[0], 1e-6)
             if len(rows) == 1 and not rows[0]:
-                with pytest.raises(ValueError, match="context: expected what the context network takes, got None"):
+                with pytest.raises(ValueError, match="context: expected one, as the initial state reads it, got None"):
                     model.stream(hx=given)(x, reset=reset)
 
 
@@ -519,7 +519,7 @@ def test_streams_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="expected one direction to stream, got a bidirectional LSTM"):
         ContextualRNN(network, FreeState(network)).stream(batch_size=2)
     model = model_of(nn.GRU(3, 5))
-    with pytest.raises(ValueError, match="context: expected what the context network takes, got None"):
+    with pytest.raises(ValueError, match="context: expected one, as the initial state reads it, got None"):
         model.stream()
     with pytest.raises(ValueError, match=r"batch_size: expected the number of rows, .* got no context"):
         ContextualRNN(nn.GRU(3, 5), FreeState(nn.GRU(3, 5))).stream()

@@ -4,9 +4,9 @@
 # `import contextual_rnn`, and with it `contextual-rnn --help`, does not import PyTorch. Nor `typing`, which takes
 # longer than all of this: the command handles Ctrl-C only after it.
 
-import gc
-from importlib import import_module
-from types import ModuleType
+import gc as _gc
+from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
 
 # Public names and their modules.
 _MODULES = {
@@ -49,7 +49,21 @@ _MODULES = {
     "truncated": "truncation",
 }
 # Folders and files that are public themselves: `contextual_rnn.ops.fast_weights` works after `import contextual_rnn`.
-_PUBLIC_MODULES = ("diagnostics", "export", "ops", "sequences", "serialization", "spec", "states")
+_PUBLIC_MODULES = (
+    "attachment",
+    "diagnostics",
+    "export",
+    "generation",
+    "hub",
+    "language",
+    "ops",
+    "sequences",
+    "serialization",
+    "spec",
+    "states",
+    "truncation",
+)
+_EXTRAS = {"safetensors": "files", "huggingface_hub": "hub", "transformers": "transformers"}  # that have a package
 
 # Not those of `serialization`, which needs safetensors: `import *` works without it.
 __all__ = [name for name, module in _MODULES.items() if module != "serialization"]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -70,19 +84,19 @@ def __getattr__(name: str) -> object:
     return value
 
 
-def _import(module: str, name: str) -> ModuleType:
+def _import(module: str, name: str) -> _ModuleType:
     # Without garbage collection: a full one visits every object of PyTorch, which takes longer than our own modules.
-    collecting = gc.isenabled()
-    gc.disable()
+    collecting = _gc.isenabled()
+    _gc.disable()
     try:
-        return import_module(f"{__name__}.{module}")
+        return _import_module(f"{__name__}.{module}")
     except ModuleNotFoundError as error:
-        if error.name != "safetensors":
+        if (extra := _EXTRAS.get(error.name or "")) is None:
             raise
-        raise ImportError(f'{name} needs safetensors: pip install "contextual-rnn[files]"') from error
+        raise ImportError(f'{name} needs {error.name}: pip install "contextual-rnn[{extra}]"') from error
     finally:
         if collecting:
-            gc.enable()
+            _gc.enable()
 
 
 def __dir__() -> list[str]:

@@ -2,13 +2,18 @@
 
 # The table of contents, for readers, editors and type checkers; `__init__.py` imports a name when it is first used.
 
+from contextual_rnn import attachment as attachment
 from contextual_rnn import diagnostics as diagnostics
 from contextual_rnn import export as export
+from contextual_rnn import generation as generation
+from contextual_rnn import hub as hub
+from contextual_rnn import language as language
 from contextual_rnn import ops as ops
 from contextual_rnn import sequences as sequences
 from contextual_rnn import serialization as serialization
 from contextual_rnn import spec as spec
 from contextual_rnn import states as states
+from contextual_rnn import truncation as truncation
 from contextual_rnn.attachment import attach as attach
 from contextual_rnn.attachment import given_context as given_context
 from contextual_rnn.attachment import remove_initial_state as remove_initial_state
@@ -48,4 +53,39 @@ from contextual_rnn.truncation import detach as detach
 from contextual_rnn.truncation import truncated as truncated
 
 __version__: str
-__all__: list[str]
+# Not those of `serialization`, as `import *` works without safetensors.
+__all__ = [
+    "AdditiveAttention",
+    "Categorical",
+    "ConstantState",
+    "ContextDropout",
+    "ContextNet",
+    "ContextState",
+    "ContextualRNN",
+    "Continuous",
+    "FastWeightsCell",
+    "FastWeightsRNN",
+    "FreeState",
+    "InitialState",
+    "LatentState",
+    "Leaf",
+    "LeafwiseState",
+    "LowRank",
+    "Moments",
+    "NormalState",
+    "SetValued",
+    "StateSpec",
+    "SumState",
+    "TokenSampler",
+    "attach",
+    "check_spec",
+    "detach",
+    "fast_weights_spec",
+    "generate",
+    "given_context",
+    "interpolate",
+    "remove_initial_state",
+    "sequence_cross_entropy",
+    "state_spec",
+    "truncated",
+]

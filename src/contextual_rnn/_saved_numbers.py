@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import Range, check_number, readable
+from contextual_rnn._numbers import check_number, readable, shortened
 
 PREFIX = "saved_"  # of a number's name in a state_dict
 WORDS = "words"  # in a module's entry of the metadata of a state_dict, beside torch's "version"
@@ -24,11 +24,12 @@ class SavesNumbers(nn.Module):
     them changes nothing: earlier versions had none.
     """
 
-    saved_numbers: ClassVar[Mapping[str, Range]] = {}
+    saved_numbers: ClassVar[Mapping[str, tuple[str, Callable[[float], bool]]]] = {}  # Ranges are such too
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if own := vars(cls).get("saved_numbers"):
+        if (own := vars(cls).get("saved_numbers")) is not None:
+            _check_declared(cls, own)
             inherited = getattr(super(cls, cls), "saved_numbers", {})
             cls.saved_numbers = {**inherited, **own}
             for name in own:
@@ -43,6 +44,7 @@ class SavesNumbers(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        check_savable(self)
         for name in numbers_of(self):
             destination[prefix + PREFIX + name] = getattr(self, PREFIX + name)
         metadata = getattr(destination, "_metadata", None)
@@ -102,11 +104,37 @@ def numbers_of(module: SavesNumbers) -> dict[str, float | list[float]]:
     numbers: dict[str, float | list[float]] = {}
     for name in module.saved_numbers:
         value = _plain_value(module, name)
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple) and all(isinstance(each, Real) for each in value):
             numbers[name] = [float(each) for each in value]
         elif isinstance(value, Real):
             numbers[name] = float(value)
     return numbers
+
+
+def check_savable(module: SavesNumbers) -> None:
+    """Refuse numbers that would be lost, or that nothing could load; parameters in their place are saved as such."""
+    numbers = numbers_of(module)
+    for name, (expected, _) in module.saved_numbers.items():
+        key = f"{type(module).__name__}.{name}"
+        if name in numbers:
+            checked(module, name, numbers[name], key)
+        elif not hasattr(module, name):
+            raise ValueError(f"{key}: expected {expected}, as saved_numbers says, got no such attribute")
+        elif not isinstance(value := getattr(module, name), Tensor | nn.Module):
+            raise TypeError(f"{key}: expected {expected}, as saved_numbers says, got {shortened(value)}")
+
+
+def _check_declared(kind: type[SavesNumbers], declared: Any) -> None:
+    expected = "a dict from names of attributes to (the range in words, a function of a number)"
+    if not isinstance(declared, Mapping) or not all(
+        isinstance(name, str)
+        and isinstance(of_name, tuple | list)
+        and len(of_name) == 2
+        and isinstance(of_name[0], str)
+        and callable(of_name[1])
+        for name, of_name in declared.items()
+    ):
+        raise TypeError(f"{kind.__name__}.saved_numbers: expected {expected}, got {shortened(declared)}")
 
 
 def _plain_value(module: nn.Module, name: str) -> Any:

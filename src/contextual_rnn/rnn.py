@@ -18,7 +18,7 @@ from contextual_rnn.sequences.backend import check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.stream import Stream
 from contextual_rnn.sequences.stream_starts import start_of_contexts
-from contextual_rnn.spec.arguments import merged, repeated_arguments
+from contextual_rnn.spec.arguments import check_uncut, merged, repeated_arguments
 from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
 from contextual_rnn.spec.place import check_like, dtype_and_device
@@ -144,7 +144,10 @@ class ContextualRNN(nn.Module):
                 state = copied(state)
             if arguments is None and not more and self._spec.call is None:
                 return network(input, state)
-            return call(network, self._spec, input, state, **merged(arguments, more))
+            arguments = merged(arguments, more)
+            if arguments and batch_size is not None and isinstance(input, Tensor):
+                check_uncut(arguments, self._spec, input)
+            return call(network, self._spec, input, state, **arguments)
         given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
         given |= {"final_state": final_state, "arguments": merged(arguments, more)}
         pieces = None if burn_in == 0 else "burn_in"

@@ -223,7 +223,7 @@ def _(d: Draw) -> Call:
     return Call(s.state.sample, [s.new_context(d, batch), samples], options, expect=_state_of(s.spec, batch * samples))
 
 
-@case("InitialState.posterior")
+@case("InitialState.posterior", "LatentState.posterior")
 def _(d: Draw) -> Call:
     """All that a posterior has, of every state with noise."""
     s, batch = subject(d, (*RANDOM, "noisy free", "latent", "noisy dropout")), d.choose([None, 1, 3])

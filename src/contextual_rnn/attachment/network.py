@@ -23,7 +23,7 @@ from contextual_rnn.spec.networks import StateSpec, spec_of
 from contextual_rnn.spec.steps import own_copy
 from contextual_rnn.spec.tree import State, fits
 from contextual_rnn.states import InitialState
-from contextual_rnn.states._heads import batch_of
+from contextual_rnn.states._heads import MissingContextError, batch_of
 
 
 def attach(
@@ -125,6 +125,11 @@ class _Start:
         context = context_of(network, self.host) if initial_state.reads_context else None
         try:
             state = initial_state(context, batch_size, batched=batch_size is not None)
+        except MissingContextError as error:
+            hint = "given_context" if self.host is None else "its host the argument that attach(..., context=...) names"
+            raise ValueError(
+                f"context: expected one for the initial state of {described(network)}, got None; give {hint}"
+            ) from error
         except ValueError as error:
             _refuse_repeated_rows(network, context, batch_size, error)
             raise

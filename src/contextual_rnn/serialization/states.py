@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from contextual_rnn._numbers import check_device, check_flag, shortened_text
-from contextual_rnn._saved_numbers import checked, differing_words, keys_of_numbers, numbers_in, numbers_of, words_in
+from contextual_rnn._saved_numbers import (
+    check_savable,
+    checked,
+    differing_words,
+    keys_of_numbers,
+    numbers_in,
+    numbers_of,
+    owners,
+    words_in,
+)
 from contextual_rnn._tensors import check_readable, is_finite
 from contextual_rnn.serialization.file_format import (
     CARRIED,
@@ -38,9 +47,12 @@ def save_state(state: InitialState, path: str | os.PathLike[str]) -> None:
     network takes, with B for the batch: `["h 1 B 128","c 1 B 128"]` for an LSTM of 128 units. Functions, such as an
     activation, are named in it. It is written beside and renamed, so that nobody sees half a file.
 
-    Raises TypeError for what is no InitialState, and OSError, which names the file.
+    Raises TypeError for what is no InitialState, TypeError or ValueError for one of its numbers that no state may have,
+    and OSError, which names the file.
     """
     _check_state(state)
+    for _, owner in owners(state):
+        check_savable(owner)
     values = {key: numbers_of(owner)[name] for key, (owner, name) in numbers_in(state).items()}
     write_file(path, STATE, state.spec.tree, tensors_of(state), values, words_in(state))
 

@@ -115,11 +115,27 @@ def split_arguments(
                 f"per_row, got {name}"
             )
         check_dense(name, value)
-        expected = sizes if name in per_step else {0: tensor.shape[inputs.batch_dim]}
-        if value.ndim <= max(expected) or any(value.shape[axis] != size for axis, size in expected.items()):
-            words = " and ".join(f"{size} in axis {axis}" for axis, size in sorted(expected.items()))
-            raise ValueError(f"{name}: expected {words}, as the input, got {tuple(value.shape)}")
+        _check_sizes(name, value, sizes if name in per_step else {0: tensor.shape[inputs.batch_dim]})
     return Inputs.of(tensor, inputs.batch_dim, inputs.time_dim, arguments, per_step)
+
+
+def check_uncut(arguments: Mapping[str, Any], spec: Any, tensor: Tensor) -> None:
+    """Refuse tensors of another size than the input's where nothing is cut; numbers and the like may stand there."""
+    batch, time = spec.input_batch_dim, spec.known_time_dim
+    axes = (batch, time) if isinstance(time, int) else (batch,)
+    for names, sizes in (
+        (spec.per_step, {axis: tensor.shape[axis] for axis in axes}),
+        (spec.per_row, {0: tensor.shape[batch]}),
+    ):
+        for name in names:
+            if isinstance(value := arguments.get(name), Tensor) and value.ndim:
+                _check_sizes(name, value, sizes)
+
+
+def _check_sizes(name: str, value: Tensor, sizes: Mapping[int, int]) -> None:
+    if value.ndim <= max(sizes) or any(value.shape[axis] != size for axis, size in sizes.items()):
+        words = " and ".join(f"{size} in axis {axis}" for axis, size in sorted(sizes.items()))
+        raise ValueError(f"{name}: expected {words}, as the input, got {tuple(value.shape)}")
 
 
 def repeated_arguments(spec: Any, arguments: Mapping[str, Any], copies: int) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from contextual_rnn._numbers import NOT_NEGATIVE, check_flag, check_number
 from contextual_rnn._tensors import check_dense
-from contextual_rnn.spec.arguments import Inputs, split_arguments
+from contextual_rnn.spec.arguments import Inputs, merged, split_arguments
 from contextual_rnn.spec.gradients import difference_from_finite, gradients_of, with_gradients
 from contextual_rnn.spec.networks import spec_of
 from contextual_rnn.spec.rows import has_none, tensors_of
@@ -53,7 +53,7 @@ def check_spec(
     if tolerance is not None:
         tolerance = check_number("tolerance", tolerance, *NOT_NEGATIVE)
     check_flag("surrogate_gradients", surrogate_gradients)
-    inputs = _checked_inputs(spec, input, arguments or {})
+    inputs = _checked_inputs(spec, input, merged(arguments, {}))
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -93,6 +93,9 @@ def _runs(trial: Trial) -> str | None:
     pair = isinstance(returned, (tuple, list)) and len(returned) == 2
     if pair and trial.fits(returned[0]) and not trial.fits(returned[1]):
         return f"{expected}, got them in the other order, {received}; give the spec a call that swaps them"
+    if trial.spec.known_time_dim is not None and (not pair or trial.fits(returned)):
+        alone = "the state alone, " if trial.fits(returned) else ""
+        return f"{expected}, got {alone}{received}; return the output and the final state, or {hint}"
     try:
         output, state = trial.pair(returned)
         leaves = trial.spec.check(state, "the state returned")

@@ -28,7 +28,7 @@ def with_gradients(trial: Trial, leaves: Mapping[str, Tensor]) -> tuple[dict[str
 def gradients_of(leaves: Mapping[str, Tensor], results: list[Tensor]) -> dict[str, Tensor | None]:
     """Gradients under random cotangents on the output and on the final state."""
     outputs = {number: tensor for number, tensor in enumerate(results) if tensor.requires_grad}
-    if not outputs:
+    if not outputs or not leaves:  # a state may be of counters alone
         return dict.fromkeys(leaves)
     cotangents = [_random(number, tensor) for number, tensor in outputs.items()]
     gradients = torch.autograd.grad(list(outputs.values()), list(leaves.values()), cotangents, allow_unused=True)

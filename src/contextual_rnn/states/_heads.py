@@ -73,6 +73,14 @@ def batch_of(context: Any, batch_size: int | None, batched: bool | None) -> int 
     )
 
 
+def rows_beside_one_example(context: Any) -> int | None:
+    """The batch size of a context whose state came out as one example; None where that is one too, such as a vector."""
+    part = next(_parts(context), None)
+    if part is None or (isinstance(part, Tensor) and not part.is_nested and part.ndim < 2):
+        return None
+    return _rows_of(part)
+
+
 def _rows_of(part: Tensor | PackedSequence) -> int | None:
     if isinstance(part, PackedSequence):
         return int(part.batch_sizes[0])
@@ -106,11 +114,18 @@ def _output_width(module: nn.Module) -> int | None:
     return width if isinstance(width, int) else None
 
 
+class MissingContextError(ValueError):
+    """A state that reads the context got none."""
+
+    def __init__(self, message: str = "context: expected one, as the initial state reads it, got None"):
+        super().__init__(message)
+
+
 def features_of(encoder: nn.Module, context: Any, width: int, batch_size: int | None, batched: bool | None) -> Tensor:
     """encoder(context), (B, width) or (width,), or a ValueError that says what is wrong with the context."""
     batch_size = check_call(batch_size, batched)
     if context is None:
-        raise ValueError("context: expected what the context network takes, got None")
+        raise MissingContextError
     try:
         features = encoder(context)
     except torch.OutOfMemoryError:

@@ -23,7 +23,7 @@ from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec, spec_of
 from contextual_rnn.spec.tree import State, pack
 from contextual_rnn.states._checked_moments import checked_moments
-from contextual_rnn.states._heads import batch_of, check_call, tile
+from contextual_rnn.states._heads import MissingContextError, batch_of, check_call, tile
 from contextual_rnn.states._start import Start
 from contextual_rnn.states.moments import Moments, draw, of_rows, repeated
 from contextual_rnn.states.normal_posterior import NormalPosterior
@@ -49,6 +49,10 @@ class InitialState(SavesNumbers, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        reads: Any = vars(cls).get("reads_context", False)
+        if callable(reads) or not (isinstance(reads, bool) or hasattr(reads, "__get__")):
+            expected = "True, False or a method with @property"
+            raise TypeError(f"{cls.__name__}.reads_context: expected {expected}, got {type(reads).__name__}")
         # The library's own moments are right as they are, and every call of a state would pay for a check.
         moments: Any = cls.moments
         ours = getattr(moments, "__module__", "").startswith("contextual_rnn.") and moments is not InitialState.moments
@@ -107,10 +111,8 @@ class InitialState(SavesNumbers, ABC):
         leaves = ((leaf.name, getattr(self, f"value_{leaf.name}")) for leaf in self.spec.constants)
         return {name: Moments(tile(value, batch_size), None) for name, value in leaves}
 
-    @property
-    def reads_context(self) -> bool:
-        """Whether the state depends on the context."""
-        return False
+    # Any, so that type checkers take both `reads_context = True` and a property in a subclass.
+    reads_context: Any = property(lambda self: False, doc="Whether the state depends on the context.")
 
     @abstractmethod
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> Mapping[str, Moments]:
@@ -125,11 +127,19 @@ class InitialState(SavesNumbers, ABC):
 
     def _moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         """`moments` as all else reads them, checked and whole; where they are the library's, `moments` itself."""
-        if not self.reads_context:
+        reads = self.reads_context
+        if not reads:
             batch_size = batch_of(context, batch_size, batched)
             batched = batch_size is not None
-        moments = self.moments(context, batch_size, batched)
-        moments, size = checked_moments(f"{type(self).__name__}.moments", self.spec, moments, batch_size, batched)
+        try:
+            moments = self.moments(context, batch_size, batched)
+            moments, size = checked_moments(self, self.spec, moments, context, batch_size, batched)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
+            if reads and context is None:  # which some states take, such as one around a ContextDropout
+                raise MissingContextError from error
+            raise
         return {**self._constants(size), **moments} if self.spec.constants else moments
 
     def _precise_moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:

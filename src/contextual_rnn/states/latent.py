@@ -73,6 +73,19 @@ class LatentState(InitialState):
         """The state of z, (B, size), or of one example (size,), as the network takes it; errors as of `forward`."""
         return gathered(self, self.decoder)(z)
 
+    def posterior(
+        self,
+        context: Any = None,
+        batch_size: int | None = None,
+        *,
+        batched: bool | None = None,
+        generator: torch.Generator | None = None,
+    ) -> LatentPosterior:
+        """As for every state; of its result `latent` is the distribution of z."""
+        posterior = super().posterior(context, batch_size, batched=batched, generator=generator)
+        assert isinstance(posterior, LatentPosterior)
+        return posterior
+
     def log_prob(self, state: Any, context: Any = None) -> Tensor:
         """log N(z; g(context), sigma^2) of z, (B, size), in the place of a state; errors as of `Posterior.log_prob`."""
         return self.latent.log_prob(state, context)
