@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -147,11 +148,37 @@ def test_a_measure_is_a_line_in_its_entry(monkeypatch, tmp_path):
         (TaskEntry("decay", DecayConfig, print, "", (Metric("a", "a"),)), "name: expected one that no other task has"),
         (TaskEntry("a-b", DecayConfig, print, "", (Metric("a", "a"),)), "name: expected a task's name of letters"),
         (TaskEntry("empty", DecayConfig, print, "", ()), "metrics: expected at least one for empty"),
+        (
+            TaskEntry("mine", DecayConfig, print, "", (Metric("a", "a"),)),
+            "config: expected a class of its own for mine, got DecayConfig of decay",
+        ),
     ],
 )
 def test_entries_that_are_refused(entry, message):
     with pytest.raises(ValueError, match=message):
         register(entry)
+
+
+@pytest.mark.parametrize("state", ["../../x", "a/b", "", "..", "zero\n", "-x"])
+def test_a_state_is_a_plain_name(state):
+    """It is part of the name of a run's folder."""
+    with pytest.raises(ValueError, match=f"state: expected a name of letters.*, got {re.escape(repr(state))}"):
+        config_from_dict({"task": "mean", "state": state})
+
+
+def test_a_file_under_two_paths_is_one_file(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "task.py"
+    file.write_text(SOURCE)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.py").symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    for path in ("task.py", f"{tmp_path}/folder/../task.py", "link.py"):
+        monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", os.pathsep.join(["task.py", path]))
+        for word in ("task.py", str(file), path):
+            assert main(["sweep", word, "--dry-run"]) == 0
+            assert main(["report", word, "nowhere"]) == 1
+            assert "folder: expected runs" in capsys.readouterr().err
+        assert os.environ["CONTEXTUAL_RNN_TASKS"] == os.pathsep.join(["task.py", path])
 
 
 def test_a_configuration_of_no_task_is_named():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -101,6 +102,8 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "threads"):
             at_least(name, getattr(self, name), 1)
         positive("learning_rate", self.learning_rate)
+        if not re.fullmatch(r"\w[\w.+-]*", self.state):  # it becomes part of a folder's name
+            raise ValueError(f"state: expected a name of letters, digits, _, -, + and ., got {self.state!r}")
 
 
 def in_order(states: Iterable[str]) -> list[str]:

@@ -118,6 +118,8 @@ def _check_parts(entry: TaskEntry) -> None:
     own = isinstance(kind, type) and issubclass(kind, TrainingConfig)
     if not own or "__dataclass_fields__" not in vars(kind) or not dataclasses.fields(kind):
         raise TypeError(f"config: expected a frozen dataclass that is a TrainingConfig for {entry.name}, got {kind!r}")
+    if same := [other.name for other in _TASKS.values() if other.config is kind]:
+        raise ValueError(f"config: expected a class of its own for {entry.name}, got {kind.__name__} of {same[0]}")
     if not callable(entry.task) and not (isinstance(entry.task, str) and ":" in entry.task):
         raise TypeError(f"task: expected a class, a function or 'module:name' for {entry.name}, got {entry.task!r}")
     for name, values, each in (("metrics", entry.metrics, Metric), ("measures", entry.measures, Measure)):
@@ -145,12 +147,12 @@ def task_of_file(path: str) -> str:
 
     Raises ValueError where the file cannot be run or registers another number of tasks than one.
     """
-    file = str(Path(path).absolute())
+    file = str(Path(path).resolve())
     if not Path(path).is_file():
         raise ValueError(f"task: expected a Python file that registers a task, got {path}, which is no file")
     _run_file(Path(file), "task")
     files = [name for name in os.environ.get(TASK_FILES, "").split(os.pathsep) if name]
-    if file not in files:
+    if file not in (str(Path(name).resolve()) for name in files):
         os.environ[TASK_FILES] = os.pathsep.join([*files, file])
     known = tasks()
     names = [name for name, origin in _ORIGINS.items() if name in known and origin == file]
@@ -161,14 +163,15 @@ def task_of_file(path: str) -> str:
 
 
 def _run_file(path: Path, argument: str) -> None:
-    """Run a file with tasks, which `argument` named, unless it has run."""
-    if str(path) in _LOADED:
+    """Run a file with tasks, which `argument` named, unless it has run, under this or another path."""
+    file = str(path.resolve())
+    if not _LOADED.isdisjoint((file, str(path))):  # a relative path stays known where the process changes its folder
         return
-    _LOADED.add(str(path))
+    _LOADED.update(loaded := {file, str(path)})
     name = f"contextual_rnn_tasks_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        _LOADED.discard(str(path))
+        _LOADED.difference_update(loaded)
         raise ValueError(f"{argument}: expected Python files, got {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # a dataclass reads the types of its fields there
@@ -176,14 +179,14 @@ def _run_file(path: Path, argument: str) -> None:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a script ends the process where it has read its arguments
-        _LOADED.discard(str(path))
+        _LOADED.difference_update(loaded)
         for registered in _TASKS.keys() - before:
             del _TASKS[registered]
         reason = str(error) or type(error).__name__
         raise ValueError(
             f"{argument}: expected Python that registers tasks in {path}, got an error: {reason}"
         ) from error
-    _ORIGINS.update(dict.fromkeys(_TASKS.keys() - before, str(path)))
+    _ORIGINS.update(dict.fromkeys(_TASKS.keys() - before, file))
 
 
 def entry_of(config: Config) -> TaskEntry:
