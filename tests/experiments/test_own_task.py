@@ -27,6 +27,7 @@ from contextual_rnn.experiments.config import (
     registry,
     tasks,
 )
+from contextual_rnn.experiments.runs.folder import command, read_run
 from contextual_rnn.experiments.sweeps import workers
 
 FILE = Path(__file__).with_name("mean_task.py")
@@ -83,6 +84,17 @@ def test_the_next_command_names_the_file_of_the_task_and_quotes_the_folder(tmp_p
         assert advice == f"To compare states: contextual-rnn sweep {FILE} --units 2 --grid state=zero,warm --seeds 5"
     assert main(shlex.split(follows.removeprefix("next: contextual-rnn "))) == 0
     assert main([*shlex.split(advice.partition("contextual-rnn ")[2]), "--out", str(tmp_path / "both")]) == 0
+
+
+def test_the_recorded_command_names_the_file_of_the_task(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
+    monkeypatch.setattr(registry, "_NAMED", {})
+    monkeypatch.chdir(FILE.parent)
+    assert main(["train", FILE.name, "--units", "2", "--out", str(tmp_path / "run")]) == 0
+    run = read_run(tmp_path / "run")
+    assert run.result["command"] == f"contextual-rnn train {FILE.name} --units 2 --out {tmp_path / 'run'}"
+    registry._NAMED.clear()  # as in a worker process, which has the variable alone
+    assert command(run.config, "run") == f"contextual-rnn train {FILE} --units 2 --out run"
 
 
 def test_a_file_on_the_command_line_is_its_task(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 from contextual_rnn.experiments.config.decay import DECAY
 from contextual_rnn.experiments.config.decay import DecayConfig as DecayConfig
+from contextual_rnn.experiments.config.option_type import OptionType as OptionType
+from contextual_rnn.experiments.config.option_type import option_types as option_types
 from contextual_rnn.experiments.config.options import BASELINE as BASELINE
 from contextual_rnn.experiments.config.options import CHECKPOINT_SECONDS as CHECKPOINT_SECONDS
 from contextual_rnn.experiments.config.options import COMPUTED_BY as COMPUTED_BY

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral, Real
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args
+
+from contextual_rnn.experiments.config.option_type import option_types
 
 StateName = Literal["zero", "free", "context", "normal"]
 STATES: tuple[StateName, ...] = get_args(StateName)
@@ -21,43 +19,6 @@ COMPUTED_BY = ("threads", "device")
 CHECKPOINT_SECONDS = 30.0  # by default between checkpoints: what is lost at most when a run is killed
 Preset = Literal["quick", "paper"]  # sizes of the paper's experiments in `reproduce`
 PRESETS: tuple[Preset, ...] = get_args(Preset)
-
-
-LARGEST_INT = 2**63 - 1
-
-
-def _typed(name: str, value: Any, kind: Any) -> Any:
-    """`value` as the type of an option has it: an int where a float is expected becomes one, nothing else changes."""
-    if get_origin(kind) is Literal:
-        return _chosen(name, value, get_args(kind))
-    if get_origin(kind) is UnionType:
-        return None if value is None else _typed(name, value, get_args(kind)[0])
-    if kind is str:
-        if not isinstance(value, str):
-            raise TypeError(f"{name}: expected text, got {value!r}")
-        return value
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise TypeError(f"{name}: expected True or False, got {value!r}")
-        return value
-    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
-        raise TypeError(f"{name}: expected {'an int' if kind is int else 'a number'}, got {value!r}")
-    if isinstance(value, Integral) and abs(int(value)) > LARGEST_INT:
-        raise ValueError(f"{name}: expected a number that 64 bits hold, got one of {int(value).bit_length()} bits")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value!r}")
-    return int(value) if isinstance(value, Integral) and kind is int else float(value)
-
-
-@functools.cache
-def _kinds(config: type) -> dict[str, Any]:
-    return get_type_hints(config)
-
-
-def _chosen(name: str, value: Any, choices: tuple[object, ...]) -> Any:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
-    return value
 
 
 def at_least(name: str, value: float, least: float) -> None:
@@ -97,8 +58,8 @@ class TrainingConfig:
     """Initial state. Runs of other states are compared with those of zero."""
 
     def __post_init__(self) -> None:
-        for name, kind in _kinds(type(self)).items():
-            object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
+        for name, kind in option_types(type(self)).items():
+            object.__setattr__(self, name, kind.checked(name, getattr(self, name)))
         for name in ("epochs", "batch_size", "threads"):
             at_least(name, getattr(self, name), 1)
         positive("learning_rate", self.learning_rate)

@@ -138,8 +138,14 @@ def tasks() -> Mapping[str, TaskEntry]:
 
 
 def named_file(task: str) -> str | None:
-    """The file that the command line named for a task; None for one that is known without."""
-    return _NAMED.get(task)
+    """A file that names a task on a command line: as the user named it, else where it was found; None without one.
+
+    Worker processes know of a file where it is alone: `CONTEXTUAL_RNN_TASKS` is all that they are given. A file with
+    several tasks names none of them.
+    """
+    origin = _ORIGINS.get(task)
+    alone = list(_ORIGINS.values()).count(origin or "") == 1
+    return _NAMED.get(task) or (origin if alone else None)
 
 
 def task_of_file(path: str) -> str:
