@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,10 @@ def test_a_task_from_a_file_is_trained_swept_tabulated_and_reported(tmp_path, mo
     monkeypatch.setattr(registry, "_TASKS", {name: entry for name, entry in registry._TASKS.items() if name != "mean"})
     monkeypatch.setattr(registry, "_LOADED", set())
     assert main(["report", str(tmp_path)]) == 1
-    assert "or of a file that CONTEXTUAL_RNN_TASKS names, got 'mean'" in capsys.readouterr().err
+    assert (
+        "of a file that CONTEXTUAL_RNN_TASKS names, got 'mean'; results and report take a FILE.py with"
+        in capsys.readouterr().err
+    )
     assert main(["report", str(FILE), str(tmp_path)]) == 0
     html = (tmp_path / "report.html").read_text()
     assert "<h2>The mean of a sequence</h2>" in html
@@ -162,7 +166,7 @@ def test_a_measure_is_a_line_in_its_entry(monkeypatch, tmp_path):
         (TaskEntry("empty", DecayConfig, print, "", ()), "metrics: expected at least one for empty"),
         (
             TaskEntry("mine", DecayConfig, print, "", (Metric("a", "a"),)),
-            "config: expected a class of its own for mine, got DecayConfig of decay",
+            "config: expected a class of its own, got DecayConfig of decay",
         ),
     ],
 )
@@ -176,6 +180,17 @@ def test_a_state_is_a_plain_name(state):
     """It is part of the name of a run's folder."""
     with pytest.raises(ValueError, match=f"state: expected a name of letters.*, got {re.escape(repr(state))}"):
         config_from_dict({"task": "mean", "state": state})
+
+
+def test_a_file_imports_modules_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "module_beside_the_task.py").write_text("UNITS = 3")
+    path = tmp_path / "task.py"
+    path.write_text(
+        SOURCE.replace("units: int = 3", "from module_beside_the_task import UNITS\n    units: int = UNITS")
+    )
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(path))
+    assert "mean" in tasks()
 
 
 def test_a_file_under_two_paths_is_one_file(tmp_path, monkeypatch, capsys):
@@ -221,6 +236,18 @@ SOURCE = FILE.read_text()
         ("metrics=(Metric(", 'metrics=("a", Metric(', r"metrics: expected a tuple of Metric for mean, got \('a'"),
         ('final("mean_error")', '"mean_error"', "measures: expected a function for mean_error of mean"),
         ("task=MeanTask", "task=None", "task: expected a class, a function or 'module:name' for mean, got None"),
+        ('title="The mean of a sequence"', "title=None", "title: expected text, got None"),
+        ('text="Averages', 'columns=("nosuch",), text="Averages', r"columns: .* options of mean, got \('nosuch',\)"),
+        ('text="Averages', 'columns="state", text="Averages', "columns: expected a tuple of options .*, got 'state'"),
+        ('text="Averages', 'titles={"a": {}}, text="Averages', "titles: expected texts for values of options of mean"),
+        ('text="Averages', 'drawings=(("a.svg", ""),), text="Averages', r"drawings: expected .*, got \('a.svg', ''\)"),
+        ('text="Averages', 'trajectories=1, text="Averages', "trajectories: expected True or False, got 1"),
+        ('"error", axis', "None, axis", "label: expected text, got None"),
+        ('"close", "share"', '"close", "logg"', "scale: expected one of linear, log, share, negative, got 'logg'"),
+        ('Metric("share_close"', 'Metric("mean_error"', "metrics: expected every name once for mean"),
+        ('Measure("largest_step"', 'Measure("mean_error"', "measures: expected every name once for mean"),
+        ('Measure("largest_step"', "Measure(3", "name: expected text, got 3"),
+        ("from __future__ import annotations", "from . import helper", "import NAME, not from . import NAME"),
         ("from __future__ import annotations", "import sys; sys.exit(5)", "expected Python that registers tasks .*: 5"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -71,3 +72,30 @@ def in_order(states: Iterable[str]) -> list[str]:
     """Each state once: those of the paper in its order, then others by name."""
     names = set(states)
     return [*(state for state in STATES if state in names), *sorted(names.difference(STATES))]
+
+
+# Options of the commands, and columns of results.parquet: a test holds that none is left out.
+RESERVED = {
+    *("task", "out", "checkpoint_seconds", "grid", "grid_file", "seeds", "workers", "stack", "scheduler", "retries"),
+    *("dry_run", "json", "help", "folder", "identity", "status", "seconds"),
+}
+
+
+def check_options(config: type[TrainingConfig]) -> None:
+    """Refuse options that a command line, a file or a table could not have. Raises TypeError or ValueError."""
+    types, base, taken = option_types(config), option_types(TrainingConfig), set(RESERVED)
+    for option in dataclasses.fields(config):
+        name, kind = option.name, types[option.name]
+        if option.default is dataclasses.MISSING:
+            raise TypeError(f"{name}: expected an option with a default, got one without")
+        if not option.init:
+            raise TypeError(f"{name}: expected an option that can be given, got field(init=False)")
+        if name in base and (kind.kind, kind.optional) != (base[name].kind, False):
+            raise TypeError(f"{name}: expected {base[name].words}, as in every task, got {kind.words}")
+        flags = {name, f"no_{name}"} if kind.kind is bool and not kind.optional else {name}
+        if len(flags) > 1 and name.startswith("_"):
+            raise ValueError(f"{name}: expected a name that begins with a letter for True or False, got {name!r}")
+        if taken & flags:
+            raise ValueError(f"{name}: expected a name that no command, table or other option has, got {name!r}")
+        taken |= flags
+    config()  # its checks, of the defaults
