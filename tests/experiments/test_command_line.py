@@ -83,7 +83,10 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
         (["train", "retrieval", "--pairs", "27"], "pairs: expected at most"),
         (["trian"], "command: expected one of reproduce, train, "),
         (["trian"], "got 'trian'; did you mean train?"),
-        (["sweep", "dekay"], "task: expected one of retrieval, decay, panel, got 'dekay'; did you mean decay?"),
+        (
+            ["sweep", "dekay"],
+            "task: expected one of retrieval, decay, panel or a FILE.py with one, got 'dekay'; did you mean decay?",
+        ),
         (["train", "nofile.py"], "contextual-rnn: task: expected a Python file that registers a task, got nofile.py"),
         (["sweep", "decay", "--stack", "0"], "stack: expected a positive int, got 0"),
         (["sweep", "decay", "--workers", "0", "--dry-run"], "workers: expected a positive int, got 0"),

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from contextual_rnn.experiments.config import (
     registry,
     tasks,
 )
+from contextual_rnn.experiments.runs.folder import command, read_run
 from contextual_rnn.experiments.sweeps import workers
 
 FILE = Path(__file__).with_name("mean_task.py")
@@ -54,7 +57,10 @@ def test_a_task_from_a_file_is_trained_swept_tabulated_and_reported(tmp_path, mo
     monkeypatch.setattr(registry, "_TASKS", {name: entry for name, entry in registry._TASKS.items() if name != "mean"})
     monkeypatch.setattr(registry, "_LOADED", set())
     assert main(["report", str(tmp_path)]) == 1
-    assert "or of a file that CONTEXTUAL_RNN_TASKS names, got 'mean'" in capsys.readouterr().err
+    assert (
+        "of a file that CONTEXTUAL_RNN_TASKS names, got 'mean'; results and report take a FILE.py with"
+        in capsys.readouterr().err
+    )
     assert main(["report", str(FILE), str(tmp_path)]) == 0
     html = (tmp_path / "report.html").read_text()
     assert "<h2>The mean of a sequence</h2>" in html
@@ -82,6 +88,17 @@ def test_the_next_command_names_the_file_of_the_task_and_quotes_the_folder(tmp_p
         assert advice == f"To compare states: contextual-rnn sweep {FILE} --units 2 --grid state=zero,warm --seeds 5"
     assert main(shlex.split(follows.removeprefix("next: contextual-rnn "))) == 0
     assert main([*shlex.split(advice.partition("contextual-rnn ")[2]), "--out", str(tmp_path / "both")]) == 0
+
+
+def test_the_recorded_command_names_the_file_of_the_task(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
+    monkeypatch.setattr(registry, "_NAMED", {})
+    monkeypatch.chdir(FILE.parent)
+    assert main(["train", FILE.name, "--units", "2", "--out", str(tmp_path / "run")]) == 0
+    run = read_run(tmp_path / "run")
+    assert run.result["command"] == f"contextual-rnn train {FILE.name} --units 2 --out {tmp_path / 'run'}"
+    registry._NAMED.clear()  # as in a worker process, which has the variable alone
+    assert command(run.config, "run") == f"contextual-rnn train {FILE} --units 2 --out run"
 
 
 def test_a_file_on_the_command_line_is_its_task(tmp_path, monkeypatch, capsys):
@@ -147,11 +164,48 @@ def test_a_measure_is_a_line_in_its_entry(monkeypatch, tmp_path):
         (TaskEntry("decay", DecayConfig, print, "", (Metric("a", "a"),)), "name: expected one that no other task has"),
         (TaskEntry("a-b", DecayConfig, print, "", (Metric("a", "a"),)), "name: expected a task's name of letters"),
         (TaskEntry("empty", DecayConfig, print, "", ()), "metrics: expected at least one for empty"),
+        (
+            TaskEntry("mine", DecayConfig, print, "", (Metric("a", "a"),)),
+            "config: expected a class of its own, got DecayConfig of decay",
+        ),
     ],
 )
 def test_entries_that_are_refused(entry, message):
     with pytest.raises(ValueError, match=message):
         register(entry)
+
+
+@pytest.mark.parametrize("state", ["../../x", "a/b", "", "..", "zero\n", "-x"])
+def test_a_state_is_a_plain_name(state):
+    """It is part of the name of a run's folder."""
+    with pytest.raises(ValueError, match=f"state: expected a name of letters.*, got {re.escape(repr(state))}"):
+        config_from_dict({"task": "mean", "state": state})
+
+
+def test_a_file_imports_modules_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "module_beside_the_task.py").write_text("UNITS = 3")
+    path = tmp_path / "task.py"
+    path.write_text(
+        SOURCE.replace("units: int = 3", "from module_beside_the_task import UNITS\n    units: int = UNITS")
+    )
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(path))
+    assert "mean" in tasks()
+
+
+def test_a_file_under_two_paths_is_one_file(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "task.py"
+    file.write_text(SOURCE)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.py").symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    for path in ("task.py", f"{tmp_path}/folder/../task.py", "link.py"):
+        monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", os.pathsep.join(["task.py", path]))
+        for word in ("task.py", str(file), path):
+            assert main(["sweep", word, "--dry-run"]) == 0
+            assert main(["report", word, "nowhere"]) == 1
+            assert "folder: expected runs" in capsys.readouterr().err
+        assert os.environ["CONTEXTUAL_RNN_TASKS"] == os.pathsep.join(["task.py", path])
 
 
 def test_a_configuration_of_no_task_is_named():
@@ -182,6 +236,18 @@ SOURCE = FILE.read_text()
         ("metrics=(Metric(", 'metrics=("a", Metric(', r"metrics: expected a tuple of Metric for mean, got \('a'"),
         ('final("mean_error")', '"mean_error"', "measures: expected a function for mean_error of mean"),
         ("task=MeanTask", "task=None", "task: expected a class, a function or 'module:name' for mean, got None"),
+        ('title="The mean of a sequence"', "title=None", "title: expected text, got None"),
+        ('text="Averages', 'columns=("nosuch",), text="Averages', r"columns: .* options of mean, got \('nosuch',\)"),
+        ('text="Averages', 'columns="state", text="Averages', "columns: expected a tuple of options .*, got 'state'"),
+        ('text="Averages', 'titles={"a": {}}, text="Averages', "titles: expected texts for values of options of mean"),
+        ('text="Averages', 'drawings=(("a.svg", ""),), text="Averages', r"drawings: expected .*, got \('a.svg', ''\)"),
+        ('text="Averages', 'trajectories=1, text="Averages', "trajectories: expected True or False, got 1"),
+        ('"error", axis', "None, axis", "label: expected text, got None"),
+        ('"close", "share"', '"close", "logg"', "scale: expected one of linear, log, share, negative, got 'logg'"),
+        ('Metric("share_close"', 'Metric("mean_error"', "metrics: expected every name once for mean"),
+        ('Measure("largest_step"', 'Measure("mean_error"', "measures: expected every name once for mean"),
+        ('Measure("largest_step"', "Measure(3", "name: expected text, got 3"),
+        ("from __future__ import annotations", "from . import helper", "import NAME, not from . import NAME"),
         ("from __future__ import annotations", "import sys; sys.exit(5)", "expected Python that registers tasks .*: 5"),
     ],
 )

@@ -67,7 +67,7 @@ def parse(words: list[str]) -> Any:
         task = task_of_file(words[1])
         words = [words[0], *([task] if words[0] in TAKE_TASKS else []), *words[2:]]
     if len(words) > 1 and words[0] in ("train", "sweep") and not words[1].startswith("-"):
-        check_name("task", words[1], tasks())
+        check_name("task", words[1], tasks(), " or a FILE.py with one")
     commands: dict[str, Any] = {**COMMANDS, "train": Train[_each(TrainOptions)], "sweep": Sweep[_each(SweepOptions)]}
     return tyro.cli(
         _one_of([(name, command, None) for name, command in commands.items()]),

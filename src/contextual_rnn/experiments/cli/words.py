@@ -13,13 +13,13 @@ EXPECTED = {int: "an int", float: "a number"}
 REGISTRY = ConstructorRegistry()
 
 
-def check_name(kind: str, word: str, names: Iterable[str]) -> None:
+def check_name(kind: str, word: str, names: Iterable[str], others: str = "") -> None:
     """Raises ValueError for a word that is none of `names`, with the one that is most like it."""
     names = list(names)
     if word not in names:
         near = difflib.get_close_matches(word, names, 1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{kind}: expected one of {', '.join(names)}, got {word!r}{meant}")
+        raise ValueError(f"{kind}: expected one of {', '.join(names)}{others}, got {word!r}{meant}")
 
 
 @REGISTRY.primitive_rule

@@ -2,6 +2,13 @@
 
 from contextual_rnn.experiments.config.decay import DECAY
 from contextual_rnn.experiments.config.decay import DecayConfig as DecayConfig
+from contextual_rnn.experiments.config.entry import Measure as Measure
+from contextual_rnn.experiments.config.entry import Metric as Metric
+from contextual_rnn.experiments.config.entry import TaskEntry as TaskEntry
+from contextual_rnn.experiments.config.entry import epochs_to as epochs_to
+from contextual_rnn.experiments.config.entry import final as final
+from contextual_rnn.experiments.config.option_type import OptionType as OptionType
+from contextual_rnn.experiments.config.option_type import option_types as option_types
 from contextual_rnn.experiments.config.options import BASELINE as BASELINE
 from contextual_rnn.experiments.config.options import CHECKPOINT_SECONDS as CHECKPOINT_SECONDS
 from contextual_rnn.experiments.config.options import COMPUTED_BY as COMPUTED_BY
@@ -17,15 +24,10 @@ from contextual_rnn.experiments.config.panel import PANEL
 from contextual_rnn.experiments.config.panel import PanelConfig as PanelConfig
 from contextual_rnn.experiments.config.panel import arms_for as arms_for
 from contextual_rnn.experiments.config.registry import Config as Config
-from contextual_rnn.experiments.config.registry import Measure as Measure
-from contextual_rnn.experiments.config.registry import Metric as Metric
-from contextual_rnn.experiments.config.registry import TaskEntry as TaskEntry
 from contextual_rnn.experiments.config.registry import chosen as chosen
 from contextual_rnn.experiments.config.registry import config_from_dict as config_from_dict
 from contextual_rnn.experiments.config.registry import config_to_dict as config_to_dict
 from contextual_rnn.experiments.config.registry import entry_of as entry_of
-from contextual_rnn.experiments.config.registry import epochs_to as epochs_to
-from contextual_rnn.experiments.config.registry import final as final
 from contextual_rnn.experiments.config.registry import identity as identity
 from contextual_rnn.experiments.config.registry import named_file as named_file
 from contextual_rnn.experiments.config.registry import register as register

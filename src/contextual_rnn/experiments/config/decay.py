@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from contextual_rnn.experiments.config.entry import Measure, Metric, TaskEntry, final
 from contextual_rnn.experiments.config.options import StateName, TrainingConfig, at_least, positive
-from contextual_rnn.experiments.config.registry import Measure, Metric, TaskEntry, final
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import math
+import dataclasses
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral, Real
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args
+
+from contextual_rnn.experiments.config.option_type import option_types
 
 StateName = Literal["zero", "free", "context", "normal"]
 STATES: tuple[StateName, ...] = get_args(StateName)
@@ -20,43 +20,6 @@ COMPUTED_BY = ("threads", "device")
 CHECKPOINT_SECONDS = 30.0  # by default between checkpoints: what is lost at most when a run is killed
 Preset = Literal["quick", "paper"]  # sizes of the paper's experiments in `reproduce`
 PRESETS: tuple[Preset, ...] = get_args(Preset)
-
-
-LARGEST_INT = 2**63 - 1
-
-
-def _typed(name: str, value: Any, kind: Any) -> Any:
-    """`value` as the type of an option has it: an int where a float is expected becomes one, nothing else changes."""
-    if get_origin(kind) is Literal:
-        return _chosen(name, value, get_args(kind))
-    if get_origin(kind) is UnionType:
-        return None if value is None else _typed(name, value, get_args(kind)[0])
-    if kind is str:
-        if not isinstance(value, str):
-            raise TypeError(f"{name}: expected text, got {value!r}")
-        return value
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise TypeError(f"{name}: expected True or False, got {value!r}")
-        return value
-    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
-        raise TypeError(f"{name}: expected {'an int' if kind is int else 'a number'}, got {value!r}")
-    if isinstance(value, Integral) and abs(int(value)) > LARGEST_INT:
-        raise ValueError(f"{name}: expected a number that 64 bits hold, got one of {int(value).bit_length()} bits")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value!r}")
-    return int(value) if isinstance(value, Integral) and kind is int else float(value)
-
-
-@functools.cache
-def _kinds(config: type) -> dict[str, Any]:
-    return get_type_hints(config)
-
-
-def _chosen(name: str, value: Any, choices: tuple[object, ...]) -> Any:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
-    return value
 
 
 def at_least(name: str, value: float, least: float) -> None:
@@ -96,14 +59,43 @@ class TrainingConfig:
     """Initial state. Runs of other states are compared with those of zero."""
 
     def __post_init__(self) -> None:
-        for name, kind in _kinds(type(self)).items():
-            object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
+        for name, kind in option_types(type(self)).items():
+            object.__setattr__(self, name, kind.checked(name, getattr(self, name)))
         for name in ("epochs", "batch_size", "threads"):
             at_least(name, getattr(self, name), 1)
         positive("learning_rate", self.learning_rate)
+        if not re.fullmatch(r"\w[\w.+-]*", self.state):  # it becomes part of a folder's name
+            raise ValueError(f"state: expected a name of letters, digits, _, -, + and ., got {self.state!r}")
 
 
 def in_order(states: Iterable[str]) -> list[str]:
     """Each state once: those of the paper in its order, then others by name."""
     names = set(states)
     return [*(state for state in STATES if state in names), *sorted(names.difference(STATES))]
+
+
+# Options of the commands, and columns of results.parquet: a test holds that none is left out.
+RESERVED = {
+    *("task", "out", "checkpoint_seconds", "grid", "grid_file", "seeds", "workers", "stack", "scheduler", "retries"),
+    *("dry_run", "json", "help", "folder", "identity", "status", "seconds"),
+}
+
+
+def check_options(config: type[TrainingConfig]) -> None:
+    """Refuse options that a command line, a file or a table could not have. Raises TypeError or ValueError."""
+    types, base, taken = option_types(config), option_types(TrainingConfig), set(RESERVED)
+    for option in dataclasses.fields(config):
+        name, kind = option.name, types[option.name]
+        if option.default is dataclasses.MISSING:
+            raise TypeError(f"{name}: expected an option with a default, got one without")
+        if not option.init:
+            raise TypeError(f"{name}: expected an option that can be given, got field(init=False)")
+        if name in base and (kind.kind, kind.optional) != (base[name].kind, False):
+            raise TypeError(f"{name}: expected {base[name].words}, as in every task, got {kind.words}")
+        flags = {name, f"no_{name}"} if kind.kind is bool and not kind.optional else {name}
+        if len(flags) > 1 and name.startswith("_"):
+            raise ValueError(f"{name}: expected a name that begins with a letter for True or False, got {name!r}")
+        if taken & flags:
+            raise ValueError(f"{name}: expected a name that no command, table or other option has, got {name!r}")
+        taken |= flags
+    config()  # its checks, of the defaults

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from contextual_rnn.experiments.config.entry import Measure, Metric, TaskEntry, final
 from contextual_rnn.experiments.config.options import TrainingConfig, at_least, positive
-from contextual_rnn.experiments.config.registry import Measure, Metric, TaskEntry, final
 
 ArmName = Literal["zero", "burn_in", "free", "context", "window", "context_window", "normal", "every_step"]
 ARMS: tuple[ArmName, ...] = get_args(ArmName)

@@ -11,14 +11,13 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from contextual_rnn.experiments.config.entry import TaskEntry, check_parts
 from contextual_rnn.experiments.config.options import TrainingConfig
 
 TASK_FILES = "CONTEXTUAL_RNN_TASKS"
@@ -26,71 +25,6 @@ TASK_FILES = "CONTEXTUAL_RNN_TASKS"
 RETIRED = {"schedule": "constant"}
 
 Config = TrainingConfig
-Scale = Literal["linear", "log", "share", "negative"]
-# Of the metrics of every epoch, and the final ones, of a run that converged.
-Value = Callable[[Sequence[Mapping[str, float]], Mapping[str, float]], float]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that a task's `evaluate` returns, and how tables and learning curves show it.
-
-    `scale` is that of its axis: share for fractions, shown as per cent, negative for numbers below zero, of which the
-    one before training may be far below. `axis` names the axis, by default by the metric's name.
-    """
-
-    name: str
-    label: str
-    scale: Scale = "linear"
-    axis: str = ""
-    curve: bool = True
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A number by which the runs that converged are compared; `share` says that it is a fraction."""
-
-    name: str
-    of: Value
-    more_is_better: bool = False
-    share: bool = False
-
-
-@dataclass(frozen=True)
-class TaskEntry:
-    """A task: its options, what it trains, and how its runs are compared and shown.
-
-    `task` makes the `training.task.Task` of a configuration; as text, "module:name", it is imported once a run is
-    trained. Every run that converged must have the first of `metrics`. `columns` are options with a column of their own
-    in the table of final figures, `titles` texts for values of an option, which name and order groups of runs.
-    `trajectories` says that its models are those of the decay task, which generate curves. The report shows `text`,
-    `drawings` (files of report/drawings, each with its caption), and `curves`, the caption of the learning curves.
-    """
-
-    name: str
-    config: type[TrainingConfig]
-    task: Callable[[Any], Any] | str
-    title: str
-    metrics: tuple[Metric, ...]
-    measures: tuple[Measure, ...] = ()
-    columns: tuple[str, ...] = ("state",)
-    titles: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    trajectories: bool = False
-    text: str = ""
-    drawings: tuple[tuple[str, str], ...] = ()
-    curves: str = ""
-
-
-def final(metric: str) -> Value:
-    """A metric after the last epoch."""
-    return lambda lines, last: last.get(metric, math.nan)
-
-
-def epochs_to(threshold: float, metric: str) -> Value:
-    """The first epoch after which a metric is at least `threshold`; infinite where it never is."""
-    return lambda lines, last: next((e["epoch"] for e in lines if e.get(metric, -math.inf) >= threshold), math.inf)
-
-
 _TASKS: dict[str, TaskEntry] = {}
 _LOADED: set[str] = set()
 _ORIGINS: dict[str, str] = {}  # of tasks from files, by name
@@ -98,7 +32,7 @@ _NAMED: dict[str, str] = {}  # files as the command line named them, by their ta
 
 
 def register(entry: TaskEntry) -> TaskEntry:
-    """Add a task. Raises ValueError for a name that is taken or no identifier, and for a task without a metric."""
+    """Add a task. Raises ValueError or TypeError, which names the part, for one that could not be run and shown."""
     if not isinstance(entry, TaskEntry):
         raise TypeError(f"entry: expected a TaskEntry, got {type(entry).__name__}")
     if not isinstance(entry.name, str) or not entry.name.isidentifier():
@@ -107,25 +41,12 @@ def register(entry: TaskEntry) -> TaskEntry:
         raise ValueError(f"name: expected one that no other task has, got {entry.name!r}")
     if not entry.metrics:
         raise ValueError(f"metrics: expected at least one for {entry.name}, got none")
-    _check_parts(entry)
+    check_parts(entry)
+    for other in _TASKS.values():
+        if entry.config is other.config:
+            raise ValueError(f"config: expected a class of its own, got {entry.config.__name__} of {other.name}")
     _TASKS[entry.name] = entry
     return entry
-
-
-def _check_parts(entry: TaskEntry) -> None:
-    """Refuse parts of an entry of another kind than they are described as."""
-    kind = entry.config
-    own = isinstance(kind, type) and issubclass(kind, TrainingConfig)
-    if not own or "__dataclass_fields__" not in vars(kind) or not dataclasses.fields(kind):
-        raise TypeError(f"config: expected a frozen dataclass that is a TrainingConfig for {entry.name}, got {kind!r}")
-    if not callable(entry.task) and not (isinstance(entry.task, str) and ":" in entry.task):
-        raise TypeError(f"task: expected a class, a function or 'module:name' for {entry.name}, got {entry.task!r}")
-    for name, values, each in (("metrics", entry.metrics, Metric), ("measures", entry.measures, Measure)):
-        if not isinstance(values, tuple | list) or not all(isinstance(value, each) for value in values):
-            raise TypeError(f"{name}: expected a tuple of {each.__name__} for {entry.name}, got {values!r}")
-    for measure in entry.measures:
-        if not callable(measure.of):
-            raise TypeError(f"measures: expected a function for {measure.name} of {entry.name}, got {measure.of!r}")
 
 
 def tasks() -> Mapping[str, TaskEntry]:
@@ -136,8 +57,14 @@ def tasks() -> Mapping[str, TaskEntry]:
 
 
 def named_file(task: str) -> str | None:
-    """The file that the command line named for a task; None for one that is known without."""
-    return _NAMED.get(task)
+    """A file that names a task on a command line: as the user named it, else where it was found; None without one.
+
+    Worker processes know of a file where it is alone: `CONTEXTUAL_RNN_TASKS` is all that they are given. A file with
+    several tasks names none of them.
+    """
+    origin = _ORIGINS.get(task)
+    alone = list(_ORIGINS.values()).count(origin or "") == 1
+    return _NAMED.get(task) or (origin if alone else None)
 
 
 def task_of_file(path: str) -> str:
@@ -145,12 +72,12 @@ def task_of_file(path: str) -> str:
 
     Raises ValueError where the file cannot be run or registers another number of tasks than one.
     """
-    file = str(Path(path).absolute())
+    file = str(Path(path).resolve())
     if not Path(path).is_file():
         raise ValueError(f"task: expected a Python file that registers a task, got {path}, which is no file")
     _run_file(Path(file), "task")
     files = [name for name in os.environ.get(TASK_FILES, "").split(os.pathsep) if name]
-    if file not in files:
+    if file not in (str(Path(name).resolve()) for name in files):
         os.environ[TASK_FILES] = os.pathsep.join([*files, file])
     known = tasks()
     names = [name for name, origin in _ORIGINS.items() if name in known and origin == file]
@@ -161,29 +88,34 @@ def task_of_file(path: str) -> str:
 
 
 def _run_file(path: Path, argument: str) -> None:
-    """Run a file with tasks, which `argument` named, unless it has run."""
-    if str(path) in _LOADED:
+    """Run a file with tasks, which `argument` named, unless it has run, under this or another path."""
+    file = str(path.resolve())
+    if not _LOADED.isdisjoint((file, str(path))):  # a relative path stays known where the process changes its folder
         return
-    _LOADED.add(str(path))
+    _LOADED.update(loaded := {file, str(path)})
     name = f"contextual_rnn_tasks_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        _LOADED.discard(str(path))
+        _LOADED.difference_update(loaded)
         raise ValueError(f"{argument}: expected Python files, got {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # a dataclass reads the types of its fields there
+    if (folder := str(Path(file).parent)) not in sys.path:
+        sys.path.insert(0, folder)  # as `python FILE.py` does; it stays, as the task may import later
     before = set(_TASKS)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a script ends the process where it has read its arguments
-        _LOADED.discard(str(path))
+        _LOADED.difference_update(loaded)
         for registered in _TASKS.keys() - before:
             del _TASKS[registered]
         reason = str(error) or type(error).__name__
+        if isinstance(error, ImportError) and "relative import" in reason:
+            reason += "; a task is one file, which may import modules beside it: import NAME, not from . import NAME"
         raise ValueError(
             f"{argument}: expected Python that registers tasks in {path}, got an error: {reason}"
         ) from error
-    _ORIGINS.update(dict.fromkeys(_TASKS.keys() - before, str(path)))
+    _ORIGINS.update(dict.fromkeys(_TASKS.keys() - before, file))
 
 
 def entry_of(config: Config) -> TaskEntry:
@@ -232,7 +164,8 @@ def config_from_dict(options: Mapping[str, Any]) -> Config:
     task, known_tasks = options.pop("task", None), tasks()
     if not isinstance(task, str) or task not in known_tasks:
         raise ValueError(
-            f"task: expected one of {', '.join(known_tasks)}, or of a file that {TASK_FILES} names, got {task!r}"
+            f"task: expected one of {', '.join(known_tasks)}, or of a file that {TASK_FILES} names, got {task!r}; "
+            "results and report take a FILE.py with a task before the folder"
         )
     kind = known_tasks[task].config
     known = {option.name for option in dataclasses.fields(kind)}

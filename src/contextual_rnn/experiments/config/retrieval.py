@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from contextual_rnn._timing import Timing
+from contextual_rnn.experiments.config.entry import Measure, Metric, TaskEntry, epochs_to, final
 from contextual_rnn.experiments.config.options import StateName, TrainingConfig, at_least
-from contextual_rnn.experiments.config.registry import Measure, Metric, TaskEntry, epochs_to, final
 
 Start = Literal["sound", "wenke2019"]
 Leaves = Literal["h", "h+a"]

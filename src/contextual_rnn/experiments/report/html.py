@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.config import Metric
-from contextual_rnn.experiments.config.registry import Scale
+from contextual_rnn.experiments.config.entry import Scale
 from contextual_rnn.experiments.config.retrieval import STARTS
 from contextual_rnn.experiments.report import figures
 from contextual_rnn.experiments.report.data import Curve, Fans, Panel, Report, Section

@@ -25,7 +25,16 @@ import torch
 
 import contextual_rnn
 from contextual_rnn._whole_file import TEMPORARY, unicode_text, write_whole
-from contextual_rnn.experiments.config import Config, chosen, config_from_dict, config_to_dict, entry_of, task_name
+from contextual_rnn.experiments.config import (
+    Config,
+    chosen,
+    config_from_dict,
+    config_to_dict,
+    entry_of,
+    named_file,
+    option_types,
+    task_name,
+)
 from contextual_rnn.experiments.runs.json_file import check, damaged, parse, read_json, read_text
 
 CONFIG, METRICS, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "weights.safetensors", "result.json"
@@ -193,16 +202,11 @@ def differing_options(one: Config, other: Config) -> str:
 
 def command(config: Config, folder: Path | str) -> str:
     """The command line that trains `config` into `folder`; options at their default are left out."""
-    words = ["contextual-rnn", "train", task_name(config), *option_words(chosen(config))]
+    task = task_name(config)
+    words = ["contextual-rnn", "train", named_file(task) or task, *option_words(type(config), chosen(config))]
     return shlex.join([*words, "--out", unicode_text(folder)])
 
 
-def option_words(options: Mapping[str, Any]) -> list[str]:
-    """Options as the words of a command line."""
-    words: list[str] = []
-    for name, value in options.items():
-        option = name.replace("_", "-")
-        words += (
-            [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
-        )
-    return words
+def option_words(kind: type[Config], options: Mapping[str, Any]) -> list[str]:
+    """Options of a kind of configuration as the words of a command line."""
+    return [word for name, value in options.items() for word in option_types(kind)[name].written(name, value)]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import tomllib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
-from contextual_rnn.experiments.config import Config
+from contextual_rnn.experiments.config import Config, OptionType, option_types
 
 
 def grid_from_words(words: Sequence[str]) -> dict[str, list[str]]:
@@ -52,7 +50,7 @@ def combinations(base: Config, grid: Mapping[str, Sequence[str]], seeds: int | N
     Raises ValueError for an option that `base` does not have, a value that is not of its type, one that comes twice,
     and for a combination that the configuration refuses.
     """
-    kinds = typing.get_type_hints(type(base))
+    kinds = option_types(type(base))
     if unknown := sorted(set(grid) - set(kinds)):
         raise ValueError(f"grid: expected some of {', '.join(sorted(kinds))}, got {', '.join(unknown)}")
     if seeds is not None and seeds < 1:
@@ -76,21 +74,8 @@ def combinations(base: Config, grid: Mapping[str, Sequence[str]], seeds: int | N
     return configs
 
 
-def _value(name: str, text: str, kind: Any) -> Any:
-    for choice in get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,):
-        if get_origin(choice) is Literal:
-            if text in get_args(choice):
-                return text
-        elif choice is type(None):
-            if text.lower() == "none":
-                return None
-        elif choice is bool:
-            if text.lower() in ("true", "false"):
-                return text.lower() == "true"
-        else:
-            try:
-                return choice(text)
-            except ValueError:
-                continue
-    expected = " or ".join(map(str, get_args(kind))) or kind.__name__
-    raise ValueError(f"grid: expected {expected} for {name}, got {text!r}")
+def _value(name: str, text: str, kind: OptionType) -> Any:
+    try:
+        return kind.read(text)
+    except ValueError:
+        raise ValueError(f"grid: expected {kind.words} for {name}, got {text!r}") from None
