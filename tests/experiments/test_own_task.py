@@ -170,6 +170,14 @@ SOURCE = FILE.read_text()
         (".square().mean()", ".square()", r"loss: expected a tensor of one number .*, got one of shape \(8, 1\)"),
         ("return (self.model(x) - x.mean(1)).square().mean()", "return torch.zeros(())", "loss: .*, got one without"),
         ("error.mean().item()", "error.mean()", "evaluate: expected a number for mean_error, got Tensor"),
+        ("error.mean().item()", "True", "evaluate: expected a number for mean_error, got bool"),
+        ("error.mean().item()", "10**400", "evaluate: expected a float for mean_error, got a larger number"),
+        ('{"mean_error":', '{"error":', "evaluate: expected mean_error, the first metric .*, got error, share_close"),
+        ('{"mean_error"', '{3: 1.0, "mean_error"', "evaluate: expected names of metrics, got 3"),
+        *(
+            ('{"mean_error"', f'{{"{name}": 1.0, "mean_error"', f"evaluate: expected other names .*, got {name}")
+            for name in ("epoch", "step", "seconds", "train_loss")
+        ),
         ('return {"mean_error"', 'return None and {"mean_error"', "evaluate: expected a dict .*, got NoneType"),
         ("self.model = MeanModel(config)", "self.model = 3", "model: expected a module with parameters .*, got int"),
         ("(draws[:16],)", "draws[:16]", "training: expected a tuple of tensors in MeanTask, got Tensor"),
@@ -192,6 +200,17 @@ def test_parts_of_a_task_of_another_kind_are_named(before, after, message, tmp_p
     monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
     assert main(["train", str(path), "--out", str(tmp_path / "run")]) == 1
     assert re.search(message, capsys.readouterr().err)
+    assert "evaluate" not in message or not (tmp_path / "run" / "metrics.jsonl").exists(), "found before the first step"
+
+
+def test_a_metric_may_be_a_number_of_numpy(tmp_path, monkeypatch):
+    path = tmp_path / "task.py"
+    numbers = SOURCE.replace("error.mean().item()", "__import__('numpy').float32(error.mean().item())")
+    path.write_text(numbers.replace('{"mean_error"', '{"count": __import__("numpy").int64(3), "mean_error"'))
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
+    assert main(["train", str(path), "--out", str(tmp_path / "run")]) == 0
+    final = json.loads((tmp_path / "run" / "result.json").read_text())["final"]
+    assert (type(final["count"]), type(final["mean_error"])) == (int, float)
 
 
 @pytest.mark.parametrize(
