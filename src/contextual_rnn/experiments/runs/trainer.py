@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral, Real
 from typing import Any
 
@@ -19,7 +20,8 @@ from contextual_rnn.experiments.training.batches import Batches
 from contextual_rnn.experiments.training.cuda_graph import CapturedStep
 from contextual_rnn.experiments.training.data_parallel import ALONE, Group
 from contextual_rnn.experiments.training.flat_adam import FlatAdam
-from contextual_rnn.experiments.training.seeding import generator_for, seed_for
+from contextual_rnn.experiments.training.seeding import generator_for, global_generators, seed_for
+from contextual_rnn.spec.steps import evaluation
 
 RESERVED = ("epoch", "step", "seconds", "train_loss")  # in a line of metrics beside those of the task
 
@@ -39,6 +41,10 @@ class Training:
 
     def step(self, k: int) -> float:
         """Train on batch k and return its loss; a loss that is not finite changes nothing."""
+        with self._draws("global", self.config.seed, k, self.group.rank):
+            return self._step(k)
+
+    def _step(self, k: int) -> float:
         batch = self.batches[k]
         if self._captured is not None:
             return self._captured(batch, seed_for("states", self.config.seed, k), self.config.learning_rate)
@@ -54,7 +60,15 @@ class Training:
 
     def evaluate(self, final: bool) -> dict[str, float]:
         """The metrics of the task; raises TypeError or ValueError, which names the metric, for what is no such dict."""
-        return _numbers_of(self.task.evaluate(final), entry_of(self.config).metrics[0].name)
+        with evaluation(self.task.model), self._draws("evaluation", self.config.seed):
+            metrics = self.task.evaluate(final)
+        return _numbers_of(metrics, entry_of(self.config).metrics[0].name)
+
+    def _draws(self, *key: str | int) -> AbstractContextManager[None]:
+        """What the task draws from torch's global generators is a function of `key`."""
+        if not self.task.draws_globally:
+            return nullcontext()
+        return global_generators(*key, cuda=self._captured is not None)
 
     def interrupted(self) -> bool:
         """Whether to stop before the next step; all processes of a group return the same."""

@@ -49,6 +49,9 @@ class Task(ABC, Generic[Model]):
     training: tuple[Tensor, ...]
     validation: tuple[Tensor, ...]
     clip_norm: float | None = None
+    # False where `loss` and `evaluate` draw from their own generators alone: runs side by side then do not wait for the
+    # steps of others.
+    draws_globally: bool = True
 
     def to(self, device: torch.device) -> None:
         """Move the model and the data to `device`."""
@@ -58,7 +61,10 @@ class Task(ABC, Generic[Model]):
 
     @abstractmethod
     def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice | None = None) -> Tensor:
-        """Mean loss of `batch`, or of those `rows` of it; `generator` draws random initial states."""
+        """Mean loss of `batch`, or of those `rows` of it; `generator` draws random initial states.
+
+        Torch's global generator is seeded for each step, so that dropout repeats its draws too.
+        """
 
     def differentiate(
         self, batch: tuple[Tensor, ...], generator: torch.Generator, optimizer: FlatAdam, rows: slice | None = None
@@ -78,7 +84,7 @@ class Task(ABC, Generic[Model]):
         """Metrics on the validation set, in evaluation mode; `final` asks for those too slow for every epoch."""
 
     def test(self) -> Tested | None:
-        """Errors of the trained model on test data; None for a task without, which cannot be compared."""
+        """Errors of the trained model on test data, in evaluation mode; None for a task that cannot be compared."""
         return None
 
     def diagnose(self) -> Diagnosis | None:
