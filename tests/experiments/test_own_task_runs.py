@@ -1,4 +1,4 @@
-"""A task from a user's file that draws from torch's global generator gives the same bytes each time."""
+"""Runs of a task from a user's file: with draws from torch's global generator, and with tied weights."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from tests.experiments.test_sweep import Serial
 from contextual_rnn.experiments.config import config_from_dict, registry, task_of_file
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs.train import train
+from contextual_rnn.experiments.runs.weights import load_model
 from contextual_rnn.experiments.sweeps import stack
 from contextual_rnn.experiments.sweeps.sweep import named, sweep
 
@@ -23,18 +24,28 @@ DRAWS = (
 
 
 @pytest.fixture
-def of_seed(tmp_path, monkeypatch):
-    """A configuration by seed."""
+def with_changes(tmp_path, monkeypatch):
+    """A function from changes of the file to a function from a seed to a configuration."""
     monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
     monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
-    source = SOURCE
-    for before, after in DRAWS:
-        assert before in source
-        source = source.replace(before, after)
-    path = tmp_path / "drawing.py"
-    path.write_text(source)
-    name = task_of_file(str(path))
-    return lambda seed: config_from_dict({"task": name, "seed": seed})
+
+    def of_seed(*changes):
+        source = SOURCE
+        for before, after in changes:
+            assert before in source
+            source = source.replace(before, after)
+        path = tmp_path / "changed.py"
+        path.write_text(source)
+        name = task_of_file(str(path))
+        return lambda seed: config_from_dict({"task": name, "seed": seed})
+
+    return of_seed
+
+
+def train_and_stop(config, folder, steps):
+    asked = iter([False] * steps + [True])
+    with pytest.raises(Interrupted):
+        train(config, folder, interrupted=lambda: next(asked))
 
 
 def numbers_of(folder: Path):
@@ -42,16 +53,15 @@ def numbers_of(folder: Path):
     return [{**line, "seconds": 0} for line in lines], (folder / "weights.safetensors").read_bytes()
 
 
-def test_a_run_that_draws_globally_is_the_same_again_and_after_a_stop(of_seed, tmp_path):
+def test_a_run_that_draws_globally_is_the_same_again_and_after_a_stop(with_changes, tmp_path):
+    of_seed = with_changes(*DRAWS)
     torch.manual_seed(1)
     expected = torch.get_rng_state()
     train(of_seed(0), tmp_path / "once")
     assert torch.equal(torch.get_rng_state(), expected), "the caller's draws are as they were"
     torch.manual_seed(2)
     train(of_seed(0), tmp_path / "again")
-    asked = iter([False, False, False, True])
-    with pytest.raises(Interrupted):
-        train(of_seed(0), tmp_path / "stopped", interrupted=lambda: next(asked))
+    train_and_stop(of_seed(0), tmp_path / "stopped", 3)
     torch.manual_seed(3)
     train(of_seed(0), tmp_path / "stopped")
     train(of_seed(1), tmp_path / "other")
@@ -62,10 +72,24 @@ def test_a_run_that_draws_globally_is_the_same_again_and_after_a_stop(of_seed, t
     assert numbers_of(tmp_path / "other")[0][0]["drawn"] != lines[0]["drawn"]
 
 
-def test_runs_side_by_side_that_draw_globally_are_as_alone(of_seed, tmp_path, monkeypatch):
+def test_runs_side_by_side_that_draw_globally_are_as_alone(with_changes, tmp_path, monkeypatch):
+    of_seed = with_changes(*DRAWS)
     monkeypatch.setattr(stack, "cores", lambda: 4)
     configs = named(of_seed(seed) for seed in range(6))
     sweep(configs, tmp_path / "alone", Serial())
     sweep(configs, tmp_path / "stacked", Serial(), stack=4)
     for name in configs:
         assert numbers_of(tmp_path / "alone" / name) == numbers_of(tmp_path / "stacked" / name)
+
+
+def test_tied_weights_are_trained_stopped_and_read_back(with_changes, tmp_path):
+    readout = "nn.Linear(config.units, 1)\n"
+    tied = f"{readout}        self.tied = {readout}        self.tied.weight = self.readout.weight\n"
+    config = with_changes((readout, tied))(0)
+    run = train(config, tmp_path / "once")
+    train_and_stop(config, tmp_path / "stopped", 3)
+    train(config, tmp_path / "stopped")
+    assert numbers_of(tmp_path / "stopped") == numbers_of(tmp_path / "once")
+    model = load_model(run)
+    assert model.tied.weight is model.readout.weight
+    assert run.result["parameters"] == sum(parameter.numel() for parameter in model.parameters())
