@@ -219,6 +219,18 @@ def test_a_metric_may_be_a_number_of_numpy(tmp_path, monkeypatch):
         ("return Tested(", "return (", "test: expected a Tested from mean, got tuple"),
         (".abs()[:, 0],", ".abs()[:, 0].tolist(),", r"errors: expected a tensor \(examples, steps\), got list"),
         ("range(len(x))", "range(3)", r"errors: expected those of the 3 examples that series names"),
+        ("range(len(x))])", "range(24)], ['a'] * 3)", "groups: expected one for each of 24 examples, got 3"),
+        (
+            "range(len(x))])",
+            "range(24)], scores={'crps': torch.rand(24, 2)})",
+            r"crps: expected \(24,\) as errors, got \(24, 2\)",
+        ),
+        (
+            ".abs()[:, 0],",
+            ".abs()[:, 0] * torch.nan,",
+            "errors: expected at least one that is a number, got nan in all 24",
+        ),
+        ("def test(", "def untested(", "task: expected one with test data, got mean, whose test"),
         ("measures=(", "measures=() and (", "task: expected one with a measure to choose by, got mean"),
     ],
 )
@@ -229,6 +241,7 @@ def test_parts_of_a_test_of_another_kind_are_named(before, after, message, tmp_p
     monkeypatch.setattr(workers, "local_workers", lambda count: contextlib.nullcontext(Serial()))
     assert main(["compare", str(path), "--arms", "warm", "--seeds", "1", "--out", str(tmp_path / "run")]) == 1
     assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "run").exists(), "found before any training"
 
 
 def test_a_file_that_fails_after_it_has_registered_leaves_no_task(tmp_path, monkeypatch):

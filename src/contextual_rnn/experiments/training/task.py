@@ -23,7 +23,7 @@ class Tested:
 
     An error of a whole sequence is one step. `series`, (examples,), names what each example is a part of: examples of
     different series are independent. `groups` does the same for something larger, where there is one. `scores` has
-    further numbers of the same shape, by name, such as the CRPS.
+    further numbers of the same shape, by name, such as the CRPS. Raises TypeError or ValueError for others.
     """
 
     errors: Tensor
@@ -39,6 +39,13 @@ class Tested:
         if not examples or len(self.series) != examples:
             expected = f"those of the {len(self.series)} examples that series names, (examples, steps)"
             raise ValueError(f"errors: expected {expected}, got shape {tuple(self.errors.shape)}")
+        if self.groups is not None and len(self.groups) != examples:
+            raise ValueError(f"groups: expected one for each of {examples} examples, got {len(self.groups)}")
+        for name, values in self.scores.items():
+            if values.shape != self.errors.shape:
+                raise ValueError(f"{name}: expected {tuple(self.errors.shape)} as errors, got {tuple(values.shape)}")
+        if bool(self.errors.isnan().all()):
+            raise ValueError(f"errors: expected at least one that is a number, got nan in all {self.errors.numel()}")
         object.__setattr__(self, "errors", self.errors.detach())
 
 
