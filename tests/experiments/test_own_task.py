@@ -142,6 +142,38 @@ def test_a_measure_is_a_line_in_its_entry(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda lines, last: None, "got a NoneType"),
+        (lambda lines, last: "3", "got a str"),
+        (lambda lines, last: True, "got a bool"),
+        (lambda lines, last: 1 / 0, "got ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_measure_that_is_no_number_is_named(value, message, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(workers, "local_workers", lambda count: contextlib.nullcontext(Serial()))
+    entry = dataclasses.replace(tasks()["mean"], measures=(Measure("odd", value),))
+    monkeypatch.setitem(registry._TASKS, "mean", entry)
+    assert main(["train", "mean", "--out", str(tmp_path / "run")]) == 0
+    expected = f"odd: expected a number from this measure of mean for {tmp_path / 'run'}, {message}"
+    assert main(["results", str(tmp_path)]) == 1
+    assert expected in capsys.readouterr().err
+    monkeypatch.setitem(registry._TASKS, "mean", dataclasses.replace(entry, measures=()))
+    assert main(["sweep", "mean", "--seeds", "1", "--out", str(tmp_path / "sweep")]) == 0
+
+
+def test_a_measure_that_is_nan_in_all_runs_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(workers, "local_workers", lambda count: contextlib.nullcontext(Serial()))
+    entry = dataclasses.replace(tasks()["mean"], measures=(Measure("odd", final("mean_eror")),))
+    monkeypatch.setitem(registry._TASKS, "mean", entry)
+    assert main(["train", "mean", "--out", str(tmp_path / "run")]) == 0
+    assert main(["results", str(tmp_path)]) == 0
+    assert "and the measure odd is nan in all that finished" in capsys.readouterr().out
+    assert main(["compare", "mean", "--arms", "warm", "--seeds", "1", "--out", str(tmp_path / "compare")]) == 1
+    assert re.search("odd: expected a number to choose by for .*, got nan", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
     ("entry", "message"),
     [
         (TaskEntry("decay", DecayConfig, print, "", (Metric("a", "a"),)), "name: expected one that no other task has"),
