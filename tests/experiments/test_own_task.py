@@ -212,6 +212,11 @@ SOURCE = FILE.read_text()
         ),
         ('return {"mean_error"', 'return None and {"mean_error"', "evaluate: expected a dict .*, got NoneType"),
         ("self.model = MeanModel(config)", "self.model = 3", "model: expected a module with parameters .*, got int"),
+        (
+            "MeanModel(config)",
+            "MeanModel(config).requires_grad_(False)",
+            "model: expected at least one parameter that requires a gradient, got none",
+        ),
         ("(draws[:16],)", "draws[:16]", "training: expected a tuple of tensors in MeanTask, got Tensor"),
         ("(draws[:16],)", "(draws[:16], draws[:3])", r"training: expected as many rows .*, got \[16, 3\]"),
         ("(draws[:16],)", "(draws[:0],)", r"training: expected as many rows .*at least one, got \[0\]"),
@@ -274,6 +279,24 @@ def test_parts_of_a_test_of_another_kind_are_named(before, after, message, tmp_p
     assert main(["compare", str(path), "--arms", "warm", "--seeds", "1", "--out", str(tmp_path / "run")]) == 1
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "run").exists(), "found before any training"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("x = batch[0][rows or slice(None)]", "x = batch[0] @ torch.zeros(7, 7)"),
+        ("    TaskEntry(", "    1 + TaskEntry("),
+        ('return {"mean_error"', 'return None and {"mean_error"'),
+    ],
+)
+def test_an_error_in_the_file_says_where(before, after, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "task.py"
+    path.write_text(SOURCE.replace(before, after))
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
+    assert main(["train", str(path), "--out", str(tmp_path / "run")]) == 1
+    line = 1 + SOURCE[: SOURCE.index(before)].count("\n")
+    place = f" ({path}, line {line})\n"
+    assert capsys.readouterr().err.endswith(place) == ("None" not in after), "of an error outside no place is known"
 
 
 def test_a_file_that_fails_after_it_has_registered_leaves_no_task(tmp_path, monkeypatch):
