@@ -108,9 +108,7 @@ def _tested(name: str, runs: Mapping[int, Run], seeds: tuple[int, ...]) -> Arm:
                 diagnosis = task.diagnose()
     first = results[0]
     if any(_examples(tested) != _examples(first) for tested in results):
-        raise ValueError(
-            f"test: expected the same examples and scores for every seed, got others among those of {name}"
-        )
+        raise ValueError(f"test: expected the same examples and scores for every seed, got others for {name}")
     errors = Errors(numpy.stack([_matrix(tested.errors.numpy()) for tested in results]), first.series)
     scores = {name: numpy.stack([_matrix(each.scores[name].numpy()) for each in results]) for name in first.scores}
     groups = None if first.groups is None else tuple(first.groups)
