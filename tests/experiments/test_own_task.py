@@ -159,6 +159,38 @@ def test_a_measure_is_a_line_in_its_entry(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda lines, last: None, "got a NoneType"),
+        (lambda lines, last: "3", "got a str"),
+        (lambda lines, last: True, "got a bool"),
+        (lambda lines, last: 1 / 0, "got ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_measure_that_is_no_number_is_named(value, message, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(workers, "local_workers", lambda count: contextlib.nullcontext(Serial()))
+    entry = dataclasses.replace(tasks()["mean"], measures=(Measure("odd", value),))
+    monkeypatch.setitem(registry._TASKS, "mean", entry)
+    assert main(["train", "mean", "--out", str(tmp_path / "run")]) == 0
+    expected = f"odd: expected a number from this measure of mean for {tmp_path / 'run'}, {message}"
+    assert main(["results", str(tmp_path)]) == 1
+    assert expected in capsys.readouterr().err
+    monkeypatch.setitem(registry._TASKS, "mean", dataclasses.replace(entry, measures=()))
+    assert main(["sweep", "mean", "--seeds", "1", "--out", str(tmp_path / "sweep")]) == 0
+
+
+def test_a_measure_that_is_nan_in_all_runs_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(workers, "local_workers", lambda count: contextlib.nullcontext(Serial()))
+    entry = dataclasses.replace(tasks()["mean"], measures=(Measure("odd", final("mean_eror")),))
+    monkeypatch.setitem(registry._TASKS, "mean", entry)
+    assert main(["train", "mean", "--out", str(tmp_path / "run")]) == 0
+    assert main(["results", str(tmp_path)]) == 0
+    assert "and the measure odd is nan in all that finished" in capsys.readouterr().out
+    assert main(["compare", "mean", "--arms", "warm", "--seeds", "1", "--out", str(tmp_path / "compare")]) == 1
+    assert re.search("odd: expected a number to choose by for .*, got nan", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
     ("entry", "message"),
     [
         (TaskEntry("decay", DecayConfig, print, "", (Metric("a", "a"),)), "name: expected one that no other task has"),
@@ -212,90 +244,3 @@ def test_a_configuration_of_no_task_is_named():
     with pytest.raises(ValueError, match="config: expected the configuration of a registered task, got TrainingConfig"):
         entry_of(TrainingConfig())
     assert final("error")([], {"error": 2.0}) == 2.0
-
-
-SOURCE = FILE.read_text()
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "message"),
-    [
-        ("return (self.model(x) - x.mean(1)).square().mean()", "return 1.0", "loss: expected a tensor .*, got float"),
-        (".square().mean()", ".square()", r"loss: expected a tensor of one number .*, got one of shape \(8, 1\)"),
-        ("return (self.model(x) - x.mean(1)).square().mean()", "return torch.zeros(())", "loss: .*, got one without"),
-        ("error.mean().item()", "error.mean()", "evaluate: expected a number for mean_error, got Tensor"),
-        ('return {"mean_error"', 'return None and {"mean_error"', "evaluate: expected a dict .*, got NoneType"),
-        ("self.model = MeanModel(config)", "self.model = 3", "model: expected a module with parameters .*, got int"),
-        ("(draws[:16],)", "draws[:16]", "training: expected a tuple of tensors in MeanTask, got Tensor"),
-        ("(draws[:16],)", "(draws[:16], draws[:3])", r"training: expected as many rows .*, got \[16, 3\]"),
-        ("(draws[:16],)", "(draws[:0],)", r"training: expected as many rows .*at least one, got \[0\]"),
-        ("class MeanTask(Task[MeanModel])", "class MeanTask", "task: expected a Task for MeanConfig, got MeanTask"),
-        ("@dataclass(frozen=True)\nclass MeanConfig", "class MeanConfig", "config: expected a frozen dataclass"),
-        ("class MeanConfig(TrainingConfig)", "class MeanConfig", "config: expected a frozen dataclass"),
-        ('name="mean"', "name=3", "name: expected a task's name of letters, digits and _, got 3"),
-        ("metrics=(Metric(", 'metrics=("a", Metric(', r"metrics: expected a tuple of Metric for mean, got \('a'"),
-        ('final("mean_error")', '"mean_error"', "measures: expected a function for mean_error of mean"),
-        ("task=MeanTask", "task=None", "task: expected a class, a function or 'module:name' for mean, got None"),
-        ('title="The mean of a sequence"', "title=None", "title: expected text, got None"),
-        ('text="Averages', 'columns=("nosuch",), text="Averages', r"columns: .* options of mean, got \('nosuch',\)"),
-        ('text="Averages', 'columns="state", text="Averages', "columns: expected a tuple of options .*, got 'state'"),
-        ('text="Averages', 'titles={"a": {}}, text="Averages', "titles: expected texts for values of options of mean"),
-        ('text="Averages', 'drawings=(("a.svg", ""),), text="Averages', r"drawings: expected .*, got \('a.svg', ''\)"),
-        ('text="Averages', 'trajectories=1, text="Averages', "trajectories: expected True or False, got 1"),
-        ('"error", axis', "None, axis", "label: expected text, got None"),
-        ('"close", "share"', '"close", "logg"', "scale: expected one of linear, log, share, negative, got 'logg'"),
-        ('Metric("share_close"', 'Metric("mean_error"', "metrics: expected every name once for mean"),
-        ('Measure("largest_step"', 'Measure("mean_error"', "measures: expected every name once for mean"),
-        ('Measure("largest_step"', "Measure(3", "name: expected text, got 3"),
-        ("from __future__ import annotations", "from . import helper", "import NAME, not from . import NAME"),
-        ("from __future__ import annotations", "import sys; sys.exit(5)", "expected Python that registers tasks .*: 5"),
-    ],
-)
-def test_parts_of_a_task_of_another_kind_are_named(before, after, message, tmp_path, monkeypatch, capsys):
-    assert before in SOURCE
-    path = tmp_path / "task.py"
-    path.write_text(SOURCE.replace(before, after))
-    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
-    assert main(["train", str(path), "--out", str(tmp_path / "run")]) == 1
-    assert re.search(message, capsys.readouterr().err)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "message"),
-    [
-        ("return Tested(", "return (", "test: expected a Tested from mean, got tuple"),
-        (".abs()[:, 0],", ".abs()[:, 0].tolist(),", r"errors: expected a tensor \(examples, steps\), got list"),
-        ("range(len(x))", "range(3)", r"errors: expected those of the 3 examples that series names"),
-        ("measures=(", "measures=() and (", "task: expected one with a measure to choose by, got mean"),
-    ],
-)
-def test_parts_of_a_test_of_another_kind_are_named(before, after, message, tmp_path, monkeypatch, capsys):
-    path = tmp_path / "task.py"
-    path.write_text(SOURCE.replace(before, after))
-    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", "")
-    monkeypatch.setattr(workers, "local_workers", lambda count: contextlib.nullcontext(Serial()))
-    assert main(["compare", str(path), "--arms", "warm", "--seeds", "1", "--out", str(tmp_path / "run")]) == 1
-    assert re.search(message, capsys.readouterr().err)
-
-
-def test_a_file_that_fails_after_it_has_registered_leaves_no_task(tmp_path, monkeypatch):
-    path = tmp_path / "late.py"
-    path.write_text(SOURCE + "\nraise OSError('late')\n")
-    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(path))
-    for _ in range(2):
-        with pytest.raises(ValueError, match="got an error: late"):
-            tasks()
-
-
-@pytest.mark.parametrize("text", ["import nothing_of_this_name", "1 +"])
-def test_a_file_that_cannot_be_run_is_named(text, tmp_path, monkeypatch, capsys):
-    path = tmp_path / "broken.py"
-    path.write_text(text)
-    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(path))
-    assert main(["train", "decay", "--units", "2"]) == 1
-    assert f"CONTEXTUAL_RNN_TASKS: expected Python that registers tasks in {path}" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=str(path)):  # each time, not only the first
-        tasks()
-    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(tmp_path / "nowhere.py"))
-    with pytest.raises(ValueError, match="nowhere"):
-        tasks()

@@ -95,9 +95,7 @@ def write_file(
             raise ValueError(f"{name}: expected all of a tensor, got a shard of it; gather the model before")
         if tensor.dtype in NOT_IN_SAFETENSORS:
             raise ValueError(f"{name}: expected a dtype that safetensors can hold, got {tensor.dtype}")
-    # Copies: safetensors refuses tensors that share memory, as tiled and flattened ones may.
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_whole(path, safetensors_bytes(copies, header))
+    write_whole(path, safetensors_bytes(tensors, header))
 
 
 def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
@@ -123,7 +121,8 @@ def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """A safetensors file whose bytes depend on its contents alone: safetensors writes metadata in a random order."""
-    data = save(dict(tensors))
+    # Copies: safetensors refuses tensors that share memory, as tied and flattened ones may.
+    data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
     length = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
     header = _compact({"__metadata__": metadata}, sort_keys=False)[:-1].encode()
     entries = data[LENGTH_BYTES + 1 : length].rstrip()

@@ -9,6 +9,7 @@ import functools
 import importlib
 import operator
 import sys
+import traceback
 from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -37,6 +38,7 @@ FIRST_STEPS = """Recurrent networks that start from something better than zeros.
 contextual-rnn --help lists all commands, contextual-rnn COMMAND --help the options of one, --version the version."""
 # ArithmeticError: the loss of a run is not finite.
 REFUSALS = (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, ImportError)
+MODULES = "contextual_rnn_tasks_"  # the beginning of the names that files of tasks get
 
 
 COMMANDS = {
@@ -109,5 +111,15 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, KeyboardInterrupt) or interrupts.requested():  # an error after a signal follows from it
             interrupts.print_line()
             return interrupts.status()
-        print(f"contextual-rnn: {error}", file=sys.stderr)
+        print(f"contextual-rnn: {error}{_place(error)}", file=sys.stderr)
         return 1
+
+
+def _place(error: BaseException | None) -> str:
+    """Where the file of a task was when the error was raised, as " (FILE, line N)"; empty where none was."""
+    while error is not None:
+        for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+            if frame.f_globals.get("__name__", "").startswith(MODULES):
+                return f" ({frame.f_code.co_filename}, line {line})"
+        error = error.__cause__
+    return ""

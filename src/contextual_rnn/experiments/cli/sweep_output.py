@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from contextual_rnn.experiments import interrupts
@@ -12,10 +14,11 @@ from contextual_rnn.experiments.cli.program import print_answer, report_command
 from contextual_rnn.experiments.config import Config, config_to_dict, task_name, tasks
 from contextual_rnn.experiments.report.answer import answer
 from contextual_rnn.experiments.runs import store
-from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, finished, read_run
+from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, Run, finished, read_run
 from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.summary import summary
 from contextual_rnn.experiments.stats.finals import table
+from contextual_rnn.experiments.stats.measures import value_of
 from contextual_rnn.experiments.sweeps import sweep as sweeps
 from contextual_rnn.experiments.sweeps.estimate import estimated_seconds, in_words
 
@@ -67,9 +70,13 @@ def _best(progress: sweeps.Progress) -> str:
     finals: list[tuple[float, str]] = []
     for name, outcome in progress.outcomes.items():
         if outcome.result is not None and "diverged" not in outcome.result:
-            measure = tasks()[name.partition("-")[0]].measures[0]
-            value = measure.of([], outcome.result["final"])
-            finals.append((value if measure.more_is_better else -value, f"best {measure.name} {value:.4g} ({name})"))
+            entry = tasks()[name.partition("-")[0]]
+            run = Run(Path(name), entry.name, Config(), [], outcome.result)
+            for measure in entry.measures[:1]:
+                with contextlib.suppress(ValueError):  # it reads the lines of the epochs, which are not at hand
+                    value = value_of(measure, run)
+                    rank = value if measure.more_is_better else -value
+                    finals.append((rank, f"best {measure.name} {value:.4g} ({name})"))
     return max(finals, key=lambda best: best[0], default=(0.0, ""))[1]
 
 

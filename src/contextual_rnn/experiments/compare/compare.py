@@ -20,7 +20,7 @@ from contextual_rnn._numbers import SHARE, check_number, check_size, shortened
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.compare.answer import Answer, answer_of
 from contextual_rnn.experiments.compare.plan import Plan
-from contextual_rnn.experiments.compare.runs import RUNS, Watch, tested_arms, train_all
+from contextual_rnn.experiments.compare.runs import RUNS, Watch, test_of, tested_arms, train_all
 from contextual_rnn.experiments.compare.winner import Predictor, write_table
 from contextual_rnn.experiments.config import BASELINE, CONTROLS, Config, PanelConfig, arms_for
 from contextual_rnn.experiments.panels import Columns, Split
@@ -33,6 +33,7 @@ from contextual_rnn.experiments.sweeps.workers import local_workers
 from contextual_rnn.experiments.tasks.networks import own_files
 from contextual_rnn.experiments.tasks.panel import data_of, panel_text, passes_of
 from contextual_rnn.experiments.tasks.panel_model import PanelModel
+from contextual_rnn.experiments.tasks.registry import build_task
 from contextual_rnn.experiments.training.threads import cores
 
 WINNER, TABLE = "winner", "table.parquet"
@@ -139,12 +140,16 @@ def plan_of_table(
 def plan_of_task(config: Config, seeds: int, arms: Sequence[str] | None = None) -> Plan:
     """The comparison of a task's states, such as those of the paper's two, without a search.
 
-    Raises ValueError where the task does not name its states and `arms` does not either.
+    Raises ValueError where the task does not name its states and `arms` does not either, and what `test_of` does: the
+    test of a model without training shows before all training whether there will be one.
     """
     known = get_args(get_type_hints(type(config))["state"])
     if not (arms or known):
         raise ValueError(f"arms: expected the states to compare, as {type(config).__name__} does not list them")
-    return Plan(config, tuple(dict.fromkeys((BASELINE, *(arms or known)))), {}, seeds)
+    plan = Plan(config, tuple(dict.fromkeys((BASELINE, *(arms or known)))), {}, seeds)
+    untrained = dataclasses.replace(config, state=BASELINE)
+    test_of(build_task(untrained), untrained)
+    return plan
 
 
 def run(

@@ -12,6 +12,7 @@ from typing import Any
 from contextual_rnn._numbers import check_size
 from contextual_rnn.experiments.config import BASELINE, Config, config_to_dict, entry_of
 from contextual_rnn.experiments.runs.folder import Run
+from contextual_rnn.experiments.stats.measures import value_of
 from contextual_rnn.experiments.stats.verdict import best_of
 from contextual_rnn.experiments.sweeps.sweep import named
 
@@ -67,8 +68,9 @@ class Plan:
                 chosen[arm] = {name: values[0] for name, values in self.grid.items()}
                 continue
             of_arm = [run for run in runs if run.config.state == arm]
+            errors = {str(run.folder): validation_error(run) for run in of_arm}
             try:
-                best = best_of({str(run.folder): validation_error(run) for run in of_arm})
+                best = best_of(errors)
             except ValueError:
                 raise ValueError(f"{arm}: expected a run that converges, got {len(of_arm)} that diverged") from None
             options = config_to_dict(next(run for run in of_arm if str(run.folder) == best).config)
@@ -84,9 +86,14 @@ class Plan:
 
 
 def validation_error(run: Run) -> float:
-    """The task's first measure, of which less is better; infinite for a run that diverged or has not finished."""
+    """The task's first measure, of which less is better; infinite for a run that diverged or has not finished.
+
+    Raises ValueError where it is not a number.
+    """
     if not run.converged or run.result is None:
         return math.inf
     measure = entry_of(run.config).measures[0]
-    value = measure.of(run.metrics, run.result["final"])
+    value = value_of(measure, run)
+    if math.isnan(value):
+        raise ValueError(f"{measure.name}: expected a number to choose by for {run.folder}, got nan")
     return -value if measure.more_is_better else value

@@ -7,19 +7,22 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy
 
 from contextual_rnn.diagnostics import Diagnosis
 from contextual_rnn.experiments.compare.plan import Plan, validation_error
-from contextual_rnn.experiments.config import Config
+from contextual_rnn.experiments.config import Config, task_name
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.folder import Run, read_run
 from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.weights import load_task
 from contextual_rnn.experiments.stats.verdict import Errors, best_of
 from contextual_rnn.experiments.sweeps.sweep import Progress, sweep
-from contextual_rnn.experiments.training.task import Tested
+from contextual_rnn.experiments.training.seeding import global_generators
+from contextual_rnn.experiments.training.task import Task, Tested
+from contextual_rnn.spec.steps import evaluation
 
 RUNS = "runs"
 
@@ -99,18 +102,33 @@ def _tested(name: str, runs: Mapping[int, Run], seeds: tuple[int, ...]) -> Arm:
     diagnosis = None
     for seed in seeds:
         task = load_task(runs[seed])
-        if (tested := task.test()) is None:
-            raise ValueError(f"task: expected one with test data, got {runs[seed].task}, whose test() returns None")
-        if not isinstance(tested, Tested):
-            raise TypeError(f"test: expected a Tested from {runs[seed].task}, got {type(tested).__name__}")
-        results.append(tested)
+        results.append(test_of(task, runs[seed].config))
         if seed == best:
-            diagnosis = task.diagnose()
+            with global_generators("diagnosis", seed):
+                diagnosis = task.diagnose()
     first = results[0]
+    if any(_examples(tested) != _examples(first) for tested in results):
+        raise ValueError(f"test: expected the same examples and scores for every seed, got others for {name}")
     errors = Errors(numpy.stack([_matrix(tested.errors.numpy()) for tested in results]), first.series)
     scores = {name: numpy.stack([_matrix(each.scores[name].numpy()) for each in results]) for name in first.scores}
     groups = None if first.groups is None else tuple(first.groups)
     return Arm(name, runs, seeds, errors, scores, groups, diagnosis)
+
+
+def _examples(tested: Tested) -> tuple[object, ...]:
+    return tested.errors.shape, list(tested.series), sorted(tested.scores)
+
+
+def test_of(task: Task[Any], config: Config) -> Tested:
+    """The errors of a task on its test data. Raises ValueError where it has none, TypeError for another result."""
+    with evaluation(task.model), global_generators("test", config.seed):
+        tested = task.test()
+    name = task_name(config)
+    if tested is None:
+        raise ValueError(f"task: expected one with test data, got {name}, whose test() returns None")
+    if not isinstance(tested, Tested):
+        raise TypeError(f"test: expected a Tested from {name}, got {type(tested).__name__}")
+    return tested
 
 
 def _matrix(errors: numpy.ndarray) -> numpy.ndarray:

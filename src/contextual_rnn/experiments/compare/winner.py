@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import safetensors.torch
 import torch
 
 from contextual_rnn._whole_file import write_whole
@@ -18,7 +17,7 @@ from contextual_rnn.experiments.runs.json_file import read_json
 from contextual_rnn.experiments.tasks.networks import own_files
 from contextual_rnn.experiments.tasks.panel import parts_of, predicted
 from contextual_rnn.experiments.tasks.panel_model import PanelModel
-from contextual_rnn.serialization.file_format import check_tensors, read_safetensors
+from contextual_rnn.serialization.file_format import check_tensors, read_safetensors, safetensors_bytes
 
 CONFIG, WEIGHTS = "predictor.json", "model.safetensors"  # not config.json: that is a run
 OPTIONS = ("state", "network", "units", "features")  # of a model; the others are of its training
@@ -40,7 +39,7 @@ class Predictor:
         """Write predictor.json and model.safetensors into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / WEIGHTS, safetensors.torch.save(self.model.state_dict()))
+        write_whole(folder / WEIGHTS, safetensors_bytes(self.model.state_dict(), {}))
         options = {name: getattr(self.config, name) for name in OPTIONS}
         content = {"model": options, "encoding": json.loads(self.encoding.to_json())}
         write_whole(folder / CONFIG, json.dumps(content, indent=1) + "\n")

@@ -7,8 +7,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from numbers import Real
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +84,6 @@ def train(
     return read_run(folder)
 
 
-def _numbers_of(metrics: Any) -> Mapping[str, float]:
-    """What `evaluate` has returned, checked."""
-    if not isinstance(metrics, Mapping):
-        raise TypeError(f"evaluate: expected a dict from names of metrics to numbers, got {type(metrics).__name__}")
-    for name, value in metrics.items():
-        if not isinstance(value, Real):
-            raise TypeError(f"evaluate: expected a number for {name}, got {type(value).__name__}")
-    return metrics
-
-
 def follow(config: Config, group: Group, interrupted: Callable[[], bool] = interrupts.requested) -> None:
     """Train along with the first process of `group`, which calls `train`; reads and writes nothing.
 
@@ -147,7 +136,7 @@ def _train(
     def record(step: int, train_metrics: dict[str, float]) -> str | None:
         """Write the line of an epoch, or return the names of its metrics that are not finite."""
         epoch, final = step // per_epoch, step == total
-        metrics = {"epoch": epoch, "step": step, **train_metrics, **_numbers_of(task.evaluate(final))}
+        metrics = {"epoch": epoch, "step": step, **train_metrics, **training.evaluate(final)}
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
             return f"{', '.join(bad)} after step {step}"
         lines.append({**metrics, "seconds": seconds()})

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from contextual_rnn._numbers import shortened
 from contextual_rnn._saved_numbers import keys_of_numbers
-from contextual_rnn.experiments.config import Config
+from contextual_rnn.experiments.config import Config, entry_of
 from contextual_rnn.experiments.interrupts import requested
 from contextual_rnn.experiments.tasks.registry import build_task
 from contextual_rnn.experiments.training.batches import Batches
 from contextual_rnn.experiments.training.cuda_graph import CapturedStep
 from contextual_rnn.experiments.training.data_parallel import ALONE, Group
 from contextual_rnn.experiments.training.flat_adam import FlatAdam
-from contextual_rnn.experiments.training.seeding import generator_for, seed_for
+from contextual_rnn.experiments.training.seeding import generator_for, global_generators, seed_for
+from contextual_rnn.spec.steps import evaluation
+
+RESERVED = ("epoch", "step", "seconds", "train_loss")  # in a line of metrics beside those of the task
 
 
 class Training:
@@ -34,6 +41,10 @@ class Training:
 
     def step(self, k: int) -> float:
         """Train on batch k and return its loss; a loss that is not finite changes nothing."""
+        with self._draws("global", self.config.seed, k, self.group.rank):
+            return self._step(k)
+
+    def _step(self, k: int) -> float:
         batch = self.batches[k]
         if self._captured is not None:
             return self._captured(batch, seed_for("states", self.config.seed, k), self.config.learning_rate)
@@ -46,6 +57,18 @@ class Training:
         if math.isfinite(loss):
             self.optimizer.step(self.config.learning_rate)
         return loss
+
+    def evaluate(self, final: bool) -> dict[str, float]:
+        """The metrics of the task; raises TypeError or ValueError, which names the metric, for what is no such dict."""
+        with evaluation(self.task.model), self._draws("evaluation", self.config.seed):
+            metrics = self.task.evaluate(final)
+        return _numbers_of(metrics, entry_of(self.config).metrics[0].name)
+
+    def _draws(self, *key: str | int) -> AbstractContextManager[None]:
+        """What the task draws from torch's global generators is a function of `key`."""
+        if not self.task.draws_globally:
+            return nullcontext()
+        return global_generators(*key, cuda=self._captured is not None)
 
     def interrupted(self) -> bool:
         """Whether to stop before the next step; all processes of a group return the same."""
@@ -93,3 +116,26 @@ def device_of(config: Config, group: Group = ALONE) -> torch.device:
     if config.device == "cuda" and group.size > 1:
         raise ValueError(f"device: expected cpu for a run on {group.size} processes, got cuda")
     return torch.device(config.device)
+
+
+def _numbers_of(metrics: Any, first: str) -> dict[str, float]:
+    """What `evaluate` has returned, as numbers that JSON has; one that is not finite is a run's that diverged."""
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"evaluate: expected a dict from names of metrics to numbers, got {type(metrics).__name__}")
+    numbers: dict[str, float] = {}
+    for name, value in metrics.items():
+        if not isinstance(name, str):
+            raise TypeError(f"evaluate: expected names of metrics, got {shortened(name)}")
+        if name in RESERVED:
+            raise ValueError(f"evaluate: expected other names than {', '.join(RESERVED)}, got {name}")
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"evaluate: expected a number for {name}, got {type(value).__name__}")
+        try:
+            as_float = float(value)
+        except OverflowError:
+            raise ValueError(f"evaluate: expected a float for {name}, got a larger number") from None
+        numbers[name] = int(value) if isinstance(value, Integral) else as_float
+    if first not in numbers:
+        received = ", ".join(numbers) or "none"
+        raise ValueError(f"evaluate: expected {first}, the first metric of the task, got {received}")
+    return numbers

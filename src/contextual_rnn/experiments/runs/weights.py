@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor, nn
 
 from contextual_rnn.experiments.config import Config, config_to_dict
@@ -14,7 +13,7 @@ from contextual_rnn.experiments.runs.folder import WEIGHTS, Run, differing_optio
 from contextual_rnn.experiments.runs.json_file import json_object
 from contextual_rnn.experiments.tasks.registry import build_task
 from contextual_rnn.experiments.training.task import Task
-from contextual_rnn.serialization.file_format import check_tensors, read_safetensors
+from contextual_rnn.serialization.file_format import check_tensors, read_safetensors, safetensors_bytes
 
 
 def load_task(run: Run) -> Task[Any]:
@@ -56,4 +55,4 @@ def _read_weights(path: Path, config: Config) -> dict[str, Tensor]:
 def weights_bytes(model: nn.Module, config: Config) -> bytes:
     """The file of a run's weights: safetensors, with the configuration in its metadata."""
     metadata = {"config": json.dumps(config_to_dict(config), sort_keys=True)}
-    return safetensors.torch.save(model.state_dict(), metadata)
+    return safetensors_bytes(model.state_dict(), metadata)

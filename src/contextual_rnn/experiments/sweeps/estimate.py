@@ -46,6 +46,6 @@ def _seconds(config: Config) -> tuple[float, float]:
         for k in range(WARM_UP, WARM_UP + STEPS):
             training.step(k)
         trained = time.perf_counter()
-        training.task.evaluate(final=False)
+        training.evaluate(final=False)
         evaluated = time.perf_counter()
     return built - begin, (trained - warm) / STEPS * training.batches.per_epoch + evaluated - trained

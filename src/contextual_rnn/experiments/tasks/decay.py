@@ -136,6 +136,8 @@ class DecayTask(Task[DecayModel]):
     The normal state adds `kl_weight` times KL(h(0) || N(0, 1)), a mean over sequences in nats.
     """
 
+    draws_globally = False
+
     def __init__(self, config: DecayConfig):
         def data(split: str, periods: tuple[float, ...], samples: int) -> tuple[Tensor, Tensor]:
             period = torch.tensor(periods, device="cpu").repeat_interleave(samples)

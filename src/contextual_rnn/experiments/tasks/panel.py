@@ -17,6 +17,7 @@ from torch.nn import functional
 from contextual_rnn.diagnostics import Diagnosis, diagnose
 from contextual_rnn.experiments.config import PanelConfig
 from contextual_rnn.experiments.panels import Batch, Columns, Examples, PanelData, Split, prepare, read_panel
+from contextual_rnn.experiments.tasks.networks import own_files
 from contextual_rnn.experiments.tasks.panel_model import PanelModel
 from contextual_rnn.experiments.training.seeding import generator_for
 from contextual_rnn.experiments.training.task import Task, Tested
@@ -97,6 +98,7 @@ class PanelTask(Task[Kept]):
     def __init__(self, config: PanelConfig):
         self._config, self._data = config, data_of(config)
         self.model, self.clip_norm = Kept(PanelModel(config, self._data.encoding)), config.clip_norm
+        self.draws_globally = bool(own_files(config.network))
         train = self._data.train
         numbers = len(train) * int(train.length.max()) * (len(self._data.inputs) + 2)
         self._whole = self._data.batch(train) if numbers <= WHOLE else None

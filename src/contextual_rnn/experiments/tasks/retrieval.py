@@ -159,6 +159,8 @@ def _start_as_the_authors(model: RetrievalModel, config: RetrievalConfig) -> Non
 class RetrievalTask(Task[RetrievalModel]):
     """Cross entropy on the last step; validation log-likelihood in nats a sequence, and accuracy."""
 
+    draws_globally = False
+
     def __init__(self, config: RetrievalConfig):
         self._config = config
         self.training = self._data("training", config.train_samples)

@@ -19,6 +19,8 @@ class FlatAdam:
 
     def __init__(self, model: nn.Module, clip_norm: float | None = None):
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not self.parameters:
+            raise ValueError("model: expected at least one parameter that requires a gradient, got none")
         self._vector = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in self.parameters]))
         self._vector.grad = self.gradient = torch.zeros_like(self._vector)
         self._values = self._vector.detach()

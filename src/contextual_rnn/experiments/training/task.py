@@ -23,7 +23,7 @@ class Tested:
 
     An error of a whole sequence is one step. `series`, (examples,), names what each example is a part of: examples of
     different series are independent. `groups` does the same for something larger, where there is one. `scores` has
-    further numbers of the same shape, by name, such as the CRPS.
+    further numbers of the same shape, by name, such as the CRPS. Raises TypeError or ValueError for others.
     """
 
     errors: Tensor
@@ -39,6 +39,13 @@ class Tested:
         if not examples or len(self.series) != examples:
             expected = f"those of the {len(self.series)} examples that series names, (examples, steps)"
             raise ValueError(f"errors: expected {expected}, got shape {tuple(self.errors.shape)}")
+        if self.groups is not None and len(self.groups) != examples:
+            raise ValueError(f"groups: expected one for each of {examples} examples, got {len(self.groups)}")
+        for name, values in self.scores.items():
+            if values.shape != self.errors.shape:
+                raise ValueError(f"{name}: expected {tuple(self.errors.shape)} as errors, got {tuple(values.shape)}")
+        if bool(self.errors.isnan().all()):
+            raise ValueError(f"errors: expected at least one that is a number, got nan in all {self.errors.numel()}")
         object.__setattr__(self, "errors", self.errors.detach())
 
 
@@ -49,6 +56,9 @@ class Task(ABC, Generic[Model]):
     training: tuple[Tensor, ...]
     validation: tuple[Tensor, ...]
     clip_norm: float | None = None
+    # False where `loss` and `evaluate` draw from their own generators alone: runs side by side then do not wait for the
+    # steps of others.
+    draws_globally: bool = True
 
     def to(self, device: torch.device) -> None:
         """Move the model and the data to `device`."""
@@ -58,7 +68,10 @@ class Task(ABC, Generic[Model]):
 
     @abstractmethod
     def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice | None = None) -> Tensor:
-        """Mean loss of `batch`, or of those `rows` of it; `generator` draws random initial states."""
+        """Mean loss of `batch`, or of those `rows` of it; `generator` draws random initial states.
+
+        Torch's global generator is seeded for each step, so that dropout repeats its draws too.
+        """
 
     def differentiate(
         self, batch: tuple[Tensor, ...], generator: torch.Generator, optimizer: FlatAdam, rows: slice | None = None
@@ -78,7 +91,7 @@ class Task(ABC, Generic[Model]):
         """Metrics on the validation set, in evaluation mode; `final` asks for those too slow for every epoch."""
 
     def test(self) -> Tested | None:
-        """Errors of the trained model on test data; None for a task without, which cannot be compared."""
+        """Errors of the trained model on test data, in evaluation mode; None for a task that cannot be compared."""
         return None
 
     def diagnose(self) -> Diagnosis | None:
