@@ -219,7 +219,7 @@ def test_a_file_imports_modules_beside_it(tmp_path, monkeypatch):
     (tmp_path / "module_beside_the_task.py").write_text("UNITS = 3")
     path = tmp_path / "task.py"
     path.write_text(
-        SOURCE.replace("units: int = 3", "from module_beside_the_task import UNITS\n    units: int = UNITS")
+        FILE.read_text().replace("units: int = 3", "from module_beside_the_task import UNITS\n    units: int = UNITS")
     )
     monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(path))
     assert "mean" in tasks()
@@ -227,7 +227,7 @@ def test_a_file_imports_modules_beside_it(tmp_path, monkeypatch):
 
 def test_a_file_under_two_paths_is_one_file(tmp_path, monkeypatch, capsys):
     file = tmp_path / "task.py"
-    file.write_text(SOURCE)
+    file.write_text(FILE.read_text())
     (tmp_path / "folder").mkdir()
     (tmp_path / "link.py").symlink_to(file)
     monkeypatch.chdir(tmp_path)
