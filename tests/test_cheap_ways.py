@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from contextual_rnn import ContextState, ContextualRNN, NormalState, truncated
-from contextual_rnn.sequences import running, segments
+from contextual_rnn.sequences import padded, segments
 from contextual_rnn.sequences.padded import needs_no_packing
 from contextual_rnn.sequences.segments import Segments
 
@@ -94,7 +94,7 @@ def test_one_layer_needs_no_packing(monkeypatch, kind, batch_first):
     packed = pack_padded_sequence(x, lengths, batch_first=batch_first, enforce_sorted=False)
     output, state = network(packed, model.initial_state(context))
     expected = [pad_packed_sequence(output, batch_first=batch_first, total_length=6)[0], state]
-    monkeypatch.setattr(running, "pack_padded_sequence", None)
+    monkeypatch.setattr(padded, "pack_padded_sequence", None)
     actual = model(x, context=context, lengths=lengths)
     cotangents, leaves = [torch.randn_like(tensor) for tensor in expected], [x, *model.parameters()]
     gradients = [torch.autograd.grad(tensors, leaves, cotangents) for tensors in (actual, expected)]
@@ -129,7 +129,7 @@ def test_without_the_final_state_layers_and_lstms_need_no_packing(monkeypatch, k
     x[torch.arange(6) >= lengths[:, None]] = torch.nan
     x = (x if batch_first else x.transpose(0, 1)).requires_grad_()
     expected, _ = model(x, context=context, lengths=lengths)
-    monkeypatch.setattr(running, "pack_padded_sequence", None)
+    monkeypatch.setattr(padded, "pack_padded_sequence", None)
     actual, state = model(x, context=context, lengths=lengths, final_state=False)
     assert state is None
     cotangent, leaves = torch.randn_like(expected), [x, *model.parameters()]

@@ -27,6 +27,7 @@ from contextual_rnn.experiments.cli.sweep import Sweep, SweepOptions
 from contextual_rnn.experiments.cli.train import Train, TrainOptions
 from contextual_rnn.experiments.cli.words import REGISTRY, check_name
 from contextual_rnn.experiments.config import task_of_file, tasks
+from contextual_rnn.experiments.config.registry import MODULES
 
 DESCRIPTION = "Recurrent networks that start from something better than zeros: train, reproduce, generate."
 FIRST_STEPS = """Recurrent networks that start from something better than zeros. Three things to try:
@@ -38,7 +39,6 @@ FIRST_STEPS = """Recurrent networks that start from something better than zeros.
 contextual-rnn --help lists all commands, contextual-rnn COMMAND --help the options of one, --version the version."""
 # ArithmeticError: the loss of a run is not finite.
 REFUSALS = (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, ImportError)
-MODULES = "contextual_rnn_tasks_"  # the beginning of the names that files of tasks get
 
 
 COMMANDS = {

@@ -21,6 +21,7 @@ from contextual_rnn.experiments.config.entry import TaskEntry, check_parts
 from contextual_rnn.experiments.config.options import TrainingConfig
 
 TASK_FILES = "CONTEXTUAL_RNN_TASKS"
+MODULES = "contextual_rnn_tasks_"  # the beginning of the names that their modules get
 # Options that a run may have had in an earlier version, and the only value that they can still have.
 RETIRED = {"schedule": "constant"}
 
@@ -93,7 +94,7 @@ def _run_file(path: Path, argument: str) -> None:
     if not _LOADED.isdisjoint((file, str(path))):  # a relative path stays known where the process changes its folder
         return
     _LOADED.update(loaded := {file, str(path)})
-    name = f"contextual_rnn_tasks_{path.stem}"
+    name = f"{MODULES}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         _LOADED.difference_update(loaded)
