@@ -14,10 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from contextual_rnn.experiments.compare.figures import steps_figure
 from contextual_rnn.experiments.config import DecayConfig, Metric, RetrievalConfig, entry_of
+from contextual_rnn.experiments.config.entry import DRAWINGS
 from contextual_rnn.experiments.report import figures
 from contextual_rnn.experiments.report.data import Curve, Fans, Panel
 from contextual_rnn.experiments.report.gather import curves_of
-from contextual_rnn.experiments.report.html import DRAWINGS
 from contextual_rnn.experiments.runs.folder import Run
 
 

@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-EXPECTED = {int: "an int", float: "a number"}
+from contextual_rnn.experiments.config.option_type import OptionType
+
 REGISTRY = ConstructorRegistry()
 
 
@@ -28,17 +29,12 @@ def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     kinds = get_args(info.type) or (info.type,)
     optional, several = NoneType in kinds, Ellipsis in kinds
     rest = set(kinds) - {NoneType, Ellipsis}
-    if len(rest) != 1 or not rest <= EXPECTED.keys():
+    if len(rest) != 1 or not rest <= {int, float}:
         return None
     (kind,) = rest
 
     def parse(word: str) -> Any:
-        if optional and word == "None":
-            return None
-        try:
-            return kind(word)
-        except ValueError:
-            raise ValueError(f"expected {EXPECTED[kind]}, got {word!r}") from None
+        return None if optional and word == "None" else OptionType(kind).read(word)
 
     name = f"{'{None}|' if optional else ''}{kind.__name__.upper()}"
     return PrimitiveConstructorSpec(

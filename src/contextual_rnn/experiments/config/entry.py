@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from contextual_rnn.experiments.config.option_type import option_type, option_types
+from contextual_rnn.experiments.config.option_type import OptionType, option_type, option_types
 from contextual_rnn.experiments.config.options import TrainingConfig, check_options
 
 DRAWINGS = Path(__file__).parents[1] / "report" / "drawings"
@@ -87,9 +88,14 @@ def epochs_to(threshold: float, metric: str) -> Value:
 
 def _check_types(part: Any, kind: type) -> None:
     """Check the texts, flags and names of scales of a part of an entry."""
-    for name, annotation in get_type_hints(kind).items():
-        if annotation != Value:
-            option_type(name, annotation).checked(name, getattr(part, name))
+    for name, of_name in _types(kind).items():
+        of_name.checked(name, getattr(part, name))
+
+
+@functools.cache
+def _types(kind: type) -> dict[str, OptionType]:
+    hints = get_type_hints(kind)
+    return {name: option_type(name, annotation) for name, annotation in hints.items() if annotation != Value}
 
 
 def check_parts(entry: TaskEntry) -> None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.config import Metric
-from contextual_rnn.experiments.config.entry import Scale
+from contextual_rnn.experiments.config.entry import DRAWINGS, Scale
 from contextual_rnn.experiments.config.retrieval import STARTS
 from contextual_rnn.experiments.report import figures
 from contextual_rnn.experiments.report.data import Curve, Fans, Panel, Report, Section
@@ -28,7 +28,6 @@ from contextual_rnn.experiments.studies.gain_map import Map
 REPORT, TEMPLATE = "report.html", "report.html.jinja"
 # Beside the answer of `compare`, whose own report has the first name.
 ANSWER, BESIDE_ANSWER = "answer.json", "runs.html"
-DRAWINGS = Path(__file__).parent / "drawings"
 TITLE = "Does a better initial state help?"
 # The folds of report.html.jinja before and after those of the experiments.
 BEFORE = {

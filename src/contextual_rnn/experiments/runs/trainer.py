@@ -23,7 +23,7 @@ from contextual_rnn.experiments.training.flat_adam import FlatAdam
 from contextual_rnn.experiments.training.seeding import generator_for, global_generators, seed_for
 from contextual_rnn.spec.steps import evaluation
 
-RESERVED = ("epoch", "step", "seconds", "train_loss")  # in a line of metrics beside those of the task
+OF_EVERY_LINE = ("epoch", "step", "seconds", "train_loss")  # in a line of metrics beside those of the task
 
 
 class Training:
@@ -126,8 +126,8 @@ def _numbers_of(metrics: Any, first: str) -> dict[str, float]:
     for name, value in metrics.items():
         if not isinstance(name, str):
             raise TypeError(f"evaluate: expected names of metrics, got {shortened(name)}")
-        if name in RESERVED:
-            raise ValueError(f"evaluate: expected other names than {', '.join(RESERVED)}, got {name}")
+        if name in OF_EVERY_LINE:
+            raise ValueError(f"evaluate: expected other names than {', '.join(OF_EVERY_LINE)}, got {name}")
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"evaluate: expected a number for {name}, got {type(value).__name__}")
         try:
