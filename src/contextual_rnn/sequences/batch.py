@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like
 from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._torch_internals import is_program, is_tracing
-from contextual_rnn.sequences.contexts import check_contexts, naming
+from contextual_rnn.sequences.contexts import Numbers, check_contexts, naming
 from contextual_rnn.sequences.model import Model
 from contextual_rnn.sequences.padded import real_steps_first, refuse_tracing, turned_back
 from contextual_rnn.sequences.running import run_rows, run_segments, takes_packed
@@ -32,8 +32,8 @@ class Sequences:
     """A padded batch, or a piece of one, and the arguments of `ContextualRNN` on its sequences.
 
     first and lengths (B,): the real steps of each row; first is None where all begin at 0, lengths where all steps are
-    real. resets (B, T), on the CPU: the number of the reset before a step, in the order of the flags, -1 for none; T is
-    1 where flags stand before the whole call; None where no flag is set. resettable: whether there were flags.
+    real. resets (B, T), on the CPU: where rows begin anew; T is 1 where flags stand before the whole call; None where no
+    flag is set. resettable: whether there were flags. numbers: where each reset has its context in reset_context.
     begun (B,), on the CPU, of a piece after the first: the rows that had a step before it; None for all.
     """
 
@@ -47,8 +47,8 @@ class Sequences:
     lengths: Tensor | None = None
     resets: Tensor | None = None
     resettable: bool = False
-    num_resets: int = 0
     reset_context: Any = None
+    numbers: Numbers | None = None
     begun: Tensor | None = None
     over: bool = False  # whether no row has a step left
     final_state: bool = True  # whether it is wanted
@@ -118,9 +118,11 @@ class Sequences:
             if reset_context is not None:
                 raise ValueError("reset_context: expected only with reset, got it alone")
             return replace(self, **real)
-        resets, num_resets = self._resets(reset, first)
-        check_contexts("reset_context", reset_context, num_resets)
-        return replace(self, **real, resets=resets, resettable=True, num_resets=num_resets, reset_context=reset_context)
+        resets, numbers = self._resets(reset, first), None
+        if reset_context is not None:
+            numbers = Numbers.of(reset, self.spec.known_time_dim, batch_dim=self.spec.input_batch_dim)
+            check_contexts("reset_context", reset_context, numbers.count)
+        return replace(self, **real, resets=resets, resettable=True, reset_context=reset_context, numbers=numbers)
 
     def _rows_first(self, name: str, flags: Tensor) -> Tensor:
         """Flags in the layout of the input as (B, T)."""
@@ -129,26 +131,21 @@ class Sequences:
         check_flags(name, flags, sizes or {"batch": self.batch, "time": self.num_steps})
         return flags.T if time_first else flags
 
-    def _resets(self, reset: Tensor, first: Tensor | None) -> tuple[Tensor | None, int]:
-        """`resets` of rows that begin at `first`, and how many there are."""
+    def _resets(self, reset: Tensor, first: Tensor | None) -> Tensor | None:
+        """`resets` of rows that begin at `first`."""
         time, before_call = self.spec.known_time_dim, isinstance(reset, Tensor) and reset.ndim == 1
         # An input of any axes may be one step or a sequence: flags (B,) then apply before the call.
         if isinstance(time, int) and not (before_call and self.spec.input_ndim is None):
-            self._rows_first("reset", reset)
+            flags = self._rows_first("reset", reset).cpu()
         else:
             check_flags("reset", reset, {"batch": self.batch})
-        flags = reset.cpu()
-        num_resets = int(flags.count_nonzero())
-        if not num_resets and not is_tracing():
-            return None, 0
-        numbers = flags.flatten().cumsum(0).view(flags.shape).mul_(flags).sub_(1)
-        if flags.ndim == 2:
-            return numbers.T if self.time < self.spec.input_batch_dim else numbers, num_resets
-        if not isinstance(time, int):
-            return numbers[:, None], num_resets
+            flags = reset[:, None].cpu()
+        if not is_tracing() and not flags.any():
+            return None
+        if not before_call or not isinstance(time, int):
+            return flags
         first = torch.zeros(self.batch, dtype=torch.int64, device="cpu") if first is None else first.cpu()
-        step = torch.arange(self.num_steps, device="cpu")
-        return torch.where(step == first[:, None], numbers[:, None], -1), num_resets
+        return flags & (torch.arange(self.num_steps, device="cpu") == first[:, None])
 
     @property
     def time(self) -> int:
@@ -186,6 +183,7 @@ class Sequences:
             begun=begun,
             over=over,
             resets=None if self.resets is None else self.resets[:, start:stop],
+            numbers=None if self.numbers is None else self.numbers.steps(start, stop),
         )
 
     def split(self, name: str, step: int) -> tuple[Sequences, Sequences]:
@@ -222,7 +220,8 @@ class Sequences:
         if not no_step and (not self.batch or (one_source and in_one_call and self._is_whole)):
             return self._whole_rows(self._begun(hx if carried is None else carried), carry)
         refuse_tracing("lengths" if self.resets is None else "reset")
-        resets = torch.full((self.batch, self.num_steps), -1, device="cpu") if self.resets is None else self.resets
+        if (resets := self.resets) is None:
+            resets = torch.zeros(self.batch, self.num_steps, dtype=torch.bool, device="cpu")
         lengths = None if self.lengths is None else self.lengths.cpu().long()
         segments = Segments.between(resets, None if self.first is None else self.first.cpu(), lengths)
         starts = self._starts(hx, carried, segments)
@@ -243,7 +242,7 @@ class Sequences:
             return self.model._start(self.context, self.batch, self.generator)
         rows = torch.empty(0, dtype=torch.int64, device="cpu")
         if self.resets is not None:
-            rows = (self.resets[:, 0] >= 0).nonzero()[:, 0]
+            rows = self.resets[:, 0].nonzero()[:, 0]
         # Also where nothing is reset: DDP refuses parameters that only some calls use.
         elif not self.resettable or self.reset_context is not None or not torch.is_grad_enabled():
             return state
@@ -270,7 +269,7 @@ class Sequences:
             return make(self.context, self.batch, self.generator, rows)
         if given is not None and not self.batch:
             return given
-        anew = segments.reset >= 0
+        anew = segments.where(self.resets)
         begun = torch.zeros(self.batch, dtype=torch.bool, device="cpu")
         if carried is not None:
             begun = ~begun if self.begun is None else self.begun
@@ -289,9 +288,10 @@ class Sequences:
         # Also where nothing is reset: DDP refuses parameters that only some calls use.
         if bool(from_context.any()) or (self.resettable and self.reset_context is None):
             add(from_context, make(self.context, self.batch, self.generator, rows[from_context]))
-        if self.num_resets and self.reset_context is not None:
-            with naming("reset_context", self.reset_context, self.num_resets):
-                state = make(self.reset_context, self.num_resets, self.generator, segments.reset[anew])
+        if self.resets is not None and self.numbers is not None:
+            with naming("reset_context", self.reset_context, self.numbers.count):
+                numbers = self.numbers.at(rows[anew], segments.start[anew])
+                state = make(self.reset_context, self.numbers.count, self.generator, numbers)
             add(anew, state)
         if len(sources) == 1:
             return sources[0][1]

@@ -4,9 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
+
+
+class Numbers(NamedTuple):
+    """Which of the contexts a reset has, in the order of the flags; `places` is (B, T) or, for all steps, (B, 1)."""
+
+    places: Tensor
+    count: int
+
+    @classmethod
+    def of(cls, reset: Tensor, time_dim: object, batch_dim: int) -> Numbers:
+        """Of flags in the layout of the input, or (B,) before a call."""
+        number = reset.cpu().flatten().cumsum(0)
+        places = (number - 1).view(reset.shape)
+        if reset.ndim == 1:
+            places = places[:, None]
+        elif isinstance(time_dim, int) and time_dim < batch_dim:
+            places = places.T
+        return cls(places, int(number[-1]) if len(number) else 0)
+
+    def steps(self, start: int, stop: int) -> Numbers:
+        """Those of the piece from step `start` to before `stop`."""
+        return self if self.places.shape[1] == 1 else self._replace(places=self.places[:, start:stop])
+
+    def at(self, rows: Tensor, steps: Tensor) -> Tensor:
+        """Those of some steps, one of each row given."""
+        return self.places[rows, steps if self.places.shape[1] > 1 else 0]
 
 
 def check_contexts(name: str, context: Any, count: int) -> None:

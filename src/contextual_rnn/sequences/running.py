@@ -171,7 +171,8 @@ def _in_pieces(
 
     Rows without a segment are left out of a piece, so that padding is not read.
     """
-    steps, batch = inputs.tensor.shape[_time(spec)], len(segments.last)
+    last = segments.last
+    steps, batch = inputs.tensor.shape[_time(spec)], len(last)
     count, rows = len(segments.row), torch.arange(batch, device="cpu")
     begins = torch.full((steps + 1, batch), -1, device="cpu")
     ends = torch.zeros_like(begins, dtype=torch.bool)
@@ -183,7 +184,7 @@ def _in_pieces(
     if spec.step is not None:
         cuts[: steps + 1] = True
     bounds = cuts.nonzero()[:, 0].tolist()
-    one_each = torch.cat([segments.last.new_zeros(1), segments.last[:-1] + 1])[:batch]
+    one_each = torch.cat([last.new_zeros(1), last[:-1] + 1])[:batch]
     state, live = take(spec.tree, one_each, starts), torch.zeros(batch, dtype=torch.bool, device="cpu")
     pieces: list[tuple[int, int, Tensor, Tensor]] = []
     for first, stop in pairwise(bounds):

@@ -15,49 +15,53 @@ _SHORTER, _WORTH_A_CALL = 0.75, 1000
 class Segments(NamedTuple):
     """The segments of a batch, row by row and in time; all tensors are on the CPU.
 
-    row (N,): the row of the batch that a segment is of. reset (N,): the number of the reset that it begins with, -1
-    for none. start (N,) and length (N,): its steps. last (B,): the last segment of each row. A row without a step has
-    one segment, of length 0.
+    row (N,): the row of the batch that a segment is of. start (N,) and length (N,): its steps. ends (N,): whether it is
+    its row's last. A row without a step has one segment, of length 0.
     """
 
     row: Tensor
-    reset: Tensor
     start: Tensor
     length: Tensor
-    last: Tensor
+    ends: Tensor
 
     @classmethod
     def between(cls, resets: Tensor, first: Tensor | None, lengths: Tensor | None) -> Segments:
-        """Cut rows of `lengths` (B,) steps from `first` (B,) before each step where `resets` (B, T) is not -1.
+        """Cut rows of `lengths` (B,) steps from `first` (B,) before each step where `resets` (B, T) is True.
 
         Without `first` all rows begin at 0, without both they have all steps.
         """
-        begins, end = resets >= 0, resets.shape[1]
-        if lengths is None:
-            begins[:, :1] = True
-        else:
-            step = torch.arange(resets.shape[1], device="cpu")
+        batch, steps = resets.shape
+        begins = resets.new_zeros(batch, steps + 1)  # a row without a step may begin after the last
+        begins[:, :steps] = resets
+        if lengths is not None:
             first = torch.zeros_like(lengths) if first is None else first
-            end = first + lengths
-            begins = (begins & (step > first[:, None]) | (step == first[:, None])) & (step < end[:, None])
+            stop, step = first + lengths, torch.arange(steps + 1, device="cpu")
+            begins &= (step > first[:, None]) & (step < stop[:, None])
+            begins.scatter_(1, first[:, None], True)
+        else:
+            stop, begins[:, 0] = None, True
         row, start = begins.nonzero(as_tuple=True)
-        reset, count = resets[row, start], row.bincount(minlength=len(resets))
-        if not count.all():  # rows without a step
-            empty = (count == 0).nonzero()[:, 0]
-            row, order = torch.cat([row, empty]).sort(stable=True)
-            start = torch.cat([start, torch.zeros_like(empty) if first is None else first[empty]])[order]
-            reset = torch.cat([reset, torch.full_like(empty, -1)])[order]
-            count[empty] = 1
-        last, stop = count.cumsum(0) - 1, start.roll(-1)  # where the next segment of the row begins
-        stop[last] = end
-        return cls(row, reset, start, stop - start, last)
+        following, ends = start.roll(-1), row.roll(-1) != row
+        ends[-1:] = True
+        following = following.masked_fill_(ends, steps) if stop is None else torch.where(ends, stop[row], following)
+        return cls(row, start, following - start, ends)
 
     @property
     def table(self) -> Tensor:
         """Row, first step, length, and whether it is its row's last, as `ops._gated` has them: (4, N)."""
-        last = torch.zeros_like(self.row)
-        last[self.last] = 1
-        return torch.stack([self.row, self.start, self.length, last])
+        return torch.stack([self.row, self.start, self.length, self.ends.long()])
+
+    @property
+    def last(self) -> Tensor:
+        """The last segment of each row, (B,)."""
+        return self.ends.nonzero()[:, 0]
+
+    def where(self, flags: Tensor | None) -> Tensor:
+        """Whether `flags` (B, T) are True where a segment begins; not where it has no step."""
+        running, chosen = self.running, torch.zeros_like(self.ends)
+        if flags is not None:
+            chosen[running] = flags[self.row[running], self.start[running]]
+        return chosen
 
     @property
     def running(self) -> Tensor:
@@ -81,8 +85,8 @@ class Segments(NamedTuple):
         return [running] if len(bounds) == 1 else list(order.tensor_split(bounds[1:]))
 
     def only(self, index: Tensor) -> Segments:
-        """Only the segments `index`; the marks of the last segments of rows do not change."""
-        return Segments(self.row[index], self.reset[index], self.start[index], self.length[index], self.last)
+        """Only the segments `index`."""
+        return Segments._make(each[index] for each in self)
 
     def places(self, input: Tensor, time: int) -> Tensor:
         """Where each step of the segments is in an input with its first two axes as one, padded by the last: (N, T)."""
