@@ -32,8 +32,8 @@ class Sequences:
     """A padded batch, or a piece of one, and the arguments of `ContextualRNN` on its sequences.
 
     first and lengths (B,): the real steps of each row; first is None where all begin at 0, lengths where all steps are
-    real. resets (B, T), on the CPU: where rows begin anew; T is 1 where flags stand before the whole call; None where no
-    flag is set. resettable: whether there were flags. numbers: where each reset has its context in reset_context.
+    real. resets (B, T), on the CPU: where rows begin anew; T is 1 where flags stand before the whole call; None where
+    none is set. resettable: whether there were flags. numbers: where each reset has its context in reset_context.
     begun (B,), on the CPU, of a piece after the first: the rows that had a step before it; None for all.
     """
 
