@@ -22,7 +22,7 @@ gc.disable()
 def pytest_collection_finish():
     gc.freeze()
     gc.enable()
-    gc.set_threshold(700, 10, 200)  # a million objects more come with what tests import: each look at all takes a second
+    gc.set_threshold(700, 10, 200)  # to look at all that tests import takes a second
 
 
 # Tests survive no power failure: a file that never reaches the disk is written, and deleted, a hundred times as fast.

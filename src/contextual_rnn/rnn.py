@@ -14,7 +14,7 @@ from contextual_rnn._lengths import packed_batch_size
 from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._sharded import set_around
 from contextual_rnn._tensors import first_parameter
-from contextual_rnn.sequences.backend import check_backend
+from contextual_rnn.sequences.backend import SequenceBackend, check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.stream import Stream
 from contextual_rnn.sequences.stream_starts import start_of_contexts
@@ -46,9 +46,9 @@ class ContextualRNN(nn.Module):
     state made for another network and a backend that there is not, or not for this network.
     """
 
-    backend: str = "auto"  # of models that were pickled without one
+    backend: SequenceBackend = "auto"  # of models that were pickled without one
 
-    def __init__(self, network: nn.Module, initial_state: InitialState, backend: str = "auto"):
+    def __init__(self, network: nn.Module, initial_state: InitialState, backend: SequenceBackend = "auto"):
         super().__init__()
         spec = spec_of(network)
         if not isinstance(network, nn.Module):

@@ -1,12 +1,14 @@
 """What every backend must provide besides right numbers: any memory layout, samples apart, the right choice."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
 
 from contextual_rnn.ops import BACKENDS, fast_weights
 from contextual_rnn.ops._fast_weights import cpu
+from contextual_rnn.ops._fast_weights.dispatch import FastWeightsBackend
 
 
 def scattered(leaf: torch.Tensor) -> torch.Tensor:
@@ -215,3 +217,7 @@ def test_a_is_carried_from_chunk_to_chunk(make_problem, assert_all_close, fast_b
             enumerate([output, *torch.autograd.grad(output, list(leaves.values()), output.detach())])
         )
     assert_all_close(values[fast_backend], values["reference"], 1e-9)
+
+
+def test_an_editor_shows_every_backend():
+    assert set(get_args(FastWeightsBackend)) == {"auto", *BACKENDS}

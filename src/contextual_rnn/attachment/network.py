@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
@@ -25,14 +25,16 @@ from contextual_rnn.spec.tree import State, fits
 from contextual_rnn.states import InitialState
 from contextual_rnn.states._heads import MissingContextError, batch_of
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 def attach(
-    network: nn.Module,
+    network: Network,
     state: InitialState,
     *,
     host: nn.Module | None = None,
     context: str | Callable[..., Any] | None = None,
-) -> nn.Module:
+) -> Network:
     """Have `network`, wherever it is called without a state, start from `state`; returns `network`.
 
         attach(model.lstm, ContextState(model.lstm, encoder))

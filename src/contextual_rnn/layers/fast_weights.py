@@ -16,7 +16,7 @@ from contextual_rnn._numbers import check_elements, check_factory, check_flag, c
 from contextual_rnn._tensors import FLOATS, check_dense
 from contextual_rnn.layers.fast_weights_state import check_input, split_state, unsqueeze_state
 from contextual_rnn.layers.fast_weights_steps import SequenceStep, cell_step
-from contextual_rnn.ops._fast_weights.dispatch import check_backend, checked_options
+from contextual_rnn.ops._fast_weights.dispatch import FastWeightsBackend, check_backend, checked_options
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, Timing
 from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.networks import StateSpec, state_spec
@@ -40,7 +40,7 @@ class _FastWeights(nn.Module):
         elementwise_affine: bool = True,
         eps: float = 1e-5,
         timing: Timing = "ba2016",
-        backend: str = "auto",
+        backend: FastWeightsBackend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -57,7 +57,8 @@ class _FastWeights(nn.Module):
         self.input_size, self.hidden_size = input_size, hidden_size
         self.inner_steps, self.decay, self.rate = inner_steps, decay, rate
         self.timing: Timing = timing
-        self.backend, self.layer_norm, self.eps = backend, layer_norm, eps
+        self.backend: FastWeightsBackend = backend
+        self.layer_norm, self.eps = layer_norm, eps
         self._learned = {name: p.item() for name, p in self.named_parameters() if not p.is_meta}  # decay, rate
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size, **place))
@@ -176,7 +177,7 @@ class FastWeightsRNN(_FastWeights):
         elementwise_affine: bool = True,
         eps: float = 1e-5,
         timing: Timing = "ba2016",
-        backend: str = "auto",
+        backend: FastWeightsBackend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):

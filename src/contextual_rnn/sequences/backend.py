@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from contextual_rnn._tensors import PLAIN_TENSORS, described
 from contextual_rnn._torch_internals import dispatch_mode, in_forward_ad, is_plain_call, is_tracing, transforms
 from contextual_rnn.ops._gated.layers import Stack, supports
 
-BACKENDS = ("auto", "torch", "native", "reference")
+SequenceBackend = Literal["auto", "torch", "native", "reference"]
+BACKENDS: tuple[SequenceBackend, ...] = get_args(SequenceBackend)
 ENVIRONMENT = "CONTEXTUAL_RNN_SEQUENCES_BACKEND"
 KINDS = (nn.RNN, nn.LSTM, nn.GRU)  # not their subclasses, which may do more
 FEW = 256  # hidden units times steps times rows: an example whose numbers are looked at beside those of a plain call

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from contextual_rnn.sequences.backend import SequenceBackend
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import State
 
@@ -15,7 +16,7 @@ class Model(Protocol):
     """The interface of a model, as `ContextualRNN` has it."""
 
     _spec: StateSpec
-    backend: str
+    backend: SequenceBackend
 
     @property
     def network(self) -> nn.Module: ...

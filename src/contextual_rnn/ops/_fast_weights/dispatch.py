@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from contextual_rnn.ops._fast_weights.operation import KERNELS
 from contextual_rnn.ops._fast_weights.options import MOST_INNER_STEPS, TIMINGS, FastWeightsOptions, LowRank, Timing
 from contextual_rnn.ops._fast_weights.reference import reference
 
+FastWeightsBackend = Literal["auto", "reference", "attention", "cpu", "triton"]
 BACKENDS = {"reference": reference, "attention": attention} | {name: backend_of(name) for name in KERNELS}
 ENVIRONMENT = "CONTEXTUAL_RNN_BACKEND"
 # These work on a sequence of more than 2 H steps in chunks of H; cpu has chunks of its own. Attention at H = 50 on a
@@ -52,7 +53,7 @@ def fast_weights(
     return_fast_weights: bool = False,
     weight_ih: Tensor | None = None,
     bias: Tensor | None = None,
-    backend: str = "auto",
+    backend: FastWeightsBackend = "auto",
 ) -> tuple[Tensor, Tensor | None]:
     """Run the fast-weights recurrence of Ba et al. (2016), Eqs. 1 and 2, over projected inputs C x(t) + b.
 
