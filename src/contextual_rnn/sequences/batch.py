@@ -27,7 +27,7 @@ from contextual_rnn.spec.steps import check_input
 from contextual_rnn.spec.tree import State
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)  # frozen, of as many fields, it is made for longer than it is checked
 class Sequences:
     """A padded batch, or a piece of one, and the arguments of `ContextualRNN` on its sequences.
 

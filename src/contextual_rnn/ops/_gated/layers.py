@@ -56,7 +56,7 @@ class Stack(NamedTuple):
         `Given` has it, and K = layers D of D directions. All are as nn.LSTM takes them but for that.
         """
         layer, finals = BACKENDS[backend], []
-        parts = list(zip(self.weights, h0, h0 if c0 is None else c0, strict=True))
+        parts = list(zip(self.weights, _layers(h0), _layers(h0 if c0 is None else c0), strict=True))
         for first in range(0, len(parts), self.directions):
             if first and self.between is not None:
                 inputs = self.between(inputs)
@@ -70,9 +70,14 @@ class Stack(NamedTuple):
         # By `stack`, which copies whatever the sizes: what is returned has memory of its own.
         if c0 is None:
             return inputs, torch.stack(finals), None
-        both = [final.split([h0.shape[2], c0.shape[2]], 1) for final in finals]
+        both = [final.split_with_sizes((h0.shape[2], c0.shape[2]), 1) for final in finals]
         h, c = map(torch.stack, zip(*both, strict=True))
         return inputs, h, c
+
+
+def _layers(states: Tensor) -> Sequence[Tensor]:
+    """The states (K, N, H) of each layer; of one alone without a copy in the backward pass."""
+    return states.unbind(0) if states.shape[0] > 1 else (states.squeeze(0),)
 
 
 def _side_by_side(outputs: list[Tensor]) -> Tensor:
