@@ -93,7 +93,7 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
         (["reproduce", "--workers", "-1", "--dry-run"], "workers: expected a positive int, got -1"),
         (["sweep", "decay", "--retries", "-1"], "retries: expected an int of at least 0, got -1"),
         (["train", "decay", "--units", "five"], "--units: expected an int, got 'five'"),
-        (["train", "retrieval", "--alphabet-size", "x"], "--alphabet-size: expected an int, got 'x'"),
+        (["sweep", "decay", "--seeds", "1.5"], "--seeds: expected an int, got '1.5'"),
         (["generate", "run", "--period", "2", "x"], "--period: expected a number, got 'x'"),
         (["report"], "FOLDER"),
         (["predict"], "TABLE"),
@@ -150,7 +150,7 @@ def test_help_says_what_every_option_does(command, capsys):
     shown = capsys.readouterr().out
     assert "usage: contextual-rnn" in shown
     if command == "train retrieval":
-        for option in ("--state", "--start", "--timing", "--leaves", "--pairs", "--modified", "--seed", "--out"):
+        for option in ("--state", "--start", "--timing", "--leaves", "--pairs", "--shuffled-context", "--seed", "--out"):
             assert option in shown
         assert "c9k8j3f1??k" in shown
 
