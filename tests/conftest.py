@@ -25,6 +25,10 @@ def pytest_collection_finish():
     gc.set_threshold(700, 10, 200)  # a million objects more come with what tests import: each look at all takes a second
 
 
+def pytest_sessionfinish():
+    gc.unfreeze()  # hypothesis is imported last where no test has, and looks for who refers to an object of trio
+
+
 # Tests survive no power failure: a file that never reaches the disk is written, and deleted, a hundred times as fast.
 os.fsync = lambda file: None
 
