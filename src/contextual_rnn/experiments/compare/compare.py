@@ -131,10 +131,16 @@ def plan_of_table(
         with torch.random.fork_rng(devices=[]):
             PanelModel(dataclasses.replace(config, units=grid["units"][0]), data.encoding)
     batch = LARGE_BATCH if examples >= 100 * LARGE_BATCH else min(SMALL_BATCH, examples)
-    per_epoch = math.ceil(passes_of(examples, batch) * examples / batch)
-    config = dataclasses.replace(config, batch_size=batch, epochs=max(1, round(steps / per_epoch)))
+    config = dataclasses.replace(config, batch_size=batch, epochs=1)
+    config = dataclasses.replace(config, epochs=max(1, round(steps / steps_of(config))))
     chosen = tuple(dict.fromkeys((BASELINE, *(arms or possible))))
     return Plan(config, chosen, grid, seeds, tuple(arm for arm in CONTROLS if arm in chosen))
+
+
+def steps_of(config: PanelConfig) -> int:
+    """Training steps of a run."""
+    examples = len(data_of(config).train)
+    return config.epochs * math.ceil(passes_of(examples, config.batch_size) * examples / config.batch_size)
 
 
 def plan_of_task(config: Config, seeds: int, arms: Sequence[str] | None = None) -> Plan:
