@@ -22,7 +22,7 @@ gc.disable()
 def pytest_collection_finish():
     gc.freeze()
     gc.enable()
-    gc.set_threshold(700, 10, 200)  # a million objects more come with what tests import: each look at all takes a second
+    gc.set_threshold(700, 10, 200)  # tests import a million objects more: each look at all takes a second
 
 
 def pytest_sessionfinish():

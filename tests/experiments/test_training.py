@@ -167,9 +167,9 @@ def test_read_runs_finds_all_and_refuses_none(tmp_path):
 
 
 def test_the_command_of_a_run_trains_that_run(tmp_path):
-    config = RetrievalConfig(state="zero", shuffled_context=True, layer_norm=False, readout_units=9, learning_rate=0.01)
+    config = RetrievalConfig(state="zero", shuffled_context=True, layer_norm=False, units=9, learning_rate=0.01)
     words = command(config, tmp_path)
-    for option in ("--state zero", "--shuffled-context", "--no-layer-norm", "--readout-units 9", "--learning-rate 0.01"):
+    for option in ("--state zero", "--shuffled-context", "--no-layer-norm", "--units 9", "--learning-rate 0.01"):
         assert option in words
     assert "--pairs" not in words
 

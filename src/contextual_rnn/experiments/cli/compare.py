@@ -88,7 +88,7 @@ class Compare:
         from contextual_rnn.experiments.sweeps.workers import dask_workers, local_workers
         from contextual_rnn.experiments.training.threads import cores
 
-        folder = store.place_of(self.out)
+        folder = store.out_folder(self.out)
         smallest_gain, workers = check_options(self.smallest_gain, self.workers)
         plan = self._plan(folder)
         count = workers or max(1, cores() // plan.base.threads)
@@ -191,8 +191,9 @@ class Predict:
     def run(self) -> None:
         from contextual_rnn.experiments.compare.winner import Predictor, check_ending, write_table
         from contextual_rnn.experiments.panels.understood import rows_in_words
+        from contextual_rnn.experiments.runs.store import out_file
 
-        check_ending(self.out)
+        check_ending(out_file(self.out))
         predictor = Predictor.from_pretrained(self.folder, self.network)
         data = predictor.read(self.table)
         predictions = predictor.predict_data(data)

@@ -111,8 +111,15 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, KeyboardInterrupt) or interrupts.requested():  # an error after a signal follows from it
             interrupts.print_line()
             return interrupts.status()
-        print(f"contextual-rnn: {error}{_place(error)}", file=sys.stderr)
+        print(f"contextual-rnn: {_words(error)}{_place(error)}", file=sys.stderr)
         return 1
+
+
+def _words(error: BaseException) -> str:
+    """The message of an error; Python's own, of a file, has a number and does not say what was expected."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"path: expected one that can be read or written, got {error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _place(error: BaseException | None) -> str:

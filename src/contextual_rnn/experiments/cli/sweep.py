@@ -67,7 +67,7 @@ class Sweep(Generic[Options]):
         from contextual_rnn.experiments.training.threads import cores
 
         options: Any = self.task
-        folder = store.place_of(options.out or f"runs/sweep-{task_name(options.config)}")
+        folder = store.out_folder(options.out or f"runs/sweep-{task_name(options.config)}")
         grid = grid_from_file(options.grid_file) if options.grid_file else {}
         words = grid_from_words(options.grid)
         if both := sorted(grid.keys() & words.keys()):

@@ -68,8 +68,7 @@ def train(
     run's; OSError where the folder cannot be written. Both name the file and leave it as it is.
     """
     folder = Path(folder)
-    if not checkpoint_seconds >= 0:
-        raise ValueError(f"checkpoint_seconds: expected a number of at least 0, got {checkpoint_seconds!r}")
+    checkpoint.check_seconds(checkpoint_seconds)
     if finished(config, folder):
         group.broadcast()
         return read_run(folder)

@@ -27,6 +27,7 @@ from contextual_rnn.experiments.config import (
 )
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs import store
+from contextual_rnn.experiments.runs.checkpoint import check_seconds
 from contextual_rnn.experiments.runs.folder import CONFIG, RESULT, finished, read_result, versions
 from contextual_rnn.experiments.runs.store import Place, Store
 from contextual_rnn.experiments.runs.train import train_at
@@ -99,8 +100,9 @@ def sweep(
     go on. A run that raises is recorded with its traceback, in `error.txt` too,
     and the others go on; a run whose worker was lost is tried again, `retries` times at most. With `stack` a worker
     gets so many runs at once that differ in the seed alone, for threads of one process. `watch` is called twice a
-    second. Raises ValueError where two configurations are the same, or for a stack below 1.
+    second. Raises ValueError where two configurations are the same, for a stack below 1, and for negative seconds.
     """
+    check_seconds(checkpoint_seconds)
     configs = configs if isinstance(configs, Mapping) else named(configs)
     if isinstance(folder, Path):
         folder = folder.absolute()
