@@ -90,6 +90,10 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
         (["sweep", "decay", "--scheduler", "x"], "scheduler: expected an address such as tcp://host:8786, got x"),
         (["reproduce", "--out", "run/config.json", "--dry-run"], "out: expected a folder"),
         (["results", "run", "--out", "run"], "out: expected a file, got run, which is a folder"),
+        (
+            ["predict", "run", "x.csv"],
+            "folder: expected the folder winner of a comparison, with predictor.json, got run",
+        ),
         (["predict", "run", "x.csv", "--out", "run/config.json/x.csv"], "out: expected a folder"),
         (["generate", "retrieval"], "run: expected a run of the decay task"),
         (["report", "nowhere"], "folder: expected runs"),
@@ -127,7 +131,7 @@ def test_refusals_are_one_line_and_a_status(in_tmp_path, capsys, arguments, mess
 def test_a_file_that_cannot_be_used_is_named_without_a_number():
     error = FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x")
     assert _words(error) == "path: expected one that can be read or written, got /proc/x: No such file or directory"
-    assert _words(OSError("as it is")) == "as it is"
+    assert _words(OSError("on one\nline")) == "on one line"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +199,7 @@ def test_colours_on_a_terminal(environment, coloured):
 def test_help_imports_no_torch():
     code = """if True:
         import sys
-        from contextual_rnn.experiments.__main__ import _words, main
+        from contextual_rnn.experiments.__main__ import main
         for command in ("", "reproduce", "train", "train decay", "sweep", "sweep retrieval", "results", "report",
                         "generate", "info"):
             sys.argv = ["contextual-rnn", *command.split(), "--help"]

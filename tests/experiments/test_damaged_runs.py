@@ -318,18 +318,27 @@ def test_generate_names_the_file(runs, capsys):
     assert str(runs / "bad" / "config.json") in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", [RESULT["no final"], RESULT["final without the measure"]])
-def test_a_sweep_names_a_damaged_result(tmp_path, change):
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("result.json", lambda path: edit(path, RESULT["no final"])),
+        ("result.json", lambda path: edit(path, RESULT["final without the measure"])),
+        ("metrics.jsonl", lambda path: path.unlink()),
+    ],
+)
+def test_a_sweep_names_a_damaged_file(tmp_path, file, change):
     """And trains the others."""
     configs = [RetrievalConfig(seed=seed, **RETRIEVAL) for seed in range(2)]
     made_run(tmp_path / folder_name(configs[0]), configs[0])
-    path = tmp_path / folder_name(configs[0]) / "result.json"
-    edit(path, change)
+    path = tmp_path / folder_name(configs[0]) / file
+    change(path)
     from tests.experiments.test_sweep import Serial
 
     progress = sweep(configs, tmp_path, Serial())
     assert list(progress.failed) == [folder_name(configs[0])]
-    assert str(path) in progress.failed[folder_name(configs[0])].splitlines()[-1]
+    reason = progress.reasons[folder_name(configs[0])]
+    assert reason.startswith("ValueError: file: ")
+    assert str(path) in reason
     assert progress.outcomes[folder_name(configs[1])].result is not None
 
 

@@ -70,9 +70,8 @@ def reproduce(preset: Preset, folder: Path, *, workers: int | None = None) -> Pa
         progress = sweep(runs, folder, pool, watch=watch)
     report = write_report(folder)
     if progress.failed:
-        raise RuntimeError(
-            f"{len(progress.failed)} of {len(runs)} runs failed, the report is in {report}: {progress.failed}"
-        )
+        reasons = "; ".join(f"{folder / name}: {reason}" for name, reason in progress.reasons.items())
+        raise RuntimeError(f"{len(progress.failed)} of {len(runs)} runs failed, the report is in {report}: {reasons}")
     return report
 
 

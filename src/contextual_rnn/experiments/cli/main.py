@@ -116,10 +116,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _words(error: BaseException) -> str:
-    """The message of an error; Python's own, of a file, has a number and does not say what was expected."""
+    """The message of an error on one line; Python's own, of a file, does not say what was expected."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"path: expected one that can be read or written, got {error.filename}: {error.strerror}"
-    return str(error)
+    return " ".join(str(error).splitlines())
 
 
 def _place(error: BaseException | None) -> str:

@@ -106,6 +106,5 @@ def print_end(configs: Mapping[str, Config], folder: Place, progress: sweeps.Pro
         print(f"sweep: {folder}: {len(runs)} of {len(configs)} runs done, {len(diverged)} of them diverged")
         print(f"next: {report_command(folder, [task_name(config) for config in configs.values()])}")
         print_answer(sentences)
-    for name, error in progress.failed.items():
-        last = [line for line in error.splitlines() if line and not line[0].isspace()][-1]
-        print(f"failed: {store.below(folder, name)}: {last}", file=sys.stderr)
+    for name, reason in progress.reasons.items():
+        print(f"failed: {store.below(folder, name)}: {reason}", file=sys.stderr)

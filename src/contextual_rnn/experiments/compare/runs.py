@@ -75,9 +75,9 @@ def _train(stage: str, configs: Mapping[str, Config], place: Place, executor: Ex
         return
     progress = sweep(configs, place, executor, watch=functools.partial(watch, stage))
     if progress.failed:
-        name, error = next(iter(progress.failed.items()))
-        last = [line for line in error.splitlines() if line and not line[0].isspace()][-1]
-        raise RuntimeError(f"{len(progress.failed)} of {len(configs)} runs failed: {store.below(place, name)}: {last}")
+        name, reason = next(iter(progress.reasons.items()))
+        failed = f"{len(progress.failed)} of {len(configs)} runs failed"
+        raise RuntimeError(f"{failed}: {store.below(place, name)}: {reason}")
 
 
 def tested_arms(plan: Plan, names: list[str], folder: Path) -> dict[str, Arm]:

@@ -52,6 +52,8 @@ class Predictor:
         a file and `network` does not name one: a folder from elsewhere runs no code by itself.
         """
         path = Path(folder) / CONFIG
+        if not path.exists():
+            raise ValueError(f"folder: expected the folder winner of a comparison, with {CONFIG}, got {folder}")
         content = read_json(path)
         try:
             config = PanelConfig(**content["model"])

@@ -28,7 +28,7 @@ from contextual_rnn.experiments.config import (
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.checkpoint import check_seconds
-from contextual_rnn.experiments.runs.folder import CONFIG, RESULT, finished, read_result, versions
+from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, finished, read_run, versions
 from contextual_rnn.experiments.runs.store import Place, Store
 from contextual_rnn.experiments.runs.train import train_at
 from contextual_rnn.experiments.sweeps.stack import side_by_side, stacks
@@ -69,6 +69,14 @@ class Progress:
         """The traceback of every run that has no result."""
         return {name: outcome.error for name, outcome in self.outcomes.items() if outcome.error is not None}
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """The error of every run that has no result, without where it was raised."""
+        return {
+            name: [line for line in error.splitlines() if line and not line[0].isspace()][-1]
+            for name, error in self.failed.items()
+        }
+
 
 def folder_name(config: Config) -> str:
     """The folder of a run within its sweep: readable, and its own by the identity at the end."""
@@ -108,7 +116,7 @@ def sweep(
         folder = folder.absolute()
     progress = Progress(len(configs))
     left: dict[str, Config] = {}
-    with store.readable(folder, (CONFIG, RESULT)) as before:
+    with store.readable(folder, (CONFIG, METRICS, RESULT)) as before:
         for name, config in configs.items():
             outcome = _outcome_before(config, before / name)
             if outcome is None:
@@ -223,7 +231,7 @@ def _record(error: str, place: Place) -> None:
 
 def _outcome_before(config: Config, folder: Path) -> Outcome | None:
     try:
-        return Outcome(read_result(folder / RESULT, config)) if finished(config, folder) else None
+        return Outcome(read_run(folder).result) if finished(config, folder) else None
     except (ValueError, OSError):
         return Outcome(error=traceback.format_exc())
 
