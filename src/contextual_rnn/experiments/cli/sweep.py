@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic
 
 import tyro
 
-from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, task_name
-
-TaskConfig = TypeVar("TaskConfig", bound=Config)
-Options = TypeVar("Options")
+from contextual_rnn.experiments.cli.train import Options, TaskConfig
+from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, task_name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,17 +89,8 @@ def print_end(configs: Mapping[str, Config], folder: Place, progress: sweeps.Pro
     diverged = [run.folder.name for run in runs if not run.converged]
     if as_json:
         counts = {"folder": str(folder), "runs": len(configs), "skipped": progress.skipped, "retried": progress.retried}
-        print(
-            json.dumps(
-                {
-                    **counts,
-                    "diverged": diverged,
-                    "failed": progress.failed,
-                    "answer": sentences,
-                    "summary": summary(runs),
-                }
-            )
-        )
+        lists = {"diverged": diverged, "failed": progress.failed, "answer": sentences, "summary": summary(runs)}
+        print(json.dumps({**counts, **lists}))
     else:
         if runs:
             print(table(runs))

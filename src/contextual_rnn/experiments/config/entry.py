@@ -110,15 +110,14 @@ def check_parts(entry: TaskEntry) -> None:
     for name, values, each in (("metrics", entry.metrics, Metric), ("measures", entry.measures, Measure)):
         if not isinstance(values, tuple | list) or not all(isinstance(value, each) for value in values):
             raise TypeError(f"{name}: expected a tuple of {each.__name__} for {entry.name}, got {values!r}")
+        if len({value.name for value in values}) < len(values):
+            raise ValueError(f"{name}: expected every name once for {entry.name}, got {[each.name for each in values]}")
     for measure in entry.measures:
         if not callable(measure.of):
             raise TypeError(f"measures: expected a function for {measure.name} of {entry.name}, got {measure.of!r}")
     for name in ("title", "text", "curves"):
         option_type(name, str).checked(name, getattr(entry, name))
     option_type("trajectories", bool).checked("trajectories", entry.trajectories)
-    for name, values in (("metrics", entry.metrics), ("measures", entry.measures)):
-        if len({value.name for value in values}) < len(values):
-            raise ValueError(f"{name}: expected every name once for {entry.name}, got {[each.name for each in values]}")
     _check_shown(entry)
 
 

@@ -105,7 +105,8 @@ def _number(value: float | None, form: str) -> str:
 
 def numbers_of(diagnosis: Diagnosis) -> list[str]:
     """A row of the table of diagnoses, under `DIAGNOSIS` but the state."""
-    losses = [f"{diagnosis.overall[name]:.3g}" for name in ("true", "zeroed", "mean", "shuffled")]
+    of_state = diagnosis.overall  # without permutations, as of a single series, none is shuffled
+    losses = [f"{of_state[name]:.3g}" if name in of_state else "-" for name in ("true", "zeroed", "mean", "shuffled")]
     p_value = "-" if diagnosis.p_value is None else f"{diagnosis.p_value:.2g}"
     half_life = "-" if diagnosis.half_life is None else f"{diagnosis.half_life:.3g}".replace("inf", "does not fade")
     half_life = half_life.replace("nan", "not finite")
