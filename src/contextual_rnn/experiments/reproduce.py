@@ -64,7 +64,7 @@ def reproduce(preset: Preset, folder: Path, *, workers: int | None = None) -> Pa
     ):
 
         def watch(progress: Progress) -> None:
-            interrupts.describe(f"with {progress.done} of {progress.total} runs done")
+            interrupts.describe_runs(progress.done, progress.total)
             bar.update(sum(_epochs(folder / name / METRICS) for name in runs) - bar.n)
 
         progress = sweep(runs, folder, pool, watch=watch)

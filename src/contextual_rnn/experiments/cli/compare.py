@@ -99,7 +99,7 @@ class Compare:
         with Bar(unit="run") as bar:
 
             def watch(stage: str, progress: Any) -> None:
-                interrupts.describe(f"with {progress.done} of {progress.total} runs done")
+                interrupts.describe_runs(progress.done, progress.total)
                 bar.total = progress.total
                 bar.set_description_str(stage, refresh=False)
                 bar.update(len(progress.outcomes) - bar.n)

@@ -40,7 +40,6 @@ contextual-rnn --help lists all commands, contextual-rnn COMMAND --help the opti
 # ArithmeticError: the loss of a run is not finite.
 REFUSALS = (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, ImportError)
 
-
 COMMANDS = {
     "reproduce": Reproduce,
     "train": Train,
@@ -52,7 +51,6 @@ COMMANDS = {
     "generate": Generate,
     "info": Info,
 }
-
 
 # Their first word may be a Python file with a task: in place of the task's name, or beside a folder of its runs.
 TAKE_TASKS, READ_TASKS = ("train", "sweep", "compare"), ("results", "report")

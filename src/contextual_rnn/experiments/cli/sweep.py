@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic
 
 import tyro
 
+from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.cli.train import Options, TaskConfig
 from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, task_name
 
@@ -46,9 +47,8 @@ class SweepOptions(Generic[TaskConfig]):
 class Sweep(Generic[Options]):
     """Train every combination of some options and seeds, side by side, here or on a cluster.
 
-    Options not in the grid are as given. Killed or interrupted, the same command goes on. The exit status is 1 where
-    a run failed; a run that diverged has not; 130 after Ctrl-C, 143 after SIGTERM, 129 after
-    SIGHUP.
+    Options not in the grid are as given. Killed or interrupted, the same command goes on. The exit status is 1 where a
+    run failed; a run that diverged has not; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
 
     task: Annotated[Options, tyro.conf.arg(name="")]
@@ -93,7 +93,7 @@ class Sweep(Generic[Options]):
                 )
         except KeyboardInterrupt:
             # Some may have ended since the bar was last drawn.
-            sweep_output.describe(store.count(folder, [f"{name}/{RESULT}" for name in configs]), len(configs))
+            interrupts.describe_runs(store.count(folder, [f"{name}/{RESULT}" for name in configs]), len(configs))
             raise
         sweep_output.print_end(configs, folder, progress, as_json=options.json)
         return 1 if progress.failed else 0

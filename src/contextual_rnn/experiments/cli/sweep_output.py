@@ -23,11 +23,6 @@ from contextual_rnn.experiments.sweeps import sweep as sweeps
 from contextual_rnn.experiments.sweeps.estimate import estimated_seconds, in_words
 
 
-def _finished(configs: Mapping[str, Config], folder: Place) -> list[bool]:
-    with store.readable(folder, (CONFIG, RESULT)) as copy:
-        return [finished(config, copy / name) for name, config in configs.items()]
-
-
 def _varied(configs: Iterable[Config]) -> list[dict[str, Any]]:
     """For each run, the options that differ between runs, without those that the names of their folders say."""
     options = [config_to_dict(config) for config in configs]
@@ -38,8 +33,9 @@ def _varied(configs: Iterable[Config]) -> list[dict[str, Any]]:
 
 def dry_run(configs: Mapping[str, Config], folder: Place, together: int) -> int:
     left: list[Config] = []
-    runs = zip(configs.items(), _finished(configs, folder), _varied(configs.values()), strict=True)
-    for (name, config), done, varied in runs:
+    with store.readable(folder, (CONFIG, RESULT)) as copy:
+        done_before = [finished(config, copy / name) for name, config in configs.items()]
+    for (name, config), done, varied in zip(configs.items(), done_before, _varied(configs.values()), strict=True):
         options = [f"{option}={value}" for option, value in varied.items()]
         print("finished" if done else "to train", store.below(folder, name), *options, sep="  ")
         if not done:
@@ -52,12 +48,8 @@ def dry_run(configs: Mapping[str, Config], folder: Place, together: int) -> int:
     return 0
 
 
-def describe(done: int, total: int) -> None:
-    interrupts.describe(f"with {done} of {total} runs done")
-
-
 def show(bar: Any, progress: sweeps.Progress) -> None:
-    describe(progress.done, progress.total)
+    interrupts.describe_runs(progress.done, progress.total)
     bar.initial = progress.skipped
     texts = [f"{progress.running} running", f"{len(progress.failed)} failed"]
     if best := _best(progress):

@@ -21,8 +21,8 @@ class Plan:
     """A comparison of `arms`, values of the option `state`, which include zero.
 
     Every arm is trained with every combination of the values in `grid` and seed 0. Its own best combination, by the
-    task's first measure on the validation set, is then trained with `seeds` seeds. `controls` are the arms that no
-    initial state is chosen from.
+    task's first measure on the validation set, is then trained with `seeds` seeds. `controls` are arms that are
+    compared and never chosen.
 
     Raises ValueError for no zero arm, no arm beside the controls, and options that the task does not have.
     """

@@ -137,13 +137,9 @@ def _steps(answer: Answer) -> Table | None:
 
 
 def _fading(answer: Answer) -> Table:
-    columns = DIAGNOSIS.index("p")
-    rows = [
-        [answer.title(name), *numbers_of(arm.diagnosis)[columns - 1 :]]
-        for name, arm in answer.arms.items()
-        if arm.diagnosis is not None
-    ]
-    return Table("Influence of the start", ["arm", *DIAGNOSIS[columns:]], rows)
+    diagnosed = {name: arm.diagnosis for name, arm in answer.arms.items() if arm.diagnosis is not None}
+    rows = [[answer.title(name), *numbers_of(diagnosis)[-3:]] for name, diagnosis in diagnosed.items()]
+    return Table("Influence of the start", ["arm", *DIAGNOSIS[-3:]], rows)
 
 
 def _groups(answer: Answer) -> Table | None:

@@ -21,11 +21,20 @@ Value = Callable[[Sequence[Mapping[str, float]], Mapping[str, float]], float]
 
 
 @dataclass(frozen=True)
-class Metric:
+class _Part:
+    """Of an entry: its texts, flags and names of scales are checked."""
+
+    def __post_init__(self) -> None:
+        for name, of_name in _types(type(self)).items():
+            of_name.checked(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Metric(_Part):
     """A number that a task's `evaluate` returns, and how tables and learning curves show it.
 
-    `scale` is that of its axis: share for fractions, shown as per cent, negative for numbers below zero, of which the
-    one before training may be far below. `axis` names the axis, by default by the metric's name.
+    `scale` is that of its axis: share for fractions, shown as per cent; negative for numbers below zero, of which the
+    one before training may be far from the rest. `axis` names the axis, by default by the metric's name.
     """
 
     name: str
@@ -34,21 +43,15 @@ class Metric:
     axis: str = ""
     curve: bool = True
 
-    def __post_init__(self) -> None:
-        _check_types(self, Metric)
-
 
 @dataclass(frozen=True)
-class Measure:
+class Measure(_Part):
     """A number by which the runs that converged are compared; `share` says that it is a fraction."""
 
     name: str
     of: Value
     more_is_better: bool = False
     share: bool = False
-
-    def __post_init__(self) -> None:
-        _check_types(self, Measure)
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,6 @@ def final(metric: str) -> Value:
 def epochs_to(threshold: float, metric: str) -> Value:
     """The first epoch after which a metric is at least `threshold`; infinite where it never is."""
     return lambda lines, last: next((e["epoch"] for e in lines if e.get(metric, -math.inf) >= threshold), math.inf)
-
-
-def _check_types(part: Any, kind: type) -> None:
-    """Check the texts, flags and names of scales of a part of an entry."""
-    for name, of_name in _types(kind).items():
-        of_name.checked(name, getattr(part, name))
 
 
 @functools.cache

@@ -60,8 +60,8 @@ def tasks() -> Mapping[str, TaskEntry]:
 def named_file(task: str) -> str | None:
     """A file that names a task on a command line: as the user named it, else where it was found; None without one.
 
-    Worker processes know of a file where it is alone: `CONTEXTUAL_RNN_TASKS` is all that they are given. A file with
-    several tasks names none of them.
+    Worker processes are given `CONTEXTUAL_RNN_TASKS` alone, and do not know what the user named. A file with several
+    tasks names none of them.
     """
     origin = _ORIGINS.get(task)
     alone = list(_ORIGINS.values()).count(origin or "") == 1

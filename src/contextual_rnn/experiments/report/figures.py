@@ -128,8 +128,7 @@ def calibration_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def map_figure(gains: Map, starts: Sequence[str] = tuple(STARTS)) -> Figure:
     """Median gain in final accuracy over zero, in points, a panel for each of `starts`, timing and state.
 
-    Cells whose interval holds zero, or that have a single seed, are hatched. Raises ValueError for no
-    gains.
+    Cells whose interval holds zero, or that have a single seed, are hatched. Raises ValueError for no gains.
     """
     if not gains:
         raise ValueError("gains: expected those of one state or more, got none")

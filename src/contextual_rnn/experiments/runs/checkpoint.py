@@ -96,11 +96,6 @@ def _digest(progress: str, tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def check_seconds(checkpoint_seconds: float) -> None:
-    if not checkpoint_seconds >= 0:
-        raise ValueError(f"checkpoint_seconds: expected a number of at least 0, got {checkpoint_seconds!r}")
-
-
 class Timer:
     """Says when the next checkpoint is due: every `seconds`, less often where writing one takes long.
 

@@ -25,9 +25,9 @@ from contextual_rnn.experiments.config import (
     identity,
     task_name,
 )
+from contextual_rnn.experiments.config.options import at_least
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs import store
-from contextual_rnn.experiments.runs.checkpoint import check_seconds
 from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, finished, read_run, versions
 from contextual_rnn.experiments.runs.store import Place, Store
 from contextual_rnn.experiments.runs.train import train_at
@@ -105,12 +105,13 @@ def sweep(
     """Train every configuration into the folder of its name, by default `folder_name`, below `folder`.
 
     `folder` is a path or URL that all workers share. Returns how each run ended. Finished runs are skipped, begun ones
-    go on. A run that raises is recorded with its traceback, in `error.txt` too,
-    and the others go on; a run whose worker was lost is tried again, `retries` times at most. With `stack` a worker
-    gets so many runs at once that differ in the seed alone, for threads of one process. `watch` is called twice a
-    second. Raises ValueError where two configurations are the same, for a stack below 1, and for negative seconds.
+    go on. A run that raises is recorded with its traceback, in `error.txt` too, and the others go on; one whose worker
+    was lost is tried again, `retries` times at most. With `stack` a worker gets so many runs at once that differ in the
+    seed alone, for threads of one process. `watch` is called twice a second.
+
+    Raises ValueError where two configurations are the same, for a stack below 1, and for negative seconds.
     """
-    check_seconds(checkpoint_seconds)
+    at_least("checkpoint_seconds", checkpoint_seconds, 0)
     configs = configs if isinstance(configs, Mapping) else named(configs)
     if isinstance(folder, Path):
         folder = folder.absolute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -201,10 +202,9 @@ class RetrievalTask(Task[RetrievalModel]):
     @torch.no_grad()
     def test(self) -> Tested:
         """Cross entropy of as many test sequences as there are for validation, in nats."""
-        tokens, targets = self._data("test", self._config.validation_samples)
-        parts = zip(tokens.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True)
-        errors = [functional.cross_entropy(self.model(t), target, reduction="none") for t, target in parts]
-        return Tested(torch.cat(errors), [str(index) for index in range(len(targets))])
+        parts = self._logits(*self._data("test", self._config.validation_samples))
+        errors = torch.cat([functional.cross_entropy(logits, target, reduction="none") for logits, target in parts])
+        return Tested(errors, [str(index) for index in range(len(errors))])
 
     def diagnose(self) -> Diagnosis:
         """Of the cross entropy of the retrieved digit, in nats."""
@@ -213,10 +213,13 @@ class RetrievalTask(Task[RetrievalModel]):
 
     def _metrics(self, split: str, data: tuple[Tensor, ...]) -> dict[str, float]:
         log_likelihood = correct = 0.0
-        sequences, targets = data
-        size = EVALUATION_BATCH_OF_A_GPU if targets.is_cuda else EVALUATION_BATCH
-        for tokens, target in zip(sequences.split(size), targets.split(size), strict=True):
-            logits = self.model(tokens)
+        for logits, target in self._logits(*data):
             log_likelihood -= functional.cross_entropy(logits, target, reduction="sum").item()
             correct += (logits.argmax(dim=1) == target).sum().item()
-        return {f"{split}_log_likelihood": log_likelihood / len(targets), f"{split}_accuracy": correct / len(targets)}
+        return {f"{split}_log_likelihood": log_likelihood / len(data[1]), f"{split}_accuracy": correct / len(data[1])}
+
+    def _logits(self, sequences: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of parts of the sequences, each with its targets."""
+        size = EVALUATION_BATCH_OF_A_GPU if targets.is_cuda else EVALUATION_BATCH
+        for tokens, target in zip(sequences.split(size), targets.split(size), strict=True):
+            yield self.model(tokens), target
