@@ -112,6 +112,9 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
         (["train", "decay", "--units", "five"], "--units: expected an int, got 'five'"),
         (["sweep", "decay", "--seeds", "1.5"], "--seeds: expected an int, got '1.5'"),
         (["generate", "run", "--period", "2", "x"], "--period: expected a number, got 'x'"),
+        (["train", "decay", "--unit", "3"], "Unrecognized options: --unit, 3; did you mean --units?"),
+        (["train", "retrieval", "--rows-of-the-table", "3"], "Unrecognized options: --rows-of-the-table, 3 See con"),
+        (["train", "decay", "--state", "warm"], "invalid choice 'warm' for argument '--state'. Expected one of"),
         (["report"], "FOLDER"),
         (["predict"], "TABLE"),
     ],
@@ -125,7 +128,9 @@ def test_refusals_are_one_line_and_a_status(in_tmp_path, capsys, arguments, mess
     except SystemExit as exit:  # options that no dataclass accepts are refused while they are read
         status = exit.code
     assert status not in (0, None)
-    assert message in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("contextual-rnn: ")
+    assert message in line
 
 
 def test_a_file_that_cannot_be_used_is_named_without_a_number():

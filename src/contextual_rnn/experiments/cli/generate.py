@@ -52,9 +52,6 @@ class Generate:
         by_period, true = (dict(zip(self.period, curves, strict=True)) for curves in (paths, truths))
         figure = figures.trajectory_fans(Fans(self.initial, by_period, true))
         out.parent.mkdir(parents=True, exist_ok=True)
-        for path, text in (
-            (Path(f"{out}.svg"), figures.to_svg(figure)),
-            (Path(f"{out}.csv"), to_csv(paths, self.period)),
-        ):
-            write_whole(path, text)
+        for ending, text in (("svg", figures.to_svg(figure)), ("csv", to_csv(paths, self.period))):
+            write_whole(path := Path(f"{out}.{ending}"), text)
             print(path)

@@ -5,8 +5,10 @@ PyTorch takes seconds to import, so `--help` does not import it: a command impor
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import io
 import operator
 import sys
 import traceback
@@ -25,7 +27,7 @@ from contextual_rnn.experiments.cli.reproduce import Reproduce
 from contextual_rnn.experiments.cli.results import Results
 from contextual_rnn.experiments.cli.sweep import Sweep, SweepOptions
 from contextual_rnn.experiments.cli.train import Train, TrainOptions
-from contextual_rnn.experiments.cli.words import REGISTRY, check_name
+from contextual_rnn.experiments.cli.words import REGISTRY, check_name, one_line
 from contextual_rnn.experiments.config import task_of_file, tasks
 from contextual_rnn.experiments.config.registry import MODULES
 
@@ -69,14 +71,21 @@ def parse(words: list[str]) -> Any:
     if len(words) > 1 and words[0] in ("train", "sweep") and not words[1].startswith("-"):
         check_name("task", words[1], tasks(), " or a FILE.py with one")
     commands: dict[str, Any] = {**COMMANDS, "train": Train[_each(TrainOptions)], "sweep": Sweep[_each(SweepOptions)]}
-    return tyro.cli(
-        _one_of([(name, command, None) for name, command in commands.items()]),
-        prog="contextual-rnn",
-        description=DESCRIPTION,
-        args=words,
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-        registry=REGISTRY,
-    )
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(
+                _one_of([(name, command, None) for name, command in commands.items()]),
+                prog="contextual-rnn",
+                description=DESCRIPTION,
+                args=words,
+                config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+                registry=REGISTRY,
+            )
+    except SystemExit:
+        if text := shown.getvalue():
+            print(f"contextual-rnn: {one_line(text)} See contextual-rnn {words[0]} --help", file=sys.stderr)
+        raise
 
 
 def _each(options: Any) -> Any:

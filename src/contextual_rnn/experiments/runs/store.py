@@ -19,15 +19,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from contextual_rnn._whole_file import write_whole
-from contextual_rnn.experiments.runs.folder import (
-    CHECKPOINT,
-    CONFIG,
-    METRICS,
-    RESULT,
-    WEIGHTS,
-    Refused,
-    raise_it,
-)
+from contextual_rnn.experiments.runs.folder import CHECKPOINT, CONFIG, METRICS, RESULT, WEIGHTS, Refused, raise_it
 
 # In this order: a run in the store always has a configuration, and is complete once it has a result.
 FILES = (CONFIG, METRICS, WEIGHTS, CHECKPOINT, RESULT)

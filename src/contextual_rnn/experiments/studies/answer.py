@@ -9,16 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from contextual_rnn.experiments.config import (
-    BASELINE,
-    STATES,
-    Config,
-    TaskEntry,
-    chosen,
-    in_order,
-    named_file,
-    tasks,
-)
+from contextual_rnn.experiments.config import BASELINE, STATES, Config, TaskEntry, chosen, in_order, named_file, tasks
 from contextual_rnn.experiments.runs.folder import Run, option_words
 from contextual_rnn.experiments.runs.summary import status
 from contextual_rnn.experiments.stats.contrast import Contrast, Verdict, contrast
