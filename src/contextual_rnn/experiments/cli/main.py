@@ -71,9 +71,9 @@ def parse(words: list[str]) -> Any:
     if len(words) > 1 and words[0] in ("train", "sweep") and not words[1].startswith("-"):
         check_name("task", words[1], tasks(), " or a FILE.py with one")
     commands: dict[str, Any] = {**COMMANDS, "train": Train[_each(TrainOptions)], "sweep": Sweep[_each(SweepOptions)]}
-    shown = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(shown):
+        with contextlib.redirect_stderr(printed):
             return tyro.cli(
                 _one_of([(name, command, None) for name, command in commands.items()]),
                 prog="contextual-rnn",
@@ -83,7 +83,7 @@ def parse(words: list[str]) -> Any:
                 registry=REGISTRY,
             )
     except SystemExit:
-        if text := shown.getvalue():
+        if text := printed.getvalue():
             print(f"contextual-rnn: {one_line(text)} See contextual-rnn {words[0]} --help", file=sys.stderr)
         raise
 
