@@ -1,8 +1,7 @@
 """Shape annotations, checked in the test run and free everywhere else.
 
-`Float[Tensor, "B T H"]` is jaxtyping's notation. The library depends on torch alone, so jaxtyping is used
-only where it has been imported already (the tests do, and check every annotated call); otherwise the
-annotation is plain `Tensor`.
+`Float[Tensor, "B T H"]` is jaxtyping's notation. The library depends on torch alone, so jaxtyping is used only where it
+has been imported already (the tests do, and check every annotated call); otherwise the annotation is plain `Tensor`.
 """
 
 from __future__ import annotations

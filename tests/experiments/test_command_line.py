@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import pty
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import contextual_rnn
-from contextual_rnn.experiments.cli.main import main
+from contextual_rnn.experiments.cli.main import _words, main
 from contextual_rnn.experiments.cli.program import print_answer, program
 from contextual_rnn.experiments.runs.folder import read_run
 
@@ -77,7 +78,23 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
         (["generate", "run", "--initial", "nan"], "initial: expected finite"),
         (["generate", "run", "--period", "inf"], "period: expected finite"),
         (["generate", "run", "--period", "0"], "period: expected positive"),
-        (["generate", "run", "--samples", "0"], "num_samples: expected a positive int"),
+        (["generate", "run", "--samples", "0"], "rnn: samples: expected a positive int, got 0"),
+        (["generate", "run", "--period"], "period: expected finite numbers, got none"),
+        (["generate", "run", "--out", "run/config.json/x"], "out: expected a folder that is there or can be made, got"),
+        (["train", "decay", "--out", "run/config.json"], "got run/config.json: run/config.json is a file"),
+        (["train", "decay", "--out", "foo://b"], "folder: expected a path or a URL that fsspec opens, got foo://b"),
+        (["train", "decay", "--threads", "99999"], "threads: expected at most 4096, got 99999"),
+        (["sweep", "decay", "--out", "run/config.json/x", "--dry-run"], "/config.json is a file"),
+        (["sweep", "decay", "--checkpoint-seconds", "-1"], "n: checkpoint_seconds: expected a number of at least 0"),
+        (["sweep", "decay", "--grid-file", "none.toml"], "file: expected a file that can be read in none.toml"),
+        (["sweep", "decay", "--scheduler", "x"], "scheduler: expected an address such as tcp://host:8786, got x"),
+        (["reproduce", "--out", "run/config.json", "--dry-run"], "out: expected a folder"),
+        (["results", "run", "--out", "run"], "out: expected a file, got run, which is a folder"),
+        (
+            ["predict", "run", "x.csv"],
+            "folder: expected the folder winner of a comparison, with predictor.json, got run",
+        ),
+        (["predict", "run", "x.csv", "--out", "run/config.json/x.csv"], "out: expected a folder"),
         (["generate", "retrieval"], "run: expected a run of the decay task"),
         (["report", "nowhere"], "folder: expected runs"),
         (["train", "retrieval", "--pairs", "27"], "pairs: expected at most"),
@@ -93,8 +110,11 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
         (["reproduce", "--workers", "-1", "--dry-run"], "workers: expected a positive int, got -1"),
         (["sweep", "decay", "--retries", "-1"], "retries: expected an int of at least 0, got -1"),
         (["train", "decay", "--units", "five"], "--units: expected an int, got 'five'"),
-        (["train", "retrieval", "--alphabet-size", "x"], "--alphabet-size: expected an int, got 'x'"),
+        (["sweep", "decay", "--seeds", "1.5"], "--seeds: expected an int, got '1.5'"),
         (["generate", "run", "--period", "2", "x"], "--period: expected a number, got 'x'"),
+        (["train", "decay", "--unit", "3"], "Unrecognized options: --unit, 3; did you mean --units?"),
+        (["train", "retrieval", "--rows-of-the-table", "3"], "Unrecognized options: --rows-of-the-table, 3 See con"),
+        (["train", "decay", "--state", "warm"], "invalid choice 'warm' for argument '--state'. Expected one of"),
         (["report"], "FOLDER"),
         (["predict"], "TABLE"),
     ],
@@ -108,7 +128,15 @@ def test_refusals_are_one_line_and_a_status(in_tmp_path, capsys, arguments, mess
     except SystemExit as exit:  # options that no dataclass accepts are refused while they are read
         status = exit.code
     assert status not in (0, None)
-    assert message in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("contextual-rnn: ")
+    assert message in line
+
+
+def test_a_file_that_cannot_be_used_is_named_without_a_number():
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x")
+    assert _words(error) == "path: expected one that can be read or written, got /proc/x: No such file or directory"
+    assert _words(OSError("on one\nline")) == "on one line"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +178,7 @@ def test_help_says_what_every_option_does(command, capsys):
     shown = capsys.readouterr().out
     assert "usage: contextual-rnn" in shown
     if command == "train retrieval":
-        for option in ("--state", "--start", "--timing", "--leaves", "--pairs", "--modified", "--seed", "--out"):
+        for option in ("--state", "--start", "--timing", "--leaves", "--pairs", "--inner-steps", "--seed", "--out"):
             assert option in shown
         assert "c9k8j3f1??k" in shown
 

@@ -111,7 +111,7 @@ RESULT = {
 }
 CONFIG = {
     "huge number": lambda d: d.update(units=10**400),
-    "text for a bool": lambda d: d.update(modified="<b>yes"),
+    "text for a bool": lambda d: d.update(layer_norm="<b>yes"),
     "number for a bool": lambda d: d.update(layer_norm=1),
     "text for a seed": lambda d: d.update(seed="one"),
     "fraction for a seed": lambda d: d.update(seed=0.5),
@@ -124,7 +124,7 @@ CONFIG = {
     "a list": lambda d: d.update(state=["zero"]),
     "an object": lambda d: d.update(timing={}),
     "float for a size": lambda d: d.update(units=6.0),
-    "text for what may be null": lambda d: d.update(alphabet_size="26"),
+    "a value of an option that is gone": lambda d: d.update(alphabet_size=9),
     "unknown": lambda d: d.update(unit=6),
     "other case": lambda d: d.update(Units=6),
     "task a list": lambda d: d.update(task=[]),
@@ -250,7 +250,7 @@ WEIGHTS = {
 @pytest.fixture
 def quick(monkeypatch):
     """Diagnoses and samples that are small."""
-    for module, name in ((decay, "diagnose"), (retrieval, "diagnose_state")):
+    for module, name in ((decay, "diagnose"), (retrieval, "diagnose")):
         monkeypatch.setattr(module, name, functools.partial(getattr(module, name), permutations=1, influence_steps=2))
         monkeypatch.setattr(module, "DIAGNOSED", 8)
     monkeypatch.setattr(playground, "PERIODS", playground.PERIODS[:2])
@@ -318,18 +318,27 @@ def test_generate_names_the_file(runs, capsys):
     assert str(runs / "bad" / "config.json") in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", [RESULT["no final"], RESULT["final without the measure"]])
-def test_a_sweep_names_a_damaged_result(tmp_path, change):
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("result.json", lambda path: edit(path, RESULT["no final"])),
+        ("result.json", lambda path: edit(path, RESULT["final without the measure"])),
+        ("metrics.jsonl", lambda path: path.unlink()),
+    ],
+)
+def test_a_sweep_names_a_damaged_file(tmp_path, file, change):
     """And trains the others."""
     configs = [RetrievalConfig(seed=seed, **RETRIEVAL) for seed in range(2)]
     made_run(tmp_path / folder_name(configs[0]), configs[0])
-    path = tmp_path / folder_name(configs[0]) / "result.json"
-    edit(path, change)
+    path = tmp_path / folder_name(configs[0]) / file
+    change(path)
     from tests.experiments.test_sweep import Serial
 
     progress = sweep(configs, tmp_path, Serial())
     assert list(progress.failed) == [folder_name(configs[0])]
-    assert str(path) in progress.failed[folder_name(configs[0])].splitlines()[-1]
+    reason = progress.reasons[folder_name(configs[0])]
+    assert reason.startswith("ValueError: file: ")
+    assert str(path) in reason
     assert progress.outcomes[folder_name(configs[1])].result is not None
 
 
@@ -391,14 +400,12 @@ def test_an_int_for_a_float_is_the_same_run():
         ({"seed": 2**63}, ValueError, "seed: expected a number that 64 bits hold"),
         ({"units": 6.0}, TypeError, "units: expected an int, got 6.0"),
         ({"units": float("nan")}, TypeError, "units: expected an int, got nan"),
-        ({"modified": 1}, TypeError, "modified: expected True or False, got 1"),
-        ({"modified": None}, TypeError, "modified: expected True or False, got None"),
+        ({"layer_norm": 1}, TypeError, "layer_norm: expected True or False, got 1"),
+        ({"layer_norm": None}, TypeError, "layer_norm: expected True or False, got None"),
         ({"rate": False}, TypeError, "rate: expected a number, got False"),
         ({"rate": "0.5"}, TypeError, "rate: expected a number, got '0.5'"),
         ({"rate": float("inf")}, ValueError, "rate: expected a finite number, got inf"),
         ({"rate": 10**400}, ValueError, "rate: expected a number that 64 bits hold"),
-        ({"alphabet_size": "9"}, TypeError, "alphabet_size: expected an int or None, got '9'"),
-        ({"alphabet_size": True}, TypeError, "alphabet_size: expected an int or None, got True"),
         ({"state": ["zero"]}, ValueError, "state: expected one of zero, free"),
         ({"state": None}, ValueError, "state: expected one of zero, free"),
         ({"device": 0}, ValueError, "device: expected one of cpu, cuda"),

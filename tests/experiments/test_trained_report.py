@@ -9,16 +9,19 @@ import pytest
 import torch
 from tests.sentences import crowded, html_text
 
+from contextual_rnn.diagnostics import diagnose
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig
 from contextual_rnn.experiments.report import figures
 from contextual_rnn.experiments.report.html import watched, write_report
 from contextual_rnn.experiments.report.playground import INITIALS, PERIODS, playground, to_integers
+from contextual_rnn.experiments.report.tables import numbers_of
 from contextual_rnn.experiments.runs.folder import read_runs
 from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.runs.weights import load_model, load_task
 from contextual_rnn.experiments.stats.groups import groups_of
 from contextual_rnn.experiments.studies.calibration import RIGHT, calibration, calibration_table, verdicts_of
 from contextual_rnn.experiments.tasks.coverage import LEVELS
+from contextual_rnn.experiments.tasks.registry import build_task
 from contextual_rnn.experiments.training.seeding import generator_for
 
 DECAY = {"units": 6, "context_units": 4, "samples_per_period": 8, "epochs": 2}
@@ -151,6 +154,15 @@ def test_diagnoses_of_runs(runs):
         assert found.influence.length == 11
     assert set(load_task(runs["retrieval"]).diagnose().influence.leaves) == {"h", "a"}
     assert load_task(runs["lstm"]).diagnose().p_value is None, "a free state is the same for all"
+    assert set(build_task(RetrievalConfig(state="normal", **RETRIEVAL)).diagnose().sigma) == {"h"}
+
+
+def test_a_diagnosis_without_permutations_has_a_row_too(runs):
+    """That of a table of one series has none."""
+    model, (x, period) = load_task(runs["paper0"]).model, load_task(runs["paper0"]).validation
+    found = diagnose(model, lambda: model(x[:, :-1], period).square(), permutations=0)
+    losses = [f"{found.overall[name]:.3g}" for name in ("true", "zeroed", "mean")]
+    assert numbers_of(found)[:5] == [*losses, "-", "-"]
 
 
 def test_the_report_has_it_all_and_opens_offline(html, folder, runs):

@@ -77,6 +77,10 @@ def describe(done: str) -> None:
     _done = done
 
 
+def describe_runs(done: int, total: int) -> None:
+    describe(f"with {done} of {total} runs done")
+
+
 @contextlib.contextmanager
 def raising() -> Generator[None]:
     """A signal raises `Interrupted` in the main thread meanwhile; a command begins, which may print its own line."""

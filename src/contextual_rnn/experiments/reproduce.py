@@ -64,15 +64,14 @@ def reproduce(preset: Preset, folder: Path, *, workers: int | None = None) -> Pa
     ):
 
         def watch(progress: Progress) -> None:
-            interrupts.describe(f"with {progress.done} of {progress.total} runs done")
+            interrupts.describe_runs(progress.done, progress.total)
             bar.update(sum(_epochs(folder / name / METRICS) for name in runs) - bar.n)
 
         progress = sweep(runs, folder, pool, watch=watch)
     report = write_report(folder)
     if progress.failed:
-        raise RuntimeError(
-            f"{len(progress.failed)} of {len(runs)} runs failed, the report is in {report}: {progress.failed}"
-        )
+        reasons = "; ".join(f"{folder / name}: {reason}" for name, reason in progress.reasons.items())
+        raise RuntimeError(f"{len(progress.failed)} of {len(runs)} runs failed, the report is in {report}: {reasons}")
     return report
 
 

@@ -101,9 +101,8 @@ class ContextNet(SavesNumbers):
 
         A quantity stays as it is, in float64, which `forward` scales before it rounds: seconds since 1970 have more
         digits than float32. Without float64 on the device (mps) it is float32. A set is any collection of its members,
-        encoded in floats of this module. Raises ValueError or TypeError that names the feature: missing or not
-        asked for, columns of different lengths, an unknown category without a bucket, a quantity that is no finite
-        number.
+        encoded in floats of this module. Raises ValueError or TypeError that names the feature: missing or not asked
+        for, columns of different lengths, an unknown category without a bucket, a quantity that is no finite number.
         """
         self._check_names(rows)
         columns = {name: entries_of(name, column, "a column of values") for name, column in rows.items()}
@@ -134,9 +133,8 @@ class ContextNet(SavesNumbers):
         """Features (B, out_features) of tensors as `encode` makes them; without B for one example.
 
         Categories (B,) int64, quantities (B,) and sets (B, members) of floats. A quantity is scaled in its own dtype,
-        float32 at least, and then rounded to this module's. Raises ValueError or TypeError that
-        names the feature for one that is missing, not asked for, of another type, device, shape or batch, out of range
-        or not finite.
+        float32 at least, and then rounded to this module's. Raises ValueError or TypeError that names the feature for
+        one that is missing, not asked for, of another type, device, shape or batch, out of range or not finite.
         """
         self._check_names(context)
         parts, lead = [], None

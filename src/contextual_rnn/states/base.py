@@ -118,11 +118,10 @@ class InitialState(SavesNumbers, ABC):
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> Mapping[str, Moments]:
         """Mean and scale of every leaf, by name; arguments and errors as for `forward`.
 
-        Of a leaf with a domain they are those of the real numbers that stand for it (see `Leaf`).
-        A state of your own may give the mean of one example, `shape`, which is tiled over the batch, and leave out
-        leaves without floats, which are what the network starts from then. TypeError or ValueError, which names the
-        class and the leaf, for moments of other leaves, shapes, batch sizes or kinds of numbers, and parts on different
-        devices.
+        Of a leaf with a domain they are those of the real numbers that stand for it (see `Leaf`). A state of your own
+        may give the mean of one example, `shape`, which is tiled over the batch, and leave out leaves without floats,
+        which are what the network starts from then. TypeError or ValueError, which names the class and the leaf, for
+        moments of other leaves, shapes, batch sizes or kinds of numbers, and parts on different devices.
         """
 
     def _moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:

@@ -303,7 +303,7 @@ def test_the_command_ends_with_the_three_sentences(tmp_path, in_this_process, ca
     assert main([*words, "--dry-run"]) == 0
     dry = capsys.readouterr().out
     assert "arms: zero, free, context, normal, every_step" in dry
-    assert "10 runs (0 of the search)" in dry
+    assert "10 runs (0 of the search) of 20 steps: about " in dry
     assert not (tmp_path / "out" / "runs").exists()
     assert main(words) == 0
     answer = json.loads((tmp_path / "out" / "answer.json").read_text())
@@ -386,6 +386,8 @@ def test_the_papers_tasks_take_the_same_path(config, tmp_path):
         (["compare", "a.csv"], "target: expected the column to predict, got none"),
         (["compare", "a.csv", "--target", "y", "--kinds", "y"], "kinds: expected COLUMN=KIND, got 'y'"),
         (["compare", "nowhere.csv", "--target", "y"], "nowhere.csv"),
+        (["compare", "decay", "--steps", "9"], "steps: expected none beside the task decay, which has options of its"),
+        (["compare", "--demo", "--target", "y"], "target: expected none beside the data colors, whose columns are kno"),
     ],
 )
 def test_commands_that_are_refused(words, message, capsys):

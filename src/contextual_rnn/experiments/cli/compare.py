@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json as jsons
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.config import tasks
+from contextual_rnn.experiments.config import PanelConfig, tasks
 
 if TYPE_CHECKING:
     from contextual_rnn.experiments.compare.plan import Plan
     from contextual_rnn.experiments.panels import PanelData
     from contextual_rnn.experiments.runs.store import Place
+
+COLUMNS = ("target", "series", "time", "inputs", "context", "window", "group", "kinds")
+OF_TABLES = (*COLUMNS, "split", "length", "network", "units", "learning_rates", "steps")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Compare:
     learning_rates: tuple[float, ...] = (3e-3, 1e-2)
     """Step sizes of Adam that are tried for every arm."""
     steps: int = 500
-    """Training steps of each run."""
+    """Training steps of each run, as whole epochs, which have ten steps or more."""
     smallest_gain: float = 0.02
     """A share of the zero state's error: an interval below it means that a better state does not help."""
     out: str = "runs/compare"
@@ -85,7 +88,7 @@ class Compare:
         from contextual_rnn.experiments.sweeps.workers import dask_workers, local_workers
         from contextual_rnn.experiments.training.threads import cores
 
-        folder = store.place_of(self.out)
+        folder = store.out_folder(self.out)
         smallest_gain, workers = check_options(self.smallest_gain, self.workers)
         plan = self._plan(folder)
         count = workers or max(1, cores() // plan.base.threads)
@@ -96,7 +99,7 @@ class Compare:
         with Bar(unit="run") as bar:
 
             def watch(stage: str, progress: Any) -> None:
-                interrupts.describe(f"with {progress.done} of {progress.total} runs done")
+                interrupts.describe_runs(progress.done, progress.total)
                 bar.total = progress.total
                 bar.set_description_str(stage, refresh=False)
                 bar.update(len(progress.outcomes) - bar.n)
@@ -119,9 +122,11 @@ class Compare:
         if self.demo == (table is not None):
             raise ValueError(f"table: expected a table, the name of a task, or --demo, got {table or 'none'}")
         if table in tasks():
+            self._check_absent(OF_TABLES, f"the task {table}, which has options of its own")
             return plan_of_task(tasks()[table].config(), self.seeds, self.arms)
         example = DEMO if self.demo else str(table)
         if example in EXAMPLES and not Path(example).exists():
+            self._check_absent(COLUMNS, f"the data {example}, whose columns are known")
             table, columns = example_table(example)
         elif self.target is None:
             raise ValueError("target: expected the column to predict, got none")
@@ -136,6 +141,12 @@ class Compare:
             steps=self.steps,
         )  # fmt: skip
 
+    def _check_absent(self, names: tuple[str, ...], beside: str) -> None:
+        """Raises ValueError for one of these options that was given, where it would change nothing."""
+        for option in fields(self):
+            if option.name in names and (value := getattr(self, option.name)) != option.default:
+                raise ValueError(f"{option.name}: expected none beside {beside}, got {value!r}")
+
 
 def _kind(word: str) -> tuple[str, str]:
     name, equals, kind = word.partition("=")
@@ -145,17 +156,21 @@ def _kind(word: str) -> tuple[str, str]:
 
 
 def _dry_run(plan: Plan, count: int) -> None:
+    from contextual_rnn.experiments.compare.compare import steps_of
     from contextual_rnn.experiments.compare.report import understood
     from contextual_rnn.experiments.sweeps.estimate import estimated_seconds, in_words
 
-    print(understood(plan))
+    length = f"{plan.base.epochs} epochs"
+    if isinstance(plan.base, PanelConfig):
+        length = f"{steps_of(plan.base)} steps"
+        print(understood(plan))
     search = plan.search()
     final = plan.final({arm: {name: values[-1] for name, values in plan.grid.items()} for arm in plan.arms})
     configs = [*search.values(), *(config for name, config in final.items() if name not in search)]
     seconds = sum(estimated_seconds(configs)) / count
     print(f"arms: {', '.join(plan.arms)}")
     print(
-        f"{len(configs)} runs ({len(search)} of the search) of {plan.base.epochs} epochs: "
+        f"{len(configs)} runs ({len(search)} of the search) of {length}: "
         f"about {in_words(seconds)} with {count} side by side"
     )
 
@@ -176,8 +191,9 @@ class Predict:
     def run(self) -> None:
         from contextual_rnn.experiments.compare.winner import Predictor, check_ending, write_table
         from contextual_rnn.experiments.panels.understood import rows_in_words
+        from contextual_rnn.experiments.runs.store import out_file
 
-        check_ending(self.out)
+        check_ending(out_file(self.out))
         predictor = Predictor.from_pretrained(self.folder, self.network)
         data = predictor.read(self.table)
         predictions = predictor.predict_data(data)

@@ -31,13 +31,18 @@ class Generate:
     def run(self) -> None:
         import torch
 
+        from contextual_rnn._numbers import check_size
         from contextual_rnn._whole_file import write_whole
         from contextual_rnn.experiments.report import figures
         from contextual_rnn.experiments.report.data import Fans
         from contextual_rnn.experiments.runs.folder import read_run
+        from contextual_rnn.experiments.runs.store import out_folder
         from contextual_rnn.experiments.studies.trajectories import sample_trajectories, to_csv
         from contextual_rnn.experiments.tasks.decay import linear_cosine_decay
 
+        check_size("samples", self.samples)
+        out = self.out or self.folder / "trajectories"
+        out_folder(out.parent)
         run = read_run(self.folder)
         paths = sample_trajectories(
             run, initial=self.initial, periods=self.period, num_samples=self.samples, seed=self.seed, mean=self.mean
@@ -46,11 +51,7 @@ class Generate:
         truths = linear_cosine_decay(torch.full_like(period, self.initial), period)
         by_period, true = (dict(zip(self.period, curves, strict=True)) for curves in (paths, truths))
         figure = figures.trajectory_fans(Fans(self.initial, by_period, true))
-        out = self.out or self.folder / "trajectories"
         out.parent.mkdir(parents=True, exist_ok=True)
-        for path, text in (
-            (Path(f"{out}.svg"), figures.to_svg(figure)),
-            (Path(f"{out}.csv"), to_csv(paths, self.period)),
-        ):
-            write_whole(path, text)
+        for ending, text in (("svg", figures.to_svg(figure)), ("csv", to_csv(paths, self.period))):
+            write_whole(path := Path(f"{out}.{ending}"), text)
             print(path)

@@ -5,8 +5,10 @@ PyTorch takes seconds to import, so `--help` does not import it: a command impor
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import io
 import operator
 import sys
 import traceback
@@ -25,7 +27,7 @@ from contextual_rnn.experiments.cli.reproduce import Reproduce
 from contextual_rnn.experiments.cli.results import Results
 from contextual_rnn.experiments.cli.sweep import Sweep, SweepOptions
 from contextual_rnn.experiments.cli.train import Train, TrainOptions
-from contextual_rnn.experiments.cli.words import REGISTRY, check_name
+from contextual_rnn.experiments.cli.words import REGISTRY, check_name, one_line
 from contextual_rnn.experiments.config import task_of_file, tasks
 from contextual_rnn.experiments.config.registry import MODULES
 
@@ -40,7 +42,6 @@ contextual-rnn --help lists all commands, contextual-rnn COMMAND --help the opti
 # ArithmeticError: the loss of a run is not finite.
 REFUSALS = (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, ImportError)
 
-
 COMMANDS = {
     "reproduce": Reproduce,
     "train": Train,
@@ -52,7 +53,6 @@ COMMANDS = {
     "generate": Generate,
     "info": Info,
 }
-
 
 # Their first word may be a Python file with a task: in place of the task's name, or beside a folder of its runs.
 TAKE_TASKS, READ_TASKS = ("train", "sweep", "compare"), ("results", "report")
@@ -71,14 +71,21 @@ def parse(words: list[str]) -> Any:
     if len(words) > 1 and words[0] in ("train", "sweep") and not words[1].startswith("-"):
         check_name("task", words[1], tasks(), " or a FILE.py with one")
     commands: dict[str, Any] = {**COMMANDS, "train": Train[_each(TrainOptions)], "sweep": Sweep[_each(SweepOptions)]}
-    return tyro.cli(
-        _one_of([(name, command, None) for name, command in commands.items()]),
-        prog="contextual-rnn",
-        description=DESCRIPTION,
-        args=words,
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-        registry=REGISTRY,
-    )
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                _one_of([(name, command, None) for name, command in commands.items()]),
+                prog="contextual-rnn",
+                description=DESCRIPTION,
+                args=words,
+                config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+                registry=REGISTRY,
+            )
+    except SystemExit:
+        if text := printed.getvalue():
+            print(f"contextual-rnn: {one_line(text)} See contextual-rnn {words[0]} --help", file=sys.stderr)
+        raise
 
 
 def _each(options: Any) -> Any:
@@ -111,8 +118,15 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, KeyboardInterrupt) or interrupts.requested():  # an error after a signal follows from it
             interrupts.print_line()
             return interrupts.status()
-        print(f"contextual-rnn: {error}{_place(error)}", file=sys.stderr)
+        print(f"contextual-rnn: {_words(error)}{_place(error)}", file=sys.stderr)
         return 1
+
+
+def _words(error: BaseException) -> str:
+    """The message of an error on one line; Python's own, of a file, does not say what was expected."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"path: expected one that can be read or written, got {error.filename}: {error.strerror}"
+    return " ".join(str(error).splitlines())
 
 
 def _place(error: BaseException | None) -> str:

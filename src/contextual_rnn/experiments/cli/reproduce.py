@@ -43,9 +43,11 @@ class Reproduce:
         from contextual_rnn.experiments.report.answer import answer
         from contextual_rnn.experiments.reproduce import plan, reproduce
         from contextual_rnn.experiments.runs.folder import read_runs
+        from contextual_rnn.experiments.runs.store import out_folder
 
         folder = self.out or Path("runs") / f"reproduce-{self.preset}"
         workers = None if self.workers is None else check_size("workers", self.workers)
+        out_folder(folder)
         print(plan(self.preset, folder, workers=workers), flush=True)
         if self.dry_run:
             return

@@ -33,6 +33,8 @@ class Results:
         from contextual_rnn.experiments.runs.summary import PARQUET, write_parquet
         from contextual_rnn.experiments.stats.finals import table
 
+        if self.out is not None:
+            store.out_file(self.out)
         place, left_out = store.place_of(self.folder), LeftOut()
         with left_out, store.readable(place, (CONFIG, METRICS, RESULT), left_out) as folder:
             left_out.copy_of(place, folder)

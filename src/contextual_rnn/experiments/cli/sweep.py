@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic
 
 import tyro
 
-from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, task_name
-
-TaskConfig = TypeVar("TaskConfig", bound=Config)
-Options = TypeVar("Options")
+from contextual_rnn.experiments import interrupts
+from contextual_rnn.experiments.cli.train import Options, TaskConfig
+from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, task_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +47,8 @@ class SweepOptions(Generic[TaskConfig]):
 class Sweep(Generic[Options]):
     """Train every combination of some options and seeds, side by side, here or on a cluster.
 
-    Options not in the grid are as given. Killed or interrupted, the same command goes on. The exit status is 1 where
-    a run failed; a run that diverged has not; 130 after Ctrl-C, 143 after SIGTERM, 129 after
-    SIGHUP.
+    Options not in the grid are as given. Killed or interrupted, the same command goes on. The exit status is 1 where a
+    run failed; a run that diverged has not; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
 
     task: Annotated[Options, tyro.conf.arg(name="")]
@@ -67,7 +65,7 @@ class Sweep(Generic[Options]):
         from contextual_rnn.experiments.training.threads import cores
 
         options: Any = self.task
-        folder = store.place_of(options.out or f"runs/sweep-{task_name(options.config)}")
+        folder = store.out_folder(options.out or f"runs/sweep-{task_name(options.config)}")
         grid = grid_from_file(options.grid_file) if options.grid_file else {}
         words = grid_from_words(options.grid)
         if both := sorted(grid.keys() & words.keys()):
@@ -95,7 +93,7 @@ class Sweep(Generic[Options]):
                 )
         except KeyboardInterrupt:
             # Some may have ended since the bar was last drawn.
-            sweep_output.describe(store.count(folder, [f"{name}/{RESULT}" for name in configs]), len(configs))
+            interrupts.describe_runs(store.count(folder, [f"{name}/{RESULT}" for name in configs]), len(configs))
             raise
         sweep_output.print_end(configs, folder, progress, as_json=options.json)
         return 1 if progress.failed else 0

@@ -23,11 +23,6 @@ from contextual_rnn.experiments.sweeps import sweep as sweeps
 from contextual_rnn.experiments.sweeps.estimate import estimated_seconds, in_words
 
 
-def _finished(configs: Mapping[str, Config], folder: Place) -> list[bool]:
-    with store.readable(folder, (CONFIG, RESULT)) as copy:
-        return [finished(config, copy / name) for name, config in configs.items()]
-
-
 def _varied(configs: Iterable[Config]) -> list[dict[str, Any]]:
     """For each run, the options that differ between runs, without those that the names of their folders say."""
     options = [config_to_dict(config) for config in configs]
@@ -38,8 +33,9 @@ def _varied(configs: Iterable[Config]) -> list[dict[str, Any]]:
 
 def dry_run(configs: Mapping[str, Config], folder: Place, together: int) -> int:
     left: list[Config] = []
-    runs = zip(configs.items(), _finished(configs, folder), _varied(configs.values()), strict=True)
-    for (name, config), done, varied in runs:
+    with store.readable(folder, (CONFIG, RESULT)) as copy:
+        done_before = [finished(config, copy / name) for name, config in configs.items()]
+    for (name, config), done, varied in zip(configs.items(), done_before, _varied(configs.values()), strict=True):
         options = [f"{option}={value}" for option, value in varied.items()]
         print("finished" if done else "to train", store.below(folder, name), *options, sep="  ")
         if not done:
@@ -52,12 +48,8 @@ def dry_run(configs: Mapping[str, Config], folder: Place, together: int) -> int:
     return 0
 
 
-def describe(done: int, total: int) -> None:
-    interrupts.describe(f"with {done} of {total} runs done")
-
-
 def show(bar: Any, progress: sweeps.Progress) -> None:
-    describe(progress.done, progress.total)
+    interrupts.describe_runs(progress.done, progress.total)
     bar.initial = progress.skipped
     texts = [f"{progress.running} running", f"{len(progress.failed)} failed"]
     if best := _best(progress):
@@ -89,23 +81,13 @@ def print_end(configs: Mapping[str, Config], folder: Place, progress: sweeps.Pro
     diverged = [run.folder.name for run in runs if not run.converged]
     if as_json:
         counts = {"folder": str(folder), "runs": len(configs), "skipped": progress.skipped, "retried": progress.retried}
-        print(
-            json.dumps(
-                {
-                    **counts,
-                    "diverged": diverged,
-                    "failed": progress.failed,
-                    "answer": sentences,
-                    "summary": summary(runs),
-                }
-            )
-        )
+        lists = {"diverged": diverged, "failed": progress.failed, "answer": sentences, "summary": summary(runs)}
+        print(json.dumps({**counts, **lists}))
     else:
         if runs:
             print(table(runs))
         print(f"sweep: {folder}: {len(runs)} of {len(configs)} runs done, {len(diverged)} of them diverged")
         print(f"next: {report_command(folder, [task_name(config) for config in configs.values()])}")
         print_answer(sentences)
-    for name, error in progress.failed.items():
-        last = [line for line in error.splitlines() if line and not line[0].isspace()][-1]
-        print(f"failed: {store.below(folder, name)}: {last}", file=sys.stderr)
+    for name, reason in progress.reasons.items():
+        print(f"failed: {store.below(folder, name)}: {reason}", file=sys.stderr)

@@ -47,7 +47,7 @@ class Train(Generic[Options]):
 
         options: Any = self.task
         config: Config = options.config
-        folder = store.place_of(options.out or f"runs/{task_name(config)}-{config.state}-seed{config.seed}")
+        folder = store.out_folder(options.out or f"runs/{task_name(config)}-{config.state}-seed{config.seed}")
         interrupts.describe("before the first step")
         with interrupts.deferred(), started_by_torchrun() as group:
             if group.rank:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import groupby
 from types import NoneType
 from typing import Any, get_args
 
@@ -21,6 +22,17 @@ def check_name(kind: str, word: str, names: Iterable[str], others: str = "") -> 
         near = difflib.get_close_matches(word, names, 1)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{kind}: expected one of {', '.join(names)}{others}, got {word!r}{meant}")
+
+
+def one_line(printed: str) -> str:
+    """What tyro says of words that it refuses, without frame and help, and with the option that is most like one."""
+    _, *lines = [line.strip("│| ") for line in printed.splitlines()]
+    by_rule = groupby(lines, lambda line: set(line) <= set("╰─╯+-"))
+    parts = [" ".join(part) for ruled, part in by_rule if not ruled] or [printed.strip()]
+    refused, known = parts[0], {word for part in parts[1:] for word in part.split() if word.startswith("--")}
+    words = refused.replace(",", " ").split()
+    near = [match for word in words for match in difflib.get_close_matches(word, sorted(known), 1)]
+    return f"{refused}; did you mean {', '.join(near)}?" if near and refused.startswith("Unrecognized") else refused
 
 
 @REGISTRY.primitive_rule

@@ -31,8 +31,6 @@ FIRST = {
     "does not help": "A better initial state does not help on these data.",
     "cannot be decided": "Whether a better initial state helps cannot be decided with these data.",
 }
-
-
 NO_SCORES = ("prediction", "target", "draws_below")  # numbers of the test set whose mean says nothing
 
 

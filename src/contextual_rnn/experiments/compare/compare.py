@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
@@ -24,7 +23,7 @@ from contextual_rnn.experiments.compare.runs import RUNS, Watch, test_of, tested
 from contextual_rnn.experiments.compare.winner import Predictor, write_table
 from contextual_rnn.experiments.config import BASELINE, CONTROLS, Config, PanelConfig, arms_for
 from contextual_rnn.experiments.panels import Columns, Split
-from contextual_rnn.experiments.panels.source import open_table
+from contextual_rnn.experiments.panels.source import open_table, paths_of
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.weights import load_task
@@ -131,10 +130,16 @@ def plan_of_table(
         with torch.random.fork_rng(devices=[]):
             PanelModel(dataclasses.replace(config, units=grid["units"][0]), data.encoding)
     batch = LARGE_BATCH if examples >= 100 * LARGE_BATCH else min(SMALL_BATCH, examples)
-    per_epoch = math.ceil(passes_of(examples, batch) * examples / batch)
-    config = dataclasses.replace(config, batch_size=batch, epochs=max(1, round(steps / per_epoch)))
+    config = dataclasses.replace(config, batch_size=batch, epochs=1)
+    config = dataclasses.replace(config, epochs=max(1, round(steps / steps_of(config))))
     chosen = tuple(dict.fromkeys((BASELINE, *(arms or possible))))
     return Plan(config, chosen, grid, seeds, tuple(arm for arm in CONTROLS if arm in chosen))
+
+
+def steps_of(config: PanelConfig) -> int:
+    """Training steps of a run."""
+    examples = len(data_of(config).train)
+    return config.epochs * math.ceil(passes_of(examples, config.batch_size) * examples / config.batch_size)
 
 
 def plan_of_task(config: Config, seeds: int, arms: Sequence[str] | None = None) -> Plan:
@@ -161,7 +166,7 @@ def run(
     watch: Watch = lambda stage, progress: None,
 ) -> Answer:
     """Train what is left to train, and write the answer, the report and the model to use into `folder`."""
-    from contextual_rnn.experiments.compare.report import REPORT, write_report
+    from contextual_rnn.experiments.compare.report import REPORT, render
     from contextual_rnn.experiments.report.html import ANSWER
 
     with workers as executor:
@@ -170,7 +175,7 @@ def run(
         answer = answer_of(plan, tested_arms(plan, names, copy / RUNS), smallest_gain)
         write_whole(copy / ANSWER, json.dumps(answer.as_dict(), indent=1) + "\n")
         files = [ANSWER, *_write_winner(answer, copy)]
-        write_report(plan, answer, copy, folder)
+        write_whole(copy / REPORT, render(plan, answer, folder))
         store.give_back(copy, [*files, REPORT], folder)
     return answer
 
@@ -187,10 +192,8 @@ def _write_winner(answer: Answer, folder: Path) -> list[str]:
 
 def table_files(table: Any, columns: Columns, folder: Place) -> list[str]:
     """Absolute paths of a table's files; one in memory is first written to table.parquet in `folder`."""
-    if isinstance(table, str | os.PathLike):
-        return [str(Path(table).absolute())]
-    if isinstance(table, list | tuple) and table and all(isinstance(path, str | os.PathLike) for path in table):
-        return [str(Path(path).absolute()) for path in table]
+    if (paths := paths_of(table)) is not None:
+        return [str(path.absolute()) for path in paths]
     if not isinstance(folder, Path):
         raise ValueError(f"table: expected a file that all workers can read, got a {type(table).__name__}")
     import pyarrow

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from contextual_rnn._numbers import check_size
-from contextual_rnn.experiments.config import BASELINE, Config, config_to_dict, entry_of
+from contextual_rnn.experiments.config import BASELINE, Config, entry_of
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.measures import value_of
-from contextual_rnn.experiments.stats.verdict import best_of
 from contextual_rnn.experiments.sweeps.sweep import named
 
 
@@ -22,8 +21,8 @@ class Plan:
     """A comparison of `arms`, values of the option `state`, which include zero.
 
     Every arm is trained with every combination of the values in `grid` and seed 0. Its own best combination, by the
-    task's first measure on the validation set, is then trained with `seeds` seeds. `controls` are the arms that no
-    initial state is chosen from.
+    task's first measure on the validation set, is then trained with `seeds` seeds. `controls` are arms that are
+    compared and never chosen.
 
     Raises ValueError for no zero arm, no arm beside the controls, and options that the task does not have.
     """
@@ -62,19 +61,16 @@ class Plan:
         Raises ValueError, which names the arm, where none of its runs converged.
         """
         runs = list(runs)
+        if not runs:
+            return {arm: {name: values[0] for name, values in self.grid.items()} for arm in self.arms}
         chosen: dict[str, dict[str, Any]] = {}
         for arm in self.arms:
-            if not runs:
-                chosen[arm] = {name: values[0] for name, values in self.grid.items()}
-                continue
             of_arm = [run for run in runs if run.config.state == arm]
-            errors = {str(run.folder): validation_error(run) for run in of_arm}
-            try:
-                best = best_of(errors)
-            except ValueError:
-                raise ValueError(f"{arm}: expected a run that converges, got {len(of_arm)} that diverged") from None
-            options = config_to_dict(next(run for run in of_arm if str(run.folder) == best).config)
-            chosen[arm] = {name: options[name] for name in self.grid}
+            counted = [run for run in of_arm if math.isfinite(validation_error(run))]
+            if not counted:
+                raise ValueError(f"{arm}: expected a run that converges, got {len(of_arm)} that diverged")
+            best = min(counted, key=validation_error).config
+            chosen[arm] = {name: getattr(best, name) for name in self.grid}
         return chosen
 
     def final(self, chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Config]:

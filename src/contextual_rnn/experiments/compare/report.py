@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
-from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.compare.answer import Answer, percent, scores_of
 from contextual_rnn.experiments.compare.calibration import coverage_of
 from contextual_rnn.experiments.compare.figures import gains_figure, steps_figure
@@ -17,6 +16,7 @@ from contextual_rnn.experiments.compare.plan import Plan
 from contextual_rnn.experiments.compare.runs import Arm
 from contextual_rnn.experiments.config import BASELINE, PanelConfig, entry_of
 from contextual_rnn.experiments.report.page import Drawing, folds_of, inline, page
+from contextual_rnn.experiments.report.tables import DIAGNOSIS, numbers_of
 from contextual_rnn.experiments.runs.store import Place, below
 from contextual_rnn.experiments.stats.intervals import Interval
 from contextual_rnn.experiments.stats.tables import Table
@@ -46,12 +46,6 @@ print(predictions.to_pandas())
 model = predictor.model  # a torch module: model.rnn is the network with its initial state
 print(model.rnn)
 """
-
-
-def write_report(plan: Plan, answer: Answer, folder: Path, place: Place) -> Path:
-    """Write report.html into `folder`, which may be a copy of the one at `place`, and return its path."""
-    write_whole(folder / REPORT, render(plan, answer, place))
-    return folder / REPORT
 
 
 def render(plan: Plan, answer: Answer, place: Place) -> str:
@@ -143,19 +137,9 @@ def _steps(answer: Answer) -> Table | None:
 
 
 def _fading(answer: Answer) -> Table:
-    rows = []
-    for name, arm in answer.arms.items():
-        if (diagnosis := arm.diagnosis) is not None:
-            half_life, burn_in = diagnosis.half_life, diagnosis.burn_in
-            rows.append([
-                answer.title(name),
-                "-" if half_life is None else f"{half_life:.3g}".replace("inf", "does not fade").replace("nan", "-"),
-                "-" if burn_in is None else str(burn_in),
-                "-" if diagnosis.p_value is None else f"{diagnosis.p_value:.2g}",
-            ])  # fmt: skip
-    return Table(
-        "Influence of the start", ["arm", "half-life, steps", "burn-in, steps", "p of the permutation test"], rows
-    )
+    diagnosed = {name: arm.diagnosis for name, arm in answer.arms.items() if arm.diagnosis is not None}
+    rows = [[answer.title(name), *numbers_of(diagnosis)[-3:]] for name, diagnosis in diagnosed.items()]
+    return Table("Influence of the start", ["arm", *DIAGNOSIS[-3:]], rows)
 
 
 def _groups(answer: Answer) -> Table | None:

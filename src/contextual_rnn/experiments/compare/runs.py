@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,11 @@ class Arm:
     @property
     def best_run(self) -> Run:
         """The run with the least validation error."""
-        return self.runs[int(best_of({str(seed): validation_error(self.runs[seed]) for seed in self.seeds}))]
+        return _best(self.runs, self.seeds)
+
+
+def _best(runs: Mapping[int, Run], seeds: Iterable[int]) -> Run:
+    return runs[int(best_of({str(seed): validation_error(runs[seed]) for seed in seeds}))]
 
 
 def train_all(plan: Plan, folder: Place, executor: Executor, watch: Watch = lambda stage, progress: None) -> list[str]:
@@ -75,9 +79,9 @@ def _train(stage: str, configs: Mapping[str, Config], place: Place, executor: Ex
         return
     progress = sweep(configs, place, executor, watch=functools.partial(watch, stage))
     if progress.failed:
-        name, error = next(iter(progress.failed.items()))
-        last = [line for line in error.splitlines() if line and not line[0].isspace()][-1]
-        raise RuntimeError(f"{len(progress.failed)} of {len(configs)} runs failed: {store.below(place, name)}: {last}")
+        name, reason = next(iter(progress.reasons.items()))
+        failed = f"{len(progress.failed)} of {len(configs)} runs failed"
+        raise RuntimeError(f"{failed}: {store.below(place, name)}: {reason}")
 
 
 def tested_arms(plan: Plan, names: list[str], folder: Path) -> dict[str, Arm]:
@@ -97,13 +101,13 @@ def tested_arms(plan: Plan, names: list[str], folder: Path) -> dict[str, Arm]:
 
 
 def _tested(name: str, runs: Mapping[int, Run], seeds: tuple[int, ...]) -> Arm:
-    best = int(best_of({str(seed): validation_error(runs[seed]) for seed in seeds}))
+    best = _best(runs, seeds)
     results: list[Tested] = []
     diagnosis = None
     for seed in seeds:
         task = load_task(runs[seed])
         results.append(test_of(task, runs[seed].config))
-        if seed == best:
+        if runs[seed] is best:
             with global_generators("diagnosis", seed):
                 diagnosis = task.diagnose()
     first = results[0]

@@ -52,6 +52,8 @@ class Predictor:
         a file and `network` does not name one: a folder from elsewhere runs no code by itself.
         """
         path = Path(folder) / CONFIG
+        if not path.exists():
+            raise ValueError(f"folder: expected the folder winner of a comparison, with {CONFIG}, got {folder}")
         content = read_json(path)
         try:
             config = PanelConfig(**content["model"])
@@ -105,13 +107,11 @@ class Predictor:
 
         batch, per_step = data.batch(examples), data.target.per == "step"
         prediction, draws = predicted(self.model, batch)
-        rows = data.table_rows(examples) if per_step else None
-        known = (
-            torch.ones(len(examples), dtype=torch.bool, device="cpu") if rows is None else torch.from_numpy(rows >= 0)
-        )
-        codes = examples.series if rows is None else numpy.repeat(examples.series, (rows >= 0).sum(1))
+        rows = data.table_rows(examples) if per_step else numpy.arange(len(examples))
+        known = torch.from_numpy(rows >= 0)
+        codes = numpy.repeat(examples.series, known.reshape(len(examples), -1).sum(1).numpy())
         columns: dict[str, Any] = {"series": [data.panel.series_names[code] for code in codes]}
-        if rows is not None:
+        if per_step:
             columns["row"] = rows[rows >= 0]
         if data.target.kind == "category":
             probability, place = prediction.softmax(-1).max(-1)

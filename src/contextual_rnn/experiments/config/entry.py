@@ -21,11 +21,20 @@ Value = Callable[[Sequence[Mapping[str, float]], Mapping[str, float]], float]
 
 
 @dataclass(frozen=True)
-class Metric:
+class _Part:
+    """Of an entry: its texts, flags and names of scales are checked."""
+
+    def __post_init__(self) -> None:
+        for name, of_name in _types(type(self)).items():
+            of_name.checked(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Metric(_Part):
     """A number that a task's `evaluate` returns, and how tables and learning curves show it.
 
-    `scale` is that of its axis: share for fractions, shown as per cent, negative for numbers below zero, of which the
-    one before training may be far below. `axis` names the axis, by default by the metric's name.
+    `scale` is that of its axis: share for fractions, shown as per cent; negative for numbers below zero, of which the
+    one before training may be far from the rest. `axis` names the axis, by default by the metric's name.
     """
 
     name: str
@@ -34,21 +43,15 @@ class Metric:
     axis: str = ""
     curve: bool = True
 
-    def __post_init__(self) -> None:
-        _check_types(self, Metric)
-
 
 @dataclass(frozen=True)
-class Measure:
+class Measure(_Part):
     """A number by which the runs that converged are compared; `share` says that it is a fraction."""
 
     name: str
     of: Value
     more_is_better: bool = False
     share: bool = False
-
-    def __post_init__(self) -> None:
-        _check_types(self, Measure)
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,6 @@ def epochs_to(threshold: float, metric: str) -> Value:
     return lambda lines, last: next((e["epoch"] for e in lines if e.get(metric, -math.inf) >= threshold), math.inf)
 
 
-def _check_types(part: Any, kind: type) -> None:
-    """Check the texts, flags and names of scales of a part of an entry."""
-    for name, of_name in _types(kind).items():
-        of_name.checked(name, getattr(part, name))
-
-
 @functools.cache
 def _types(kind: type) -> dict[str, OptionType]:
     hints = get_type_hints(kind)
@@ -110,15 +107,14 @@ def check_parts(entry: TaskEntry) -> None:
     for name, values, each in (("metrics", entry.metrics, Metric), ("measures", entry.measures, Measure)):
         if not isinstance(values, tuple | list) or not all(isinstance(value, each) for value in values):
             raise TypeError(f"{name}: expected a tuple of {each.__name__} for {entry.name}, got {values!r}")
+        if len({value.name for value in values}) < len(values):
+            raise ValueError(f"{name}: expected every name once for {entry.name}, got {[each.name for each in values]}")
     for measure in entry.measures:
         if not callable(measure.of):
             raise TypeError(f"measures: expected a function for {measure.name} of {entry.name}, got {measure.of!r}")
     for name in ("title", "text", "curves"):
         option_type(name, str).checked(name, getattr(entry, name))
     option_type("trajectories", bool).checked("trajectories", entry.trajectories)
-    for name, values in (("metrics", entry.metrics), ("measures", entry.measures)):
-        if len({value.name for value in values}) < len(values):
-            raise ValueError(f"{name}: expected every name once for {entry.name}, got {[each.name for each in values]}")
     _check_shown(entry)
 
 

@@ -17,6 +17,7 @@ Device = Literal["cpu", "cuda"]
 # Options that say how a run is computed, not what: tables and pictures put runs together that differ in them.
 COMPUTED_BY = ("threads", "device")
 
+MOST_THREADS = 4096  # with a hundred thousand PyTorch ends the process
 CHECKPOINT_SECONDS = 30.0  # by default between checkpoints: what is lost at most when a run is killed
 Preset = Literal["quick", "paper"]  # sizes of the paper's experiments in `reproduce`
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -63,6 +64,8 @@ class TrainingConfig:
             object.__setattr__(self, name, kind.checked(name, getattr(self, name)))
         for name in ("epochs", "batch_size", "threads"):
             at_least(name, getattr(self, name), 1)
+        if self.threads > MOST_THREADS:
+            raise ValueError(f"threads: expected at most {MOST_THREADS}, got {self.threads}")
         positive("learning_rate", self.learning_rate)
         if not re.fullmatch(r"\w[\w.+-]*", self.state):  # it becomes part of a folder's name
             raise ValueError(f"state: expected a name of letters, digits, _, -, + and ., got {self.state!r}")

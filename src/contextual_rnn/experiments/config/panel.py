@@ -29,12 +29,9 @@ TITLES = {
 
 def arms_for(context: bool, window: bool) -> list[ArmName]:
     """The arms that a table has columns for: with a context, with a window of the past, or with both."""
-    arms: list[ArmName] = []
-    for arm in ARMS:
-        lacks = (arm in READ_CONTEXT and not context) or (arm in READ_WINDOW and not window)
-        if not lacks and (context or window or arm != "every_step"):
-            arms.append(arm)
-    return arms
+    absent = [*(() if context else READ_CONTEXT), *(() if window else READ_WINDOW)]
+    absent += [] if context or window else ["every_step"]
+    return [arm for arm in ARMS if arm not in absent]
 
 
 @dataclass(frozen=True)

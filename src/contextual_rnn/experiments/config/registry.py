@@ -23,7 +23,7 @@ from contextual_rnn.experiments.config.options import TrainingConfig
 TASK_FILES = "CONTEXTUAL_RNN_TASKS"
 MODULES = "contextual_rnn_tasks_"  # the beginning of the names that their modules get
 # Options that a run may have had in an earlier version, and the only value that they can still have.
-RETIRED = {"schedule": "constant"}
+RETIRED = {"schedule": "constant", "modified": False, "alphabet_size": None}
 
 Config = TrainingConfig
 _TASKS: dict[str, TaskEntry] = {}
@@ -60,8 +60,8 @@ def tasks() -> Mapping[str, TaskEntry]:
 def named_file(task: str) -> str | None:
     """A file that names a task on a command line: as the user named it, else where it was found; None without one.
 
-    Worker processes know of a file where it is alone: `CONTEXTUAL_RNN_TASKS` is all that they are given. A file with
-    several tasks names none of them.
+    Worker processes are given `CONTEXTUAL_RNN_TASKS` alone, and do not know what the user named. A file with several
+    tasks names none of them.
     """
     origin = _ORIGINS.get(task)
     alone = list(_ORIGINS.values()).count(origin or "") == 1

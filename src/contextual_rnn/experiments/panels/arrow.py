@@ -39,6 +39,12 @@ def is_number_type(kind: Any) -> bool:
     return types.is_integer(kind) or types.is_floating(kind)
 
 
+def is_date_type(kind: Any) -> bool:
+    """Whether Arrow's type is one of dates, with a time or without."""
+    types = require_pyarrow().types
+    return types.is_date(kind) or types.is_timestamp(kind)
+
+
 def value_type(kind: Any) -> Any:
     """The type of the values of a dictionary, or a type itself."""
     return kind.value_type if require_pyarrow().types.is_dictionary(kind) else kind

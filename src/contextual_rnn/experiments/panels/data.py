@@ -68,10 +68,7 @@ class PanelData:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        names = [part for name, coding in self.encoding.inputs.items() for part in coding.names(name)]
-        if self.panel.columns.reads_itself:
-            names += _before(self.encoding)
-        return tuple(names) or ("constant 1",)
+        return self._coded_names(self.panel.columns.reads_itself) or ("constant 1",)
 
     @property
     def context(self) -> dict[str, Feature]:
@@ -82,16 +79,19 @@ class PanelData:
 
     @property
     def window(self) -> tuple[str, ...]:
-        names = [part for name, coding in self.encoding.inputs.items() for part in coding.names(name)]
-        if self.encoding.target_per == "step":
-            names += _before(self.encoding)
-        return tuple(names) if self.panel.columns.window else ()
+        return self._coded_names(self.encoding.target_per == "step") if self.panel.columns.window else ()
+
+    def _coded_names(self, with_target: bool) -> tuple[str, ...]:
+        """Of the numbers of a step; with those of the target before, where the step shows it."""
+        coded = list(self.encoding.inputs.items())
+        if with_target:
+            coded.append((f"{self.panel.columns.target} before", replace(self.encoding.target, missing=True)))
+        return tuple(part for name, coding in coded for part in coding.names(name))
 
     def batch(self, examples: Examples) -> Batch:
         """Tensors of examples, as long as the longest of them."""
-        steps = int(examples.length.max()) if len(examples) else 0
-        inside = np.arange(steps) < examples.length[:, None]
-        rows = np.where(inside, examples.first[:, None] + np.arange(steps), -1)
+        place, inside = _places(examples)
+        rows = np.where(inside, place, -1)
         window, size = None, self.panel.columns.window
         if size:
             window = self._window(examples.first[:, None] + np.arange(-size, 0))
@@ -127,11 +127,8 @@ class PanelData:
 
     def table_rows(self, examples: Examples) -> Array:
         """The row of the table of each step, (N, T), from 0; -1 for steps that fill a gap, and after an end."""
-        steps = int(examples.length.max()) if len(examples) else 0
-        inside = np.arange(steps) < examples.length[:, None]
-        rows = self.panel.steps.rows
-        place = np.minimum(examples.first[:, None] + np.arange(steps), len(rows) - 1)
-        return np.where(inside, rows[place], -1)
+        (place, inside), rows = _places(examples), self.panel.steps.rows
+        return np.where(inside, rows[np.minimum(place, len(rows) - 1)], -1)
 
     def _inputs(self, rows: Array, inside: Array) -> Tensor:
         parts = self._coded(rows)
@@ -172,5 +169,7 @@ class PanelData:
         return torch.from_numpy(values.reshape(rows.shape)), torch.from_numpy(observed.reshape(rows.shape))
 
 
-def _before(encoding: Encoding) -> list[str]:
-    return replace(encoding.target, missing=True).names(f"{encoding.columns.target} before")
+def _places(examples: Examples) -> tuple[Array, Array]:
+    """Steps of the panel, (N, T), from the first of each example on, and which of them are in the example."""
+    steps = np.arange(examples.length.max(initial=0))
+    return examples.first[:, None] + steps, steps < examples.length[:, None]

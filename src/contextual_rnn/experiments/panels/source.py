@@ -46,13 +46,17 @@ def open_table(table: Any, names: Sequence[str] | None = None) -> Source:
 
 
 def _open(table: Any, names: Sequence[str] | None) -> Source:
-    if isinstance(table, str | os.PathLike):
-        return _open_files(_files_of(Path(table)), names, str(table))
-    if isinstance(table, list | tuple) and table and all(isinstance(path, str | os.PathLike) for path in table):
-        files = [file for path in table for file in _files_of(Path(path))]
-        name = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-        return _open_files(files, names, name)
-    return _open_memory(table, names)
+    if (paths := paths_of(table)) is None:
+        return _open_memory(table, names)
+    files = [file for path in paths for file in _files_of(path)]
+    name = f"{files[0]} and {len(files) - 1} more" if len(paths) > 1 else str(paths[0])
+    return _open_files(files, names, name)
+
+
+def paths_of(table: Any) -> list[Path] | None:
+    """The paths of a table's files and folders; None for a table in memory."""
+    paths = table if isinstance(table, list | tuple) else [table]
+    return list(map(Path, paths)) if paths and all(isinstance(path, str | os.PathLike) for path in paths) else None
 
 
 def _plain_source(source: Source) -> Source:

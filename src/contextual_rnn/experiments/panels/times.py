@@ -12,6 +12,7 @@ from contextual_rnn.experiments.panels.arrow import (
     can_cast,
     compute,
     decoded,
+    is_date_type,
     is_number_type,
     is_text,
     readable,
@@ -62,8 +63,7 @@ def _read_times(source: Source, name: str) -> Times:
 
     kind = value_type(source.types[name])
     numbers = is_number_type(kind)
-    dates = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
-    text = is_text(kind)
+    dates, text = is_date_type(kind), is_text(kind)
     if not (numbers or dates or text):
         raise ValueError(f"{name}: expected dates, times or numbers, got {kind}")
     values = np.empty(source.rows, np.int64 if dates or text or pa.types.is_integer(kind) else np.float64)
@@ -94,7 +94,7 @@ def _as_numbers(name: str, chunk: Any) -> Any:
 
     if is_text(chunk.type):  # all of them missing
         chunk = chunk.cast(pa.timestamp("us"))
-    if pa.types.is_date(chunk.type) or pa.types.is_timestamp(chunk.type):
+    if is_date_type(chunk.type):
         zone = chunk.type.tz if pa.types.is_timestamp(chunk.type) else None
         try:
             return chunk.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())

@@ -69,13 +69,17 @@ def _inputs(columns: Columns, inputs: Sequence[str]) -> str:
     if columns.kinds.get(columns.target) in ("bytes", "characters"):
         return f"the {columns.kinds[columns.target].removesuffix('s')} before"
     names = [f"{name} of the step before" if name == columns.target else name for name in columns.inputs]
-    return f"{', '.join(names) or 'nothing but a constant'} ({len(inputs)} numbers)"
+    return f"{', '.join(names) or 'nothing but a constant'} ({_numbers(inputs)})"
 
 
 def _window(columns: Columns, window: Sequence[str]) -> str:
     if not columns.window:
         return "none"
-    return f"the {columns.window} steps before each start ({len(window)} numbers a step)"
+    return f"the {columns.window} steps before each start ({_numbers(window)} a step)"
+
+
+def _numbers(names: Sequence[str]) -> str:
+    return f"{len(names)} number{'s' * (len(names) != 1)}"
 
 
 def _examples(summary: Mapping[str, Any], length: int | None) -> str:

@@ -13,6 +13,7 @@ from contextual_rnn.experiments.panels.arrow import (
     can_cast,
     compute,
     decoded,
+    is_date_type,
     is_number_type,
     is_text,
     readable,
@@ -114,7 +115,8 @@ def read_column(source: Source, name: str, kind: str, dtype: Any = np.float32) -
         if kind == "quantity":
             return _read_quantity(source, name, dtype)
         if kind == "category":
-            return _read_category(source, name)
+            codes, values = read_codes(source, name)
+            return Category(codes, values.to_pylist())
         return _read_members(source, name, kind.partition(":")[2])
 
 
@@ -182,7 +184,7 @@ def read_names(source: Source, name: str) -> tuple[Array, list[Any]]:
     import pyarrow as pa
 
     kind = value_type(source.types[name])
-    dates = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+    dates = is_date_type(kind)
     if not (dates or is_text(kind) or is_number_type(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
         raise ValueError(f"{name}: expected names, numbers or dates, got values of type {kind}")
     with readable(name):
@@ -206,11 +208,6 @@ def _compact(codes: Array, dictionary: Any) -> tuple[Array, Any]:
     place[values] = np.arange(len(values), dtype=np.int32)
     renumbered[:-1] = np.where(same >= 0, place[same], -1)
     return renumbered[codes], distinct.dictionary.take(pa.array(values))
-
-
-def _read_category(source: Source, name: str) -> Category:
-    codes, values = read_codes(source, name)
-    return Category(codes, values.to_pylist())
 
 
 def _read_members(source: Source, name: str, separator: str) -> Members:

@@ -34,10 +34,8 @@ COLOURS = {"zero": BLUE, "free": ORANGE, "context": VERMILION, "normal": GREEN}
 LABELS = {"zero": "zero (2a)", "free": "free (2b)", "context": "context (2c)", "normal": "normal (Eq. 4)"}
 WIDTH = 5.0  # inches, of a panel: on a phone its text can still be read
 BAND = (0.1, 0.9)
-MAP_COLOURS, MAP_TICKS = (
-    "PuOr",
-    (-0.6, -0.1, -0.01, 0, 0.01, 0.1, 0.6),
-)  # full colour at the ends, logarithmic beyond half a point
+MAP_COLOURS = "PuOr"  # full at the ends of the ticks, logarithmic beyond half a point
+MAP_TICKS = (-0.6, -0.1, -0.01, 0, 0.01, 0.1, 0.6)
 THIN_LINES = 24  # of a state; more seeds are a band
 MORE_COLOURS = (PURPLE, SKY, "#F0E442", "#000000", "#999999")  # of states that are not the paper's
 # Variants of one state in one picture.
@@ -130,8 +128,7 @@ def calibration_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def map_figure(gains: Map, starts: Sequence[str] = tuple(STARTS)) -> Figure:
     """Median gain in final accuracy over zero, in points, a panel for each of `starts`, timing and state.
 
-    Cells whose interval holds zero, or that have a single seed, are hatched. Raises ValueError for no
-    gains.
+    Cells whose interval holds zero, or that have a single seed, are hatched. Raises ValueError for no gains.
     """
     if not gains:
         raise ValueError("gains: expected those of one state or more, got none")

@@ -29,7 +29,7 @@ FILES = CALIBRATION, DIAGNOSTICS, PLAYGROUND = "calibration.json", "diagnostics.
 class Trained:
     """Rows of `calibration`, a row for each diagnosed run, the playground's data or None, and the diagnoses.
 
-    Those are empty where all was read from JSON.
+    What was read from JSON has no diagnoses.
     """
 
     calibration: list[dict[str, Any]]

@@ -128,9 +128,8 @@ def _pictures(groups: Sequence[Group]) -> list[Picture]:
     apart_in = differing(groups)
     for group in groups:
         settings, entry = group.texts(), group.entry
-        title = ": ".join(
-            filter(None, [*group.titles(), ", ".join(settings[name] for name in apart_in if name in settings)])
-        )
+        apart = ", ".join(settings[name] for name in apart_in if name in settings)
+        title = ": ".join(filter(None, [*group.titles(), apart]))
         panels = [Panel(each, curves_of(group.runs, each.name)) for each in entry.metrics if each.curve]
         panels = panels if any(panel.curves for panel in panels) else []
         pictures.append(Picture(title, f"{_counted(group)}.", ", ".join(settings.values()), panels))

@@ -107,7 +107,7 @@ def _experiment(section: Section, data: Mapping[str, Any]) -> Fold:
 
 
 def _curves(name: str, panels: Sequence[Panel], title: str) -> list[Drawing]:
-    """Learning curves; `title` is what of."""
+    """Learning curves of the runs that `title` names."""
     return [
         Drawing(inline(figures.learning_curve(panel), f"{name}-{index}"), text, label=f"{title}: {text} by epoch")
         for index, panel in enumerate(panels)

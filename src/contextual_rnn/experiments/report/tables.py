@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from contextual_rnn.diagnostics import Diagnosis
-from contextual_rnn.experiments.config import BASELINE, Metric, TaskEntry, chosen, in_order
+from contextual_rnn.experiments.config import BASELINE, TaskEntry, chosen, in_order
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.runs.summary import status
 from contextual_rnn.experiments.stats.contrast import contrast
@@ -34,9 +34,9 @@ def _row(entry: TaskEntry, run: Run) -> list[str]:
         *(str(getattr(run.config, name)) for name in entry.columns),
         ", ".join(others) or "-",
         str(run.config.seed),
-        epochs_of(run) + ("" if run.converged else f", {status(run)}"),
+        f"{int(final.get('epoch', 0))} of {run.config.epochs}" + ("" if run.converged else f", {status(run)}"),
         _number((run.result or {}).get("parameters"), ","),
-        *(_number(final.get(metric.name), _form(metric)) for metric in entry.metrics),
+        *(_number(final.get(each.name), ".2%" if each.scale == "share" else ".4g") for each in entry.metrics),
         _number(None if seconds is None else seconds / 60, ".1f"),
     ]
 
@@ -76,10 +76,6 @@ def _gains(group: Group) -> list[list[str]]:
     return rows
 
 
-def _form(metric: Metric) -> str:
-    return ".2%" if metric.scale == "share" else ".4g"
-
-
 def _interval(interval: Interval | None, form: str) -> str:
     if interval is None:
         return "-"
@@ -92,11 +88,6 @@ def _final(run: Run) -> dict[str, float]:
     return run.result["final"] if run.result is not None else (run.metrics or [{}])[-1]
 
 
-def epochs_of(run: Run) -> str:
-    """As "7 of 30"."""
-    return f"{int(_final(run).get('epoch', 0))} of {run.config.epochs}"
-
-
 def _number(value: float | None, form: str) -> str:
     if value is None:
         return "-"
@@ -105,7 +96,8 @@ def _number(value: float | None, form: str) -> str:
 
 def numbers_of(diagnosis: Diagnosis) -> list[str]:
     """A row of the table of diagnoses, under `DIAGNOSIS` but the state."""
-    losses = [f"{diagnosis.overall[name]:.3g}" for name in ("true", "zeroed", "mean", "shuffled")]
+    of_state = diagnosis.overall  # without permutations, as of a single series, none is shuffled
+    losses = [f"{of_state[name]:.3g}" if name in of_state else "-" for name in ("true", "zeroed", "mean", "shuffled")]
     p_value = "-" if diagnosis.p_value is None else f"{diagnosis.p_value:.2g}"
     half_life = "-" if diagnosis.half_life is None else f"{diagnosis.half_life:.3g}".replace("inf", "does not fade")
     half_life = half_life.replace("nan", "not finite")

@@ -33,7 +33,8 @@ def publish(runs: Iterable[Run], path: Path) -> None:
     if not rows:
         raise ValueError("runs: expected finished runs, got none")
     rows.sort(key=lambda run: (run["options"]["state"], run["options"]["seed"], run["command"]))
-    shared = {name: value for name, value in rows[0]["options"].items() if all(_has(run, name, value) for run in rows)}
+    options = [run["options"].items() for run in rows]
+    shared = dict(item for item in options[0] if all(item in others for others in options))
     for run in rows:
         run["options"] = {name: value for name, value in run["options"].items() if name not in shared}
     head = {"options": shared}
@@ -109,10 +110,6 @@ def _run(shared: dict[str, Any], published: dict[str, Any], path: Path) -> Run:
                 line[name] = value
     result = checked_result(published, config, path)
     return Run(Path(result["command"].rpartition("--out ")[2]), task_name(config), config, lines, result)
-
-
-def _has(run: dict[str, Any], name: str, value: object) -> bool:
-    return name in run["options"] and run["options"][name] == value
 
 
 def _rounded(value: float | None) -> float | None:

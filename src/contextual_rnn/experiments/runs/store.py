@@ -19,15 +19,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from contextual_rnn._whole_file import write_whole
-from contextual_rnn.experiments.runs.folder import (
-    CHECKPOINT,
-    CONFIG,
-    METRICS,
-    RESULT,
-    WEIGHTS,
-    Refused,
-    raise_it,
-)
+from contextual_rnn.experiments.runs.folder import CHECKPOINT, CONFIG, METRICS, RESULT, WEIGHTS, Refused, raise_it
 
 # In this order: a run in the store always has a configuration, and is complete once it has a result.
 FILES = (CONFIG, METRICS, WEIGHTS, CHECKPOINT, RESULT)
@@ -44,6 +36,24 @@ def place_of(text: str) -> Place:
     if not folder.strip("/"):
         raise ValueError(f"folder: expected a URL with a folder after {protocol}://, got {text}")
     return text.rstrip("/")
+
+
+def out_folder(out: Path | str) -> Place:
+    """The folder that the option `out` names, or its URL. Raises ValueError where a file is in its place."""
+    place = place_of(out) if isinstance(out, str) else out
+    if isinstance(place, Path):
+        for path in (place, *place.absolute().parents):
+            if path.exists() and not path.is_dir():
+                raise ValueError(f"out: expected a folder that is there or can be made, got {out}: {path} is a file")
+    return place
+
+
+def out_file(path: Path) -> Path:
+    """The file that the option `out` names. Raises ValueError where it is a folder, or its folder is a file."""
+    if path.is_dir():
+        raise ValueError(f"out: expected a file, got {path}, which is a folder")
+    out_folder(path.parent)
+    return path
 
 
 def below(place: Place, name: str) -> Place:
@@ -75,11 +85,17 @@ def _leaves(name: str, place: Place) -> ValueError:
 
 
 class Store:
-    """The folder at `place`. Raises ImportError, which names the package, where its protocol needs one."""
+    """The folder at `place`.
+
+    Raises ImportError, which names the package, where its protocol needs one, and ValueError for an unknown protocol.
+    """
 
     def __init__(self, place: Place):
         self.url = str(place)
-        self._files, self._root = fsspec.url_to_fs(self.url)
+        try:
+            self._files, self._root = fsspec.url_to_fs(self.url)
+        except ValueError as error:
+            raise ValueError(f"folder: expected a path or a URL that fsspec opens, got {self.url}: {error}") from error
 
     def _path(self, name: str) -> str:
         """Where the file `name` is for fsspec; raises ValueError for a name that leaves the folder."""

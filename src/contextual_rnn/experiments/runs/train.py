@@ -14,6 +14,7 @@ from typing import Any
 from contextual_rnn._whole_file import TEMPORARY, remove_leftovers, write_whole
 from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, config_to_dict, identity
+from contextual_rnn.experiments.config.options import at_least
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs import checkpoint
 from contextual_rnn.experiments.runs.folder import (
@@ -68,8 +69,7 @@ def train(
     run's; OSError where the folder cannot be written. Both name the file and leave it as it is.
     """
     folder = Path(folder)
-    if not checkpoint_seconds >= 0:
-        raise ValueError(f"checkpoint_seconds: expected a number of at least 0, got {checkpoint_seconds!r}")
+    at_least("checkpoint_seconds", checkpoint_seconds, 0)
     if finished(config, folder):
         group.broadcast()
         return read_run(folder)

@@ -79,11 +79,13 @@ def _places(entry: TaskEntry, options: dict[str, Any]) -> tuple[int, ...]:
 
 def differing(groups: Sequence[Group]) -> list[str]:
     """Settings without titles of their own in which groups of one task are not all alike."""
-    if not groups:
-        return []
-    first, *others = [group.settings for group in groups]
-    titled = groups[0].entry.titles
-    return [name for name in first if name not in titled and any(other.get(name) != first[name] for other in others)]
+    return [name for name in all_differing(groups) if name not in groups[0].entry.titles]
+
+
+def all_differing(groups: Sequence[Group]) -> list[str]:
+    """Settings in which groups of one task are not all alike."""
+    first = groups[0].settings if groups else {}
+    return [name for name, value in first.items() if any(group.settings[name] != value for group in groups)]
 
 
 def changed(run: Run) -> int:

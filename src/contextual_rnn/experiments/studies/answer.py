@@ -9,20 +9,17 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from contextual_rnn.experiments.config import (
-    BASELINE,
-    STATES,
-    Config,
-    TaskEntry,
-    chosen,
-    in_order,
-    named_file,
-    tasks,
-)
+from contextual_rnn.experiments.config import BASELINE, STATES, Config, TaskEntry, chosen, in_order, named_file, tasks
 from contextual_rnn.experiments.runs.folder import Run, option_words
 from contextual_rnn.experiments.runs.summary import status
 from contextual_rnn.experiments.stats.contrast import Contrast, Verdict, contrast
-from contextual_rnn.experiments.stats.groups import FREE_IN_A_COMPARISON, Group, groups_of, nearest_to_defaults
+from contextual_rnn.experiments.stats.groups import (
+    FREE_IN_A_COMPARISON,
+    Group,
+    all_differing,
+    groups_of,
+    nearest_to_defaults,
+)
 from contextual_rnn.experiments.stats.intervals import median_interval
 from contextual_rnn.experiments.stats.measures import values_by_seed
 from contextual_rnn.experiments.stats.wording import words
@@ -137,7 +134,7 @@ def _finding(runs: Sequence[Run]) -> Finding:
         statuses,
         settings,
         None if comparisons else _obstacle(groups, settings),
-        [words(name) for name in _differing(groups_of(by_status["finished"], FREE_IN_A_COMPARISON))],
+        [words(name) for name in all_differing(groups_of(by_status["finished"], FREE_IN_A_COMPARISON))],
         _sweep(settings[0].config if settings else runs[0].config, runs),
     )
 
@@ -166,7 +163,7 @@ def _comparison(groups: Sequence[Group]) -> Comparison | None:
         states,
         len(compared),
         best,
-        [best.group.texts()[name] for name in _differing(compared)],
+        [best.group.texts()[name] for name in all_differing(compared)],
         [len(pair.first.seeds) for pair in pairs],
         sum(status(run) == "diverged" for group in compared for run in group.runs if run.config.state in names),
     )
@@ -218,7 +215,7 @@ def _settings(groups: Sequence[Group]) -> list[Setting]:
         for state in in_order(run.config.state for run in group.runs)
         if (of_state := values_by_seed(group.of_state(state), measure))
     ]
-    options = _differing([group for group, _, _ in values])
+    options = all_differing([group for group, _, _ in values])
     several = len({state for _, state, _ in values}) > 1
     settings = [
         Setting(
@@ -230,12 +227,6 @@ def _settings(groups: Sequence[Group]) -> list[Setting]:
         for group, state, each in values
     ]
     return sorted(settings, key=lambda setting: setting.value, reverse=measure.more_is_better)
-
-
-def _differing(groups: Sequence[Group]) -> list[str]:
-    """The settings in which groups are not all alike."""
-    names = groups[0].settings if groups else {}
-    return [name for name in names if any(group.settings[name] != groups[0].settings[name] for group in groups)]
 
 
 def _obstacle(groups: Sequence[Group], settings: Sequence[Setting]) -> Obstacle:

@@ -18,7 +18,7 @@ from contextual_rnn.experiments.stats.tables import Table
 from contextual_rnn.experiments.stats.wording import option_text, words
 from contextual_rnn.experiments.studies.trajectories import checked_paths, generating_model
 from contextual_rnn.experiments.tasks.coverage import LEVELS, TWO_DEVIATIONS, coverage, deviations_of
-from contextual_rnn.experiments.tasks.decay import INITIAL_RANGE, VALIDATION_PERIODS, linear_cosine_decay
+from contextual_rnn.experiments.tasks.decay import VALIDATION_PERIODS, drawn_curves
 from contextual_rnn.experiments.training.seeding import generator_for
 
 CLOSE = 0.03  # a coverage within this of the nominal one counts as right
@@ -133,10 +133,7 @@ def changed_settings(group: Group) -> list[str]:
 def held_out(study: str) -> tuple[Tensor, Tensor]:
     """True curves, (4 * SEQUENCES, 26), of periods that training lacks, and the periods; a study draws its own."""
     period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat_interleave(SEQUENCES)
-    low, high = INITIAL_RANGE
-    draws = torch.rand(len(period), generator=generator_for(study, "initial"), device="cpu")
-    # As in training, x(0) is 1 + beta times the drawn value.
-    return linear_cosine_decay(low + (high - low) * draws, period), period
+    return drawn_curves(period, generator_for(study, "initial")), period
 
 
 @torch.no_grad()

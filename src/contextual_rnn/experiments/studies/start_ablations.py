@@ -24,8 +24,6 @@ INGREDIENT_TEXTS = {
     "readout": "He start of heads and readout, for torch's own",
     "letters": "letters a to y, for a to z",
 }
-
-
 DEFAULTS = dataclasses.asdict(RetrievalConfig()).items()
 
 
@@ -46,7 +44,6 @@ CONTROLS = (
     Control("zero, no fast weights", "zero", {"rate": 0.0}),
     Control("context, no fast weights", "context", {"rate": 0.0}),
 )
-
 
 Choices = Mapping[frozenset[tuple[str, Any]], list[Run]]
 

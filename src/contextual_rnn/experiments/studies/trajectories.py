@@ -29,7 +29,7 @@ def sample_trajectories(
     """
     for name, values in (("initial", [initial]), ("period", list(periods))):
         if not values or not all(math.isfinite(value) for value in values):
-            raise ValueError(f"{name}: expected finite numbers, got {values}")
+            raise ValueError(f"{name}: expected finite numbers, got {values or 'none'}")
     if not all(period > 0 for period in periods):
         raise ValueError(f"period: expected positive numbers, got {list(periods)}")
     model = generating_model(run)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contextual_rnn.experiments.config import Config, OptionType, option_types
+from contextual_rnn.experiments.runs.json_file import read_text
 
 
 def grid_from_words(words: Sequence[str]) -> dict[str, list[str]]:
@@ -26,8 +27,8 @@ def grid_from_words(words: Sequence[str]) -> dict[str, list[str]]:
 def grid_from_file(path: Path) -> dict[str, list[str]]:
     """The same from TOML, a line an option: state = ["zero", "free"]. ValueError, which names the file, for others."""
     try:
-        options = tomllib.loads(path.read_bytes().decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        options = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"grid: expected TOML in {path}, got something else: {error}") from error
     grid: dict[str, list[str]] = {}
     for name, values in options.items():

@@ -41,10 +41,7 @@ def side_by_side(threads_each: int, work: Sequence[Callable[[], Result]]) -> lis
     sys.setswitchinterval(SWITCH_SECONDS)
     at_once = max(1, min(len(work), cores() // threads_each))
     try:
-        with (
-            threads(threads_each),
-            ThreadPoolExecutor(at_once) as pool,
-        ):  # set before they start: some are shared
+        with threads(threads_each), ThreadPoolExecutor(at_once) as pool:  # set before they start: some are shared
             return list(pool.map(lambda each: each(), work))
     finally:
         sys.setswitchinterval(switch)

@@ -25,9 +25,10 @@ from contextual_rnn.experiments.config import (
     identity,
     task_name,
 )
+from contextual_rnn.experiments.config.options import at_least
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs import store
-from contextual_rnn.experiments.runs.folder import CONFIG, RESULT, finished, read_result, versions
+from contextual_rnn.experiments.runs.folder import CONFIG, METRICS, RESULT, finished, read_run, versions
 from contextual_rnn.experiments.runs.store import Place, Store
 from contextual_rnn.experiments.runs.train import train_at
 from contextual_rnn.experiments.sweeps.stack import side_by_side, stacks
@@ -68,6 +69,14 @@ class Progress:
         """The traceback of every run that has no result."""
         return {name: outcome.error for name, outcome in self.outcomes.items() if outcome.error is not None}
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """The error of every run that has no result, without where it was raised."""
+        return {
+            name: [line for line in error.splitlines() if line and not line[0].isspace()][-1]
+            for name, error in self.failed.items()
+        }
+
 
 def folder_name(config: Config) -> str:
     """The folder of a run within its sweep: readable, and its own by the identity at the end."""
@@ -96,17 +105,19 @@ def sweep(
     """Train every configuration into the folder of its name, by default `folder_name`, below `folder`.
 
     `folder` is a path or URL that all workers share. Returns how each run ended. Finished runs are skipped, begun ones
-    go on. A run that raises is recorded with its traceback, in `error.txt` too,
-    and the others go on; a run whose worker was lost is tried again, `retries` times at most. With `stack` a worker
-    gets so many runs at once that differ in the seed alone, for threads of one process. `watch` is called twice a
-    second. Raises ValueError where two configurations are the same, or for a stack below 1.
+    go on. A run that raises is recorded with its traceback, in `error.txt` too, and the others go on; one whose worker
+    was lost is tried again, `retries` times at most. With `stack` a worker gets so many runs at once that differ in the
+    seed alone, for threads of one process. `watch` is called twice a second.
+
+    Raises ValueError where two configurations are the same, for a stack below 1, and for negative seconds.
     """
+    at_least("checkpoint_seconds", checkpoint_seconds, 0)
     configs = configs if isinstance(configs, Mapping) else named(configs)
     if isinstance(folder, Path):
         folder = folder.absolute()
     progress = Progress(len(configs))
     left: dict[str, Config] = {}
-    with store.readable(folder, (CONFIG, RESULT)) as before:
+    with store.readable(folder, (CONFIG, METRICS, RESULT)) as before:
         for name, config in configs.items():
             outcome = _outcome_before(config, before / name)
             if outcome is None:
@@ -221,7 +232,7 @@ def _record(error: str, place: Place) -> None:
 
 def _outcome_before(config: Config, folder: Path) -> Outcome | None:
     try:
-        return Outcome(read_result(folder / RESULT, config)) if finished(config, folder) else None
+        return Outcome(read_run(folder).result) if finished(config, folder) else None
     except (ValueError, OSError):
         return Outcome(error=traceback.format_exc())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -147,13 +148,16 @@ def dask_workers(address: str) -> Generator[Executor]:
 
     Whatever is raised meanwhile, an interrupt too, closes the client, and Dask cancels the runs that have not finished.
 
-    Raises ImportError where Dask is not installed, OSError where there is no scheduler, and RuntimeError, which names
-    the worker, where one has no contextual_rnn or other versions than this process.
+    Raises ImportError where Dask is not installed, ValueError for what is no address, OSError where there is no
+    scheduler, and RuntimeError, which names the worker, where one has no contextual_rnn or other versions than this
+    process.
     """
     try:
         from distributed import Client
     except ImportError as error:
         raise ImportError('Dask is not installed: pip install "contextual-rnn[sweeps]"') from error
+    if not re.search(r":\d+$|^inproc:", address):
+        raise ValueError(f"scheduler: expected an address such as tcp://host:8786, got {address}")
     with Client(address, timeout=CONNECT_SECONDS, set_as_default=False) as client:
         _check_environments(cast("dict[str, Any]", client.run(versions, on_error="return")))
         yield client.get_executor(pure=False)

@@ -44,6 +44,13 @@ def linear_cosine_decay(initial: Tensor, period: Tensor) -> Tensor:
     return initial[:, None] * (decay * wave + BETA)
 
 
+def drawn_curves(period: Tensor, generator: torch.Generator) -> Tensor:
+    """Curves (N, 26) of these periods (N,), each from an initial value that is drawn from `INITIAL_RANGE`."""
+    low, high = INITIAL_RANGE
+    draws = torch.rand(len(period), generator=generator, device="cpu")
+    return linear_cosine_decay(low + (high - low) * draws, period)  # x(0) is 1 + beta times the drawn value
+
+
 def scaled_value(x: Tensor) -> Tensor:
     """x in [0, 4.004] to [-1, 1]."""
     return 2 * x / LARGEST_VALUE - 1
@@ -141,9 +148,7 @@ class DecayTask(Task[DecayModel]):
     def __init__(self, config: DecayConfig):
         def data(split: str, periods: tuple[float, ...], samples: int) -> tuple[Tensor, Tensor]:
             period = torch.tensor(periods, device="cpu").repeat_interleave(samples)
-            low, high = INITIAL_RANGE
-            draws = torch.rand(len(period), generator=generator_for("decay", split, config.data_seed), device="cpu")
-            return linear_cosine_decay(low + (high - low) * draws, period), period
+            return drawn_curves(period, generator_for("decay", split, config.data_seed)), period
 
         self.training = data("training", TRAINING_PERIODS, config.samples_per_period)
         self.validation = data("validation", VALIDATION_PERIODS, config.samples_per_period // 2)
@@ -163,7 +168,6 @@ class DecayTask(Task[DecayModel]):
     @torch.inference_mode()
     def evaluate(self, final: bool) -> dict[str, float]:
         x, period = self.validation
-        self.model.eval()
         metrics = {"validation_squared_error": self._squared_error(x, period, None).item()}
         if final:
             paths = self.model.free_run(x[:, 0], period)[:, 0]
@@ -171,7 +175,6 @@ class DecayTask(Task[DecayModel]):
         state = self.model.rnn.initial_state
         if isinstance(state, NormalState) and math.isfinite(metrics["validation_squared_error"]):  # has a distribution
             metrics |= self._spread(state)
-        self.model.train()
         return metrics
 
     @torch.no_grad()
@@ -179,20 +182,17 @@ class DecayTask(Task[DecayModel]):
         """Squared error of every scaled step, of fresh sequences of the validation periods."""
         count = len(VALIDATION_PERIODS) * self._samples
         period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat(self._samples)
-        draws = torch.rand(count, generator=generator_for("decay", "test"), device="cpu")
-        low, high = INITIAL_RANGE
-        x = linear_cosine_decay(low + (high - low) * draws, period)
-        self.model.eval()
-        errors = (self.model(x[:, :-1], period) - x.diff() / self.model.largest_step).square()
+        errors = self._errors(drawn_curves(period, generator_for("decay", "test")), period)
         return Tested(errors, [str(index) for index in range(count)])
 
     def diagnose(self) -> Diagnosis:
         """Of the squared error of every scaled step."""
         period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat(DIAGNOSED // len(VALIDATION_PERIODS))
-        draws = torch.rand(len(period), generator=generator_for("diagnostics", "decay"), device="cpu")
-        low, high = INITIAL_RANGE
-        x, model = linear_cosine_decay(low + (high - low) * draws, period), self.model
-        return diagnose(model, lambda: (model(x[:, :-1], period) - x.diff() / model.largest_step).square())
+        x = drawn_curves(period, generator_for("diagnostics", "decay"))
+        return diagnose(self.model, lambda: self._errors(x, period))
+
+    def _errors(self, x: Tensor, period: Tensor) -> Tensor:
+        return (self.model(x[:, :-1], period) - x.diff() / self.model.largest_step).square()
 
     def _spread(self, state: NormalState) -> dict[str, float]:
         """Sigma, and its effect on x: the samples' own spread, and the share of truth within two of it."""

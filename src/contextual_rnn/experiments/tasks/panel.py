@@ -125,7 +125,6 @@ class PanelTask(Task[Kept]):
 
     @torch.no_grad()
     def evaluate(self, final: bool) -> dict[str, float]:
-        self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device="cpu")
         for batch in self._validated:
             errors = self._errors(predicted(self.model.model, batch)[0], batch)
@@ -135,12 +134,10 @@ class PanelTask(Task[Kept]):
         if final:
             self.model.restore()
             error = self.model.best_error.item()
-        self.model.train()
         return {"validation_error": error, "best_epoch": self.model.best_epoch.item()}
 
     @torch.no_grad()
     def test(self) -> Tested:
-        self.model.eval()
         data, test = self._data, self._data.test
         steps = int(test.length.max()) if self._data.target.per == "step" else 1
         parts: dict[str, list[Tensor]] = {}
@@ -211,9 +208,8 @@ def crps(draws: Tensor, target: Tensor) -> Tensor:
     """
     count = draws.shape[1]
     ordered = draws.sort(1).values
-    weights = 2 * torch.arange(count, dtype=draws.dtype, device=draws.device) - (
-        count - 1
-    )  # sum |x_i - x_j| = 2 sum weight_i x_(i)
+    # sum |x_i - x_j| = 2 sum weight_i x_(i)
+    weights = 2 * torch.arange(count, dtype=draws.dtype, device=draws.device) - (count - 1)
     spread = torch.tensordot(ordered.movedim(1, -1), weights, 1) / (count * (count - 1))
     return (draws - target[:, None]).abs().mean(1) - spread
 

@@ -9,14 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn import (
-    ConstantState,
-    ContextNet,
-    ContextState,
-    ContextualRNN,
-    FreeState,
-    NormalState,
-)
+from contextual_rnn import ConstantState, ContextNet, ContextState, ContextualRNN, FreeState, NormalState
 from contextual_rnn.experiments.config import PanelConfig
 from contextual_rnn.experiments.panels import Batch, Encoding
 from contextual_rnn.experiments.tasks.networks import make_network

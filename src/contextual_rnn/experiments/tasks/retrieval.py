@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contextual_rnn import ContextualRNN, FastWeightsRNN, StateSpec, state_spec
-from contextual_rnn.diagnostics import Diagnosis, diagnose_state
+from contextual_rnn.diagnostics import Diagnosis, diagnose
 from contextual_rnn.experiments.config import RetrievalConfig
 from contextual_rnn.experiments.tasks.retrieval_step import RetrievalStep
 from contextual_rnn.experiments.tasks.states import initial_state
@@ -30,12 +31,12 @@ DIAGNOSED = 200  # sequences of a diagnosis
 
 
 def retrieval_data(
-    num_samples: int, pairs: int, *, letters: int = 26, modified: bool = False, generator: torch.Generator
+    num_samples: int, pairs: int, *, letters: int = 26, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Sequences (N, 2 K + 3) and target tokens (N,), as indices into `TOKENS`.
 
-    K different letters of the first `letters`, each followed by a digit (all letters, then all digits, where
-    `modified`), then ?? and one of the K letters; the target is its digit. Raises ValueError for K > letters.
+    K different letters of the first `letters`, each followed by a digit, then ?? and one of the K letters; the target
+    is its digit. Raises ValueError for K > letters.
     """
     if not 1 <= pairs <= letters:
         raise ValueError(f"pairs: expected 1 to {letters}, the letters there are, got {pairs}")
@@ -43,7 +44,7 @@ def retrieval_data(
     keys = torch.rand(num_samples, letters, **source).argsort(dim=1)[:, :pairs]
     values = DIGIT_0 + torch.randint(10, (num_samples, pairs), **source)
     asked = torch.randint(pairs, (num_samples, 1), **source)
-    body = torch.cat([keys, values], dim=1) if modified else torch.stack([keys, values], dim=2).flatten(1)
+    body = torch.stack([keys, values], dim=2).flatten(1)
     marks = torch.full_like(values[:, :1], TOKENS.index("?")).expand(-1, 2)
     return torch.cat([body, marks, keys.gather(1, asked)], dim=1), values.gather(1, asked)[:, 0]
 
@@ -172,10 +173,7 @@ class RetrievalTask(Task[RetrievalModel]):
         return self._drawn(num_samples, generator_for("retrieval", split, self._config.data_seed))
 
     def _drawn(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        config = self._config
-        return retrieval_data(
-            num_samples, config.pairs, letters=config.letters, modified=config.modified, generator=generator
-        )
+        return retrieval_data(num_samples, self._config.pairs, letters=self._config.letters, generator=generator)
 
     def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice | None = None) -> Tensor:
         sequences, targets = batch
@@ -194,48 +192,34 @@ class RetrievalTask(Task[RetrievalModel]):
     @torch.inference_mode()
     def evaluate(self, final: bool) -> dict[str, float]:
         """On the validation set; in the end also on as many test sequences, on which no choice was based."""
-        self.model.eval()
         metrics = self._metrics("validation", self.validation)
         if final:
             tokens, targets = self._data("test", self._config.validation_samples)
             device = self.validation[0].device
             metrics |= self._metrics("test", (tokens.to(device), targets.to(device)))
-        self.model.train()
         return metrics
 
     @torch.no_grad()
     def test(self) -> Tested:
         """Cross entropy of as many test sequences as there are for validation, in nats."""
-        tokens, targets = self._data("test", self._config.validation_samples)
-        self.model.eval()
-        parts = zip(tokens.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True)
-        errors = [functional.cross_entropy(self.model(t), target, reduction="none") for t, target in parts]
-        return Tested(torch.cat(errors), [str(index) for index in range(len(targets))])
+        parts = self._logits(*self._data("test", self._config.validation_samples))
+        errors = torch.cat([functional.cross_entropy(logits, target, reduction="none") for logits, target in parts])
+        return Tested(errors, [str(index) for index in range(len(errors))])
 
     def diagnose(self) -> Diagnosis:
         """Of the cross entropy of the retrieved digit, in nats."""
         tokens, targets = self._drawn(DIAGNOSED, generator_for("diagnostics", "retrieval"))
-        model, initial_state = self.model, self.model.rnn.initial_state
-
-        def losses(state: State) -> tuple[Tensor, Tensor]:
-            inputs = model.embedding(tokens)
-            if model.context_input:
-                inputs = torch.cat([inputs, inputs[:, :1].expand_as(inputs)], dim=2)
-            output, _ = model.rnn(inputs, state)
-            logits = model.readout(torch.relu(model.hidden(output[:, -1])))
-            return functional.cross_entropy(logits, targets, reduction="none"), output
-
-        with torch.no_grad():
-            context = model.embedding(model.context_token(tokens)) if initial_state.reads_context else None
-            state = initial_state(context, len(tokens))
-        return diagnose_state(losses, state, initial_state.spec)
+        return diagnose(self.model, lambda: functional.cross_entropy(self.model(tokens), targets, reduction="none"))
 
     def _metrics(self, split: str, data: tuple[Tensor, ...]) -> dict[str, float]:
         log_likelihood = correct = 0.0
-        sequences, targets = data
-        size = EVALUATION_BATCH_OF_A_GPU if targets.is_cuda else EVALUATION_BATCH
-        for tokens, target in zip(sequences.split(size), targets.split(size), strict=True):
-            logits = self.model(tokens)
+        for logits, target in self._logits(*data):
             log_likelihood -= functional.cross_entropy(logits, target, reduction="sum").item()
             correct += (logits.argmax(dim=1) == target).sum().item()
-        return {f"{split}_log_likelihood": log_likelihood / len(targets), f"{split}_accuracy": correct / len(targets)}
+        return {f"{split}_log_likelihood": log_likelihood / len(data[1]), f"{split}_accuracy": correct / len(data[1])}
+
+    def _logits(self, sequences: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of parts of the sequences, each with its targets."""
+        size = EVALUATION_BATCH_OF_A_GPU if targets.is_cuda else EVALUATION_BATCH
+        for tokens, target in zip(sequences.split(size), targets.split(size), strict=True):
+            yield self.model(tokens), target

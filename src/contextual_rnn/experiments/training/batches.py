@@ -26,9 +26,8 @@ class Batches:
         """Batch k, counted from 0 over all epochs; a pure function of (seed, k)."""
         epoch, position = divmod(k, self.per_epoch)
         if epoch != self._epoch:
-            order = torch.randperm(
-                len(self.data[0]), generator=generator_for("batches", self.seed, epoch), device="cpu"
-            )
+            generator = generator_for("batches", self.seed, epoch)
+            order = torch.randperm(len(self.data[0]), generator=generator, device="cpu")
             # Once an epoch: a batch is then a slice, which copies nothing.
             order = order.to(self.data[0].device)
             self._in_order, self._epoch = tuple(tensor[order] for tensor in self.data), epoch
