@@ -20,9 +20,13 @@ gc.disable()
 
 
 def pytest_collection_finish():
+    # Pytest imports it at the end otherwise, and it looks in vain for what holds a generator of trio: that is frozen.
+    import hypothesis  # noqa: F401
+
     gc.freeze()
     gc.enable()
-    gc.set_threshold(700, 10, 200)  # a million objects more come with what tests import: each look at all takes a second
+    # A million objects more come with what tests import: each look at all takes a second.
+    gc.set_threshold(700, 10, 200)
 
 
 # Tests survive no power failure: a file that never reaches the disk is written, and deleted, a hundred times as fast.
