@@ -120,7 +120,7 @@ class Sequences:
         resets, numbers = self._resets(reset, first), None
         if reset_context is not None:
             numbers = Numbers.of(reset, self.spec.known_time_dim, batch_dim=self.spec.input_batch_dim)
-            check_contexts("reset_context", reset_context, numbers.count)
+            check_contexts("reset_context", reset_context, numbers.total)
         return replace(self, **real, resets=resets, resettable=True, reset_context=reset_context, numbers=numbers)
 
     def _rows_first(self, name: str, flags: Tensor) -> Tensor:
@@ -291,8 +291,8 @@ class Sequences:
         if bool(from_context.any()) or (self.resettable and self.reset_context is None):
             add(from_context, make(self.context, self.batch, self.generator, rows[from_context]))
         if self.resets is not None and self.numbers is not None:
-            with naming("reset_context", self.reset_context, self.numbers.count):
+            with naming("reset_context", self.reset_context, self.numbers.total):
                 numbers = self.numbers.at(rows[anew], segments.start[anew])
-                state = make(self.reset_context, self.numbers.count, self.generator, numbers)
+                state = make(self.reset_context, self.numbers.total, self.generator, numbers)
             add(anew, state)
         return put_together(self.spec.tree, sources)

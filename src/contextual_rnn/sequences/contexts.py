@@ -13,7 +13,7 @@ class Numbers(NamedTuple):
     """Which of the contexts a reset has, in the order of the flags; `places` is (B, T) or, for all steps, (B, 1)."""
 
     places: Tensor
-    count: int
+    total: int
 
     @classmethod
     def of(cls, reset: Tensor, time_dim: object, batch_dim: int) -> Numbers:
