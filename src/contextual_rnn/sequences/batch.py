@@ -102,7 +102,7 @@ class Sequences:
         first = None
         if mask is not None:
             if lengths is not None:
-                raise ValueError("mask: expected none beside lengths, which say the same")
+                raise ValueError("mask: expected none beside lengths, which say the same, got both")
             mask = self._rows_first("mask", mask)
             if is_program() and self.num_steps and reset is None and pieces is None:
                 inputs, turned, lengths = real_steps_first(self.inputs, mask)
