@@ -12,6 +12,7 @@ from contextual_rnn import (
     FreeState,
     Leaf,
     LeafwiseState,
+    NormalState,
     StateSpec,
     state_spec,
     truncated,
@@ -124,3 +125,13 @@ def test_bad_calls_are_refused(call, error, words):
 def test_a_spec_is_no_network():
     with pytest.raises(TypeError, match=r"^network: expected a module, got StateSpec"):
         ContextualRNN(state_spec(nn.GRU(3, 4)), FreeState(nn.GRU(3, 4)))
+
+
+@pytest.mark.parametrize(("backend", "arguments"), [("auto", 3), ("auto", {1: 2}), ("reference", {"x": 1})])
+def test_refused_arguments_of_the_network_draw_no_state(backend, arguments):
+    lstm = nn.LSTM(3, 5, batch_first=True)
+    model = ContextualRNN(lstm, NormalState(lstm, nn.Linear(2, 4)), backend)
+    before = torch.get_rng_state()
+    with pytest.raises((TypeError, ValueError), match=r"^arguments: expected"):
+        model(torch.randn(2, 4, 3, generator=torch.Generator()), context=torch.zeros(2, 2), arguments=arguments)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -73,7 +73,7 @@ BAD = [
     (lambda: MODEL(X, context=C, return_posterior=X), TypeError, "return_posterior: expected True or False, got"),
     (lambda: MODEL(X, H[:, :3], context=C, reset=RESET), ValueError, "hx: expected 'h' of batch size 4"),
     (lambda: MODEL(X, context=C, burn_in=5), ValueError, "burn_in: expected fewer steps than the input's 5, got 5"),
-    (lambda: MODEL(X, context=C, burn_in=-1), ValueError, "burn_in: expected a positive int, got -1"),
+    (lambda: MODEL(X, context=C, burn_in=-1), ValueError, "burn_in: expected an int of at least 0, got -1"),
     (lambda: MODEL(X, context=C, burn_in=1.5), TypeError, "burn_in: expected an int of at least 0, got 1.5"),
     (lambda: MODEL(X, context=C, burn_in=2, lengths=torch.tensor([2, 1, 2, 2])), ValueError,
      "burn_in: expected fewer steps than the longest sequence has, got 2"),

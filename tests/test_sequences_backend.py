@@ -357,3 +357,26 @@ def test_final_states_have_memory_of_their_own(rows, kind, options):
         for tensor in states:
             tensor.detach_()
     assert_close(*gradients)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"bidirectional": True}])
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_may_be_overwritten_where_torchs_own_may(kind, batch_first, options):
+    """Until the backward pass, which refuses an output that it needs as it was."""
+    x, lengths, _ = batch()
+    x = x if batch_first else x.transpose(0, 1)
+    for backend in ("native", "torch"):
+        network = KINDS[kind](3, 5, dtype=torch.float64, batch_first=batch_first, **options)
+        model = ContextualRNN(network, FreeState(network), backend)
+        for change in (lambda output: output.mul_(2), lambda output: output[0].zero_()):
+            output, _ = model(x, lengths=lengths)
+            expected = output.detach().clone()
+            change(expected)
+            change(output)
+            assert torch.equal(output, expected)
+        output, _ = model(x, lengths=lengths)
+        output.mul_(2)
+        if backend == "native" and not options.get("bidirectional"):
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                output.sum().backward()

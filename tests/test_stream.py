@@ -375,6 +375,21 @@ def test_what_is_refused_changes_nothing(backend):
             assert_same(stream(x), expected(x), 1e-6)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_network_of_ones_own_refuses_changes_nothing(training):
+    """Only it knows which inputs and arguments it takes, after the rows have begun anew."""
+    network = OWN["with a step"]()
+    model = ContextualRNN(network, ContextState(state_spec(network), nn.Linear(2, 4))).train(training)
+    x, context, flags = torch.randn(3, 3), torch.randn(3, 2), torch.tensor([True, False, True])
+    expected, stream = model.stream(context), model.stream(context)
+    assert_same(stream(x), expected(x), 1e-6)
+    for bad, arguments in ((x.double(), None), (x[:, :2], None), (x, {"unknown": 1}), (x, 3)):
+        with pytest.raises((RuntimeError, TypeError, ValueError)):
+            stream(bad, reset=flags, reset_context=context[:2] + 1, arguments=arguments)
+        assert_same(stream(x, reset=~flags), expected(x, reset=~flags), 1e-6)
+    assert_same(stream(x, reset=flags), expected(x, reset=flags), 1e-6)
+
+
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 @pytest.mark.parametrize("training", [True, False])
 def test_rows_that_begin_from_a_given_state_get_their_contexts_later(backend, training):

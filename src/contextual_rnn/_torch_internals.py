@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
@@ -24,6 +24,7 @@ Dropout = _DropoutNd  # the class of nn.Dropout and its siblings
 disable_dynamo = _disable_dynamo  # as torch.compiler.disable, without importing torch._dynamo at once
 dispatch_mode = _get_current_dispatch_mode  # the innermost TorchDispatchMode under way, or None
 is_batched = _functorch.is_batchedtensor  # whether torch.func.vmap made this tensor
+is_batched_gradient = _functorch.is_legacy_batchedtensor  # whether autograd.grad(is_grads_batched=True) made it
 is_transformed = _functorch.is_functorch_wrapped_tensor  # whether torch.func made this tensor
 transforms = _functorch.peek_interpreter_stack  # the innermost transform of torch.func under way, or None
 graph_task = torch._C._current_graph_task_id  # the number of the backward pass under way, -1 for none
@@ -55,6 +56,23 @@ def is_program() -> bool:
 def data_parallel_around() -> DistributedDataParallel | None:
     """The DistributedDataParallel whose forward pass is under way."""
     return DistributedDataParallel._get_active_ddp_module()
+
+
+def each_of_a_batch(
+    differentiate: Callable[..., Sequence[Tensor]], grad_outputs: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """`differentiate(*grad_outputs)` for each of the incoming gradients that `is_batched_gradient` are of."""
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+
+    def opened(size: int) -> list[Tensor | None]:
+        remove: Any = torch._remove_batch_dim
+        return [None if grad is None else remove(grad, level, size, 0) for grad in grad_outputs]
+
+    size = max(len(grad) for grad in opened(1) if grad is not None)
+    batches = [[None] * size if grad is None else grad.unbind() for grad in opened(size)]
+    gradients = [differentiate(*each) for each in zip(*batches, strict=True)]
+    return [torch._add_batch_dim(torch.stack(each), 0, level) for each in zip(*gradients, strict=True)]
 
 
 def forward_pre_hooks(module: nn.Module) -> tuple[Callable[..., Any], ...]:

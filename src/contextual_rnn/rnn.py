@@ -126,7 +126,7 @@ class ContextualRNN(nn.Module):
             options: dict[str, Any] = {"lengths": lengths, "mask": mask, "burn_in": burn_in, "arguments": arguments}
             returned = ContextualRNN.forward(self, input, hx, final_state=final_state, **options, **more)
             return (returned, posterior) if return_posterior else returned
-        burn_in = burn_in if type(burn_in) is int else check_size("burn_in", burn_in, 0)
+        burn_in = burn_in if type(burn_in) is int and burn_in >= 0 else check_size("burn_in", burn_in, 0)
         packed = isinstance(input, PackedSequence)
         if packed and self._spec.known_time_dim is None:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
@@ -137,16 +137,18 @@ class ContextualRNN(nn.Module):
             self._check_state(hx, batch_size)
         plain = lengths is None and mask is None and reset is None and reset_context is None and burn_in == 0
         if plain and final_state is True:
+            arguments = merged(arguments, more)  # what is refused draws no state
+            if self.backend in _OURS:
+                self._check_dense(input, batch_size, arguments)
+            elif arguments and batch_size is not None and isinstance(input, Tensor):
+                check_uncut(arguments, self._spec, input)
             state = self._start(context, batch_size, generator) if hx is None else hx
             if self.backend in _OURS:
-                return self._run_densely(input, state, arguments, more)
+                return Sequences(self, self._spec, input, batch_size).run(state)  # pyright: ignore[reportArgumentType]
             if self._copies_states:
                 state = copied(state)
-            if arguments is None and not more and self._spec.call is None:
+            if not arguments and self._spec.call is None:
                 return network(input, state)
-            arguments = merged(arguments, more)
-            if arguments and batch_size is not None and isinstance(input, Tensor):
-                check_uncut(arguments, self._spec, input)
             return call(network, self._spec, input, state, **arguments)
         given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
         given |= {"final_state": final_state, "arguments": merged(arguments, more)}
@@ -191,17 +193,16 @@ class ContextualRNN(nn.Module):
             self._check_state(hx, batch_size)
         return Stream(self, context, batch_size, hx, generator, start)
 
-    def _run_densely(
-        self, input: Tensor | PackedSequence, state: State, arguments: Mapping[str, Any] | None, more: dict[str, Any]
-    ) -> Any:
-        """A plain call, as `backend` asks for."""
-        if arguments is not None or more:
-            names = ", ".join(merged(arguments, more))
+    def _check_dense(
+        self, input: Tensor | PackedSequence, batch_size: int | None, arguments: Mapping[str, Any]
+    ) -> None:
+        """Refuse a plain call that is not for the backend asked for."""
+        if arguments:
+            names = ", ".join(arguments)
             raise ValueError(f"arguments: expected none for the network with backend {self.backend!r}, got {names}")
-        if isinstance(input, PackedSequence) or self._spec.input_batch_size(input) is None:
+        if isinstance(input, PackedSequence) or batch_size is None:
             raise ValueError(f"input: expected a padded batch for {self.backend!r}, got a packed or unbatched input")
         check_input("input", self.network, input)
-        return Sequences(self, self._spec, input, input.shape[self._spec.input_batch_dim]).run(state)
 
     def _start(
         self,

@@ -88,6 +88,30 @@ def test_rows_without_a_step(network):
                 torch.testing.assert_close(tensor, eager)
 
 
+@pytest.mark.parametrize("beside", ["lengths", "mask"])
+@pytest.mark.parametrize("given", ["context", "hx"])
+@pytest.mark.parametrize("network", ["gru", "gru, time first", "lstm"])
+def test_rows_that_begin_after_the_burn_in_have_their_gradient(network, given, beside):
+    """Or never: a row without a step ends in the state that it starts from."""
+    module, x, context, flags = masked(network)
+    model = module.model.requires_grad_()
+    options = {"lengths": torch.tensor([6, 0, 4, 2])} if beside == "lengths" else {"mask": flags(MASK)}
+    state = tuple(torch.randn_like(tensor).requires_grad_() for tensor in tensors_of(model.initial_state(context)))
+    leaves = [*model.network.parameters(), *(model.initial_state.parameters() if given == "context" else state)]
+    if given == "context":
+        options["context"] = context
+    else:
+        options["hx"] = state if len(state) > 1 else state[0]
+    torch._dynamo.reset()
+    gradients = []
+    with torch._dynamo.config.patch(allow_rnn=True):
+        for run in (torch.compile(model, backend="eager"), model):
+            loss = sum(tensor.square().sum() for tensor in tensors_of(run(x, burn_in=2, **options)))
+            gradients.append(torch.autograd.grad(loss, leaves))
+    for found, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 STATES = {
     "free": lambda cell: FreeState(cell, noise=0.3, value=0.2),
     "normal": lambda cell: NormalState(cell, nn.Linear(2, 5)),

@@ -73,3 +73,21 @@ def test_by_the_incoming_gradient(name, frozen):
     assert exact.abs() > 1e-3
     if ours is not None:
         torch.testing.assert_close(ours.to(exact), exact, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=native) for name in ("fast weights", "gated")])
+def test_a_batch_of_incoming_gradients(name, again):
+    """`is_grads_batched=True`, as `autograd.functional.jacobian(vectorize=True)` has it."""
+    outcomes = []
+    for make in PAIRS[name]:
+        torch.manual_seed(0)
+        network, function, x = make()
+        for number, parameter in enumerate(network.parameters()):
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))
+        leaves = [x.requires_grad_(), *network.parameters()]
+        cotangents = torch.tensor([1.0, -2.0, 0.0], dtype=x.dtype)
+        options = {"is_grads_batched": True, "create_graph": again}
+        outcomes.append(torch.autograd.grad(function(x), leaves, cotangents, **options))
+    for ours, exact in zip(*outcomes, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-10, atol=1e-10)

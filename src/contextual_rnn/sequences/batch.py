@@ -22,7 +22,7 @@ from contextual_rnn.sequences.running import run_rows, run_segments, takes_packe
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs, one_step_of, split_arguments
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.rows import has_none, take, take_of_all, write_rows
+from contextual_rnn.spec.rows import has_none, put_together, take, take_of_all, write_rows
 from contextual_rnn.spec.steps import check_input
 from contextual_rnn.spec.tree import State
 
@@ -84,8 +84,7 @@ class Sequences:
             input, lengths = pad_packed_sequence(input, batch_first=spec.input_batch_dim == 0)
         batch = spec.input_batch_size(input) if isinstance(input, Tensor) else None
         before_call = name == "reset" and isinstance(reset, Tensor) and reset.ndim == 1 and whole_input is None
-        if batch is not None and spec.known_time_dim == "unknown" and not before_call:
-            assert isinstance(input, Tensor)
+        if isinstance(input, Tensor) and batch is not None and spec.known_time_dim == "unknown" and not before_call:
             spec = model._known_spec(one_step_of(input, spec.input_batch_dim))
         if batch is None or (spec.known_time_dim is None and name not in ("reset", "reset_context")):
             unbatched = f"a packed or unbatched input; input.unsqueeze({spec.input_batch_dim}) gives one a batch axis"
@@ -103,7 +102,7 @@ class Sequences:
         first = None
         if mask is not None:
             if lengths is not None:
-                raise ValueError("mask: expected none beside lengths, which say the same")
+                raise ValueError("mask: expected none beside lengths, which say the same, got both")
             mask = self._rows_first("mask", mask)
             if is_program() and self.num_steps and reset is None and pieces is None:
                 inputs, turned, lengths = real_steps_first(self.inputs, mask)
@@ -167,9 +166,10 @@ class Sequences:
             refuse_tracing("lengths")
             first = torch.zeros_like(lengths) if first is None else first
             end = first + lengths
-            if start > 0 and not torch.compiler.is_compiling():
-                begun, over = ((first < start) & (lengths > 0)).cpu(), not bool((end > start).any())
-                begun = None if bool(begun.all()) else begun
+            if start > 0:
+                begun = ((first < start) & (lengths > 0)).cpu()
+                if not torch.compiler.is_compiling():  # values cannot be read there
+                    begun, over = None if bool(begun.all()) else begun, not bool((end > start).any())
             first = (first - start).clamp(0, stop - start)
             lengths = (end - start).clamp(0, stop - start) - first
             first = None if self.first is None or not bool(first.any()) else first
@@ -212,13 +212,13 @@ class Sequences:
         return output, state if self.final_state else None
 
     def _run(self, hx: State | None, carried: State | None, carry: bool) -> Any:
-        network, one_source = self.model.network, carried is None or self.begun is None
+        network, one_source = self.model.network, self.begun is None or torch.compiler.is_compiling()
         in_one_call = self.first is None and self._pads_itself
         if carry and self.spec.step is not None and has_none(self.spec.tree):
             in_one_call = in_one_call and takes_packed(network)  # else its own step carries all of the state
         no_step = isinstance(self.spec.known_time_dim, int) and not is_tracing() and not self.num_steps
         if not no_step and (not self.batch or (one_source and in_one_call and self._is_whole)):
-            return self._whole_rows(self._begun(hx if carried is None else carried), carry)
+            return self._whole_rows(self._begun(hx, carried), carry)
         refuse_tracing("lengths" if self.resets is None else "reset")
         if (resets := self.resets) is None:
             resets = torch.zeros(self.batch, self.num_steps, dtype=torch.bool, device="cpu")
@@ -236,16 +236,20 @@ class Sequences:
             return True
         return self.resets.shape[1] == 1 and self.lengths is None and self.reset_context is None
 
-    def _begun(self, state: State | None) -> State:
-        """`state` or the initial state, the initial state in the rows that begin anew before their first step."""
+    def _begun(self, hx: State | None, carried: State | None) -> State:
+        """`carried`, before that `hx` or the initial state, which rows have that begin anew before their first step."""
+        if self.begun is not None:  # in a program, where no value may decide what runs
+            place = torch.where(self.begun, 0, self.batch) + torch.arange(self.batch, device="cpu")
+            states = [carried, replace(self, begun=None)._begun(hx, None)]
+            return take_of_all(self.spec.tree, place, states, [self.batch, self.batch])
+        state = hx if carried is None else carried
         if state is None:
             return self.model._start(self.context, self.batch, self.generator)
-        rows = torch.empty(0, dtype=torch.int64, device="cpu")
-        if self.resets is not None:
-            rows = self.resets[:, 0].nonzero()[:, 0]
         # Also where nothing is reset: DDP refuses parameters that only some calls use.
-        elif not self.resettable or self.reset_context is not None or not torch.is_grad_enabled():
+        takes_part = self.resettable and self.reset_context is None and torch.is_grad_enabled()
+        if self.resets is None and not takes_part:
             return state
+        rows = (torch.zeros(0, 1, device="cpu") if self.resets is None else self.resets)[:, 0].nonzero()[:, 0]
         new = self.model._start(self.context, self.batch, self.generator, rows)
         return write_rows(self.spec.tree, state, rows, new, self.batch)
 
@@ -270,9 +274,7 @@ class Sequences:
         if given is not None and not self.batch:
             return given
         anew = segments.where(self.resets)
-        begun = torch.zeros(self.batch, dtype=torch.bool, device="cpu")
-        if carried is not None:
-            begun = ~begun if self.begun is None else self.begun
+        begun = torch.full((self.batch,), carried is not None, device="cpu") if self.begun is None else self.begun
         goes_on = begun[rows] & ~anew
         fresh = ~anew & ~goes_on
         from_context = (fresh & (hx is None)) | (anew & (self.reset_context is None))
@@ -293,8 +295,4 @@ class Sequences:
                 numbers = self.numbers.at(rows[anew], segments.start[anew])
                 state = make(self.reset_context, self.numbers.total, self.generator, numbers)
             add(anew, state)
-        if len(sources) == 1:
-            return sources[0][1]
-        place = torch.cat([index for index, _ in sources]).argsort()
-        counts = [len(index) for index, _ in sources]
-        return take_of_all(self.spec.tree, place, [state for _, state in sources], counts)
+        return put_together(self.spec.tree, sources)

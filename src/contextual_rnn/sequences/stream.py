@@ -248,12 +248,17 @@ class Stream:
         width = (network.input_size,) if type(network) in KERNELS else tuple(input.shape[1:])
         if tuple(input.shape) != (self.batch_size, *width):
             raise ValueError(f"input: expected shape {(self.batch_size, *width)}, got {tuple(input.shape)}")
-        if reset is not None:
-            self._reset("reset_context", reset, reset_context)
-        elif reset_context is not None:
-            raise ValueError("reset_context: expected only with reset, got it alone")
         run = as_forward(self._model, step_of)  # pyright: ignore[reportArgumentType]
-        output, self._state = run(network, self._spec, input, self._state, **merged(arguments, {}))
+        before = self._state, self._start, self._starts, self._start_is_current
+        try:
+            if reset is not None:
+                self._reset("reset_context", reset, reset_context)
+            elif reset_context is not None:
+                raise ValueError("reset_context: expected only with reset, got it alone")
+            output, self._state = run(network, self._spec, input, self._state, **merged(arguments, {}))
+        except BaseException:  # of a network that refuses the input or an argument itself
+            self._state, self._start, self._starts, self._start_is_current = before
+            raise
         if self._output is None or not can_receive(self._output, output, self.batch_size, output.shape[1:]):
             self._output = own_copy(output)
         return self._output.copy_(output)

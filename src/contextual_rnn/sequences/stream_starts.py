@@ -14,7 +14,7 @@ from torch import Tensor
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.sequences.model import Model
 from contextual_rnn.spec.leaf import rows_of
-from contextual_rnn.spec.rows import take_of_all
+from contextual_rnn.spec.rows import put_together
 from contextual_rnn.spec.tree import State
 
 
@@ -63,13 +63,9 @@ class Starts:
     def of(self, rows: Tensor) -> State:
         """The initial states of `rows`, (N,) integers; each a new draw where they are random."""
         source, row = self._source[rows], self._row[rows]
-        places, states = [], []
+        sources: list[tuple[Tensor, State]] = []
         for number, (context, size) in enumerate(self._contexts):
             place = (source == number).nonzero()[:, 0]
             if len(place) or not len(rows):
-                states.append(self._model._start(context, size, self._generator, row[place]))
-                places.append(place)
-        if len(states) == 1:
-            return states[0]
-        order, counts = torch.cat(places).argsort(), [len(place) for place in places]
-        return take_of_all(self._model._spec.tree, order, states, counts)
+                sources.append((place, self._model._start(context, size, self._generator, row[place])))
+        return put_together(self._model._spec.tree, sources)

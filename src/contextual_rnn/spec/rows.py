@@ -27,6 +27,14 @@ def take_of_all(tree: State, index: Tensor, states: Sequence[State], counts: Seq
     return combine(tree, states, _rows(index), counts)
 
 
+def put_together(tree: State, sources: Sequence[tuple[Tensor, State]]) -> State:
+    """One state of several, each with the rows (N,) that it has in it."""
+    if len(sources) == 1:
+        return sources[0][1]
+    place, counts = torch.cat([rows for rows, _ in sources]).argsort(), [len(rows) for rows, _ in sources]
+    return take_of_all(tree, place, [state for _, state in sources], counts)
+
+
 def write_rows(tree: State, state: State, rows: Tensor, new: State, num_rows: int) -> State:
     """`state`, of `num_rows` rows, with those of `new` in place of its rows `rows`."""
     place = torch.arange(num_rows, device=rows.device)

@@ -57,7 +57,8 @@ def output_like(given: Given) -> Tensor:
     batch, steps, _ = given.inputs.shape
     size = given.weight_hh.shape[1]
     if given.inputs.stride(0) < given.inputs.stride(1):
-        return given.inputs.new_empty(steps, batch, size).transpose(0, 1)
+        # Not a view: autograd refuses to overwrite one that comes with a second result.
+        return given.inputs.new_empty_strided((batch, steps, size), (size, batch * size, 1))
     return given.inputs.new_empty(batch, steps, size)
 
 

@@ -8,13 +8,14 @@ microseconds, about the work of a small kernel, and torch.func cannot see throug
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from contextual_rnn._tensors import PLAIN_TENSORS
-from contextual_rnn._torch_internals import is_transformed, transforms
+from contextual_rnn._torch_internals import each_of_a_batch, is_batched_gradient, is_transformed, transforms
 from contextual_rnn.ops.native.kernel import Operation, spread
 from contextual_rnn.ops.native.once import refuse_second_derivative
 from contextual_rnn.ops.native.operator import one_by_one
@@ -76,11 +77,15 @@ class _Eager(torch.autograd.Function):
         remaining, needs = iter(present), iter(ctx.needs_input_grad[4:])
         tensors: list[Any] = [None if absent else next(remaining) for absent in ctx.absent]
         wanted = [not absent and next(needs) for absent in ctx.absent]
-        if torch.is_grad_enabled():  # these gradients may be differentiated once more
-            grads = _Derivative.apply(operation, *tensors, *settings, output, saved, *grad_outputs, *wanted)
-        else:
-            given = operation.given(*tensors)
-            grads = operation.differentiate(given, settings, output, saved, *grad_outputs, wanted)
+        given = operation.given(*tensors)
+
+        def differentiate(*grad_outputs: Tensor | None) -> Sequence[Tensor]:
+            if torch.is_grad_enabled():  # these gradients may be differentiated once more
+                return _Derivative.apply(operation, *given, *settings, output, saved, *grad_outputs, *wanted)
+            return operation.differentiate(given, settings, output, saved, *grad_outputs, wanted)
+
+        several = any([grad is not None and is_batched_gradient(grad) for grad in grad_outputs])
+        grads = each_of_a_batch(differentiate, grad_outputs) if several else differentiate(*grad_outputs)
         grads = spread(grads, wanted)
         return (None, None, None, None, *[g for g, absent in zip(grads, ctx.absent, strict=True) if not absent])
 
