@@ -111,6 +111,7 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
         (["sweep", "decay", "--retries", "-1"], "retries: expected an int of at least 0, got -1"),
         (["train", "decay", "--units", "five"], "--units: expected an int, got 'five'"),
         (["sweep", "decay", "--seeds", "1.5"], "--seeds: expected an int, got '1.5'"),
+        (["train", "retrieval", "--alphabet-size", "x"], "--alphabet-size: expected an int, got 'x'"),
         (["generate", "run", "--period", "2", "x"], "--period: expected a number, got 'x'"),
         (["train", "decay", "--unit", "3"], "Unrecognized options: --unit, 3; did you mean --units?"),
         (["train", "retrieval", "--rows-of-the-table", "3"], "Unrecognized options: --rows-of-the-table, 3 See con"),
@@ -178,7 +179,7 @@ def test_help_says_what_every_option_does(command, capsys):
     shown = capsys.readouterr().out
     assert "usage: contextual-rnn" in shown
     if command == "train retrieval":
-        for option in ("--state", "--start", "--timing", "--leaves", "--pairs", "--inner-steps", "--seed", "--out"):
+        for option in ("--state", "--start", "--timing", "--leaves", "--pairs", "--modified", "--seed", "--out"):
             assert option in shown
         assert "c9k8j3f1??k" in shown
 

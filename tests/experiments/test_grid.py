@@ -11,14 +11,14 @@ from contextual_rnn.experiments.sweeps.grid import combinations, grid_from_file,
 def test_every_combination_with_every_seed():
     base = RetrievalConfig(epochs=3)
     grid = grid_from_words(
-        ["state=zero,context", "learning-rate=1,1e-3", "layer_norm=true,false", "timing=ba2016,wenke2019"]
+        ["state=zero,context", "learning-rate=1,1e-3", "modified=true,false", "alphabet_size=none,9"]
     )
     configs = combinations(base, grid, seeds=3)
     assert len(set(configs)) == len(configs) == 2 * 2 * 2 * 2 * 3
     assert {config.epochs for config in configs} == {3}
     assert {(type(config.learning_rate), config.learning_rate) for config in configs} == {(float, 1.0), (float, 1e-3)}
-    assert {config.layer_norm for config in configs} == {True, False}
-    assert {config.timing for config in configs} == {"ba2016", "wenke2019"}
+    assert {config.modified for config in configs} == {True, False}
+    assert {config.alphabet_size for config in configs} == {None, 9}
     assert [config.seed for config in configs[:4]] == [0, 1, 2, 0]
     assert combinations(base, {}) == [base]
     assert [config.seed for config in combinations(base, {"seed": ["4", "2"]})] == [4, 2]
@@ -26,8 +26,8 @@ def test_every_combination_with_every_seed():
 
 def test_a_file_says_the_same_as_words(tmp_path):
     path = tmp_path / "grid.toml"
-    path.write_text('state = ["zero", "context"]\nlearning-rate = [1, 1e-3]\nlayer_norm = false\n')
-    words = ["state=zero,context", "learning_rate=1,0.001", "layer_norm=false"]
+    path.write_text('state = ["zero", "context"]\nlearning-rate = [1, 1e-3]\nmodified = true\n')
+    words = ["state=zero,context", "learning_rate=1,0.001", "modified=true"]
     base = RetrievalConfig()
     assert combinations(base, grid_from_file(path)) == combinations(base, grid_from_words(words))
 

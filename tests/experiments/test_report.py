@@ -186,7 +186,7 @@ def test_runs_that_differ_otherwise_get_pictures_of_their_own(tmp_path):
     page = page_of(tmp_path)
     assert page.text.count("Settings") == (page.tags.count("svg") - 3) // 2 == 4
     assert "A sound start: leaves h, timing ba2016, pairs 4" in page.text
-    assert "pairs 2, network fast_weights" in page.text
+    assert "pairs 2, modified no" in page.text
 
 
 @pytest.mark.parametrize(

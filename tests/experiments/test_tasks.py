@@ -38,14 +38,22 @@ def test_retrieval_sequence(pairs):
     assert len(asked) == min(pairs, 26), "every position is asked for"
 
 
+def test_modified_retrieval_gives_all_letters_then_all_digits():
+    for text, target in decoded(3, modified=True):
+        keys, values, query = text[:3], text[3:6], text[-1]
+        assert set(keys) <= set(LETTERS)
+        assert set(values) <= set(DIGITS)
+        assert values[keys.index(query)] == target
+
+
 def test_letters_limit_the_alphabet():
     seen = {letter for text, _ in decoded(4, letters=25) for letter in text[:8:2]}
     assert seen == set(LETTERS[:25])
 
 
 def test_more_pairs_than_letters_are_refused():
-    with pytest.raises(ValueError, match="pairs: expected at most the 26 letters"):
-        RetrievalConfig(pairs=27)
+    with pytest.raises(ValueError, match="pairs: expected at most the 3 letters"):
+        RetrievalConfig(pairs=4, alphabet_size=3)
     with pytest.raises(ValueError, match="pairs: expected at most the 25 letters"):
         RetrievalConfig(pairs=26, start="wenke2019")
     with pytest.raises(ValueError, match="pairs"):

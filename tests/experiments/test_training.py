@@ -114,7 +114,7 @@ def test_gradients_are_clipped(tmp_path):
 
 
 def test_config_round_trip_and_refusals():
-    config = RetrievalConfig(state="free", leaves="h+a", layer_norm=False)
+    config = RetrievalConfig(state="free", leaves="h+a", alphabet_size=20)
     assert config_from_dict(config_to_dict(config)) == config
     with pytest.raises(ValueError, match=r"task: expected one of retrieval, decay, panel, .*, got 'chess'"):
         config_from_dict({"task": "chess"})
@@ -123,14 +123,11 @@ def test_config_round_trip_and_refusals():
 
 
 def test_an_option_that_is_gone_is_read_at_the_value_that_every_run_now_has():
-    """As folders and results of earlier versions name them."""
-    gone = {"schedule": "constant", "modified": False, "alphabet_size": None}
-    written = {**config_to_dict(RetrievalConfig(units=7)), **gone}
+    """Folders and results of earlier versions name the schedule of the step size."""
+    written = {**config_to_dict(RetrievalConfig(units=7)), "schedule": "constant"}
     assert config_from_dict(written) == RetrievalConfig(units=7)
     with pytest.raises(ValueError, match="schedule: expected constant, the only one that there still is, got 'cosine'"):
         config_from_dict({"task": "decay", "schedule": "cosine"})
-    with pytest.raises(ValueError, match="modified: expected False, the only one that there still is, got True"):
-        config_from_dict({"task": "retrieval", "modified": True})
 
 
 @pytest.mark.parametrize(
@@ -142,6 +139,7 @@ def test_an_option_that_is_gone_is_read_at_the_value_that_every_run_now_has():
         (RetrievalConfig, {"timing": "late"}, "timing: expected one of ba2016, wenke2019"),
         (RetrievalConfig, {"leaves": "a"}, r"leaves: expected one of h, h\+a"),
         (RetrievalConfig, {"units": 0}, "units"),
+        (RetrievalConfig, {"alphabet_size": 27}, "alphabet_size"),
         (DecayConfig, {"epochs": 0}, "epochs"),
         (DecayConfig, {"learning_rate": math.nan}, "learning_rate"),
         (DecayConfig, {"scale": 0.0}, "scale"),
@@ -167,9 +165,9 @@ def test_read_runs_finds_all_and_refuses_none(tmp_path):
 
 
 def test_the_command_of_a_run_trains_that_run(tmp_path):
-    config = RetrievalConfig(state="zero", shuffled_context=True, layer_norm=False, units=9, learning_rate=0.01)
+    config = RetrievalConfig(state="zero", modified=True, layer_norm=False, alphabet_size=9, learning_rate=0.01)
     words = command(config, tmp_path)
-    for option in ("--state zero", "--shuffled-context", "--no-layer-norm", "--units 9", "--learning-rate 0.01"):
+    for option in ("--state zero", "--modified", "--no-layer-norm", "--alphabet-size 9", "--learning-rate 0.01"):
         assert option in words
     assert "--pairs" not in words
 

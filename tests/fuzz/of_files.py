@@ -117,7 +117,7 @@ TRAIN = {
 }
 OPTIONS = {
     "retrieval": ["--units", "--pairs", "--batch-size", "--decay", "--rate", "--learning-rate", "--seed", "--threads",
-                  "--inner-steps", "--state", "--timing", "--shuffled-context", "--network"],
+                  "--alphabet-size", "--inner-steps", "--state", "--timing", "--modified", "--network"],
     "decay": ["--units", "--batch-size", "--scale", "--min-scale", "--kl-weight", "--clip-norm", "--seed", "--state",
               "--learning-rate"],
 }  # fmt: skip

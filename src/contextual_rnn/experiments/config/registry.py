@@ -23,7 +23,7 @@ from contextual_rnn.experiments.config.options import TrainingConfig
 TASK_FILES = "CONTEXTUAL_RNN_TASKS"
 MODULES = "contextual_rnn_tasks_"  # the beginning of the names that their modules get
 # Options that a run may have had in an earlier version, and the only value that they can still have.
-RETIRED = {"schedule": "constant", "modified": False, "alphabet_size": None}
+RETIRED = {"schedule": "constant"}
 
 Config = TrainingConfig
 _TASKS: dict[str, TaskEntry] = {}

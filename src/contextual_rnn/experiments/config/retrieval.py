@@ -34,6 +34,10 @@ class RetrievalConfig(TrainingConfig):
     """When the fast weights are written: ba2016 (the finished h, after the read) or wenke2019 (before it)."""
     pairs: int = 4
     """K, the number of letter-digit pairs in a sequence."""
+    modified: bool = False
+    """mART: all letters first, then all digits."""
+    alphabet_size: int | None = None
+    """Letters to draw from, at most 26; by default 26, and 25 (a to y) with the authors' letters."""
     network: Network = "fast_weights"
     """fast_weights, or an lstm as a control."""
     units: int = 50
@@ -65,12 +69,16 @@ class RetrievalConfig(TrainingConfig):
             at_least(name, getattr(self, name), 0)
         for name in ("pairs", "units", "readout_units", "inner_steps", "train_samples", "validation_samples"):
             at_least(name, getattr(self, name), 1)
+        if self.alphabet_size is not None and not 1 <= self.alphabet_size <= 26:
+            raise ValueError(f"alphabet_size: expected 1 to 26 letters, got {self.alphabet_size!r}")
         if self.pairs > self.letters:
             raise ValueError(f"pairs: expected at most the {self.letters} letters of the alphabet, got {self.pairs}")
 
     @property
     def letters(self) -> int:
-        """Letters to draw from: 26, or 25 (a to y) as the authors have."""
+        """Letters really drawn from."""
+        if self.alphabet_size is not None:
+            return self.alphabet_size
         return 25 if self.uses_authors_choice("letters") else 26
 
     def uses_authors_choice(self, ingredient: Ingredient) -> bool:

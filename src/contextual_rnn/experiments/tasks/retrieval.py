@@ -31,12 +31,12 @@ DIAGNOSED = 200  # sequences of a diagnosis
 
 
 def retrieval_data(
-    num_samples: int, pairs: int, *, letters: int = 26, generator: torch.Generator
+    num_samples: int, pairs: int, *, letters: int = 26, modified: bool = False, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Sequences (N, 2 K + 3) and target tokens (N,), as indices into `TOKENS`.
 
-    K different letters of the first `letters`, each followed by a digit, then ?? and one of the K letters; the target
-    is its digit. Raises ValueError for K > letters.
+    K different letters of the first `letters`, each followed by a digit (all letters, then all digits, where
+    `modified`), then ?? and one of the K letters; the target is its digit. Raises ValueError for K > letters.
     """
     if not 1 <= pairs <= letters:
         raise ValueError(f"pairs: expected 1 to {letters}, the letters there are, got {pairs}")
@@ -44,7 +44,7 @@ def retrieval_data(
     keys = torch.rand(num_samples, letters, **source).argsort(dim=1)[:, :pairs]
     values = DIGIT_0 + torch.randint(10, (num_samples, pairs), **source)
     asked = torch.randint(pairs, (num_samples, 1), **source)
-    body = torch.stack([keys, values], dim=2).flatten(1)
+    body = torch.cat([keys, values], dim=1) if modified else torch.stack([keys, values], dim=2).flatten(1)
     marks = torch.full_like(values[:, :1], TOKENS.index("?")).expand(-1, 2)
     return torch.cat([body, marks, keys.gather(1, asked)], dim=1), values.gather(1, asked)[:, 0]
 
@@ -173,7 +173,10 @@ class RetrievalTask(Task[RetrievalModel]):
         return self._drawn(num_samples, generator_for("retrieval", split, self._config.data_seed))
 
     def _drawn(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return retrieval_data(num_samples, self._config.pairs, letters=self._config.letters, generator=generator)
+        config = self._config
+        return retrieval_data(
+            num_samples, config.pairs, letters=config.letters, modified=config.modified, generator=generator
+        )
 
     def loss(self, batch: tuple[Tensor, ...], generator: torch.Generator, rows: slice | None = None) -> Tensor:
         sequences, targets = batch
