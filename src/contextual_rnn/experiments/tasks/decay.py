@@ -168,6 +168,7 @@ class DecayTask(Task[DecayModel]):
     @torch.inference_mode()
     def evaluate(self, final: bool) -> dict[str, float]:
         x, period = self.validation
+        self.model.eval()
         metrics = {"validation_squared_error": self._squared_error(x, period, None).item()}
         if final:
             paths = self.model.free_run(x[:, 0], period)[:, 0]
@@ -175,6 +176,7 @@ class DecayTask(Task[DecayModel]):
         state = self.model.rnn.initial_state
         if isinstance(state, NormalState) and math.isfinite(metrics["validation_squared_error"]):  # has a distribution
             metrics |= self._spread(state)
+        self.model.train()
         return metrics
 
     @torch.no_grad()
@@ -182,6 +184,7 @@ class DecayTask(Task[DecayModel]):
         """Squared error of every scaled step, of fresh sequences of the validation periods."""
         count = len(VALIDATION_PERIODS) * self._samples
         period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat(self._samples)
+        self.model.eval()
         errors = self._errors(drawn_curves(period, generator_for("decay", "test")), period)
         return Tested(errors, [str(index) for index in range(count)])
 

@@ -125,6 +125,7 @@ class PanelTask(Task[Kept]):
 
     @torch.no_grad()
     def evaluate(self, final: bool) -> dict[str, float]:
+        self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device="cpu")
         for batch in self._validated:
             errors = self._errors(predicted(self.model.model, batch)[0], batch)
@@ -134,10 +135,12 @@ class PanelTask(Task[Kept]):
         if final:
             self.model.restore()
             error = self.model.best_error.item()
+        self.model.train()
         return {"validation_error": error, "best_epoch": self.model.best_epoch.item()}
 
     @torch.no_grad()
     def test(self) -> Tested:
+        self.model.eval()
         data, test = self._data, self._data.test
         steps = int(test.length.max()) if self._data.target.per == "step" else 1
         parts: dict[str, list[Tensor]] = {}

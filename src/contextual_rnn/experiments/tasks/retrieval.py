@@ -195,16 +195,19 @@ class RetrievalTask(Task[RetrievalModel]):
     @torch.inference_mode()
     def evaluate(self, final: bool) -> dict[str, float]:
         """On the validation set; in the end also on as many test sequences, on which no choice was based."""
+        self.model.eval()
         metrics = self._metrics("validation", self.validation)
         if final:
             tokens, targets = self._data("test", self._config.validation_samples)
             device = self.validation[0].device
             metrics |= self._metrics("test", (tokens.to(device), targets.to(device)))
+        self.model.train()
         return metrics
 
     @torch.no_grad()
     def test(self) -> Tested:
         """Cross entropy of as many test sequences as there are for validation, in nats."""
+        self.model.eval()
         parts = self._logits(*self._data("test", self._config.validation_samples))
         errors = torch.cat([functional.cross_entropy(logits, target, reduction="none") for logits, target in parts])
         return Tested(errors, [str(index) for index in range(len(errors))])
