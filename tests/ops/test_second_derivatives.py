@@ -51,17 +51,23 @@ PAIRS = {
 }
 
 
+def drawn(make):
+    """What `make` makes, with the same random numbers each time."""
+    torch.manual_seed(0)
+    network, function, x = make()
+    for number, parameter in enumerate(network.parameters()):
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))
+    return network, function, x
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if "attention" in n else native) for n in PAIRS])
 def test_by_the_incoming_gradient(name, frozen):
     """`autograd.functional.jvp` differentiates a backward pass by its cotangent."""
     outcomes = []
     for make in PAIRS[name]:
-        torch.manual_seed(0)
-        network, function, x = make()
-        for number, parameter in enumerate(network.parameters()):
-            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))
-            parameter.requires_grad_(not frozen)
+        network, function, x = drawn(make)
+        network.requires_grad_(not frozen)
         v = torch.randn(x.shape, generator=torch.Generator().manual_seed(99)).to(x)
         try:
             outcomes.append(torch.autograd.functional.jvp(function, x, v)[1])
@@ -81,10 +87,7 @@ def test_a_batch_of_incoming_gradients(name, again):
     """`is_grads_batched=True`, as `autograd.functional.jacobian(vectorize=True)` has it."""
     outcomes = []
     for make in PAIRS[name]:
-        torch.manual_seed(0)
-        network, function, x = make()
-        for number, parameter in enumerate(network.parameters()):
-            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))
+        network, function, x = drawn(make)
         leaves = [x.requires_grad_(), *network.parameters()]
         cotangents = torch.tensor([1.0, -2.0, 0.0], dtype=x.dtype)
         options = {"is_grads_batched": True, "create_graph": again}
