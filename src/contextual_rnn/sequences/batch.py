@@ -27,7 +27,7 @@ from contextual_rnn.spec.steps import check_input
 from contextual_rnn.spec.tree import State
 
 
-@dataclass(eq=False, slots=True)  # frozen, of as many fields, it is made for longer than it is checked
+@dataclass(eq=False, slots=True)  # not frozen: with 18 fields one would take seven times as long to make
 class Sequences:
     """A padded batch, or a piece of one, and the arguments of `ContextualRNN` on its sequences.
 

@@ -85,7 +85,7 @@ def differing(groups: Sequence[Group]) -> list[str]:
 def all_differing(groups: Sequence[Group]) -> list[str]:
     """Settings in which groups of one task are not all alike."""
     first = groups[0].settings if groups else {}
-    return [name for name, value in first.items() if any(group.settings[name] != value for group in groups)]
+    return [name for name, value in first.items() if any(group.settings.get(name) != value for group in groups)]
 
 
 def changed(run: Run) -> int:
