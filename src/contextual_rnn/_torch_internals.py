@@ -53,6 +53,11 @@ def is_program() -> bool:
     return torch.compiler.is_compiling() or is_tracing()
 
 
+def is_compiled() -> bool:
+    """Whether torch.compile has called the code around, and found nothing in it to put into a program."""
+    return bool(torch._C._dynamo.eval_frame.get_eval_frame_callback())
+
+
 def data_parallel_around() -> DistributedDataParallel | None:
     """The DistributedDataParallel whose forward pass is under way."""
     return DistributedDataParallel._get_active_ddp_module()

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from contextual_rnn._autocast import no_grad
 from contextual_rnn._lengths import packed_batch_size
 from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._sharded import set_around
 from contextual_rnn._tensors import first_parameter
 from contextual_rnn.sequences.backend import SequenceBackend, check_backend
 from contextual_rnn.sequences.batch import Sequences
+from contextual_rnn.sequences.program import run_sequences
 from contextual_rnn.sequences.stream import Stream
 from contextual_rnn.sequences.stream_starts import start_of_contexts
 from contextual_rnn.spec.arguments import check_uncut, merged, repeated_arguments
@@ -38,7 +38,7 @@ class ContextualRNN(nn.Module):
     `backend` says what runs nn.RNN, nn.LSTM and nn.GRU: "torch"; "native", our kernel for sequences of any lengths on
     a CPU, differentiable once; "reference", the equations step by step in plain PyTorch; or "auto": torch, but native
     wherever lengths, masks, resets, burn-in or truncation are given, the batch is not tiny and it can serve: not on a
-    GPU, without a compiler at install, for subclasses, under autocast and torch.compile, nor for a network that has
+    GPU, without a compiler at install, for subclasses, under autocast and in programs, nor for a network that has
     hooks, parametrizations or sharded weights. The environment variable CONTEXTUAL_RNN_SEQUENCES_BACKEND names what
     auto is.
 
@@ -152,14 +152,7 @@ class ContextualRNN(nn.Module):
             return call(network, self._spec, input, state, **arguments)
         given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
         given |= {"final_state": final_state, "arguments": merged(arguments, more)}
-        pieces = None if burn_in == 0 else "burn_in"
-        sequences = Sequences.of(self, input, context, generator, **given, pieces=pieces)
-        if burn_in == 0:
-            return sequences.run(hx)
-        before, after = sequences.split("burn_in", burn_in)
-        with no_grad(sequences.input.device):
-            _, carried = before.run(hx, carry=True)
-        return after.run(hx, carried=carried)
+        return run_sequences(self, (input, context, generator), given, hx, burn_in)
 
     def stream(
         self,

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from tests.networks import tensors_of
+from tests.networks import Springs, tensors_of
+from tests.own_networks import OWN
+from tests.sequences_alone import Batch, build
 from torch import nn
+from torch._dynamo.utils import counters
 
-from contextual_rnn import ContextDropout, ContextState, ContextualRNN, FreeState, NormalState
+from contextual_rnn import ContextDropout, ContextState, ContextualRNN, FastWeightsRNN, FreeState, NormalState
 
 B, T = 4, 6
 NETWORKS = {
@@ -14,6 +17,7 @@ NETWORKS = {
     "lstm": lambda: nn.LSTM(3, 4, batch_first=True),
     "rnn both ways": lambda: nn.RNN(3, 4, num_layers=2, bidirectional=True),
 }
+ONE_WAY = ["gru", "gru, time first", "lstm"]
 # One block a row: at its end, in the middle, at its beginning, none; not as in the masks of which programs are made.
 STEP = torch.arange(T)
 FIRST, STOP = torch.tensor([2, 1, 0, 0]), torch.tensor([6, 4, 5, 0])
@@ -90,7 +94,7 @@ def test_rows_without_a_step(network):
 
 @pytest.mark.parametrize("beside", ["lengths", "mask"])
 @pytest.mark.parametrize("given", ["context", "hx"])
-@pytest.mark.parametrize("network", ["gru", "gru, time first", "lstm"])
+@pytest.mark.parametrize("network", ONE_WAY)
 def test_rows_that_begin_after_the_burn_in_have_their_gradient(network, given, beside):
     """Or never: a row without a step ends in the state that it starts from."""
     module, x, context, flags = masked(network)
@@ -110,6 +114,83 @@ def test_rows_that_begin_after_the_burn_in_have_their_gradient(network, given, b
             gradients.append(torch.autograd.grad(loss, leaves))
     for found, wanted in zip(*gradients, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+READ = [
+    *(
+        (network, beside)
+        for network in (*NETWORKS, "fast weights", "lstm cell")
+        for beside in ("reset", "reset_context")
+    ),
+    *((network, "lengths") for network in NETWORKS),
+    *((network, "mask, burn_in") for network in (*ONE_WAY, "fast weights")),
+]
+
+
+@pytest.mark.parametrize(("network", "beside"), READ)
+def test_calls_that_read_values_run_as_they_do_uncompiled(network, beside):
+    """Not in dozens of graphs that are compiled again for other lengths."""
+    if network == "cell":
+        network, flags = nn.LSTMCell(3, 4), lambda mask: mask[:, 1]
+        x = torch.randn(B, 3)
+    else:
+        network = NETWORKS[network]() if network in NETWORKS else FastWeightsRNN(3, 4, batch_first=True)
+        flags = (lambda mask: mask) if network.batch_first else (lambda mask: mask.T)
+        x = torch.randn(B, T, 3) if network.batch_first else torch.randn(T, B, 3)
+    model = ContextualRNN(network, ContextState(network, nn.Linear(2, 5)))
+    torch._dynamo.reset()
+    counters.clear()
+    program = torch.compile(model, backend="eager")
+    for mask in (MASK, ANOTHER):
+        options = {
+            "reset": lambda mask: {"reset": flags(mask)},
+            "reset_context": lambda mask: {"reset": flags(mask), "reset_context": torch.randn(flags(mask).sum(), 2)},
+            "mask, burn_in": lambda mask: {"mask": flags(mask), "burn_in": 2},
+            "lengths": lambda mask: {"lengths": mask.sum(1)},
+        }[beside](mask)
+        found, wanted = (tensors_of(run(x, context=torch.ones(B, 2), **options)) for run in (program, model))
+        cotangents = [torch.randn_like(tensor) for tensor in wanted]
+        gradients = [torch.autograd.grad(each, [*model.parameters()], cotangents) for each in (found, wanted)]
+        for tensor, eager in zip([*found, *gradients[0]], [*wanted, *gradients[1]], strict=True):
+            assert torch.equal(tensor, eager)
+    assert not counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_lengths_of_networks_of_ones_own_run_as_they_do_uncompiled(case):
+    torch._dynamo.reset()
+    counters.clear()
+    model = build(case, torch.float64)
+    batch = Batch.of(model, torch.tensor([6, 3, 0, 2]), torch.zeros(4, 6, dtype=torch.bool), explicit=False)
+    found, wanted = (
+        run(batch.input(model), **batch.arguments(model) | {"reset": None})
+        for run in (torch.compile(model, backend="eager"), model)
+    )
+    for tensor, eager in zip(tensors_of(found), tensors_of(wanted), strict=True):
+        assert torch.equal(tensor, eager)
+    assert not counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("options", [{"reset": MASK}, {"mask": MASK, "burn_in": 2}], ids=["reset", "mask"])
+def test_calls_that_read_values_are_not_exported(options, strict):
+    model = ContextualRNN(network := nn.GRU(3, 4, batch_first=True), ContextState(network, nn.Linear(2, 5)))
+    name = next(iter(options))
+    with pytest.raises((ValueError, torch._dynamo.exc.Unsupported), match=f"{name}: expected none under torch.export"):
+        torch.export.export(model, (torch.randn(B, T, 3),), {"context": torch.randn(B, 2), **options}, strict=strict)
+
+
+def test_a_network_compiled_by_itself_stays_so_within_calls_that_read_values():
+    torch._dynamo.reset()
+    counters.clear()
+    cell = Springs(3, 4)
+    model = ContextualRNN(cell, ContextState(cell, nn.Linear(2, 5)))
+    x, options = torch.randn(B, 3), {"context": torch.randn(B, 2), "reset": MASK[:, 1]}
+    wanted = tensors_of(model(x, **options))
+    cell.compile(backend="eager")
+    for tensor, eager in zip(tensors_of(torch.compile(model, backend="eager")(x, **options)), wanted, strict=True):
+        torch.testing.assert_close(tensor, eager)
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 STATES = {
