@@ -208,6 +208,71 @@ def test_a_step_is_made_where_there_is_none(model):
         torch.testing.assert_close(values[:, step], value)
 
 
+@pytest.mark.parametrize("how", ["sample", "stop", "beams"])
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3, 1, 2, 3])])
+def test_generation_has_arguments_of_its_own_at_every_step(model, lengths, how):
+    """What `embed` returns beside the input: outputs are those of one run over the prompt and what was generated."""
+    torch.manual_seed(2)
+    table, prompt, times = torch.randn(7, 3, dtype=F64), torch.randint(7, (BATCH, 3)), torch.rand(BATCH, 8, dtype=F64)
+    speed, readout = torch.rand(BATCH, dtype=F64), nn.Linear(5, 7, dtype=F64)
+    count = torch.full((BATCH,), 3) if lengths is None else lengths
+
+    def embed(value, at):
+        place = at.number + (2 if at.number < 0 else count[at.conditions] - 1)
+        return table[value], {"timespans": times[at.conditions, place], "speed": speed[at.conditions]}
+
+    options = {
+        "sample": {"num_samples": 2},
+        "stop": {"num_samples": 2, "stop": 3},
+        "beams": {"num_samples": 2, "beams": 3},
+    }[how]
+    if how == "beams":
+        step = lambda output, value: readout(output)  # noqa: E731
+    else:
+        step = lambda output, value, at: (readout(output) + at.rand(7, dtype=F64)).argmax(-1)  # noqa: E731
+    hx = model.initial_state(torch.randn(BATCH, 2, dtype=F64))
+    generated = generate(
+        model, step, prompt=prompt, lengths=lengths, num_steps=5, hx=hx, embed=embed, return_outputs=True, **options
+    )
+    for row in range(BATCH):
+        state = tuple(leaf[row : row + 1] if i == 0 else leaf[:, row : row + 1] for i, leaf in enumerate(hx))
+        for values, outputs, length in zip(
+            generated.values[row], generated.outputs[row], generated.lengths[row], strict=True
+        ):
+            tokens = torch.cat([prompt[row, : count[row]], values[: length - 1]])[None]
+            given = {"timespans": times[row : row + 1, : tokens.shape[1]], "speed": speed[row : row + 1]}
+            wanted, _ = call_keywords(Batched(model), table[tokens], state, **given)
+            torch.testing.assert_close(outputs[:length], wanted[0, count[row] - 1 :], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        ((1, 2), TypeError, "embed: expected a tensor, or it and a dict of arguments, got a tuple of int, int"),
+        (
+            (1, {}, {}),
+            TypeError,
+            "embed: expected a tensor, or it and a dict of arguments, got a tuple of int, dict, dict",
+        ),
+        ((1, {"speed": 2.0}), TypeError, "speed: expected a tensor, got float"),
+        ((1, {"speed": torch.ones(3)}), ValueError, r"speed: expected 4 rows, got \(3,\)"),
+        ((1, {"timespans": torch.ones(())}), ValueError, r"timespans: expected 4 rows, got \(\)"),
+    ],
+)
+def test_what_embed_returns_beside_the_input_is_checked(returned, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        generate(MODEL, lambda output, value: value, torch.ones(BATCH, 3), num_steps=2, embed=lambda value: returned)
+
+
+def test_a_prompt_has_the_same_arguments_at_every_step():
+    def embed(value, at):
+        return value, {"speed": value[:, 0]} if at.number == -1 else {}
+
+    prompt = torch.ones(BATCH, 3, 3, dtype=F64)
+    with pytest.raises(ValueError, match=r"^embed: expected the same arguments at every step, \[\], got \['speed'\]"):
+        generate(MODEL, lambda output, value: value, prompt=prompt, num_steps=2, embed=embed)
+
+
 class Batched:
     """A network of `Keywords`, batch first."""
 
@@ -217,6 +282,8 @@ class Batched:
     def __call__(self, x, **options):
         if not self.network.time_first:
             return self.network(x, **options)
+        if "timespans" in options:
+            options["timespans"] = options["timespans"].T
         state, output = self.network(x.transpose(0, 1), **options)
         return state, output.transpose(0, 1)
 

@@ -224,7 +224,7 @@ BAD_CALLS = [
     (
         lambda: generate(CELL, STEP, FIRST, num_steps=1, embed=lambda v: (v, v)),
         TypeError,
-        "embed: expected a tensor, got",
+        "embed: expected a tensor, or it and a dict of arguments, got a tuple of Tensor, Tensor",
     ),
     (
         lambda: generate(CELL, lambda o, v: v, torch.zeros(2, 3), num_steps=2, embed=torch.Tensor.double),

@@ -164,7 +164,7 @@ def test_another_state_ends_the_stream():
     with torch.no_grad():
         state = other = torch.randn(2, B, 5)
         for step in inputs[:10]:
-            _, state = steps(spec, step, state)
-        output, _ = steps(spec, inputs[10], other)
+            _, state = steps(spec, step, state, {})
+        output, _ = steps(spec, inputs[10], other, {})
         expected, _ = network(inputs[10][:, None], other)
     assert torch.equal(output, expected[:, 0])

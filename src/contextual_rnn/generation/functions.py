@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from contextual_rnn._numbers import shortened
 from contextual_rnn._precision import wide
+from contextual_rnn._tensors import check_dense
 from contextual_rnn.generation.network_steps import NetworkSteps
 from contextual_rnn.generation.sampling import check_scores, check_tokens, log_probs_of
 from contextual_rnn.generation.step import GenerationStep, with_step
 from contextual_rnn.rnn import ContextualRNN
+from contextual_rnn.spec.arguments import is_arguments
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.steps import check_step
 from contextual_rnn.spec.tree import State
@@ -53,11 +55,22 @@ class Functions:
     def can_stop(self) -> bool:
         return self._stop is not None
 
-    def inputs(self, value: Tensor | None, at: GenerationStep) -> Any:
-        """The network's input of one step, (N, ...)."""
-        if self._embed is not None:
-            return self._embed(value, at)
-        return self._no_input(at) if self.first_name is None else value
+    def inputs(self, value: Tensor | None, at: GenerationStep) -> tuple[Any, Mapping[str, Any]]:
+        """The network's input of one step, (N, ...), and its further arguments."""
+        if self._embed is None:
+            return self._no_input(at) if self.first_name is None else value, {}
+        returned = self._embed(value, at)
+        if not isinstance(returned, tuple):
+            return returned, {}
+        if len(returned) != 2 or not is_arguments(returned[1]):
+            kinds = ", ".join(type(part).__name__ for part in returned)
+            raise TypeError(f"embed: expected a tensor, or it and a dict of arguments, got a tuple of {kinds}")
+        inputs, arguments = returned
+        for name in {*self.spec.per_step, *self.spec.per_row} & arguments.keys():
+            check_dense(name, arguments[name])
+            if arguments[name].shape[:1] != at.rows.shape:
+                raise ValueError(f"{name}: expected {len(at.rows)} rows, got {tuple(arguments[name].shape)}")
+        return inputs, arguments
 
     def _no_input(self, at: GenerationStep) -> Tensor:
         """Zeros for a network that runs by itself."""
@@ -70,12 +83,12 @@ class Functions:
         self, value: Tensor | None, states: Sequence[State], at: GenerationStep
     ) -> tuple[Sequence[Tensor], Sequence[State]]:
         """One step of the network for the rows of `at`, from each of `states`, which it may overwrite."""
-        inputs = self.inputs(value, at)
+        inputs, arguments = self.inputs(value, at)
         self.know_spec(inputs)
         network = self.model.network
         try:
-            pairs = zip(self._network_steps, states, strict=True)
-            outputs, new = zip(*[take_step(self.spec, inputs, state) for take_step, state in pairs], strict=True)
+            steps = zip(self._network_steps, states, strict=True)
+            outputs, new = zip(*[step(self.spec, inputs, state, arguments) for step, state in steps], strict=True)
         except (RuntimeError, IndexError, TypeError, AttributeError, ValueError):
             name = "embed" if self.embeds else "step" if at.number > 0 else self.first_name or "network"
             check_step(name, network, self.spec, inputs, at.rows.shape[0])

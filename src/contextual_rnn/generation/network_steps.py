@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from contextual_rnn._sharded import as_forward
@@ -31,15 +34,18 @@ class NetworkSteps:
         self._state: State = None  # that the last step has returned
         self._steps_taken = 0  # by the same rows
 
-    def __call__(self, spec: StateSpec, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+    def __call__(
+        self, spec: StateSpec, inputs: Tensor, state: State, arguments: Mapping[str, Any]
+    ) -> tuple[Tensor, State]:
         if state is not self._state:
             self._stream, self._steps_taken = None, 0
         elif self._steps_taken == STEPS_BEFORE_A_STREAM:
             self._stream = self._native_stream(state)
-        output = self._streamed(inputs)
+        output = None if arguments else self._streamed(inputs)
         if output is None or self._stream is None:
             self._stream = None
-            output, self._state = as_forward(self._model, step_of)(self._model.network, spec, inputs, state)
+            run = as_forward(self._model, step_of)
+            output, self._state = run(self._model.network, spec, inputs, state, **arguments)
         else:
             self._state = self._stream._state
         self._steps_taken += 1

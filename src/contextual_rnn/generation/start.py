@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -67,27 +68,45 @@ def run_prompt(
         return state
     rows = torch.arange(num_rows, device=conditions.device)
     at = [GenerationStep(t - steps, rows, conditions, num_rows, generator) for t in range(steps)]
-    inputs = [functions.inputs(prompt[:, t], at[t]) for t in range(steps)]
+    inputs, arguments = zip(*[functions.inputs(prompt[:, t], at[t]) for t in range(steps)], strict=True)
+    for given in arguments:
+        if given.keys() != arguments[0].keys():
+            expected, received = (sorted(names) for names in (arguments[0], given))
+            raise ValueError(f"embed: expected the same arguments at every step, {expected}, got {received}")
     functions.know_spec(inputs[0])
     spec = functions.spec
     check_step("embed" if functions.embeds else "prompt", model.network, spec, inputs[0])
     if isinstance(spec.known_time_dim, int):
         layout = (spec.input_batch_dim, spec.known_time_dim)
-        padded = torch.stack(inputs, 1).movedim((0, 1), layout)
+
+        def over_time(parts: Sequence[Tensor]) -> Tensor:
+            return torch.stack([*parts], 1).movedim((0, 1), layout)
+
+        cut = {
+            name: over_time([given[name] for given in arguments]) if name in spec.per_step else first
+            for name, first in arguments[0].items()
+        }
         before = None if lengths is None else lengths - 1
-        given: Any = {"lengths": before, "mask": None, "reset": None, "reset_context": None}
+        given: Any = {"lengths": before, "mask": None, "reset": None, "reset_context": None, "arguments": cut}
 
         def run(padded: Tensor, state: State) -> Any:
             return Sequences.of(model, padded, None, None, **given, pieces="prompt").run(state, carry=True)
 
-        return as_forward(model, run)(padded, state)[1]
+        return as_forward(model, run)(over_time(inputs), state)[1]
     for t in range(steps):
         going = rows if lengths is None else (lengths.to(rows.device) > t + 1).nonzero()[:, 0]
         some = take(spec.tree, going, state)
-        step_input = inputs[t].index_select(0, going.to(inputs[t].device))
-        _, new = as_forward(model, step_of)(model.network, spec, step_input, some)
+        cut = {
+            name: _rows(value, going) if name in (*spec.per_step, *spec.per_row) else value
+            for name, value in arguments[t].items()
+        }
+        _, new = as_forward(model, step_of)(model.network, spec, _rows(inputs[t], going), some, **cut)
         state = write_rows(spec.tree, state, going, new, num_rows)
     return state
+
+
+def _rows(tensor: Tensor, index: Tensor) -> Tensor:
+    return tensor.index_select(0, index.to(tensor.device))
 
 
 def without_padding(prompt: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -79,9 +79,9 @@ def generate(
 
     `context` is what the context network takes, of batch size B; `hx`, of B rows as the network takes it, is used
     instead of an initial state. With `sample=False` every trajectory starts at the mean state. `embed` makes values
-    (N, *value) the network's input (N, ...); by default they are that input. `step` makes the output (N, H) and the
-    last value the next value, or that and its log-probability (N,). Row b * num_samples + s is sample s of
-    condition b.
+    (N, *value) the network's input (N, ...), or returns it and a dict of further arguments of the network for these
+    rows; by default they are that input. `step` makes the output (N, H) and the last value the next value, or that and
+    its log-probability (N,). Row b * num_samples + s is sample s of condition b.
 
     With a `sampler`, `step` returns scores (N, K) of the next token instead, and `sampler(scores)` draws: a
     `TokenSampler`, or a function that returns tokens, or these and their log-probabilities. With `beams`, the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
@@ -156,11 +156,15 @@ def one_step_of(input: Tensor, batch_dim: int) -> Tensor:
     return input.new_empty(input.shape[batch_dim], *shape)
 
 
+def is_arguments(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
 def merged(arguments: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
     """The arguments for the network alone."""
     if arguments is None:
         return more
-    if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
+    if not is_arguments(arguments):
         received = f"{type(arguments).__name__}" if not isinstance(arguments, Mapping) else f"names {list(arguments)}"
         raise TypeError(f"arguments: expected a dict from names to values, got {received}")
     if both := sorted(set(arguments) & set(more)):
