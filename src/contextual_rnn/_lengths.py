@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from contextual_rnn._tensors import check_readable
-from contextual_rnn._torch_internals import is_batched, is_tracing
+from contextual_rnn._torch_internals import assert_later, is_batched, is_tracing
 
 
 def check_lengths(lengths: Tensor, batch_size: int, steps: int, least: int = 0) -> None:
@@ -17,8 +17,10 @@ def check_lengths(lengths: Tensor, batch_size: int, steps: int, least: int = 0) 
         raise TypeError(f"lengths: expected a tensor of int64 or int32, got {lengths.dtype}")
     if lengths.shape != (batch_size,):
         raise ValueError(f"lengths: expected shape ({batch_size},), got {tuple(lengths.shape)}")
-    if torch.compiler.is_compiling():
-        return  # values cannot be read there
+    if torch.compiler.is_compiling():  # values cannot be read there, and the number of steps is not known either
+        fit = ((lengths >= least) & (lengths <= steps)).all()
+        assert_later(fit, f"lengths: expected {least} to the number of steps, got others")
+        return
     if lengths.numel():
         shortest, longest = map(int, lengths.aminmax())
         if shortest < least or longest > steps:

@@ -38,7 +38,7 @@ class ContextualRNN(nn.Module):
     `backend` says what runs nn.RNN, nn.LSTM and nn.GRU: "torch"; "native", our kernel for sequences of any lengths on
     a CPU, differentiable once; "reference", the equations step by step in plain PyTorch; or "auto": torch, but native
     wherever lengths, masks, resets, burn-in or truncation are given, the batch is not tiny and it can serve: not on a
-    GPU, without a compiler at install, for subclasses, under autocast and in programs, nor for a network that has
+    GPU, without a compiler at install, for subclasses, under autocast and torch.export, nor for a network that has
     hooks, parametrizations or sharded weights. The environment variable CONTEXTUAL_RNN_SEQUENCES_BACKEND names what
     auto is.
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 import torch._inductor.config
 from tests.deployment.matrix import CELLS, FAST_WEIGHTS, STATES, TORCH, build, inputs_for
-from tests.networks import tensors_of
+from tests.networks import INPUT_SIZE, tensors_of
 from torch import nn
+from torch._dynamo.utils import counters
 
 from contextual_rnn import ContextState, attach
+from contextual_rnn.ops._gated import cpu
 
 # Every state over one network, and every network under one state; what is traced of one does not depend on the other.
 TRACED = [*(f"{state} lstm cell" for state in STATES), *(f"context {name}" for name in TORCH + CELLS + FAST_WEIGHTS)]
@@ -65,6 +67,57 @@ def test_a_compiled_lstm_runs_and_torch_cannot_train_it_on_cpus():
         ):
             with pytest.raises(AssertionError):  # in words of its own in every version
                 train()
+
+
+@pytest.mark.skipif(cpu.instruction_set() is None, reason="the kernel was not built: no C++ compiler")
+@pytest.mark.parametrize(
+    ("network", "beside"),
+    [
+        ("lstm", "lengths"),
+        ("lstm", "burn_in"),
+        ("lstm deep both ways", "mask"),
+        ("lstm projected", "lengths"),
+        ("gru", "mask"),
+        ("rnn", "lengths"),
+    ],
+)
+def test_sequences_of_different_lengths_train_in_one_graph_by_the_kernel(network, beside):
+    """Torch's own code over packed rows is in no graph, and the gradient of its LSTM fails there."""
+    torch._dynamo.reset()
+    counters.clear()
+    model, batch, steps = build(f"context {network}"), 6, 50
+    time_first = not model.network.batch_first
+    with torch._dynamo.config.patch(allow_rnn=True):
+        program = torch.compile(model, fullgraph=True, backend="aot_eager")
+        for lengths in ([50, 3, 0, 7, 20, 1], [1, 50, 30, 0, 2, 9]):
+            x, context = torch.randn(batch, steps, INPUT_SIZE, requires_grad=True), inputs_for(model, batch)[1]
+            lengths = torch.tensor(lengths)
+            mask = torch.arange(steps) < lengths[:, None]
+            options = {"mask": mask.T if time_first else mask} if beside == "mask" else {"lengths": lengths}
+            options["burn_in"] = 20 if beside == "burn_in" else 0
+            found, wanted = (
+                tensors_of(run(x.transpose(0, 1) if time_first else x, context=context, **options))
+                for run in (program, model)
+            )
+            cotangents = [torch.randn_like(tensor) for tensor in wanted]
+            leaves = [x, *model.parameters()]
+            gradients = [torch.autograd.grad(each, leaves, cotangents) for each in (found, wanted)]
+            for tensor, eager in zip([*found, *gradients[0]], [*wanted, *gradients[1]], strict=True):
+                assert torch.equal(tensor, eager)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("lengths", [[5, 2, 1], [4, -1, 2]])
+@pytest.mark.parametrize("network", ["gru", "fast weights"])
+def test_lengths_that_do_not_fit_are_refused_when_their_values_are_known(network, lengths):
+    torch._dynamo.reset()
+    model = build(f"context {network}")
+    x, context = inputs_for(model, 3)
+    with torch._dynamo.config.patch(allow_rnn=True):
+        program = torch.compile(model, fullgraph=True, backend="aot_eager")
+        program(x, context=context, lengths=torch.tensor([4, 0, 2]))
+        with pytest.raises(RuntimeError, match=r"^lengths: expected 0 to the number of steps, got others"):
+            program(x, context=context, lengths=torch.tensor(lengths))
 
 
 @pytest.mark.parametrize("network", TORCH)

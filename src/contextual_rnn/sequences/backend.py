@@ -72,8 +72,10 @@ def choose(
 def is_small(network: nn.RNNBase, input: Tensor) -> bool:
     """Whether a batch has so few numbers that the rounding of torch's own code is worth more than time.
 
-    Not in torch.func: it has no rule for torch's code over packed rows.
+    Not in torch.func, which has no rule for torch's code over packed rows, nor in torch.compile, which refuses it.
     """
+    if torch.compiler.is_compiling():
+        return False
     return input.shape[0] * input.shape[1] * network.hidden_size <= FEW and transforms() is None
 
 
@@ -85,11 +87,11 @@ def _obstacle(
         return "is a network of another class"
     if not is_plain_call(network):
         return "are hooks or a forward method of its own"
-    if torch.compiler.is_compiling() or is_tracing():
+    if torch.compiler.is_exporting() or is_tracing():
         return "is a program being traced"
     if in_autocast(tensors[0].device):
         return "is autocast"
-    if native and (dispatch_mode() is not None or in_forward_ad()):
+    if native and not torch.compiler.is_compiling() and (dispatch_mode() is not None or in_forward_ad()):
         return "is a mode that the kernel does not see"
     every = [*tensors, *weights_of(network)]
     if not PLAIN_TENSORS.issuperset(map(type, every)):
