@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -154,6 +154,16 @@ class Encoding:
             kind = columns.kinds.get(name, coding.kind).partition(":")[0]
             if (kind if kind in KINDS else "category") != coding.kind:
                 raise ValueError(f"kinds: expected {kind} for {name!r}, as the columns say, got {coding.kind}")
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        """What a context network must take for the columns of the context."""
+        return {key: feature for name, coding in self.context.items() for key, feature in coding.features(name).items()}
+
+    @property
+    def target_before(self) -> Coding:
+        """The coding of the target of the step before, which may be missing where training has no missing one."""
+        return replace(self.target, missing=True)
 
     def to_json(self) -> str:
         return json.dumps({**vars(self), "columns": self.columns.to_dict()}, indent=1, default=vars)

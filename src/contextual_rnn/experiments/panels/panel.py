@@ -90,9 +90,8 @@ def read_panel(table: Any, columns: Columns, like: Encoding | None = None) -> Pa
 
 def _read_texts(source: Source, columns: Columns, tokens: str, like: Encoding | None) -> Panel:
     """Each row is a sequence of tokens; those of one series count as one in splits and intervals."""
-    warnings: list[str] = []
     target, steps, tokens, left_out = read_texts(source, columns, tokens)
-    warnings += [f"rows left out because {reason}: {count}" for reason, count in left_out.items()]
+    warnings = [f"rows left out because {reason}: {count}" for reason, count in left_out.items()]
     columns = replace(columns, inputs=(columns.target,), kinds={**columns.kinds, columns.target: tokens})
     rows = steps.rows[steps.offsets[:-1]]
     reader = Reader(source, columns, steps, rows.tolist(), warnings, checked=like is None)
@@ -187,6 +186,4 @@ def _with_summary(panel: Panel, reader: Reader, left_out: dict[str, int]) -> Pan
         "columns": reader.described,
         "warnings": reader.warnings,
     }
-    kinds = {**columns.kinds, **{name: columns.kinds.get(name, kind) for name, kind in reader.kinds.items()}}
-    kinds = {name: kind for name, kind in kinds.items() if name in (*columns.inputs, *columns.context, columns.target)}
-    return replace(panel, columns=replace(columns, kinds=kinds), summary=summary)
+    return replace(panel, columns=replace(columns, kinds={**columns.kinds, **reader.kinds}), summary=summary)

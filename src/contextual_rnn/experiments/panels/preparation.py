@@ -203,10 +203,10 @@ def _unseen(panel: Panel, encoding: Encoding) -> list[str]:
     """A sentence on each column with categories that training had not."""
     warnings = []
     for name, column in {**panel.inputs, **panel.context}.items():
-        coding = (encoding.inputs | encoding.context)[name]
         if isinstance(column, Quantity):
             continue
-        new = [category for category in column.categories if category not in set(coding.categories)]
+        known = set((encoding.inputs | encoding.context)[name].categories)
+        new = [category for category in column.categories if category not in known]
         if new:
             warnings.append(f"{name}: {len(new)} categories were not in training, such as {new[0]!r}")
     return warnings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,9 @@ def read_texts(source: Source, columns: Columns, kind: str) -> tuple[Category, S
         was_sorted=True,
     )
     reasons = {f"{columns.target} is missing": missing, f"{columns.target} is empty": empty}
-    categories = [chr(code) if kind == "characters" else int(code) for code in used]
+    categories: list[Hashable] = [chr(code) if kind == "characters" else int(code) for code in used]
     left_out = {reason: count for reason, count in reasons.items() if count}
-    return Category(place[code_points], list(categories)), steps, kind, left_out
+    return Category(place[code_points], categories), steps, kind, left_out
 
 
 def _tokens(name: str, chunk: Any, kind: str) -> tuple[Array, Array, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from contextual_rnn import ConstantState, ContextNet, ContextState, ContextualRN
 from contextual_rnn.experiments.config import PanelConfig
 from contextual_rnn.experiments.panels import Batch, Encoding
 from contextual_rnn.experiments.tasks.networks import make_network
-from contextual_rnn.layers.features import Feature
 from contextual_rnn.ops._gated.cpu import supports
 from contextual_rnn.states import InitialState
 
@@ -24,15 +22,13 @@ class Sizes:
     """How wide the tensors of a batch are, as an encoding says."""
 
     def __init__(self, encoding: Encoding):
-        past_target = replace(encoding.target, missing=True).width if encoding.target_per == "step" else 0
+        past_target = encoding.target_before.width if encoding.target_per == "step" else 0
         self.coded = sum(coding.width for coding in encoding.inputs.values())
         self.target_before = past_target if encoding.columns.reads_itself else 0
         self.inputs = self.coded + self.target_before or 1
         self.steps = encoding.columns.window
         self.window = (self.coded + past_target) * self.steps
-        self.context: dict[str, Feature] = {}
-        for name, coding in encoding.context.items():
-            self.context |= coding.features(name)
+        self.context = encoding.features
         self.classes = len(encoding.target.categories) if encoding.target.kind == "category" else 0
 
 
