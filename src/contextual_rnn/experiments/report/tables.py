@@ -29,7 +29,8 @@ def final_figures(entry: TaskEntry, runs: Sequence[Run]) -> Table:
 def _row(entry: TaskEntry, run: Run) -> list[str]:
     options = chosen(run.config, *entry.columns, "seed", "epochs")
     others = [f"{words(name)} {option_text(value)}" for name, value in options.items()]
-    final, seconds = _final(run), (run.result or (run.metrics or [{}])[-1]).get("seconds")
+    last = (run.metrics or [{}])[-1]
+    final, seconds = run.result["final"] if run.result else last, (run.result or last).get("seconds")
     return [
         *(str(getattr(run.config, name)) for name in entry.columns),
         ", ".join(others) or "-",
@@ -81,11 +82,6 @@ def _interval(interval: Interval | None, form: str) -> str:
         return "-"
     estimate, low, high = ("never" if math.isinf(value) else _number(value, form) for value in interval)
     return f"{estimate} ({low} to {high})" if not math.isnan(interval.low) else f"{estimate} (one seed)"
-
-
-def _final(run: Run) -> dict[str, float]:
-    """The last metrics of a run, finished or not."""
-    return run.result["final"] if run.result is not None else (run.metrics or [{}])[-1]
 
 
 def _number(value: float | None, form: str) -> str:

@@ -256,5 +256,5 @@ def _sweep(config: Config, runs: Sequence[Run]) -> str:
     except ValueError:  # options of one state alone
         options = {}
     grid = ["--grid", f"state={','.join([BASELINE, *states])}", "--seeds", "5"]
-    words = ["contextual-rnn", "sweep", named_file(task) or task, *option_words(type(config), options), *grid]
-    return shlex.join(words) if states else ""
+    command = ["contextual-rnn", "sweep", named_file(task) or task, *option_words(type(config), options), *grid]
+    return shlex.join(command) if states else ""
