@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from contextual_rnn import ConstantState, ContextNet, ContextState, ContextualRNN, FreeState, NormalState
-from contextual_rnn.experiments.config import PanelConfig
+from contextual_rnn.experiments.config import CONTROLS, PanelConfig
 from contextual_rnn.experiments.panels import Batch, Encoding
 from contextual_rnn.experiments.tasks.networks import make_network
 from contextual_rnn.ops._gated.cpu import supports
@@ -113,7 +113,7 @@ class PanelModel(nn.Module):
 
 
 def _initial_state(arm: str, recurrent: nn.Module, past: Past | None) -> InitialState:
-    if arm in ("zero", "burn_in", "every_step"):
+    if arm in CONTROLS:
         return ConstantState(recurrent)
     if arm == "free":
         return FreeState(recurrent)
