@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from contextual_rnn._numbers import SHARE, check_flag, check_number, check_size, shortened
-from contextual_rnn.experiments.panels.arrow import Array
+from contextual_rnn.experiments.panels.arrow import Array, counted
 
 PARTS = ("train", "validation", "test")
 
@@ -102,6 +102,5 @@ def cut(bounds: Array, window: int, length: int | None) -> tuple[Array, Array, A
     step = np.maximum(size, 1) if length is None else np.full(len(size), length)
     pieces = -(-size // step)
     run = np.repeat(np.arange(len(bounds)), pieces)
-    number = np.arange(len(run)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    start = first[run] + number * step[run]
+    start = first[run] + counted(pieces) * step[run]
     return run, start, np.minimum(step[run], end[run] - start)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn.experiments.panels.arrow import Array, decoded, is_text, value_type
+from contextual_rnn.experiments.panels.arrow import Array, counted, decoded, is_text, value_type
 from contextual_rnn.experiments.panels.columns import Columns
 from contextual_rnn.experiments.panels.recognition import LOOKED_AT, check_no_numbers
 from contextual_rnn.experiments.panels.source import Source
@@ -65,7 +65,7 @@ def read_texts(source: Source, columns: Columns, kind: str) -> tuple[Category, S
         rows=np.repeat(rows, length[rows]),
         offsets=offsets,
         series=np.arange(len(rows)),
-        time=np.arange(len(code_points)) - np.repeat(offsets[:-1], length[rows]),
+        time=counted(length[rows]),
         grid=f"1 {kind.removesuffix('s')}",
         regular=True,
         filled=0,

@@ -1,4 +1,4 @@
-"""The paper's figures 2, 4, 5 and 6, drawn from data. Every function returns a matplotlib Figure."""
+"""The paper's figures 2, 5 and 6, the calibration and the map, drawn from data. Every function returns a Figure."""
 
 from __future__ import annotations
 

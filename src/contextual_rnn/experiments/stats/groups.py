@@ -89,7 +89,7 @@ def all_differing(groups: Sequence[Group]) -> list[str]:
 
 
 def changed(run: Run) -> int:
-    """How many options but the seed are not at their defaults."""
+    """How many options but the seed and the epochs are not at their defaults."""
     return len(chosen(run.config, "seed", "epochs"))
 
 

@@ -26,8 +26,8 @@ class Sizes:
         self.coded = sum(coding.width for coding in encoding.inputs.values())
         self.target_before = past_target if encoding.columns.reads_itself else 0
         self.inputs = self.coded + self.target_before or 1
-        self.steps = encoding.columns.window
-        self.window = (self.coded + past_target) * self.steps
+        self.window_steps = encoding.columns.window
+        self.window = (self.coded + past_target) * self.window_steps
         self.context = encoding.features
         self.classes = len(encoding.target.categories) if encoding.target.kind == "category" else 0
 
@@ -65,7 +65,7 @@ class PanelModel(nn.Module):
         sizes, arm = Sizes(encoding), config.state
         self.arm, self.sizes, self.per_step = arm, sizes, encoding.target_per == "step"
         context = bool(sizes.context) and arm in ("context", "context_window", "normal", "every_step")
-        window = bool(sizes.steps) and arm in ("window", "context_window", "normal", "every_step")
+        window = bool(sizes.window_steps) and arm in ("window", "context_window", "normal", "every_step")
         if arm == "every_step" and context:
             window = False
         features = config.features * (context + window)
@@ -88,13 +88,13 @@ class PanelModel(nn.Module):
         elif self.rnn.initial_state.reads_context:
             known = {"context": batch.context, "window": batch.window}
         if self.arm == "burn_in":
-            inputs, lengths = torch.cat([self._before(batch), inputs], 1), lengths + self.sizes.steps
+            inputs, lengths = torch.cat([self._before(batch), inputs], 1), lengths + self.sizes.window_steps
         ragged = bool((lengths != inputs.shape[1]).any())
         output, _ = self.rnn(
             inputs, context=known, lengths=lengths if ragged else None, generator=generator, num_samples=num_samples
         )
         if self.arm == "burn_in":
-            output = output[:, self.sizes.steps :]
+            output = output[:, self.sizes.window_steps :]
         if not self.per_step:
             last = batch.lengths if num_samples is None else batch.lengths.repeat_interleave(num_samples)
             output = output[torch.arange(len(output), device=output.device), last - 1]
