@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from contextual_rnn.diagnostics import Diagnosis
-from contextual_rnn.experiments.config import BASELINE, TaskEntry, chosen, in_order
+from contextual_rnn.experiments.config import BASELINE, TaskEntry, chosen
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.runs.summary import status
 from contextual_rnn.experiments.stats.contrast import contrast
@@ -58,13 +58,12 @@ def over_seeds(groups: Sequence[Group]) -> list[Table]:
 
 
 def _gains(group: Group) -> list[list[str]]:
-    states = in_order(run.config.state for run in group.runs)
-    if max(sum(run.converged for run in group.of_state(state)) for state in states) < 2:
+    if max(sum(run.converged for run in group.of_state(state)) for state in group.states) < 2:
         return []
     rows: list[list[str]] = []
     for measure in group.entry.measures:
         form = ".2%" if measure.share else ".4g"
-        for state in states:
+        for state in group.states:
             if values := list(values_by_seed(group.of_state(state), measure).values()):
                 zero = None if state == BASELINE else contrast(group.of_state(state), group.of_state(BASELINE), measure)
                 gain, improvement = (zero.gain, zero.improvement) if zero else (None, None)

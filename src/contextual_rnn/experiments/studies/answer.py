@@ -179,7 +179,7 @@ def _goodness(pair: Pair) -> tuple[float, float]:
 def _pairs(group: Group) -> list[Pair]:
     """Of every state that shares a seed with zero."""
     pairs: list[Pair] = []
-    for state in in_order(run.config.state for run in group.runs if run.config.state != BASELINE):
+    for state in (state for state in group.states if state != BASELINE):
         contrasts = {
             measure.name: each
             for measure in group.entry.measures
@@ -212,7 +212,7 @@ def _settings(groups: Sequence[Group]) -> list[Setting]:
     values = [
         (group, state, list(of_state.values()))
         for group in groups
-        for state in in_order(run.config.state for run in group.runs)
+        for state in group.states
         if (of_state := values_by_seed(group.of_state(state), measure))
     ]
     options = all_differing([group for group, _, _ in values])
