@@ -171,17 +171,16 @@ class Encoding:
     @classmethod
     def from_json(cls, text: str) -> Encoding:
         """Raises ValueError for text that is no encoding."""
+
+        def coding(values: dict[str, Any]) -> Coding:
+            values = {**values, "categories": tuple(values["categories"])}
+            return Coding(**values)
+
         try:
             values = json.loads(text)
-
-            def coding(values: dict[str, Any]) -> Coding:
-                values = {**values, "categories": tuple(values["categories"])}
-                return Coding(**values)
-
             columns, target = Columns(**values["columns"]), coding(values["target"])
-            inputs, context = (
-                {name: coding(each) for name, each in values[part].items()} for part in ("inputs", "context")
-            )
+            inputs = {name: coding(each) for name, each in values["inputs"].items()}
+            context = {name: coding(each) for name, each in values["context"].items()}
             return cls(columns, inputs, context, target, values["target_per"], values["length"])
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"encoding: expected JSON as to_json writes it, got {error!r}") from None

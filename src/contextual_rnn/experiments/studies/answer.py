@@ -230,8 +230,8 @@ def _settings(groups: Sequence[Group]) -> list[Setting]:
 
 
 def _obstacle(groups: Sequence[Group], settings: Sequence[Setting]) -> Obstacle:
-    runs = [run for group in groups for run in group.runs]
-    begun, finished = ({run.config.state for run in each} for each in (runs, [run for run in runs if run.converged]))
+    begun = {run.config.state for group in groups for run in group.runs}
+    finished = {run.config.state for group in groups for run in group.runs if run.converged}
     if finished and not settings:
         return "measure"
     if BASELINE not in begun:
