@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -115,9 +113,5 @@ def share_that_helps(share: float, series: int, steps: int, seeds: int) -> float
     return sum(gain().verdict() == "helps" for _ in range(TABLES)) / TABLES
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    tyro.cli(Power, args=arguments).run()
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    tyro.cli(Power).run()

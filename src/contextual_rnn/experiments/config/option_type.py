@@ -5,6 +5,7 @@ One table for configurations, grids, and the commands that are recorded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -75,12 +76,10 @@ class OptionType:
             return word
         if self.optional and (word == "None" or (word.lower() == "none" and (self.choices or self.kind is not str))):
             return None
-        try:
-            if self.choices:
-                raise KeyError(word)
-            return KINDS[self.kind].read(word)
-        except (ValueError, KeyError):
-            raise ValueError(f"expected {self.words}, got {word!r}") from None
+        if not self.choices:
+            with contextlib.suppress(ValueError, KeyError):
+                return KINDS[self.kind].read(word)
+        raise ValueError(f"expected {self.words}, got {word!r}")
 
     def flag(self, name: str) -> str:
         """The option on a command line; underscores at the ends of its name stay."""

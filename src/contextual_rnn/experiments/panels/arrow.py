@@ -12,6 +12,11 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+def counted(sizes: Array) -> Array:
+    """0 to size - 1 for each of `sizes`, one after the other."""
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+
+
 def require_pyarrow() -> Any:
     try:
         import pyarrow

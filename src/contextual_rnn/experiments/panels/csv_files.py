@@ -71,13 +71,9 @@ def _read_one(file: Path, names: Sequence[str] | None) -> Any:
 def _head(file: Path) -> tuple[str, list[str]]:
     """The first line that is not blank, and some of those after it."""
     with file.open("rb") as stream:
-        first = b""
-        while not first.strip():
-            first = stream.readline()
-            if not first:
-                raise ValueError(
-                    f"table: expected a first line that names the columns, got the empty file {str(file)!r}"
-                )
+        first = next((line for line in stream if line.strip()), None)
+        if first is None:
+            raise ValueError(f"table: expected a first line that names the columns, got the empty file {str(file)!r}")
         lines = stream.read(LOOKED_AT).decode(errors="replace").splitlines()
     one, *more = first.decode("utf-8-sig", errors="replace").splitlines()  # "\r" alone may end a line
     return one, [*more, *lines]

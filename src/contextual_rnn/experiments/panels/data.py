@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,10 +72,7 @@ class PanelData:
 
     @property
     def context(self) -> dict[str, Feature]:
-        features: dict[str, Feature] = {}
-        for name, coding in self.encoding.context.items():
-            features |= coding.features(name)
-        return features
+        return self.encoding.features
 
     @property
     def window(self) -> tuple[str, ...]:
@@ -85,7 +82,7 @@ class PanelData:
         """Of the numbers of a step; with those of the target before, where the step shows it."""
         coded = list(self.encoding.inputs.items())
         if with_target:
-            coded.append((f"{self.panel.columns.target} before", replace(self.encoding.target, missing=True)))
+            coded.append((f"{self.panel.columns.target} before", self.encoding.target_before))
         return tuple(part for name, coding in coded for part in coding.names(name))
 
     def batch(self, examples: Examples) -> Batch:
@@ -152,7 +149,7 @@ class PanelData:
         ]
 
     def _past_target(self, rows: Array) -> list[Array]:
-        coding = replace(self.encoding.target, missing=True)
+        coding = self.encoding.target_before
         numbers = coding.numbers(self.panel.target.take(rows.reshape(-1)))
         return [numbers.reshape(*rows.shape, coding.width)]
 

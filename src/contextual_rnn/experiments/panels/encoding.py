@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -155,23 +155,32 @@ class Encoding:
             if (kind if kind in KINDS else "category") != coding.kind:
                 raise ValueError(f"kinds: expected {kind} for {name!r}, as the columns say, got {coding.kind}")
 
+    @property
+    def features(self) -> dict[str, Feature]:
+        """What a context network must take for the columns of the context."""
+        return {key: feature for name, coding in self.context.items() for key, feature in coding.features(name).items()}
+
+    @property
+    def target_before(self) -> Coding:
+        """The coding of the target of the step before, which may be missing where training has no missing one."""
+        return replace(self.target, missing=True)
+
     def to_json(self) -> str:
         return json.dumps({**vars(self), "columns": self.columns.to_dict()}, indent=1, default=vars)
 
     @classmethod
     def from_json(cls, text: str) -> Encoding:
         """Raises ValueError for text that is no encoding."""
+
+        def coding(values: dict[str, Any]) -> Coding:
+            values = {**values, "categories": tuple(values["categories"])}
+            return Coding(**values)
+
         try:
             values = json.loads(text)
-
-            def coding(values: dict[str, Any]) -> Coding:
-                values = {**values, "categories": tuple(values["categories"])}
-                return Coding(**values)
-
             columns, target = Columns(**values["columns"]), coding(values["target"])
-            inputs, context = (
-                {name: coding(each) for name, each in values[part].items()} for part in ("inputs", "context")
-            )
+            inputs = {name: coding(each) for name, each in values["inputs"].items()}
+            context = {name: coding(each) for name, each in values["context"].items()}
             return cls(columns, inputs, context, target, values["target_per"], values["length"])
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"encoding: expected JSON as to_json writes it, got {error!r}") from None

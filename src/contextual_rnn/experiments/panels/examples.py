@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib.util
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -82,11 +81,8 @@ def vowels() -> tuple[dict[str, list[Any]], Columns]:
     utterance = 0
     for part in ("TRAIN", "TEST"):
         path = _inside("aeon", f"datasets/data/JapaneseVowels/JapaneseVowels_{part}.ts")
-        content = io.StringIO(path.read_text(encoding="utf-8"))
-        for line in content:
-            if line.startswith("@data"):
-                break
-        for line in content:
+        _, _, data = path.read_text(encoding="utf-8").partition("\n@data\n")
+        for line in data.splitlines():
             *channels, speaker = line.strip().split(":")
             values = [[float(value) for value in channel.split(",")] for channel in channels]
             frames = len(values[0])

@@ -90,12 +90,10 @@ def read_panel(table: Any, columns: Columns, like: Encoding | None = None) -> Pa
 
 def _read_texts(source: Source, columns: Columns, tokens: str, like: Encoding | None) -> Panel:
     """Each row is a sequence of tokens; those of one series count as one in splits and intervals."""
-    warnings: list[str] = []
     target, steps, tokens, left_out = read_texts(source, columns, tokens)
-    warnings += [f"rows left out because {reason}: {count}" for reason, count in left_out.items()]
     columns = replace(columns, inputs=(columns.target,), kinds={**columns.kinds, columns.target: tokens})
     rows = steps.rows[steps.offsets[:-1]]
-    reader = Reader(source, columns, steps, rows.tolist(), warnings, checked=like is None)
+    reader = Reader(source, columns, steps, rows.tolist(), [], checked=like is None)
     series, names = np.arange(len(rows), dtype=np.int32), (rows + 1).tolist()
     if columns.series is not None:
         codes, names = read_names(source, columns.series)
@@ -139,7 +137,6 @@ def _order(source: Source, columns: Columns, warnings: list[str]) -> tuple[Steps
         left_out[f"{columns.series} is missing"] = without
     if times is not None and (without := int((times.missing & (series >= 0)).sum())):
         left_out[f"{columns.time} is missing"] = without
-    warnings += [f"rows left out because {reason}: {count}" for reason, count in left_out.items()]
     if sum(left_out.values()) == source.rows:
         raise ValueError(f"{columns.series or columns.time}: expected rows with a series and a time, got none")
     if times is not None:  # series without a time have no steps
@@ -168,6 +165,7 @@ def _with_groups(panel: Panel, groups: Column) -> Panel:
 def _with_summary(panel: Panel, reader: Reader, left_out: dict[str, int]) -> Panel:
     steps, columns, rows = panel.steps, panel.columns, reader.source.rows
     lengths = np.bincount(steps.series, np.diff(steps.offsets), len(panel.series)).astype(np.int64)
+    missing = [f"rows left out because {reason}: {count}" for reason, count in left_out.items()]
     summary = {
         "table": reader.source.name,
         "rows": {"read": rows, "used": rows - sum(left_out.values()), "left out": left_out},
@@ -185,8 +183,6 @@ def _with_summary(panel: Panel, reader: Reader, left_out: dict[str, int]) -> Pan
         "time": {"column": columns.time, "step": steps.grid, "long gaps": steps.gaps},
         "target": {"column": columns.target, "per": panel.target_per, **reader.described.get(columns.target, {})},
         "columns": reader.described,
-        "warnings": reader.warnings,
+        "warnings": [*missing, *reader.warnings],
     }
-    kinds = {**columns.kinds, **{name: columns.kinds.get(name, kind) for name, kind in reader.kinds.items()}}
-    kinds = {name: kind for name, kind in kinds.items() if name in (*columns.inputs, *columns.context, columns.target)}
-    return replace(panel, columns=replace(columns, kinds=kinds), summary=summary)
+    return replace(panel, columns=replace(columns, kinds={**columns.kinds, **reader.kinds}), summary=summary)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from contextual_rnn._numbers import check_size
-from contextual_rnn.experiments.panels.arrow import Array
+from contextual_rnn.experiments.panels.arrow import Array, counted
 from contextual_rnn.experiments.panels.data import PanelData
 from contextual_rnn.experiments.panels.encoding import MOST_CATEGORIES, Coding, Encoding
 from contextual_rnn.experiments.panels.panel import Panel, read_panel
@@ -87,14 +87,14 @@ def _runs(panel: Panel, split: Split) -> tuple[Array, Array, Array]:
 
 
 def _part_of_step(panel: Panel, split: Split) -> Array:
-    time, steps = panel.steps.time, len(panel.steps.rows)
     shares = split.fractions[0], split.fractions[0] + split.fractions[1]
     if split.calendar:
+        time = panel.steps.time
         validation, test = np.quantile(time, shares)
         return (time >= validation).astype(np.int8) + (time >= test)
     lengths = np.bincount(panel.steps.series, np.diff(panel.steps.offsets), len(panel.series)).astype(np.int64)
     ends = np.repeat([np.round(share * lengths).astype(np.int64) for share in shares], lengths, axis=1)
-    place = np.arange(steps) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    place = counted(lengths)
     return (place >= ends[0]).astype(np.int8) + (place >= ends[1])
 
 
@@ -203,10 +203,10 @@ def _unseen(panel: Panel, encoding: Encoding) -> list[str]:
     """A sentence on each column with categories that training had not."""
     warnings = []
     for name, column in {**panel.inputs, **panel.context}.items():
-        coding = (encoding.inputs | encoding.context)[name]
         if isinstance(column, Quantity):
             continue
-        new = [category for category in column.categories if category not in set(coding.categories)]
+        known = set((encoding.inputs | encoding.context)[name].categories)
+        new = [category for category in column.categories if category not in known]
         if new:
             warnings.append(f"{name}: {len(new)} categories were not in training, such as {new[0]!r}")
     return warnings

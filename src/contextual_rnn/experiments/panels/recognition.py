@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from contextual_rnn.experiments.panels.arrow import is_number_type, is_text, value_type
 from contextual_rnn.experiments.panels.source import Source
 from contextual_rnn.experiments.panels.values import Category, Column, Quantity, is_number
@@ -100,8 +102,6 @@ def check_no_numbers(name: str, texts: Sequence[Any], column: Category | None = 
 
 
 def _labels(name: str, column: Quantity) -> str | None:
-    import numpy as np
-
     values = np.unique(column.values[~column.missing])
     if len(values) == 1 and not column.missing.any():
         return _constant(name)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from contextual_rnn._numbers import SHARE, check_flag, check_number, check_size, shortened
+from contextual_rnn.experiments.panels.arrow import Array, counted
 
 PARTS = ("train", "validation", "test")
-Indices = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Examples:
     its context is, `series` and `group` what it has in common with other examples. An index or a mask selects examples.
     """
 
-    series: Indices
-    group: Indices
-    sequence: Indices
-    first: Indices
-    length: Indices
+    series: Array
+    group: Array
+    sequence: Array
+    first: Array
+    length: Array
 
     def __len__(self) -> int:
         return len(self.first)
@@ -66,7 +66,7 @@ class Examples:
         return Examples(*(values[index] for values in vars(self).values()))
 
 
-def parts_of_units(units: int, split: Split, labels: Indices | None = None) -> Indices:
+def parts_of_units(units: int, split: Split, labels: Array | None = None) -> Array:
     """The part, 0 to 2, of each of 3 or more series or groups; with `labels` each has its share of every label."""
     if units < len(PARTS):
         unit = "series" if split.by == "series" else "groups"
@@ -81,7 +81,7 @@ def parts_of_units(units: int, split: Split, labels: Indices | None = None) -> I
     return part
 
 
-def _spread(units: int, fractions: tuple[float, ...], generator: np.random.Generator) -> Indices:
+def _spread(units: int, fractions: tuple[float, ...], generator: np.random.Generator) -> Array:
     """A part for each of `units` places, such that any run of neighbours has nearly the asked shares."""
     counts = np.round(np.array(fractions[1:]) * units).astype(int)
     counts = np.maximum(counts, 1)
@@ -91,7 +91,7 @@ def _spread(units: int, fractions: tuple[float, ...], generator: np.random.Gener
     return parts[np.argsort(np.concatenate(places), kind="stable")]
 
 
-def cut(bounds: Indices, window: int, length: int | None) -> tuple[Indices, Indices, Indices]:
+def cut(bounds: Array, window: int, length: int | None) -> tuple[Array, Array, Array]:
     """Examples of runs of steps: the run, first step and length of each.
 
     `bounds` (R, 2) are first and end of each run. Its first `window` steps are a window alone; the rest is cut into
@@ -102,6 +102,5 @@ def cut(bounds: Indices, window: int, length: int | None) -> tuple[Indices, Indi
     step = np.maximum(size, 1) if length is None else np.full(len(size), length)
     pieces = -(-size // step)
     run = np.repeat(np.arange(len(bounds)), pieces)
-    number = np.arange(len(run)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    start = first[run] + number * step[run]
+    start = first[run] + counted(pieces) * step[run]
     return run, start, np.minimum(step[run], end[run] - start)

@@ -19,7 +19,8 @@ class Steps:
 
     `rows` is the row of the table that each step is, -1 for one that fills a gap. `offsets` (pieces + 1,) are where
     pieces begin, `series` (pieces,) which series each is of. `time` (n,) counts steps on a regular grid, and is the
-    time itself otherwise.
+    time itself otherwise. `grid` is its step in words, or why there is none; `regular` is False where times lie on no
+    grid. `filled` counts the steps that fill gaps, `gaps` the gaps that were too long for it.
     """
 
     rows: Array

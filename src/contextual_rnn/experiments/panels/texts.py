@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 
-from contextual_rnn.experiments.panels.arrow import Array, decoded, is_text, value_type
+from contextual_rnn.experiments.panels.arrow import Array, counted, decoded, is_text, value_type
 from contextual_rnn.experiments.panels.columns import Columns
 from contextual_rnn.experiments.panels.recognition import LOOKED_AT, check_no_numbers
 from contextual_rnn.experiments.panels.source import Source
@@ -64,7 +65,7 @@ def read_texts(source: Source, columns: Columns, kind: str) -> tuple[Category, S
         rows=np.repeat(rows, length[rows]),
         offsets=offsets,
         series=np.arange(len(rows)),
-        time=np.arange(len(code_points)) - np.repeat(offsets[:-1], length[rows]),
+        time=counted(length[rows]),
         grid=f"1 {kind.removesuffix('s')}",
         regular=True,
         filled=0,
@@ -72,9 +73,9 @@ def read_texts(source: Source, columns: Columns, kind: str) -> tuple[Category, S
         was_sorted=True,
     )
     reasons = {f"{columns.target} is missing": missing, f"{columns.target} is empty": empty}
-    categories = [chr(code) if kind == "characters" else int(code) for code in used]
+    categories: list[Hashable] = [chr(code) if kind == "characters" else int(code) for code in used]
     left_out = {reason: count for reason, count in reasons.items() if count}
-    return Category(place[code_points], list(categories)), steps, kind, left_out
+    return Category(place[code_points], categories), steps, kind, left_out
 
 
 def _tokens(name: str, chunk: Any, kind: str) -> tuple[Array, Array, int]:

@@ -12,6 +12,7 @@ from contextual_rnn.experiments.panels.arrow import (
     Array,
     can_cast,
     compute,
+    counted,
     decoded,
     is_date_type,
     is_number_type,
@@ -70,7 +71,7 @@ class Category:
 
 @dataclass(frozen=True)
 class Members:
-    """Sets: those of row i are `codes[offsets[i] : offsets[i + 1]]`, `sizes` is -1 where a set is missing."""
+    """Sets: that of row i is `codes[starts[i] : starts[i] + sizes[i]]`; its size is -1 where it is missing."""
 
     starts: Array
     sizes: Array
@@ -94,8 +95,7 @@ class Members:
         """Every member of every set: its row, and its code."""
         sizes = np.maximum(self.sizes, 0)
         row = np.repeat(np.arange(len(self)), sizes)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + np.repeat(self.starts, sizes)
-        codes = self.codes[place]
+        codes = self.codes[np.repeat(self.starts, sizes) + counted(sizes)]
         known = codes >= 0  # a list may hold missing members
         return row[known], codes[known]
 

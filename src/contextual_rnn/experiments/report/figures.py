@@ -1,4 +1,4 @@
-"""The paper's figures 2, 4, 5 and 6, drawn from data. Every function returns a matplotlib Figure."""
+"""The paper's figures 2, 5 and 6, the calibration and the map, drawn from data. Every function returns a Figure."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def to_svg(figure: Figure, name: str = "figure", *, transparent: bool = True) ->
 def learning_curve(panel: Panel) -> Figure:
     """A metric over epochs, a colour for each state: the paper's figures 2 and 5 are such panels."""
     metric, curves = panel
-    figure, (axes,) = _panels(1, width=WIDTH, height=3.2)
+    figure = Figure(figsize=(WIDTH, 3.2))
+    axes = figure.add_subplot()
     _curves(axes, curves)
     axes.set_ylabel(metric.axis or metric.name.replace("_", " "))
     if metric.scale == "log":
@@ -94,7 +95,9 @@ def trajectory_fans(fans: Fans) -> Figure:
     if not paths:
         raise ValueError("paths: expected trajectories of one period or more, got none")
     columns = min(len(paths), 2 if len(paths) <= 4 else 3)
-    figure, panels = _panels(len(paths), width=4.4 * columns, height=3.2, columns=columns)
+    rows = math.ceil(len(paths) / columns)
+    figure = Figure(figsize=(4.4 * columns, 3.2 * rows))
+    panels = [figure.add_subplot(rows, columns, index + 1) for index in range(len(paths))]
     for axes, (period, samples) in zip(panels, paths.items(), strict=True):
         _fan(axes, samples, truths[period])
         axes.set_title(f"T = {period:g}, x(0) = {initial:g}")
@@ -110,7 +113,8 @@ def calibration_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """
     if not rows:
         raise ValueError("rows: expected one calibration or more, got none")
-    figure, (axes,) = _panels(1, width=4.8, height=4.2)
+    figure = Figure(figsize=(4.8, 4.2))
+    axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":", label="as nominal")
     for row, (colour, dashes) in zip(rows, cycle(KINDS), strict=False):
         for observed in row["observed"]:
@@ -153,7 +157,7 @@ def map_figure(gains: Map, starts: Sequence[str] = tuple(STARTS)) -> Figure:
 
 def _map_panel(axes: Axes, seen: Mapping[Cell, Contrast], start: str, timing: str, norm: SymLogNorm) -> None:
     places = [[seen.get(Cell(start, timing, units, pairs)) for pairs in PAIRS] for units in UNITS]
-    gains = [[float("nan") if c is None or c.gain is None else c.gain.estimate for c in row] for row in places]
+    gains = [[math.nan if c is None or c.gain is None else c.gain.estimate for c in row] for row in places]
     axes.imshow(gains, cmap=MAP_COLOURS, norm=norm, origin="lower", aspect="auto")
     for y, row in enumerate(places):
         for x, cell in enumerate(row):
@@ -183,14 +187,6 @@ def _fan(axes: Axes, samples: Tensor, truth: Tensor) -> None:
     lines[0].set_label(f"{len(samples)} sample{'s' * (len(samples) > 1)}")
     axes.plot(t, truth.tolist(), color=INK, ls="--", lw=1.6, label="true curve")
     axes.set(xlabel="t", ylabel="x(t)")
-
-
-def _panels(count: int, *, width: float, height: float, columns: int = 2) -> tuple[Figure, list[Axes]]:
-    """`count` axes in rows of `columns`; the figure's width and the height of one row are in inches."""
-    columns = min(columns, count)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(width, height * rows))
-    return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
 
 
 def _curves(axes: Axes, curves: Sequence[Curve]) -> None:

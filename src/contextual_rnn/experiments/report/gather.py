@@ -138,9 +138,8 @@ def _pictures(groups: Sequence[Group]) -> list[Picture]:
 
 def _counted(group: Group) -> str:
     """As "2 to 3 seeds of each state, 1 run diverged": a sentence holds three numbers, and there may be many states."""
-    states = in_order(run.config.state for run in group.runs)
-    counts = [sum(run.converged for run in group.of_state(state)) for state in states]
-    seeds = f"{spread(counts)} seed{'s' * (max(counts) != 1)} of {'each state' if len(states) > 1 else states[0]}"
+    counts = [sum(run.converged for run in group.of_state(state)) for state in group.states]
+    seeds = f"{spread(counts)} seed{'s' * (max(counts) != 1)} of {'each state' if len(counts) > 1 else group.states[0]}"
     by_status = Counter(status(run) for run in group.runs if not run.converged)
     return ", ".join([seeds, *(f"{count} run{'s' * (count > 1)} {name}" for name, count in by_status.items())])
 

@@ -75,11 +75,10 @@ def write_report(folder: Path, refused: Refused = lambda error: None) -> Path:
 
 def render(report: Report) -> str:
     """The page: the answer and the figures that show it, then the folds."""
-    samples = _samples(report.fans)
     data: dict[str, Any] = {
         "report": report,
         "map": _map(report.evidence.gains),
-        "samples": samples,
+        "samples": _samples(report.fans),
         "calibration_tables": [calibration_table(report.trained.calibration)],
         **_spread(report.trained.calibration),
         **_diagnosed(report.trained),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from contextual_rnn.diagnostics import Diagnosis
-from contextual_rnn.experiments.config import BASELINE, TaskEntry, chosen, in_order
+from contextual_rnn.experiments.config import BASELINE, TaskEntry, chosen
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.runs.summary import status
 from contextual_rnn.experiments.stats.contrast import contrast
@@ -29,7 +29,8 @@ def final_figures(entry: TaskEntry, runs: Sequence[Run]) -> Table:
 def _row(entry: TaskEntry, run: Run) -> list[str]:
     options = chosen(run.config, *entry.columns, "seed", "epochs")
     others = [f"{words(name)} {option_text(value)}" for name, value in options.items()]
-    final, seconds = _final(run), (run.result or (run.metrics or [{}])[-1]).get("seconds")
+    last = (run.metrics or [{}])[-1]
+    final, seconds = run.result["final"] if run.result else last, (run.result or last).get("seconds")
     return [
         *(str(getattr(run.config, name)) for name in entry.columns),
         ", ".join(others) or "-",
@@ -57,13 +58,12 @@ def over_seeds(groups: Sequence[Group]) -> list[Table]:
 
 
 def _gains(group: Group) -> list[list[str]]:
-    states = in_order(run.config.state for run in group.runs)
-    if max(sum(run.converged for run in group.of_state(state)) for state in states) < 2:
+    if max(sum(run.converged for run in group.of_state(state)) for state in group.states) < 2:
         return []
     rows: list[list[str]] = []
     for measure in group.entry.measures:
         form = ".2%" if measure.share else ".4g"
-        for state in states:
+        for state in group.states:
             if values := list(values_by_seed(group.of_state(state), measure).values()):
                 zero = None if state == BASELINE else contrast(group.of_state(state), group.of_state(BASELINE), measure)
                 gain, improvement = (zero.gain, zero.improvement) if zero else (None, None)
@@ -81,11 +81,6 @@ def _interval(interval: Interval | None, form: str) -> str:
         return "-"
     estimate, low, high = ("never" if math.isinf(value) else _number(value, form) for value in interval)
     return f"{estimate} ({low} to {high})" if not math.isnan(interval.low) else f"{estimate} (one seed)"
-
-
-def _final(run: Run) -> dict[str, float]:
-    """The last metrics of a run, finished or not."""
-    return run.result["final"] if run.result is not None else (run.metrics or [{}])[-1]
 
 
 def _number(value: float | None, form: str) -> str:

@@ -89,11 +89,6 @@ def parsed_config(options: dict[str, Any], path: Path) -> Config:
         raise ValueError(f"file: expected a configuration in {path}, got one that is refused: {error}") from error
 
 
-def read_result(path: Path, config: Config) -> dict[str, Any]:
-    """The result of a finished run of `config`. Raises ValueError, which names the file, where it holds none."""
-    return checked_result(read_json(path), config, path)
-
-
 def checked_result(result: dict[str, Any], config: Config, path: Path) -> dict[str, Any]:
     """`result`, read from `path`. Raises ValueError, which names the file, where it is not a result of `config`."""
     check(result, _RESULT, path)
@@ -121,7 +116,7 @@ def read_run(folder: Path) -> Run:
     config = read_config(folder)
     metrics_file, result_file = folder / METRICS, folder / RESULT
     metrics = _read_metrics(metrics_file, config) if os.path.lexists(metrics_file) else []
-    result = read_result(result_file, config) if os.path.lexists(result_file) else None
+    result = checked_result(read_json(result_file), config, result_file) if os.path.lexists(result_file) else None
     run = Run(folder, task_name(config), config, metrics, result)
     if run.converged and len(metrics) != config.epochs + 1:
         expected = f"{config.epochs + 1} lines of a finished run of {config.epochs} epochs"

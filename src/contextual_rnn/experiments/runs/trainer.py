@@ -100,12 +100,12 @@ class Training:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Continue from `tensors` of the same configuration; raises ValueError where names, shapes or dtypes differ."""
-        expected, received = (
-            {name: (tensor.shape, tensor.dtype) for name, tensor in each.items()} for each in (self.tensors(), tensors)
-        )
+        own = self.tensors()
+        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}
+        received = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         if differ := sorted(name for name in {**expected, **received} if received.get(name) != expected.get(name)):
             raise ValueError(f"they differ in {', '.join(differ)}")
-        for name, tensor in self.tensors().items():  # in place: a captured step reads from these addresses
+        for name, tensor in own.items():  # in place: a captured step reads from these addresses
             tensor.copy_(tensors[name])
 
 

@@ -48,8 +48,7 @@ def _read_weights(path: Path, config: Config) -> dict[str, Tensor]:
     written = parsed_config(json_object(metadata["config"], path), path)
     if differ := differing_options(written, config):
         raise ValueError(f"those of a configuration that differs in {differ}")
-    # Copied: safetensors' own memory may be aligned otherwise than PyTorch's.
-    return {name: tensor.clone() for name, tensor in tensors.items()}
+    return tensors
 
 
 def weights_bytes(model: nn.Module, config: Config) -> bytes:

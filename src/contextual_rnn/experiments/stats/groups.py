@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contextual_rnn.experiments.config import COMPUTED_BY, TaskEntry, chosen, config_to_dict, entry_of, tasks
+from contextual_rnn.experiments.config import COMPUTED_BY, TaskEntry, chosen, config_to_dict, entry_of, in_order, tasks
 from contextual_rnn.experiments.runs.folder import Run
 from contextual_rnn.experiments.stats.measures import one_of_each
 from contextual_rnn.experiments.stats.wording import option_text, words
@@ -30,6 +30,11 @@ class Group:
     def entry(self) -> TaskEntry:
         """The task of the runs."""
         return entry_of(self.runs[0].config)
+
+    @property
+    def states(self) -> list[str]:
+        """The states of the runs, in their order."""
+        return in_order(run.config.state for run in self.runs)
 
     def of_state(self, state: str) -> list[Run]:
         """The runs of one state."""
@@ -89,7 +94,7 @@ def all_differing(groups: Sequence[Group]) -> list[str]:
 
 
 def changed(run: Run) -> int:
-    """How many options but the seed are not at their defaults."""
+    """How many options but the seed and the epochs are not at their defaults."""
     return len(chosen(run.config, "seed", "epochs"))
 
 

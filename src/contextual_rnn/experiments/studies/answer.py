@@ -179,7 +179,7 @@ def _goodness(pair: Pair) -> tuple[float, float]:
 def _pairs(group: Group) -> list[Pair]:
     """Of every state that shares a seed with zero."""
     pairs: list[Pair] = []
-    for state in in_order(run.config.state for run in group.runs if run.config.state != BASELINE):
+    for state in (state for state in group.states if state != BASELINE):
         contrasts = {
             measure.name: each
             for measure in group.entry.measures
@@ -212,7 +212,7 @@ def _settings(groups: Sequence[Group]) -> list[Setting]:
     values = [
         (group, state, list(of_state.values()))
         for group in groups
-        for state in in_order(run.config.state for run in group.runs)
+        for state in group.states
         if (of_state := values_by_seed(group.of_state(state), measure))
     ]
     options = all_differing([group for group, _, _ in values])
@@ -230,8 +230,8 @@ def _settings(groups: Sequence[Group]) -> list[Setting]:
 
 
 def _obstacle(groups: Sequence[Group], settings: Sequence[Setting]) -> Obstacle:
-    runs = [run for group in groups for run in group.runs]
-    begun, finished = ({run.config.state for run in each} for each in (runs, [run for run in runs if run.converged]))
+    begun = {run.config.state for group in groups for run in group.runs}
+    finished = {run.config.state for group in groups for run in group.runs if run.converged}
     if finished and not settings:
         return "measure"
     if BASELINE not in begun:
@@ -256,5 +256,5 @@ def _sweep(config: Config, runs: Sequence[Run]) -> str:
     except ValueError:  # options of one state alone
         options = {}
     grid = ["--grid", f"state={','.join([BASELINE, *states])}", "--seeds", "5"]
-    words = ["contextual-rnn", "sweep", named_file(task) or task, *option_words(type(config), options), *grid]
-    return shlex.join(words) if states else ""
+    command = ["contextual-rnn", "sweep", named_file(task) or task, *option_words(type(config), options), *grid]
+    return shlex.join(command) if states else ""

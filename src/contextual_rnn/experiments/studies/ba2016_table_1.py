@@ -22,18 +22,16 @@ NETWORKS = {"fast_weights": "fast weights", "lstm": "LSTM"}
 
 def errors(runs: Sequence[Run]) -> dict[tuple[str, str], dict[int, tuple[Interval, int]]]:
     """Median test accuracy and the number of seeds, by network and setting, then by units; from finished runs."""
-    runs_by_network: dict[tuple[str, str], dict[int, list[Run]]] = {}
+    alike: dict[tuple[str, str, int], list[Run]] = {}
     for run in runs:
         config: Any = run.config
         network = NETWORKS.get(getattr(config, "network", ""))
         if network and config.state == "zero" and config.units in UNITS:
-            row = runs_by_network.setdefault((network, _setting(run)), {})
-            row.setdefault(config.units, []).append(run)
+            alike.setdefault((network, _setting(run), config.units), []).append(run)
     medians: dict[tuple[str, str], dict[int, tuple[Interval, int]]] = {}
-    for key in sorted(runs_by_network):
-        for units, same in sorted(runs_by_network[key].items()):
-            if values := list(values_by_seed(same, TEST_ACCURACY).values()):
-                medians.setdefault(key, {})[units] = median_interval(values), len(values)
+    for network, setting, units in sorted(alike):
+        if values := list(values_by_seed(alike[network, setting, units], TEST_ACCURACY).values()):
+            medians.setdefault((network, setting), {})[units] = median_interval(values), len(values)
     return medians
 
 

@@ -33,7 +33,8 @@ COLUMNS = {
 PAPER = "the paper's loss"
 NAMES = {"min_scale": "sigma at least", "kl_weight": "KL weight"}
 RIGHT = "about as far apart as they should be"
-# By what the samples are: a kind of loss, its share of the truth, and that share's interval over several seeds.
+# By what the samples are, "too alike" for one: each kind of loss, the median share of the truth that its samples hold,
+# and the interval of that share over several seeds.
 Verdicts = dict[str, list[tuple[str, float, Sequence[float] | None]]]
 WATCHED = ("mean_scale", "smallest_scale", "trajectory_spread", "coverage_two_deviations")
 

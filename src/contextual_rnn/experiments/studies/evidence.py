@@ -49,14 +49,15 @@ def facts_of(runs: Sequence[Run], calibrated: Sequence[Mapping[str, Any]] = ()) 
     Contrasts are of several seeds, for a single one allows no verdict: `map` has them by start and state,
     `ingredients` and `controls` by start and name.
     """
-    mapped, scales = runs_of(runs, catalogue.MAP), {name: _scale(runs_of(runs, name)) for name in catalogue.PAPER_SCALE}
     short = _short(runs)
-    seen = {state: _of_several_seeds(cells).items() for state, cells in gain_map(mapped).items()}
-    of_start = {s: {n: [c for cell, c in cells if cell.start == s] for n, cells in seen.items()} for s in STARTS}
+    gains: dict[str, dict[str, list[Contrast]]] = {start: {} for start in STARTS}
+    for state, cells in gain_map(runs_of(runs, catalogue.MAP)).items():
+        for cell, each in _of_several_seeds(cells).items():
+            gains[cell.start].setdefault(state, []).append(each)
     return {
-        "cells": [cell for states in of_start.values() for cells in states.values() for cell in cells],
-        "scales": {name: scale for name, scale in scales.items() if scale},
-        "map": {start: {state: cells for state, cells in each.items() if cells} for start, each in of_start.items()},
+        "cells": [each for states in gains.values() for contrasts in states.values() for each in contrasts],
+        "scales": {name: scale for name in catalogue.PAPER_SCALE if (scale := _scale(runs_of(runs, name)))},
+        "map": gains,
         "ingredients": {
             start: _of_several_seeds(start_ablations.ingredient_contrasts(short, start)) for start in STARTS
         },

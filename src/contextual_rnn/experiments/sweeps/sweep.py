@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -223,11 +224,9 @@ def _run_into(
 
 
 def _record(error: str, place: Place) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the disk failed; the caller receives the error anyway
         if Store(place).exists(CONFIG):  # else the folder is not ours, or there is none
             Store(place).write(ERROR, unicode_text(error).encode())
-    except OSError:
-        return  # the disk failed; the caller receives the error anyway
 
 
 def _outcome_before(config: Config, folder: Path) -> Outcome | None:

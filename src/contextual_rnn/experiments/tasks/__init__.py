@@ -1,1 +1,1 @@
-"""The paper's two tasks: data, model, loss and measures."""
+"""The paper's two tasks, and sequences of a table: data, model, loss and measures."""

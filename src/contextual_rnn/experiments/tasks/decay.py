@@ -182,11 +182,10 @@ class DecayTask(Task[DecayModel]):
     @torch.no_grad()
     def test(self) -> Tested:
         """Squared error of every scaled step, of fresh sequences of the validation periods."""
-        count = len(VALIDATION_PERIODS) * self._samples
         period = torch.tensor(VALIDATION_PERIODS, device="cpu").repeat(self._samples)
         self.model.eval()
         errors = self._errors(drawn_curves(period, generator_for("decay", "test")), period)
-        return Tested(errors, [str(index) for index in range(count)])
+        return Tested(errors, [str(index) for index in range(len(errors))])
 
     def diagnose(self) -> Diagnosis:
         """Of the squared error of every scaled step."""

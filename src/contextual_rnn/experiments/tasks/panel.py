@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contextual_rnn.diagnostics import Diagnosis, diagnose
-from contextual_rnn.experiments.config import PanelConfig
+from contextual_rnn.experiments.config import CONTROLS, PanelConfig
 from contextual_rnn.experiments.panels import Batch, Columns, Examples, PanelData, Split, prepare, read_panel
 from contextual_rnn.experiments.tasks.networks import own_files
 from contextual_rnn.experiments.tasks.panel_model import PanelModel
@@ -164,7 +164,7 @@ class PanelTask(Task[Kept]):
         return Tested(scores.pop("errors"), groups if groups is not None and by_group else series, groups, scores)
 
     def diagnose(self) -> Diagnosis | None:
-        if self._config.state in ("zero", "burn_in", "every_step"):
+        if self._config.state in CONTROLS:
             return None
         batch = self._data.batch(next(iter(parts_of(self._data.validation, DIAGNOSED))))
         if len(batch.lengths) < 2:  # states of one sequence cannot be compared

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from contextual_rnn import ConstantState, ContextNet, ContextState, ContextualRNN, FreeState, NormalState
-from contextual_rnn.experiments.config import PanelConfig
+from contextual_rnn.experiments.config import CONTROLS, PanelConfig
 from contextual_rnn.experiments.panels import Batch, Encoding
 from contextual_rnn.experiments.tasks.networks import make_network
-from contextual_rnn.layers.features import Feature
 from contextual_rnn.ops._gated.cpu import supports
 from contextual_rnn.states import InitialState
 
@@ -24,15 +22,13 @@ class Sizes:
     """How wide the tensors of a batch are, as an encoding says."""
 
     def __init__(self, encoding: Encoding):
-        past_target = replace(encoding.target, missing=True).width if encoding.target_per == "step" else 0
+        past_target = encoding.target_before.width if encoding.target_per == "step" else 0
         self.coded = sum(coding.width for coding in encoding.inputs.values())
         self.target_before = past_target if encoding.columns.reads_itself else 0
         self.inputs = self.coded + self.target_before or 1
-        self.steps = encoding.columns.window
-        self.window = (self.coded + past_target) * self.steps
-        self.context: dict[str, Feature] = {}
-        for name, coding in encoding.context.items():
-            self.context |= coding.features(name)
+        self.window_steps = encoding.columns.window
+        self.window = (self.coded + past_target) * self.window_steps
+        self.context = encoding.features
         self.classes = len(encoding.target.categories) if encoding.target.kind == "category" else 0
 
 
@@ -69,7 +65,7 @@ class PanelModel(nn.Module):
         sizes, arm = Sizes(encoding), config.state
         self.arm, self.sizes, self.per_step = arm, sizes, encoding.target_per == "step"
         context = bool(sizes.context) and arm in ("context", "context_window", "normal", "every_step")
-        window = bool(sizes.steps) and arm in ("window", "context_window", "normal", "every_step")
+        window = bool(sizes.window_steps) and arm in ("window", "context_window", "normal", "every_step")
         if arm == "every_step" and context:
             window = False
         features = config.features * (context + window)
@@ -92,13 +88,13 @@ class PanelModel(nn.Module):
         elif self.rnn.initial_state.reads_context:
             known = {"context": batch.context, "window": batch.window}
         if self.arm == "burn_in":
-            inputs, lengths = torch.cat([self._before(batch), inputs], 1), lengths + self.sizes.steps
+            inputs, lengths = torch.cat([self._before(batch), inputs], 1), lengths + self.sizes.window_steps
         ragged = bool((lengths != inputs.shape[1]).any())
         output, _ = self.rnn(
             inputs, context=known, lengths=lengths if ragged else None, generator=generator, num_samples=num_samples
         )
         if self.arm == "burn_in":
-            output = output[:, self.sizes.steps :]
+            output = output[:, self.sizes.window_steps :]
         if not self.per_step:
             last = batch.lengths if num_samples is None else batch.lengths.repeat_interleave(num_samples)
             output = output[torch.arange(len(output), device=output.device), last - 1]
@@ -117,7 +113,7 @@ class PanelModel(nn.Module):
 
 
 def _initial_state(arm: str, recurrent: nn.Module, past: Past | None) -> InitialState:
-    if arm in ("zero", "burn_in", "every_step"):
+    if arm in CONTROLS:
         return ConstantState(recurrent)
     if arm == "free":
         return FreeState(recurrent)

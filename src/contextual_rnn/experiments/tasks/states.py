@@ -12,12 +12,7 @@ from contextual_rnn.states import InitialState
 
 
 def initial_state(
-    name: str,
-    spec: StateSpec,
-    encoder: Callable[[], nn.Module],
-    *,
-    features: int | None = None,
-    **of_normal: Any,
+    name: str, spec: StateSpec, encoder: Callable[[], nn.Module], *, features: int, **of_normal: Any
 ) -> InitialState:
     """The state `name` for `spec`; `encoder` makes the context network g of one that has a context."""
     return {
