@@ -69,10 +69,9 @@ def run_prompt(
     rows = torch.arange(num_rows, device=conditions.device)
     at = [GenerationStep(t - steps, rows, conditions, num_rows, generator) for t in range(steps)]
     inputs, arguments = zip(*[functions.inputs(prompt[:, t], at[t]) for t in range(steps)], strict=True)
-    for given in arguments:
-        if given.keys() != arguments[0].keys():
-            expected, received = (sorted(names) for names in (arguments[0], given))
-            raise ValueError(f"embed: expected the same arguments at every step, {expected}, got {received}")
+    names = sorted(arguments[0])
+    if others := [sorted(more) for more in arguments if sorted(more) != names]:
+        raise ValueError(f"embed: expected the same arguments at every step, {names}, got {others[0]}")
     functions.know_spec(inputs[0])
     spec = functions.spec
     check_step("embed" if functions.embeds else "prompt", model.network, spec, inputs[0])
@@ -83,7 +82,7 @@ def run_prompt(
             return torch.stack([*parts], 1).movedim((0, 1), layout)
 
         cut = {
-            name: over_time([given[name] for given in arguments]) if name in spec.per_step else first
+            name: over_time([more[name] for more in arguments]) if name in spec.per_step else first
             for name, first in arguments[0].items()
         }
         before = None if lengths is None else lengths - 1
