@@ -87,11 +87,12 @@ def _obstacle(
         return "is a network of another class"
     if not is_plain_call(network):
         return "are hooks or a forward method of its own"
-    if torch.compiler.is_exporting() or is_tracing():
+    compiling = torch.compiler.is_compiling()
+    if is_tracing() or (compiling and (not native or torch.compiler.is_exporting())):
         return "is a program being traced"
     if in_autocast(tensors[0].device):
         return "is autocast"
-    if native and not torch.compiler.is_compiling() and (dispatch_mode() is not None or in_forward_ad()):
+    if native and not compiling and (dispatch_mode() is not None or in_forward_ad()):
         return "is a mode that the kernel does not see"
     every = [*tensors, *weights_of(network)]
     if not PLAIN_TENSORS.issuperset(map(type, every)):
