@@ -245,6 +245,29 @@ def test_generation_has_arguments_of_its_own_at_every_step(model, lengths, how):
             torch.testing.assert_close(outputs[:length], wanted[0, count[row] - 1 :], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3, 1, 2, 3])])
+def test_arguments_of_rows_may_change_within_a_prompt(model, lengths):
+    """They were those of its first step, without a word."""
+    torch.manual_seed(2)
+    prompt, speed = torch.randn(BATCH, 3, 3, dtype=F64), torch.rand(BATCH, 3, dtype=F64)
+    hx = model.initial_state(torch.randn(BATCH, 2, dtype=F64))
+
+    def embed(value, at):
+        return value, {"speed": speed[at.conditions, at.number + 2]}
+
+    generated = generate(
+        model, lambda output, value: value, prompt=prompt, lengths=lengths, num_steps=1, hx=hx, embed=embed,
+        return_outputs=True,
+    )  # fmt: skip
+    for row in range(BATCH):
+        state = tuple(leaf[row : row + 1] if i == 0 else leaf[:, row : row + 1] for i, leaf in enumerate(hx))
+        last = 2 if lengths is None else int(lengths[row]) - 1
+        for place, number in [*((step, step) for step in range(last)), (last, 2)]:
+            given = {"speed": speed[row, number : number + 1]}
+            output, state = call_keywords(Batched(model), prompt[row : row + 1, place : place + 1], state, **given)
+        torch.testing.assert_close(generated.outputs[row, 0], output[0], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [
