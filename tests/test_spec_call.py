@@ -268,6 +268,38 @@ def test_arguments_of_rows_may_change_within_a_prompt(model, lengths):
         torch.testing.assert_close(generated.outputs[row, 0], output[0], rtol=0, atol=1e-12)
 
 
+class Named(nn.Module):
+    """A network of sequences whose arguments have the names that our own functions gave to theirs."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, dtype=F64))
+
+    def forward(self, x, h, *, state, inputs, network):
+        outputs = []
+        for step in x.unbind(1):
+            h = torch.tanh(h + self.weight * step * state * inputs * network)
+            outputs.append(h)
+        return torch.stack(outputs, 1), h
+
+
+@state_spec.register
+def _(network: Named) -> StateSpec:
+    return StateSpec(Leaf("h", (3,)), time_dim=1, per_row=("state", "inputs", "network"))
+
+
+@pytest.mark.parametrize("options", [{}, {"lengths": torch.tensor([3, 2])}, {"reset": torch.eye(2, 3) > 0}], ids=str)
+def test_arguments_of_any_name_reach_the_network(options):
+    model = ContextualRNN(Named(), FreeState(state_spec(Named()).like(torch.zeros(1, dtype=F64)), value=0.3))
+    given = dict.fromkeys(("state", "inputs", "network"), torch.full((2, 1), 2.0, dtype=F64))
+    x = torch.randn(2, 3, 3, dtype=F64)
+    ones = dict.fromkeys(given, torch.ones(2, 1, dtype=F64))
+    output, wanted = model(x, arguments=given, **options)[0], model(8 * x, arguments=ones, **options)[0]
+    torch.testing.assert_close(output, wanted)
+    stream = model.stream(batch_size=2)
+    torch.testing.assert_close(stream(x[:, 0], arguments=given), model(x[:, :1], arguments=given)[0][:, 0])
+
+
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [
