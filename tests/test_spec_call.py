@@ -245,6 +245,61 @@ def test_generation_has_arguments_of_its_own_at_every_step(model, lengths, how):
             torch.testing.assert_close(outputs[:length], wanted[0, count[row] - 1 :], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3, 1, 2, 3])])
+def test_arguments_of_rows_may_change_within_a_prompt(model, lengths):
+    """They were those of its first step, without a word."""
+    torch.manual_seed(2)
+    prompt, speed = torch.randn(BATCH, 3, 3, dtype=F64), torch.rand(BATCH, 3, dtype=F64)
+    hx = model.initial_state(torch.randn(BATCH, 2, dtype=F64))
+
+    def embed(value, at):
+        return value, {"speed": speed[at.conditions, at.number + 2]}
+
+    generated = generate(
+        model, lambda output, value: value, prompt=prompt, lengths=lengths, num_steps=1, hx=hx, embed=embed,
+        return_outputs=True,
+    )  # fmt: skip
+    for row in range(BATCH):
+        state = tuple(leaf[row : row + 1] if i == 0 else leaf[:, row : row + 1] for i, leaf in enumerate(hx))
+        last = 2 if lengths is None else int(lengths[row]) - 1
+        for place, number in [*((step, step) for step in range(last)), (last, 2)]:
+            given = {"speed": speed[row, number : number + 1]}
+            output, state = call_keywords(Batched(model), prompt[row : row + 1, place : place + 1], state, **given)
+        torch.testing.assert_close(generated.outputs[row, 0], output[0], rtol=0, atol=1e-12)
+
+
+class Named(nn.Module):
+    """A network of sequences whose arguments have the names that our own functions gave to theirs."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, dtype=F64))
+
+    def forward(self, x, h, *, state, inputs, network):
+        outputs = []
+        for step in x.unbind(1):
+            h = torch.tanh(h + self.weight * step * state * inputs * network)
+            outputs.append(h)
+        return torch.stack(outputs, 1), h
+
+
+@state_spec.register
+def _(network: Named) -> StateSpec:
+    return StateSpec(Leaf("h", (3,)), time_dim=1, per_row=("state", "inputs", "network"))
+
+
+@pytest.mark.parametrize("options", [{}, {"lengths": torch.tensor([3, 2])}, {"reset": torch.eye(2, 3) > 0}], ids=str)
+def test_arguments_of_any_name_reach_the_network(options):
+    model = ContextualRNN(Named(), FreeState(state_spec(Named()).like(torch.zeros(1, dtype=F64)), value=0.3))
+    given = dict.fromkeys(("state", "inputs", "network"), torch.full((2, 1), 2.0, dtype=F64))
+    x = torch.randn(2, 3, 3, dtype=F64)
+    ones = dict.fromkeys(given, torch.ones(2, 1, dtype=F64))
+    output, wanted = model(x, arguments=given, **options)[0], model(8 * x, arguments=ones, **options)[0]
+    torch.testing.assert_close(output, wanted)
+    stream = model.stream(batch_size=2)
+    torch.testing.assert_close(stream(x[:, 0], arguments=given), model(x[:, :1], arguments=given)[0][:, 0])
+
+
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [

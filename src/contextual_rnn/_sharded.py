@@ -83,7 +83,7 @@ def gathered(module: nn.Module, method: Callable[..., Result]) -> Callable[..., 
     return as_forward(whole, lambda *args, **options: as_forward(module, method)(*args, **options))
 
 
-def _run(module: nn.Module, function: Callable[..., Result], *args: Any, **options: Any) -> Result:
+def _run(module: nn.Module, function: Callable[..., Result], /, *args: Any, **options: Any) -> Result:
     _running.append(module)
     try:
         result = function(*args, **options)

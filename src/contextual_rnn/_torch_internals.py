@@ -28,6 +28,9 @@ is_batched_gradient = _functorch.is_legacy_batchedtensor  # whether autograd.gra
 is_transformed = _functorch.is_functorch_wrapped_tensor  # whether torch.func made this tensor
 transforms = _functorch.peek_interpreter_stack  # the innermost transform of torch.func under way, or None
 graph_task = torch._C._current_graph_task_id  # the number of the backward pass under way, -1 for none
+# What torch.compile puts calls into a program with, None or False for nothing; where it found nothing to put into one,
+# the code runs with it set. A function of Python around it would be put into a program itself, with a warning.
+compiling_callback: Callable[[], object] = torch._C._dynamo.eval_frame.get_eval_frame_callback
 assert_later = torch._assert_async  # refuses a tensor of False when its value is known, in a compiled program too
 increment_version = torch._C._increment_version  # as autograd.graph.increment_version, in a tenth of the time
 top_saved_tensors_hooks = _autograd._top_saved_tensors_default_hooks  # those of saved tensors, None where none are set
@@ -51,11 +54,6 @@ def is_tracing() -> bool:
 def is_program() -> bool:
     """Whether calls are put into a program, in which values cannot be read: by torch.compile, export or jit.trace."""
     return torch.compiler.is_compiling() or is_tracing()
-
-
-def is_compiled() -> bool:
-    """Whether torch.compile has called the code around, and found nothing in it to put into a program."""
-    return bool(torch._C._dynamo.eval_frame.get_eval_frame_callback())
 
 
 def data_parallel_around() -> DistributedDataParallel | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from contextual_rnn._numbers import check_size
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.sequences.batch import Sequences
+from contextual_rnn.sequences.program import run_by
 from contextual_rnn.spec.arguments import merged
 from contextual_rnn.spec.rows import map_tensors
 from contextual_rnn.spec.tree import State
@@ -52,24 +54,25 @@ def truncated(
     steps = check_size("steps", steps)
     given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
     given["arguments"] = merged(arguments, {})
-    sequences = as_forward(model, Sequences.of)(model, input, context, generator, **given, pieces="steps")
+    name = next((name for name in ("reset", "lengths", "mask") if given[name] is not None), None)
+    run = partial(run_by, model, lambda network: name)  # values say too how many pieces there are
+    sequences = run(as_forward(model, Sequences.of), model, input, context, generator, **given, pieces="steps")
     if hx is not None:
         model._check_state(hx, sequences.batch)  # pyright: ignore[reportPrivateUsage]
-    return _pieces(model, sequences, steps, hx)
+    return _pieces(model, sequences, steps, hx, run)
 
 
 def _pieces(
-    model: ContextualRNN, sequences: Sequences, steps: int, hx: State | None
+    model: ContextualRNN, sequences: Sequences, steps: int, hx: State | None, run: Callable[..., Any]
 ) -> Iterator[tuple[slice, Tensor, State]]:
     carried = None
     for start in range(0, sequences.num_steps, steps):
         stop = min(start + steps, sequences.num_steps)
-        piece = sequences.steps(start, stop)
+        piece = run(sequences.steps, start, stop)
         if piece.over:
             return
-        output, state = as_forward(model, _run)(
-            piece, piece.input, piece.context, piece.reset_context, hx=hx, carried=carried
-        )
+        tensors = piece.input, piece.context, piece.reset_context
+        output, state = run(as_forward(model, _run), piece, *tensors, hx=hx, carried=carried)
         yield slice(start, stop), output, state
         carried = detach(state)
 

@@ -2,13 +2,23 @@
 
 import pytest
 import torch
+from tests import fresh
 from tests.networks import Springs, tensors_of
 from tests.own_networks import OWN
 from tests.sequences_alone import Batch, build
 from torch import nn
 from torch._dynamo.utils import counters
 
-from contextual_rnn import ContextDropout, ContextState, ContextualRNN, FastWeightsRNN, FreeState, NormalState
+from contextual_rnn import (
+    ContextDropout,
+    ContextState,
+    ContextualRNN,
+    FastWeightsRNN,
+    FreeState,
+    NormalState,
+    state_spec,
+    truncated,
+)
 
 B, T = 4, 6
 NETWORKS = {
@@ -74,7 +84,7 @@ def test_masks_of_any_block(make, network):
             for tensor, eager in zip(found, wanted, strict=True):
                 torch.testing.assert_close(tensor, eager)
         if make is not traced:  # which drops the check, as nothing is computed of it
-            with pytest.raises(RuntimeError, match="one block"):
+            with pytest.raises((RuntimeError, ValueError), match="one block"):
                 program(x, context, flags(MASK | (STEP == 5)))
 
 
@@ -130,7 +140,7 @@ READ = [
 @pytest.mark.parametrize(("network", "beside"), READ)
 def test_calls_that_read_values_run_as_they_do_uncompiled(network, beside):
     """Not in dozens of graphs that are compiled again for other lengths."""
-    if network == "cell":
+    if network == "lstm cell":
         network, flags = nn.LSTMCell(3, 4), lambda mask: mask[:, 1]
         x = torch.randn(B, 3)
     else:
@@ -154,6 +164,62 @@ def test_calls_that_read_values_run_as_they_do_uncompiled(network, beside):
         for tensor, eager in zip([*found, *gradients[0]], [*wanted, *gradients[1]], strict=True):
             assert torch.equal(tensor, eager)
     assert not counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize(("network", "options"), [("lstm", {}), ("lstm", {"burn_in": 2}), ("rnn both ways", {})])
+def test_lengths_that_torch_packs_are_not_compiled(network, options, monkeypatch):
+    """Packing reads them: it was 13 graphs. The kernel needs none, and is in the program: test_compile.py."""
+    monkeypatch.setenv("CONTEXTUAL_RNN_SEQUENCES_BACKEND", "torch")
+    module, x, context, _ = masked(network)
+    torch._dynamo.reset()
+    counters.clear()
+    options = {"context": context, "lengths": torch.tensor([6, 3, 2, 5]), **options}
+    with torch._dynamo.config.patch(allow_rnn=True):
+        found, wanted = (tensors_of(run(x, **options)) for run in (torch.compile(module.model), module.model))
+    for tensor, eager in zip(found, wanted, strict=True):
+        assert torch.equal(tensor, eager)
+    assert not counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("beside", ["lengths", "mask", "reset"])
+@pytest.mark.parametrize("network", ["gru", "fast weights", "own"])
+def test_pieces_that_values_say_are_not_compiled(network, beside):
+    """They were more than the longest row has, in up to 61 graphs."""
+    networks = {**NETWORKS, "fast weights": lambda: FastWeightsRNN(3, 4, batch_first=True), "own": OWN["not said"]}
+    network = networks[network]()
+    model = ContextualRNN(network, NormalState(state_spec(network).like(torch.zeros(1)), nn.Linear(2, 5)))
+    lengths, x, context = torch.tensor([3, 0, 2, 3]), torch.randn(B, T, 3), torch.randn(B, 2, requires_grad=True)
+    options = {"lengths": {"lengths": lengths}, "mask": {"mask": lengths[:, None] > STEP}, "reset": {"reset": MASK}}
+
+    def pieces():
+        torch.manual_seed(0)
+        return [[output, state] for _, output, state in truncated(model, x, 2, context=context, **options[beside])]
+
+    torch._dynamo.reset()
+    counters.clear()
+    found, wanted = tensors_of(torch.compile(pieces, backend="eager")()), tensors_of(pieces())
+    cotangents = [torch.randn_like(tensor) for tensor in wanted]
+    leaves = [context, *model.parameters()]
+    gradients = [torch.autograd.grad(each, leaves, cotangents) for each in (found, wanted)]
+    for tensor, eager in zip([*found, *gradients[0]], [*wanted, *gradients[1]], strict=True):
+        assert torch.equal(tensor, eager)
+    assert counters["stats"]["unique_graphs"] <= 1  # that of the cut between pieces
+
+
+@pytest.mark.parametrize("network", ["nn.GRU(3, 4, batch_first=True)", "FastWeightsRNN(3, 4, batch_first=True)"])
+def test_nothing_is_said_of_what_runs_uncompiled(network):
+    """torch warned, once a process, of a function of its own that it cannot compile."""
+    done = fresh.run(
+        "import torch\n"
+        "from torch import nn\n"
+        "from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN\n"
+        f"network = {network}\n"
+        "model = torch.compile(ContextualRNN(network, ContextState(network, nn.Linear(2, 5))), backend='eager')\n"
+        "lengths, reset = torch.tensor([6, 3]), torch.ones(2, 6) > 0\n"
+        "for options in ({'lengths': lengths}, {'reset': reset}):\n"
+        "    model(torch.randn(2, 6, 3), context=torch.randn(2, 2), **options)\n"
+    )
+    assert not done.stderr
 
 
 @pytest.mark.parametrize("case", OWN)

@@ -75,7 +75,10 @@ def run_prompt(
     functions.know_spec(inputs[0])
     spec = functions.spec
     check_step("embed" if functions.embeds else "prompt", model.network, spec, inputs[0])
-    if isinstance(spec.known_time_dim, int):
+    # The arguments of a whole run are one for each row; those that change are given step by step.
+    of_rows = [name for name in spec.per_row if name in arguments[0]]
+    changes = any(not torch.equal(given[name], arguments[0][name]) for given in arguments for name in of_rows)
+    if isinstance(spec.known_time_dim, int) and not changes:
         layout = (spec.input_batch_dim, spec.known_time_dim)
 
         def over_time(parts: Sequence[Tensor]) -> Tensor:

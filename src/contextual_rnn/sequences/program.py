@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from contextual_rnn._autocast import no_grad
-from contextual_rnn._torch_internals import disable_dynamo, is_compiled
+from contextual_rnn._torch_internals import compiling_callback, disable_dynamo
+from contextual_rnn.sequences.backend import KINDS, choose
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.model import Model
-from contextual_rnn.sequences.running import takes_packed
+from contextual_rnn.sequences.running import runs_whole_rows
 from contextual_rnn.spec.tree import State
 
 
@@ -21,29 +23,44 @@ def run_sequences(
 ) -> Any:
     """Output and final state of `ContextualRNN.forward` for `batch` and `given`, the arguments of `Sequences.of`.
 
-    Under torch.compile a batch that is cut where values say so runs uncompiled: it would be compiled in dozens of
-    pieces, for seconds, and again for other values. So does what PyTorch does not compile, such as nn.LSTM unless it is
-    told to.
+    Raises ValueError for a batch that is cut where values say so under torch.export.
+    """
+    read = functools.partial(_read, model.backend, batch[0], given, burn_in)
+    return run_by(model, read, _run, model, batch, given, hx, burn_in)
 
-    Raises ValueError for a batch that is cut so under torch.export.
+
+def run_by(
+    model: Model, read: Callable[[nn.Module], str | None], function: Callable[..., Any], *args: Any, **options: Any
+) -> Any:
+    """function(*args, **options); `read(network)` is the argument whose values say what it does, or None.
+
+    Under torch.compile such a function runs uncompiled: it would be compiled in dozens of pieces, for seconds, and
+    again for other values. So does what PyTorch does not compile, such as nn.LSTM unless it is told to: it leaves the
+    function that gets at the network, this one, as it is.
+
+    Raises ValueError where there is such an argument under torch.export.
     """
     if torch.compiler.is_compiling():
-        name = _read(model.network, given, burn_in)
+        name = read(model.network)
         uncompiled = name is not None
         if uncompiled and torch.compiler.is_exporting():
             raise ValueError(f"{name}: expected none under torch.export here, where its values are not known")
     else:
-        uncompiled = is_compiled()
-    return (_run_uncompiled if uncompiled else _run)(model, batch, given, hx, burn_in)
+        uncompiled = bool(compiling_callback())
+    return (_run_uncompiled if uncompiled else _run_here)(function, *args, **options)
 
 
-def _read(network: nn.Module, given: Mapping[str, Any], burn_in: int) -> str | None:
-    """The argument whose values say where the batch is cut, None for a batch that a program can run."""
+def _read(backend: str, input: Any, given: Mapping[str, Any], burn_in: int, network: nn.Module) -> str | None:
+    """The argument whose values say where the batch is cut or packed, None for a batch that a program can run."""
     if given["reset"] is not None:
         return "reset"
     name = "lengths" if given["mask"] is None else "mask"
-    cut = given[name] is not None and (not takes_packed(network) or (name == "mask" and burn_in > 0))
-    return name if cut else None
+    if given[name] is None or not isinstance(input, Tensor):  # a packed input is refused beside either
+        return None
+    if name == "mask" and burn_in > 0:
+        return name
+    native = type(network) in KINDS and backend != "reference" and choose(backend, network, [input]) == "native"
+    return None if native or runs_whole_rows(network, input, given["final_state"] or burn_in > 0) else name
 
 
 def _run(model: Model, batch: tuple[Any, ...], given: Mapping[str, Any], hx: State | None, burn_in: int) -> Any:
@@ -56,4 +73,8 @@ def _run(model: Model, batch: tuple[Any, ...], given: Mapping[str, Any], hx: Sta
     return after.run(hx, carried=carried)
 
 
-_run_uncompiled = disable_dynamo(_run)
+def _run_here(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    return function(*args, **options)
+
+
+_run_uncompiled = disable_dynamo(_run_here)

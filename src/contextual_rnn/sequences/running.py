@@ -28,6 +28,13 @@ def takes_packed(network: nn.Module) -> bool:
     return runs_as_torch_does(network) or isinstance(network, FastWeightsRNN)
 
 
+def runs_whole_rows(network: nn.Module, input: Tensor, final_state: bool) -> bool:
+    """Whether the network runs rows of different lengths without a look at the lengths, as if the rows were whole."""
+    if isinstance(network, FastWeightsRNN):
+        return True
+    return needs_no_packing(network, final_state) and not in_autocast(input.device)
+
+
 def run_rows(
     network: nn.Module,
     spec: StateSpec,

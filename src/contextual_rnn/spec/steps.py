@@ -94,8 +94,8 @@ def take_step(network: nn.Module, spec: StateSpec, inputs: Tensor, state: State)
         raise
 
 
-def call(network: nn.Module, spec: StateSpec, inputs: Any, state: State, **arguments: Any) -> Any:
-    """One call of a network, whatever its signature is; the state may be overwritten."""
+def call(network: nn.Module, spec: StateSpec, inputs: Any, state: State, /, **arguments: Any) -> Any:
+    """One call of a network, whatever its signature is and its arguments are called; the state may be overwritten."""
     if spec.call is None:
         return network(inputs, state, **arguments)
     if spec.call != "steps":
@@ -118,7 +118,7 @@ def call(network: nn.Module, spec: StateSpec, inputs: Any, state: State, **argum
 
 
 def step_of(
-    network: nn.Module, spec: StateSpec, inputs: Tensor, state: State, **arguments: Any
+    network: nn.Module, spec: StateSpec, inputs: Tensor, state: State, /, **arguments: Any
 ) -> tuple[Tensor, State]:
     """As `take_step`, without a look at the inputs and the state where a step has failed."""
     if spec.bidirectional:
@@ -129,7 +129,9 @@ def step_of(
     return spec.step(network, inputs, own_copy(network, state), **arguments)
 
 
-def run_sequence(network: nn.Module, spec: StateSpec, inputs: Tensor, state: State, **options: Any) -> tuple[Any, Any]:
+def run_sequence(
+    network: nn.Module, spec: StateSpec, inputs: Tensor, state: State, /, **options: Any
+) -> tuple[Any, Any]:
     """Call a network of sequences; TypeError unless it returns (output, state) of the sizes of batch and time."""
     time, batch = spec.known_time_dim, spec.input_batch_dim
     assert isinstance(time, int)
@@ -146,7 +148,9 @@ def run_sequence(network: nn.Module, spec: StateSpec, inputs: Tensor, state: Sta
     )
 
 
-def run_step(network: nn.Module, spec: StateSpec, inputs: Tensor, state: State, **arguments: Any) -> tuple[Any, State]:
+def run_step(
+    network: nn.Module, spec: StateSpec, inputs: Tensor, state: State, /, **arguments: Any
+) -> tuple[Any, State]:
     """One step made of one call: inputs (B, ...) and a state to the output (B, ...) and the next state."""
     time, batch = spec.known_time_dim, spec.input_batch_dim
     if time == "unknown":
