@@ -1,5 +1,7 @@
 """Programs, in which values cannot be read: lengths, masks and random states as the model itself has them."""
 
+import logging
+
 import pytest
 import torch
 from tests import fresh
@@ -300,3 +302,27 @@ def test_a_batch_without_bounds_is_exported(state, strict):
         torch.manual_seed(0)
         drawn.append(run(x, context=context))
     torch.testing.assert_close(*drawn)
+
+
+def test_a_network_that_does_not_say_its_time_axis_is_tried_uncompiled(monkeypatch):
+    """Dynamo wrote an error with a traceback for the way that does not run."""
+    network = OWN["not said"]()
+    model = ContextualRNN(network, FreeState(state_spec(network).like(torch.zeros(1)), value=0.3))
+    x = torch.randn(B, T, 3)
+    errors = []
+    monkeypatch.setattr(
+        logging.getLogger("torch._subclasses.fake_tensor"), "error", lambda *words, **_: errors.append(words)
+    )
+    torch._dynamo.reset()
+    found = torch.compile(model, backend="eager")(x, burn_in=2)
+    for tensor, eager in zip(tensors_of(found), tensors_of(model(x, burn_in=2)), strict=True):
+        torch.testing.assert_close(tensor, eager)
+    assert not errors
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_network_that_does_not_say_its_time_axis_is_not_tried_under_export(strict):
+    network = OWN["not said"]()
+    model = ContextualRNN(network, FreeState(state_spec(network).like(torch.zeros(1)), value=0.3))
+    with pytest.raises((ValueError, torch._dynamo.exc.Unsupported), match=r"give its StateSpec time_dim=.* cannot try"):
+        torch.export.export(model, (torch.randn(B, T, 3),), {"burn_in": 2}, strict=strict)
