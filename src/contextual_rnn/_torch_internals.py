@@ -19,9 +19,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 Named = TypeVar("Named", bound=tuple[Any, ...])
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _functorch: Any = torch._C._functorch
 _autograd: Any = torch._C._autograd
+
+_dynamo: Any = torch._C._dynamo.eval_frame
 
 Dropout = _DropoutNd  # the class of nn.Dropout and its siblings
 disable_dynamo = _disable_dynamo  # as torch.compiler.disable, without importing torch._dynamo at once
@@ -53,6 +56,16 @@ def untraced(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
     # It keeps what it compiled by the code, which all that are decorated would share.
     call.__code__ = call.__code__.replace(co_name=function.__qualname__)
     return wraps(function)(call)
+
+
+def not_compiled(function: Function) -> Function:
+    """`function`, which torch.compile leaves as it is with all that it calls, unless it is a part of another program.
+
+    Unlike by `disable_dynamo` a call takes no longer.
+    """
+    skip = _dynamo._FrameExecStrategy(_dynamo._FrameAction.SKIP, _dynamo._FrameAction.SKIP)
+    _dynamo.set_code_exec_strategy(function.__code__, skip)  # pyright: ignore[reportFunctionMemberAccess]
+    return function
 
 
 def exportable(namedtuple: type[Named]) -> type[Named]:

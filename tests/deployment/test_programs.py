@@ -326,3 +326,28 @@ def test_a_network_that_does_not_say_its_time_axis_is_not_tried_under_export(str
     model = ContextualRNN(network, FreeState(state_spec(network).like(torch.zeros(1)), value=0.3))
     with pytest.raises((ValueError, torch._dynamo.exc.Unsupported), match=r"give its StateSpec time_dim=.* cannot try"):
         torch.export.export(model, (torch.randn(B, T, 3),), {"burn_in": 2}, strict=strict)
+
+
+@pytest.mark.parametrize("options", ["", "lengths=lengths", "reset=reset"])
+@pytest.mark.parametrize("network", ["nn.GRU(3, 4, batch_first=True)", "FastWeightsRNN(3, 4, batch_first=True)"])
+def test_a_compiled_training_step_has_the_gradients_of_the_kernels(network, options):
+    """Their backward pass was compiled in pieces, which freed what the kernel had the address of: the process died."""
+    done = fresh.run(
+        "import torch\n"
+        "from torch import nn\n"
+        "from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN\n"
+        "torch.manual_seed(0)\n"
+        f"network = {network}\n"
+        "model = ContextualRNN(network, ContextState(network, nn.Linear(2, 5)))\n"
+        "x, context, lengths = torch.randn(4, 6, 3), torch.randn(4, 2), torch.tensor([6, 3, 4, 2])\n"
+        "reset, cotangent = torch.rand(4, 6) < 0.3, torch.randn(4, 6, 4)\n"
+        "def step():\n"
+        "    model.zero_grad()\n"
+        f"    (model(x, context=context, {options})[0] * cotangent).sum().backward()\n"
+        "    return [parameter.grad.clone() for parameter in model.parameters()]\n"
+        "wanted, program = step(), torch.compile(step, backend='eager')\n"
+        "for _ in range(3):\n"
+        "    for found, gradient in zip(program(), wanted):\n"
+        "        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-5)\n"
+    )
+    assert "UserWarning" not in done.stderr
