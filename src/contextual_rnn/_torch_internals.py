@@ -59,12 +59,11 @@ def untraced(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
 
 def not_compiled(function: Function) -> Function:
-    """`function`, which torch.compile leaves as it is with all that it calls, unless it is a part of another program.
-
-    Unlike by `disable_dynamo` a call takes no longer.
-    """
+    """`function`, which torch.compile leaves as it is with all that it calls; unlike by `disable_dynamo` at no cost."""
     skip = _dynamo._FrameExecStrategy(_dynamo._FrameAction.SKIP, _dynamo._FrameAction.SKIP)
-    _dynamo.set_code_exec_strategy(function.__code__, skip)  # pyright: ignore[reportFunctionMemberAccess]
+    called: Any = function
+    _dynamo.set_code_exec_strategy(called.__code__, skip)
+    called._torchdynamo_disable = True  # where other functions that are compiled call it
     return function
 
 

@@ -13,6 +13,7 @@ from contextual_rnn._lengths import packed_batch_size
 from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._sharded import set_around
 from contextual_rnn._tensors import first_parameter
+from contextual_rnn._torch_internals import not_compiled
 from contextual_rnn.sequences.backend import SequenceBackend, check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.program import run_sequences
@@ -154,6 +155,7 @@ class ContextualRNN(nn.Module):
         given |= {"final_state": final_state, "arguments": merged(arguments, more)}
         return run_sequences(self, (input, context, generator), given, hx, burn_in)
 
+    @not_compiled
     def stream(
         self,
         context: Any = None,

@@ -351,3 +351,36 @@ def test_a_compiled_training_step_has_the_gradients_of_the_kernels(network, opti
         "        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-5)\n"
     )
     assert "UserWarning" not in done.stderr
+
+
+@pytest.mark.parametrize("network", ["nn.GRU(3, 4, batch_first=True)", "FastWeightsRNN(3, 4, batch_first=True)"])
+def test_streams_and_generation_run_as_they_do_uncompiled(network):
+    """They were compiled in up to 21 graphs, around a kernel that has addresses of tensors."""
+    done = fresh.run(
+        "import torch\n"
+        "from torch import nn\n"
+        "from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, generate\n"
+        "from torch._dynamo.utils import counters\n"
+        "torch.manual_seed(0)\n"
+        f"network = {network}\n"
+        "model, readout = ContextualRNN(network, ContextState(network, nn.Linear(2, 5))).eval(), nn.Linear(4, 3)\n"
+        "x, context, reset = torch.randn(4, 6, 3), torch.randn(4, 2), torch.rand(4, 6) < 0.3\n"
+        "def streamed():\n"
+        "    stream = model.stream(context)\n"
+        "    outputs = [stream(x[:, t], reset=reset[:, t]).clone() for t in range(6)]\n"
+        "    stream.reset()\n"
+        "    stream.read_weights()\n"
+        "    return torch.stack([*outputs, stream(x[:, 0])])\n"
+        "def generated():\n"
+        "    step = lambda output, value: readout(output)\n"
+        "    options = {'prompt': x, 'context': context, 'num_steps': 5, 'stop': lambda value: value[:, 0] > 0}\n"
+        "    return generate(model, step, **options).values\n"
+        "for function in (streamed, generated):\n"
+        "    torch.manual_seed(0)\n"
+        "    wanted = function()\n"
+        "    torch.manual_seed(0)\n"
+        "    assert torch.equal(torch.compile(function, backend='eager')(), wanted)\n"
+        "print(counters['stats']['unique_graphs'])\n"
+    )
+    assert "UserWarning" not in done.stderr
+    assert int(done.stdout) <= 8  # of the slices and clones around
