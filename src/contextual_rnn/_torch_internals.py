@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,14 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 Named = TypeVar("Named", bound=tuple[Any, ...])
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _functorch: Any = torch._C._functorch
 _autograd: Any = torch._C._autograd
+
+_dynamo: Any = torch._C._dynamo.eval_frame
 
 Dropout = _DropoutNd  # the class of nn.Dropout and its siblings
 disable_dynamo = _disable_dynamo  # as torch.compiler.disable, without importing torch._dynamo at once
@@ -37,6 +43,28 @@ top_saved_tensors_hooks = _autograd._top_saved_tensors_default_hooks  # those of
 
 _hooks_of_all: Any = torch.nn.modules.module  # hooks that run with every module
 _forward_ad: Any = torch.autograd.forward_ad
+
+
+def untraced(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """`function`, which torch.compile calls as it is: of many small parts it would make many graphs."""
+    disabled = disable_dynamo(function)
+
+    def call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
+        # Not always `disabled`, which imports torch._dynamo.
+        return (disabled if torch.compiler.is_dynamo_compiling() else function)(*args, **options)
+
+    # It keeps what it compiled by the code, which all that are decorated would share.
+    call.__code__ = call.__code__.replace(co_name=function.__qualname__)
+    return wraps(function)(call)
+
+
+def not_compiled(function: Function) -> Function:
+    """`function`, which torch.compile leaves as it is with all that it calls; unlike by `disable_dynamo` at no cost."""
+    skip = _dynamo._FrameExecStrategy(_dynamo._FrameAction.SKIP, _dynamo._FrameAction.SKIP)
+    called: Any = function
+    _dynamo.set_code_exec_strategy(called.__code__, skip)
+    called._torchdynamo_disable = True  # where other functions that are compiled call it
+    return function
 
 
 def exportable(namedtuple: type[Named]) -> type[Named]:

@@ -13,6 +13,7 @@ from contextual_rnn._lengths import packed_batch_size
 from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._sharded import set_around
 from contextual_rnn._tensors import first_parameter
+from contextual_rnn._torch_internals import not_compiled
 from contextual_rnn.sequences.backend import SequenceBackend, check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.program import run_sequences
@@ -21,7 +22,7 @@ from contextual_rnn.sequences.stream_starts import start_of_contexts
 from contextual_rnn.spec.arguments import check_uncut, merged, repeated_arguments
 from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec, spec_of, state_spec
-from contextual_rnn.spec.place import check_like, dtype_and_device
+from contextual_rnn.spec.place import check_like
 from contextual_rnn.spec.rows import check_open_parts
 from contextual_rnn.spec.steps import call, check_input, copied, find_time_dim, may_change_states
 from contextual_rnn.spec.tree import State, fits, matches
@@ -154,6 +155,7 @@ class ContextualRNN(nn.Module):
         given |= {"final_state": final_state, "arguments": merged(arguments, more)}
         return run_sequences(self, (input, context, generator), given, hx, burn_in)
 
+    @not_compiled
     def stream(
         self,
         context: Any = None,
@@ -255,11 +257,7 @@ class ContextualRNN(nn.Module):
         """The spec with what `find_time_dim` learns of the network, once; `step` is an input of one step, (B, ...)."""
         spec = self._found_spec
         if spec is None:
-            parameter = first_parameter(self.network)
-            like = torch.empty(0, device=torch.get_default_device()) if parameter is None else parameter
-            dtype, device = dtype_and_device(self.network, like)
-            like = torch.empty(0, dtype=dtype, device=device)
-            spec = self._found_spec = find_time_dim(self.network, self._spec, step, like)
+            spec = self._found_spec = find_time_dim(self.network, self._spec, step)
         return spec
 
     def _check_state(self, state: State, batch_size: int | None) -> None:

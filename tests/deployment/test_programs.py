@@ -1,5 +1,7 @@
 """Programs, in which values cannot be read: lengths, masks and random states as the model itself has them."""
 
+import logging
+
 import pytest
 import torch
 from tests import fresh
@@ -298,3 +300,85 @@ def test_a_batch_without_bounds_is_exported(state, strict):
         torch.manual_seed(0)
         drawn.append(run(x, context=context))
     torch.testing.assert_close(*drawn)
+
+
+def test_a_network_that_does_not_say_its_time_axis_is_tried_uncompiled(monkeypatch):
+    """Dynamo wrote an error with a traceback for the way that does not run."""
+    network = OWN["not said"]()
+    model = ContextualRNN(network, FreeState(state_spec(network).like(torch.zeros(1)), value=0.3))
+    x = torch.randn(B, T, 3)
+    errors = []
+    monkeypatch.setattr(
+        logging.getLogger("torch._subclasses.fake_tensor"), "error", lambda *words, **_: errors.append(words)
+    )
+    torch._dynamo.reset()
+    found = torch.compile(model, backend="eager")(x, burn_in=2)
+    for tensor, eager in zip(tensors_of(found), tensors_of(model(x, burn_in=2)), strict=True):
+        torch.testing.assert_close(tensor, eager)
+    assert not errors
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_network_that_does_not_say_its_time_axis_is_not_tried_under_export(strict):
+    network = OWN["not said"]()
+    model = ContextualRNN(network, FreeState(state_spec(network).like(torch.zeros(1)), value=0.3))
+    with pytest.raises((ValueError, torch._dynamo.exc.Unsupported), match=r"give its StateSpec time_dim=.* cannot try"):
+        torch.export.export(model, (torch.randn(B, T, 3),), {"burn_in": 2}, strict=strict)
+
+
+@pytest.mark.parametrize("options", ["", "lengths=lengths", "reset=reset"])
+@pytest.mark.parametrize("network", ["nn.GRU(3, 4, batch_first=True)", "FastWeightsRNN(3, 4, batch_first=True)"])
+def test_a_compiled_training_step_has_the_gradients_of_the_kernels(network, options):
+    """Their backward pass was compiled in pieces, which freed what the kernel had the address of: the process died."""
+    done = fresh.run(
+        "import torch\n"
+        "from torch import nn\n"
+        "from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN\n"
+        "torch.manual_seed(0)\n"
+        f"network = {network}\n"
+        "model = ContextualRNN(network, ContextState(network, nn.Linear(2, 5)))\n"
+        "x, context, lengths = torch.randn(4, 6, 3), torch.randn(4, 2), torch.tensor([6, 3, 4, 2])\n"
+        "reset, cotangent = torch.rand(4, 6) < 0.3, torch.randn(4, 6, 4)\n"
+        "def step():\n"
+        "    model.zero_grad()\n"
+        f"    (model(x, context=context, {options})[0] * cotangent).sum().backward()\n"
+        "    return [parameter.grad.clone() for parameter in model.parameters()]\n"
+        "wanted, program = step(), torch.compile(step, backend='eager')\n"
+        "for _ in range(3):\n"
+        "    for found, gradient in zip(program(), wanted):\n"
+        "        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-5)\n"
+    )
+    assert "UserWarning" not in done.stderr
+
+
+@pytest.mark.parametrize("network", ["nn.GRU(3, 4, batch_first=True)", "FastWeightsRNN(3, 4, batch_first=True)"])
+def test_streams_and_generation_run_as_they_do_uncompiled(network):
+    """They were compiled in up to 21 graphs, around a kernel that has addresses of tensors."""
+    done = fresh.run(
+        "import torch\n"
+        "from torch import nn\n"
+        "from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, generate\n"
+        "from torch._dynamo.utils import counters\n"
+        "torch.manual_seed(0)\n"
+        f"network = {network}\n"
+        "model, readout = ContextualRNN(network, ContextState(network, nn.Linear(2, 5))).eval(), nn.Linear(4, 3)\n"
+        "x, context, reset = torch.randn(4, 6, 3), torch.randn(4, 2), torch.rand(4, 6) < 0.3\n"
+        "def streamed():\n"
+        "    stream = model.stream(context)\n"
+        "    outputs = [stream(x[:, t], reset=reset[:, t]).clone() for t in range(6)]\n"
+        "    stream.reset()\n"
+        "    stream.read_weights()\n"
+        "    return torch.stack([*outputs, stream(x[:, 0])])\n"
+        "def generated():\n"
+        "    step = lambda output, value: readout(output)\n"
+        "    options = {'prompt': x, 'context': context, 'num_steps': 5, 'stop': lambda value: value[:, 0] > 0}\n"
+        "    return generate(model, step, **options).values\n"
+        "for function in (streamed, generated):\n"
+        "    torch.manual_seed(0)\n"
+        "    wanted = function()\n"
+        "    torch.manual_seed(0)\n"
+        "    assert torch.equal(torch.compile(function, backend='eager')(), wanted)\n"
+        "print(counters['stats']['unique_graphs'])\n"
+    )
+    assert "UserWarning" not in done.stderr
+    assert int(done.stdout) <= 8  # of the slices and clones around

@@ -8,34 +8,17 @@ recomputed gets what `compute_again` recorded in its forward pass.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from contextual_rnn._torch_internals import disable_dynamo, graph_task
+from contextual_rnn._torch_internals import graph_task, untraced
 from contextual_rnn.states._recomputed import compute_again
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-
-def untraced(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """`function`, which torch.compile calls as it is: traced, it would be compiled anew for each key of a host."""
-    disabled = disable_dynamo(function)
-
-    def call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
-        # Not always `disabled`, which imports torch._dynamo.
-        return (disabled if torch.compiler.is_dynamo_compiling() else function)(*args, **options)
-
-    # It keeps what it compiled by the code, which all that are decorated would share.
-    call.__code__ = call.__code__.replace(co_name=function.__qualname__)
-    return wraps(function)(call)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from contextual_rnn.attachment.contexts import begin_call, end_call, untraced
+from contextual_rnn._torch_internals import untraced
+from contextual_rnn.attachment.contexts import begin_call, end_call
 
 _HANDLES = "_initial_state_contexts"  # of a host: for each key what removes its hooks
 

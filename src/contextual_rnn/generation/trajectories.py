@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import check_elements, check_flag, check_size
+from contextual_rnn._torch_internals import not_compiled
 from contextual_rnn.generation.arguments import (
     check_functions,
     check_guidance,
@@ -47,6 +48,7 @@ def generate(
     guidance: float | None = None, return_outputs: bool = False, generator: torch.Generator | None = None,
 ) -> Generated: ...  # fmt: skip
 @torch.no_grad()
+@not_compiled
 def generate(
     model: ContextualRNN,
     step: Function,

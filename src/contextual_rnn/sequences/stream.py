@@ -14,7 +14,7 @@ from torch import Tensor
 from contextual_rnn._lengths import check_flags
 from contextual_rnn._sharded import as_forward
 from contextual_rnn._tensors import check_dense, described
-from contextual_rnn._torch_internals import increment_version
+from contextual_rnn._torch_internals import increment_version, not_compiled
 from contextual_rnn.ops.native.stream import Steps
 from contextual_rnn.sequences.backend import choose, weights_of
 from contextual_rnn.sequences.contexts import check_contexts, naming
@@ -80,6 +80,7 @@ class Stream:
     def backend(self) -> str:
         return "torch" if self._native is None else "native"
 
+    @not_compiled
     def __call__(
         self,
         input: Tensor,
@@ -124,6 +125,7 @@ class Stream:
             self._state = self._stored(self._state, state)
 
     @torch.no_grad()
+    @not_compiled
     def reset(self, rows: Tensor | None = None, context: Any = None) -> None:
         """Begin rows anew from their initial state: all, or those where `rows`, (B,) of bool, is True.
 
@@ -144,6 +146,7 @@ class Stream:
             self._state = self._stored(self._state, self._spec.where(rows, self._start, self._state))
 
     @torch.no_grad()
+    @not_compiled
     def read_weights(self) -> None:
         """Read the weights of the model once more, after a step of training, and whether it is in training.
 

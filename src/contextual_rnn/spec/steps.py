@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from contextual_rnn._autocast import autocast_joins
 from contextual_rnn._sharded import casts_inputs
 from contextual_rnn._tensors import check_dense, described, first_parameter
+from contextual_rnn._torch_internals import untraced
 from contextual_rnn.spec.arguments import Inputs, split_arguments
+from contextual_rnn.spec.place import dtype_and_device
 from contextual_rnn.spec.rows import map_tensors
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.tree import State, describe_state, leaves_of, matches
@@ -191,12 +193,23 @@ _SAY_TIME_DIM = (
 )
 
 
-def find_time_dim(network: nn.Module, spec: StateSpec, step: Tensor, like: Tensor) -> StateSpec:
+def find_time_dim(network: nn.Module, spec: StateSpec, step: Tensor) -> StateSpec:
     """`spec` with the one time_dim under which `network` runs: one step, or a sequence of one step, is tried.
 
-    `step` is an input of one step, (B, ...), of which only shape, dtype and device count; `like` has the dtype and
-    device of the state. Raises ValueError where both ways run or none does.
+    `step` is an input of one step, (B, ...), of which only shape, dtype and device count. Raises ValueError where both
+    ways run or none does, and under torch.export, which cannot try.
     """
+    if torch.compiler.is_exporting():
+        raise ValueError(f"{_SAY_TIME_DIM.format(kind=type(network).__name__)} (torch.export cannot try which it is)")
+    return _tried_time_dim(network, spec, step)
+
+
+@untraced
+def _tried_time_dim(network: nn.Module, spec: StateSpec, step: Tensor) -> StateSpec:
+    parameter = first_parameter(network)
+    like = torch.empty(0, device=torch.get_default_device()) if parameter is None else parameter
+    dtype, device = dtype_and_device(network, like)
+    like = torch.empty(0, dtype=dtype, device=device)
     # A batch size of its own: no other axis can stand for the batch then.
     sizes = {*step.shape, *(size for tensor in network.parameters() for size in tensor.shape)}
     sizes |= {size for tensor in network.buffers() for size in tensor.shape}

@@ -3,7 +3,8 @@
 There are three ways to call one. Eager mode calls it from a plain `autograd.Function`. torch.func needs one whose
 context is set up apart, for which PyTorch inspects a signature at every call: 45 microseconds. torch.compile needs the
 operator, `torch.ops.contextual_rnn.<name>`: its way through the dispatcher and back costs a training step 110
-microseconds, about the work of a small kernel, and torch.func cannot see through its derivative.
+microseconds, about the work of a small kernel, and torch.func cannot see through its derivative. What is called from a
+function may not be compiled: in pieces it would free tensors whose addresses the kernel has.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._tensors import PLAIN_TENSORS
-from contextual_rnn._torch_internals import each_of_a_batch, is_batched_gradient, is_transformed, transforms
+from contextual_rnn._torch_internals import (
+    each_of_a_batch,
+    is_batched_gradient,
+    is_transformed,
+    not_compiled,
+    transforms,
+)
 from contextual_rnn.ops.native.kernel import Operation, spread
 from contextual_rnn.ops.native.once import refuse_second_derivative
 from contextual_rnn.ops.native.operator import one_by_one
@@ -56,6 +63,7 @@ class _Eager(torch.autograd.Function):
     """
 
     @staticmethod
+    @not_compiled
     def forward(
         ctx: Any, operation: Operation, given: Any, settings: Any, keep_extra: bool, *tensors: Tensor
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -69,6 +77,7 @@ class _Eager(torch.autograd.Function):
         return (output, extra) if keep_extra else output
 
     @staticmethod
+    @not_compiled
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_output: Tensor | None, grad_extra: Tensor | None = None
     ) -> tuple[Tensor | None, ...]:
@@ -99,6 +108,7 @@ class _Transformed(torch.autograd.Function):
     """A kernel under the transforms of torch.func."""
 
     @staticmethod
+    @not_compiled
     def forward(operation: Operation, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         given, settings, (keep, keep_extra) = operation.unpack(arguments, operation.n_given)
         return operation.run(given, settings, keep, keep_extra)
@@ -114,6 +124,7 @@ class _Transformed(torch.autograd.Function):
         ctx.save_for_backward(*given, outputs, saved)
 
     @staticmethod
+    @not_compiled
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_output: Tensor | None, grad_extra: Tensor | None, _: Tensor | None
     ) -> tuple[Tensor | None, ...]:
@@ -131,6 +142,7 @@ class _Derivative(torch.autograd.Function):
     """The backward pass, which has no derivative of its own."""
 
     @staticmethod
+    @not_compiled
     def forward(operation: Operation, *arguments: Any) -> tuple[Tensor, ...]:
         given, settings, others = operation.unpack(arguments[: -operation.n_given], operation.n_given)
         return tuple(operation.differentiate(given, settings, *others, list(arguments[-operation.n_given :])))
@@ -140,6 +152,7 @@ class _Derivative(torch.autograd.Function):
         pass
 
     @staticmethod
+    @not_compiled
     def backward(ctx: Any, *grad_outputs: Tensor) -> NoReturn:
         refuse_second_derivative()
 
