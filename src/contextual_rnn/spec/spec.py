@@ -184,16 +184,14 @@ class StateSpec(RowsOfStates, ValuesOfLeaves):
         """
         if not isinstance(inputs, Tensor) or inputs.layout is not torch.strided or inputs.is_nested:
             check_dense("input", inputs)
-        if self.input_ndim is None:
-            expected, fits = f"at least {self.input_batch_dim + 1} axes", inputs.ndim > self.input_batch_dim
-        elif inputs.ndim == self.input_ndim - 1:
+        # Every step of a loop pays for this: the words are for errors alone.
+        axes, batch = self.input_ndim, self.input_batch_dim
+        if inputs.ndim == axes or (axes is None and inputs.ndim > batch):
+            return inputs.shape[batch]
+        if axes is not None and inputs.ndim == axes - 1:
             return None
-        else:
-            expected = f"{self.input_ndim} axes, or {self.input_ndim - 1} without a batch"
-            fits = inputs.ndim == self.input_ndim
-        if not fits:
-            raise ValueError(f"input: expected {expected}, got {inputs.ndim}: {tuple(inputs.shape)}")
-        return inputs.shape[self.input_batch_dim]
+        expected = f"at least {batch + 1} axes" if axes is None else f"{axes} axes, or {axes - 1} without a batch"
+        raise ValueError(f"input: expected {expected}, got {inputs.ndim}: {tuple(inputs.shape)}")
 
     @cached_property
     def known_time_dim(self) -> TimeDim:
