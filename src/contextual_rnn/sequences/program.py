@@ -32,11 +32,11 @@ def run_sequences(
 def run_by(
     model: Model, read: Callable[[nn.Module], str | None], function: Callable[..., Any], *args: Any, **options: Any
 ) -> Any:
-    """function(*args, **options); `read(network)` is the argument whose values say what it does, or None.
+    """function(*args, **options), uncompiled where `read(network)` names an argument whose values say what it does.
 
-    Under torch.compile such a function runs uncompiled: it would be compiled in dozens of pieces, for seconds, and
-    again for other values. So does what PyTorch does not compile, such as nn.LSTM unless it is told to: it leaves the
-    function that gets at the network, this one, as it is.
+    torch.compile would make dozens of graphs of it, for seconds, and again for other values. What PyTorch itself does
+    not compile, such as nn.LSTM unless it is told to, runs uncompiled too: PyTorch leaves this function, which takes
+    the network from the model, as it is, and would compile what it calls.
 
     Raises ValueError where there is such an argument under torch.export.
     """
