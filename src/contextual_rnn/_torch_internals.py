@@ -23,7 +23,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _functorch: Any = torch._C._functorch
 _autograd: Any = torch._C._autograd
-
 _dynamo: Any = torch._C._dynamo.eval_frame
 
 Dropout = _DropoutNd  # the class of nn.Dropout and its siblings
@@ -36,7 +35,7 @@ transforms = _functorch.peek_interpreter_stack  # the innermost transform of tor
 graph_task = torch._C._current_graph_task_id  # the number of the backward pass under way, -1 for none
 # What torch.compile puts calls into a program with, None or False for nothing; where it found nothing to put into one,
 # the code runs with it set. A function of Python around it would be put into a program itself, with a warning.
-compiling_callback: Callable[[], object] = torch._C._dynamo.eval_frame.get_eval_frame_callback
+compiling_callback: Callable[[], object] = _dynamo.get_eval_frame_callback
 assert_later = torch._assert_async  # refuses a tensor of False when its value is known, in a compiled program too
 increment_version = torch._C._increment_version  # as autograd.graph.increment_version, in a tenth of the time
 top_saved_tensors_hooks = _autograd._top_saved_tensors_default_hooks  # those of saved tensors, None where none are set

@@ -21,6 +21,7 @@ from contextual_rnn import (
     state_spec,
     truncated,
 )
+from contextual_rnn.ops._gated import cpu
 
 B, T = 4, 6
 NETWORKS = {
@@ -86,7 +87,9 @@ def test_masks_of_any_block(make, network):
             for tensor, eager in zip(found, wanted, strict=True):
                 torch.testing.assert_close(tensor, eager)
         if make is not traced:  # which drops the check, as nothing is computed of it
-            with pytest.raises((RuntimeError, ValueError), match="one block"):
+            # Without the kernel torch packs these, which is not compiled.
+            packed = cpu.instruction_set() is None and "gru" not in network
+            with pytest.raises(ValueError if packed else RuntimeError, match="one block"):
                 program(x, context, flags(MASK | (STEP == 5)))
 
 
@@ -208,18 +211,29 @@ def test_pieces_that_values_say_are_not_compiled(network, beside):
     assert counters["stats"]["unique_graphs"] <= 1  # that of the cut between pieces
 
 
-@pytest.mark.parametrize("network", ["nn.GRU(3, 4, batch_first=True)", "FastWeightsRNN(3, 4, batch_first=True)"])
-def test_nothing_is_said_of_what_runs_uncompiled(network):
-    """torch warned, once a process, of a function of its own that it cannot compile."""
-    done = fresh.run(
+IN_CODE = ["nn.GRU(3, 4, batch_first=True)", "FastWeightsRNN(3, 4, batch_first=True)"]
+
+
+def model_of(network):
+    """Code, for a process of its own, that makes a model of a network of `IN_CODE`."""
+    return (
         "import torch\n"
         "from torch import nn\n"
         "from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN\n"
+        "torch.manual_seed(0)\n"
         f"network = {network}\n"
-        "model = torch.compile(ContextualRNN(network, ContextState(network, nn.Linear(2, 5))), backend='eager')\n"
+        "model = ContextualRNN(network, ContextState(network, nn.Linear(2, 5)))\n"
+    )
+
+
+@pytest.mark.parametrize("network", IN_CODE)
+def test_nothing_is_said_of_what_runs_uncompiled(network):
+    """torch warned, once a process, of a function of its own that it cannot compile."""
+    done = fresh.run(
+        model_of(network) + "program = torch.compile(model, backend='eager')\n"
         "lengths, reset = torch.tensor([6, 3]), torch.ones(2, 6) > 0\n"
         "for options in ({'lengths': lengths}, {'reset': reset}):\n"
-        "    model(torch.randn(2, 6, 3), context=torch.randn(2, 2), **options)\n"
+        "    program(torch.randn(2, 6, 3), context=torch.randn(2, 2), **options)\n"
     )
     assert not done.stderr
 
@@ -327,17 +341,12 @@ def test_a_network_that_does_not_say_its_time_axis_is_not_tried_under_export(str
 
 
 @pytest.mark.parametrize("options", ["", "lengths=lengths", "reset=reset"])
-@pytest.mark.parametrize("network", ["nn.GRU(3, 4, batch_first=True)", "FastWeightsRNN(3, 4, batch_first=True)"])
+@pytest.mark.parametrize("network", IN_CODE)
 def test_a_compiled_training_step_has_the_gradients_of_the_kernels(network, options):
     """Their backward pass was compiled in pieces, which freed what the kernel had the address of: the process died."""
     done = fresh.run(
-        "import torch\n"
-        "from torch import nn\n"
-        "from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN\n"
-        "torch.manual_seed(0)\n"
-        f"network = {network}\n"
-        "model = ContextualRNN(network, ContextState(network, nn.Linear(2, 5)))\n"
-        "x, context, lengths = torch.randn(4, 6, 3), torch.randn(4, 2), torch.tensor([6, 3, 4, 2])\n"
+        model_of(network)
+        + "x, context, lengths = torch.randn(4, 6, 3), torch.randn(4, 2), torch.tensor([6, 3, 4, 2])\n"
         "reset, cotangent = torch.rand(4, 6) < 0.3, torch.randn(4, 6, 4)\n"
         "def step():\n"
         "    model.zero_grad()\n"
@@ -351,17 +360,13 @@ def test_a_compiled_training_step_has_the_gradients_of_the_kernels(network, opti
     assert "UserWarning" not in done.stderr
 
 
-@pytest.mark.parametrize("network", ["nn.GRU(3, 4, batch_first=True)", "FastWeightsRNN(3, 4, batch_first=True)"])
+@pytest.mark.parametrize("network", IN_CODE)
 def test_streams_and_generation_run_as_they_do_uncompiled(network):
     """They were compiled in up to 21 graphs, around a kernel that has addresses of tensors."""
     done = fresh.run(
-        "import torch\n"
-        "from torch import nn\n"
-        "from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, generate\n"
+        model_of(network) + "from contextual_rnn import generate\n"
         "from torch._dynamo.utils import counters\n"
-        "torch.manual_seed(0)\n"
-        f"network = {network}\n"
-        "model, readout = ContextualRNN(network, ContextState(network, nn.Linear(2, 5))).eval(), nn.Linear(4, 3)\n"
+        "model, readout = model.eval(), nn.Linear(4, 3)\n"
         "x, context, reset = torch.randn(4, 6, 3), torch.randn(4, 2), torch.rand(4, 6) < 0.3\n"
         "def streamed():\n"
         "    stream = model.stream(context)\n"
