@@ -4,9 +4,10 @@
     python -m benchmarks.ragged --quick    a few rounds, to see that it works
 
 A step is zero_grad, forward from a learned state, backward from a random cotangent; 8 input features, which need no
-gradient. Times are for each real step, of which torch's dense batch has all. Lengths are T/2 to T. The peers are torch
-itself on a dense batch and on a packed one, a loop over cells that goes back to the state where it is reset, that loop
-under `torch.compile`, and a scan in JAX. Contenders alternate; the time is the processor's where there is one thread.
+gradient. Times are for each real step, of which torch's dense batch has all. Lengths are spread evenly from T/2 to T.
+The peers are torch itself on a dense batch and on a packed one, a loop over cells that goes back to the state where it
+is reset, that loop under `torch.compile`, and a scan in JAX. Contenders alternate; the time is the processor's where
+there is one thread.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Batch:
     @classmethod
     def of(cls, batch: int, steps: int, units: int, dtype: torch.dtype = torch.float32) -> Batch:
         x, cotangent = (torch.randn(batch, steps, size, dtype=dtype) for size in (FEATURES, units))
-        lengths = torch.randint(steps // 2, steps + 1, (batch,))
+        lengths = torch.linspace(steps // 2, steps, batch).round().long()[torch.randperm(batch)]
         chance = torch.rand(batch, steps)
         return cls(x, lengths, {FEW: chance < 0.02, MANY: chance < 0.1}, cotangent)
 
@@ -120,9 +121,9 @@ def loop_over_cells(kind: str, model: ContextualRNN) -> Callable[[Tensor, Tensor
     return run
 
 
-def contenders(kind: str, size: tuple[int, int, int], compiled: bool, **options: Any) -> dict[str, Callable[[], Any]]:
+def contenders(kind: str, batch: Batch, compiled: bool, **options: Any) -> dict[str, Callable[[], Any]]:
     """A training step of each way on the same batch."""
-    models, batch = build(kind, size[2], **options), Batch.of(size[0], size[1], size[2])
+    models = build(kind, batch.cotangent.shape[2], **options)
     auto, x = models["auto"], batch.x
     ways: dict[str, Callable[[], Tensor]] = {
         DENSE: lambda: models["torch"](x)[0],
@@ -134,7 +135,7 @@ def contenders(kind: str, size: tuple[int, int, int], compiled: bool, **options:
     }
     loop = loop_over_cells(kind, auto)
     ways[LOOP] = lambda: loop(x, batch.resets[FEW])
-    if compiled and size[1] <= LONGEST_COMPILED:
+    if compiled and x.shape[1] <= LONGEST_COMPILED:
         program = torch.compile(loop)
         ways[COMPILED] = lambda: program(x, batch.resets[FEW])
     parameters = list(auto.parameters())
@@ -193,25 +194,24 @@ def _assert_alike(name: str, ours: list[Tensor], theirs: list[Tensor]) -> None:
 def time_steps(kind: str, size: tuple[int, int, int], rounds: int, compiled: bool) -> Seconds:
     """Seconds a real step of each way, one figure a round, and of the multiply-adds of a dense step at the peak."""
     torch.manual_seed(1)
-    steps = contenders(kind, size, compiled)
-    real = Batch.of(*size).real
-    torch.manual_seed(1)
-    peak = machine.peak()
+    sequences, peak = Batch.of(*size), machine.peak()
+    steps = contenders(kind, sequences, compiled)
     batch, length, units = size
     gates = 4 if kind == "LSTM" else 3
     adds = batch * length * gates * units * (3 * units + 2 * FEATURES)
     steps["multiply-adds at peak"] = lambda: [peak.run() for _ in range(max(1, adds // peak.multiply_adds))]  # pyright: ignore
     share = {"multiply-adds at peak": max(1, adds // peak.multiply_adds) * peak.multiply_adds / adds}
-    share |= {PACKED: real, LENGTHS: real}
+    share |= {PACKED: sequences.real, LENGTHS: sequences.real}
     taken = _alternate(steps, rounds, time.process_time)  # JAX computes in threads of its own
     return {name: [each / share.get(name, 1) / (batch * length) for each in seconds] for name, seconds in taken.items()}
 
 
 def time_stacks(rounds: int) -> dict[str, Seconds]:
     """Dense batches of two layers in both directions, at H = 64."""
+    batch = Batch.of(32, 64, 64)
     return {
         kind: _alternate(
-            {name: way for name, way in contenders(kind, (32, 64, 64), False, num_layers=2, bidirectional=True).items()
+            {name: way for name, way in contenders(kind, batch, False, num_layers=2, bidirectional=True).items()
              if name in (DENSE, WHOLE)}, rounds, time.thread_time)
         for kind in KINDS
     }  # fmt: skip
@@ -219,7 +219,7 @@ def time_stacks(rounds: int) -> dict[str, Seconds]:
 
 def time_threads(kind: str, rounds: int) -> Seconds:
     """A dense step at B = 256, on one thread and on two by turns: between two processes a shared machine changes."""
-    step = contenders(kind, (256, 25, 128), False)[WHOLE]
+    step = contenders(kind, Batch.of(256, 25, 128), False)[WHOLE]
 
     def on(threads: int) -> None:
         torch.set_num_threads(threads)

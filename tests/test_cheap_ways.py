@@ -199,7 +199,7 @@ def test_groups_of_segments_waste_little(lengths):
     """At most 1000 steps for the last of all, a half of that for the one before it, a third, ..."""
     every = torch.tensor(lengths)
     rows = torch.arange(len(lengths))
-    groups = segments.Segments(rows, rows, every, rows).of_about_one_length()
+    groups = Segments(torch.stack([rows, rows, every, torch.ones_like(rows)])).of_about_one_length()
     assert torch.equal(torch.cat(groups).sort().values, every.nonzero()[:, 0])
     longest = [int(every[group].max()) for group in groups]
     assert longest == sorted(longest, reverse=True)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from contextual_rnn.ops.native.segments import cut
+
 # Fast weights of 64 units on one AVX-512 core, forward and backward: one more call takes the time of some 1000 steps.
 _SHORTER, _WORTH_A_CALL = 0.75, 1000
 
 
-class Segments(NamedTuple):
-    """The segments of a batch, row by row and in time; all tensors are on the CPU.
+@dataclass(eq=False, slots=True)
+class Segments:
+    """The segments of a batch, row by row and in time.
 
-    row (N,): the row of the batch that a segment is of. start (N,) and length (N,): its steps. ends (N,): whether it is
-    its row's last. A row without a step has one segment, of length 0.
+    table (4, N), int64 on the CPU, has the row, the first step and the number of steps of each, and 1 for the last of
+    its row, 0 for others, as `ops._gated` reads it. A row without a step has one segment, of length 0.
     """
 
-    row: Tensor
-    start: Tensor
-    length: Tensor
-    ends: Tensor
+    table: Tensor
 
     @classmethod
     def between(cls, resets: Tensor, first: Tensor | None, lengths: Tensor | None) -> Segments:
@@ -30,35 +30,29 @@ class Segments(NamedTuple):
 
         Without `first` all rows begin at 0, without both they have all steps.
         """
-        batch, steps = resets.shape
-        begins = resets.new_zeros(batch, steps + 1)  # a row without a step may begin after the last
-        begins[:, :steps] = resets
-        if lengths is not None:
-            first = torch.zeros_like(lengths) if first is None else first
-            stop, step = first + lengths, torch.arange(steps + 1, device="cpu")
-            begins &= (step > first[:, None]) & (step < stop[:, None])
-            begins.scatter_(1, first[:, None], True)
-        else:
-            stop, begins[:, 0] = None, True
-        row, start = begins.nonzero(as_tuple=True)
-        following, ends = start.roll(-1), row.roll(-1) != row
-        ends[-1:] = True
-        following = following.masked_fill_(ends, steps) if stop is None else torch.where(ends, stop[row], following)
-        return cls(row, start, following - start, ends)
+        table = cut(resets, first, lengths)
+        return cls(cut_by_torch(resets, first, lengths) if table is None else table)
 
     @property
-    def table(self) -> Tensor:
-        """Row, first step, length, and whether it is its row's last, as `ops._gated` has them: (4, N)."""
-        return torch.stack([self.row, self.start, self.length, self.ends.long()])
+    def row(self) -> Tensor:
+        return self.table[0]
+
+    @property
+    def start(self) -> Tensor:
+        return self.table[1]
+
+    @property
+    def length(self) -> Tensor:
+        return self.table[2]
 
     @property
     def last(self) -> Tensor:
         """The last segment of each row, (B,)."""
-        return self.ends.nonzero()[:, 0]
+        return self.table[3].nonzero()[:, 0]
 
     def where(self, flags: Tensor | None) -> Tensor:
         """Whether `flags` (B, T) are True where a segment begins; not where it has no step."""
-        running, chosen = self.running, torch.zeros_like(self.ends)
+        running, chosen = self.running, torch.zeros_like(self.row, dtype=torch.bool)
         if flags is not None:
             chosen[running] = flags[self.row[running], self.start[running]]
         return chosen
@@ -86,7 +80,7 @@ class Segments(NamedTuple):
 
     def only(self, index: Tensor) -> Segments:
         """Only the segments `index`."""
-        return Segments._make(each[index] for each in self)
+        return Segments(self.table[:, index])
 
     def places(self, input: Tensor, time: int) -> Tensor:
         """Where each step of the segments is in an input with its first two axes as one, padded by the last: (N, T)."""
@@ -107,3 +101,20 @@ class Segments(NamedTuple):
         place = self._place(input, time, self.row[segment], self.start[segment] + step).to(input.device)
         data = input.flatten(0, 1).index_select(0, place)
         return PackedSequence(data, sizes, order.to(input.device), None), place
+
+
+def cut_by_torch(resets: Tensor, first: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """The table of `Segments.between`, where there is no native library."""
+    batch, steps = resets.shape
+    begins = resets.new_zeros(batch, steps + 1)  # a row without a step may begin after the last
+    begins[:, :steps] = resets
+    if lengths is None:
+        lengths = torch.full((batch,), steps, device="cpu")
+    first = torch.zeros_like(lengths) if first is None else first
+    stop, step = first + lengths, torch.arange(steps + 1, device="cpu")
+    begins &= (step > first[:, None]) & (step < stop[:, None])
+    begins.scatter_(1, first[:, None], True)
+    row, start = begins.nonzero(as_tuple=True)
+    last = row.roll(-1) != row
+    last[-1:] = True
+    return torch.stack([row, start, torch.where(last, stop[row], start.roll(-1)) - start, last.long()])

@@ -138,10 +138,13 @@ struct Products {
             for (int64_t k = 0; k < width; k += L) {
                 vec tile[L];
                 const int64_t rows = smaller(L, height - j), across = smaller(L, width - k);
-                for (int64_t i = 0; i < L; ++i) tile[i] = i < across ? at(from + (k + i) * from_stride + j) : vec{};
+                each<L>([&](auto i) INLINE { tile[i] = i < across ? at(from + (k + i) * from_stride + j) : vec{}; });
                 Registers<T>::transpose(tile);
-                for (int64_t i = 0; i < rows; ++i)
-                    std::memcpy(to + (j + i) * width + k, tile + i, across * sizeof(T));
+                if (rows == L && across == L)
+                    each<L>([&](auto i) INLINE { put(to + (j + i) * width + k, tile[i]); });
+                else
+                    for (int64_t i = 0; i < rows; ++i)
+                        std::memcpy(to + (j + i) * width + k, tile + i, across * sizeof(T));
             }
     }
 };

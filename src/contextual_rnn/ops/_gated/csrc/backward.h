@@ -245,7 +245,10 @@ struct Backward : Sequences<T, Cell> {
         if (p.grad_weight_hr) add_outer(w.sums.weight_hr, c_stride, O, H, n, w.dp, h_stride, w.m, c_stride);
         for (int64_t j = 0; (p.grad_bias_ih || p.grad_bias_hh) && j < columns * H; j += L) {
             vec sum[4] = {};
-            for (int64_t k = 0; k < n; ++k) sum[k % 4] += at(w.dz + k * z_stride + j);
+            int64_t k = 0;
+            for (; k + 4 <= n; k += 4)
+                each<4>([&](auto part) INLINE { sum[part] += at(w.dz + (k + part) * z_stride + j); });
+            for (; k < n; ++k) sum[0] += at(w.dz + k * z_stride + j);
             put(w.sums.bias + j, at(w.sums.bias + j) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
         }
     }

@@ -1,0 +1,52 @@
+"""A batch cut into segments: by the native library, by PyTorch, and row by row in Python."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contextual_rnn.ops.native.segments import cut
+from contextual_rnn.sequences.segments import cut_by_torch
+
+
+@st.composite
+def batches(draw):
+    """Flags, with the batch or the time first in memory, and first steps and lengths of rows or None."""
+    batch, steps = draw(st.integers(0, 4)), draw(st.integers(0, 7))
+    flags = torch.tensor(draw(st.lists(st.booleans(), min_size=batch * steps, max_size=batch * steps)))
+    flags = flags.bool().reshape(batch, steps)
+    flags = flags.T.contiguous().T if draw(st.booleans()) else flags
+    if not draw(st.booleans()):
+        return flags, None, None
+    lengths = [draw(st.integers(0, steps)) for _ in range(batch)]
+    first = [draw(st.integers(0, steps - length)) for length in lengths]
+    first, lengths = (torch.tensor(each, dtype=torch.int64) for each in (first, lengths))
+    return flags, first if draw(st.booleans()) else None, lengths
+
+
+def cut_by_hand(flags, first, lengths):
+    batch, steps = flags.shape
+    segments = []
+    for row in range(batch):
+        start = 0 if first is None else int(first[row])
+        stop = steps if lengths is None else start + int(lengths[row])
+        begins = [start, *(step for step in range(start + 1, stop) if flags[row, step])]
+        ends = [*begins[1:], stop]
+        segments += [[row, a, b - a, int(b == stop)] for a, b in zip(begins, ends, strict=True)]
+    return torch.tensor(segments, dtype=torch.int64).reshape(-1, 4).T
+
+
+@pytest.mark.parametrize("way", [cut, cut_by_torch])
+@settings(max_examples=200)
+@given(batch=batches())
+def test_segments_of_the_kernel_and_of_pytorch_are_those_cut_by_hand(way, batch):
+    table = way(*batch)
+    if table is None:
+        pytest.skip("the library was not built: no C++ compiler")
+    assert table.is_contiguous()
+    assert torch.equal(table, cut_by_hand(*batch))
+
+
+def test_flags_without_memory_are_left_to_pytorch():
+    zeros = torch._efficientzerotensor(2, 3, dtype=torch.bool)
+    assert cut(zeros, None, None) is None
