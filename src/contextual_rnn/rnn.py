@@ -37,11 +37,11 @@ class ContextualRNN(nn.Module):
     Returns exactly what the network returns.
 
     `backend` says what runs nn.RNN, nn.LSTM and nn.GRU: "torch"; "native", our kernel for sequences of any lengths on
-    a CPU, differentiable once; "reference", the equations step by step in plain PyTorch; or "auto": torch, but native
-    wherever lengths, masks, resets, burn-in or truncation are given, the batch is not tiny and it can serve: not on a
-    GPU, without a compiler at install, for subclasses, under autocast and torch.export, nor for a network that has
-    hooks, parametrizations or sharded weights. The environment variable CONTEXTUAL_RNN_SEQUENCES_BACKEND names what
-    auto is.
+    a CPU, differentiable once, which takes subnormal numbers as zeros; "reference", the equations step by step in plain
+    PyTorch; or "auto": torch, but native wherever lengths, masks, resets, burn-in or truncation are given, the batch is
+    not tiny and it can serve: not on a GPU, without a compiler at install, for subclasses, under autocast and
+    torch.export, nor for a network that has hooks, parametrizations or sharded weights. The environment variable
+    CONTEXTUAL_RNN_SEQUENCES_BACKEND names what auto is.
 
     Raises TypeError for a network without a registered spec or an initial state that is none, ValueError for an initial
     state made for another network and a backend that there is not, or not for this network.

@@ -1,6 +1,7 @@
 """The kernel of nn.RNN, nn.LSTM and nn.GRU over segments, against its reference and torch's networks."""
 
 import itertools
+import platform
 from dataclasses import replace
 
 import pytest
@@ -212,6 +213,31 @@ def one_step(mode, gate, x, h):
     given = Given(x[:, None, None], weight_ih, torch.zeros(gates, 1, dtype=x.dtype), torch.full_like(x, h)[:, None],
                   None, None, None, None, whole_rows(len(x), 1, None))  # fmt: skip
     return cpu.forward(given, Settings.of(mode, False), False, True)[0][:, 0, 0]
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="no slower with subnormal numbers")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("variant", AVAILABLE)
+def test_what_fades_away_ends_at_zero(monkeypatch, variant, threads):
+    """Subnormal numbers are zeros in the kernel, in states and in gradients, and elsewhere as they were."""
+    monkeypatch.setattr(cpu, "instruction_set", lambda: variant)
+    monkeypatch.setattr(cpu, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    batch, steps, width, tiny = 7, 140, 19, torch.finfo(torch.float32).tiny
+    weights = [torch.zeros(width, 2), torch.eye(width) / 2]
+    h0 = torch.ones(1, batch, width, requires_grad=True)
+    table = whole_rows(batch, steps, torch.arange(steps - batch, steps) + 1)
+    output, h_n, _ = Stack("RNN_RELU", [weights]).run(torch.zeros(batch, steps, 2), h0, None, table, "native")
+    faded = 0.5 ** torch.arange(1, steps + 1).double()
+    assert 0 < faded[-1] < tiny / 100
+    expected = torch.where(faded < tiny, 0, faded).float()
+    assert torch.equal(output[-1], expected[:, None].expand(-1, width))
+    assert not h_n.any()
+    for size, gradient in ((1, 2**-120), (2**-11, 0)):
+        h0.grad = None
+        (size * output[:, 119].sum()).backward(retain_graph=True)
+        assert torch.equal(h0.grad, torch.full_like(h0, gradient))
+    assert torch.tensor(tiny / 100) * 1 > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -81,7 +81,7 @@ def fast_weights(
     Raises TypeError or ValueError for arguments of another type, shape, dtype, device or range.
     Deviations: Ba et al. give no bias in the bracket; the contextual-RNN authors multiply from the other side, h A,
     which for an unsymmetric a0 is its transpose. The native kernel leaves out products with an h0 of zero, which are
-    zero there even where weight_hh is not finite.
+    zero there even where weight_hh is not finite, and takes subnormal numbers as zeros, as they are slow.
     """
     options = checked_options(inner_steps, decay, rate, layer_norm, timing, eps, return_fast_weights)
     check_floats("weight_hh", weight_hh)
