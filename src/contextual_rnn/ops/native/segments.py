@@ -41,9 +41,9 @@ def cut(flags: Tensor, first: Tensor | None, lengths: Tensor | None) -> Tensor |
 
 @functools.cache
 def _functions() -> tuple[Any, Any] | None:
-    if (found := library.load(CUT)) is None:
+    if (kernels := library.load(CUT)) is None:
         return None
-    count, fill = found.contextual_rnn_count_segments, found.contextual_rnn_cut
+    count, fill = kernels.contextual_rnn_count_segments, kernels.contextual_rnn_cut
     count.argtypes, count.restype = [ctypes.c_char_p], ctypes.c_int64
     fill.argtypes, fill.restype = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p], None
     return count, fill
