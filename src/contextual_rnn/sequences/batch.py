@@ -105,23 +105,24 @@ class Sequences:
                 raise ValueError("mask: expected none beside lengths, which say the same, got both")
             mask = self._rows_first("mask", mask)
             if is_program() and self.num_steps and reset is None and pieces is None:
-                inputs, turned, lengths = real_steps_first(self.inputs, mask)
-                self = replace(self, input=inputs.tensor, arguments=inputs.arguments, turned=turned)
+                inputs, self.turned, lengths = real_steps_first(self.inputs, mask)
+                self.input, self.arguments = inputs.tensor, inputs.arguments
             else:
                 refuse_tracing("mask")
                 first, lengths = blocks_of(mask)
         elif lengths is not None:
             check_lengths(lengths, batch, self.num_steps)
-        real: dict[str, Any] = {"first": first, "lengths": lengths, "final_state": final_state}
+        self.first, self.lengths, self.final_state = first, lengths, final_state
         if reset is None:
             if reset_context is not None:
                 raise ValueError("reset_context: expected only with reset, got it alone")
-            return replace(self, **real)
-        resets, numbers = self._resets(reset, first), None
+            return self
+        self.resets, self.resettable = self._resets(reset, first), True
         if reset_context is not None:
-            numbers = Numbers.of(reset, self.spec.known_time_dim, batch_dim=self.spec.input_batch_dim)
-            check_contexts("reset_context", reset_context, numbers.total)
-        return replace(self, **real, resets=resets, resettable=True, reset_context=reset_context, numbers=numbers)
+            self.reset_context = reset_context
+            self.numbers = Numbers.of(reset, self.spec.known_time_dim, batch_dim=self.spec.input_batch_dim)
+            check_contexts("reset_context", reset_context, self.numbers.total)
+        return self
 
     def _rows_first(self, name: str, flags: Tensor) -> Tensor:
         """Flags in the layout of the input as (B, T)."""
