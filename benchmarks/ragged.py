@@ -47,6 +47,8 @@ DENSE, PACKED, LOOP, COMPILED, SCAN = (
 WHOLE, LENGTHS, FEW, MANY = "native, dense", "lengths", "2 % resets", "10 % resets"
 OURS = (WHOLE, LENGTHS, FEW, MANY)
 GAIN_OF_TWO_THREADS = 1.7
+EVERY, LAST = "loss at all steps", "loss at the last step"
+FADING = (16, 1024, 64)  # gradients of the last step are subnormal numbers at the first ones
 LONGEST_COMPILED = 32  # torch.compile unrolls the loop
 
 
@@ -217,6 +219,28 @@ def time_stacks(rounds: int) -> dict[str, Seconds]:
     }  # fmt: skip
 
 
+def time_fading(kind: str, rounds: int) -> Seconds:
+    """Dense steps through many time steps, from a loss at all of them and from one at the last alone."""
+    models, batch = build(kind, FADING[2]), Batch.of(*FADING)
+    parameters = list(models["torch"].parameters())
+
+    def step(backend: str, first: int) -> None:
+        for parameter in parameters:
+            parameter.grad = None
+        output, _ = models[backend](batch.x)
+        output[:, first:].backward(batch.cotangent[:, first:])
+
+    return _alternate(
+        {
+            f"{backend}, {loss}": lambda backend=backend, first=first: step(backend, first)
+            for backend in ("torch", "native")
+            for loss, first in ((EVERY, 0), (LAST, -1))
+        },
+        rounds,
+        time.thread_time,
+    )
+
+
 def time_threads(kind: str, rounds: int) -> Seconds:
     """A dense step at B = 256, on one thread and on two by turns: between two processes a shared machine changes."""
     step = contenders(kind, Batch.of(256, 25, 128), False)[WHOLE]
@@ -278,6 +302,13 @@ def run(options: Benchmark) -> dict[str, Any]:
         for kind, seconds in workers.run(1, time_stacks, rounds).items():
             name = f"{kind}, two layers, both directions: {WHOLE} / {DENSE}"
             rows.append(Figure(name, ratio(seconds[WHOLE], seconds[DENSE]), "at most", KINDS[kind][2]))
+        for kind in KINDS if not options.quick else ():
+            seconds = workers.run(1, time_fading, kind, min(rounds, 8))
+            title, last = f"{kind}, B = {FADING[0]}, T = {FADING[1]}, H = {FADING[2]}", seconds[f"native, {LAST}"]
+            rows.append(
+                Figure(f"{title}: native, {LAST} / {EVERY}", ratio(last, seconds[f"native, {EVERY}"]), "at most", 1.2)
+            )
+            rows.append(Figure(f"{title}: {LAST}, torch / native", ratio(seconds[f"torch, {LAST}"], last)))
         if not options.quick and len(machine.available_cores()) > 1:
             for kind in KINDS:
                 seconds = workers.run(2, time_threads, kind, rounds)
