@@ -47,6 +47,9 @@ def test_segments_of_the_kernel_and_of_pytorch_are_those_cut_by_hand(way, batch)
     assert torch.equal(table, cut_by_hand(*batch))
 
 
-def test_flags_without_memory_are_left_to_pytorch():
-    zeros = torch._efficientzerotensor(2, 3, dtype=torch.bool)
-    assert cut(zeros, None, None) is None
+def test_tensors_that_lie_in_memory_as_they_are_not_read():
+    """Zeros without memory, and numbers that are negated on reading."""
+    lengths = torch.tensor([3, 1])
+    zeros, negated = torch._efficientzerotensor(2, 3, dtype=torch.bool), torch._neg_view(-lengths)
+    for ours in (cut(zeros, None, negated), cut_by_torch(zeros, None, negated)):
+        assert ours is None or torch.equal(ours, cut_by_hand(zeros, None, lengths))

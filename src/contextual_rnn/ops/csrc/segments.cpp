@@ -2,11 +2,10 @@
 
 #include "layout.h"
 
-// flags (batch, steps), bytes with the strides that are given: rows begin anew before a step where one is not 0. first
-// and lengths (batch): the steps that a row has; without first they begin at 0, without lengths a row has all steps.
-#define CUT(FIELD)                                                                                        \
-    FIELD(integer, batch) FIELD(integer, steps) FIELD(integer, flags_row) FIELD(integer, flags_step)      \
-    FIELD(input, flags) FIELD(indices, first) FIELD(indices, lengths)
+// flags (batch, steps), bytes: rows begin anew before a step where one is not 0. first and lengths (batch): the steps that
+// a row has; without first they begin at 0, without lengths a row has all steps.
+#define CUT(FIELD)                                                                                                 \
+    FIELD(integer, batch) FIELD(integer, steps) FIELD(input, flags) FIELD(indices, first) FIELD(indices, lengths)
 
 extern "C" struct Cut {
     CUT(DECLARE_FIELD)
@@ -19,11 +18,11 @@ namespace {
 template <typename Body>
 void each_segment(const Cut& cut, const Body& body) {
     for (int64_t row = 0; row < cut.batch; ++row) {
-        const uint8_t* const flags = static_cast<const uint8_t*>(cut.flags) + row * cut.flags_row;
+        const uint8_t* const flags = static_cast<const uint8_t*>(cut.flags) + row * cut.steps;
         int64_t start = cut.first ? cut.first[row] : 0;
         const int64_t stop = cut.lengths ? start + cut.lengths[row] : cut.steps;
         for (int64_t step = start + 1; step < stop && step < cut.steps; ++step)
-            if (flags[step * cut.flags_step]) {
+            if (flags[step]) {
                 body(row, start, step - start, 0);
                 start = step;
             }

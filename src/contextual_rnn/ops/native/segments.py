@@ -9,15 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._tensors import PLAIN_TENSORS
 from contextual_rnn.ops.native import library
+from contextual_rnn.ops.native.autograd import is_eager
 from contextual_rnn.ops.native.layout import Layout
-from contextual_rnn.ops.native.memory import address
+from contextual_rnn.ops.native.memory import address, in_memory
 
-CUT = Layout(
-    "contextual_rnn_cut",
-    [("integer", "batch steps flags_row flags_step"), ("input", "flags"), ("indices", "first lengths")],
-)
+CUT = Layout("contextual_rnn_cut", [("integer", "batch steps"), ("input", "flags"), ("indices", "first lengths")])
 _PACK = CUT.packer(CUT.names)
 
 
@@ -26,14 +23,12 @@ def cut(flags: Tensor, first: Tensor | None, lengths: Tensor | None) -> Tensor |
 
     flags (B, T) of bool; first and lengths (B,) int64 of steps within T; all on the CPU.
     """
-    given = [tensor for tensor in (flags, first, lengths) if tensor is not None]
     functions = _functions()
-    plain = PLAIN_TENSORS.issuperset(map(type, given)) and not any([tensor._is_zerotensor() for tensor in given])
-    if functions is None or not plain:
+    if functions is None or not is_eager((flags, first, lengths)):
         return None
-    first, lengths = (None if tensor is None else tensor.contiguous() for tensor in (first, lengths))
     count, fill = functions
-    problem = _PACK(*flags.shape, *flags.stride(), address(flags), address(first), address(lengths))
+    given = [in_memory(tensor) for tensor in (flags, first, lengths)]
+    problem = _PACK(*flags.shape, *map(address, given))
     table = torch.empty(4, count(problem), dtype=torch.int64, device="cpu")
     fill(problem, table.shape[1], table.data_ptr())
     return table
