@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contextual_rnn.ops.native.segments import cut
-from contextual_rnn.sequences.segments import cut_by_torch
+from contextual_rnn.sequences.segments import Segments, cut_by_torch
 
 
 @st.composite
@@ -53,3 +53,15 @@ def test_tensors_that_lie_in_memory_as_they_are_not_read():
     zeros, negated = torch._efficientzerotensor(2, 3, dtype=torch.bool), torch._neg_view(-lengths)
     for ours in (cut(zeros, None, negated), cut_by_torch(zeros, None, negated)):
         assert ours is None or torch.equal(ours, cut_by_hand(zeros, None, lengths))
+
+
+def test_torch_func_whose_tensors_have_no_memory_of_their_own():
+    flags, lengths = torch.tensor([[False, True, True], [True, False, True]]), torch.tensor([3, 1])
+    tables = []
+
+    def loss(x):
+        tables.append(Segments.between(flags, None, lengths + 0).table)
+        return x.sum()
+
+    torch.func.grad(loss)(torch.ones(3))
+    assert tables[0].tolist() == cut_by_hand(flags, None, lengths).tolist()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contextual_rnn._torch_internals import transforms
 from contextual_rnn.ops.native import library
 from contextual_rnn.ops.native.autograd import is_eager
 from contextual_rnn.ops.native.layout import Layout
@@ -24,8 +25,8 @@ def cut(flags: Tensor, first: Tensor | None, lengths: Tensor | None) -> Tensor |
     flags (B, T) of bool; first and lengths (B,) int64 of steps within T; all on the CPU.
     """
     functions = _functions()
-    if functions is None or not is_eager((flags, first, lengths)):
-        return None
+    if functions is None or transforms() is not None or not is_eager((flags, first, lengths)):
+        return None  # torch.func wraps the memory that is made in it
     count, fill = functions
     given = [in_memory(tensor) for tensor in (flags, first, lengths)]
     problem = _PACK(*flags.shape, *map(address, given))
