@@ -9,8 +9,8 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from pathlib import Path
 from multiprocessing import forkserver
+from pathlib import Path
 from subprocess import CompletedProcess
 from unittest.mock import patch
 
