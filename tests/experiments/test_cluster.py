@@ -17,9 +17,9 @@ from contextual_rnn.experiments.sweeps.grid import combinations
 from contextual_rnn.experiments.sweeps.sweep import folder_name, sweep
 from contextual_rnn.experiments.sweeps.workers import dask_workers
 
-OPTIONS = {"samples_per_period": 320, "units": 16, "epochs": 8}
+OPTIONS = {"samples_per_period": 320, "units": 16, "epochs": 12}
 CONFIGS = combinations(DecayConfig(**OPTIONS, state="normal"), {}, seeds=6)
-WORDS = ["sweep", "decay", "--samples-per-period", "320", "--units", "16", "--epochs", "8", "--seeds", "6"]
+WORDS = ["sweep", "decay", "--samples-per-period", "320", "--units", "16", "--epochs", "12", "--seeds", "6"]
 
 CLIENT = f"""
 import sys
