@@ -4,6 +4,7 @@ import calendar
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date, datetime, timedelta
+from functools import cache
 from random import Random
 
 MONTHS = {
@@ -75,6 +76,7 @@ def held_out(day: date) -> bool:
     return Random(day.toordinal()).random() < 0.1
 
 
+@cache
 def days() -> tuple[Sequence[date], Sequence[date]]:
     """The days to train on and those that are held out."""
     every = [FIRST + timedelta(n) for n in range((LAST - FIRST).days + 1)]

@@ -11,8 +11,10 @@ import os
 
 import jaxtyping
 import pytest
+from jaxtyping import _decorator
 
 CHECKED = ("reference", "attention")
+_decorator._tb_flag = False  # with its first check it imports JAX where that is installed, to shorten JAX's tracebacks
 jaxtyping.install_import_hook([f"contextual_rnn.ops._fast_weights.{name}" for name in CHECKED], "beartype.beartype")
 
 # What is imported and collected stays, and nobody looks through it for garbage.
@@ -54,8 +56,16 @@ def quick_seeds():
 
 @pytest.fixture
 def traceable(monkeypatch):
-    """What tracing needs: inner shapes are not checked, for sizes are unknown there, and its log is not kept."""
+    """What tracing needs: inner shapes are not checked, for sizes are unknown there, and its log is not kept.
+
+    Nor is it timed: for each compiled program Dynamo empties the cache of the processor, to say in a log how long the
+    checks of its arguments take, and that takes 30 ms.
+    """
+    from torch._dynamo import guards
+
     from contextual_rnn.ops import BACKENDS
+
+    monkeypatch.setattr(guards, "profile_guard_manager", lambda *_: 0.0, raising=False)
 
     jaxtyping.config.update("jaxtyping_disable", True)
     for name in CHECKED:  # torch before 2.11 cannot trace what is wrapped around them either

@@ -44,8 +44,11 @@ def test_one_graph(case):
 
 @pytest.mark.parametrize("case", GENERATED)
 def test_one_graph_with_generated_code(case):
-    # Otherwise every instruction set is tried first, by a compilation and a process.
-    with torch._inductor.config.patch({"cpp.vec_isa_ok": True}):
+    # Otherwise every instruction set is tried first, by a compilation and a process; all files of torch are read for
+    # the key under which the code is kept, which the next run of the tests would find; and to compile at once what is
+    # one file, a process imports torch.
+    quick = {"cpp.vec_isa_ok": True, "fx_graph_cache": False, "compile_threads": 1}
+    with torch._inductor.config.patch(quick):
         check(case, "inductor")
 
 

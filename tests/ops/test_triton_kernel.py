@@ -88,10 +88,24 @@ def patched_once(patch):
     return patched
 
 
+def remembered(numpy_dtype):
+    """NumPy's dtype of a type of Triton, for which the interpreter makes a table of all of them at every call."""
+    dtypes = {}
+
+    def of(kind):
+        name = kind.scalar.name
+        if name not in dtypes:
+            dtypes[name] = numpy_dtype(kind)
+        return dtypes[name]
+
+    return of
+
+
 if triton._INTERPRETED:
     from triton.runtime import interpreter
 
     interpreter._patch_lang = patched_once(interpreter._patch_lang)
+    interpreter._get_np_dtype = remembered(interpreter._get_np_dtype)
 
 
 @pytest.fixture(scope="session")
