@@ -11,10 +11,8 @@ import os
 
 import jaxtyping
 import pytest
-from jaxtyping import _decorator
 
 CHECKED = ("reference", "attention")
-_decorator._tb_flag = False  # with its first check it imports JAX where that is installed, to shorten JAX's tracebacks
 jaxtyping.install_import_hook([f"contextual_rnn.ops._fast_weights.{name}" for name in CHECKED], "beartype.beartype")
 
 # What is imported and collected stays, and nobody looks through it for garbage.

@@ -39,7 +39,7 @@ from contextual_rnn.experiments.training.data_parallel import Group
 
 OPTIONS = {"samples_per_period": 160, "units": 8, "batch_size": 16}
 CONFIG_1 = DecayConfig(**OPTIONS, epochs=4)
-CONFIGS = combinations(DecayConfig(**OPTIONS, epochs=8), {}, seeds=3)
+CONFIGS = combinations(DecayConfig(**OPTIONS, epochs=12), {}, seeds=3)
 WORDS = ["decay", "--samples-per-period", "160", "--units", "8", "--batch-size", "16", "--epochs"]
 STEPS = 200
 LINE = r"contextual-rnn: interrupted {}; the same command goes on\n"
@@ -287,7 +287,7 @@ def assert_goes_on(folder):
 def test_a_sweep_begins_nothing_more_and_goes_on(start, tmp_path, processes, number, group):
     folder = tmp_path / "sweep"
     options = ["--seeds", "3", "--workers", processes, "--checkpoint-seconds", "0.05", "--out", str(folder)]
-    process = start("sweep", *WORDS, "8", *options)
+    process = start("sweep", *WORDS, "12", *options)
     until(lambda: any(folder.glob(f"*/{CHECKPOINT}")))
     kill(process, number, group=group)
     if number == signal.SIGKILL:
@@ -308,7 +308,7 @@ def test_a_process_that_alone_gets_a_signal_is_replaced(quick_workers):
 
 def test_ctrl_c_while_processes_start(start, tmp_path):
     folder = tmp_path / "sweep"
-    process = start("sweep", *WORDS, "8", "--seeds", "3", "--workers", "2", "--out", str(folder))
+    process = start("sweep", *WORDS, "12", "--seeds", "3", "--workers", "2", "--out", str(folder))
     until((folder / "sweep.json").exists)
     time.sleep(0.3)  # most likely they import PyTorch now
     kill(process, signal.SIGINT)

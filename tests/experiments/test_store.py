@@ -160,7 +160,7 @@ def test_processes_that_share_a_store_and_one_that_is_killed(tmp_path, quick_wor
             killed.append(next(iter(multiprocessing.active_children())).pid)
             os.kill(killed[0], signal.SIGKILL)
 
-    configs = combinations(DecayConfig(**TINY | {"epochs": 15, "samples_per_period": 160}), {}, seeds=2)
+    configs = combinations(DecayConfig(**TINY | {"epochs": 30, "samples_per_period": 160}), {}, seeds=2)
     with local_workers(1) as executor:
         progress = sweep(configs, url, executor, checkpoint_seconds=0.02, watch=kill_once)
     assert (progress.retried, progress.failed) == (1, {})

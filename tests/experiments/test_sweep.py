@@ -197,7 +197,7 @@ def test_lost_workers_are_replaced_so_often_and_no_more(tmp_path):
 
 
 def test_a_process_killed_in_the_middle_is_made_up_for(tmp_path, quick_workers):
-    configs = [DecayConfig(**TINY | {"epochs": 15, "samples_per_period": 160}, seed=seed) for seed in range(3)]
+    configs = [DecayConfig(**TINY | {"epochs": 30, "samples_per_period": 160}, seed=seed) for seed in range(3)]
     killed = []
 
     def kill_once(progress):
