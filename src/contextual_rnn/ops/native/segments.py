@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._tensors import PLAIN_TENSORS
+from contextual_rnn._torch_internals import transforms
 from contextual_rnn.ops.native import library
 from contextual_rnn.ops.native.layout import Layout
 from contextual_rnn.ops.native.memory import address
@@ -29,7 +30,7 @@ def cut(flags: Tensor, first: Tensor | None, lengths: Tensor | None) -> Tensor |
     given = [tensor for tensor in (flags, first, lengths) if tensor is not None]
     functions = _functions()
     plain = PLAIN_TENSORS.issuperset(map(type, given)) and not any([tensor._is_zerotensor() for tensor in given])
-    if functions is None or not plain:
+    if functions is None or not plain or transforms() is not None:  # torch.func wraps the memory that is made in it
         return None
     first, lengths = (None if tensor is None else tensor.contiguous() for tensor in (first, lengths))
     count, fill = functions
