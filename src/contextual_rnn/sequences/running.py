@@ -180,7 +180,6 @@ def _in_pieces(
     """
     last = segments.last
     steps, batch = inputs.tensor.shape[_time(spec)], len(last)
-    rows = torch.arange(batch, device="cpu")
     begins = torch.full((steps + 1, batch), -1, device="cpu")
     ends = torch.zeros_like(begins, dtype=torch.bool)
     running = segments.running
@@ -222,7 +221,7 @@ def _run_piece(
         return run_sequence(network, spec, inputs.tensor, state, **inputs.arguments, **options)
     time, batch = _time(spec), spec.input_batch_dim
     place = batch - 1 if time < batch else batch
-    step = inputs.step(0)
+    step = inputs.step()
     output, state = step_of(network, spec, step.tensor, state, **step.arguments)
     return output.movedim(0, place).unsqueeze(time), state
 
