@@ -221,7 +221,7 @@ def _run_piece(
         return run_sequence(network, spec, inputs.tensor, state, **inputs.arguments, **options)
     time, batch = _time(spec), spec.input_batch_dim
     place = batch - 1 if time < batch else batch
-    step = inputs.step()
+    step = inputs.step(0)
     output, state = step_of(network, spec, step.tensor, state, **step.arguments)
     return output.movedim(0, place).unsqueeze(time), state
 

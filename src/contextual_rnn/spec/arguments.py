@@ -127,10 +127,10 @@ class Inputs:
 
         return self._map(zeros)
 
-    def step(self) -> Inputs:
-        """The first step, everything of it (B, ...)."""
+    def step(self, number: int) -> Inputs:
+        """One step, everything of it (B, ...)."""
         place = self.batch_dim - 1 if self.time_dim < self.batch_dim else self.batch_dim
-        return self._map(lambda tensor: tensor.select(self.time_dim, 0).movedim(place, 0))
+        return self._map(lambda tensor: tensor.select(self.time_dim, number).movedim(place, 0))
 
 
 def split_arguments(
