@@ -4,24 +4,14 @@ import json
 
 import pytest
 import torch
+from tests.allocated import allocated
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import overhead
 from contextual_rnn import ConstantState, ContextState, ContextualRNN, FreeState
 
 BATCH, UNITS, CONTEXT, FEATURES = 64, 32, 2, 16
 STATE = 2 * BATCH * UNITS * 4  # bytes of h and c
-
-
-def allocated(call):
-    """Bytes that torch allocates in a call, freed or not."""
-    call()  # what is allocated once
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        kept = call()
-    del kept
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return sum(max(event.nbytes(), 0) for event in events)
 
 
 def state(kind, layers=1):

@@ -27,14 +27,15 @@ def real_steps_first(inputs: Inputs, mask: Tensor) -> tuple[Inputs, Tensor, Tens
     place = (step + first[:, None]) % mask.shape[1]
     whole = (mask.gather(1, place) == (step < lengths[:, None])).all()
     assert_later(whole, "mask: expected the real steps of each row in one block, got padding between")
-    return inputs.blocks(torch.arange(mask.shape[0], device=mask.device), place), first, lengths
+    [turned] = inputs.blocks([(torch.arange(mask.shape[0], device=mask.device), place)])
+    return turned, first, lengths
 
 
 def turned_back(inputs: Inputs, first: Tensor) -> Tensor:
     """What `real_steps_first` turned, as it was."""
     steps = inputs.tensor.shape[inputs.time_dim]
     place = (torch.arange(steps, device=first.device) - first[:, None]) % steps
-    return inputs.blocks(torch.arange(first.shape[0], device=first.device), place).tensor
+    return inputs.blocks([(torch.arange(first.shape[0], device=first.device), place)])[0].tensor
 
 
 def run_packed(

@@ -18,7 +18,7 @@ from contextual_rnn.sequences.padded import needs_no_packing, run_packed, run_pa
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.rows import as_returned, has_none, take, take_of_all, tensors_of
+from contextual_rnn.spec.rows import as_returned, has_none, split, take, take_of_all, tensors_of, write_rows
 from contextual_rnn.spec.steps import call, own_copy, run_sequence, runs_as_torch_does, step_of
 from contextual_rnn.spec.tree import State
 
@@ -153,22 +153,22 @@ def _by_length(
     network: nn.Module, spec: StateSpec, inputs: Inputs, segments: Segments, starts: State
 ) -> tuple[Tensor, State]:
     """Segments of one length as a batch, length after length, for a network that cannot continue from the middle."""
-    axes, padded, states, order = (spec.input_batch_dim, _time(spec)), None, [], []
-    whole_shape = inputs.tensor.movedim(axes, (0, 1)).shape[:2]
-    for length in segments.length[segments.running].unique().tolist():
-        group = (segments.length == length).nonzero()[:, 0]
-        rows, steps = segments.row[group], segments.start[group][:, None] + torch.arange(length, device="cpu")
-        place = rows[:, None].to(inputs.tensor.device), steps.to(inputs.tensor.device)
-        block = inputs.blocks(rows, steps)
-        output, state = run_sequence(network, spec, block.tensor, take(spec.tree, group, starts), **block.arguments)
-        output = output.movedim(axes, (0, 1))
-        if padded is None:
-            padded = output.new_zeros(*whole_shape, *output.shape[2:])
-        padded = padded.index_put(place, output)
+    axes, running = (spec.input_batch_dim, _time(spec)), segments.running
+    batch, steps = inputs.tensor.movedim(axes, (0, 1)).shape[:2]
+    order = running[segments.length[running].argsort(stable=True)]
+    some = segments.only(order)
+    lengths, counts = (each.tolist() for each in some.length.unique_consecutive(return_counts=True))
+    groups = zip(lengths, some.row.split(counts), some.start.split(counts), strict=True)
+    places = [(row, start[:, None] + torch.arange(length, device="cpu")) for length, row, start in groups]
+    blocks, firsts = inputs.blocks(places), split(spec.tree, take(spec.tree, order, starts), counts)
+    outputs, states = [], []
+    for block, first in zip(blocks, firsts, strict=True):
+        output, state = run_sequence(network, spec, block.tensor, first, **block.arguments)
+        outputs.append(output.movedim(axes, (0, 1)).flatten(0, 1))
         states.append(state)
-        order.append(group)
-    assert padded is not None
-    return padded.movedim((0, 1), axes), _finals(spec, segments, starts, torch.cat(order), states)
+    place = torch.cat([(row[:, None] * steps + step).flatten() for row, step in places]).to(outputs[0].device)
+    padded = outputs[0].new_zeros(batch * steps, *outputs[0].shape[1:]).index_copy(0, place, torch.cat(outputs))
+    return padded.unflatten(0, (batch, steps)).movedim((0, 1), axes), _finals(spec, segments, starts, order, states)
 
 
 def _in_pieces(
@@ -180,7 +180,6 @@ def _in_pieces(
     """
     last = segments.last
     steps, batch = inputs.tensor.shape[_time(spec)], len(last)
-    count, rows = len(segments.row), torch.arange(batch, device="cpu")
     begins = torch.full((steps + 1, batch), -1, device="cpu")
     ends = torch.zeros_like(begins, dtype=torch.bool)
     running = segments.running
@@ -193,25 +192,24 @@ def _in_pieces(
     bounds = cuts.nonzero()[:, 0].tolist()
     one_each = torch.cat([last.new_zeros(1), last[:-1] + 1])[:batch]
     state, live = take(spec.tree, one_each, starts), torch.zeros(batch, dtype=torch.bool, device="cpu")
+    # Cut at once: a piece of its own would have a gradient of the whole.
+    anew = begins >= 0
+    sizes = anew.sum(1)
+    new_states = iter(split(spec.tree, take(spec.tree, begins[anew], starts), sizes[sizes > 0].tolist()))
+    cut = inputs.split([bounds[0], *(stop - first for first, stop in pairwise(bounds)), steps - bounds[-1]])[1:]
     pieces: list[tuple[int, int, Tensor, Tensor]] = []
-    for first, stop in pairwise(bounds):
-        live = (live & ~ends[first]) | (begins[first] >= 0)
+    for (first, stop), piece in zip(pairwise(bounds), cut, strict=False):
+        live = (live & ~ends[first]) | anew[first]
         index = live.nonzero()[:, 0]
         if not len(index):
             continue
-        anew = begins[first]
-        if bool((anew >= 0).any()):
-            place = torch.where(anew < 0, rows, batch + anew)
-            state = take_of_all(spec.tree, place, [state, starts], [batch, count])
-        piece, everywhere = inputs.steps(first, stop - first), len(index) == batch
+        if sizes[first]:
+            state = write_rows(spec.tree, state, anew[first].nonzero()[:, 0], next(new_states), batch)
+        everywhere = len(index) == batch
         if not everywhere:
             piece = piece.rows(index)
         output, new = _run_piece(network, spec, piece, state if everywhere else take(spec.tree, index, state))
-        if everywhere:
-            state = new
-        else:
-            place = rows.index_copy(0, index, batch + torch.arange(len(index), device="cpu"))
-            state = take_of_all(spec.tree, place, [state, new], [batch, len(index)])
+        state = new if everywhere else write_rows(spec.tree, state, index, new, batch)
         pieces.append((first, stop, index, output))
     return _joined(pieces, spec, batch, steps), state
 

@@ -94,8 +94,8 @@ class Segments:
     def packed(self, input: Tensor, time: int) -> tuple[PackedSequence, Tensor]:
         """The segments of a padded input as a packed batch, and the place of each of its steps in the padded one."""
         order = self.length.argsort(descending=True, stable=True)
-        longest = int(self.length.max())
-        sizes = (self.length > torch.arange(longest, device="cpu")[:, None]).sum(1)
+        longest, ended = int(self.length.max()), self.length.bincount().cumsum(0)
+        sizes = len(order) - ended[:-1]  # how many have more than so many steps
         step = torch.arange(longest, device="cpu").repeat_interleave(sizes)
         segment = order[torch.arange(len(step), device="cpu") - (sizes.cumsum(0) - sizes)[step]]
         place = self._place(input, time, self.row[segment], self.start[segment] + step).to(input.device)

@@ -64,8 +64,9 @@ class Starts:
         """The initial states of `rows`, (N,) integers; each a new draw where they are random."""
         source, row = self._source[rows], self._row[rows]
         sources: list[tuple[Tensor, State]] = []
-        for number, (context, size) in enumerate(self._contexts):
-            place = (source == number).nonzero()[:, 0]
-            if len(place) or not len(rows):
-                sources.append((place, self._model._start(context, size, self._generator, row[place])))
+        numbers, counts = source.unique(return_counts=True)
+        places = source.argsort(stable=True).split(counts.tolist())
+        for number, place in zip(numbers.tolist() or [0], places, strict=True):
+            context, size = self._contexts[number]
+            sources.append((place, self._model._start(context, size, self._generator, row[place])))
         return put_together(self._model._spec.tree, sources)

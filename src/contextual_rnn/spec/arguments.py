@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import shortened
@@ -78,15 +79,45 @@ class Inputs:
 
         return self._map(doubled, doubled)
 
-    def blocks(self, rows: Tensor, steps: Tensor) -> Inputs:
-        """A batch of pieces: of row `rows` (N,) the steps `steps` (N, T)."""
-        axes = (self.batch_dim, self.time_dim)
+    def split(self, sizes: list[int]) -> list[Inputs]:
+        """Pieces of so many steps, one after the other; one node of autograd, whose time is that of one pass."""
+        parts = [tensor.split(sizes, self.time_dim) for tensor in (self.tensor, *self.per_step.values())]
+        return [
+            replace(self, tensor=tensor, per_step=dict(zip(self.per_step, more, strict=True)))
+            for tensor, *more in zip(*parts, strict=True)
+        ]
 
-        def pick(tensor: Tensor) -> Tensor:
-            place = rows[:, None].to(tensor.device), steps.to(tensor.device)
-            return tensor.movedim(axes, (0, 1))[place].movedim((0, 1), axes)
+    def blocks(self, places: Sequence[tuple[Tensor, Tensor]]) -> list[Inputs]:
+        """Batches of pieces: of row `rows` (N,) the steps `steps` (N, T), for each (rows, steps) of `places`.
 
-        return self._map(pick, lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
+        One node of autograd for all, whose time is that of one pass.
+        """
+        axes, length = (self.batch_dim, self.time_dim), self.tensor.shape[self.time_dim]
+        every = torch.cat([(rows[:, None] * length + steps).flatten() for rows, steps in places])
+        rows = torch.cat([rows for rows, _ in places])
+
+        def pick(tensor: Tensor) -> list[Tensor]:
+            picked = tensor.movedim(axes, (0, 1)).flatten(0, 1).index_select(0, every.to(tensor.device))
+            parts = picked.split([steps.numel() for _, steps in places])
+            return [
+                part.unflatten(0, steps.shape).movedim((0, 1), axes)
+                for part, (_, steps) in zip(parts, places, strict=True)
+            ]
+
+        def pick_rows(tensor: Tensor) -> Sequence[Tensor]:
+            return tensor.index_select(0, rows.to(tensor.device)).split([len(rows) for rows, _ in places])
+
+        per_step = {name: pick(value) for name, value in self.per_step.items()}
+        per_row = {name: pick_rows(value) for name, value in self.per_row.items()}
+        return [
+            replace(
+                self,
+                tensor=tensor,
+                per_step={name: parts[number] for name, parts in per_step.items()},
+                per_row={name: parts[number] for name, parts in per_row.items()},
+            )
+            for number, tensor in enumerate(pick(self.tensor))
+        ]
 
     def one_step_of_zeros(self) -> Inputs:
         def zeros(tensor: Tensor) -> Tensor:

@@ -27,6 +27,23 @@ def take_of_all(tree: State, index: Tensor, states: Sequence[State], counts: Seq
     return combine(tree, states, _rows(index), counts)
 
 
+def split(tree: State, state: State, sizes: Sequence[int]) -> list[State]:
+    """A state as states of `sizes` rows, one after the other; one node of autograd, whose time is that of one pass."""
+    parts: list[Sequence[Tensor]] = []
+
+    def cut(tensors: Sequence[Tensor], dim: int) -> Tensor:
+        parts.append(tensors[0].split(list(sizes), dim))
+        return tensors[0]
+
+    combine(tree, [state], cut, [sum(sizes)])
+
+    def part(number: int) -> State:
+        leaves = iter(parts)
+        return combine(tree, [state], lambda tensors, dim: next(leaves)[number], [sum(sizes)])
+
+    return [part(number) for number in range(len(sizes))]
+
+
 def put_together(tree: State, sources: Sequence[tuple[Tensor, State]]) -> State:
     """One state of several, each with the rows (N,) that it has in it."""
     if len(sources) == 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from contextual_rnn._numbers import check_held, check_number, check_size, readab
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.ops import LowRank
 from contextual_rnn.spec.leaf import rows_of
-from contextual_rnn.spec.rows import combine, open_parts, take
+from contextual_rnn.spec.rows import combine, map_tensors, open_parts, split, take
 from contextual_rnn.spec.tree import State, zip_leaves
 
 
@@ -132,20 +131,16 @@ class RowsOfStates:
         not sum to the batch size and a state of another shape or without a batch.
         """
         batch = self._batch_of("state", state)
-
-        def part(first: int, size: int) -> State:
-            return combine(self.tree, [state], lambda t, dim: t[0].narrow(dim, first, size).contiguous(), [batch])
-
-        return [part(first, size) for first, size in _parts(sizes, batch)]
+        return [self._own(part) for part in split(self.tree, state, _sizes(sizes, batch))]
 
     def unbind(self, state: State) -> list[State]:
         """The states of the rows of a batch, each of one example. Raises as `split`."""
-        batch = self._batch_of("state", state)
+        rows = split(self.tree, state, [1] * self._batch_of("state", state))
+        return [self._own(combine(self.tree, [row], lambda t, dim: t[0].squeeze(dim), [1])) for row in rows]
 
-        def row(number: int) -> State:
-            return combine(self.tree, [state], lambda t, dim: t[0].select(dim, number).contiguous(), [batch])
-
-        return [row(number) for number in range(batch)]
+    def _own(self, state: State) -> State:
+        """A state in memory of its own: one that is kept does not keep the batch that it was part of."""
+        return map_tensors(lambda tensor: tensor.clone(memory_format=torch.contiguous_format), state)
 
     def _rows_in(self, name: str, state: State) -> int | None:
         """The batch size of a state, None for one example; refuse what is no state of the network."""
@@ -262,13 +257,12 @@ def _checked_weight(weight: float | Tensor) -> float | Tensor:
     return weight
 
 
-def _parts(sizes: int | Sequence[int], batch: int) -> list[tuple[int, int]]:
-    """The first row and the size of each part of a batch."""
-    if isinstance(sizes, (list, tuple)):
-        parts = [check_size("sizes", size, 0) for size in sizes]
-        if sum(parts) != batch:
-            raise ValueError(f"sizes: expected sizes that sum to {batch}, as the batch, got {shortened(sizes)}")
-    else:
+def _sizes(sizes: int | Sequence[int], batch: int) -> list[int]:
+    """The size of each part of a batch."""
+    if not isinstance(sizes, (list, tuple)):
         size = check_size("sizes", sizes)
-        parts = [min(size, batch - first) for first in range(0, batch, size)]
-    return list(zip(accumulate(parts, initial=0), parts, strict=False))
+        return [min(size, batch - first) for first in range(0, batch, size)]
+    parts = [check_size("sizes", size, 0) for size in sizes]
+    if sum(parts) != batch:
+        raise ValueError(f"sizes: expected sizes that sum to {batch}, as the batch, got {shortened(sizes)}")
+    return parts

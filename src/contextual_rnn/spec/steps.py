@@ -112,8 +112,8 @@ def call(network: nn.Module, spec: StateSpec, inputs: Any, state: State, /, **ar
     whole = Inputs(inputs, batch, time)
     whole = split_arguments(arguments, spec.per_step, spec.per_row, whole, "a network that is run step by step")
     place, outputs = batch - 1 if time < batch else batch, []
-    for number in range(inputs.shape[time]):
-        step = whole.step(number)
+    for piece in whole.split([1] * inputs.shape[time]):
+        step = piece.step(0)
         output, state = step_of(network, spec, step.tensor, state, **step.arguments)
         outputs.append(output.movedim(0, place))
     return torch.stack(outputs, time), state

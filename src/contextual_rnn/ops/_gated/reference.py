@@ -18,11 +18,13 @@ def layer(given: Given, settings: Settings) -> tuple[Tensor, Tensor]:
     output = given.inputs.new_zeros(batch, steps, given.weight_hh.shape[1])
     finals: dict[int, Tensor] = {}
     places, values = [], []
-    for segment, (row, start, length, last) in enumerate(given.table.T.tolist()):
-        h, c = given.h0[segment], None if given.c0 is None else given.c0[segment]
+    # Cut at once: a step of its own would have a gradient of the whole.
+    inputs, h0 = [of_row.unbind(0) for of_row in given.inputs.unbind(0)], given.h0.unbind(0)
+    c0 = [None] * len(h0) if given.c0 is None else given.c0.unbind(0)
+    for (row, start, length, last), h, c in zip(given.table.T.tolist(), h0, c0, strict=True):
         times = range(start, start + length)
         for step in reversed(times) if settings.reverse else times:
-            h, c = _step(settings.mode, given, given.inputs[row, step], h, c)
+            h, c = _step(settings.mode, given, inputs[row][step], h, c)
             places.append((row, step))
             values.append(h)
         if last:
