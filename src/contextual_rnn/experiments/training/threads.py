@@ -21,7 +21,7 @@ def threads(count: int) -> Generator[None]:
     Subnormal numbers are zeros there: gradients of early steps, and averages of Adam's for weights without a gradient,
     end among them, and Intel's processors take a hundred cycles for each.
     """
-    before, were_zeros = torch.get_num_threads(), not bool(torch.tensor(1e-40) * 1)
+    before, were_zeros = torch.get_num_threads(), not bool(torch.tensor(1e-40, device="cpu") * 1)
     torch.set_num_threads(count)
     torch.set_flush_denormal(True)
     try:
