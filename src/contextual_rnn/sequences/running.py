@@ -16,7 +16,7 @@ from contextual_rnn.sequences.backend import choose, is_small, whole_rows
 from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.padded import needs_no_packing, run_packed, run_padded
 from contextual_rnn.sequences.segments import Segments
-from contextual_rnn.spec.arguments import Inputs
+from contextual_rnn.spec.arguments import Inputs, flat_places
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.rows import as_returned, has_none, split, take, take_of_all, tensors_of, write_rows
 from contextual_rnn.spec.steps import call, own_copy, run_sequence, runs_as_torch_does, step_of
@@ -166,7 +166,7 @@ def _by_length(
         output, state = run_sequence(network, spec, block.tensor, first, **block.arguments)
         outputs.append(output.movedim(axes, (0, 1)).flatten(0, 1))
         states.append(state)
-    place = torch.cat([(row[:, None] * steps + step).flatten() for row, step in places]).to(outputs[0].device)
+    place = flat_places(places, steps).to(outputs[0].device)
     padded = outputs[0].new_zeros(batch * steps, *outputs[0].shape[1:]).index_copy(0, place, torch.cat(outputs))
     return padded.unflatten(0, (batch, steps)).movedim((0, 1), axes), _finals(spec, segments, starts, order, states)
 

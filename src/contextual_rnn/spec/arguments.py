@@ -32,6 +32,11 @@ def check_call(call: object, step: object, time_dim: object, per_step: object, p
         raise ValueError(f"per_step, per_row: expected each name once, got {', '.join(names)}")
 
 
+def flat_places(places: Sequence[tuple[Tensor, Tensor]], length: int) -> Tensor:
+    """Where the steps of `Inputs.blocks` are in a batch of rows of `length` steps with its first two axes as one."""
+    return torch.cat([(rows[:, None] * length + steps).flatten() for rows, steps in places])
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The input of a network, and the arguments that are cut with it: some for every step, some for every row."""
@@ -93,7 +98,7 @@ class Inputs:
         One node of autograd for all, whose time is that of one pass.
         """
         axes, length = (self.batch_dim, self.time_dim), self.tensor.shape[self.time_dim]
-        every = torch.cat([(rows[:, None] * length + steps).flatten() for rows, steps in places])
+        every = flat_places(places, length)
         rows = torch.cat([rows for rows, _ in places])
 
         def pick(tensor: Tensor) -> list[Tensor]:

@@ -131,16 +131,12 @@ class RowsOfStates:
         not sum to the batch size and a state of another shape or without a batch.
         """
         batch = self._batch_of("state", state)
-        return [self._own(part) for part in split(self.tree, state, _sizes(sizes, batch))]
+        return [_own(part) for part in split(self.tree, state, _sizes(sizes, batch))]
 
     def unbind(self, state: State) -> list[State]:
         """The states of the rows of a batch, each of one example. Raises as `split`."""
         rows = split(self.tree, state, [1] * self._batch_of("state", state))
-        return [self._own(combine(self.tree, [row], lambda t, dim: t[0].squeeze(dim), [1])) for row in rows]
-
-    def _own(self, state: State) -> State:
-        """A state in memory of its own: one that is kept does not keep the batch that it was part of."""
-        return map_tensors(lambda tensor: tensor.clone(memory_format=torch.contiguous_format), state)
+        return [_own(combine(self.tree, [row], lambda t, dim: t[0].squeeze(dim), [1])) for row in rows]
 
     def _rows_in(self, name: str, state: State) -> int | None:
         """The batch size of a state, None for one example; refuse what is no state of the network."""
@@ -255,6 +251,11 @@ def _checked_weight(weight: float | Tensor) -> float | Tensor:
     if weight.ndim > 1:
         raise ValueError(f"weight: expected a number, () or (batch,), got {tuple(weight.shape)}")
     return weight
+
+
+def _own(state: State) -> State:
+    """A state in memory of its own: one that is kept does not keep the batch that it was part of."""
+    return map_tensors(lambda tensor: tensor.clone(memory_format=torch.contiguous_format), state)
 
 
 def _sizes(sizes: int | Sequence[int], batch: int) -> list[int]:
