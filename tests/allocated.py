@@ -1,13 +1,13 @@
 """What torch allocates in a call."""
 
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile  # that of torch.profiler imports Inductor, which takes seconds
 
 
 def allocated(call):
     """Bytes that torch allocates in a call, freed or not."""
     call()  # what is allocated once
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with profile(profile_memory=True) as profiled:
         kept = call()
     del kept
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [event for event in profiled.kineto_results.events() if event.name() == "[memory]"]
     return sum(max(event.nbytes(), 0) for event in events)
