@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -21,7 +21,8 @@ from contextual_rnn.sequences.contexts import check_contexts, naming
 from contextual_rnn.sequences.model import Model
 from contextual_rnn.sequences.stream_kernels import KERNELS, serves, whole_state
 from contextual_rnn.sequences.stream_memory import (
-    address_in_place,
+    IS_FLAGS,
+    IS_OF,
     can_receive,
     check_not_wrapped,
     copy_in,
@@ -34,8 +35,6 @@ from contextual_rnn.spec.arguments import merged
 from contextual_rnn.spec.rows import map_tensors, tensors_of, write_rows
 from contextual_rnn.spec.steps import check_step, step_of
 from contextual_rnn.spec.tree import State
-
-_BOOL = torch.bool
 
 
 class Stream:
@@ -62,7 +61,7 @@ class Stream:
             raise ValueError(f"network: expected one direction to stream, got a bidirectional {kind}")
         self.batch_size = batch_size
         self._model, self._starts = model, Starts(model, context, batch_size, generator)
-        self._spec, self._rows = model._spec, (batch_size,)
+        self._spec = model._spec
         self._fixed, self._start_is_current = _is_fixed(model), False
         self._start: State | None = None
         self._output: Tensor | None = None
@@ -97,18 +96,23 @@ class Stream:
         """
         if self._native is None:
             return self._step_in_torch(input, reset, reset_context, arguments)
-        steps, shape, dtype, output, place, shape_of_output, below, end, same = self._native
+        steps, shape, is_of_dtype, output, place, shape_of_output, below, end, same = self._native
         if output.data_ptr() != place or output.shape != shape_of_output:  # somebody freed, moved or turned it
             self._begin(self.state, self._start)
             return self(input, reset, reset_context, arguments)
-        address = address_in_place(input, dtype, shape)
+        address = anew = 0
+        try:  # what is asked here is most of what a step takes in Python
+            if type(input) is Tensor and is_of_dtype(input) and input.shape == shape and input.is_contiguous():
+                address = input.data_ptr()
+            if type(reset) is Tensor and IS_FLAGS(reset) and reset.ndim == 1 and reset.is_contiguous():
+                anew = reset.data_ptr() if reset.nbytes == self.batch_size else 0
+        except RuntimeError:  # tensors of torch.func have no memory
+            pass
         if not address or (below < address < end and address != same):
             address = self._address_of_copy(input)
-        anew = 0
-        if reset is not None or reset_context is not None or arguments is not None:
-            if reset_context is None and arguments is None and self._start_is_current:
-                anew = address_in_place(reset, _BOOL, self._rows)
-            anew = anew or self._address_of_flags(reset, reset_context, arguments)
+        in_place = reset is None or (anew and self._start_is_current)
+        if not in_place or reset_context is not None or arguments is not None:
+            anew = self._address_of_flags(reset, reset_context, arguments)
         steps.run(steps.problem, address, anew)
         increment_version((output,))  # autograd then refuses an output that it needs and that has been overwritten
         return output
@@ -231,7 +235,7 @@ class Stream:
         """The input in memory of the stream's own, checked."""
         assert self._native is not None
         check_dense("input", input)
-        _, shape, dtype, *_ = self._native
+        shape, dtype = self._native.shape, self._native.output.dtype
         if input.shape != shape or input.dtype != dtype or not input.is_cpu:
             raise ValueError(f"input: expected {dtype} of shape {tuple(shape)} on cpu, got {described(input)}")
         with torch.inference_mode(False), torch.no_grad():
@@ -276,7 +280,7 @@ class _Native(NamedTuple):
 
     steps: Steps
     shape: torch.Size
-    dtype: torch.dtype
+    is_of_dtype: Callable[[object], bool]
     output: Tensor
     place: int
     shape_of_output: torch.Size
@@ -289,7 +293,7 @@ class _Native(NamedTuple):
         place, size = output.data_ptr(), output.element_size()
         below, end = place - shape.numel() * size, place + output.numel() * size
         same = place if shape == output.shape else 0
-        return cls(steps, shape, output.dtype, output, place, output.shape, below, end, same)
+        return cls(steps, shape, IS_OF[output.dtype], output, place, output.shape, below, end, same)
 
 
 def _is_fixed(model: Model) -> bool:
