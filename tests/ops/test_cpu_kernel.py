@@ -53,7 +53,7 @@ def run(backend, batch=37, steps=7, width=19, dtype=torch.float32, kind="dense",
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("variant", AVAILABLE)
 def test_every_instruction_set_agrees_with_the_reference(monkeypatch, variant, dtype, timing, kind):
-    monkeypatch.setattr(cpu, "instruction_set", lambda: variant)
+    monkeypatch.setattr(cpu, "_variant", lambda *_: variant)
     found = run("cpu", dtype=dtype, kind=kind, timing=timing)
     expected = run("reference", dtype=torch.float64, kind=kind, timing=timing)
     # Seven steps of two reads and their way back: a few hundred roundings of the largest entry.
@@ -80,7 +80,7 @@ def test_every_size_on_every_instruction_set(problems, assert_all_close, variant
     """In one chunk or up to twenty; A is kept at the start of every eighth. Tolerance: as for all backends."""
     problem = replace(data.draw(problems), **data.draw(SIZES))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "instruction_set", lambda: variant)
+        patch.setattr(cpu, "_variant", lambda *_: variant)
         patch.setattr(cpu, "_chunk", lambda steps, width: chunk)
         actual = problem.evaluate("cpu")
     assert_all_close(actual, problem.evaluate("reference"), 1e-10)
@@ -91,7 +91,7 @@ def test_every_size_on_every_instruction_set(problems, assert_all_close, variant
 @pytest.mark.parametrize("other", [None, 5, 16])
 def test_an_h0_of_zero(make_problem, assert_all_close, monkeypatch, variant, timing, a0, chunk, other):
     """Products with it are left out for every block of samples that all start from zero, and for no other."""
-    monkeypatch.setattr(cpu, "instruction_set", lambda: variant)
+    monkeypatch.setattr(cpu, "_variant", lambda *_: variant)
     monkeypatch.setattr(cpu, "_chunk", lambda steps, width: chunk)
     problem = make_problem(batch=17, steps=7, width=5, timing=timing, a0=a0, with_lengths=True)
     leaves = problem.leaves()
@@ -200,11 +200,27 @@ def test_tasks_run_on_no_more_threads_than_there_are_tasks(tasks):
     assert all(thread < tasks for _, thread in run_on)
 
 
+@pytest.mark.parametrize(
+    ("best", "batch", "dtype", "expected"),
+    [
+        ("avx512", 8, torch.float32, "avx2"),
+        ("avx512", 9, torch.float32, "avx512"),
+        ("avx512", 4, torch.float64, "avx2"),
+        ("avx512", 5, torch.float64, "avx512"),
+        ("avx2", 1, torch.float32, "avx2"),
+        ("baseline", 1, torch.float32, "baseline"),
+    ],
+)
+def test_few_samples_go_into_small_registers(monkeypatch, best, batch, dtype, expected):
+    monkeypatch.setattr(cpu, "instruction_set", lambda: best)
+    assert cpu._variant(batch, dtype) == expected
+
+
 @pytest.mark.parametrize("variant", AVAILABLE)
 @pytest.mark.parametrize("rank", [None, 3])
 def test_what_is_saved_fits(monkeypatch, variant, rank):
     """The formula in Python is that of the kernel, for any instruction set."""
-    monkeypatch.setattr(cpu, "instruction_set", lambda: variant)
+    monkeypatch.setattr(cpu, "_variant", lambda *_: variant)
     for batch, steps, width, reads, norm, dtype in itertools.product(
         (1, 16, 17), (1, 4, 99, 300), (2, 50), (1, 2), (True, False), (torch.float32, torch.float64)
     ):

@@ -36,6 +36,16 @@ def supports(inputs: Tensor) -> bool:
     return _BUILT and inputs.is_cpu and inputs.dtype in library.DTYPES
 
 
+def _variant(batch: int, dtype: torch.dtype) -> str | None:
+    """The instruction set for so many samples, as many of which are worked on at once as a register holds.
+
+    Where the half of one holds them all, so does a register of AVX2, and nothing is moved for lanes that are empty: one
+    sequence of 1,100 steps took a third of the time at H = 512, and 8 of 500 steps 0.8 at H = 64 (AMD EPYC, Zen 4).
+    """
+    best = instruction_set()
+    return "avx2" if best == "avx512" and batch * dtype.itemsize <= 32 else best
+
+
 name = "cpu"
 
 
@@ -143,7 +153,8 @@ def _run(backwards: bool, given: Given, settings: Settings, keep: bool, *others:
     rank, dense = 0 if given.left is None else given.left.shape[1], given.a0 is not None
     sizes = _sizes(_shape(given), settings, keep, rank, dense, given.inputs.shape[2] if projects else 0)
     problem = PACK[backwards, projects](*sizes, *addresses, *others)
-    scratch_size, run = _functions(given.inputs.dtype, instruction_set())[backwards]
+    dtype = given.inputs.dtype
+    scratch_size, run = _functions(dtype, _variant(len(given.inputs), dtype))[backwards]
     scratch = torch.empty(scratch_size(problem, backwards), dtype=torch.uint8, device="cpu")
     run(problem, scratch.data_ptr())
 
