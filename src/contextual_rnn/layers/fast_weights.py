@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from contextual_rnn import ops
-from contextual_rnn._lengths import check_lengths, packed_like, without_padding
+from contextual_rnn._lengths import packed_like
 from contextual_rnn._numbers import check_elements, check_factory, check_flag, check_size, shortened
 from contextual_rnn._tensors import FLOATS, check_dense
 from contextual_rnn.layers.fast_weights_state import check_input, split_state, unsqueeze_state
@@ -228,9 +228,6 @@ class FastWeightsRNN(_FastWeights):
         self, inputs: Tensor, hx: State | None, lengths: Tensor | None, wanted: bool
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
         check_input(inputs, self.weight_ih)
-        if lengths is not None:
-            check_lengths(lengths, *inputs.shape[:2])
-            inputs = without_padding(inputs, lengths)
         output, a_n = self._recur(inputs, hx, lengths, wanted, weight_ih=self.weight_ih, bias=self.bias)
         if lengths is None:
             return output, (output[:, -1], a_n)

@@ -61,8 +61,7 @@ class Stream:
             raise ValueError(f"network: expected one direction to stream, got a bidirectional {kind}")
         self.batch_size = batch_size
         self._model, self._starts = model, Starts(model, context, batch_size, generator)
-        self._spec = model._spec
-        self._fixed, self._start_is_current = _is_fixed(model), False
+        self._spec, self._fixed, self._start_is_current = model._spec, _is_fixed(model), False
         self._start: State | None = None
         self._output: Tensor | None = None
         # Memory for what the kernel cannot read in place.
