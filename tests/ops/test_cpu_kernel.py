@@ -19,6 +19,7 @@ from contextual_rnn.experiments.cli.info import information
 from contextual_rnn.ops import fast_weights
 from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.kernel import Given, Settings
+from contextual_rnn.ops._fast_weights.options import FastWeightsOptions
 from contextual_rnn.ops._fast_weights.layouts import CLASSIFICATION, PACK, PROBLEM
 from contextual_rnn.ops.native import library
 from contextual_rnn.ops.native.layout import Layout
@@ -144,6 +145,52 @@ def test_what_memory_held_before_does_not_matter(make_problem, monkeypatch, timi
         torch.use_deterministic_algorithms(False)
     for name, value in expected.items():
         assert torch.equal(actual[name], value), name
+
+
+@pytest.mark.parametrize("variant", AVAILABLE)
+@pytest.mark.parametrize("chunk", [3, 100])
+@pytest.mark.parametrize("learned", [False, True])
+def test_samples_end_with_the_longest_beside_them(
+    make_problem, assert_all_close, monkeypatch, variant, timing, a0, chunk, learned
+):
+    """16 long ones, 16 of one or two steps, 16 of none: all that is after their steps is zero, whatever memory held."""
+    monkeypatch.setattr(cpu, "_variant", lambda *_: variant)
+    monkeypatch.setattr(cpu, "_chunk", lambda steps, width: chunk)
+    problem = make_problem(batch=48, steps=11, width=5, timing=timing, a0=a0, with_lengths=True, learned=learned)
+    lengths = torch.tensor([*range(8, 0, -1), *[8] * 8, *[2, 1] * 8, *[0] * 16])
+    monkeypatch.setattr(type(problem), "lengths", property(lambda problem: lengths))
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        actual = problem.evaluate("cpu")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_all_close(actual, problem.evaluate("reference"), 1e-10)
+
+
+@pytest.mark.parametrize("chunk", [3, 100])
+@pytest.mark.parametrize("projected", [False, True])
+def test_gradients_of_padding_are_zero(monkeypatch, projected, chunk):
+    """Those of the kernel itself: those of `fast_weights` are made zero once more."""
+    monkeypatch.setattr(cpu, "_chunk", lambda steps, width: chunk)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    batch, steps, width = 20, 7, 5
+    lengths = torch.tensor([*range(7, 0, -1), *[2] * 9, *[0] * 4])
+    given = Given(
+        torch.randn(batch, steps, 3 if projected else width), torch.randn(width, width), torch.randn(batch, width),
+        *[None] * 5, torch.rand(steps), torch.rand(steps + 1), lengths, torch.randn(width, 3) if projected else None, None,
+    )  # fmt: skip
+    numbers = Settings.of(FastWeightsOptions(1, 0.9, 0.5, True, "ba2016", 1e-5, False), False)
+    torch.use_deterministic_algorithms(True)
+    try:
+        output, _, saved = cpu.forward(given, numbers, True, False)
+        wanted = [name == "inputs" for name in Given._fields]
+        (grad,) = cpu.backward(given, numbers, output, saved, torch.randn_like(output), None, wanted)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    beyond = torch.arange(steps) >= lengths[:, None]
+    assert grad.isfinite().all() and grad[~beyond].any()
+    assert not grad[beyond].any() and not output[beyond].any()
 
 
 @pytest.fixture

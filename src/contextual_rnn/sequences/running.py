@@ -128,9 +128,8 @@ def _in_blocks(
     time, input = _time(spec), inputs.tensor
     groups = segments.of_about_one_length() if input.is_cpu else [segments.running]
     steps, outputs, states = input.flatten(0, 1), [], []
-    source = torch.full(
-        steps.shape[:1], -1, device="cpu"
-    )  # of each step of the input, in all outputs; the last is zero
+    # Of each step of the input, in all outputs, whose last is zero where there is padding.
+    source = torch.full(steps.shape[:1], -1, device="cpu")
     count = 0
     for group in groups:
         some = segments.only(group)
@@ -143,9 +142,11 @@ def _in_blocks(
         source[places[real]] = number[real]
         outputs.append(output.transpose(0, 1 - time).flatten(0, 1))
         states.append(state)
-    outputs.append(outputs[0].new_zeros(1, outputs[0].shape[1]))
-    source[source < 0] = count
-    output = torch.cat(outputs).index_select(0, source.to(input.device)).unflatten(0, input.shape[:2])
+    if bool((padding := source < 0).any()):
+        outputs.append(outputs[0].new_zeros(1, outputs[0].shape[1]))
+        source[padding] = count
+    every = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+    output = every.index_select(0, source.to(input.device)).unflatten(0, input.shape[:2])
     return output, _finals(spec, segments, starts, torch.cat(groups), states)
 
 

@@ -39,18 +39,20 @@ inline void Kernel<T>::backward_block(int64_t index, const Shared& shared, const
         backward_whole(a, block, shared, w, sums);
     }
     store_state_gradients(block, w);
+    clear_rest(I ? nullptr : block.grad_inputs, H, block);
+    clear_rest(block.grad_features, I, block);
 }
 
 // A sequence of one chunk; d_h is that of the last h but for its own output.
 template <typename T>
 void Kernel<T>::backward_whole(const Activations& a, const Block& block, const Shared& shared, const Work& w,
                                       const Sums& sums) const {
-    load_d_memory(0, T_, block, w);
-    backward_chunk(a, 0, T_, block, shared, w, sums);
+    load_d_memory(0, block.steps, block, w);
+    backward_chunk(a, 0, block.steps, block, shared, w, sums);
     low_rank_gradients(a, block, w);
     if (!block.grad_a0) return;
-    scale_d_brackets(w.d_brackets, T_, w);
-    outer(w.d_matrix, nullptr, 1, T_ * S, w.d_brackets, a.queries, H);
+    scale_d_brackets(w.d_brackets, block.steps, w);
+    outer(w.d_matrix, nullptr, 1, block.steps * S, w.d_brackets, a.queries, H);
 }
 
 template <typename T>
@@ -162,7 +164,7 @@ template <typename T>
 inline void Kernel<T>::low_rank_gradients(const Activations& a, const Block& block, const Work& w) const {
     const auto store_sums = [&](T* to, const vec* coefficients, const vec* rows) {
         if (!to || !R) return;
-        outer(w.d_low, nullptr, 1, T_ * S, coefficients, R, rows, H);
+        outer(w.d_low, nullptr, 1, block.steps * S, coefficients, R, rows, H);
         for (int64_t k = 0; k < R; ++k) store_factor(to, w.d_low + k * H, block, k);
     };
     store_sums(block.grad_left, w.low_discounted, w.d_brackets);
@@ -186,9 +188,10 @@ template <typename T>
 inline void Kernel<T>::backward_chunks(int64_t index, const Block& block, const Shared& shared, const Work& w,
                                        const Sums& sums) const {
     bool later = false;  // whether d_matrix holds the gradient of A after the chunk
-    for (int64_t c = chunks - 1; c >= 0; --c) {
-        const int64_t start = c * C, n = smaller(C, T_ - start), group = c / every * every;
-        if (c == chunks - 1 || c == group + every - 1) build_matrices(index, group, c, block, shared, w);
+    const int64_t last = chunks_of(block) - 1;
+    for (int64_t c = last; c >= 0; --c) {
+        const int64_t start = c * C, n = smaller(C, block.steps - start), group = c / every * every;
+        if (c == last || c == group + every - 1) build_matrices(index, group, c, block, shared, w);
         Activations a = w.activations;
         a.matrix = c == group ? first_matrix(index, c) : w.matrices[c - group];
         load_previous(a.hs, block, start);

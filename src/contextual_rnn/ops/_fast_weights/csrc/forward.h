@@ -80,6 +80,8 @@ inline void Kernel<T>::forward_block(int64_t index, const Shared& shared, const 
         forward_chunks(index, block, a, shared, w);
     } else
         forward_whole(a, block, shared, w);
+    clear_rest(block.output, H, block);
+    clear_rest(at(p.written, block.first * T_ * H), H, block);
 }
 
 // A sequence of one chunk.
@@ -88,8 +90,8 @@ void Kernel<T>::forward_whole(Activations& a, const Block& block, const Shared& 
     load_previous(a.hs, block, 0);
     for (int64_t k = 0; k < R; ++k) load_factors(a.left + k * H, a.right + k * H, block, k);
     set_matrix(a, block, w);
-    forward_chunk(a, 0, T_, block.output, block, shared, w);
-    store_written(a, 0, T_, block);
+    forward_chunk(a, 0, block.steps, block.output, block, shared, w);
+    store_written(a, 0, block.steps, block);
 }
 
 template <typename T>
@@ -104,14 +106,15 @@ inline void Kernel<T>::forward_chunks(int64_t index, const Block& block, Activat
                                       const Work& w) const {
     vec *now = w.matrices[0], *next = w.matrices[1];
     if (starts_with_matrix()) build_a0(now, block, w);
-    for (int64_t c = 0; c < chunks; ++c) {
-        const int64_t start = c * C, n = smaller(C, T_ - start);
+    const int64_t count = chunks_of(block);
+    for (int64_t c = 0; c < count; ++c) {
+        const int64_t start = c * C, n = smaller(C, block.steps - start);
         a.matrix = c || starts_with_matrix() ? now : nullptr;
         if (p.keep && c % every == 0 && a.matrix)
             std::memcpy(saved_at(index) + c / every * H * H, now, H * H * sizeof(vec));
         forward_chunk(a, start, n, block.output, block, shared, w);
         store_written(a, start, n, block);
-        if (c + 1 == chunks) break;
+        if (c + 1 == count) break;
         write_chunk(next, a.matrix, memories(a), memory_stride(), w);
         std::memcpy(a.hs, hidden(a, C), H * sizeof(vec));
         vec* const last = now;

@@ -201,6 +201,7 @@ struct Kernel : Registers<T> {
 
     struct Block {
         int64_t first, samples;
+        int64_t steps;  // of its longest sequence, and 1 at least; those after them are zero in every result
         vec lengths;
         T *output, *grad_inputs, *grad_h0, *grad_a0, *grad_left, *grad_right, *grad_features;  // of its first sample
     };
@@ -219,9 +220,19 @@ struct Kernel : Registers<T> {
         b.grad_right = at(p.grad_right, b.first * p.rank * H);
         b.grad_features = at(p.grad_features, b.first * T_ * I);
         b.lengths = vec{};
-        if (p.lengths)
-            for (int64_t l = 0; l < b.samples; ++l) b.lengths[l] = static_cast<T>(p.lengths[b.first + l]);
+        b.steps = p.lengths ? 1 : T_;
+        for (int64_t l = 0; p.lengths && l < b.samples; ++l) {
+            b.lengths[l] = static_cast<T>(p.lengths[b.first + l]);
+            b.steps = larger(b.steps, smaller(T_, p.lengths[b.first + l]));
+        }
         return b;
+    }
+    int64_t chunks_of(const Block& block) const { return (block.steps + C - 1) / C; }
+
+    // Zero after the steps of a block, in a tensor that begins with the block's first sample.
+    void clear_rest(T* to, int64_t size, const Block& block) const {
+        for (int64_t l = 0; to && l < block.samples; ++l)
+            std::memset(to + (l * T_ + block.steps) * size, 0, (T_ - block.steps) * size * sizeof(T));
     }
 
     // Whether all h(t) of a chunk are kept. Those that were not written into A are not needed again but for their signs,
