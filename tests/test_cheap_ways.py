@@ -196,7 +196,7 @@ def test_segments_of_fast_weights_run_in_groups(monkeypatch, case, batch_first):
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(lengths=st.lists(st.integers(0, 4000), min_size=1, max_size=60).filter(any))
 def test_groups_of_segments_waste_little(lengths):
-    """At most as many steps as a call is worth for the last of all, a half of that for the one before it, a third, ..."""
+    """At most as many steps as a call is worth for the last of all, a half of that for the one before, a third, ..."""
     every = torch.tensor(lengths)
     rows = torch.arange(len(lengths))
     groups = Segments(torch.stack([rows, rows, every, torch.ones_like(rows)])).of_about_one_length()

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn.ops.native.segments import cut
 
-# Fast weights of 50 and 64 units on one core of an AMD EPYC (Zen 4), forward and backward: one more call takes as long as
+# Fast weights of 50 and 64 units on a core of an AMD EPYC (Zen 4), forward and backward: one more call takes as long as
 # some 8000 steps of padding, most of which the kernel leaves out.
 _SHORTER, _WORTH_A_CALL = 0.75, 8000
 
