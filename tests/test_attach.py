@@ -510,6 +510,16 @@ def test_an_argument_that_is_not_there_is_named():
         model({"x": X, "static": CONTEXT}, other={"static": CONTEXT})
 
 
+def test_a_function_that_cannot_take_what_the_host_gets_is_named():
+    model, other = Model(), Model()
+    attached(model, host=model, context=lambda static: static)
+    with pytest.raises(TypeError, match=r"^context: expected a function of what Model\.forward gets, got <function"):
+        model(X, CONTEXT)
+    attached(other, host=other, context=lambda x, static: static + "its own error")
+    with pytest.raises(TypeError, match="str"):
+        other(X, CONTEXT)
+
+
 def test_a_state_of_another_dtype_is_refused():
     model = attached()
     model.lstm.initial_state.float()

@@ -106,7 +106,13 @@ class _Start:
     hx: str
     host: str | None
 
-    def __call__(self, network: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def __call__(self, network: nn.Module, args: tuple[Any, ...], options: dict[str, Any] | None = None) -> Any:
+        if options is None or not isinstance(getattr(network, "initial_state", None), InitialState):
+            raise ValueError(
+                f"network: expected the one to which the initial state was attached, got {described(network)} of "
+                f"{type(network).__module__}, which took over its hooks alone, as quantisation replaces networks; "
+                "quantise first, and attach to the new network"
+            )
         if (args[1] if len(args) > 1 else options.get(self.hx)) is not None:
             return None
         if not args and self.input not in options:
