@@ -111,9 +111,7 @@ def _argument(host: nn.Module, name: str, args: tuple[Any, ...], options: dict[s
     )
 
 
-def _called(
-    function: Callable[..., Any], host: nn.Module, args: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
+def _called(function: Callable[..., Any], host: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """`function` of what the forward method of a host gets; TypeError where it cannot take that."""
     try:
         return function(*args, **options)
