@@ -487,6 +487,7 @@ REFUSED = [
     (lambda: attach(nn.LSTM(3, 5), FREE, host=Model()), ValueError, "context: expected the name of an argument"),
     (lambda: attach(nn.LSTM(3, 5), FREE, host=3, context="a"), TypeError, "host: expected a module or None, got int"),
     (lambda: attach(nn.LSTM(3, 5), FREE, host=Model(), context=3), TypeError, "context: expected a name or a function"),
+    (lambda: attach(nn.LSTM(3, 5), FREE, host=Model(), context=dict), TypeError, "a name or a function, got the class"),
     (lambda: given_context(CONTEXT, network=3).__enter__(), TypeError, "network: expected a module or None, got int"),
     (lambda: given_context(CONTEXT, network=LSTM).__enter__(), ValueError, "network: expected one with an attached"),
     (lambda: remove_initial_state(LSTM), ValueError, "model: expected one with an attached initial state, got LSTM"),

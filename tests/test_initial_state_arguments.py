@@ -123,6 +123,8 @@ BAD_ARGUMENTS = [
     (lambda: NormalState(LSTM, FreeState(LSTM), activation=torch.tanh), ValueError, "activation: expected only with a"),
     (lambda: NormalState(LSTM, torch.tanh), TypeError, "encoder: expected a context network"),
     (lambda: ContextState(LSTM, net(), activation="tanh"), TypeError, "activation: expected a function"),
+    (lambda: ContextState(LSTM, net(), activation=nn.Tanh), TypeError,
+     "activation: expected a function or None, got the class Tanh"),
     (lambda: ContextState(LSTM, net(), activation=torch.sum)(torch.randn(3, 2)), ValueError,
      r"activation: expected shape \(3, 1, 5\) kept, got \(\)"),
     (lambda: FreeState(LSTM)(batch_size=4, batched=False), ValueError, "batch_size: expected None with batched=False"),

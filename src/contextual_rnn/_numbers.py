@@ -150,6 +150,13 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected True or False, got {shortened(value)}")
 
 
+def check_function(name: str, value: object, expected: str = "a function") -> None:
+    """Refuse what cannot be called, and a class, in place of which one of its objects is meant."""
+    if not callable(value) or isinstance(value, type):
+        received = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"{name}: expected {expected}, got {received}")
+
+
 def shortened(value: object) -> str:
     """The repr of a value, for the message of an error; an int of more than 4300 digits has none."""
     try:
