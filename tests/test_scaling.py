@@ -7,7 +7,7 @@ from tests.own_networks import OWN
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from contextual_rnn import ContextState, ContextualRNN, FreeState, Leaf, StateSpec, state_spec
+from contextual_rnn import ContextState, ContextualRNN, FreeState, Leaf, StateSpec, state_spec, truncated
 from contextual_rnn.sequences.segments import Segments
 
 SMALL, LARGE = 40, 160
@@ -52,6 +52,12 @@ def lengths_of_both_directions(size):
     return lambda: model(x, lengths=lengths)[0].sum().backward()
 
 
+def pieces_of_one_backward_pass(size):
+    network = nn.GRU(3, 5, batch_first=True)
+    model, x = ContextualRNN(network, FreeState(network)), torch.randn(4, size, 3, requires_grad=True)
+    return lambda: torch.stack([output.sum() for _, output, _ in truncated(model, x, 4)]).sum().backward()
+
+
 def rows_of(divide):
     def call(size):
         spec, state = state_spec(nn.GRU(3, 8)), torch.randn(1, size, 8, requires_grad=True)
@@ -81,6 +87,7 @@ CALLS = {
     "a network that only has a step": trained(Steps),
     "the reference": trained(lambda: nn.GRU(3, 5), resets=True, backend="reference"),
     "segments by length": lengths_of_both_directions,
+    "truncated, one backward pass": pieces_of_one_backward_pass,
     "rows": rows_of(lambda spec, state: spec.unbind(state)),
     "parts": rows_of(lambda spec, state: spec.split(state, 2)),
     "packed segments": packed_beside_a_long_row,
