@@ -95,7 +95,7 @@ BAD_ARGUMENTS = [
     (lambda: NormalState(LSTM, FreeState(LSTM), scale_from_context=True), ValueError, "scale_from_context: expected"),
     (lambda: NormalState(LSTM, net()).log_prob(H, torch.zeros(1, 2)), TypeError, "state: expected"),
     (lambda: NormalState(LSTM, net()).log_prob((H[:, None].expand(1, 4, 5),) * 2, torch.zeros(3, 2)), ValueError,
-     "context: expected a batch of 4, .* got 3"),
+     "state: expected leaf .h. of 3 rows or a multiple, got 4"),
     (lambda: NormalState(LSTM, net()).log_prob((H, H[:, :4])), ValueError, "state: expected leaf 'c' of shape"),
     (lambda: ContextState(LSTM, net())(), ValueError, "context: expected .* got None"),
     (lambda: ContextState(LSTM, net())(torch.randn(3, 2), 4), ValueError, "context: expected a batch of 4, .* got 3"),

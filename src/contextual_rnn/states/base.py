@@ -276,7 +276,8 @@ class InitialState(SavesNumbers, ABC):
     def log_prob(self, state: State, context: Any = None) -> Tensor:
         """`posterior(context).log_prob(state)`, which has the errors too; contexts are never dropped for it."""
         leaves, first = self.spec.unpack(state), next(iter(self.spec))
-        return self._undropped(context, rows_of(first, leaves[first.name])).log_prob(state)
+        by_context = context is not None and self.reads_context  # of which each may have several draws
+        return self._undropped(context, None if by_context else rows_of(first, leaves[first.name])).log_prob(state)
 
     def kl(
         self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0
