@@ -105,6 +105,24 @@ def test_a_row_of_a_stream_begins_anew_without_a_look_at_the_contexts_of_others(
     assert large == small
 
 
+def test_the_specs_of_all_leaves_are_found_by_their_names():
+    class Counted(StateSpec):
+        visits = 0
+
+        def __iter__(self):
+            for leaf in super().__iter__():
+                Counted.visits += 1
+                yield leaf
+
+    def visited(size):
+        spec = Counted({f"leaf{number}": Leaf(f"leaf{number}", (2,)) for number in range(size)})
+        Counted.visits = 0
+        assert [next(iter(spec[name])).name for name in spec.tree] == list(spec.tree)
+        return Counted.visits
+
+    assert visited(LARGE) == LARGE / SMALL * visited(SMALL)
+
+
 class _Counting(TorchDispatchMode):
     count = 0
 
