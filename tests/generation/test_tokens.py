@@ -336,14 +336,15 @@ def test_the_largest_uniform_number_draws_a_possible_token():
 
 
 class Sizes(TorchDispatchMode):
-    """The largest tensor that is made, in elements."""
+    """How many elements the tensors have that are made."""
 
-    largest = 0
+    def __init__(self):
+        super().__init__()
+        self.made = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         returned = func(*args, **(kwargs or {}))
-        made = [tensor.numel() for tensor in tree_leaves(returned) if isinstance(tensor, torch.Tensor)]
-        self.largest = max([self.largest, *made])
+        self.made += [tensor.numel() for tensor in tree_leaves(returned) if isinstance(tensor, torch.Tensor)]
         return returned
 
 
@@ -355,7 +356,7 @@ def test_many_scores_are_looked_at_in_parts(options, monkeypatch):
         rows = torch.arange(len(scores))
         with Sizes() as sizes:
             outcome = sampler(scores, GenerationStep(0, rows, rows, len(rows), torch.Generator().manual_seed(0)))
-        return outcome, sizes.largest
+        return outcome, max(sizes.made)
 
     whole, of_whole = sampled()
     monkeypatch.setattr(sampling, "_SCORES_AT_ONCE", 60)
@@ -366,3 +367,14 @@ def test_many_scores_are_looked_at_in_parts(options, monkeypatch):
     assert all(map(torch.equal, whole, sampled()[0]))
     empty = torch.arange(0)
     assert len(sampler(scores[:0], GenerationStep(0, empty, empty, 0))[0]) == 0
+
+
+def test_beams_go_on_with_their_likeliest_tokens_alone():
+    gru, tokens = nn.GRU(3, 5), 5000
+    model, embedding, readout = ContextualRNN(gru, FreeState(gru)), nn.Embedding(tokens, 3), nn.Linear(5, tokens)
+    prompt = torch.zeros(2, 1, dtype=torch.int64)
+    with Sizes() as sizes:
+        generate(model, lambda output, token: readout(output), prompt=prompt, embed=embedding, beams=4, num_steps=1)
+    rows_run, rows = 2, 8  # in the first step one beam of each condition is run
+    of_scores = [size // tokens for size in sizes.made if size in (rows_run * tokens, rows * tokens)]
+    assert of_scores == [rows_run] * 3, "the scores, in float64, and their log-probabilities"
