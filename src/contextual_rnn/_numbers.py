@@ -112,18 +112,18 @@ def check_dtype(dtype: Any) -> None:
         raise ValueError(f"dtype: expected one that is not quantised, got {dtype}")
 
 
-def check_device(device: Any) -> torch.device | None:
+def check_device(device: Any, name: str = "device") -> torch.device | None:
     """`device` as torch's modules take it; TypeError or ValueError for anything else."""
     if device is None or isinstance(device, torch.device):
         return device
     if isinstance(device, bool) or not isinstance(device, str | int):
-        raise TypeError(f"device: expected a torch.device, its name or None, got {shortened(device)}")
+        raise TypeError(f"{name}: expected a torch.device, its name or None, got {shortened(device)}")
     try:
         return torch.device(device)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"device: expected a torch.device, its name or None, got {shortened(device)}: {reason}"
+            f"{name}: expected a torch.device, its name or None, got {shortened(device)}: {reason}"
         ) from error
 
 
