@@ -487,6 +487,7 @@ REFUSED = [
     (lambda: attach(nn.LSTM(3, 5), FREE, host=Model()), ValueError, "context: expected the name of an argument"),
     (lambda: attach(nn.LSTM(3, 5), FREE, host=3, context="a"), TypeError, "host: expected a module or None, got int"),
     (lambda: attach(nn.LSTM(3, 5), FREE, host=Model(), context=3), TypeError, "context: expected a name or a function"),
+    (lambda: attach(nn.LSTM(3, 5), FREE, host=Model(), context=dict), TypeError, "a name or a function, got the class"),
     (lambda: given_context(CONTEXT, network=3).__enter__(), TypeError, "network: expected a module or None, got int"),
     (lambda: given_context(CONTEXT, network=LSTM).__enter__(), ValueError, "network: expected one with an attached"),
     (lambda: remove_initial_state(LSTM), ValueError, "model: expected one with an attached initial state, got LSTM"),
@@ -508,6 +509,16 @@ def test_an_argument_that_is_not_there_is_named():
         model({"x": X})
     with pytest.raises(ValueError, match="and the key in 2 of them"):
         model({"x": X, "static": CONTEXT}, other={"static": CONTEXT})
+
+
+def test_a_function_that_cannot_take_what_the_host_gets_is_named():
+    model, other = Model(), Model()
+    attached(model, host=model, context=lambda static: static)
+    with pytest.raises(TypeError, match=r"^context: expected a function of what Model\.forward gets, got <function"):
+        model(X, CONTEXT)
+    attached(other, host=other, context=lambda x, static: static + "its own error")
+    with pytest.raises(TypeError, match="str"):
+        other(X, CONTEXT)
 
 
 def test_a_state_of_another_dtype_is_refused():

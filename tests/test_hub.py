@@ -77,6 +77,17 @@ def test_a_folder_without_weights_is_refused(tmp_path):
         HubContextualRNN.from_pretrained(tmp_path, network=network, initial_state=initial_state)
 
 
+def test_bad_arguments_are_named(tmp_path):
+    model = HubContextualRNN(network := nn.GRU(3, 5), state := FreeState(network))
+    model.save_pretrained(tmp_path)
+    given = {"network": network, "initial_state": state}
+    with pytest.raises(ValueError, match=r"^map_location: expected a torch\.device, its name or None, got 'gpu'"):
+        HubContextualRNN.from_pretrained(tmp_path, map_location="gpu", **given)
+    for name in (None, 3, network):
+        with pytest.raises(TypeError, match=r"^pretrained_model_name_or_path: expected a folder or the name of a rep"):
+            HubContextualRNN.from_pretrained(name, **given)
+
+
 def test_weights_written_elsewhere_load_where_all_fit(tmp_path):
     model = HubContextualRNN(*parts())
     model.save_pretrained(tmp_path)

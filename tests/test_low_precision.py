@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations, prune
 
 from contextual_rnn import (
     AdditiveAttention,
@@ -90,6 +91,44 @@ def test_densities_under_autocast_and_their_gradients(from_context):
     # The context network runs in bfloat16, and so its output, which the heads' gradients are made of.
     torch.testing.assert_close(results[1][:2], results[0][:2], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(results[1][2:], results[0][2:], rtol=1e-2, atol=1e-2)
+
+
+class Adapter(nn.Module):
+    """A layer and what is added to it, as adapters replace one."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.base, self.more = layer, nn.Linear(layer.in_features, layer.out_features)
+
+    def forward(self, x):
+        return self.base(x) + self.more(x)
+
+
+def adapted(heads, name):
+    heads.layers[name] = Adapter(heads.layers[name])
+
+
+HEADS = {
+    "adapter": adapted,
+    "weight norm": lambda heads, name: parametrizations.weight_norm(heads.layers[name]),
+    "spectral norm": lambda heads, name: parametrizations.spectral_norm(heads.layers[name]),
+    "pruned": lambda heads, name: prune.l1_unstructured(heads.layers[name], "weight", 0.5),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_densities_of_heads_that_were_changed(narrow, kind):
+    state = NormalState(nn.GRU(3, 5), nn.Identity(), scale_from_context=True, features=2, min_scale=0.1)
+    for heads in (state.mean.heads, state.scale_heads):
+        nn.init.normal_(heads.layers["h"].weight)
+        HEADS[kind](heads, "h")
+    state.eval()
+    context = torch.randn(B, 2).to(narrow)
+    expected = state.kl(context.float())
+    with torch.autocast("cpu", narrow):
+        torch.testing.assert_close(state.kl(context.float()), expected)
+    found = state.to(narrow).kl(context)
+    torch.testing.assert_close(found, state.float().kl(context.float()))
 
 
 def test_float64_stays_float64():

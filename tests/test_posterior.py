@@ -369,6 +369,9 @@ def test_the_old_calls_are_the_same_numbers(kind, tmp_path):
     torch.testing.assert_close(state.kl(context), q.kl())
     torch.testing.assert_close(state.kl(context, prior_mean=0.5, prior_scale=2.0), q.kl((0.5, 2.0)))
     torch.testing.assert_close(state.log_prob(q.drawn, context), q.log_prob(q.drawn))
+    for some, of_some in ((context, q), (context[0], state.posterior(context[0]))):
+        of_some.sample(3)
+        torch.testing.assert_close(state.log_prob(of_some.drawn, some), of_some.log_prob(of_some.drawn))
     ours = getattr(q, "latent", q).distribution
     for name, density in state.distribution(context).items():
         torch.testing.assert_close(density.loc, ours[name].loc)

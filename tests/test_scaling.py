@@ -7,7 +7,7 @@ from tests.own_networks import OWN
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from contextual_rnn import ContextState, ContextualRNN, FreeState, Leaf, StateSpec, state_spec
+from contextual_rnn import ContextState, ContextualRNN, FreeState, Leaf, StateSpec, state_spec, truncated
 from contextual_rnn.sequences.segments import Segments
 
 SMALL, LARGE = 40, 160
@@ -52,6 +52,12 @@ def lengths_of_both_directions(size):
     return lambda: model(x, lengths=lengths)[0].sum().backward()
 
 
+def pieces_of_one_backward_pass(size):
+    network = nn.GRU(3, 5, batch_first=True)
+    model, x = ContextualRNN(network, FreeState(network)), torch.randn(4, size, 3, requires_grad=True)
+    return lambda: torch.stack([output.sum() for _, output, _ in truncated(model, x, 4)]).sum().backward()
+
+
 def rows_of(divide):
     def call(size):
         spec, state = state_spec(nn.GRU(3, 8)), torch.randn(1, size, 8, requires_grad=True)
@@ -81,6 +87,7 @@ CALLS = {
     "a network that only has a step": trained(Steps),
     "the reference": trained(lambda: nn.GRU(3, 5), resets=True, backend="reference"),
     "segments by length": lengths_of_both_directions,
+    "truncated, one backward pass": pieces_of_one_backward_pass,
     "rows": rows_of(lambda spec, state: spec.unbind(state)),
     "parts": rows_of(lambda spec, state: spec.split(state, 2)),
     "packed segments": packed_beside_a_long_row,
@@ -96,6 +103,24 @@ def test_four_times_the_size_takes_four_times_the_memory(name):
 def test_a_row_of_a_stream_begins_anew_without_a_look_at_the_contexts_of_others():
     small, large = (operations(reset_of_one_row(size)) for size in (SMALL, LARGE))
     assert large == small
+
+
+def test_the_specs_of_all_leaves_are_found_by_their_names():
+    class Counted(StateSpec):
+        visits = 0
+
+        def __iter__(self):
+            for leaf in super().__iter__():
+                Counted.visits += 1
+                yield leaf
+
+    def visited(size):
+        spec = Counted({f"leaf{number}": Leaf(f"leaf{number}", (2,)) for number in range(size)})
+        Counted.visits = 0
+        assert [next(iter(spec[name])).name for name in spec.tree] == list(spec.tree)
+        return Counted.visits
+
+    assert visited(LARGE) == LARGE / SMALL * visited(SMALL)
 
 
 class _Counting(TorchDispatchMode):

@@ -112,18 +112,18 @@ def check_dtype(dtype: Any) -> None:
         raise ValueError(f"dtype: expected one that is not quantised, got {dtype}")
 
 
-def check_device(device: Any) -> torch.device | None:
+def check_device(device: Any, name: str = "device") -> torch.device | None:
     """`device` as torch's modules take it; TypeError or ValueError for anything else."""
     if device is None or isinstance(device, torch.device):
         return device
     if isinstance(device, bool) or not isinstance(device, str | int):
-        raise TypeError(f"device: expected a torch.device, its name or None, got {shortened(device)}")
+        raise TypeError(f"{name}: expected a torch.device, its name or None, got {shortened(device)}")
     try:
         return torch.device(device)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"device: expected a torch.device, its name or None, got {shortened(device)}: {reason}"
+            f"{name}: expected a torch.device, its name or None, got {shortened(device)}: {reason}"
         ) from error
 
 
@@ -148,6 +148,13 @@ def check_flag(name: str, value: object) -> None:
     """Refuse anything but True and False: every other object has a truth of its own, "no" too."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, got {shortened(value)}")
+
+
+def check_function(name: str, value: object, expected: str = "a function") -> None:
+    """Refuse what cannot be called, and a class, in place of which one of its objects is meant."""
+    if not callable(value) or isinstance(value, type):
+        received = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"{name}: expected {expected}, got {received}")
 
 
 def shortened(value: object) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contextual_rnn._tensors import check_dense
+from contextual_rnn._torch_internals import is_plain_call
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.ops import LowRank
 from contextual_rnn.rnn import ContextualRNN
@@ -31,9 +32,9 @@ class AnyLength(nn.Module):
     batch size and any length, the same numbers up to rounding, and PyTorch's own operators alone. For inference: the
     copy is in evaluation mode and its parameters take no gradients. Cells need none of it: they take one step.
 
-    Raises TypeError for another model or network, in the forward pass TypeError or ValueError for an input that is no
-    batch of sequences as the network takes them and for a state that does not fit it, and ImportError where torch has
-    no `scan`, which it calls a prototype (seen to work: torch 2.13).
+    Raises TypeError for another model or network and ValueError for one with hooks, in the forward pass TypeError or
+    ValueError for an input that is no batch of sequences as the network takes them and for a state that does not fit
+    it, and ImportError where torch has no `scan`, which it calls a prototype (seen to work: torch 2.13).
     """
 
     def __init__(self, model: ContextualRNN):
@@ -43,6 +44,12 @@ class AnyLength(nn.Module):
         if not runs_as_torch_does(model.network) and type(model.network).forward is not FastWeightsRNN.forward:
             kind = type(model.network).__name__
             raise TypeError(f"model: expected a network of RNN, LSTM, GRU or FastWeightsRNN, got {kind}")
+        for module in (model, model.network):
+            if not is_plain_call(module):
+                raise ValueError(
+                    f"model: expected a {type(module).__name__} without hooks and not compiled, as the loop runs "
+                    "neither, got one with hooks or compiled"
+                )
         # With gradients torch 2.13 fails when ONNX traces a scan over a batch of any size a second time.
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
@@ -54,6 +61,8 @@ class AnyLength(nn.Module):
         network = self.model.network
         check_input("input", network, input)
         steps = input.transpose(0, 1) if network.batch_first else input
+        if not steps.shape[0]:
+            raise ValueError(f"input: expected at least one step, got {tuple(input.shape)}")
         if hx is None:
             hx = self.model.initial_state(context, steps.shape[1])
         else:

@@ -5,13 +5,14 @@ Needs `pip install "contextual-rnn[hub]"`; nothing else in the library imports t
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import nn
 
-from contextual_rnn._numbers import shortened_text
+from contextual_rnn._numbers import check_device, shortened_text
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.serialization import load_weights, save_weights
 from contextual_rnn.serialization.file_format import parse_json, read_bytes
@@ -89,6 +90,11 @@ class HubContextualRNN(
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> HubContextualRNN:
         """The model in a folder or repository; options and further arguments are those of huggingface_hub's mixin."""
+        if not isinstance(pretrained_model_name_or_path, str | os.PathLike):
+            received = type(pretrained_model_name_or_path).__name__
+            raise TypeError(
+                f"pretrained_model_name_or_path: expected a folder or the name of a repository, got {received}"
+            )
         config = Path(pretrained_model_name_or_path) / CONFIG
         if config.exists():  # checked here: the mixin's own errors name no file
             try:
@@ -112,6 +118,7 @@ class HubContextualRNN(
         strict: bool = True,
         **arguments: Any,
     ) -> HubContextualRNN:
+        device = check_device(map_location, "map_location")
         if Path(model_id).is_dir():
             file = str(Path(model_id) / FILE)
         else:
@@ -126,7 +133,7 @@ class HubContextualRNN(
             )
         model = cls(**arguments)
         load_weights(model, file, strict=strict)
-        return model.to(map_location).eval()
+        return model.to(device).eval()
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card written for you; `model_card_kwargs` of save_pretrained may give `title`, `repo_id` and `notes`."""

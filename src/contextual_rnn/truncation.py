@@ -65,12 +65,15 @@ def truncated(
 def _pieces(
     model: ContextualRNN, sequences: Sequences, steps: int, hx: State | None, run: Callable[..., Any]
 ) -> Iterator[tuple[slice, Tensor, State]]:
-    carried = None
-    for start in range(0, sequences.num_steps, steps):
+    carried, starts = None, range(0, sequences.num_steps, steps)
+    # Cut at once: a piece that is cut alone has a gradient of the whole length, and there are as many as pieces.
+    inputs = sequences.inputs.split([min(steps, sequences.num_steps - start) for start in starts])
+    for start, cut in zip(starts, inputs, strict=True):
         stop = min(start + steps, sequences.num_steps)
         piece = run(sequences.steps, start, stop)
         if piece.over:
             return
+        piece = replace(piece, input=cut.tensor, arguments=cut.arguments)
         tensors = piece.input, piece.context, piece.reset_context
         output, state = run(as_forward(model, _run), piece, *tensors, hx=hx, carried=carried)
         yield slice(start, stop), output, state

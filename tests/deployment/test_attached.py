@@ -59,6 +59,7 @@ def by_data_parallel(rank, store):
         for way in WAYS:
             assert_of_the_whole_batch(rank, case, way, DistributedDataParallel)
     refused_when_late()
+    looked_at_once()
     where_a_state_is_given()
     distributed.destroy_process_group()
 
@@ -81,6 +82,31 @@ def refused_when_late():
         parallel.module, [f"network.initial_state.values.{leaf}" for leaf in "hc"]
     )
     DistributedDataParallel(parallel.module)(x)  # which the user asked for
+
+
+class Counted(list):
+    looks = 0
+
+    def __iter__(self):
+        self.looks += 1
+        return super().__iter__()
+
+
+def looked_at_once():
+    """The parameters of a whole model, not for each of its networks and in each of their calls."""
+    networks = [nn.GRU(3, 3) for _ in range(4)]
+    for network in networks:
+        attach(network, FreeState(network))
+    parallel = DistributedDataParallel(nn.Sequential(*(Host(nn.Sequential(network, First())) for network in networks)))
+    parallel(torch.randn(2, 4, 3))
+    parallel._module_parameters = counted = Counted(parallel._module_parameters)
+    parallel(torch.randn(2, 4, 3))
+    assert counted.looks == 0
+
+
+class First(nn.Module):
+    def forward(self, pair):
+        return pair[0]
 
 
 def where_a_state_is_given():

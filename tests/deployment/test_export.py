@@ -173,6 +173,14 @@ def test_any_length_refuses_what_it_cannot_loop_over():
     model = build("context lstm")
     with pytest.raises(ValueError, match=r"^input: expected a batch of sequences, 3 axes, got \(5, 3\)"):
         AnyLength(model)(torch.randn(5, 3))
+    with pytest.raises(ValueError, match=r"^input: expected at least one step, got \(5, 0, 3\)"):
+        AnyLength(model)(torch.randn(5, 0, 3), context=torch.randn(5, 2))
+    for module in (model, model.network):
+        for register in (module.register_forward_hook, module.register_forward_pre_hook):
+            hook = register(lambda *given: None)
+            with pytest.raises(ValueError, match=rf"^model: expected a {type(module).__name__} without hooks"):
+                AnyLength(model)
+            hook.remove()
     parameters = [parameter for parameter in AnyLength(model).parameters() if parameter.requires_grad]
     assert not parameters
     assert all(parameter.requires_grad for parameter in model.parameters())

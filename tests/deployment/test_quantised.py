@@ -11,6 +11,8 @@ from torch import nn
 from torch.ao.quantization import quantize_dynamic
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from contextual_rnn import ContextState, FreeState, attach, given_context, state_spec
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*deprecated"),
     pytest.mark.skipif(not torch.backends.quantized.supported_engines, reason="torch has no quantised kernels here"),
@@ -52,6 +54,34 @@ def test_lengths_and_resets_equal_those_of_each_row():
                 wanted, (last, _) = quantised(x[row : row + 1, :length], context=context[row : row + 1])
                 torch.testing.assert_close(output[row : row + 1, :length], wanted, rtol=0, atol=0.02)
                 torch.testing.assert_close(h[:, row], last[:, 0], rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("hosted", [True, False])
+def test_a_state_is_attached_after_the_quantisation(hosted):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 5, batch_first=True)
+
+        def forward(self, x, static=None):
+            return self.lstm(x)[0]
+
+    def attached(network):
+        state = ContextState(network, nn.Linear(2, 4))
+        return attach(network, state, **{"host": quantised, "context": "static"} if hosted else {})
+
+    model, x, static = Model().eval(), torch.randn(2, 4, 3), torch.randn(2, 2)
+    quantised = quantize_dynamic(model, {nn.LSTM})
+    quantised.lstm.state_spec = state_spec(model.lstm)
+    attached(quantised.lstm)
+    with torch.no_grad(), given_context(static):
+        state = quantised.lstm.initial_state(static)
+        assert torch.equal(quantised(x, static=static), quantised.lstm(x, state)[0])
+    attach(model.lstm, FreeState(model.lstm))
+    lost = quantize_dynamic(model, {nn.LSTM})
+    message = r"^network: expected the one to which .* got LSTM\(3, 5, .* of torch.ao.* quantise first"
+    with pytest.raises(ValueError, match=message):
+        lost(x)
 
 
 def test_carried_packed_and_refused():

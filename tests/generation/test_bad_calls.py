@@ -42,6 +42,7 @@ BAD_CALLS = {
     r"step: expected a function of 2 arguments, .* got one with signature \(obj, /\)": lambda: values(step=len),
     "stop: expected a function of 1 argument, or of one more": lambda: values(stop=lambda: False),
     "sampler: expected a function or None, got float": lambda: tokens(sampler=0.7),
+    "sampler: expected a function or None, got the class TokenSampler": lambda: tokens(sampler=TokenSampler),
     "sampler: expected None beside beams": lambda: tokens(sampler=GREEDY, beams=2),
     "first: expected torch.float32 on cpu, as the network, got torch.float64": lambda: generate(
         MODEL, lambda output, value: value, FIRST.double(), context=CONTEXT, num_steps=2

@@ -6,6 +6,8 @@ import pytest
 import torch
 from tests.networks import make, tensors_of
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from contextual_rnn import (
     ContextDropout,
@@ -19,7 +21,7 @@ from contextual_rnn import (
     load_carried_state,
     save_carried_state,
 )
-from contextual_rnn.generation import GenerationStep
+from contextual_rnn.generation import GenerationStep, sampling
 from contextual_rnn.generation.sampling import _inverted
 from contextual_rnn.spec import take_step
 
@@ -331,3 +333,48 @@ def test_the_largest_uniform_number_draws_a_possible_token():
         assert int(_inverted(SCORES.double().softmax(0)[None], numbers)) == token
     impossible_last = torch.tensor([[0.3, 0.7, 0.0]]).double()
     assert int(_inverted(impossible_last, torch.full((1,), 1 - 2**-53, dtype=torch.float64))) == 1
+
+
+class Sizes(TorchDispatchMode):
+    """How many elements the tensors have that are made."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        returned = func(*args, **(kwargs or {}))
+        self.made += [tensor.numel() for tensor in tree_leaves(returned) if isinstance(tensor, torch.Tensor)]
+        return returned
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"top_k": 4}, {"top_p": 0.7}])
+def test_many_scores_are_looked_at_in_parts(options, monkeypatch):
+    scores, sampler = torch.randn(50, 12), TokenSampler(**options)
+
+    def sampled():
+        rows = torch.arange(len(scores))
+        with Sizes() as sizes:
+            outcome = sampler(scores, GenerationStep(0, rows, rows, len(rows), torch.Generator().manual_seed(0)))
+        return outcome, max(sizes.made)
+
+    whole, of_whole = sampled()
+    monkeypatch.setattr(sampling, "_SCORES_AT_ONCE", 60)
+    parts, of_parts = sampled()
+    assert (of_whole, of_parts) == (scores.numel(), 60)
+    assert all(map(torch.equal, whole, parts))
+    monkeypatch.setattr(sampling, "_SCORES_AT_ONCE", 1)  # fewer than a row has
+    assert all(map(torch.equal, whole, sampled()[0]))
+    empty = torch.arange(0)
+    assert len(sampler(scores[:0], GenerationStep(0, empty, empty, 0))[0]) == 0
+
+
+def test_beams_go_on_with_their_likeliest_tokens_alone():
+    gru, tokens = nn.GRU(3, 5), 5000
+    model, embedding, readout = ContextualRNN(gru, FreeState(gru)), nn.Embedding(tokens, 3), nn.Linear(5, tokens)
+    prompt = torch.zeros(2, 1, dtype=torch.int64)
+    with Sizes() as sizes:
+        generate(model, lambda output, token: readout(output), prompt=prompt, embed=embedding, beams=4, num_steps=1)
+    rows_run, rows = 2, 8  # in the first step one beam of each condition is run
+    of_scores = [size // tokens for size in sizes.made if size in (rows_run * tokens, rows * tokens)]
+    assert of_scores == [rows_run] * 3, "the scores, in float64, and their log-probabilities"

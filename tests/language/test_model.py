@@ -39,13 +39,26 @@ def test_calls_are_those_of_the_model(model):
     )
     assert tuned.config is model.config
     assert model(ids, cache=own).logits.shape == wanted.logits.shape, "other caches are left alone"
-    for name in ("num_samples", "return_posterior", "reset"):
+    for name in ("num_samples", "return_posterior", "reset", "final_state", "arguments"):
         with pytest.raises(TypeError, match=f"{name}: expected an argument of the model, got one of ContextualRNN"):
             tuned(ids, **{name: 2})
     with pytest.raises(TypeError, match="of transformers; use language_model_spec and ContextualLanguageModel"):
         FreeState(model)
     with pytest.raises(TypeError, match="input_ids: expected a tensor, got NoneType"):
         tuned()
+    vectors = model.get_input_embeddings()(ids)
+    for wrong in ({"input_ids": ids[0]}, {"input_ids": ids[:, :0]}, {"inputs_embeds": vectors[0]}):
+        (name, received), *_ = wrong.items()
+        expected = (
+            rf"^{name}: expected \(batch, time.*\) of at least one token, got \({', '.join(map(str, received.shape))}"
+        )
+        with pytest.raises(ValueError, match=expected):
+            tuned(**wrong)
+        with pytest.raises(ValueError, match=expected):
+            model(**wrong, cache=initial_cache(model, filled(spec, len(received))(batch_size=len(received))))
+    for wrong in (ids[0], ids[:, :0]):
+        with pytest.raises(ValueError, match=r"^input_ids: expected \(batch, time\) of at least one token, got"):
+            tuned.generate(wrong)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from contextual_rnn._numbers import shortened
 from contextual_rnn._torch_internals import untraced
 from contextual_rnn.attachment.contexts import begin_call, end_call
 
@@ -32,7 +33,7 @@ class Receive:
         if isinstance(self.context, str):
             context = _argument(host, self.context, args, options)
         else:
-            context = self.context(*args, **options)
+            context = _called(self.context, host, args, options)
         end_call(self.key)
         begin_call(self.key, context)
 
@@ -108,6 +109,23 @@ def _argument(host: nn.Module, name: str, args: tuple[Any, ...], options: dict[s
         f"context: expected {name!r} to be an argument of {type(host).__name__}.forward or a key of one, got arguments "
         f"{names}, and {count}"
     )
+
+
+def _called(function: Callable[..., Any], host: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """`function` of what the forward method of a host gets; TypeError where it cannot take that."""
+    try:
+        return function(*args, **options)
+    except TypeError:
+        try:
+            inspect.signature(function).bind(*args, **options)
+        except ValueError:  # some functions written in C have no signature
+            pass
+        except TypeError as error:
+            raise TypeError(
+                f"context: expected a function of what {type(host).__name__}.forward gets, got "
+                f"{shortened(function)}: {error}"
+            ) from error
+        raise
 
 
 def _has(argument: Any, key: str) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from contextual_rnn._lengths import packed_batch_size
-from contextual_rnn._numbers import shortened
+from contextual_rnn._numbers import check_function, shortened
 from contextual_rnn._sharded import set_around
 from contextual_rnn.attachment.contexts import HOOK, context_of, described, is_attached
 from contextual_rnn.attachment.host import Receive, receive, remove_from
@@ -106,7 +106,13 @@ class _Start:
     hx: str
     host: str | None
 
-    def __call__(self, network: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def __call__(self, network: nn.Module, args: tuple[Any, ...], options: dict[str, Any] | None = None) -> Any:
+        if options is None or not isinstance(getattr(network, "initial_state", None), InitialState):
+            raise ValueError(
+                f"network: expected the one to which the initial state was attached, got {described(network)} of "
+                f"{type(network).__module__}, which took over its hooks alone, as quantisation replaces networks; "
+                "quantise first, and attach to the new network"
+            )
         if (args[1] if len(args) > 1 else options.get(self.hx)) is not None:
             return None
         if not args and self.input not in options:
@@ -160,8 +166,8 @@ def _check_host(host: object, context: object) -> None:
             raise ValueError(f"context: expected None without a host, got {shortened(context)}")
     elif context is None:
         raise ValueError("context: expected the name of an argument of the host's forward or a function, got None")
-    elif not (isinstance(context, str) or callable(context)):
-        raise TypeError(f"context: expected a name or a function, got {type(context).__name__}")
+    elif not isinstance(context, str):
+        check_function("context", context, "a name or a function")
 
 
 def _names(network: nn.Module) -> tuple[str, str]:

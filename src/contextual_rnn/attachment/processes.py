@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from contextual_rnn._sharded import is_sharded
 from contextual_rnn._torch_internals import data_parallel_around
+
+# The parameters whose gradients are averaged, which are kept as long as the module is.
+_averaged: WeakKeyDictionary[DistributedDataParallel, frozenset[int]] = WeakKeyDictionary()
 
 
 def check_not_sharded(network: nn.Module, state: nn.Module) -> None:
@@ -22,8 +28,9 @@ def check_averaged(network: nn.Module, state: nn.Module) -> None:
     around = data_parallel_around()
     if around is None:
         return
-    averaged = {id(parameter) for parameter in around._module_parameters}  # pyright: ignore[reportPrivateUsage]
-    late = {id(parameter) for parameter in state.parameters() if parameter.requires_grad} - averaged
+    if around not in _averaged:  # a look at all parameters for every call would take long in a large model
+        _averaged[around] = frozenset(map(id, around._module_parameters))  # pyright: ignore[reportPrivateUsage]
+    late = {id(parameter) for parameter in state.parameters() if parameter.requires_grad} - _averaged[around]
     if not late:
         return
     names = {name for name, parameter in around.module.named_parameters() if id(parameter) in late}

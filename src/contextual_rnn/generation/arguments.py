@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._lengths import check_lengths
-from contextual_rnn._numbers import check_number, check_size
+from contextual_rnn._numbers import check_function, check_number, check_size
 from contextual_rnn._tensors import check_readable
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.states import ContextDropout
@@ -16,11 +16,10 @@ from contextual_rnn.states import ContextDropout
 
 def check_functions(step: Any, embed: Any, sampler: Any) -> None:
     """Refuse what is no function, or None where one may be left out."""
-    if not callable(step):
-        raise TypeError(f"step: expected a function, got {type(step).__name__}")
+    check_function("step", step)
     for name, function in (("embed", embed), ("sampler", sampler)):
-        if not (function is None or callable(function)):
-            raise TypeError(f"{name}: expected a function or None, got {type(function).__name__}")
+        if function is not None:
+            check_function(name, function, "a function or None")
 
 
 def checked_stop(stop: Any) -> Any:

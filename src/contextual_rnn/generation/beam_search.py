@@ -55,21 +55,26 @@ def beam_search(
             write_rows(functions.spec.tree, old, rows, changed, num_rows)
             for old, changed in zip(states, new, strict=True)
         ]
-        scores = wide(functions.scores(output, value[rows], at)).double().log_softmax(-1).to(device)
-        tokens = scores.shape[-1]
-        step_log_prob = torch.full((num_rows, tokens), -torch.inf, dtype=torch.float64, device=device)
-        step_log_prob[rows] = scores
+        scores = functions.scores(output, value[rows], at)
+        # A hypothesis has as many candidates as there are beams: its likeliest tokens.
+        each = min(beams, scores.shape[-1])
+        likeliest = wide(scores).double().log_softmax(-1).topk(each)
+        step_log_prob = torch.full((num_rows, each), -torch.inf, dtype=torch.float64, device=device)
+        step_log_prob[rows] = likeliest.values.to(device)
         step_log_prob[stopped.flatten(), 0] = 0.0  # a stopped hypothesis is one candidate
-        candidates = total[..., None] + step_log_prob.view(batch, beams, tokens)
+        tokens = torch.zeros(num_rows, each, dtype=torch.int64, device=device)
+        tokens[rows] = likeliest.indices.to(device)
+        candidates = total[..., None] + step_log_prob.view(batch, beams, each)
         new_lengths = lengths + ~stopped
         ranks = candidates / new_lengths[..., None].double() ** length_penalty
         best = ranks.flatten(1).topk(beams).indices
-        parent, token = (best // tokens + offset).flatten(), (best % tokens).flatten()
+        parent, place = (best // each + offset).flatten(), (best % each).flatten()
+        token = tokens[parent, place]
         total = candidates.flatten(1).gather(1, best)
         was_stopped = stopped.flatten()[parent]
         value = torch.where(was_stopped, value[parent], token) if values else token
         values.append(value)
-        log_probs.append(step_log_prob[parent, token])
+        log_probs.append(step_log_prob[parent, place])
         parents.append(parent)
         if keep_outputs:
             all_rows = output[0].new_zeros(num_rows, *output[0].shape[1:]).index_copy(0, rows, output[0])

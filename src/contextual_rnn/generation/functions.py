@@ -48,6 +48,7 @@ class Functions:
         self._network_steps = [NetworkSteps(model) for _ in range(1 if guidance is None else 2)]
         self._step = with_step("step", step, 2)
         self._embed = None if embed is None else with_step("embed", embed, 1)
+        self.reads_rows = embed is not None and self._embed is embed  # whether inputs may differ between alike rows
         self._stop = with_step("stop", stop, 1) if callable(stop) else stop
         self._sampler = None if sampler is None else with_step("sampler", sampler, 1)
 

@@ -10,6 +10,9 @@ from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_floats
 from contextual_rnn.generation.step import GenerationStep
 
+# Of thousands of rows the probabilities, sorted and not, in float64 take many times the memory of their scores.
+_SCORES_AT_ONCE = 2**22
+
 
 class TokenSampler:
     """Draws tokens from scores: token ~ softmax(scores / temperature) among the likeliest tokens.
@@ -40,10 +43,14 @@ class TokenSampler:
     def __call__(self, scores: Tensor, at: GenerationStep) -> tuple[Tensor, Tensor]:
         check_scores("scores", scores, at.rows.shape[0])
         numbers = at.rand(dtype=torch.float64)  # drawn at temperature 0 too: what follows does not depend on it
-        if self.temperature == 0:
-            tokens = scores.argmax(-1)
-        else:
-            tokens = _inverted(self._probabilities(scores.double()), numbers.to(scores.device))
+        rows = max(1, _SCORES_AT_ONCE // scores.shape[1])
+        parts = zip(scores.split(rows), numbers.to(scores.device).split(rows), strict=True)
+        tokens, log_probs = zip(*[self._drawn(*part) for part in parts], strict=True)
+        return torch.cat(tokens), torch.cat(log_probs)
+
+    def _drawn(self, scores: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        greedy = self.temperature == 0
+        tokens = scores.argmax(-1) if greedy else _inverted(self._probabilities(scores.double()), numbers)
         return tokens, log_probs_of(scores, tokens)
 
     def _probabilities(self, scores: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """Where trajectories start: the states of all rows, and the prompts that are run before."""
 
+# The names of a model that users do not see.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -18,6 +21,7 @@ from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.steps import check_step, step_of
 from contextual_rnn.spec.tree import State
 from contextual_rnn.states import InitialState
+from contextual_rnn.states._heads import check_call
 
 
 def initial_rows(
@@ -25,26 +29,29 @@ def initial_rows(
     initial_state: InitialState,
     context: Any,
     batch: int | None,
-    copies: int,
+    num_samples: int,
     sample: bool,
     generator: torch.Generator | None,
-) -> State:
-    """`copies` states a condition as one batch, drawn or the mean; a single example is a batch of one."""
+) -> tuple[State, int]:
+    """States of all conditions as one batch, and how many each has: `num_samples` draws, or one where all are alike.
 
-    def make(context: Any) -> State:
-        state = draw_or_mean(context)
+    A single example is a batch of one.
+    """
+
+    def make(context: Any) -> tuple[State, int]:
+        state, copies = draw_or_mean(context)
         check_made(model.network, initial_state, state)  # here, where both are of the dtype that FSDP computes with
-        return state
+        return state, copies
 
-    def draw_or_mean(context: Any) -> State:
+    def draw_or_mean(context: Any) -> tuple[State, int]:
         if sample:
-            return initial_state.sample(context, copies, batch_size=batch, generator=generator)
+            return initial_state._draws(context, num_samples, check_call(batch, generator=generator), generator, True)
         spec = initial_state.spec
         leaves = spec.unpack(initial_state(context, batch))
         first = next(iter(spec))
         if leaves[first.name].ndim == len(first.shape):
             leaves = {name: leaf[None] for name, leaf in leaves.items()}
-        return spec.pack({name: leaf.repeat_interleave(copies, 0) for name, leaf in leaves.items()})
+        return spec.pack(leaves), 1
 
     return as_forward(model, make)(context)
 
@@ -54,20 +61,33 @@ def num_rows_of(spec: StateSpec, state: State) -> int:
     return next(iter(spec.check(state).values())).shape[0]
 
 
+def repeated_rows(spec: StateSpec, state: State, copies: int) -> State:
+    """A state with each row `copies` times."""
+    if copies == 1:
+        return state
+    leaf = next(iter(spec.check(state).values()))
+    return take(spec.tree, torch.arange(leaf.shape[0], device=leaf.device).repeat_interleave(copies), state)
+
+
 def run_prompt(
     functions: Functions,
-    state: State,
+    states: Sequence[State],
     prompt: Tensor,
     lengths: Tensor | None,
     conditions: Tensor,
+    copies: int,
     generator: torch.Generator | None,
-) -> State:
-    """The state after all but the last value of each prompt; all arguments have the rows of `state`."""
+) -> Sequence[State]:
+    """The states after all but the last value of each prompt; all arguments have the rows of `states`.
+
+    Each row stands for `copies` rows of what is generated after it.
+    """
     model, num_rows, steps = functions.model, prompt.shape[0], prompt.shape[1] - 1
     if not steps:
-        return state
+        return states
     rows = torch.arange(num_rows, device=conditions.device)
-    at = [GenerationStep(t - steps, rows, conditions, num_rows, generator) for t in range(steps)]
+    first_copies, all_rows = copies * rows, copies * num_rows
+    at = [GenerationStep(t - steps, first_copies, conditions, all_rows, generator) for t in range(steps)]
     inputs, arguments = zip(*[functions.inputs(prompt[:, t], at[t]) for t in range(steps)], strict=True)
     names = sorted(arguments[0])
     if others := [sorted(more) for more in arguments if sorted(more) != names]:
@@ -94,17 +114,21 @@ def run_prompt(
         def run(padded: Tensor, state: State) -> Any:
             return Sequences.of(model, padded, None, None, **given, pieces="prompt").run(state, carry=True)
 
-        return as_forward(model, run)(over_time(inputs), state)[1]
+        padded = over_time(inputs)
+        return [as_forward(model, run)(padded, state)[1] for state in states]
     for t in range(steps):
         going = rows if lengths is None else (lengths.to(rows.device) > t + 1).nonzero()[:, 0]
-        some = take(spec.tree, going, state)
         cut = {
             name: _rows(value, going) if name in (*spec.per_step, *spec.per_row) else value
             for name, value in arguments[t].items()
         }
-        _, new = as_forward(model, step_of)(model.network, spec, _rows(inputs[t], going), some, **cut)
-        state = write_rows(spec.tree, state, going, new, num_rows)
-    return state
+        one_step, after = _rows(inputs[t], going), []
+        for state in states:
+            some = take(spec.tree, going, state)
+            _, new = as_forward(model, step_of)(model.network, spec, one_step, some, **cut)
+            after.append(write_rows(spec.tree, state, going, new, num_rows))
+        states = after
+    return states
 
 
 def _rows(tensor: Tensor, index: Tensor) -> Tensor:

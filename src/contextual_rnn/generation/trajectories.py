@@ -23,9 +23,8 @@ from contextual_rnn.generation.arguments import (
 from contextual_rnn.generation.beam_search import beam_search
 from contextual_rnn.generation.functions import Function, Functions
 from contextual_rnn.generation.rollout import Generated, roll_out
-from contextual_rnn.generation.start import initial_rows, num_rows_of, run_prompt, without_padding
+from contextual_rnn.generation.start import initial_rows, num_rows_of, repeated_rows, run_prompt, without_padding
 from contextual_rnn.rnn import ContextualRNN
-from contextual_rnn.spec.rows import take
 from contextual_rnn.spec.steps import evaluation
 from contextual_rnn.spec.tree import State
 from contextual_rnn.states import ContextDropout
@@ -122,24 +121,27 @@ def generate(
         model._check_state(hx, batch)
     functions = Functions(model, step, embed, stop, sampler, guidance, name)
     with evaluation(model):
-        # Rows that are alike in the prompt are run once.
-        copies = 1 if hx is not None or beams is not None or not sample else num_samples
-        states = [hx] if hx is not None else _initial(model, context, batch, copies, sample, generator, guidance)
-        batch = num_rows_of(model._spec, states[0]) // copies if batch is None else batch
-        check_elements(batch=batch, num_samples=num_samples if beams is None else beams)
-        conditions = torch.arange(batch, device=device_of(model, values)).repeat_interleave(copies)
-        value = None
+        states, drawn, per_condition = [hx], 1, num_samples if beams is None else beams
+        if hx is None:
+            samples = num_samples if beams is None else 1
+            states, drawn = _initial(model, context, batch, samples, sample, generator, guidance)
+        batch = num_rows_of(model._spec, states[0]) // drawn if batch is None else batch
+        check_elements(batch=batch, num_samples=per_condition)
+        # Rows that are alike in the prompt are run once; their inputs may differ if `embed` knows which row is which.
+        in_prompt = num_samples if beams is None and functions.reads_rows else drawn
+        states = [repeated_rows(model._spec, state, in_prompt // drawn) for state in states]
+        conditions = torch.arange(batch, device=device_of(model, values)).repeat_interleave(in_prompt)
+        value, more = None, per_condition // in_prompt
         if values is not None:
-            if copies > 1:
+            if in_prompt > 1:
                 values = values.index_select(0, conditions.to(values.device))
-                lengths = None if lengths is None else lengths.repeat_interleave(copies)
+                lengths = None if lengths is None else lengths.repeat_interleave(in_prompt)
             values, value = without_padding(values, lengths)
-            states = [run_prompt(functions, state, values, lengths, conditions, generator) for state in states]
-        more = (num_samples if beams is None else beams) // copies
+            states = run_prompt(functions, states, values, lengths, conditions, more, generator)
         if more > 1:
-            again = torch.arange(len(conditions), device=conditions.device).repeat_interleave(more)
-            conditions, states = conditions[again], [take(model._spec.tree, again, state) for state in states]
-            value = None if value is None else value.index_select(0, again.to(value.device))
+            states = [repeated_rows(model._spec, state, more) for state in states]
+            conditions = conditions.repeat_interleave(more)
+            value = None if value is None else value.repeat_interleave(more, 0)
         if beams is None:
             shape = (batch, num_samples)
             generated = roll_out(functions, states, value, conditions, shape, num_steps, generator, return_outputs)
@@ -157,16 +159,20 @@ def _initial(
     model: ContextualRNN,
     context: Any,
     batch: int | None,
-    copies: int,
+    num_samples: int,
     sample: bool,
     generator: torch.Generator | None,
     guidance: float | None,
-) -> list[State]:
-    """The states of all rows; with guidance those of the context, and those of the null state."""
+) -> tuple[list[State], int]:
+    """The states of all rows, and how many a condition has; with guidance of the context, and of the null state."""
     start = model.initial_state
     if guidance is None:
-        return [initial_rows(model, start, context, batch, copies, sample, generator)]
+        state, drawn = initial_rows(model, start, context, batch, num_samples, sample, generator)
+        return [state], drawn
     assert isinstance(start, ContextDropout)
-    given = initial_rows(model, start.state, context, batch, copies, sample, generator)
-    batch = num_rows_of(model._spec, given) // copies
-    return [given, initial_rows(model, start.null, None, batch, copies, sample, generator)]
+    given, of_given = initial_rows(model, start.state, context, batch, num_samples, sample, generator)
+    batch = num_rows_of(model._spec, given) // of_given
+    null, of_null = initial_rows(model, start.null, None, batch, num_samples, sample, generator)
+    drawn = max(of_given, of_null)
+    pairs = ((given, of_given), (null, of_null))
+    return [repeated_rows(model._spec, state, drawn // of_state) for state, of_state in pairs], drawn

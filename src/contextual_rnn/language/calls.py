@@ -52,13 +52,21 @@ def check_call(base: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str
     ids = arguments.get("input_ids")
     tokens = arguments.get("inputs_embeds") if ids is None else ids
     if isinstance(tokens, Tensor):
+        name = "inputs_embeds" if ids is None else "input_ids"
+        check_tokens(name, tokens)
         if tokens.shape[0] != cache.rows:
-            name = "inputs_embeds" if ids is None else "input_ids"
             raise ValueError(f"{name}: expected {cache.rows} rows, as the state has, got {tokens.shape[0]}")
         mask = arguments.get("attention_mask")
         _check_mask(cache, mask, tokens.shape[1])
         _check_positions(arguments.get("position_ids"), mask)
     cache.checked = True
+
+
+def check_tokens(name: str, tokens: Tensor) -> None:
+    """Refuse what are no rows of tokens, or of their vectors."""
+    axes = ("batch", "time") if name == "input_ids" else ("batch", "time", "features")
+    if tokens.ndim != len(axes) or not tokens.shape[1]:
+        raise ValueError(f"{name}: expected ({', '.join(axes)}) of at least one token, got {tuple(tokens.shape)}")
 
 
 def _checkpointed(base: PreTrainedModel) -> bool:

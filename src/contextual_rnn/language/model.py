@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -11,15 +12,14 @@ from transformers.modeling_utils import PreTrainedModel
 
 from contextual_rnn._numbers import check_size
 from contextual_rnn._tensors import check_dense
-from contextual_rnn.language.calls import cache_of
+from contextual_rnn.language.calls import cache_of, check_tokens
 from contextual_rnn.language.spec import initial_cache, language_model_spec
+from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.spec.tree import State, fits
 from contextual_rnn.states import InitialState
 
 # What ContextualRNN takes, and the models of transformers would ignore.
-_OF_SEQUENCES = frozenset(
-    ("burn_in", "hx", "lengths", "mask", "num_samples", "reset", "reset_context", "return_posterior")
-)
+_OF_SEQUENCES = inspect.signature(ContextualRNN.forward).parameters.keys() - {"self", "context", "generator", "more"}
 
 
 class ContextualLanguageModel(nn.Module):
@@ -97,6 +97,7 @@ class ContextualLanguageModel(nn.Module):
         Each of `num_return_sequences` begins from a draw of its own where the state is random; beams share one state.
         """
         check_dense("input_ids", input_ids)
+        check_tokens("input_ids", input_ids)
         samples, beams = check_size("num_return_sequences", num_return_sequences), check_size("num_beams", num_beams)
         batch = input_ids.shape[0]
         if beams == 1 and samples > 1:

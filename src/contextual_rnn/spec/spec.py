@@ -72,7 +72,7 @@ class StateSpec(RowsOfStates, ValuesOfLeaves):
         names = [leaf.name for leaf in self]
         if not names:
             raise TypeError("tree: expected at least one Leaf, got none")
-        if len(set(names)) < len(names):
+        if len(self._by_name) < len(names):
             raise ValueError(f"tree: expected leaves of different names, got {', '.join(names)}")
         for name, axis in checked_axes(self.input_batch_dim, self.input_ndim, self.time_dim).items():
             object.__setattr__(self, name, axis)
@@ -98,12 +98,15 @@ class StateSpec(RowsOfStates, ValuesOfLeaves):
     def _leaves(self) -> tuple[Leaf, ...]:
         return tuple(leaves_of(self.tree))  # every call of a state goes through them
 
+    @cached_property
+    def _by_name(self) -> dict[str, Leaf]:
+        return {leaf.name: leaf for leaf in self}
+
     def __getitem__(self, name: str) -> StateSpec:
         """The spec of one leaf alone, for a state of its own in `LeafwiseState`; KeyError lists the names."""
-        for leaf in self:
-            if leaf.name == name:
-                return replace(self, tree=leaf)
-        raise KeyError(f"leaf: expected one of {', '.join(leaf.name for leaf in self)}, got {name!r}")
+        if isinstance(name, str) and name in self._by_name:
+            return replace(self, tree=self._by_name[name])
+        raise KeyError(f"leaf: expected one of {', '.join(self._by_name)}, got {name!r}")
 
     def like(self, tensor: Tensor) -> StateSpec:
         """This spec with the dtype and device of `tensor`; TypeError for anything but a tensor."""

@@ -251,11 +251,13 @@ def _leaf(name: str, output: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _run_precisely(layer: nn.Module, features: Tensor) -> Tensor:
-    """The layer with its parameters in float32 at least and without autocast."""
-    parameters = {name: wide(parameter) for name, parameter in layer.named_parameters()}
-    dtype, kind = parameters["weight"].dtype, features.device.type
-    with torch.autocast(kind, enabled=False) if in_autocast(features.device) else nullcontext():
-        return torch.func.functional_call(layer, parameters, (features.to(dtype),))
+    """The layer, or what an adapter or a parametrization made of it, in float32 at least and without autocast."""
+    if (weight := next(layer.parameters(), None)) is None:  # quantised
+        return layer(features)
+    tensors = (*layer.named_parameters(), *layer.named_buffers())
+    widened = {name: wide(tensor) for name, tensor in tensors if is_narrow(tensor.dtype)}
+    with torch.autocast(features.device.type, enabled=False) if in_autocast(features.device) else nullcontext():
+        return torch.func.functional_call(layer, widened, (features.to(wide(weight).dtype),))
 
 
 def tile(value: Tensor, batch_size: int | None) -> Tensor:

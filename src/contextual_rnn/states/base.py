@@ -251,12 +251,19 @@ class InitialState(SavesNumbers, ABC):
         Row b * num_samples + s is draw s for context b. A state without noise is repeated.
         """
         batch_size = check_call(batch_size, generator=generator)
-        num_samples = check_size("num_samples", num_samples)
+        return self._draws(context, check_size("num_samples", num_samples), batch_size, generator, False)[0]
+
+    def _draws(
+        self, context: Any, num_samples: int, batch_size: int | None, generator: torch.Generator | None, once: bool
+    ) -> tuple[State, int]:
+        """As `sample`, and how many rows a context has: with `once` one where the state has no noise."""
         if self._latent:
-            return self._undropped(context, batch_size).sample(num_samples, generator)
+            return self._undropped(context, batch_size).sample(num_samples, generator), num_samples
         moments = gathered(self, self._moments)(context, batch_size, None)
+        if once and all(leaf.scale is None for leaf in moments.values()):
+            num_samples = 1
         draws = {leaf.name: draw(repeated(leaf, moments[leaf.name], num_samples), generator) for leaf in self.spec}
-        return pack(self.spec.tree, self.spec.constrain(draws))
+        return pack(self.spec.tree, self.spec.constrain(draws)), num_samples
 
     def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
         """The distribution of every leaf that has noise, of batch shape (B, *leaf.shape), in float32 at least.
@@ -269,7 +276,8 @@ class InitialState(SavesNumbers, ABC):
     def log_prob(self, state: State, context: Any = None) -> Tensor:
         """`posterior(context).log_prob(state)`, which has the errors too; contexts are never dropped for it."""
         leaves, first = self.spec.unpack(state), next(iter(self.spec))
-        return self._undropped(context, rows_of(first, leaves[first.name])).log_prob(state)
+        by_context = context is not None and self.reads_context  # of which each may have several draws
+        return self._undropped(context, None if by_context else rows_of(first, leaves[first.name])).log_prob(state)
 
     def kl(
         self, context: Any = None, batch_size: int | None = None, *, prior_mean: float = 0.0, prior_scale: float = 1.0

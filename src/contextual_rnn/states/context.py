@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import check_flag
+from contextual_rnn._numbers import check_flag, check_function
 from contextual_rnn._saved_numbers import function_name
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.states._heads import Heads, feature_count, features_of
@@ -44,8 +44,8 @@ class ContextState(InitialState):
         dtype: torch.dtype | None = None,
     ):
         super().__init__(network, device=device, dtype=dtype)
-        if activation is not None and not callable(activation):
-            raise TypeError(f"activation: expected a function or None, got {type(activation).__name__}")
+        if activation is not None:
+            check_function("activation", activation, "a function or None")
         check_flag("zero_init", zero_init)
         self.net = encoder  # under this name the state_dicts and files of users have its tensors
         self.features = feature_count(encoder, features)
