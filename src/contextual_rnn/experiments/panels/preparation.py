@@ -192,20 +192,21 @@ def _summary(panel: Panel, counts: dict[str, int]) -> dict[str, Any]:
 
 def _new_gaps(panel: Panel, encoding: Encoding) -> list[str]:
     """A sentence on each column with missing values of which training had none."""
+    codings = encoding.inputs | encoding.context
     return [
         f"{name}: training has no missing values, {int(column.missing.sum())} elsewhere count as average or unknown"
         for name, column in {**panel.inputs, **panel.context}.items()
-        if column.missing.any() and not (encoding.inputs | encoding.context)[name].missing
+        if column.missing.any() and not codings[name].missing
     ]
 
 
 def _unseen(panel: Panel, encoding: Encoding) -> list[str]:
     """A sentence on each column with categories that training had not."""
-    warnings = []
+    warnings, codings = [], encoding.inputs | encoding.context
     for name, column in {**panel.inputs, **panel.context}.items():
         if isinstance(column, Quantity):
             continue
-        known = set((encoding.inputs | encoding.context)[name].categories)
+        known = set(codings[name].categories)
         new = [category for category in column.categories if category not in known]
         if new:
             warnings.append(f"{name}: {len(new)} categories were not in training, such as {new[0]!r}")
