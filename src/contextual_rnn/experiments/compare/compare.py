@@ -207,10 +207,12 @@ def table_files(table: Any, columns: Columns, folder: Place) -> list[str]:
 
 
 def _values_of(name: str, values: Any, least: int = 0) -> tuple[Any, ...]:
-    """The values of an argument that is a list of at least so many."""
+    """The values of an argument that is a list of at least so many, each once."""
     listed = entries_of(name, values, "a list of values")
     if len(listed) < least:
         raise ValueError(f"{name}: expected at least one value, got none")
+    if any(value in listed[:place] for place, value in enumerate(listed)):
+        raise ValueError(f"{name}: expected every value once, got {', '.join(map(str, listed))}")
     return tuple(listed)
 
 
