@@ -24,6 +24,7 @@ from contextual_rnn.experiments.compare.winner import Predictor, write_table
 from contextual_rnn.experiments.config import BASELINE, CONTROLS, Config, PanelConfig, arms_for
 from contextual_rnn.experiments.panels import Columns, Split
 from contextual_rnn.experiments.panels.source import open_table, paths_of
+from contextual_rnn.experiments.panels.split import split_of
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.weights import load_task
@@ -78,9 +79,7 @@ def compare(
     """
     seen, known = cast("tuple[str, ...]", inputs), cast("tuple[str, ...]", context)  # `Columns` makes them tuples
     columns = Columns(target, series, time, seen, known, window, group, {} if kinds is None else kinds)
-    split = Split() if split is None else split
-    if not isinstance(split, Split):
-        raise TypeError(f"split: expected a Split, such as Split('time'), or None, got {shortened(split)}")
+    split = split_of(split)
     if not isinstance(out, str | Path):
         raise TypeError(f"out: expected a folder or its URL, got {shortened(out)}")
     folder = out if isinstance(out, Path) else store.place_of(out)

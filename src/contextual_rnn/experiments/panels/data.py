@@ -87,7 +87,7 @@ class PanelData:
         return tuple(part for name, coding in coded for part in coding.names(name))
 
     def batch(self, examples: Examples) -> Batch:
-        """Tensors of examples, as long as the longest of them."""
+        """Tensors of examples, as long as the longest of them. Raises TypeError for others, such as indices."""
         place, inside = _places(examples)
         rows = np.where(inside, place, -1)
         window, size = None, self.panel.columns.window
@@ -176,5 +176,7 @@ class PanelData:
 
 def _places(examples: Examples) -> tuple[Array, Array]:
     """Steps of the panel, (N, T), from the first of each example on, and which of them are in the example."""
+    if not isinstance(examples, Examples):
+        raise TypeError(f"examples: expected Examples, such as data.train[:64], got {type(examples).__name__}")
     steps = np.arange(examples.length.max(initial=0))
     return examples.first[:, None] + steps, steps < examples.length[:, None]

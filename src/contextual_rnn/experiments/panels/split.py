@@ -44,6 +44,13 @@ class Split:
             raise ValueError(f"calendar: expected False without by='time', got True by {self.by!r}")
 
 
+def split_of(split: Any) -> Split:
+    """The argument `split`, by default by series. Raises TypeError for what is no Split."""
+    if not (split is None or isinstance(split, Split)):
+        raise TypeError(f"split: expected a Split, such as Split('time'), or None, got {shortened(split)}")
+    return Split() if split is None else split
+
+
 @dataclass(frozen=True)
 class Examples:
     """Sequences that each begin from an initial state; arrays (N,).
