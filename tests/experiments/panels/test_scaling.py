@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.experiments.panels.tables import flows
 
-from contextual_rnn.experiments.panels import Columns, leaks, prepare, read_panel
+from contextual_rnn.experiments.panels import Columns, arrow, leaks, prepare, read_panel
 from contextual_rnn.experiments.panels.source import open_table
 
 WIDE = 100
@@ -90,6 +90,19 @@ def test_short_columns_of_a_parquet_file_are_read_together(tmp_path, monkeypatch
     for name in names:
         assert pa.chunked_array(list(source.read(name))).to_pylist() == [1.5] * 3
     assert scans == [names]
+
+
+@pytest.mark.parametrize("column", ["day", "rain"])
+def test_a_text_that_is_wrong_is_looked_for_by_halves(column, monkeypatch):
+    table, casts, can_cast = flows(series=40), [], arrow.can_cast
+    texts = [*table[column].cast(pa.string()).to_pylist()]
+    texts[-5] = "none"
+    table = table.set_column(table.column_names.index(column), column, pa.array(texts))
+    monkeypatch.setattr(arrow, "can_cast", lambda texts, kind: casts.append(len(texts)) or can_cast(texts, kind))
+    with pytest.raises(ValueError, match=f"{column}: expected .*, got 'none' in row {len(texts) - 4}"):
+        read_panel(table, Columns("discharge", "basin", "day", ("rain",), kinds={"rain": "quantity"}))
+    assert sum(casts) < 8 * len(texts)
+    assert 0 < len(casts) < 50
 
 
 def test_a_batch_does_not_look_at_the_whole_table():
