@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from tests.experiments.test_sweep import Serial
@@ -223,6 +224,21 @@ def test_a_file_imports_modules_beside_it(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", str(path))
     assert "mean" in tasks()
+
+
+def test_files_of_one_name_in_other_folders_are_other_tasks(tmp_path, monkeypatch):
+    """Types of options are looked up in the module of their class, where their names may mean something else."""
+    files = {}
+    for name, states in {"one": '"zero", "warm"', "two": '"zero", "cold"'}.items():
+        text = FILE.read_text().replace('name="mean"', f'name="{name}"').replace("state: str", "state: StateName")
+        text = text.replace("\n\n@dataclass", f"\nStateName = Literal[{states}]\n\n\n@dataclass", 1)
+        text = text.replace("import annotations\n", "import annotations\n\nfrom typing import Literal\n", 1)
+        files[name] = tmp_path / name / "task.py"
+        files[name].parent.mkdir()
+        files[name].write_text(text.replace('= "warm"', '= "zero"'))
+    monkeypatch.setenv("CONTEXTUAL_RNN_TASKS", os.pathsep.join(map(str, files.values())))
+    states = {name: get_args(get_type_hints(tasks()[name].config)["state"]) for name in files}
+    assert states == {"one": ("zero", "warm"), "two": ("zero", "cold")}
 
 
 def test_a_file_under_two_paths_is_one_file(tmp_path, monkeypatch, capsys):

@@ -201,6 +201,14 @@ def test_a_protocol_without_its_package_says_which(capsys):
     assert "nosuch" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", [None, 3, b"runs"])
+def test_what_is_no_place_is_refused_and_nothing_is_written(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match="folder: expected a folder or its URL, got"):
+        sweep([DecayConfig(**TINY)], place, Serial())
+    assert not list(tmp_path.iterdir())
+
+
 def test_places():
     assert place_of("s3://bucket/sweep/") == "s3://bucket/sweep"
     assert below("s3://bucket/sweep", "run") == "s3://bucket/sweep/run"

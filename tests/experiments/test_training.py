@@ -11,6 +11,7 @@ import safetensors
 import torch
 
 from contextual_rnn.experiments.cli.main import main
+from contextual_rnn.experiments.compare.winner import Predictor
 from contextual_rnn.experiments.config import DecayConfig, RetrievalConfig, config_from_dict, config_to_dict
 from contextual_rnn.experiments.runs import train as training
 from contextual_rnn.experiments.runs.folder import command, read_run, read_runs, write_json
@@ -153,6 +154,14 @@ def test_an_option_that_is_gone_is_read_at_the_value_that_every_run_now_has():
 def test_bad_options_are_refused(kind, options, named):
     with pytest.raises(ValueError, match=named):
         kind(**options)
+
+
+def test_what_is_no_configuration_and_no_path_is_named(tmp_path):
+    with pytest.raises(ValueError, match="config: expected the configuration of a registered task, got dict"):
+        train({"task": "decay"}, tmp_path)
+    for call in (lambda folder: train(tiny("decay"), folder), read_run, read_runs, Predictor.from_pretrained):
+        with pytest.raises(TypeError, match="folder: expected the path of a folder, got 3"):
+            call(3)
 
 
 def test_read_runs_finds_all_and_refuses_none(tmp_path):

@@ -385,6 +385,10 @@ def test_the_papers_tasks_take_the_same_path(config, tmp_path):
         (["compare", "a.csv", "--demo"], "table: expected a table, the name of a task, or --demo, got a.csv"),
         (["compare", "a.csv"], "target: expected the column to predict, got none"),
         (["compare", "a.csv", "--target", "y", "--kinds", "y"], "kinds: expected COLUMN=KIND, got 'y'"),
+        (
+            ["compare", "a.csv", "--target", "y", "--kinds", "y=category", "y=quantity"],
+            "kinds: expected every column once, got y as category and quantity",
+        ),
         (["compare", "nowhere.csv", "--target", "y"], "nowhere.csv"),
         (["compare", "decay", "--steps", "9"], "steps: expected none beside the task decay, which has options of its"),
         (["compare", "--demo", "--target", "y"], "target: expected none beside the data colors, whose columns are kno"),

@@ -12,7 +12,15 @@ import torch
 from tests.experiments.panels.tables import COLUMNS, SERIES, STEPS, flows
 
 from contextual_rnn import ContextNet
-from contextual_rnn.experiments.panels import Columns, Encoding, Split, prepare, prepare_new, read_panel
+from contextual_rnn.experiments.panels import (
+    Columns,
+    Encoding,
+    Split,
+    example_table,
+    prepare,
+    prepare_new,
+    read_panel,
+)
 
 PARTS = ("train", "validation", "test")
 
@@ -288,6 +296,30 @@ def test_series_with_one_target_are_not_split_by_time():
 def test_splits_are_checked(arguments, error):
     with pytest.raises(error, match=next(iter(arguments))):
         Split(**arguments)
+
+
+def test_what_is_no_panel_split_or_examples_is_named():
+    panel = read_panel(flows(), COLUMNS)
+    data = prepare(panel)
+    for call, message in {
+        lambda: read_panel(flows(), {"target": "discharge"}): r"columns: expected Columns, .*, got \{'target'",
+        lambda: prepare(flows()): "panel: expected a Panel that read_panel returns, got Table",
+        lambda: prepare(panel, "time"): r"split: expected a Split, such as Split\('time'\), or None, got 'time'",
+        lambda: prepare_new(flows(), data.encoding.to_json()): "encoding: expected an Encoding, got str",
+        lambda: data.batch([0, 1]): "examples: expected Examples, such as .*, got list",
+        lambda: data.table_rows(0): "examples: expected Examples, such as .*, got int",
+    }.items():
+        with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(ValueError, match="name: expected one of colors, countries, vowels, got"):
+        example_table(["colors"])
+
+
+def test_examples_are_selected_by_index_slice_and_mask():
+    train = prepare(read_panel(flows(), COLUMNS)).train
+    for index in (slice(2), [0, 1], np.arange(len(train)) < 2):
+        np.testing.assert_array_equal(train[index].first, train.first[:2])
+    assert train[1].first == train.first[1]
 
 
 def test_a_new_table_is_encoded_as_the_training_table():

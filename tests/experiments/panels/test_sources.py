@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.experiments.panels.tables import COLUMNS, flows
 
-from contextual_rnn.experiments.panels import Columns, prepare, read_panel
+from contextual_rnn.experiments.panels import Columns, csv_files, prepare, read_panel
 
 PLAIN = replace(COLUMNS, context=("soil", "area"))
 
@@ -138,7 +138,35 @@ def test_partitions_of_folders_are_columns(tmp_path):
     assert panel.summary["steps"]["longest"] == 40
 
 
-def test_types_of_a_csv_file_hold_all_of_its_values(tmp_path):
+def test_columns_of_parts_agree_however_they_are_written(tmp_path):
+    """A folder may name a column that its files hold too; parts have categories of their own, in few bytes."""
+    table = flows(12, 20)
+    for part, key in enumerate(("1", "x")):
+        rows = table.slice(part * 120, 120)
+        station = pa.array([f"{part}-{row}" for row in range(120)]).cast(pa.dictionary(pa.int8(), pa.string()))
+        own = pa.array([part] * 120)
+        (tmp_path / f"half={key}" / f"part={part}").mkdir(parents=True)
+        rows = rows.append_column("station", station).append_column("part", own).append_column(f"only {part}", own)
+        pq.write_table(rows, tmp_path / f"half={key}" / f"part={part}" / "0.parquet")
+    columns = Columns("discharge", "basin", "day", ("station", "part", "only 1"), ("half",))
+    described = read_panel(tmp_path, columns).summary["columns"]
+    assert described["station"]["categories"] == 240
+    assert described["half"] == {"kind": "category", "missing": 0, "categories": 2}
+    assert (described["part"]["least"], described["part"]["most"]) == (0, 1)
+    assert described["only 1"]["missing"] == 120
+
+
+def test_a_column_of_whole_numbers_may_be_in_the_names_of_folders_too(tmp_path):
+    for part in range(2):
+        (tmp_path / f"part={part}").mkdir()
+        rows = flows(12, 20).slice(part * 120, 120).append_column("part", pa.array([part] * 120))  # of 64 bits
+        pq.write_table(rows, tmp_path / f"part={part}" / "0.parquet")
+    panel = read_panel(tmp_path, Columns("discharge", "basin", "day", ("rain",), ("part",)))
+    assert panel.summary["columns"]["part"]["most"] == 1
+
+
+def test_types_of_a_csv_file_hold_all_of_its_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_files, "LARGEST_BLOCK", 1 << 18)
     rows = 60_000  # more than a block, of which only the last has a fraction
     lines = "\n".join([f"{row // 10},{row % 10},{row % 7}" for row in range(rows)] + [f"{rows // 10},0,2.5"])
     (tmp_path / "t.csv").write_text(f"s,t,y\n{lines}\n")

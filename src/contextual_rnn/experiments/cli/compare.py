@@ -131,10 +131,10 @@ class Compare:
         elif self.target is None:
             raise ValueError("target: expected the column to predict, got none")
         else:
-            kinds = dict(_kind(word) for word in self.kinds)
             columns = Columns(
-                self.target, self.series, self.time, self.inputs, self.context, self.window, self.group, kinds
-            )
+                self.target, self.series, self.time, self.inputs, self.context, self.window, self.group,
+                _kinds(self.kinds),
+            )  # fmt: skip
         return plan_of_table(
             table_files(table, columns, folder), columns, Split(self.split), self.length, seeds=self.seeds,
             arms=self.arms, network=self.network, units=self.units, learning_rates=self.learning_rates,
@@ -148,11 +148,16 @@ class Compare:
                 raise ValueError(f"{option.name}: expected none beside {beside}, got {value!r}")
 
 
-def _kind(word: str) -> tuple[str, str]:
-    name, equals, kind = word.partition("=")
-    if not (name and equals and kind):
-        raise ValueError(f"kinds: expected COLUMN=KIND, got {word!r}")
-    return name, kind
+def _kinds(words: tuple[str, ...]) -> dict[str, str]:
+    kinds: dict[str, str] = {}
+    for word in words:
+        name, equals, kind = word.partition("=")
+        if not (name and equals and kind):
+            raise ValueError(f"kinds: expected COLUMN=KIND, got {word!r}")
+        if name in kinds:
+            raise ValueError(f"kinds: expected every column once, got {name} as {kinds[name]} and {kind}")
+        kinds[name] = kind
+    return kinds
 
 
 def _dry_run(plan: Plan, count: int) -> None:

@@ -24,6 +24,7 @@ from contextual_rnn.experiments.compare.winner import Predictor, write_table
 from contextual_rnn.experiments.config import BASELINE, CONTROLS, Config, PanelConfig, arms_for
 from contextual_rnn.experiments.panels import Columns, Split
 from contextual_rnn.experiments.panels.source import open_table, paths_of
+from contextual_rnn.experiments.panels.split import split_of
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.weights import load_task
@@ -78,9 +79,7 @@ def compare(
     """
     seen, known = cast("tuple[str, ...]", inputs), cast("tuple[str, ...]", context)  # `Columns` makes them tuples
     columns = Columns(target, series, time, seen, known, window, group, {} if kinds is None else kinds)
-    split = Split() if split is None else split
-    if not isinstance(split, Split):
-        raise TypeError(f"split: expected a Split, such as Split('time'), or None, got {shortened(split)}")
+    split = split_of(split)
     if not isinstance(out, str | Path):
         raise TypeError(f"out: expected a folder or its URL, got {shortened(out)}")
     folder = out if isinstance(out, Path) else store.place_of(out)
@@ -207,10 +206,12 @@ def table_files(table: Any, columns: Columns, folder: Place) -> list[str]:
 
 
 def _values_of(name: str, values: Any, least: int = 0) -> tuple[Any, ...]:
-    """The values of an argument that is a list of at least so many."""
+    """The values of an argument that is a list of at least so many, each once."""
     listed = entries_of(name, values, "a list of values")
     if len(listed) < least:
         raise ValueError(f"{name}: expected at least one value, got none")
+    if any(value in listed[:place] for place, value in enumerate(listed)):
+        raise ValueError(f"{name}: expected every value once, got {', '.join(map(str, listed))}")
     return tuple(listed)
 
 

@@ -13,6 +13,7 @@ import torch
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.config import PanelConfig
 from contextual_rnn.experiments.panels import Encoding, Examples, PanelData, prepare_new
+from contextual_rnn.experiments.runs.folder import folder_of
 from contextual_rnn.experiments.runs.json_file import read_json
 from contextual_rnn.experiments.tasks.networks import own_files
 from contextual_rnn.experiments.tasks.panel import parts_of, predicted
@@ -37,7 +38,7 @@ class Predictor:
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write predictor.json and model.safetensors into `folder`."""
-        folder = Path(folder)
+        folder = folder_of(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / WEIGHTS, safetensors_bytes(self.model.state_dict(), {}))
         options = {name: getattr(self.config, name) for name in OPTIONS}
@@ -51,7 +52,7 @@ class Predictor:
         Raises ValueError, which names the file, where one is missing or damaged, and where the folder has a network of
         a file and `network` does not name one: a folder from elsewhere runs no code by itself.
         """
-        path = Path(folder) / CONFIG
+        path = folder_of(folder) / CONFIG
         if not path.exists():
             raise ValueError(f"folder: expected the folder winner of a comparison, with {CONFIG}, got {folder}")
         content = read_json(path)
@@ -69,7 +70,7 @@ class Predictor:
             )
         with torch.random.fork_rng(devices=[]):
             model = PanelModel(config, encoding)
-        _load(model, Path(folder) / WEIGHTS)
+        _load(model, path.with_name(WEIGHTS))
         return cls(model, config, encoding)
 
     def predict(self, table: Any) -> Any:

@@ -94,7 +94,8 @@ def _run_file(path: Path, argument: str) -> None:
     if not _LOADED.isdisjoint((file, str(path))):  # a relative path stays known where the process changes its folder
         return
     _LOADED.update(loaded := {file, str(path)})
-    name = f"{MODULES}{path.stem}"
+    # Files of the same name in other folders are other modules.
+    name = f"{MODULES}{path.stem}_{hashlib.blake2b(file.encode(errors='surrogateescape'), digest_size=4).hexdigest()}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         _LOADED.difference_update(loaded)

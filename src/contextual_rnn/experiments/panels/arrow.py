@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,15 +60,28 @@ def decoded(chunk: Any) -> Any:
     return chunk.cast(chunk.type.value_type) if require_pyarrow().types.is_dictionary(chunk.type) else chunk
 
 
-def can_cast(text: str | None, kind: Any) -> bool:
-    """Whether Arrow reads a text as a value of a type, or it is missing."""
+def can_cast(texts: Any, kind: Any) -> bool:
+    """Whether Arrow reads a text, or each of several, as a value of a type, or it is missing."""
     import pyarrow as pa
 
     try:
-        pa.scalar(text, pa.string()).cast(kind)
+        texts.cast(kind)
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def first_unread(texts: Any, kinds: Sequence[Any]) -> int | None:
+    """The place of the first text that Arrow reads as a value of none of the types; None where there is none."""
+    if any(can_cast(texts, kind) for kind in kinds):
+        return None
+    if len(texts) == 1:
+        return 0
+    half = len(texts) // 2
+    if (place := first_unread(texts.slice(0, half), kinds)) is not None:
+        return place
+    place = first_unread(texts.slice(half), kinds)
+    return None if place is None else half + place
 
 
 def check_once(names: Iterable[str], place: str = "") -> None:

@@ -80,10 +80,11 @@ class Columns:
         for name in self.inputs:
             if name in (self.series, self.time):
                 raise ValueError(f"inputs: expected columns of values, got {name!r}, which is {roles[name]}")
+        inputs = set(self.inputs)
         for name in self.context:
             if name in (self.target, self.time):
                 raise ValueError(f"context: expected columns known before the start, got {name!r}, {roles[name]}")
-            if name in self.inputs:
+            if name in inputs:
                 raise ValueError(f"context: expected columns that are no inputs, got {name!r} in both")
 
 
@@ -105,8 +106,9 @@ def _names(role: str, names: Any) -> tuple[str, ...]:
 def _check_kinds(kinds: Any, columns: Columns) -> None:
     if not isinstance(kinds, Mapping):
         raise TypeError(f"kinds: expected a dict from columns to kinds, got {shortened(kinds)}")
+    described = {*columns.inputs, *columns.context, columns.target}
     for name, kind in kinds.items():
-        if name not in (*columns.inputs, *columns.context, columns.target):
+        if name not in described:
             raise ValueError(f"kinds: expected columns among inputs, context and target, got {name!r}")
         if not isinstance(kind, str):
             raise TypeError(f"kinds: expected a text for {name!r}, got {shortened(kind)}")

@@ -13,6 +13,9 @@ from contextual_rnn.experiments.panels.arrow import check_once, first_line, valu
 DELIMITERS = ",;\t|"
 DECIMAL_COMMA = r'(^|{0})"?[-+]?\d+,\d+"?({0}|$)'
 LOOKED_AT = 1 << 14  # bytes after the first line
+# Bytes that are parsed at once: at least those of the longest row. A block costs something for each column, so that a
+# large file has few of them too.
+BLOCK, LARGEST_BLOCK, BLOCKS = 1 << 26, 1 << 30, 16
 
 
 def read_csv_files(files: Sequence[Path], names: Sequence[str] | None) -> Any:
@@ -42,7 +45,8 @@ def _read_one(file: Path, names: Sequence[str] | None) -> Any:
     comma = delimiter != "," and any(map(number.search, lines))
     header = next(csv_reader([first], delimiter=delimiter))
     check_once(filter(None, header), f" in {str(file)!r}")
-    wanted = None if names is None else [name for name in names if name in header]
+    columns = dict.fromkeys(header)
+    wanted = None if names is None else [name for name in names if name in columns]
     if "\0" in first or ("\ufffd" in first and len(wanted or ()) < len(names or ())):
         raise ValueError(
             f"table: expected a CSV file of UTF-8 text, got names of columns in other bytes in {str(file)!r}"
@@ -54,17 +58,19 @@ def _read_one(file: Path, names: Sequence[str] | None) -> Any:
         auto_dict_max_cardinality=1 << 24,
         decimal_point="," if comma else ".",
     )
+    size = file.stat().st_size
+    reading = csv.ReadOptions(block_size=min(size, max(BLOCK, size // BLOCKS), LARGEST_BLOCK))
+    parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     try:
-        table = csv.read_csv(file, parse_options=csv.ParseOptions(delimiter=delimiter), convert_options=options)
+        table = csv.read_csv(file, reading, parsing, options)
     except pa.ArrowException as error:
         raise ValueError(f"table: expected a CSV file of UTF-8 text, got {str(file)!r}: {first_line(error)}") from None
     for field in table.schema:
         if pa.types.is_binary(value_type(field.type)):
             raise ValueError(f"{field.name}: expected UTF-8 text, got other bytes in {str(file)!r}")
     if wanted is not None:  # the rest has no values to read, only names to show
-        for name in dict.fromkeys(header):
-            if name not in table.column_names:
-                table = table.append_column(name, pa.nulls(len(table)))
+        read = dict(zip(table.column_names, table.columns, strict=True))
+        table = pa.table(dict.fromkeys(columns, pa.nulls(len(table))) | read)
     return table
 
 

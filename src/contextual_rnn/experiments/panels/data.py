@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from contextual_rnn.experiments.panels.encoding import Encoding
 from contextual_rnn.experiments.panels.panel import Panel
 from contextual_rnn.experiments.panels.split import Examples
 from contextual_rnn.experiments.panels.understood import understood
-from contextual_rnn.experiments.panels.values import Category, Quantity
+from contextual_rnn.experiments.panels.values import Category, Column, Quantity
 from contextual_rnn.layers.context_net import Feature
 
 
@@ -86,7 +87,7 @@ class PanelData:
         return tuple(part for name, coding in coded for part in coding.names(name))
 
     def batch(self, examples: Examples) -> Batch:
-        """Tensors of examples, as long as the longest of them."""
+        """Tensors of examples, as long as the longest of them. Raises TypeError for others, such as indices."""
         place, inside = _places(examples)
         rows = np.where(inside, place, -1)
         window, size = None, self.panel.columns.window
@@ -95,7 +96,7 @@ class PanelData:
         context = {
             key: torch.from_numpy(np.ascontiguousarray(values))
             for name, coding in self.encoding.context.items()
-            for key, values in coding.feature_values(name, self.panel.context[name].take(examples.sequence)).items()
+            for key, values in coding.feature_values(name, self._columns[name].take(examples.sequence)).items()
         }
         target, observed = self._target(rows if self.encoding.target_per == "step" else examples.sequence)
         return Batch(
@@ -127,12 +128,20 @@ class PanelData:
         (place, inside), rows = _places(examples), self.panel.steps.rows
         return np.where(inside, rows[np.minimum(place, len(rows) - 1)], -1)
 
+    @functools.cached_property
+    def _columns(self) -> dict[str, Column]:
+        """Every column, coded once: a batch has few rows, and a table may have many categories."""
+        panel, encoding, target = self.panel, self.encoding, self.panel.columns.target
+        codings = {**encoding.inputs, **encoding.context, target: encoding.target}
+        columns = {**panel.inputs, **panel.context, target: panel.target}
+        return {name: coding.coded(columns[name]) for name, coding in codings.items()}
+
     def _inputs(self, rows: Array, inside: Array) -> Tensor:
         parts = self._coded(rows)
         if self.panel.columns.reads_itself:
-            begins = np.zeros(len(self.panel.steps.rows) + 1, bool)
-            begins[self.panel.steps.offsets] = True
-            parts += self._past_target(np.where(inside & ~begins[rows], rows - 1, -1))
+            before, first, offsets = np.where(inside, rows - 1, -1), rows[:, :1], self.panel.steps.offsets
+            before[:, :1][offsets[np.searchsorted(offsets, first)] == first] = -1  # of another piece
+            parts += self._past_target(before)
         if not parts:
             parts = [np.ones((*rows.shape, 1), np.float32)]
         return torch.from_numpy(np.concatenate(parts, -1) * inside[..., None])
@@ -144,29 +153,30 @@ class PanelData:
     def _coded(self, rows: Array) -> list[Array]:
         flat = rows.reshape(-1)
         return [
-            coding.numbers(self.panel.inputs[name].take(flat)).reshape(*rows.shape, coding.width)
+            coding.numbers(self._columns[name].take(flat)).reshape(*rows.shape, coding.width)
             for name, coding in self.encoding.inputs.items()
         ]
 
     def _past_target(self, rows: Array) -> list[Array]:
         coding = self.encoding.target_before
-        numbers = coding.numbers(self.panel.target.take(rows.reshape(-1)))
+        numbers = coding.numbers(self._columns[self.panel.columns.target].take(rows.reshape(-1)))
         return [numbers.reshape(*rows.shape, coding.width)]
 
     def _target(self, rows: Array) -> tuple[Tensor, Tensor]:
-        column, coding = self.panel.target.take(rows.reshape(-1)), self.encoding.target
+        column, coding = self._columns[self.panel.columns.target].take(rows.reshape(-1)), self.encoding.target
         observed = ~column.missing
         if isinstance(column, Quantity):
             values = np.where(observed, coding.scaled(column), 0).astype(np.float32)
         else:
             assert isinstance(column, Category)
-            values = coding.places(column.categories)[column.codes]
-            observed &= values < len(coding.categories)
-            values = np.where(observed, values, 0)
+            observed &= column.codes < len(coding.categories)
+            values = np.where(observed, column.codes, 0).astype(np.int64)
         return torch.from_numpy(values.reshape(rows.shape)), torch.from_numpy(observed.reshape(rows.shape))
 
 
 def _places(examples: Examples) -> tuple[Array, Array]:
     """Steps of the panel, (N, T), from the first of each example on, and which of them are in the example."""
+    if not isinstance(examples, Examples):
+        raise TypeError(f"examples: expected Examples, such as data.train[:64], got {type(examples).__name__}")
     steps = np.arange(examples.length.max(initial=0))
     return examples.first[:, None] + steps, steps < examples.length[:, None]

@@ -83,18 +83,24 @@ class Coding:
         other = len(self.categories)
         return np.array([*(index.get(category, other) for category in categories), -1], np.int64)
 
+    def coded(self, column: Column) -> Column:
+        """A column with places instead of codes, as `numbers` and `feature_values` take it."""
+        if isinstance(column, Quantity):
+            return column
+        places = self.places(column.categories).astype(np.int32)
+        return replace(column, codes=places[column.codes], categories=[*self.categories, None])
+
     def numbers(self, column: Column) -> Array:
-        """Numbers (n, width) of a column."""
+        """Numbers (n, width) of a coded column."""
         numbers = np.zeros((len(column), self.width), np.float32)
         missing = column.missing
         if isinstance(column, Quantity):
             numbers[:, 0] = np.where(missing, 0, self.scaled(column))
         elif isinstance(column, Category):
             rows = np.flatnonzero(~missing)
-            numbers[rows, self.places(column.categories)[column.codes[rows]]] = 1
+            numbers[rows, column.codes[rows]] = 1
         else:
-            rows, codes = column.pairs()
-            numbers[rows, self.places(column.categories)[codes]] = 1
+            numbers[column.pairs()] = 1
         if self.missing:
             numbers[missing, -1] = 1
         return numbers
@@ -114,14 +120,14 @@ class Coding:
         return {name: feature, f"{name} missing": Continuous(0.0, 1.0)} if self.missing else {name: feature}
 
     def feature_values(self, name: str, column: Column) -> dict[str, Array]:
-        """What a context network takes for the rows of a column."""
+        """What a context network takes for the rows of a coded column."""
         missing = column.missing
         if isinstance(column, Category):
-            places = self.places(column.categories)
+            places = column.codes.astype(np.int64)
             if self.missing:  # before the unknown ones, as a category of its own
                 places[places == len(self.categories)] += 1
-            places[-1] = len(self.categories)
-            return {name: places[column.codes]}
+            places[missing] = len(self.categories)
+            return {name: places}
         if isinstance(column, Quantity):
             values = {name: np.where(missing, self.mean, column.values)}
         else:

@@ -22,7 +22,7 @@ def example_table(name: str) -> tuple[Any, Columns]:
     Nothing is downloaded. Raises ValueError for another name, ImportError that says what to install where the package
     with the data is missing.
     """
-    if name not in EXAMPLES:
+    if not isinstance(name, str) or name not in EXAMPLES:
         raise ValueError(f"name: expected one of {', '.join(EXAMPLES)}, got {name!r}")
     table, columns = EXAMPLES[name]()
     return require_pyarrow().table(table), columns

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn._numbers import shortened_text
+from contextual_rnn._numbers import shortened, shortened_text
 from contextual_rnn.experiments.panels.arrow import Array
 from contextual_rnn.experiments.panels.columns import Columns
 from contextual_rnn.experiments.panels.encoding import Encoding
@@ -50,9 +50,11 @@ def read_panel(table: Any, columns: Columns, like: Encoding | None = None) -> Pa
 
     Raises ValueError that names the column for one that is missing, has no value, or has values of another kind than
     the rest; for two rows of the same series and time; for a context that changes within a series; and for a target
-    that is constant. What is only doubtful is a warning in `summary`. Raises TypeError for what is no table, and
-    ImportError without pyarrow.
+    that is constant. What is only doubtful is a warning in `summary`. Raises TypeError for what is no table and no
+    `Columns`, and ImportError without pyarrow.
     """
+    if not isinstance(columns, Columns):
+        raise TypeError(f"columns: expected Columns, such as Columns(target='y'), got {shortened(columns)}")
     source = open_table(table, columns.names)
     _check_names(source, columns, like)
     if (tokens := tokens_of(source, columns)) is not None:

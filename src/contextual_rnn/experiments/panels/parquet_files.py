@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from contextual_rnn.experiments.panels.arrow import check_once, first_line, value_type
 
 READ_ROWS = 1 << 18  # of a column at a time
+VALUES = 1 << 22  # of several short columns at a time: each reading looks at the names of all columns of every file
 
 
 def read_parquet_files(
@@ -26,28 +29,38 @@ def read_parquet_files(
     paths = [str(file) for file in files]
     try:
         schema = _common_schema(paths, names)
-        plain = ds.dataset(paths, format="parquet", partitioning="hive", schema=schema)
-        if schema is not None:
-            inferred = ds.dataset(paths[:1], format="parquet", partitioning="hive").schema
-            for field in inferred:  # partitions
-                schema = schema if field.name in schema.names else schema.append(field)
-        texts = [field.name for field in plain.schema if pa.types.is_string(field.type)]
-        if schema is not None:
-            codes = pa.dictionary(pa.int32(), pa.string())
-            schema = pa.schema([field.with_type(codes) if field.name in texts else field for field in schema])
+        texts = [field.name for field in schema if pa.types.is_string(field.type)]
+        codes = pa.dictionary(pa.int32(), pa.string())
+        fields = {field.name: field.with_type(codes) if field.name in texts else field for field in schema}
+        fields = {field.name: field for field in _partitions(paths)} | fields
         options = ds.ParquetFileFormat(ds.ParquetReadOptions(dictionary_columns=texts))
-        data: Any = ds.dataset(paths, format=options, partitioning="hive", schema=schema)
+        data: Any = ds.dataset(paths, format=options, partitioning="hive", schema=pa.schema(list(fields.values())))
         types = {field.name: field.type for field in data.schema}
         rows = data.count_rows()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"table: expected Parquet files, got {name!r}: {first_line(error)}") from None
 
-    def read(column: str) -> Iterator[Any]:
+    wanted = list(types) if names is None else [name for name in names if name in types]
+    place, together = {column: index for index, column in enumerate(wanted)}, max(VALUES // max(rows, 1), 1)
+
+    def scan(columns: list[str]) -> Iterator[Any]:
         # Little is read ahead: what waits in memory is read once more than it must be.
-        scan = data.scanner(columns=[column], batch_size=READ_ROWS, batch_readahead=2, fragment_readahead=1)
+        return data.scanner(columns=columns, batch_size=READ_ROWS, batch_readahead=2, fragment_readahead=1).to_batches()
+
+    @functools.lru_cache(maxsize=1)
+    def several(group: int) -> list[Any]:
+        return list(scan(wanted[group * together : (group + 1) * together]))
+
+    def batches(column: str) -> Iterable[Any]:
+        if together > 1:
+            with contextlib.suppress(pa.ArrowException, OSError):  # read alone, it is known which column it is
+                return several(place[column] // together)
+        return scan([column])
+
+    def read(column: str) -> Iterator[Any]:
         try:
-            for batch in scan.to_batches():
-                yield batch.column(0)
+            for batch in batches(column):
+                yield batch.column(column)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{column}: expected values of type {types[column]}, got {first_line(error)}") from None
 
@@ -55,7 +68,7 @@ def read_parquet_files(
 
 
 def _common_schema(paths: Sequence[str], names: Sequence[str] | None) -> Any:
-    """A schema that holds the values of every file; None where all have the same."""
+    """A schema that holds the values of every file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -63,7 +76,7 @@ def _common_schema(paths: Sequence[str], names: Sequence[str] | None) -> Any:
     for path, schema in zip(paths, schemas, strict=True):
         check_once(schema.names, f" in {path!r}")
     if all(schema.equals(schemas[0]) for schema in schemas):
-        return None
+        return schemas[0]
     fields: dict[str, Any] = {}
     for path, schema in zip(paths, schemas, strict=True):
         for field in schema:
@@ -80,6 +93,15 @@ def _common_schema(paths: Sequence[str], names: Sequence[str] | None) -> Any:
                     f"{field.type} in {path!r}"
                 ) from None
     return pa.schema(list(fields.values()))
+
+
+def _partitions(paths: Sequence[str]) -> Any:
+    """The columns that the names of folders hold, with types for the values of all of them."""
+    import pyarrow.dataset as ds
+    from pyarrow.fs import LocalFileSystem
+
+    options = ds.FileSystemFactoryOptions(partitioning=ds.HivePartitioning.discover())
+    return ds.FileSystemDatasetFactory(LocalFileSystem(), paths, ds.ParquetFileFormat(), options).inspect_schemas()[-1]
 
 
 def _plain(field: Any, like: Any) -> Any:

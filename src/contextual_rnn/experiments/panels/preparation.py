@@ -11,7 +11,7 @@ from contextual_rnn.experiments.panels.arrow import Array, counted
 from contextual_rnn.experiments.panels.data import PanelData
 from contextual_rnn.experiments.panels.encoding import MOST_CATEGORIES, Coding, Encoding
 from contextual_rnn.experiments.panels.panel import Panel, read_panel
-from contextual_rnn.experiments.panels.split import PARTS, Examples, Split, cut, parts_of_units
+from contextual_rnn.experiments.panels.split import PARTS, Examples, Split, cut, parts_of_units, split_of
 from contextual_rnn.experiments.panels.values import Category, Column, Quantity
 
 
@@ -20,9 +20,12 @@ def prepare(panel: Panel, split: Split | None = None, length: int | None = None)
 
     Each example has a whole window before its start; neither crosses a split or a gap that was not filled. Examples
     without a known target are left out, and counted with the others in `summary`. Raises ValueError for a split that
-    leaves a part without an example, by time for a target a series, and by a group that the panel does not have.
+    leaves a part without an example, by time for a target a series, and by a group that the panel does not have,
+    TypeError for other types.
     """
-    split = Split() if split is None else split
+    if not isinstance(panel, Panel):
+        raise TypeError(f"panel: expected a Panel that read_panel returns, got {type(panel).__name__}")
+    split = split_of(split)
     if length is not None:
         length = check_size("length", length)
     bounds, sequence, part = _runs(panel, split)
@@ -55,6 +58,8 @@ def prepare_new(table: Any, encoding: Encoding) -> PanelData:
 
     Raises as `read_panel`, but not for a target that is missing.
     """
+    if not isinstance(encoding, Encoding):
+        raise TypeError(f"encoding: expected an Encoding, got {type(encoding).__name__}")
     panel = read_panel(table, encoding.columns, encoding)
     offsets = panel.steps.offsets
     _, examples = _examples(panel, np.stack([offsets[:-1], offsets[1:]], 1), panel.steps.series, encoding.length)
@@ -192,20 +197,21 @@ def _summary(panel: Panel, counts: dict[str, int]) -> dict[str, Any]:
 
 def _new_gaps(panel: Panel, encoding: Encoding) -> list[str]:
     """A sentence on each column with missing values of which training had none."""
+    codings = encoding.inputs | encoding.context
     return [
         f"{name}: training has no missing values, {int(column.missing.sum())} elsewhere count as average or unknown"
         for name, column in {**panel.inputs, **panel.context}.items()
-        if column.missing.any() and not (encoding.inputs | encoding.context)[name].missing
+        if column.missing.any() and not codings[name].missing
     ]
 
 
 def _unseen(panel: Panel, encoding: Encoding) -> list[str]:
     """A sentence on each column with categories that training had not."""
-    warnings = []
+    warnings, codings = [], encoding.inputs | encoding.context
     for name, column in {**panel.inputs, **panel.context}.items():
         if isinstance(column, Quantity):
             continue
-        known = set((encoding.inputs | encoding.context)[name].categories)
+        known = set(codings[name].categories)
         new = [category for category in column.categories if category not in known]
         if new:
             warnings.append(f"{name}: {len(new)} categories were not in training, such as {new[0]!r}")

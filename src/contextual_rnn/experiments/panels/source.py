@@ -75,7 +75,7 @@ def _plain_type(kind: Any) -> Any:
         return _plain_type(kind.value_type)
     if pa.types.is_dictionary(kind):
         value = _plain_type(kind.value_type)
-        return pa.dictionary(kind.index_type, value) if is_text(value) or is_number_type(value) else value
+        return pa.dictionary(pa.int32(), value) if is_text(value) or is_number_type(value) else value
     if pa.types.is_decimal(kind):
         return pa.float64()
     return pa.large_string() if kind == pa.string_view() else kind
@@ -92,7 +92,8 @@ def _plain(chunk: Any) -> Any:
     if pa.types.is_dictionary(chunk.type):
         values = _plain(chunk.dictionary)
         encoded = pa.types.is_dictionary(kind)
-        return pa.DictionaryArray.from_arrays(chunk.indices, values) if encoded else values.take(chunk.indices)
+        codes = chunk.indices.cast(pa.int32())  # shorter ones hold those of one part, not of all
+        return pa.DictionaryArray.from_arrays(codes, values) if encoded else values.take(codes)
     return chunk.cast(kind)
 
 

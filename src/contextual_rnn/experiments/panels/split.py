@@ -44,12 +44,20 @@ class Split:
             raise ValueError(f"calendar: expected False without by='time', got True by {self.by!r}")
 
 
+def split_of(split: Any) -> Split:
+    """The argument `split`, by default by series. Raises TypeError for what is no Split."""
+    if not (split is None or isinstance(split, Split)):
+        raise TypeError(f"split: expected a Split, such as Split('time'), or None, got {shortened(split)}")
+    return Split() if split is None else split
+
+
 @dataclass(frozen=True)
 class Examples:
     """Sequences that each begin from an initial state; arrays (N,).
 
     `first` is the row of the panel's steps where an example starts, `length` its number of steps. `sequence` says where
-    its context is, `series` and `group` what it has in common with other examples. An index or a mask selects examples.
+    its context is, `series` and `group` what it has in common with other examples. An index, a slice or
+    a mask selects examples.
     """
 
     series: Array
@@ -62,7 +70,7 @@ class Examples:
         return len(self.first)
 
     def __getitem__(self, index: Any) -> Examples:
-        index = np.atleast_1d(np.asarray(index))
+        index = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
         return Examples(*(values[index] for values in vars(self).values()))
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from contextual_rnn.experiments.panels.arrow import (
     Array,
-    can_cast,
     compute,
     decoded,
+    first_unread,
     is_date_type,
     is_number_type,
     is_text,
@@ -114,12 +114,13 @@ def _from_texts(name: str, chunk: Any, row: int) -> Any:
             return chunk.cast(pa.timestamp("us", zone))
         except pa.ArrowInvalid:
             pass
-    for place, text in enumerate(chunk.to_pylist()):
-        if not any(can_cast(text, pa.timestamp("us", zone)) for zone in TEXT_TIMES):
-            raise ValueError(
-                f"{name}: expected dates such as 2020-12-31 or 2020-12-31T23:59, got {text!r} in row {row + place + 1}"
-            )
-    raise _mixed_zones(name)
+    place = first_unread(chunk, [pa.timestamp("us", zone) for zone in TEXT_TIMES])
+    if place is None:
+        raise _mixed_zones(name)
+    text = chunk[place].as_py()
+    raise ValueError(
+        f"{name}: expected dates such as 2020-12-31 or 2020-12-31T23:59, got {text!r} in row {row + place + 1}"
+    )
 
 
 def _mixed_zones(name: str) -> ValueError:

@@ -24,7 +24,13 @@ def understood(
         "examples": _examples(summary, length),
     }
     lines = [f"{name:<16}{fact}" for name, fact in facts.items()]
-    rows = [_column(columns, name, column) for name, column in summary["columns"].items()]
+    roles = {
+        "target": {columns.target},
+        "input": set(columns.inputs),
+        "context": set(columns.context),
+        "group": {columns.group},
+    }
+    rows = [_column(roles, name, column) for name, column in summary["columns"].items()]
     lines += ["", *aligned([("column", "is", "kind", "missing", "values"), *rows])]
     warnings = summary["warnings"]
     return "\n".join([*lines, "", *(f"warning: {warning}" for warning in warnings)] if warnings else lines)
@@ -89,13 +95,7 @@ def _examples(summary: Mapping[str, Any], length: int | None) -> str:
     return f"{counts}, of {of}{split}"
 
 
-def _column(columns: Columns, name: str, column: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
-    roles = {
-        "target": (columns.target,),
-        "input": columns.inputs,
-        "context": columns.context,
-        "group": (columns.group,),
-    }
+def _column(roles: Mapping[str, set[Any]], name: str, column: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     role = ", ".join(role for role, names in roles.items() if name in names)
     values = ""
     if "categories" in column:

@@ -14,6 +14,7 @@ from contextual_rnn.experiments.panels.arrow import (
     compute,
     counted,
     decoded,
+    first_unread,
     is_date_type,
     is_number_type,
     is_text,
@@ -153,7 +154,9 @@ def _numbers(name: str, chunk: Any, row: int) -> Array:
         try:
             return chunk.cast(pa.float64()).to_numpy(zero_copy_only=False)
         except pa.ArrowInvalid:
-            place, text = next((place, text) for place, text in enumerate(chunk.to_pylist()) if not is_number(text))
+            place = first_unread(chunk, [pa.float64()])
+            assert place is not None
+            text = chunk[place].as_py()
             raise ValueError(f"{name}: expected numbers, got {text!r} in row {row + place + 1}") from None
     return chunk.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
@@ -162,7 +165,7 @@ def is_number(text: str | None) -> bool:
     """Whether Arrow reads a text as a number, or it is missing."""
     import pyarrow as pa
 
-    return can_cast(text and text.strip(), pa.float64())
+    return can_cast(pa.scalar(text and text.strip(), pa.string()), pa.float64())
 
 
 def read_codes(source: Source, name: str) -> tuple[Array, Any]:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 import contextual_rnn
+from contextual_rnn._numbers import shortened
 from contextual_rnn._whole_file import TEMPORARY, unicode_text, write_whole
 from contextual_rnn.experiments.config import (
     Config,
@@ -64,6 +65,13 @@ class Run:
         return self.result is not None and "diverged" not in self.result
 
 
+def folder_of(folder: object) -> Path:
+    """The folder that an argument names. Raises TypeError for what is no path."""
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"folder: expected the path of a folder, got {shortened(folder)}")
+    return Path(folder)
+
+
 def versions() -> dict[str, str]:
     """Versions that must be equal everywhere for equal numbers."""
     return {
@@ -75,7 +83,7 @@ def versions() -> dict[str, str]:
 
 def read_config(folder: Path) -> Config:
     """The configuration of the run in `folder`. Raises ValueError, which names the file, where there is none."""
-    path = Path(folder) / CONFIG
+    path = folder_of(folder) / CONFIG
     if not os.path.lexists(path):
         raise ValueError(f"folder: expected a run (a folder with {CONFIG}), got {folder}")
     return parsed_config(read_json(path), path)
@@ -112,7 +120,7 @@ _RESULT = {
 
 def read_run(folder: Path) -> Run:
     """Read one run. Raises ValueError, which names the file, where `folder` holds none or a file is damaged."""
-    folder = Path(folder)
+    folder = folder_of(folder)
     config = read_config(folder)
     metrics_file, result_file = folder / METRICS, folder / RESULT
     metrics = _read_metrics(metrics_file, config) if os.path.lexists(metrics_file) else []
@@ -161,7 +169,7 @@ def read_runs(folder: Path, refused: Refused = raise_it) -> list[Run]:
     read. Raises ValueError where there is no run that can be read.
     """
     runs: list[Run] = []
-    folders = run_folders(folder, refused)
+    folders = run_folders(folder_of(folder), refused)
     for path in folders:
         try:
             runs.append(read_run(path))

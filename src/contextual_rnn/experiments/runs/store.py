@@ -18,6 +18,7 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from contextual_rnn._numbers import shortened
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.runs.folder import CHECKPOINT, CONFIG, METRICS, RESULT, WEIGHTS, Refused, raise_it
 
@@ -87,10 +88,13 @@ def _leaves(name: str, place: Place) -> ValueError:
 class Store:
     """The folder at `place`.
 
-    Raises ImportError, which names the package, where its protocol needs one, and ValueError for an unknown protocol.
+    Raises ImportError, which names the package, where its protocol needs one, ValueError for an unknown protocol, and
+    TypeError for what is no path and no URL.
     """
 
     def __init__(self, place: Place):
+        if not isinstance(place, str | Path):
+            raise TypeError(f"folder: expected a folder or its URL, got {shortened(place)}")
         self.url = str(place)
         try:
             self._files, self._root = fsspec.url_to_fs(self.url)

@@ -13,7 +13,7 @@ from typing import Any
 
 from contextual_rnn._whole_file import TEMPORARY, remove_leftovers, write_whole
 from contextual_rnn.experiments import interrupts
-from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, config_to_dict, identity
+from contextual_rnn.experiments.config import CHECKPOINT_SECONDS, Config, config_to_dict, entry_of, identity
 from contextual_rnn.experiments.config.options import at_least
 from contextual_rnn.experiments.interrupts import Interrupted
 from contextual_rnn.experiments.runs import checkpoint
@@ -26,6 +26,7 @@ from contextual_rnn.experiments.runs.folder import (
     Run,
     command,
     finished,
+    folder_of,
     read_run,
     versions,
     write_json,
@@ -66,9 +67,11 @@ def train(
     KeyboardInterrupt; by default it does so once the command line has received Ctrl-C or SIGTERM.
 
     Raises ValueError where the folder holds another run or other files, or a checkpoint that is damaged or another
-    run's; OSError where the folder cannot be written. Both name the file and leave it as it is.
+    run's; OSError where the folder cannot be written. Both name the file and leave it as it is. Raises ValueError for
+    what is no configuration of a task, and TypeError for what is no path.
     """
-    folder = Path(folder)
+    entry_of(config)
+    folder = folder_of(folder)
     at_least("checkpoint_seconds", checkpoint_seconds, 0)
     if finished(config, folder):
         group.broadcast()
