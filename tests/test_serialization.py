@@ -13,6 +13,7 @@ from tests.golden_cases import CARRIED, HUB, STATES, carried_state, hub_parts, n
 from tests.networks import tensors_of
 from tests.state_files import FILES, header_of, structure_in, with_header
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import contextual_rnn
 from contextual_rnn import ConstantState, ContextState, FreeState, Leaf, StateSpec, serialization
@@ -246,12 +247,15 @@ def test_what_is_no_path_is_refused(tmp_path):
             call(f"{tmp_path}/a\0b")
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # it is looked at, not used
 def test_states_without_numbers_are_neither_saved_nor_loaded(tmp_path):
     gru, path = nn.GRU(3, 5), tmp_path / "state"
     carried = torch.randn(1, 3, 5)
     for other in (carried.to_sparse(), torch.nested.nested_tensor(list(carried)), carried.to("meta")):
         with pytest.raises(ValueError, match=r"^state: expected a"):
             save_carried_state(other, path, gru)
+    with FakeTensorMode(), pytest.raises(ValueError, match=r"^h: expected a tensor with memory, got torch.float32"):
+        save_carried_state(torch.randn(2, 3, 5)[1:], path, gru)
     with pytest.raises(ValueError, match=r"^values\.h: expected a tensor whose values can be read, got one on meta"):
         save_state(FreeState(gru).to("meta"), path)
     assert not path.exists()

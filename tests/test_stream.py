@@ -525,12 +525,15 @@ def test_bad_inputs_are_refused_before_they_are_read(backend):
     for error, message, given in cases:
         with pytest.raises(error, match=message):
             stream(given)
-    freed = x.clone()
-    freed.untyped_storage().resize_(0)
     if stream.backend == "native":
-        with pytest.raises(ValueError, match="expected a tensor with memory"):
-            stream(freed)
-    if stream.backend == "native":
+        for freed in (x.clone(), torch.stack([x, x])[1]):
+            freed.untyped_storage().resize_(0)
+            with pytest.raises(ValueError, match="input: expected a tensor with memory"):
+                stream(freed)
+        freed = torch.zeros(2, 2, dtype=torch.bool)[1]
+        freed.untyped_storage().resize_(0)
+        with pytest.raises(ValueError, match="reset: expected a tensor with memory"):
+            stream(x, freed)
         with pytest.raises(ValueError, match="input: expected a tensor with elements of its own"):
             torch.vmap(lambda _: stream(x + _))(torch.zeros(2))
     flags = torch.zeros(2, dtype=torch.bool)

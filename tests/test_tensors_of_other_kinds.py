@@ -147,10 +147,15 @@ def test_tensors_of_another_class_are_computed_by_their_class():
         torch.testing.assert_close(output.b, expected)
 
 
+@pytest.mark.parametrize("part", [False, True])
 @pytest.mark.parametrize("name", ["inputs", "weight_hh", "h0"])
-def test_memory_that_was_freed_is_not_read(name):
+def test_memory_that_was_freed_is_not_read(name, part):
+    """The address of a part of it is not 0."""
     given = {"inputs": torch.randn(B, T, H), "weight_hh": torch.randn(H, H), "h0": torch.randn(B, H)}
+    if part:
+        given[name] = torch.stack([given[name]] * 2)[1]
     given[name].untyped_storage().resize_(0)
+    assert bool(given[name].data_ptr()) == part
     with pytest.raises(ValueError, match=f"^{name}: expected a tensor with memory, got torch.float32 of shape"):
         fast_weights(**given, backend="cpu")
 

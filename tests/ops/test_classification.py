@@ -280,7 +280,7 @@ def test_refuses_heads_that_do_not_fit():
         Classification(p, p, OPTIONS, Heads(good), Heads(good), 12)
 
 
-@pytest.mark.parametrize("kind", ["sparse", "nested", "meta", "half", "freed", "negated", "strided"])
+@pytest.mark.parametrize("kind", ["sparse", "nested", "meta", "half", "freed", "part", "negated", "strided"])
 @pytest.mark.parametrize("name", ["embedding", "weight_hh", "bias", "readout_weight"])
 def test_parameters_of_another_kind(kind, name):
     """They are read at their address."""
@@ -292,10 +292,11 @@ def test_parameters_of_another_kind(kind, name):
         "meta": lambda: tensor.to("meta"),
         "half": lambda: tensor.half(),
         "freed": tensor.clone,
+        "part": lambda: torch.stack([tensor, tensor])[1],
         "negated": lambda: torch._neg_view(-tensor),
         "strided": lambda: torch.stack([tensor, tensor], -1)[..., 0],
     }[kind]()
-    if kind == "freed":
+    if kind in ("freed", "part"):
         other.untyped_storage().resize_(0)
     with pytest.raises((TypeError, ValueError), match=f"^({name}|weight_ih): expected .*got "):
         Classification(problem.parameters._replace(**{name: other}), None, OPTIONS)
@@ -325,9 +326,10 @@ def test_inputs_of_another_kind(name):
     run = Classification(problem.parameters, None, OPTIONS)
     given = {name: getattr(problem, name) for name in ("tokens", "targets", "h0", "states")}
     tensor = given[name].detach()
-    freed = tensor.clone()
-    freed.untyped_storage().resize_(0)
-    kinds = [tensor.to_sparse(), tensor.to("meta"), torch.nested.nested_tensor([*tensor]), tensor.tolist(), freed]
+    freed, part = tensor.clone(), torch.stack([tensor, tensor])[1]
+    for each in (freed, part):
+        each.untyped_storage().resize_(0)
+    kinds = [tensor.to_sparse(), tensor.to("meta"), torch.nested.nested_tensor([*tensor]), tensor.tolist(), freed, part]
     for other in kinds:
         with pytest.raises((TypeError, ValueError), match=f"^{name}: expected .*got "):
             run(**given | {name: other})

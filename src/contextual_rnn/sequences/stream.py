@@ -15,6 +15,7 @@ from contextual_rnn._lengths import check_flags
 from contextual_rnn._sharded import as_forward
 from contextual_rnn._tensors import check_dense, described
 from contextual_rnn._torch_internals import increment_version, not_compiled
+from contextual_rnn.ops.native.memory import LOW
 from contextual_rnn.ops.native.stream import Steps
 from contextual_rnn.sequences.backend import choose, weights_of
 from contextual_rnn.sequences.contexts import check_contexts, naming
@@ -64,8 +65,7 @@ class Stream:
         self._spec, self._fixed, self._start_is_current = model._spec, _is_fixed(model), False
         self._start: State | None = None
         self._output: Tensor | None = None
-        # Memory for what the kernel cannot read in place.
-        self._input: Tensor | None = None
+        self._input: Tensor | None = None  # memory for what the kernel cannot read in place
         with torch.inference_mode(False):
             self._flags = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
         if state is None:
@@ -107,9 +107,9 @@ class Stream:
                 anew = reset.data_ptr() if reset.nbytes == self.batch_size else 0
         except RuntimeError:  # tensors of torch.func have no memory
             pass
-        if not address or (below < address < end and address != same):
+        if address <= LOW or (below < address < end and address != same):
             address = self._address_of_copy(input)
-        in_place = reset is None or (anew and self._start_is_current)
+        in_place = reset is None or (anew > LOW and self._start_is_current)
         if not in_place or reset_context is not None or arguments is not None:
             anew = self._address_of_flags(reset, reset_context, arguments)
         steps.run(steps.problem, address, anew)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from contextual_rnn._tensors import PLAIN_TENSORS
 from contextual_rnn._torch_internals import is_transformed
-from contextual_rnn.ops.native.memory import address
+from contextual_rnn.ops.native.memory import addresses_of
 from contextual_rnn.spec.rows import map_tensors, tensors_of
 from contextual_rnn.spec.tree import State
 
@@ -27,7 +27,7 @@ def copy_in(name: str, memory: Tensor, tensor: Tensor) -> int:
     """Copy `tensor`, the argument `name`, into memory that the kernel reads, and say where that is."""
     check_not_wrapped(name, tensor)
     if type(tensor) in PLAIN_TENSORS and not tensor._is_zerotensor():
-        address(tensor)  # refuses elements without memory
+        addresses_of([tensor], [name])  # refuses elements without memory
     with torch.inference_mode(False), torch.no_grad():
         return memory.copy_(tensor).data_ptr()
 

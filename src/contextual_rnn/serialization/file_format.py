@@ -32,6 +32,7 @@ from contextual_rnn._numbers import shortened_text
 from contextual_rnn._sharded import is_sharded
 from contextual_rnn._tensors import check_readable, comparable, is_finite
 from contextual_rnn._whole_file import check_path, write_whole
+from contextual_rnn.ops.native.memory import addresses_of
 from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.tree import State
 
@@ -120,9 +121,14 @@ def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file whose bytes depend on its contents alone: safetensors writes metadata in a random order."""
+    """A safetensors file whose bytes depend on its contents alone: safetensors writes metadata in a random order.
+
+    ValueError names a tensor without memory, such as a fake one.
+    """
     # Copies: safetensors refuses tensors that share memory, as tied and flattened ones may.
-    data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    addresses_of(list(copies.values()), list(copies))
+    data = save(copies)
     length = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
     header = _compact({"__metadata__": metadata}, sort_keys=False)[:-1].encode()
     entries = data[LENGTH_BYTES + 1 : length].rstrip()

@@ -15,7 +15,7 @@ from contextual_rnn.ops._fast_weights.dispatch import check_norm, check_tensor, 
 from contextual_rnn.ops._fast_weights.kernel import Settings
 from contextual_rnn.ops._fast_weights.layouts import HEADS
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, decay_tables
-from contextual_rnn.ops.native.memory import address, addresses_of
+from contextual_rnn.ops.native.memory import address, addresses_of, has_memory
 
 
 class Parameters(NamedTuple):
@@ -254,6 +254,6 @@ def _check_place(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype
         or tensor.dtype != dtype
         or not (tensor.is_cpu and tensor.is_contiguous())
         or tensor.is_neg()
-        or not tensor.data_ptr()
+        or not has_memory(tensor)
     ):
         raise ValueError(f"{name}: expected contiguous {dtype} of shape {shape}, got {described(tensor)}")

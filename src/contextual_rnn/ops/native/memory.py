@@ -8,17 +8,27 @@ from torch import Tensor
 
 from contextual_rnn._tensors import described
 
+# A part of a tensor without memory, fake or freed, has its offset for an address. Most memory lies beyond this.
+LOW = 1 << 40
+
 
 def address(tensor: Tensor | None) -> int:
     """Where the elements of a contiguous tensor lie, 0 for none; ValueError for elements without memory."""
-    return 0 if tensor is None else tensor.data_ptr() or address_of_nothing(tensor)
+    return 0 if tensor is None else place if (place := tensor.data_ptr()) > LOW else low_address(tensor)
 
 
-def address_of_nothing(tensor: Tensor) -> int:
-    """0 for a tensor without elements; ValueError for one that has some, which lie nowhere."""
+def low_address(tensor: Tensor) -> int:
+    """The same where that is not beyond `LOW`."""
+    if has_memory(tensor):
+        return tensor.data_ptr()
     if tensor.numel():
         raise ValueError(f"expected a tensor with memory, got {described(tensor)}, freed or never in memory")
     return 0
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether the elements lie somewhere."""
+    return tensor.data_ptr() > tensor.storage_offset() * tensor.element_size()
 
 
 def in_memory(tensor: Tensor | None) -> Tensor | None:
@@ -32,7 +42,10 @@ def in_memory(tensor: Tensor | None) -> Tensor | None:
 def addresses_of(tensors: Sequence[Tensor | None], names: Sequence[str]) -> list[int]:
     """The addresses of contiguous tensors; ValueError with the name of one whose elements have no memory."""
     try:
-        return [0 if tensor is None else tensor.data_ptr() or address_of_nothing(tensor) for tensor in tensors]
+        return [
+            0 if tensor is None else place if (place := tensor.data_ptr()) > LOW else low_address(tensor)
+            for tensor in tensors
+        ]
     except ValueError as error:
-        empty = [tensor is not None and tensor.numel() > 0 and not tensor.data_ptr() for tensor in tensors]
+        empty = [tensor is not None and tensor.numel() > 0 and not has_memory(tensor) for tensor in tensors]
         raise ValueError(f"{names[empty.index(True)]}: {error}") from None
