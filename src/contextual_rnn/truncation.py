@@ -73,8 +73,8 @@ def _pieces(
         piece = run(sequences.steps, start, stop)
         if piece.over:
             return
-        piece = replace(piece, input=cut.tensor, arguments=cut.arguments)
-        tensors = piece.input, piece.context, piece.reset_context
+        piece = replace(piece, arguments=cut.arguments)
+        tensors = cut.tensor, piece.context, piece.reset_context
         output, state = run(as_forward(model, _run), piece, *tensors, hx=hx, carried=carried)
         yield slice(start, stop), output, state
         carried = detach(state)

@@ -14,13 +14,10 @@ LOW = 1 << 40
 
 def address(tensor: Tensor | None) -> int:
     """Where the elements of a contiguous tensor lie, 0 for none; ValueError for elements without memory."""
-    return 0 if tensor is None else place if (place := tensor.data_ptr()) > LOW else low_address(tensor)
-
-
-def low_address(tensor: Tensor) -> int:
-    """The same where that is not beyond `LOW`."""
-    if has_memory(tensor):
-        return tensor.data_ptr()
+    if tensor is None:
+        return 0
+    if (place := tensor.data_ptr()) > LOW or has_memory(tensor):
+        return place
     if tensor.numel():
         raise ValueError(f"expected a tensor with memory, got {described(tensor)}, freed or never in memory")
     return 0
@@ -42,10 +39,7 @@ def in_memory(tensor: Tensor | None) -> Tensor | None:
 def addresses_of(tensors: Sequence[Tensor | None], names: Sequence[str]) -> list[int]:
     """The addresses of contiguous tensors; ValueError with the name of one whose elements have no memory."""
     try:
-        return [
-            0 if tensor is None else place if (place := tensor.data_ptr()) > LOW else low_address(tensor)
-            for tensor in tensors
-        ]
+        return [*map(address, tensors)]
     except ValueError as error:
         empty = [tensor is not None and tensor.numel() > 0 and not has_memory(tensor) for tensor in tensors]
         raise ValueError(f"{names[empty.index(True)]}: {error}") from None
