@@ -92,13 +92,12 @@ def test_a_lookup_by_a_product_is_an_embedding():
 
 
 @pytest.mark.parametrize("name", ["zero", "ba2016", "context", "normal"])
-def test_tokens_projected_once_each_are_inputs(name, monkeypatch):
+def test_tokens_and_states_computed_once_each_are_those_of_every_sequence(name):
     config = dataclasses.replace(CONFIGS[name], device="cpu")
     model, found = training_steps.build_task(config).model.double(), []
     tokens, cotangents = training_steps.build_task(config).training[0], generator_for("test")
-    for by_table in (False, True):
-        monkeypatch.setattr(type(model), "_projects_tokens", lambda _, by_table=by_table: by_table)
-        logits = model(tokens, generator_for("states"))
+    for once in (False, True):
+        logits = model(tokens, generator_for("states"), once=once)
         cotangent = torch.randn(logits.shape, generator=cotangents.manual_seed(0), dtype=logits.dtype)
         found.append([logits, *torch.autograd.grad(logits, list(model.parameters()), cotangent)])
     for value, wanted in zip(*found, strict=True):

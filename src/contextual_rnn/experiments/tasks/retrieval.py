@@ -13,7 +13,7 @@ from torch.nn import functional
 from contextual_rnn import ContextualRNN, FastWeightsRNN, StateSpec, state_spec
 from contextual_rnn.diagnostics import Diagnosis, diagnose
 from contextual_rnn.experiments.config import RetrievalConfig
-from contextual_rnn.experiments.tasks.retrieval_step import RetrievalStep
+from contextual_rnn.experiments.tasks.retrieval_step import LETTERS, RetrievalStep
 from contextual_rnn.experiments.tasks.states import initial_state
 from contextual_rnn.experiments.training.data_parallel import states_of_share
 from contextual_rnn.experiments.training.flat_adam import FlatAdam
@@ -21,7 +21,7 @@ from contextual_rnn.experiments.training.seeding import generator_for
 from contextual_rnn.experiments.training.task import Task, Tested
 from contextual_rnn.layers.fast_weights import fast_weights_spec
 from contextual_rnn.spec.tree import State
-from contextual_rnn.states import InitialState
+from contextual_rnn.states import InitialState, NormalState
 
 TOKENS = string.ascii_lowercase + string.digits + "?"
 DIGIT_0 = TOKENS.index("0")
@@ -65,13 +65,22 @@ class RetrievalModel(nn.Module):
         self.readout = nn.Linear(config.readout_units, len(TOKENS))
         _start_as_the_authors(self, config)
 
-    def forward(self, tokens: Tensor, generator: torch.Generator | None = None, rows: slice | None = None) -> Tensor:
-        """Logits over tokens, (B, 37), for sequences (B, T) that start with a letter, or for some rows of them."""
-        context = self.embed(self.context_token(tokens))
-        if rows is None and self._projects_tokens():
-            state = self.rnn.initial_state(context, len(tokens), generator=generator)
-            output = self._recur_over_table(tokens, state)
+    def forward(
+        self,
+        tokens: Tensor,
+        generator: torch.Generator | None = None,
+        rows: slice | None = None,
+        *,
+        once: bool = False,
+    ) -> Tensor:
+        """Logits over tokens, (B, 37), for sequences (B, T) that start with a letter, or for some rows of them.
+
+        With `once`, the projection of a token and the state of a letter are computed once for all that have it.
+        """
+        if rows is None and self._projects_tokens(once):
+            output = self._recur_over_table(tokens, self._states(tokens, generator, once))
         else:
+            context = self.embed(self.context_token(tokens))
             inputs, hx = self.embed(tokens), None
             if self.context_input:
                 inputs = torch.cat([inputs, context[:, None].expand_as(inputs)], dim=2)
@@ -81,27 +90,48 @@ class RetrievalModel(nn.Module):
         return self.readout(torch.relu(self.hidden(output[:, -1])))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """The embeddings of tokens of any shape.
+        """The embeddings of tokens of any shape."""
+        return rows_by_index(tokens, self.embedding.weight)
 
-        On a GPU as a product: the derivative of a lookup sorts tokens there, a quarter of a step of many sequences.
-        """
-        weight = self.embedding.weight
-        return one_hot_product(tokens, weight) if weight.is_cuda else self.embedding(tokens)
+    def initial_states(self, tokens: Tensor, generator: torch.Generator | None) -> tuple[State, Tensor | None]:
+        """Initial states, and the index of each sequence's own where sequences share them, else None."""
+        state = self.rnn.initial_state
+        if not state.reads_context:
+            return state(batch_size=len(tokens), generator=generator), None
+        first = self.context_token(tokens)
+        if isinstance(state, NormalState):  # drawn anew for every sequence
+            return state(self.embed(first), generator=generator), None
+        return state(self.embedding.weight[:LETTERS]), first
 
-    def _projects_tokens(self) -> bool:
-        """Whether the 37 tokens are projected once each: on a GPU; on a CPU the native call does so itself."""
-        network = self.rnn.network
-        return self.embedding.weight.is_cuda and isinstance(network, FastWeightsRNN) and not self.context_input
+    def _states(self, tokens: Tensor, generator: torch.Generator | None, once: bool) -> State:
+        state = self.rnn.initial_state
+        if not once:
+            return state(self.embed(self.context_token(tokens)), len(tokens), generator=generator)
+        states, index = self.initial_states(tokens, generator)
+        return states if index is None else state.spec.take(states, index)
+
+    def _projects_tokens(self, once: bool) -> bool:
+        """Whether each token is projected once: where asked, and on a GPU; `RetrievalStep` of a CPU does so itself."""
+        wanted = once or self.embedding.weight.is_cuda
+        return wanted and isinstance(self.rnn.network, FastWeightsRNN) and not self.context_input
 
     def _recur_over_table(self, tokens: Tensor, state: State) -> Tensor:
         network = self.rnn.network
         assert isinstance(network, FastWeightsRNN)
         table = functional.linear(self.embedding.weight, network.weight_ih, network.bias)
-        return network.recur(one_hot_product(tokens, table), state)[0]
+        return network.recur(rows_by_index(tokens, table), state)[0]
 
     def context_token(self, tokens: Tensor) -> Tensor:
         """The token of each sequence (B, T) whose embedding is its context."""
         return tokens[:, 0].roll(1) if self.shuffled_context else tokens[:, 0]
+
+
+def rows_by_index(tokens: Tensor, weight: Tensor) -> Tensor:
+    """Rows of `weight` (N, F) by index, (*shape, F).
+
+    On a GPU as a product: the derivative of a lookup sorts tokens there, a quarter of a step of many sequences.
+    """
+    return one_hot_product(tokens, weight) if weight.is_cuda else functional.embedding(tokens, weight)
 
 
 def one_hot_product(tokens: Tensor, weight: Tensor) -> Tensor:
@@ -228,4 +258,4 @@ class RetrievalTask(Task[RetrievalModel]):
         """Of parts of the sequences, each with its targets."""
         size = EVALUATION_BATCH_OF_A_GPU if targets.is_cuda else EVALUATION_BATCH
         for tokens, target in zip(sequences.split(size), targets.split(size), strict=True):
-            yield self.model(tokens), target
+            yield self.model(tokens, once=True), target

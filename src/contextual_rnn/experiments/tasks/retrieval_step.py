@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn import ContextState, FastWeightsRNN, LowRank, NormalState
+from contextual_rnn import ContextState, FastWeightsRNN, LowRank
 from contextual_rnn.experiments.training.flat_adam import FlatAdam
 from contextual_rnn.ops._fast_weights.classification import Classification, Head, Heads, Parameters
 
@@ -68,12 +68,7 @@ class RetrievalStep:
             if batch_size not in self._constant:
                 self._constant[batch_size] = state(batch_size=batch_size)
             return self._constant[batch_size], None
-        if not state.reads_context:
-            return state(batch_size=batch_size, generator=generator), None
-        first = self.model.context_token(tokens)
-        if isinstance(state, NormalState):  # drawn anew for every sequence
-            return state(self.model.embedding(first), generator=generator), None
-        return state(self.model.embedding.weight[:LETTERS]), first
+        return self.model.initial_states(tokens, generator)
 
     def _differentiate_state(self, leaves: list[Tensor | None], grads: list[Tensor | None]) -> None:
         pairs = [
