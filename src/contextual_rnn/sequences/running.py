@@ -14,6 +14,7 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.sequences.backend import choose, is_small, whole_rows
 from contextual_rnn.sequences.backend import run as run_over
+from contextual_rnn.sequences.fast_weights import reads_segments, run_in_place
 from contextual_rnn.sequences.padded import needs_no_packing, run_packed, run_padded
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs, flat_places
@@ -62,6 +63,10 @@ def run_rows(
     if lengths is None or not batch:  # torch packs no empty batch
         return call(network, spec, input, own_copy(network, state), **options, **arguments)
     if isinstance(network, FastWeightsRNN):
+        several = batch * input.element_size() > 64  # blocks of the kernel, each of sequences of about one length
+        if several and not options and reads_segments(network, backend, input, state):
+            table = whole_rows(batch, input.shape[_time(spec)], lengths.cpu())
+            return run_in_place(network, spec, input, Segments(table), state)
         return network(input, state, lengths=lengths, **options)
     if needs_no_packing(network, final_state) and not in_autocast(input.device):
         return run_padded(network, input, state, lengths)
@@ -93,6 +98,8 @@ def run_segments(
         if chosen != "torch":
             return run_over(chosen, network, inputs.tensor, starts, segments.table)
     if isinstance(network, FastWeightsRNN):
+        if not whole(network, carry) and reads_segments(network, backend, inputs.tensor, starts):
+            return run_in_place(network, spec, inputs.tensor, segments, starts)
         return _in_blocks(network, spec, inputs, segments, starts, carry)
     if in_one_call:
         return _in_one_call(network, spec, inputs, segments, starts)
@@ -101,7 +108,8 @@ def run_segments(
 
 def whole(network: nn.Module, carry: bool) -> dict[str, Any]:
     """The arguments that have `network` return all that it carries."""
-    return {"return_fast_weights": True} if carry and isinstance(network, FastWeightsRNN) else {}
+    wanted = isinstance(network, FastWeightsRNN) and (carry or network.return_fast_weights)
+    return {"return_fast_weights": True} if wanted else {}
 
 
 def _in_one_call(

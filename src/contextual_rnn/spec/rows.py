@@ -18,6 +18,19 @@ def take(tree: State, index: Tensor, state: State) -> State:
     return combine(tree, [state], _rows(index), [0])
 
 
+def read_rows(tree: State, index: Tensor, state: State) -> State:
+    """The same to read alone: of rows that are one in memory, those taken are too."""
+
+    def read(tensors: Sequence[Tensor], dim: int) -> Tensor:
+        (tensor,) = tensors
+        if tensor.stride(dim) or tensor.shape[dim] < 2:
+            return _rows(index)(tensors, dim)
+        shape = [*tensor.shape[:dim], len(index), *tensor.shape[dim + 1 :]]
+        return tensor.narrow(dim, 0, 1).expand(shape)
+
+    return combine(tree, [state], read, [0])
+
+
 def take_of_all(tree: State, index: Tensor, states: Sequence[State], counts: Sequence[int]) -> State:
     """The rows `index` of several states, each of `counts` rows and counted on from those before.
 

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from contextual_rnn.ops._fast_weights.kernel import Given, Settings
-from contextual_rnn.ops._fast_weights.layouts import CLASSIFICATION, PACK, PACK_CLASSIFICATION, PROBLEM, STREAM
+from contextual_rnn.ops._fast_weights.layouts import (
+    CLASSIFICATION,
+    INDICES,
+    PACK,
+    PACK_CLASSIFICATION,
+    PROBLEM,
+    STREAM,
+)
 from contextual_rnn.ops.native import library
 from contextual_rnn.ops.native.memory import address, addresses_of, in_memory
 
@@ -84,24 +91,34 @@ def threads_for(multiply_adds: int) -> int:
 
 
 def _shape(given: Given) -> tuple[int, int, int]:
-    """(B, T, H), whose last is not that of features."""
+    """(N, T, H) of the sequences that the kernel works on, wherever they stand, and not of features."""
     batch, steps, width = given.inputs.shape
+    if given.places is not None:
+        batch, steps = len(given.places), len(given.discounts)
     return batch, steps, width if given.weight_ih is None else given.weight_ih.shape[0]
 
 
 def saved_size(given: Given, settings: Settings) -> int:
     """Elements kept for the backward pass; `Kernel::saved_size` of csrc/memory.h."""
+    (batch, steps, _), lanes = _shape(given), 64 // given.inputs.dtype.itemsize
+    if given.places is None or given.lengths is None:
+        return (batch + lanes - 1) // lanes * _saved_of_block(steps, given, settings) * lanes
+    # What more is asked for than is used can be far more, and then new memory at every call.
+    lengths = given.lengths.tolist()
+    longest = (max(1, *lengths[first : first + lanes]) for first in range(0, batch, lanes))
+    return sum(_saved_of_block(steps, given, settings) for steps in longest) * lanes
+
+
+def _saved_of_block(steps: int, given: Given, settings: Settings) -> int:
+    """Vectors that a block of so many steps keeps; `Kernel::saved_of_block` of csrc/memory.h."""
     rank = 0 if given.left is None else given.left.shape[1]
-    batch, steps, width = _shape(given)
-    chunk, lanes = _chunk(steps, width), 64 // given.inputs.dtype.itemsize
-    if chunk < steps:
-        block = ((steps + chunk - 1) // chunk + _EVERY - 1) // _EVERY * width * width
-    else:
-        reads = steps * settings.inner_steps
-        block = reads * width * (2 if settings.layer_norm else 1) + reads + reads * steps
-        block += (3 if settings.write_before_read and settings.layer_norm else steps + 1) * width
-        block += 2 * rank * width + reads * rank
-    return (batch + lanes - 1) // lanes * block * lanes
+    _, longest, width = _shape(given)
+    if (chunk := _chunk(longest, width)) < longest:
+        return ((steps + chunk - 1) // chunk + _EVERY - 1) // _EVERY * width * width
+    reads = steps * settings.inner_steps
+    vectors = reads * width * (2 if settings.layer_norm else 1) + reads + reads * steps
+    vectors += (3 if settings.write_before_read and settings.layer_norm else steps + 1) * width
+    return vectors + 2 * rank * width + reads * rank
 
 
 def forward(given: Given, settings: Settings, keep: bool, keep_written: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,7 +126,7 @@ def forward(given: Given, settings: Settings, keep: bool, keep_written: bool) ->
 
     O(B T (T + H) H) time and O(B T (T + H)) memory to go back for short sequences, O(B T H^2) and O(B T H) for long.
     """
-    output = given.inputs.new_empty(_shape(given))
+    output = given.inputs.new_empty(*given.inputs.shape[:2], _shape(given)[2])
     saved = output.new_empty(saved_size(given, settings) if keep else 0)
     written = torch.empty_like(output) if keep_written else output.new_empty(0)
     _run(False, given, settings, keep, address(output), address(written) if keep_written else 0, address(saved))
@@ -134,14 +151,10 @@ def backward(
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if compute and tensor is not None else None
         for tensor, compute in zip(given, computed, strict=True)
     ]
-    of_grads = [*map(address, grads)]
-    del of_grads[_LENGTHS]
+    of_grads = [address(grad) for grad, name in zip(grads, Given._fields, strict=True) if name not in INDICES]
     others = address(output), address(saved), address(grad_output), address(grad_written)
     _run(True, given, settings, True, *others, *of_grads)
     return [grad for grad, want in zip(grads, wanted, strict=True) if want and grad is not None]
-
-
-_LENGTHS = Given._fields.index("lengths")
 
 
 def _run(backwards: bool, given: Given, settings: Settings, keep: bool, *others: int) -> None:
@@ -151,16 +164,17 @@ def _run(backwards: bool, given: Given, settings: Settings, keep: bool, *others:
     tensors = [None if tensor is None else tensor.contiguous() for tensor in given]  # alive until the kernel is done
     addresses, projects = addresses_of(tensors, Given._fields), given.weight_ih is not None
     rank, dense = 0 if given.left is None else given.left.shape[1], given.a0 is not None
-    sizes = _sizes(_shape(given), settings, keep, rank, dense, given.inputs.shape[2] if projects else 0)
+    shape, (batch, steps, features) = _shape(given), given.inputs.shape
+    sizes = _sizes(shape, settings, keep, rank, dense, features if projects else 0, batch * steps)
     problem = PACK[backwards, projects](*sizes, *addresses, *others)
     dtype = given.inputs.dtype
-    scratch_size, run = _functions(dtype, _variant(len(given.inputs), dtype))[backwards]
+    scratch_size, run = _functions(dtype, _variant(shape[0], dtype))[backwards]
     scratch = torch.empty(scratch_size(problem, backwards), dtype=torch.uint8, device="cpu")
     run(problem, scratch.data_ptr())
 
 
 def _sizes(
-    shape: tuple[int, ...], settings: Settings, keep: bool, rank: int, dense: bool, input_size: int = 0
+    shape: tuple[int, ...], settings: Settings, keep: bool, rank: int, dense: bool, input_size: int = 0, rows: int = 0
 ) -> tuple[float, ...]:
     """The numbers of a call, `SIZES` of layouts.py."""
     batch, steps, width = shape
@@ -170,6 +184,7 @@ def _sizes(
     return (
         batch, steps, width, settings.inner_steps, rank, chunk, threads, settings.write_before_read,
         settings.layer_norm, width * width if dense and not settings.shared_a0 else 0, keep, settings.eps, input_size,
+        rows,
     )  # fmt: skip
 
 

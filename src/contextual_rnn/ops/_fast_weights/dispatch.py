@@ -230,15 +230,19 @@ def check_tensors(
     options: FastWeightsOptions,
     weight_ih: Tensor | None = None,
     bias: Tensor | None = None,
+    sequences: int | None = None,
 ) -> None:
-    """Refuse tensors that do not fit inputs (B, T, H), or (B, T, I) where there is weight_ih, or each other."""
+    """Refuse tensors that do not fit inputs (B, T, H), or (B, T, I) where there is weight_ih, or each other.
+
+    There are B states, or as many as there are `sequences`.
+    """
     check_floats("inputs", inputs)
     if inputs.ndim != 3 or 0 in inputs.shape[1:]:
         raise ValueError(
             f"inputs: expected shape (batch, time, hidden), time and hidden not 0, got {tuple(inputs.shape)}"
         )
     batch, _, features = inputs.shape
-    width = features
+    batch, width = batch if sequences is None else sequences, features
     if weight_ih is not None:
         width = weight_hh.shape[-1] if weight_hh.ndim else 1
         if not width:

@@ -11,13 +11,17 @@ from contextual_rnn.ops.native import kernel as native
 
 
 class Given(NamedTuple):
-    """The tensors of one call, in the order of the operator's arguments; all but `lengths` have gradients.
+    """The tensors of one call, in the order of the operator's arguments; all but lengths and places have gradients.
 
     inputs (B, T, H), weight_hh (H, H), h0 (B, H), a0 (B, H, H), left and right (B, r, H), norm_weight and norm_bias
     (H,), discounts (T,), retained (T + 1,), lengths (B,) int64. Checked for shape, dtype and device; of any strides.
 
     A kernel that projects may be given weight_ih (H, I) and bias (H,) besides; inputs are then features (B, T, I), of
     which it makes weight_ih features + bias itself. The operator has neither: compiled programs project outside.
+
+    With weight_ih and lengths the kernel of a CPU may be given places (N,) int64 besides: N sequences then stand in the
+    B T steps of the features, each from step places[n] on, and states and lengths are of these. Outputs stand where the
+    features do, and are zero elsewhere.
     """
 
     inputs: Tensor
@@ -33,6 +37,7 @@ class Given(NamedTuple):
     lengths: Tensor | None
     weight_ih: Tensor | None = None
     bias: Tensor | None = None
+    places: Tensor | None = None
 
 
 class Settings(NamedTuple):

@@ -10,7 +10,8 @@ PROBLEM = Layout(
         ("integer", "batch steps width inner_steps rank chunk threads write_before_read layer_norm a0_stride keep"),
         ("real", "eps"),
         ("input", "inputs weight h0 a0 left right gain shift discounts retained"),
-        ("indices", "lengths"),
+        ("indices", "lengths places"),
+        ("integer", "rows"),
         ("result", "output written saved scratch"),
         ("input", "grad_output grad_written"),
         ("result", "grad_inputs grad_weight grad_h0 grad_a0 grad_left grad_right grad_gain grad_shift"),
@@ -50,19 +51,20 @@ STREAM = Layout(
 # The fields that the arguments of a call go to, in the order of the arguments.
 SIZES = (
     "batch", "steps", "width", "inner_steps", "rank", "chunk", "threads", "write_before_read", "layer_norm",
-    "a0_stride", "keep", "eps", "input_size",
+    "a0_stride", "keep", "eps", "input_size", "rows",
 )  # fmt: skip
 _GIVEN = (
     "inputs", "weight", "h0", "a0", "left", "right", "gain", "shift", "discounts", "retained", "lengths",
-    "projection", "bias",
+    "projection", "bias", "places",
 )  # fmt: skip
+INDICES = "lengths", "places"  # of these, which have no gradients
 
 
 def _call(backwards: bool, projects: bool) -> tuple[str, ...]:
     given = ("features", *_GIVEN[1:]) if projects else _GIVEN
     if not backwards:
         return (*SIZES, *given, "output", "written", "saved")
-    gradients = [f"grad_{name}" for name in given if name != "lengths"]
+    gradients = [f"grad_{name}" for name in given if name not in INDICES]
     return (*SIZES, *given, "output", "saved", "grad_output", "grad_written", *gradients)
 
 

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "memory.h"
+#include "places.h"
 
 namespace {
 
@@ -26,19 +26,21 @@ inline void Kernel<T>::normalise_backward(vec* g, const vec* d_result, const vec
 }
 
 template <typename T>
-inline void Kernel<T>::backward_block(int64_t index, const Shared& shared, const Work& w, const Sums& sums) const {
+inline void Kernel<T>::backward_block(int64_t index, const Places& places, const Work& w, const Sums& sums) const {
     Block block = block_at(index);
     if (I) block.grad_inputs = w.grad_inputs;
+    collect(block, w, true);
     std::memset(w.d_h, 0, H * sizeof(vec));
     if (chunked)
-        backward_chunks(index, block, shared, w, sums);
+        backward_chunks(block, places.saved[index], places.shared, w, sums);
     else {
-        Arena arena(saved_at(index));
-        Activations a = place_activations(arena);
+        Arena arena(places.saved[index]);
+        Activations a = place_activations(arena, block.steps);
         set_matrix(a, block, w);
-        backward_whole(a, block, shared, w, sums);
+        backward_whole(a, block, places.shared, w, sums);
     }
     store_state_gradients(block, w);
+    if (p.places) return put_back(p.grad_features, block.grad_features, I, block);
     clear_rest(I ? nullptr : block.grad_inputs, H, block);
     clear_rest(block.grad_features, I, block);
 }
@@ -63,7 +65,7 @@ void Kernel<T>::store_state_gradients(const Block& block, const Work& w) const {
 
 template <typename T>
 inline void Kernel<T>::load_d_memory(int64_t start, int64_t n, const Block& block, const Work& w) const {
-    const void* from = grad_memory();
+    const T* from = early ? at(p.grad_written, block.first * T_ * H) : block.grad_output;
     if (!from && chunked) std::memset(w.d_memory, 0, n * H * sizeof(vec));
     for (int64_t t = 0; from && t < n; ++t) load_step(w.d_memory + t * H, from, block, start + t);
 }
@@ -75,8 +77,8 @@ void Kernel<T>::backward_chunk(const Activations& a, int64_t start, int64_t n, c
     for (int64_t t = n - 1; t >= 0; --t) {
         if (!early)
             pull(a, t, t + 1, n, w);
-        else if (p.grad_output) {
-            load_step(w.d_read, p.grad_output, block, start + t);
+        else if (block.grad_output) {
+            load_step(w.d_read, block.grad_output, block, start + t);
             add(w.d_h, w.d_read);
         }
         hold(w.d_h, start + t, block);
@@ -113,7 +115,7 @@ inline void Kernel<T>::read_backward(const Activations& a, int64_t t, int64_t s,
                                      const Sums& sums) const {
     const int64_t read = t * S + s, count = writes(t);
     const T *discounts = given(p.discounts), scale = given(p.retained)[count];
-    const vec *q = query(a, t, s), *scores = a.scores + read * C;
+    const vec *q = query(a, t, s), *scores = a.scores + read * a.steps;
     vec *g = w.d_brackets + read * H, *discounted = w.discounted + read * C, *d_scores = w.d_scores + read * C;
     if (p.layer_norm)
         normalise_backward(g, w.d_h, a.normed + read * H, a.deviations[read], sums.d_gain, sums.d_shift);
@@ -185,15 +187,15 @@ inline void Kernel<T>::scale_d_brackets(vec* to, int64_t n, const Work& w) const
 }
 
 template <typename T>
-inline void Kernel<T>::backward_chunks(int64_t index, const Block& block, const Shared& shared, const Work& w,
+inline void Kernel<T>::backward_chunks(const Block& block, const vec* saved, const Shared& shared, const Work& w,
                                        const Sums& sums) const {
     bool later = false;  // whether d_matrix holds the gradient of A after the chunk
     const int64_t last = chunks_of(block) - 1;
     for (int64_t c = last; c >= 0; --c) {
         const int64_t start = c * C, n = smaller(C, block.steps - start), group = c / every * every;
-        if (c == last || c == group + every - 1) build_matrices(index, group, c, block, shared, w);
+        if (c == last || c == group + every - 1) build_matrices(saved, group, c, block, shared, w);
         Activations a = w.activations;
-        a.matrix = c == group ? first_matrix(index, c) : w.matrices[c - group];
+        a.matrix = c == group ? first_matrix(saved, c) : w.matrices[c - group];
         load_previous(a.hs, block, start);
         forward_chunk(a, start, n, nullptr, block, shared, w);
         load_d_memory(start, n, block, w);
@@ -219,15 +221,15 @@ inline void Kernel<T>::backward_chunks(int64_t index, const Block& block, const 
 
 // A at the start of the first chunk of a group, as it was kept.
 template <typename T>
-inline auto Kernel<T>::first_matrix(int64_t index, int64_t c) const -> const vec* {
-    return c || starts_with_matrix() ? saved_at(index) + c / every * H * H : nullptr;
+inline auto Kernel<T>::first_matrix(const vec* saved, int64_t c) const -> const vec* {
+    return c || starts_with_matrix() ? saved + c / every * H * H : nullptr;
 }
 
 // A at the start of the chunks after `from`, up to `to`, once more.
 template <typename T>
-inline void Kernel<T>::build_matrices(int64_t index, int64_t from, int64_t to, const Block& block,
+inline void Kernel<T>::build_matrices(const vec* saved, int64_t from, int64_t to, const Block& block,
                                       const Shared& shared, const Work& w) const {
-    const vec* before = first_matrix(index, from);
+    const vec* before = first_matrix(saved, from);
     for (int64_t c = from; c < to; ++c) {
         vec *written = w.activations.queries, *next = w.matrices[c + 1 - from];
         for (int64_t t = 0; t < C; ++t)
@@ -271,7 +273,7 @@ inline void Kernel<T>::weight_gradient(T* to, const Block& block, int64_t start,
 template <typename T>
 inline void Kernel<T>::projection_gradient(T* to, const Block& block, int64_t start, int64_t n) const {
     sum_of_outer(to, true, H, I, block.samples, n, {block.grad_inputs + start * H, H, T_ * H},
-                 {given(p.features) + (block.first * T_ + start) * I, I, T_ * I});
+                 {block.inputs + start * I, I, T_ * I});
 }
 
 // The sum of the matrices of all groups, of `size` elements.
@@ -321,11 +323,13 @@ inline void Kernel<T>::backward() const {
     Arena arena(p.scratch);
     const Places places = place(arena, true);
     pack_shared(places.shared);
+    find_saved(places);
+    clear_gaps(p.grad_features, I);
     parallel(groups(), threads(groups()), [&](int64_t group, int64_t thread) {
         const Sums& sums = places.sums[group];
         std::memset(sums.d_weight, 0, sums.size);
         for (int64_t block = blocks() * group / groups(); block < blocks() * (group + 1) / groups(); ++block)
-            backward_block(block, places.shared, work_of(places, thread, true), sums);
+            backward_block(block, places, work_of(places, thread, true), sums);
     });
     finish(places.sums);
 }

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "memory.h"
+#include "places.h"
 
 namespace {
 
@@ -19,7 +19,7 @@ void Kernel<T>::forward_chunk(const Activations& a, int64_t start, int64_t n, T*
             const int64_t read = t * S + s;
             const vec *q = query(a, t, s), *from = w.z;
             if (count) {
-                vec* scores = a.scores + read * C;
+                vec* scores = a.scores + read * a.steps;
                 dots(scores, count, memories(a), memory_stride(), q);
                 for (int64_t i = 0; i < count; ++i) w.weights[i] = scores[i] * discounts[count - 1 - i];
                 combine(w.bracket, from, count, w.weights, memories(a), memory_stride());
@@ -68,18 +68,20 @@ inline void Kernel<T>::store_written(const Activations& a, int64_t start, int64_
 }
 
 template <typename T>
-inline void Kernel<T>::forward_block(int64_t index, const Shared& shared, const Work& w) const {
-    const Block block = block_at(index);
+inline void Kernel<T>::forward_block(int64_t index, const Places& places, const Work& w) const {
+    Block block = block_at(index);
+    collect(block, w, false);
     Activations a = w.activations;
     if (!chunked && p.keep) {
-        Arena arena(saved_at(index));
-        a = place_activations(arena);
+        Arena arena(places.saved[index]);
+        a = place_activations(arena, block.steps);
     }
     if (chunked) {
         load_previous(a.hs, block, 0);
-        forward_chunks(index, block, a, shared, w);
+        forward_chunks(block, places.saved[index], a, places.shared, w);
     } else
-        forward_whole(a, block, shared, w);
+        forward_whole(a, block, places.shared, w);
+    if (p.places) return put_back(p.output, block.output, H, block);
     clear_rest(block.output, H, block);
     clear_rest(at(p.written, block.first * T_ * H), H, block);
 }
@@ -102,7 +104,7 @@ inline void Kernel<T>::set_matrix(Activations& a, const Block& block, const Work
 }
 
 template <typename T>
-inline void Kernel<T>::forward_chunks(int64_t index, const Block& block, Activations& a, const Shared& shared,
+inline void Kernel<T>::forward_chunks(const Block& block, vec* saved, Activations& a, const Shared& shared,
                                       const Work& w) const {
     vec *now = w.matrices[0], *next = w.matrices[1];
     if (starts_with_matrix()) build_a0(now, block, w);
@@ -111,7 +113,7 @@ inline void Kernel<T>::forward_chunks(int64_t index, const Block& block, Activat
         const int64_t start = c * C, n = smaller(C, block.steps - start);
         a.matrix = c || starts_with_matrix() ? now : nullptr;
         if (p.keep && c % every == 0 && a.matrix)
-            std::memcpy(saved_at(index) + c / every * H * H, now, H * H * sizeof(vec));
+            std::memcpy(saved + c / every * H * H, now, H * H * sizeof(vec));
         forward_chunk(a, start, n, block.output, block, shared, w);
         store_written(a, start, n, block);
         if (c + 1 == count) break;
@@ -152,8 +154,10 @@ inline void Kernel<T>::forward() const {
     Arena arena(p.scratch);
     const Places places = place(arena, false);
     pack_shared(places.shared);
+    find_saved(places);
+    clear_gaps(p.output, H);
     parallel(blocks(), threads(blocks()), [&](int64_t block, int64_t thread) {
-        forward_block(block, places.shared, work_of(places, thread, false));
+        forward_block(block, places, work_of(places, thread, false));
     });
 }
 

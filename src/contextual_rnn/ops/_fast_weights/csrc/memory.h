@@ -54,34 +54,34 @@ struct Kernel : Registers<T> {
     struct Activations {
         vec *hs, *queries, *normed, *deviations, *scores, *low_scores, *left, *right;
         const vec* matrix;  // A at the start of the chunk, unless zero, shared or of low rank
+        int64_t steps;      // that there is room for, and scores of a read
     };
 
-    Activations place_activations(Arena& arena) const {
+    Activations place_activations(Arena& arena, int64_t steps) const {
         Activations a;
-        a.hs = arena.take<vec>((keeps_hidden() ? C + 1 : 3) * H);
-        a.queries = arena.take<vec>(C * S * H);
-        a.normed = arena.take<vec>(p.layer_norm ? C * S * H : 0);
-        a.deviations = arena.take<vec>(C * S);
-        a.scores = arena.take<vec>(C * S * C);
-        a.low_scores = arena.take<vec>(C * S * R);
+        a.steps = steps;
+        a.hs = arena.take<vec>((keeps_hidden() ? steps + 1 : 3) * H);
+        a.queries = arena.take<vec>(steps * S * H);
+        a.normed = arena.take<vec>(p.layer_norm ? steps * S * H : 0);
+        a.deviations = arena.take<vec>(steps * S);
+        a.scores = arena.take<vec>(steps * S * steps);
+        a.low_scores = arena.take<vec>(steps * S * R);
         a.left = arena.take<vec>(R * H);
         a.right = arena.take<vec>(R * H);
         a.matrix = nullptr;
         return a;
     }
 
-    // Vectors that a block keeps for the backward pass.
-    int64_t saved_of_block() const {
-        if (chunked) return (chunks + every - 1) / every * H * H;
+    // Vectors that a block of so many steps keeps for the backward pass.
+    int64_t saved_of_block(int64_t steps) const {
+        if (chunked) return ((steps + C - 1) / C + every - 1) / every * H * H;
         Arena size(nullptr);
-        place_activations(size);
+        place_activations(size, steps);
         return size.used / static_cast<int64_t>(sizeof(vec));
     }
 
-    // Elements of all blocks, `saved_size` of cpu.py. Smaller registers leave a gap at the end.
-    int64_t saved_size() const { return (B + lanes - 1) / lanes * saved_of_block() * lanes; }
-
-    vec* saved_at(int64_t block) const { return static_cast<vec*>(p.saved) + block * saved_of_block(); }
+    // Elements of all blocks, were they of all steps, `saved_size` of cpu.py. What short ones leave is never touched.
+    int64_t saved_size() const { return (B + lanes - 1) / lanes * saved_of_block(T_) * lanes; }
 
     // The caller's matrices, packed, the same for all threads.
     struct Shared {
@@ -140,7 +140,7 @@ struct Kernel : Registers<T> {
         vec *own, *matrices[every], *scaled;
         vec *d_brackets, *d_memory, *discounted, *d_scores, *low_discounted, *d_low_scores;
         vec *d_h, *d_z, *d_read, *raw, *d_low, *d_matrix, *symmetric, *features;
-        T* grad_inputs;
+        T *inputs, *output, *grad_inputs, *grad_output, *grad_features;  // of a block, where places say where its are
     };
 
     Work place_work(Arena& arena, bool backwards) const {
@@ -149,7 +149,10 @@ struct Kernel : Registers<T> {
         w.bracket = arena.take<vec>(H);
         w.weights = arena.take<vec>(larger(H, larger(C, R)));
         w.features = arena.take<vec>(I);
-        if (chunked || !p.keep) w.activations = place_activations(arena);
+        const int64_t steps = p.places ? L * T_ : 0;
+        w.inputs = arena.take<T>(steps * I);
+        w.output = arena.take<T>(steps * H);
+        if (chunked || !p.keep) w.activations = place_activations(arena, C);
         w.own = arena.take<vec>(own_matrix() ? H * H : 0);
         if (chunked) {
             for (int64_t k = 0; k < (backwards ? smaller(every, chunks) : 2); ++k) w.matrices[k] = arena.take<vec>(H * H);
@@ -170,12 +173,15 @@ struct Kernel : Registers<T> {
         w.d_matrix = arena.take<vec>(chunked || p.a0 ? H * H : 0);
         w.symmetric = arena.take<vec>(chunked ? H * H : 0);
         w.grad_inputs = arena.take<T>(I ? L * T_ * H : 0);
+        w.grad_output = arena.take<T>(p.grad_output ? steps * H : 0);
+        w.grad_features = arena.take<T>(p.grad_features ? steps * I : 0);
         return w;
     }
 
     struct Places {
         Shared shared;
         Sums sums[most_groups];
+        vec** saved;  // of each block
         uintptr_t work;
         int64_t work_size;
     };
@@ -185,6 +191,7 @@ struct Kernel : Registers<T> {
         places.shared = place_shared(arena, backwards);
         const int64_t tasks = backwards ? groups() : blocks();
         for (int64_t g = 0; backwards && g < tasks; ++g) places.sums[g] = place_sums(arena);
+        places.saved = arena.take<vec*>(blocks());
         Arena size(nullptr);
         place_work(size, backwards);
         places.work_size = (size.used + 63) / 64 * 64;
@@ -203,15 +210,19 @@ struct Kernel : Registers<T> {
         int64_t first, samples;
         int64_t steps;  // of its longest sequence, and 1 at least; those after them are zero in every result
         vec lengths;
-        T *output, *grad_inputs, *grad_h0, *grad_a0, *grad_left, *grad_right, *grad_features;  // of its first sample
+        const T *inputs, *grad_output;  // of its first sample, as those that follow; features where there are such
+        T *output, *grad_inputs, *grad_h0, *grad_a0, *grad_left, *grad_right, *grad_features;
     };
 
     static T* at(void* tensor, int64_t element) { return tensor ? static_cast<T*>(tensor) + element : nullptr; }
+    static const T* at(const void* tensor, int64_t element) { return tensor ? given(tensor) + element : nullptr; }
 
     Block block_at(int64_t block) const {
         Block b;
         b.first = block * L;
         b.samples = smaller(B - b.first, L);
+        b.inputs = I ? at(p.features, b.first * T_ * I) : at(p.inputs, b.first * T_ * H);
+        b.grad_output = at(p.grad_output, b.first * T_ * H);
         b.output = at(p.output, b.first * T_ * H);
         b.grad_inputs = at(p.grad_inputs, b.first * T_ * H);
         b.grad_h0 = at(p.grad_h0, b.first * H);
@@ -247,23 +258,20 @@ struct Kernel : Registers<T> {
     int64_t memory_stride() const { return early ? S * H : H; }
     int64_t writes(int64_t t) const { return early ? t + 1 : t; }
 
-    // Step t of the block in a caller's tensor, which begins with the block's first sample or the batch's.
+    // Step t of the block in a tensor that begins with the block's first sample.
     void load_step(vec* to, const T* from, const Block& block, int64_t t) const {
         load(to, from + t * H, block.samples, T_ * H, H);
-    }
-    void load_step(vec* to, const void* from, const Block& block, int64_t t) const {
-        load_step(to, given(from) + block.first * T_ * H, block, t);
     }
     void store_step(T* to, const vec* from, const Block& block, int64_t t) const {
         store(to + t * H, from, block.samples, T_ * H, H);
     }
     void load_inputs(vec* to, const Block& block, int64_t t, const Shared& shared, const Work& w) const {
         if (I) {
-            load(w.features, given(p.features) + (block.first * T_ + t) * I, block.samples, T_ * I, I);
+            load(w.features, block.inputs + t * I, block.samples, T_ * I, I);
             for (int64_t j = 0; j < H; ++j) to[j] = p.bias ? all(given(p.bias)[j]) : vec{};
             return multiply(to, to, 1, shared.projection, w.features, H, I);
         }
-        if (!tokens) return load_step(to, p.inputs, block, t);
+        if (!tokens) return load_step(to, block.inputs, block, t);
         const int64_t* token = tokens + block.first * T_ + t;
         const T* rows[L];
         for (int64_t l = 0; l < block.samples; ++l) rows[l] = table + token[l * T_] * H;
@@ -327,6 +335,14 @@ struct Kernel : Registers<T> {
         return shift ? normed + shift[j] : normed;
     }
 
+    // ---- places.h ----
+
+    void find_saved(const Places& places) const;
+    void collect(Block& block, const Work& w, bool backwards) const;
+    void gather(T* to, const void* from, int64_t size, const Block& block) const;
+    void put_back(void* to, const T* from, int64_t size, const Block& block) const;
+    void clear_gaps(void* to, int64_t size) const;
+
     // ---- forward.h ----
 
     NOINLINE void forward_chunk(const Activations& a, int64_t start, int64_t n, T* output, const Block& block,
@@ -334,10 +350,10 @@ struct Kernel : Registers<T> {
     void preliminary(vec* z, vec* q, const vec* h, int64_t t, const Block& block, const Shared& shared,
                      const Work& w) const;
     void store_written(const Activations& a, int64_t start, int64_t n, const Block& block) const;
-    void forward_block(int64_t index, const Shared& shared, const Work& w) const;
+    void forward_block(int64_t index, const Places& places, const Work& w) const;
     NOINLINE void forward_whole(Activations& a, const Block& block, const Shared& shared, const Work& w) const;
     void set_matrix(Activations& a, const Block& block, const Work& w) const;
-    void forward_chunks(int64_t index, const Block& block, Activations& a, const Shared& shared, const Work& w) const;
+    void forward_chunks(const Block& block, vec* saved, Activations& a, const Shared& shared, const Work& w) const;
     void write_chunk(vec* to, const vec* from, const vec* written, int64_t stride, const Work& w) const;
     void load_factors(vec* left, vec* right, const Block& block, int64_t k) const;
     void build_a0(vec* to, const Block& block, const Work& w) const;
@@ -347,13 +363,12 @@ struct Kernel : Registers<T> {
 
     void normalise_backward(vec* g, const vec* d_result, const vec* normed, vec deviation, vec* d_gain,
                             vec* d_shift) const;
-    void backward_block(int64_t index, const Shared& shared, const Work& w, const Sums& sums) const;
+    void backward_block(int64_t index, const Places& places, const Work& w, const Sums& sums) const;
     NOINLINE void backward_whole(const Activations& a, const Block& block, const Shared& shared, const Work& w,
                                  const Sums& sums) const;
     NOINLINE void store_state_gradients(const Block& block, const Work& w) const;
     // Under ba2016 the outputs are what was written, so their gradients are gathered in one place.
-    const void* grad_memory() const { return early ? p.grad_written : p.grad_output; }
-    bool has_d_memory() const { return chunked || grad_memory(); }
+    bool has_d_memory() const { return chunked || (early ? p.grad_written : p.grad_output); }
     void load_d_memory(int64_t start, int64_t n, const Block& block, const Work& w) const;
     NOINLINE void backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block,
                                  const Shared& shared, const Work& w, const Sums& sums) const;
@@ -364,10 +379,10 @@ struct Kernel : Registers<T> {
     void low_rank_gradients(const Activations& a, const Block& block, const Work& w) const;
     void store_factor(T* to, const vec* from, const Block& block, int64_t k) const;
     void scale_d_brackets(vec* to, int64_t n, const Work& w) const;
-    void backward_chunks(int64_t index, const Block& block, const Shared& shared, const Work& w,
+    void backward_chunks(const Block& block, const vec* saved, const Shared& shared, const Work& w,
                          const Sums& sums) const;
-    const vec* first_matrix(int64_t index, int64_t c) const;
-    void build_matrices(int64_t index, int64_t from, int64_t to, const Block& block, const Shared& shared,
+    const vec* first_matrix(const vec* saved, int64_t c) const;
+    void build_matrices(const vec* saved, int64_t from, int64_t to, const Block& block, const Shared& shared,
                         const Work& w) const;
     void write_chunk_backward(const Activations& a, const Work& w, const Sums& sums) const;
     void weight_gradient(T* to, const Block& block, int64_t start, int64_t n) const;

@@ -10,13 +10,16 @@
 //
 // Where input_size is not 0, inputs(t) = projection features(t) + bias, and neither inputs nor their gradient are the
 // caller's. bias may be absent.
+//
+// Where there are places, sequence i stands in features and output from row places[i] on, of `rows` in all. Those of no
+// sequence are zero in the results. There are features and lengths then, and nothing is `written`.
 #define FAST_WEIGHTS_PROBLEM(FIELD)                                                                                \
     FIELD(integer, batch) FIELD(integer, steps) FIELD(integer, width) FIELD(integer, inner_steps)                  \
     FIELD(integer, rank) FIELD(integer, chunk) FIELD(integer, threads) FIELD(integer, write_before_read)           \
     FIELD(integer, layer_norm) FIELD(integer, a0_stride) FIELD(integer, keep) FIELD(real, eps)                     \
     FIELD(input, inputs) FIELD(input, weight) FIELD(input, h0) FIELD(input, a0) FIELD(input, left)                 \
     FIELD(input, right) FIELD(input, gain) FIELD(input, shift) FIELD(input, discounts) FIELD(input, retained)      \
-    FIELD(indices, lengths)                                                                                        \
+    FIELD(indices, lengths) FIELD(indices, places) FIELD(integer, rows)                                           \
     FIELD(result, output) FIELD(result, written) FIELD(result, saved) FIELD(result, scratch)                       \
     FIELD(input, grad_output) FIELD(input, grad_written)                                                           \
     FIELD(result, grad_inputs) FIELD(result, grad_weight) FIELD(result, grad_h0) FIELD(result, grad_a0)            \

@@ -1,0 +1,47 @@
+"""Segments of a padded batch by the native kernel of fast weights, which reads and writes each where it stands."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from contextual_rnn.layers.fast_weights import FastWeightsRNN
+from contextual_rnn.layers.fast_weights_state import split_state
+from contextual_rnn.ops._fast_weights import cpu
+from contextual_rnn.ops._fast_weights.dispatch import choose as choose_kernel
+from contextual_rnn.ops._fast_weights.segments import run
+from contextual_rnn.sequences.backend import choose
+from contextual_rnn.sequences.segments import Segments
+from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.spec.rows import read_rows, take, tensors_of
+from contextual_rnn.spec.tree import State
+
+
+def reads_segments(network: FastWeightsRNN, backend: str, input: Tensor, state: State) -> bool:
+    """Whether the native kernel of fast weights can be called in place of the network."""
+    if torch.compiler.is_compiling() or not cpu.projects(network.weight_ih):
+        return False
+    chosen = choose(backend, network, [input, *tensors_of(state)], kinds=(FastWeightsRNN,))
+    return chosen == "native" and choose_kernel(network.backend, network.weight_hh) == "cpu"
+
+
+def run_in_place(
+    network: FastWeightsRNN, spec: StateSpec, input: Tensor, segments: Segments, starts: State
+) -> tuple[Tensor, State]:
+    """All segments in one call of the kernel of fast weights, the longest first."""
+    time_first = spec.input_batch_dim == 1
+    input = input.transpose(0, 1) if time_first else input
+    order = segments.length.argsort(descending=True, stable=True)
+    h0, a0 = split_state(read_rows(spec.tree, order, starts))
+    assert h0 is not None
+    output = run(
+        input, segments.only(order).table, network.weight_hh, h0, a0, network.norm_weight, network.norm_bias,
+        network.options, network.weight_ih, network.bias,
+    )  # fmt: skip
+    last = segments.last
+    ends = segments.only(last)
+    place = (ends.row * input.shape[1] + ends.start + ends.length - 1).clamp(min=0)
+    h_n = output.flatten(0, 1).index_select(0, place)
+    if not ends.length.all():
+        h_n = torch.where((ends.length > 0)[:, None], h_n, tensors_of(take(spec.tree, last, starts))[0])
+    return output.transpose(0, 1) if time_first else output, (h_n, None)
