@@ -39,19 +39,17 @@ def initial_rows(
     """
 
     def make(context: Any) -> tuple[State, int]:
-        state, copies = draw_or_mean(context)
+        spec, copies = initial_state.spec, 1
+        if sample:
+            size = check_call(batch, generator=generator)
+            state, copies = initial_state._draws(context, num_samples, size, generator, True)
+        else:
+            leaves, first = spec.unpack(initial_state(context, batch)), next(iter(spec))
+            if leaves[first.name].ndim == len(first.shape):
+                leaves = {name: leaf[None] for name, leaf in leaves.items()}
+            state = spec.pack(leaves)
         check_made(model.network, initial_state, state)  # here, where both are of the dtype that FSDP computes with
         return state, copies
-
-    def draw_or_mean(context: Any) -> tuple[State, int]:
-        if sample:
-            return initial_state._draws(context, num_samples, check_call(batch, generator=generator), generator, True)
-        spec = initial_state.spec
-        leaves = spec.unpack(initial_state(context, batch))
-        first = next(iter(spec))
-        if leaves[first.name].ndim == len(first.shape):
-            leaves = {name: leaf[None] for name, leaf in leaves.items()}
-        return spec.pack(leaves), 1
 
     return as_forward(model, make)(context)
 
