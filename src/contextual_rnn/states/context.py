@@ -72,18 +72,14 @@ class ContextState(InitialState):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The leaves of floats, with `precise` in float32 at least, and their features, (B, F) or (F,)."""
         features = features_of(self.net, context, self.features, batch_size, batched)
-        return self._from_features(features, batch_size, precise), features
-
-    def _from_features(self, features: Tensor, batch_size: int | None, precise: bool = False) -> dict[str, Tensor]:
-        """The leaves of floats for features (B, F) or (F,), with `precise` in float32 at least."""
         leaves = self.heads(features, batch_size, precise)
         if self.activation is None:
-            return leaves
+            return leaves, features
         activated = {name: self.activation(leaf) for name, leaf in leaves.items()}
         for name, leaf in activated.items():
             if leaf.shape != (expected := leaves[name].shape):
                 raise ValueError(f"activation: expected shape {tuple(expected)} kept, got {tuple(leaf.shape)}")
-        return activated
+        return activated, features
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
