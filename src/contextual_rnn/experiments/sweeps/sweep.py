@@ -219,14 +219,10 @@ def _run_into(
         return Outcome(run.result, worker=worker)
     except Exception:
         error = traceback.format_exc()
-        _record(error, place)
+        with contextlib.suppress(OSError):  # the disk failed; the caller receives the error anyway
+            if Store(place).exists(CONFIG):  # else the folder is not ours, or there is none
+                Store(place).write(ERROR, unicode_text(error).encode())
         return Outcome(error=error, worker=worker)
-
-
-def _record(error: str, place: Place) -> None:
-    with contextlib.suppress(OSError):  # the disk failed; the caller receives the error anyway
-        if Store(place).exists(CONFIG):  # else the folder is not ours, or there is none
-            Store(place).write(ERROR, unicode_text(error).encode())
 
 
 def _outcome_before(config: Config, folder: Path) -> Outcome | None:
