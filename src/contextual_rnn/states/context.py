@@ -32,6 +32,8 @@ class ContextState(InitialState):
     at a limit of its domain, and in the forward pass for an `activation` that changes the shape.
     """
 
+    reads_context = True
+
     def __init__(
         self,
         network: nn.Module | StateSpec,
@@ -55,10 +57,6 @@ class ContextState(InitialState):
 
     def saved_words(self) -> dict[str, str | None]:
         return {"activation": function_name(self.activation)}
-
-    @property
-    def reads_context(self) -> bool:
-        return True
 
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         means, features = self._means(context, batch_size, batched)
