@@ -38,6 +38,7 @@ graph_task = torch._C._current_graph_task_id  # the number of the backward pass 
 compiling_callback: Callable[[], object] = _dynamo.get_eval_frame_callback
 assert_later = torch._assert_async  # refuses a tensor of False when its value is known, in a compiled program too
 increment_version = torch._C._increment_version  # as autograd.graph.increment_version, in a tenth of the time
+data_parallel_around = DistributedDataParallel._get_active_ddp_module  # that whose forward pass is under way, or None
 top_saved_tensors_hooks = _autograd._top_saved_tensors_default_hooks  # those of saved tensors, None where none are set
 
 _hooks_of_all: Any = torch.nn.modules.module  # hooks that run with every module
@@ -81,11 +82,6 @@ def is_tracing() -> bool:
 def is_program() -> bool:
     """Whether calls are put into a program, in which values cannot be read: by torch.compile, export or jit.trace."""
     return torch.compiler.is_compiling() or is_tracing()
-
-
-def data_parallel_around() -> DistributedDataParallel | None:
-    """The DistributedDataParallel whose forward pass is under way."""
-    return DistributedDataParallel._get_active_ddp_module()
 
 
 def each_of_a_batch(

@@ -50,11 +50,8 @@ class Functions:
         self._embed = None if embed is None else with_step("embed", embed, 1)
         self.reads_rows = embed is not None and self._embed is embed  # whether inputs may differ between alike rows
         self._stop = with_step("stop", stop, 1) if callable(stop) else stop
+        self.can_stop = stop is not None
         self._sampler = None if sampler is None else with_step("sampler", sampler, 1)
-
-    @property
-    def can_stop(self) -> bool:
-        return self._stop is not None
 
     def inputs(self, value: Tensor | None, at: GenerationStep) -> tuple[Any, Mapping[str, Any]]:
         """The network's input of one step, (N, ...), and its further arguments."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from contextual_rnn.generation.functions import Functions
 from contextual_rnn.generation.step import GenerationStep
-from contextual_rnn.spec.rows import take, take_of_all
+from contextual_rnn.spec.rows import put_together, take
 from contextual_rnn.spec.tree import State
 
 
@@ -95,9 +95,7 @@ def roll_out(
             break
     state = states[0]
     if finished:
-        parts = [*finished, (rows, state)] if len(rows) else finished
-        place = torch.cat([index for index, _ in parts]).argsort()
-        state = take_of_all(tree, place, [part for _, part in parts], [len(index) for index, _ in parts])
+        state = put_together(tree, [*finished, (rows, state)] if len(rows) else finished)
     return Generated(
         values=stack_steps(values, num_steps, shape, repeat_last=True),
         lengths=lengths.unflatten(0, shape),

@@ -20,40 +20,46 @@ from contextual_rnn.spec.rows import take, write_rows
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.steps import check_step, step_of
 from contextual_rnn.spec.tree import State
-from contextual_rnn.states import InitialState
+from contextual_rnn.states import ContextDropout, InitialState
 from contextual_rnn.states._heads import check_call
 
 
 def initial_rows(
     model: ContextualRNN,
-    initial_state: InitialState,
     context: Any,
     batch: int | None,
     num_samples: int,
     sample: bool,
     generator: torch.Generator | None,
-) -> tuple[State, int]:
+    guided: bool,
+) -> tuple[list[State], int]:
     """States of all conditions as one batch, and how many each has: `num_samples` draws, or one where all are alike.
 
-    A single example is a batch of one.
+    A single example is a batch of one. With `guided` there are those of the context and those of the null state.
     """
 
-    def make(context: Any) -> tuple[State, int]:
-        state, copies = draw_or_mean(context)
+    def make(initial_state: InitialState, context: Any, batch: int | None) -> tuple[State, int]:
+        spec, copies = initial_state.spec, 1
+        if sample:
+            size = check_call(batch, generator=generator)
+            state, copies = initial_state._draws(context, num_samples, size, generator, True)
+        else:
+            leaves, first = spec.unpack(initial_state(context, batch)), next(iter(spec))
+            if leaves[first.name].ndim == len(first.shape):
+                leaves = {name: leaf[None] for name, leaf in leaves.items()}
+            state = spec.pack(leaves)
         check_made(model.network, initial_state, state)  # here, where both are of the dtype that FSDP computes with
         return state, copies
 
-    def draw_or_mean(context: Any) -> tuple[State, int]:
-        if sample:
-            return initial_state._draws(context, num_samples, check_call(batch, generator=generator), generator, True)
-        spec = initial_state.spec
-        leaves = spec.unpack(initial_state(context, batch))
-        first = next(iter(spec))
-        if leaves[first.name].ndim == len(first.shape):
-            leaves = {name: leaf[None] for name, leaf in leaves.items()}
-        return spec.pack(leaves), 1
-
-    return as_forward(model, make)(context)
+    start, run = model.initial_state, as_forward(model, make)
+    if not guided:
+        state, copies = run(start, context, batch)
+        return [state], copies
+    assert isinstance(start, ContextDropout)
+    given, of_given = run(start.state, context, batch)
+    null, of_null = run(start.null, None, num_rows_of(model._spec, given) // of_given)
+    copies, pairs = max(of_given, of_null), ((given, of_given), (null, of_null))
+    return [repeated_rows(model._spec, state, copies // of_state) for state, of_state in pairs], copies
 
 
 def num_rows_of(spec: StateSpec, state: State) -> int:

@@ -27,7 +27,6 @@ from contextual_rnn.generation.start import initial_rows, num_rows_of, repeated_
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.spec.steps import evaluation
 from contextual_rnn.spec.tree import State
-from contextual_rnn.states import ContextDropout
 
 
 @overload
@@ -124,7 +123,8 @@ def generate(
         states, drawn, per_condition = [hx], 1, num_samples if beams is None else beams
         if hx is None:
             samples = num_samples if beams is None else 1
-            states, drawn = _initial(model, context, batch, samples, sample, generator, guidance)
+            guided = guidance is not None
+            states, drawn = initial_rows(model, context, batch, samples, sample, generator, guided)
         batch = num_rows_of(model._spec, states[0]) // drawn if batch is None else batch
         check_elements(batch=batch, num_samples=per_condition)
         # Rows that are alike in the prompt are run once; their inputs may differ if `embed` knows which row is which.
@@ -153,26 +153,3 @@ def generate(
                 keep_outputs=return_outputs,
             )  # fmt: skip
     return generated if first is None else generated.values
-
-
-def _initial(
-    model: ContextualRNN,
-    context: Any,
-    batch: int | None,
-    num_samples: int,
-    sample: bool,
-    generator: torch.Generator | None,
-    guidance: float | None,
-) -> tuple[list[State], int]:
-    """The states of all rows, and how many a condition has; with guidance of the context, and of the null state."""
-    start = model.initial_state
-    if guidance is None:
-        state, drawn = initial_rows(model, start, context, batch, num_samples, sample, generator)
-        return [state], drawn
-    assert isinstance(start, ContextDropout)
-    given, of_given = initial_rows(model, start.state, context, batch, num_samples, sample, generator)
-    batch = num_rows_of(model._spec, given) // of_given
-    null, of_null = initial_rows(model, start.null, None, batch, num_samples, sample, generator)
-    drawn = max(of_given, of_null)
-    pairs = ((given, of_given), (null, of_null))
-    return [repeated_rows(model._spec, state, drawn // of_state) for state, of_state in pairs], drawn

@@ -31,15 +31,12 @@ def fill(kind: Any, base: PreTrainedModel, cache: DynamicCache) -> Any:
     own = kind()
     own.layers = cache.layers  # those of attention, where it writes, are ours
     for number, layer in enumerate(cache.layers):
-        own.set_linear_cache(number, cache.get_recurrent_state(number) if _is_recurrent(layer) else [])
+        state = cache.get_recurrent_state(number) if isinstance(layer, LinearAttentionLayer) else []
+        own.set_linear_cache(number, state)
     return own
 
 
 def read_back(own: Any, cache: Any) -> None:
     for number, layer in enumerate(cache.layers):
-        if _is_recurrent(layer):
+        if isinstance(layer, LinearAttentionLayer):
             cache.update_recurrent_state(own.get_linear_cache(number), number)
-
-
-def _is_recurrent(layer: object) -> bool:
-    return isinstance(layer, LinearAttentionLayer)

@@ -111,11 +111,12 @@ class ContextNet(SavesNumbers):
             if len(column) != len(columns[first]):
                 raise ValueError(f"{name}: expected {len(columns[first])} values, as {first} has, got {len(column)}")
         place: dict[str, Any] = {"device": self.linear.weight.device}
+        exact = torch.float32 if place["device"].type == "mps" else torch.float64
         encoded = {}
         for name, feature in self.features.items():
             if isinstance(feature, Continuous):
                 column = [check_number(name, value) for value in columns[name]]
-                encoded[name] = torch.tensor(column, dtype=_exact(self.linear.weight.device), **place)
+                encoded[name] = torch.tensor(column, dtype=exact, **place)
                 continue
             index = {category: number for number, category in enumerate(feature.categories)}
             if isinstance(feature, Categorical):
@@ -200,10 +201,6 @@ def _in_short(feature: Feature) -> str:
         return f"Continuous(mean={feature.mean:g}, std={feature.std:g})"
     unknown = " and unknown" if feature.unknown else ""
     return f"{type(feature).__name__}({len(feature.categories)} categories{unknown})"
-
-
-def _exact(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _look_up(name: str, feature: Categorical | SetValued, index: Mapping[Hashable, int], value: Any) -> int:

@@ -11,6 +11,7 @@ from torch import nn
 from contextual_rnn.spec.adapters import ADAPTERS
 from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.spec import StateSpec as StateSpec
+from contextual_rnn.spec.tree import State
 
 
 @singledispatch
@@ -96,20 +97,25 @@ def _(network: nn.RNN | nn.LSTM | nn.GRU) -> StateSpec:
     layers = network.num_layers * (2 if network.bidirectional else 1)
     h = Leaf("h", (layers, network.proj_size or network.hidden_size), batch_dim=1)
     c = Leaf("c", (layers, network.hidden_size), batch_dim=1)
-    batch_dim = 0 if network.batch_first else 1
-    return StateSpec(
-        (h, c) if isinstance(network, nn.LSTM) else h,
-        input_batch_dim=batch_dim,
-        input_ndim=3,
-        time_dim=1 - batch_dim,
-        bidirectional=network.bidirectional,
-    ).like(next(network.parameters()))
+    tree = (h, c) if isinstance(network, nn.LSTM) else h
+    return spec_of_layers(network, tree, input_ndim=3, bidirectional=network.bidirectional)
 
 
 @state_spec.register(nn.RNNCell)
 @state_spec.register(nn.LSTMCell)
 @state_spec.register(nn.GRUCell)
 def _(network: nn.RNNCell | nn.LSTMCell | nn.GRUCell) -> StateSpec:
+    return spec_of_cell(network, isinstance(network, nn.LSTMCell))
+
+
+def spec_of_layers(network: Any, tree: State, **options: Any) -> StateSpec:
+    """The spec of a network of sequences that has `batch_first`, as torch's have it."""
+    batch_dim = 0 if network.batch_first else 1
+    spec = StateSpec(tree, input_batch_dim=batch_dim, time_dim=1 - batch_dim, **options)
+    return spec.like(next(network.parameters()))
+
+
+def spec_of_cell(network: Any, two_tensors: bool) -> StateSpec:
+    """The spec of a cell as torch's are: its state is h or (h, c)."""
     h, c = Leaf("h", (network.hidden_size,)), Leaf("c", (network.hidden_size,))
-    tree = (h, c) if isinstance(network, nn.LSTMCell) else h
-    return StateSpec(tree, input_ndim=2, time_dim=None).like(network.weight_ih)
+    return StateSpec((h, c) if two_tensors else h, input_ndim=2, time_dim=None).like(next(network.parameters()))

@@ -84,12 +84,8 @@ class StateSpec(RowsOfStates, ValuesOfLeaves):
             raise ValueError("bidirectional: expected False for a network that takes one step, got True")
         object.__setattr__(self, "device", check_device(self.device))
         check_dtype(self.dtype)
-        _ = (
-            self.floats,
-            self.constants,
-            self.bounded,
-            self._without_low_rank,
-        )  # torch.compile cannot evaluate a cached property
+        for name in ("floats", "constants", "bounded", "_without_low_rank"):
+            getattr(self, name)  # torch.compile cannot evaluate a cached property
 
     def __iter__(self) -> Iterator[Leaf]:
         return iter(self._leaves)

@@ -24,14 +24,10 @@ class ValuesOfLeaves:
     tree: State
     dtype: torch.dtype | None
     device: torch.device | None
+    unpack: Callable[..., dict[str, Tensor]]
+    describe: Callable[[], str]
 
     def __iter__(self) -> Iterator[Leaf]:
-        raise NotImplementedError
-
-    def unpack(self, state: State, name: str = "state") -> dict[str, Tensor]:
-        raise NotImplementedError
-
-    def describe(self) -> str:
         raise NotImplementedError
 
     def dtype_of(self, leaf: Leaf) -> torch.dtype | None:

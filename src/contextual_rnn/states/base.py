@@ -7,7 +7,7 @@ tiling over the batch, domains, the network's layout, densities) is the same for
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +45,8 @@ class InitialState(SavesNumbers, ABC):
     """
 
     _start: Start | None = None  # what the buffers `value_...` start as
+    # `moments` of a class that can compute them in float32 at least, which its argument `precise` asks for.
+    _computed: Callable[..., dict[str, Moments]]
     _latent = False  # whether the noise is that of a latent variable, which moments of the state do not have
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -58,8 +60,8 @@ class InitialState(SavesNumbers, ABC):
         ours = getattr(moments, "__module__", "").startswith("contextual_rnn.") and moments is not InitialState.moments
         cls._moments = moments if ours else InitialState._moments
         # `_computed` knows nothing of moments that a subclass has of its own.
-        owner: Any = next(kind for kind in cls.__mro__ if "_computed" in vars(kind))
-        cls._is_computed = ours and moments is owner.moments
+        owner: Any = next((kind for kind in cls.__mro__ if "_computed" in vars(kind)), None)
+        cls._is_computed = ours and owner is not None and moments is owner.moments
 
     def __init__(
         self,
@@ -147,11 +149,11 @@ class InitialState(SavesNumbers, ABC):
             return self._computed(context, batch_size, batched, precise=True)
         return self._moments(context, batch_size, batched)
 
-    def _computed(
-        self, context: Any, batch_size: int | None, batched: bool | None, precise: bool = False
-    ) -> dict[str, Moments]:
-        """`moments` of a class that can compute them in float32 at least, which `precise` asks for."""
-        raise NotImplementedError
+    def _drawn_leaves(
+        self, context: Any, batch_size: int | None, batched: bool | None, generator: Any, rows: Tensor | None
+    ) -> dict[str, Tensor]:
+        moments = of_rows(self._moments(context, batch_size, batched), self.spec, rows)
+        return {n: draw(leaf, generator) if self.training else leaf.mean for n, leaf in moments.items()}
 
     def _posterior(
         self,
@@ -196,8 +198,7 @@ class InitialState(SavesNumbers, ABC):
         """
         batch_size = check_call(batch_size, batched, generator)
         if num_samples is None and not return_posterior and not self._latent:
-            moments = of_rows(self._moments(context, batch_size, batched), self.spec, rows)
-            leaves = {n: draw(leaf, generator) if self.training else leaf.mean for n, leaf in moments.items()}
+            leaves = self._drawn_leaves(context, batch_size, batched, generator, rows)
             return pack(self.spec.tree, self.spec.constrain(leaves))
         check_flag("return_posterior", return_posterior)
         posterior = self._posterior(context, batch_size, batched, generator, rows)

@@ -32,6 +32,8 @@ class ContextState(InitialState):
     at a limit of its domain, and in the forward pass for an `activation` that changes the shape.
     """
 
+    reads_context = True
+
     def __init__(
         self,
         network: nn.Module | StateSpec,
@@ -56,10 +58,6 @@ class ContextState(InitialState):
     def saved_words(self) -> dict[str, str | None]:
         return {"activation": function_name(self.activation)}
 
-    @property
-    def reads_context(self) -> bool:
-        return True
-
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         means, features = self._means(context, batch_size, batched)
         moments = {name: Moments(mean, None) for name, mean in means.items()}
@@ -72,18 +70,14 @@ class ContextState(InitialState):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The leaves of floats, with `precise` in float32 at least, and their features, (B, F) or (F,)."""
         features = features_of(self.net, context, self.features, batch_size, batched)
-        return self._from_features(features, batch_size, precise), features
-
-    def _from_features(self, features: Tensor, batch_size: int | None, precise: bool = False) -> dict[str, Tensor]:
-        """The leaves of floats for features (B, F) or (F,), with `precise` in float32 at least."""
         leaves = self.heads(features, batch_size, precise)
         if self.activation is None:
-            return leaves
+            return leaves, features
         activated = {name: self.activation(leaf) for name, leaf in leaves.items()}
         for name, leaf in activated.items():
             if leaf.shape != (expected := leaves[name].shape):
                 raise ValueError(f"activation: expected shape {tuple(expected)} kept, got {tuple(leaf.shape)}")
-        return activated
+        return activated, features
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

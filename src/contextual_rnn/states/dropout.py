@@ -18,7 +18,6 @@ from contextual_rnn._tensors import random
 from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import State, pack
-from contextual_rnn.states._heads import check_call
 from contextual_rnn.states._recomputed import draw_again
 from contextual_rnn.states.base import InitialState
 from contextual_rnn.states.free import FreeState
@@ -33,14 +32,14 @@ class ContextDropout(InitialState):
 
         training:    h0 = null with probability p, else state(context), drawn anew for every row (all leaves together)
         evaluation:  mean of h0 = null + guidance * (g(context) - null), and the scale that `state` has
-        context None: h0 = null, in training and evaluation
+        context None: h0 = null, in training and evaluation, which is no error
 
     `p` is the share of contexts dropped. `null` is by default a `FreeState`; beside a `NormalState` take
     `NormalState(spec, FreeState(spec))`, so that what is drawn without a context varies too. `guidance` 1 is the
     state as it is, 0 the null state's mean, and more than 1 goes beyond the context; it may be set at any time. Of a
     low-rank leaf the factors are guided, not their product, and of a leaf with a domain the real numbers that stand for
-    it. `sample` guides in evaluation alone, and never drops. A leaf without floats is always that of `state`. `device`
-    and `dtype` are those of a `null` that is made here.
+    it. `sample` guides in evaluation alone, and never drops; a `generator` repeats the dropping too. A leaf without
+    floats is always that of `state`. `device` and `dtype` are those of a `null` that is made here.
 
     Raises TypeError for a state that is none, ValueError for a `null` made for another network or one that reads a
     context, TypeError or ValueError for a `p` outside 0 to 1, a guidance that is not a finite number, and a
@@ -144,25 +143,11 @@ class ContextDropout(InitialState):
         drawn = draw_again(lambda: random(torch.rand, batch, generator, device=mean.device), generator)
         return DroppedPosterior(given, null, drawn < self.p, self.spec)
 
-    def forward(
-        self,
-        context: Any = None,
-        batch_size: int | None = None,
-        *,
-        batched: bool | None = None,
-        generator: torch.Generator | None = None,
-        rows: Tensor | None = None,
-        num_samples: int | None = None,
-        return_posterior: bool = False,
-    ) -> Any:
-        """As for every state; None as context is no error but the null state. `generator` repeats the dropping too."""
-        drops = context is not None and self.training and self.p > 0
-        if not drops or num_samples is not None or return_posterior or self._latent:
-            return super().forward(
-                context, batch_size, batched=batched, generator=generator, rows=rows, num_samples=num_samples,
-                return_posterior=return_posterior,
-            )  # fmt: skip
-        batch_size = check_call(batch_size, batched, generator)
+    def _drawn_leaves(
+        self, context: Any, batch_size: int | None, batched: bool | None, generator: Any, rows: Tensor | None
+    ) -> dict[str, Tensor]:
+        if context is None or not (self.training and self.p > 0):
+            return super()._drawn_leaves(context, batch_size, batched, generator, rows)
         given = of_rows(self._moments(context, batch_size, batched), self.spec, rows)
         null, first = self._null_beside(given), next(iter(self.spec))
         mean = given[first.name].mean
@@ -173,7 +158,7 @@ class ContextDropout(InitialState):
             chosen = drop.reshape(*batch, *(1 for _ in leaf.shape))
             with_context, without = (draw(moments[leaf.name], generator) for moments in (given, null))
             leaves[leaf.name] = torch.where(chosen, without, with_context)
-        return pack(self.spec.tree, self.spec.constrain(leaves))
+        return leaves
 
     def _null_beside(self, given: dict[str, Moments]) -> dict[str, Moments]:
         """The null state's moments for the batch that the context turned out to have."""

@@ -131,7 +131,9 @@ def _controls(answer: Answer) -> Table | None:
 def _steps(answer: Answer) -> Table | None:
     if not answer.by_step:
         return None
-    rows = [[str(step + 1), _triple(gain)] for step, gain in enumerate(answer.by_step)]
+    rows = [
+        [str(step), "{} ({} to {})".format(*map(_number, gain))] for step, gain in enumerate(answer.by_step, start=1)
+    ]
     title = f"Gain of the {answer.title(answer.best)} over the zero state at each step, with intervals of 95 %"
     return Table(title, ["step", "gain in error"], rows, texts=0)
 
@@ -191,11 +193,6 @@ def _unit(plan: Plan) -> str:
 def share_of(interval: Interval) -> str:
     ends = "" if math.isnan(interval.low) else f" ({percent(interval.low)} to {percent(interval.high)})"
     return f"{percent(interval.estimate)}{ends}"
-
-
-def _triple(interval: Interval) -> str:
-    estimate, low, high = map(_number, interval)
-    return f"{estimate} ({low} to {high})"
 
 
 def _number(value: float) -> str:

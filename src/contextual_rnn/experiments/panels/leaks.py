@@ -8,7 +8,7 @@ import numpy as np
 
 from contextual_rnn.experiments.panels.arrow import Array
 from contextual_rnn.experiments.panels.steps import Steps
-from contextual_rnn.experiments.panels.values import Category, Column, Members, Quantity
+from contextual_rnn.experiments.panels.values import Category, Column, Quantity
 
 SAME = 0.9999  # a correlation from which on two columns are taken for the same
 FEWEST = 8  # series, below which chance gives such a correlation
@@ -50,7 +50,6 @@ def _names_series(column: str, values: Column) -> str | None:
 
 def _determines(column: str, values: Column, name: str, target: Column, units: str) -> str | None:
     """Whether series, or steps, with the same value always have the same target."""
-    assert not isinstance(target, Members)
     both = ~values.missing & ~target.missing
     if both.sum() < FEWEST:
         return None
@@ -115,10 +114,7 @@ def _distinct(codes: Array) -> int:
 
 
 def _codes(column: Column) -> Array:
-    if isinstance(column, Category):
-        return column.codes
-    values = column.values if isinstance(column, Quantity) else column.fingerprints()
-    return np.unique(values, return_inverse=True)[1]
+    return column.codes if isinstance(column, Category) else np.unique(column.keys(), return_inverse=True)[1]
 
 
 def _ranks(values: Array) -> Array:

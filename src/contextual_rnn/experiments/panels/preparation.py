@@ -135,7 +135,6 @@ def _has_class(panel: Panel, encoding: Encoding) -> Array:
 
 
 def _has_target(panel: Panel, examples: Examples, known: Array) -> Array:
-    """Which examples have a target that is known."""
     if panel.target_per == "series":
         return known[examples.sequence]
     before = np.concatenate([[0], np.cumsum(known)])

@@ -115,9 +115,7 @@ class Reader:
         return column
 
     def _check_varies(self, column: Column) -> None:
-        assert not isinstance(column, Members)
-        values = column.values if isinstance(column, Quantity) else column.codes
-        values = values[~column.missing]
+        values = column.keys()[~column.missing]
         if self.checked and (values == values[0]).all():
             name = self.columns.target
             raise ValueError(f"{name}: expected a target that varies, got the same value in every row")
@@ -135,15 +133,7 @@ class Reader:
     def _first_change(self, column: Column, value: Column) -> int | None:
         """A series of which a value differs from the first, if there is one; missing values do not count."""
         series_of = self._series_of_steps()
-        if isinstance(column, Quantity) and isinstance(value, Quantity):
-            differs = column.values != value.values[series_of]
-        elif isinstance(column, Category) and isinstance(value, Category):
-            differs = column.codes != value.codes[series_of]
-        else:
-            assert isinstance(column, Members)
-            assert isinstance(value, Members)
-            differs = column.fingerprints() != value.fingerprints()[series_of]
-        differs &= ~column.missing
+        differs = (column.keys() != value.keys()[series_of]) & ~column.missing
         return int(series_of[differs.argmax()]) if differs.any() else None
 
 

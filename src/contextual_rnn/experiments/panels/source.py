@@ -42,15 +42,11 @@ def open_table(table: Any, names: Sequence[str] | None = None) -> Source:
     damaged, of several kinds or of an unknown one.
     """
     require_pyarrow()
-    return _plain_source(_open(table, names))
-
-
-def _open(table: Any, names: Sequence[str] | None) -> Source:
     if (paths := paths_of(table)) is None:
-        return _open_memory(table, names)
+        return _plain_source(_open_memory(table, names))
     files = [file for path in paths for file in _files_of(path)]
     name = f"{files[0]} and {len(files) - 1} more" if len(paths) > 1 else str(paths[0])
-    return _open_files(files, names, name)
+    return _plain_source(_open_files(files, names, name))
 
 
 def paths_of(table: Any) -> list[Path] | None:

@@ -28,10 +28,10 @@ class Steps:
     series: Array
     time: Array
     grid: str
-    regular: bool
-    filled: int
-    gaps: int
-    was_sorted: bool
+    regular: bool = True
+    filled: int = 0
+    gaps: int = 0
+    was_sorted: bool = True
 
 
 def in_order(series: Array, times: Times | None, names: Any, fill_gaps: int, columns: Names) -> Steps:
@@ -56,7 +56,8 @@ def in_order(series: Array, times: Times | None, names: Any, fill_gaps: int, col
     grid = Grid(None, "the order of the rows") if times is None else grid_of(values, new, times.dates)
     if grid.index is None:
         offsets = np.append(np.flatnonzero(new), len(rows))
-        return Steps(rows, offsets, codes[offsets[:-1]], values, grid.step, times is None, 0, 0, was_sorted)
+        series = codes[offsets[:-1]]
+        return Steps(rows, offsets, series, values, grid.step, regular=times is None, was_sorted=was_sorted)
     return _with_gaps(rows, codes, grid.index, new, fill_gaps, grid.step, was_sorted)
 
 
@@ -91,7 +92,7 @@ def _with_gaps(
     gaps = int((gap & begins).sum())
     offsets = np.append(place[begins], steps)
     if steps == len(rows):
-        return Steps(rows, offsets, codes[begins], index, step, True, 0, gaps, was_sorted)
+        return Steps(rows, offsets, codes[begins], index, step, gaps=gaps, was_sorted=was_sorted)
     filled = np.full(steps, -1, rows.dtype)
     filled[place] = rows
     lengths = np.diff(offsets)

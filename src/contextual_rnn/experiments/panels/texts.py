@@ -67,10 +67,6 @@ def read_texts(source: Source, columns: Columns, kind: str) -> tuple[Category, S
         series=np.arange(len(rows)),
         time=counted(length[rows]),
         grid=f"1 {kind.removesuffix('s')}",
-        regular=True,
-        filled=0,
-        gaps=0,
-        was_sorted=True,
     )
     reasons = {f"{columns.target} is missing": missing, f"{columns.target} is empty": empty}
     categories: list[Hashable] = [chr(code) if kind == "characters" else int(code) for code in used]

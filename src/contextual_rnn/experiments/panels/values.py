@@ -40,6 +40,10 @@ class Quantity:
     def missing(self) -> Array:
         return np.isnan(self.values)
 
+    def keys(self) -> Array:
+        """A number for each row that is the same where the values are; those of rows without one mean nothing."""
+        return self.values
+
     def take(self, rows: Array) -> Quantity:
         """The values of `rows`; missing where a row is negative."""
         values = self.values[rows]
@@ -62,6 +66,9 @@ class Category:
     @property
     def missing(self) -> Array:
         return self.codes < 0
+
+    def keys(self) -> Array:
+        return self.codes
 
     def take(self, rows: Array) -> Category:
         codes = self.codes[rows]
@@ -100,7 +107,7 @@ class Members:
         known = codes >= 0  # a list may hold missing members
         return row[known], codes[known]
 
-    def fingerprints(self) -> Array:
+    def keys(self) -> Array:
         """Sums of random numbers of the members, which differ where sets do but for rounding."""
         row, codes = self.pairs()
         key = np.random.default_rng(0).random(len(self.categories))

@@ -47,12 +47,6 @@ def publish(runs: Iterable[Run], path: Path) -> None:
     write_whole(path, f'{begin},\n "runs": [\n  {lines}\n ]}}\n')
 
 
-def _runs_of(content: dict[str, Any], path: Path) -> list[Run]:
-    check(content, {"options": {}, "versions?": {str: str}, "runs": [{"options": {}}]}, path)
-    versions = {"versions": content["versions"]} if "versions" in content else {}
-    return [_run(content["options"], {**run, **versions}, path) for run in content["runs"]]
-
-
 def read_results(folder: Path, refused: Refused = raise_it) -> list[Run]:
     """The runs below `folder`. Where it has none, those of the files in it that `publish` wrote.
 
@@ -68,7 +62,9 @@ def read_results(folder: Path, refused: Refused = raise_it) -> list[Run]:
         try:
             content = parse(read_text(path), path)
             if isinstance(content, dict) and "runs" in content:
-                runs += _runs_of(content, path)
+                check(content, {"options": {}, "versions?": {str: str}, "runs": [{"options": {}}]}, path)
+                versions = {"versions": content["versions"]} if "versions" in content else {}
+                runs += [_run(content["options"], {**run, **versions}, path) for run in content["runs"]]
         except ValueError as error:
             refused(error)
     if not runs:

@@ -28,16 +28,13 @@ class Group:
 
     @property
     def entry(self) -> TaskEntry:
-        """The task of the runs."""
         return entry_of(self.runs[0].config)
 
     @property
     def states(self) -> list[str]:
-        """The states of the runs, in their order."""
         return in_order(run.config.state for run in self.runs)
 
     def of_state(self, state: str) -> list[Run]:
-        """The runs of one state."""
         return [run for run in self.runs if run.config.state == state]
 
     def titles(self) -> list[str]:

@@ -174,59 +174,45 @@ def _completed(done: SimpleQueue[Any]) -> Iterator[Any]:
 
 
 def run_into(
-    options: list[dict[str, Any]], folder: str, names: list[str], checkpoint_seconds: float, versions: dict[str, str]
+    options: list[dict[str, Any]], folder: str, names: list[str], checkpoint_seconds: float, expected: dict[str, str]
 ) -> list[Outcome]:
     """On a worker: train runs side by side and return how each ended. Exceptions raised in training are caught.
 
     Raises Interrupted where a signal asks this process to stop.
     """
-    interrupted = stop_requested()
-    work = [
-        functools.partial(_run_into, each, store.place_of(folder), name, checkpoint_seconds, versions, interrupted)
-        for each, name in zip(options, names, strict=True)
-    ]
+    sweep_place, interrupted = store.place_of(folder), stop_requested()
+
+    def run_one(options: dict[str, Any], name: str) -> Outcome:
+        if interrupted():
+            raise Interrupted
+        worker, place = f"{platform.node()}, process {os.getpid()}", store.below(sweep_place, name)
+        try:
+            if (own := versions()) != expected:  # of a worker that joined late; the others were checked at the start
+                raise RuntimeError(
+                    f"worker: expected {expected}, as where the sweep was started, got {own} on {worker}"
+                )
+            if not Store(sweep_place).exists(SWEEP):
+                raise FileNotFoundError(
+                    f"folder: expected the sweep's, shared by all workers, got none on {worker}: {folder}"
+                )
+            config = config_from_dict(options)
+            run = train_at(config, place, checkpoint_seconds=checkpoint_seconds, interrupted=interrupted)
+            Store(place).remove(ERROR)
+            return Outcome(run.result, worker=worker)
+        except Exception:
+            error = traceback.format_exc()
+            with contextlib.suppress(OSError):  # the disk failed; the caller receives the error anyway
+                if Store(place).exists(CONFIG):  # else the folder is not ours, or there is none
+                    Store(place).write(ERROR, unicode_text(error).encode())
+            return Outcome(error=error, worker=worker)
+
+    work = [functools.partial(run_one, each, name) for each, name in zip(options, names, strict=True)]
     try:
         return side_by_side(options[0]["threads"], work) if len(work) > 1 else [work[0]()]
     except Interrupted:
         if interrupts.requested():
             raise
         return len(names) * [Outcome(error="cancelled")]  # by a client that has cancelled the run
-
-
-def _run_into(
-    options: dict[str, Any],
-    folder: Place,
-    name: str,
-    checkpoint_seconds: float,
-    started_with: dict[str, str],
-    interrupted: Callable[[], bool],
-) -> Outcome:
-    if interrupted():
-        raise Interrupted
-    worker, place = f"{platform.node()}, process {os.getpid()}", store.below(folder, name)
-    try:
-        if (own := versions()) != started_with:  # of a worker that joined late; the others were checked at the start
-            raise RuntimeError(
-                f"worker: expected {started_with}, as where the sweep was started, got {own} on {worker}"
-            )
-        if not Store(folder).exists(SWEEP):
-            raise FileNotFoundError(
-                f"folder: expected the sweep's, shared by all workers, got none on {worker}: {folder}"
-            )
-        config = config_from_dict(options)
-        run = train_at(config, place, checkpoint_seconds=checkpoint_seconds, interrupted=interrupted)
-        Store(place).remove(ERROR)
-        return Outcome(run.result, worker=worker)
-    except Exception:
-        error = traceback.format_exc()
-        _record(error, place)
-        return Outcome(error=error, worker=worker)
-
-
-def _record(error: str, place: Place) -> None:
-    with contextlib.suppress(OSError):  # the disk failed; the caller receives the error anyway
-        if Store(place).exists(CONFIG):  # else the folder is not ours, or there is none
-            Store(place).write(ERROR, unicode_text(error).encode())
 
 
 def _outcome_before(config: Config, folder: Path) -> Outcome | None:

@@ -34,13 +34,11 @@ def _checked(task: Any, config: Config) -> Task[Any]:
     for name in ("training", "validation"):
         data = getattr(task, name, None)
         if not isinstance(data, tuple) or not all(isinstance(each, Tensor) and each.ndim for each in data) or not data:
-            received = type(data).__name__ if not isinstance(data, tuple) else f"({', '.join(map(_kind, data))})"
+            received = type(data).__name__
+            if isinstance(data, tuple):
+                received = f"({', '.join(type(each).__name__ for each in data)})"
             raise TypeError(f"{name}: expected a tuple of tensors in {type(task).__name__}, got {received}")
         rows = [len(each) for each in data]
         if len(set(rows)) > 1 or (name == "training" and not rows[0]):
             raise ValueError(f"{name}: expected as many rows in each tensor, at least one, got {rows}")
     return task
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__

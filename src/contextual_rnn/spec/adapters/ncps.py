@@ -12,7 +12,7 @@ from ncps.torch import LTC, CfC  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from contextual_rnn.spec.leaf import Leaf
-from contextual_rnn.spec.networks import state_spec
+from contextual_rnn.spec.networks import spec_of_layers, state_spec
 from contextual_rnn.spec.spec import StateSpec
 from contextual_rnn.spec.tree import State
 
@@ -24,15 +24,8 @@ def _(network: Any) -> StateSpec:
         kind = type(network).__name__
         raise ValueError(f"network: expected a {kind} with return_sequences=True, got one that returns the last step")
     h, c = Leaf("h", (network.state_size,)), Leaf("c", (network.state_size,))
-    batch_dim = 0 if network.batch_first else 1
-    return StateSpec(
-        (h, c) if network.use_mixed else h,
-        input_batch_dim=batch_dim,
-        time_dim=1 - batch_dim,
-        step=_step,
-        call="steps",
-        per_step=("timespans",),
-    ).like(next(network.parameters()))
+    tree = (h, c) if network.use_mixed else h
+    return spec_of_layers(network, tree, step=_step, call="steps", per_step=("timespans",))
 
 
 def _step(network: Any, inputs: Tensor, state: State, *, timespans: Tensor | None = None) -> tuple[Tensor, State]:

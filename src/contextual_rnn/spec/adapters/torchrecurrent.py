@@ -10,7 +10,7 @@ from typing import Any
 from torchrecurrent import TGRU, TLSTM, TGRUCell, TLSTMCell, base, tauGRU, tauGRUCell  # pyright: ignore[reportMissingImports]
 
 from contextual_rnn.spec.leaf import Leaf
-from contextual_rnn.spec.networks import state_spec
+from contextual_rnn.spec.networks import spec_of_cell, spec_of_layers, state_spec
 from contextual_rnn.spec.spec import StateSpec
 
 _TWO_TENSORS = (base.DoubleStateRecurrentLayerBase, base.DecoupledDoubleStateRecurrentLayerBase)
@@ -18,12 +18,9 @@ _TWO_TENSORS = (base.DoubleStateRecurrentLayerBase, base.DecoupledDoubleStateRec
 
 @state_spec.register(base.RecurrentLayerBase)
 def _(network: Any) -> StateSpec:
-    shape, batch_dim = (network.num_layers, network.hidden_size), 0 if network.batch_first else 1
+    shape = (network.num_layers, network.hidden_size)
     h, c = Leaf("h", shape, batch_dim=1), Leaf("c", shape, batch_dim=1)
-    tree = (h, c) if isinstance(network, _TWO_TENSORS) else h
-    return StateSpec(tree, input_batch_dim=batch_dim, input_ndim=3, time_dim=1 - batch_dim).like(
-        next(network.parameters())
-    )
+    return spec_of_layers(network, (h, c) if isinstance(network, _TWO_TENSORS) else h, input_ndim=3)
 
 
 @state_spec.register(TGRU)
@@ -31,10 +28,7 @@ def _(network: Any) -> StateSpec:
 def _(network: Any) -> StateSpec:
     h = Leaf("h", (network.num_layers, network.hidden_size), batch_dim=1)
     last_inputs = tuple(Leaf(f"x{layer}", (cell.input_size,)) for layer, cell in enumerate(network.cells))
-    batch_dim = 0 if network.batch_first else 1
-    return StateSpec((h, last_inputs), input_batch_dim=batch_dim, time_dim=1 - batch_dim).like(
-        next(network.parameters())
-    )
+    return spec_of_layers(network, (h, last_inputs))
 
 
 @state_spec.register(TGRUCell)
@@ -52,6 +46,4 @@ def _(network: Any) -> StateSpec:
 
 @state_spec.register(base.RecurrentCellBase)
 def _(network: Any) -> StateSpec:
-    h, c = Leaf("h", (network.hidden_size,)), Leaf("c", (network.hidden_size,))
-    tree = (h, c) if network.uses_double_state() else h
-    return StateSpec(tree, input_ndim=2, time_dim=None).like(next(network.parameters()))
+    return spec_of_cell(network, network.uses_double_state())
