@@ -93,7 +93,7 @@ sanitize: install
 	    CONTEXTUAL_RNN_KERNEL=$(CURDIR)/$(SANITIZED)/libcontextual_rnn_cpu.so CONTEXTUAL_RNN_INSTRUCTION_SET=$$set \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
-	    $(BIN)/pytest --numprocesses auto --quiet tests/ops -k "cpu or kernel or classification" || exit 1; \
+	    $(BIN)/pytest --numprocesses auto --quiet tests/ops -k "cpu or kernel or classification or places" || exit 1; \
 	done
 
 # The kernel compiled for Arm and run in an emulator, against plain loops. Debian: apt install g++-aarch64-linux-gnu qemu-user
