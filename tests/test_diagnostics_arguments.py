@@ -70,6 +70,16 @@ def test_a_function_and_a_module_are_needed():
         diagnose(lambda: None, lambda: None)
 
 
+def test_the_function_takes_a_state_or_nothing():
+    gru, state = nn.GRU(1, 5, batch_first=True), torch.zeros(1, BATCH, 5)
+    with pytest.raises(TypeError, match=r"losses: expected a function without arguments, got .*: missing a required"):
+        diagnose(model(), lambda state: state)
+    with pytest.raises(TypeError, match=r"losses: expected a function of a state, got .*: too many positional"):
+        diagnose_state(lambda: state, state, gru)
+    with pytest.raises(TypeError, match="losses: expected a function, got the class MSELoss"):
+        diagnose(model(), nn.MSELoss)
+
+
 def test_exactly_one_initial_state_is_called_once():
     rnn, other = model(), model()
     with pytest.raises(ValueError, match="model: expected one initial state in it, got 0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import re
@@ -155,6 +156,16 @@ def check_function(name: str, value: object, expected: str = "a function") -> No
     if not callable(value) or isinstance(value, type):
         received = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
         raise TypeError(f"{name}: expected {expected}, got {received}")
+
+
+def check_takes(name: str, function: Callable[..., Any], expected: str, *args: Any, **options: Any) -> None:
+    """Refuse a function whose signature does not have these arguments."""
+    try:
+        inspect.signature(function).bind(*args, **options)
+    except ValueError:  # some functions written in C have no signature
+        pass
+    except TypeError as error:
+        raise TypeError(f"{name}: expected {expected}, got {shortened(function)}: {error}") from error
 
 
 def shortened(value: object) -> str:
