@@ -1,6 +1,7 @@
 """The task of a table: every arm predicts, learns and is tested; what each arm may see, and what it may not."""
 
 import dataclasses
+import gc
 import json
 import math
 
@@ -12,7 +13,7 @@ from tests.experiments.compare.small import small_plan
 
 from contextual_rnn.experiments.compare.planted import COLUMNS, WINDOW, planted_table
 from contextual_rnn.experiments.config import ARMS, PanelConfig
-from contextual_rnn.experiments.panels import Columns
+from contextual_rnn.experiments.panels import Batch, Columns
 from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.runs.trainer import Training
 from contextual_rnn.experiments.tasks.networks import NETWORKS
@@ -56,6 +57,17 @@ def test_every_arm_is_trained_and_keeps_its_best_epoch(arm, config):
     assert tested.errors.shape == (8, 8)
     assert tested.errors.isfinite().all()
     assert len(set(tested.series)) == 8
+
+
+def test_examples_of_a_large_table_are_made_when_they_are_used(config, monkeypatch):
+    config = dataclasses.replace(config, state="context")
+    whole, (generator, index) = build_task(config), (torch.Generator(), torch.arange(5))
+    monkeypatch.setattr("contextual_rnn.experiments.tasks.panel.WHOLE", 0)
+    parts = build_task(config)
+    parts.model.load_state_dict(whole.model.state_dict())
+    assert not [value for value in gc.get_referents(*vars(parts).values()) if isinstance(value, Batch)]
+    assert parts.evaluate(False) == whole.evaluate(False)
+    assert torch.equal(parts.loss((index,), generator), whole.loss((index,), generator))
 
 
 @pytest.mark.parametrize("arm", ["context", "normal"])

@@ -27,7 +27,7 @@ EVALUATED = 1024  # examples at once
 MOST_VALIDATED = 16_384  # examples of the validation set that every epoch looks at
 DRAWS = 16  # of a random state, for evaluation
 DIAGNOSED = 500  # examples of a diagnosis
-WHOLE = 4_000_000  # numbers of a training set that is kept as one batch
+WHOLE = 4_000_000  # numbers of examples that are kept as batches; those of more are made anew each time
 
 _READING = threading.Lock()
 
@@ -100,9 +100,10 @@ class PanelTask(Task[Kept]):
         self.model, self.clip_norm = Kept(PanelModel(config, self._data.encoding)), config.clip_norm
         self.draws_globally = bool(own_files(config.network))
         train = self._data.train
-        numbers = len(train) * int(train.length.max()) * (len(self._data.inputs) + 2)
-        self._whole = self._data.batch(train) if numbers <= WHOLE else None
-        self._validated = [self._data.batch(part) for part in parts_of(self._data.validation, MOST_VALIDATED)]
+        self._whole = self._data.batch(train) if self._numbers(train) <= WHOLE else None
+        self._validated = parts_of(self._data.validation, MOST_VALIDATED)
+        fits = sum(map(self._numbers, self._validated)) <= WHOLE
+        self._validation_batches = list(map(self._data.batch, self._validated)) if fits else None
         passes = passes_of(len(train), config.batch_size)
         self.training = (torch.arange(len(train), device="cpu").repeat(passes),)
         self.validation = (torch.arange(len(self._data.validation), device="cpu"),)
@@ -127,7 +128,7 @@ class PanelTask(Task[Kept]):
     def evaluate(self, final: bool) -> dict[str, float]:
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device="cpu")
-        for batch in self._validated:
+        for batch in self._validation_batches or map(self._data.batch, self._validated):
             errors = self._errors(predicted(self.model.model, batch)[0], batch)
             sums += torch.stack([errors[batch.observed].double().sum(), batch.observed.sum().double()])
         error = float(sums[0] / sums[1])
@@ -183,6 +184,9 @@ class PanelTask(Task[Kept]):
             return diagnose(self.model.model, losses, lengths=lengths, groups=batch.series)
         finally:
             rnn.backend = backend
+
+    def _numbers(self, examples: Examples) -> int:
+        return len(examples) * int(examples.length.max()) * (len(self._data.inputs) + 2)
 
     def _errors(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Of every target, known or not."""
