@@ -22,13 +22,13 @@ from contextual_rnn.experiments.compare.plan import Plan
 from contextual_rnn.experiments.compare.runs import RUNS, Watch, test_of, tested_arms, train_all
 from contextual_rnn.experiments.compare.winner import Predictor, write_table
 from contextual_rnn.experiments.config import BASELINE, CONTROLS, Config, PanelConfig, arms_for
+from contextual_rnn.experiments.config.panel import LEARNING_RATES, SEEDS, SMALLEST_GAIN, STEPS, UNITS
 from contextual_rnn.experiments.panels import Columns, Split
 from contextual_rnn.experiments.panels.source import open_table, paths_of
 from contextual_rnn.experiments.panels.split import split_of
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.weights import load_task
-from contextual_rnn.experiments.stats.verdict import SMALLEST_GAIN
 from contextual_rnn.experiments.sweeps.workers import local_workers
 from contextual_rnn.experiments.tasks.networks import own_files
 from contextual_rnn.experiments.tasks.panel import data_of, panel_text, passes_of
@@ -37,8 +37,6 @@ from contextual_rnn.experiments.tasks.registry import build_task
 from contextual_rnn.experiments.training.threads import cores
 
 WINNER, TABLE = "winner", "table.parquet"
-UNITS, LEARNING_RATES = (16, 64), (3e-3, 1e-2)
-STEPS = 500  # of training, for every arm
 SMALL_BATCH, LARGE_BATCH = 64, 256  # sequences in a step; the large one for training sets of at least 100 of them
 
 
@@ -55,7 +53,7 @@ def compare(
     kinds: Mapping[str, str] | None = None,
     split: Split | None = None,
     length: int | None = None,
-    seeds: int = 5,
+    seeds: int = SEEDS,
     arms: Sequence[str] | None = None,
     network: str = "lstm",
     units: Sequence[int] = UNITS,
