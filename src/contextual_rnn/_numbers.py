@@ -6,7 +6,7 @@ import inspect
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -175,6 +175,11 @@ def shortened(value: object) -> str:
     except Exception:
         text = f"a value of {type(value).__name__}"
     return shortened_text(text, 80)
+
+
+def listed(values: Iterable[object]) -> str:
+    """Values one after the other, for the message of an error; of many the first."""
+    return shortened_text(", ".join(map(str, values)))
 
 
 def shortened_text(value: object, most: int = 500) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import check_device, check_flag, shortened_text
+from contextual_rnn._numbers import check_device, check_flag, listed, shortened_text
 from contextual_rnn._saved_numbers import (
     check_savable,
     checked,
@@ -119,7 +119,7 @@ def load_carried_state(
     contents = _read(path, CARRIED)
     leaves = contents.tensors
     if contents.structure is None:
-        received = shortened_text(", ".join(leaves)) or "nothing"
+        received = listed(leaves) or "nothing"
         raise ValueError(f"path: expected a file of save_carried_state, got {path}, of {received}")
     if not contents.is_for(spec.tree) or set(leaves) != {leaf.name for leaf in spec}:
         raise ValueError(

@@ -15,7 +15,7 @@ from typing import Any, cast, get_args, get_type_hints
 import torch
 
 from contextual_rnn._entries import entries_of
-from contextual_rnn._numbers import SHARE, check_number, check_size, shortened
+from contextual_rnn._numbers import SHARE, check_number, check_size, listed, shortened
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.compare.answer import Answer, answer_of
 from contextual_rnn.experiments.compare.plan import Plan
@@ -205,12 +205,12 @@ def table_files(table: Any, columns: Columns, folder: Place) -> list[str]:
 
 def _values_of(name: str, values: Any, least: int = 0) -> tuple[Any, ...]:
     """The values of an argument that is a list of at least so many, each once."""
-    listed = entries_of(name, values, "a list of values")
-    if len(listed) < least:
+    entries = entries_of(name, values, "a list of values")
+    if len(entries) < least:
         raise ValueError(f"{name}: expected at least one value, got none")
-    if any(value in listed[:place] for place, value in enumerate(listed)):
-        raise ValueError(f"{name}: expected every value once, got {', '.join(map(str, listed))}")
-    return tuple(listed)
+    if any(value in entries[:place] for place, value in enumerate(entries)):
+        raise ValueError(f"{name}: expected every value once, got {listed(entries)}")
+    return tuple(entries)
 
 
 def _hash(files: Sequence[str]) -> str:
