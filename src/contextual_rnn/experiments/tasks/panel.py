@@ -23,7 +23,7 @@ from contextual_rnn.experiments.training.seeding import generator_for
 from contextual_rnn.experiments.training.task import Task, Tested
 
 LEAST_STEPS = 10  # of an epoch
-EVALUATED = 1024  # examples at once
+EVALUATED, PADDED = 1024, 4_000_000  # examples at once, and their steps, padding included
 MOST_VALIDATED = 16_384  # examples of the validation set that every epoch looks at
 DRAWS = 16  # of a random state, for evaluation
 DIAGNOSED = 500  # examples of a diagnosis
@@ -101,7 +101,7 @@ class PanelTask(Task[Kept]):
         self.draws_globally = bool(own_files(config.network))
         train = self._data.train
         self._whole = self._data.batch(train) if self._numbers(train) <= WHOLE else None
-        self._validated = parts_of(self._data.validation, MOST_VALIDATED)
+        self._validated = parts_of(evenly(self._data.validation, MOST_VALIDATED))
         fits = sum(map(self._numbers, self._validated)) <= WHOLE
         self._validation_batches = list(map(self._data.batch, self._validated)) if fits else None
         passes = passes_of(len(train), config.batch_size)
@@ -167,7 +167,7 @@ class PanelTask(Task[Kept]):
     def diagnose(self) -> Diagnosis | None:
         if self._config.state in CONTROLS:
             return None
-        batch = self._data.batch(next(iter(parts_of(self._data.validation, DIAGNOSED))))
+        batch = self._data.batch(evenly(self._data.validation, DIAGNOSED))
         if len(batch.lengths) < 2:  # states of one sequence cannot be compared
             return None
         lengths = batch.lengths if bool((batch.lengths != batch.inputs.shape[1]).any()) else None
@@ -239,11 +239,23 @@ def _mean(errors: Tensor, observed: Tensor) -> Tensor:
     return (errors * observed).sum() / observed.sum().clamp(min=1)
 
 
-def parts_of(examples: Examples, most: int | None = None) -> list[Examples]:
-    """The examples, or `most` of them evenly, in parts of `EVALUATED`."""
+def evenly(examples: Examples, most: int) -> Examples:
+    """At most so many of the examples, from the first to the last."""
     count = len(examples)
-    index = numpy.arange(count) if most is None or count <= most else numpy.linspace(0, count - 1, most).astype(int)
-    return [examples[index[start : start + EVALUATED]] for start in range(0, len(index), EVALUATED)]
+    return examples if count <= most else examples[numpy.linspace(0, count - 1, most).astype(int)]
+
+
+def parts_of(examples: Examples) -> list[Examples]:
+    """The examples in parts of at most `EVALUATED`, each of at most `PADDED` steps with its padding."""
+    parts = [examples[start : start + EVALUATED] for start in range(0, len(examples), EVALUATED)]
+    return [part for whole in parts for part in _halved(whole)]
+
+
+def _halved(part: Examples) -> list[Examples]:
+    half = len(part) // 2
+    if not half or len(part) * int(part.length.max()) <= PADDED:
+        return [part]
+    return [*_halved(part[:half]), *_halved(part[half:])]
 
 
 def _taken(batch: Batch, index: Tensor) -> Batch:
