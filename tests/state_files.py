@@ -1,5 +1,6 @@
 """A file of each kind, how it is read, and how its header is changed."""
 
+import contextlib
 import copy
 import json
 from pathlib import Path
@@ -19,6 +20,7 @@ from contextual_rnn.serialization import (
     save_state,
     save_weights,
 )
+from contextual_rnn.serialization.file_format import read_safetensors, safetensors_bytes
 
 GRU = nn.GRU(3, 5)
 
@@ -45,6 +47,20 @@ def structure_in(file):
 def with_metadata(file, **metadata):
     header = header_of(file)
     with_header(file, header | {"__metadata__": header["__metadata__"] | metadata})
+
+
+def with_first_number(file, name, number):
+    """Write `file` anew with another first number in a tensor."""
+    header, tensors = read_safetensors(file)
+    tensors[name].view(-1)[0] = number
+    Path(file).write_bytes(safetensors_bytes(tensors, header))
+
+
+@contextlib.contextmanager
+def unchanged(file):
+    before = file.read_bytes()
+    yield
+    assert file.read_bytes() == before
 
 
 def state_file(folder):

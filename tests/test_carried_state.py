@@ -1,5 +1,6 @@
 """A saved state goes on where it ended, by a bit; what is no state of the network is refused."""
 
+import contextlib
 import os
 
 import pytest
@@ -9,8 +10,8 @@ from tests.networks import SPECS, make, make_input, tensors_of
 from tests.sequences_alone import build
 from torch import nn
 
-from contextual_rnn import ContextualRNN, FreeState, fast_weights_spec
-from contextual_rnn.serialization import load_carried_state, save_carried_state
+from contextual_rnn import ContextualRNN, FreeState, Leaf, StateSpec, fast_weights_spec
+from contextual_rnn.serialization import load_carried_state, save_carried_state, save_state
 
 GRU = nn.GRU(3, 5)
 CARRIED = "contextual_rnn.carried_state"  # in the header of files of version 0
@@ -93,3 +94,18 @@ def test_bad_states_are_refused_and_leave_the_old_file(tmp_path):
         load_carried_state(tmp_path / "none", GRU)
     assert os.listdir(tmp_path) == ["state"]
     assert ContextualRNN(GRU, FreeState(GRU))(torch.randn(4, 2, 3), load_carried_state(tmp_path / "state", GRU))
+
+
+def test_what_no_file_can_hold_is_refused_when_it_is_saved(tmp_path):
+    named = StateSpec(Leaf("__metadata__", (3,)))
+    with pytest.raises(ValueError, match=r"^__metadata__: expected a tensor of another name"):
+        save_carried_state(torch.zeros(2, 3), tmp_path / "file", named)
+    positive = StateSpec(Leaf("h", (3,), domain="positive"))
+    with pytest.raises(ValueError, match=r"^state: expected leaf 'h' of positive numbers, got -1 to -1$"):
+        save_carried_state(-torch.ones(2, 3), tmp_path / "file", positive)
+    state = FreeState(nn.GRU(3, 5))
+    for number in (-torch.inf, torch.nan):
+        state.register_buffer("mask", torch.full((3,), number))
+        refused = pytest.raises(ValueError, match=r"^mask: expected finite numbers")
+        with contextlib.nullcontext() if number == -torch.inf else refused:
+            save_state(state, tmp_path / "file")

@@ -6,6 +6,7 @@ from torch import nn
 
 from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, FreeState
 from contextual_rnn.diagnostics import Diagnosis, diagnose, diagnose_state
+from contextual_rnn.diagnostics.intercept import watch
 
 BATCH, STEPS = 3, 4
 X, CONTEXT = torch.randn(BATCH, STEPS, 1), torch.randn(BATCH, 2)
@@ -68,6 +69,16 @@ def test_a_function_and_a_module_are_needed():
         diagnose(model(), torch.zeros(3, 4))
     with pytest.raises(TypeError, match="model: expected a module, got function"):
         diagnose(lambda: None, lambda: None)
+
+
+def test_the_function_takes_a_state_or_nothing():
+    gru, state = nn.GRU(1, 5, batch_first=True), torch.zeros(1, BATCH, 5)
+    with pytest.raises(TypeError, match=r"losses: expected a function without arguments, got .*: missing a required"):
+        diagnose(model(), lambda state: state)
+    with pytest.raises(TypeError, match=r"losses: expected a function of a state, got .*: too many positional"):
+        diagnose_state(lambda: state, state, gru)
+    with pytest.raises(TypeError, match="losses: expected a function, got the class MSELoss"):
+        diagnose(model(), nn.MSELoss)
 
 
 def test_exactly_one_initial_state_is_called_once():
@@ -152,3 +163,15 @@ def test_padding_on_the_left_and_resets_of_no_row_are_diagnosed():
     x, context, last = torch.randn(3, 5, 1), torch.randn(3, 2), torch.arange(5) >= torch.tensor([[0], [3], [1]])
     for options in ({"mask": last}, {"mask": last, "reset": torch.zeros(3, 5, dtype=torch.bool)}):
         diagnose(model, lambda options=options: model(x, context=context, **options)[0].square().sum(-1))
+
+
+def test_outputs_of_one_call_are_not_copied():
+    gru, outputs = nn.GRU(1, 5, batch_first=True), []
+
+    def losses() -> torch.Tensor:
+        outputs.append(gru(X)[0])
+        return outputs[-1].mean(2)
+
+    hidden = watch(losses, gru)[1]
+    assert hidden is not None
+    assert hidden.data_ptr() == outputs[0].data_ptr()

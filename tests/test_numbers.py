@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from contextual_rnn import Categorical, ContextNet, Continuous, Leaf, LeafwiseState, StateSpec
 from contextual_rnn._numbers import check_elements, check_flag, check_number, check_size
 
 BEYOND_FLOAT = [10**400, -(10**400), 10**5000, Fraction(10**400), Fraction(10**5000, 3), np.longdouble("1e4000")]
@@ -55,3 +56,26 @@ def test_a_flag_is_true_or_false_and_nothing_else(value):
         check_flag("bias", value)
     check_flag("bias", True)
     check_flag("bias", False)
+
+
+MANY = [f"n{number}" for number in range(3000)]
+WIDE = StateSpec(tuple(Leaf(name, (3,)) for name in MANY))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ContextNet({"crop": Categorical(MANY)}).encode({"crop": ["rye"]}),
+        lambda: ContextNet(dict.fromkeys(MANY, Continuous(0.0, 1.0))).encode([]),
+        lambda: ContextNet({"rain": Continuous(0.0, 1.0)}).encode(dict.fromkeys(MANY)),
+        lambda: Categorical([*MANY, "n0"]),
+        lambda: WIDE["rye"],
+        lambda: WIDE.unpack(torch.zeros(3)),
+        lambda: StateSpec((*WIDE, WIDE.tree[0])),
+        lambda: LeafwiseState(WIDE),
+    ],
+)
+def test_messages_show_the_first_of_many_names(call):
+    with pytest.raises((ValueError, TypeError, KeyError), match=r"n0.*n1.*\.\.\.") as error:
+        call()
+    assert len(str(error.value)) < 600

@@ -135,3 +135,25 @@ def test_refused_arguments_of_the_network_draw_no_state(backend, arguments):
     with pytest.raises((TypeError, ValueError), match=r"^arguments: expected"):
         model(torch.randn(2, 4, 3, generator=torch.Generator()), context=torch.zeros(2, 2), arguments=arguments)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("draws", [{"num_samples": 2}, {"return_posterior": True}], ids=str)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lengths": torch.tensor([1, 2, 3])}, r"lengths: expected shape \(2,\), got \(3,\)"),
+        ({"lengths": torch.tensor([1, 9])}, "lengths: expected 0 to 4, got 1 to 9"),
+        ({"mask": torch.ones(2, 3).bool()}, r"mask: expected shape \(2, 4\), \(batch, time\) as the input, got"),
+        ({"burn_in": 4}, "burn_in: expected fewer steps than the input's 4, got 4"),
+        ({"burn_in": -1}, "burn_in: expected an int of at least 0, got -1"),
+        ({"final_state": "no"}, "final_state: expected True or False, got 'no'"),
+        ({"arguments": 3}, "arguments: expected a dict"),
+    ],
+)
+def test_refused_sequences_draw_no_state(options, message, draws):
+    lstm = nn.LSTM(3, 5, batch_first=True)
+    model, x = ContextualRNN(lstm, NormalState(lstm, nn.Linear(2, 4))), torch.zeros(2, 4, 3)
+    before = torch.get_rng_state()
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        model(x, context=torch.zeros(2, 2), **draws, **options)
+    assert torch.equal(torch.get_rng_state(), before)

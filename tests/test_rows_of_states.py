@@ -156,6 +156,11 @@ ONE = LSTM.pack({leaf.name: torch.randn(*leaf.shape) for leaf in LSTM})
 HALF = tuple(t.half() for t in STATE)
 MASK = torch.tensor([True, False, True])
 FAST = state_spec(FastWeightsRNN(3, 4))
+H = torch.zeros(3, 4)
+MATRIX = torch.zeros(3, 4, 4)
+WIDER = [LowRank(torch.zeros(3, 2, 5), torch.zeros(3, 2, 5)), torch.zeros(3, 5, 5), MATRIX.double()]
+UNLIKE = LowRank(torch.zeros(3, 2, 4), torch.zeros(3, 3, 4))
+OTHERS = r"torch.float32 of shape \(4, 4\) on cpu where the spec has None, as the other's, got torch.float"
 REFUSED = [
     (lambda: LSTM.take(STATE, torch.tensor([3])), ValueError, "rows: expected 0 to 2, got 3 to 3"),
     (lambda: LSTM.take(STATE, torch.tensor([0, -1])), ValueError, "rows: expected 0 to 2, got -1 to 0"),
@@ -192,6 +197,14 @@ REFUSED = [
     (lambda: FAST.take((torch.zeros(3, 4), torch.zeros(2, 4, 4)), torch.tensor([0])), ValueError,
      r"state: expected 3 rows where the spec has None, got \(2, 4, 4\)"),
     (lambda: FAST.take((torch.zeros(3, 4), "A"), torch.tensor([0])), TypeError, "state: expected a tensor, LowRank or"),
+    (lambda: FAST.take((H, UNLIKE), torch.tensor([0])), ValueError,
+     r"state: expected LowRank of one dtype and shape \(3, r, H\), got torch.float32 of shape"),
+    (lambda: FAST.unbind((H, LowRank(H, H))), ValueError, r"state: expected LowRank of one dtype and shape"),
+    *[case for a in WIDER for case in (
+        (lambda a=a: FAST.cat([(H, None), (H, MATRIX), (H, a)]), ValueError, f"states: expected {OTHERS}"),
+        (lambda a=a: FAST.where(MASK, (H, MATRIX), (H, a)), ValueError, f"b: expected {OTHERS}"),
+        (lambda a=a: FAST.lerp((H[0], torch.zeros(4, 4)), (H, a), 0.5), ValueError, f"b: expected {OTHERS}"),
+    )],
 ]  # fmt: skip
 
 

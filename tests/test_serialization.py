@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tests import fresh, golden_cases
 from tests.golden_cases import CARRIED, HUB, STATES, carried_state, hub_parts, numbers_like
 from tests.networks import tensors_of
-from tests.state_files import FILES, header_of, structure_in, with_header
+from tests.state_files import FILES, header_of, structure_in, unchanged, with_first_number, with_header
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -126,13 +126,22 @@ def test_numbers_that_are_not_finite_or_of_another_dtype_are_refused(dtype, bad,
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         diverged.values["h"][0, 3] = bad
-    save_state(diverged, file)
+    save_state(state, file)
+    with unchanged(file), pytest.raises(ValueError, match=r"^values.h: expected finite numbers, got NaN or infinity$"):
+        save_state(diverged, file)
+    with_first_number(file, "values.h", bad)
     with pytest.raises(ValueError, match=f"^path: expected finite numbers in 'values.h', got NaN or inf.* in {file}$"):
         load_state(state, file)
-    save_carried_state(diverged(batch_size=2), file, network)
+    save_carried_state(state(batch_size=2), file, network)
+    with unchanged(file), pytest.raises(ValueError, match=r"^h: expected finite numbers, got NaN or infinity$"):
+        save_carried_state(diverged(batch_size=2).detach(), file, network)
+    with_first_number(file, "h", bad)
     with pytest.raises(ValueError, match=f"^path: expected finite numbers in leaf 'h', got NaN or inf.* in {file}$"):
         load_carried_state(file, network)
-    save_weights(HubContextualRNN(network, diverged), file)
+    save_weights(model, file)
+    with unchanged(file), pytest.raises(ValueError, match=r"^initial_state.values.h: expected finite numbers, got NaN"):
+        save_weights(HubContextualRNN(network, diverged), file)
+    with_first_number(file, "initial_state.values.h", bad)
     with pytest.raises(ValueError, match=f"^weights: expected finite numbers in 'initial_state.values.h'.* in {file}$"):
         load_weights(model, file)
     for other in {torch.float32, torch.float64, torch.float16, torch.bfloat16} - {dtype}:

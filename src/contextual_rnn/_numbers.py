@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -157,6 +158,16 @@ def check_function(name: str, value: object, expected: str = "a function") -> No
         raise TypeError(f"{name}: expected {expected}, got {received}")
 
 
+def check_takes(name: str, function: Callable[..., Any], expected: str, *args: Any, **options: Any) -> None:
+    """Refuse a function whose signature does not have these arguments."""
+    try:
+        inspect.signature(function).bind(*args, **options)
+    except ValueError:  # some functions written in C have no signature
+        pass
+    except TypeError as error:
+        raise TypeError(f"{name}: expected {expected}, got {shortened(function)}: {error}") from error
+
+
 def shortened(value: object) -> str:
     """The repr of a value, for the message of an error; an int of more than 4300 digits has none."""
     try:
@@ -164,6 +175,11 @@ def shortened(value: object) -> str:
     except Exception:
         text = f"a value of {type(value).__name__}"
     return shortened_text(text, 80)
+
+
+def listed(values: Iterable[object]) -> str:
+    """Values one after the other, for the message of an error; of many the first."""
+    return shortened_text(", ".join(map(str, values)))
 
 
 def shortened_text(value: object, most: int = 500) -> str:

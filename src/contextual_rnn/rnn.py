@@ -16,7 +16,7 @@ from contextual_rnn._tensors import first_parameter
 from contextual_rnn._torch_internals import not_compiled
 from contextual_rnn.sequences.backend import SequenceBackend, check_backend
 from contextual_rnn.sequences.batch import Sequences
-from contextual_rnn.sequences.program import run_sequences
+from contextual_rnn.sequences.program import check_sequences, run_sequences
 from contextual_rnn.sequences.stream import Stream
 from contextual_rnn.sequences.stream_starts import start_of_contexts
 from contextual_rnn.spec.arguments import check_uncut, merged, repeated_arguments
@@ -118,16 +118,21 @@ class ContextualRNN(nn.Module):
         masks, resets and burn-ins, further arguments beside these, and an initial state whose dtype or device is not
         the network's: with every call, as modules may be moved.
         """
+        burn_in = burn_in if type(burn_in) is int and burn_in >= 0 else check_size("burn_in", burn_in, 0)
         if num_samples is not None or return_posterior is not False:
-            alone = {"hx": hx, "reset": reset, "reset_context": reset_context}
-            hx, posterior = self._drawn(input, context, generator, num_samples, return_posterior, alone)
+            arguments, alone = merged(arguments, more), {"hx": hx, "reset": reset, "reset_context": reset_context}
+            self._check_beside_draws(input, num_samples, return_posterior, alone)
+            if lengths is not None or mask is not None or burn_in or final_state is not True:
+                given = {"lengths": lengths, "mask": mask, "reset": None, "reset_context": None}
+                given |= {"final_state": final_state, "arguments": arguments}
+                check_sequences(self, (input, context, generator), given, burn_in)
+            hx, posterior = self._drawn(input, context, generator, num_samples, return_posterior)
             if num_samples is not None and not isinstance(input, PackedSequence):
                 input, lengths, mask = self._repeated(num_samples, input, lengths, mask)
-                arguments, more = repeated_arguments(self._spec, merged(arguments, more), num_samples), {}
+                arguments = repeated_arguments(self._spec, arguments, num_samples)
             options: dict[str, Any] = {"lengths": lengths, "mask": mask, "burn_in": burn_in, "arguments": arguments}
-            returned = ContextualRNN.forward(self, input, hx, final_state=final_state, **options, **more)
+            returned = ContextualRNN.forward(self, input, hx, final_state=final_state, **options)
             return (returned, posterior) if return_posterior else returned
-        burn_in = burn_in if type(burn_in) is int and burn_in >= 0 else check_size("burn_in", burn_in, 0)
         packed = isinstance(input, PackedSequence)
         if packed and self._spec.known_time_dim is None:
             raise TypeError("input: expected a tensor of one step, as the network is a cell, got PackedSequence")
@@ -225,22 +230,31 @@ class ContextualRNN(nn.Module):
         generator: torch.Generator | None,
         num_samples: int | None,
         return_posterior: bool,
-        alone: Mapping[str, Any],
     ) -> tuple[State, Posterior | None]:
-        """The states to run from, and their distribution where it is returned; refuses what does not go with them."""
-        for name, argument in alone.items():
-            if argument is not None:
-                raise ValueError(f"{name}: expected None beside num_samples and return_posterior, got one")
-        check_flag("return_posterior", return_posterior)
-        packed = isinstance(input, PackedSequence)
-        size = packed_batch_size(input) if packed else self._spec.input_batch_size(input)
-        if num_samples is not None and (packed or size is None):
-            raise ValueError(f"num_samples: expected None with a packed or unbatched input, got {num_samples}")
+        """The states to run from, and their distribution where it is returned."""
+        size = packed_batch_size(input) if isinstance(input, PackedSequence) else self._spec.input_batch_size(input)
         options: dict[str, Any] = {"num_samples": num_samples, "return_posterior": return_posterior}
         drawn = self.initial_state(context, size, batched=size is not None, generator=generator, **options)
         state, posterior = drawn if return_posterior else (drawn, None)
         check_made(self.network, self.initial_state, state)
         return state, posterior
+
+    def _check_beside_draws(
+        self,
+        input: Tensor | PackedSequence,
+        num_samples: int | None,
+        return_posterior: bool,
+        alone: Mapping[str, Any],
+    ) -> None:
+        """Refuse what does not go with several draws of a row or with a posterior."""
+        for name, argument in alone.items():
+            if argument is not None:
+                raise ValueError(f"{name}: expected None beside num_samples and return_posterior, got one")
+        check_flag("return_posterior", return_posterior)
+        if num_samples is not None and (
+            isinstance(input, PackedSequence) or self._spec.input_batch_size(input) is None
+        ):
+            raise ValueError(f"num_samples: expected None with a packed or unbatched input, got {num_samples}")
 
     def _repeated(
         self, copies: int, input: Tensor, lengths: Tensor | None, mask: Tensor | None

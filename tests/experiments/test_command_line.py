@@ -79,6 +79,7 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
         (["generate", "run", "--period", "inf"], "period: expected finite"),
         (["generate", "run", "--period", "0"], "period: expected positive"),
         (["generate", "run", "--samples", "0"], "rnn: samples: expected a positive int, got 0"),
+        (["generate", "run", "--samples", "50001"], "samples: expected at most 100,000 of all periods, got 50,001 for"),
         (["generate", "run", "--period"], "period: expected finite numbers, got none"),
         (["generate", "run", "--out", "run/config.json/x"], "out: expected a folder that is there or can be made, got"),
         (["train", "decay", "--out", "run/config.json"], "got run/config.json: run/config.json is a file"),

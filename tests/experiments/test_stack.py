@@ -76,7 +76,7 @@ def test_runs_are_stacked_that_differ_in_the_seed_alone():
     found = [[(names[name].units, names[name].seed) for name in stack] for stack in stacks(names, 2)]
     assert found == [[(4, 0), (4, 1)], [(4, 2)], [(8, 0), (8, 1)], [(8, 2)]]
     assert stacks(names, 1) == [(name,) for unit in (4, 8) for name in names if names[name].units == unit]
-    with pytest.raises(ValueError, match="stack: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="stack: expected a positive int, got 0"):
         stacks(names, 0)
 
 

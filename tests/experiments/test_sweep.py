@@ -172,6 +172,25 @@ def test_the_same_configuration_twice_is_refused(tmp_path):
         sweep([*CONFIGS, CONFIGS[0]], tmp_path, Serial())
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"executor": None}, TypeError, "executor: expected an Executor, such as that of `with local_workers"),
+        ({"executor": local_workers(1)}, TypeError, "executor: expected an Executor, such as that of `with local_"),
+        ({"retries": -1}, ValueError, "retries: expected an int of at least 0, got -1"),
+        ({"stack": None}, TypeError, "stack: expected a positive int, got None"),
+        ({"checkpoint_seconds": None}, TypeError, "checkpoint_seconds: expected a number of at least 0, got None"),
+        ({"watch": None}, TypeError, "watch: expected a function, got NoneType"),
+        ({"configs": CONFIGS[0]}, TypeError, "configs: expected a list of configurations, or a dict by name, got Deca"),
+        ({"configs": {"run": 1}}, ValueError, "config: expected the configuration of a registered task, got int"),
+    ],
+)
+def test_arguments_that_are_refused(options, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        sweep(**{"configs": CONFIGS, "folder": tmp_path, "executor": Serial(), **options})
+    assert not list(tmp_path.iterdir())
+
+
 class Losing(Serial):
     """Loses the process of each run some times before it works."""
 

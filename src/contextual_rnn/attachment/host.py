@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from contextual_rnn._numbers import shortened
+from contextual_rnn._numbers import check_takes
 from contextual_rnn._torch_internals import untraced
 from contextual_rnn.attachment.contexts import begin_call, end_call
 
@@ -116,15 +116,8 @@ def _called(function: Callable[..., Any], host: nn.Module, args: tuple[Any, ...]
     try:
         return function(*args, **options)
     except TypeError:
-        try:
-            inspect.signature(function).bind(*args, **options)
-        except ValueError:  # some functions written in C have no signature
-            pass
-        except TypeError as error:
-            raise TypeError(
-                f"context: expected a function of what {type(host).__name__}.forward gets, got "
-                f"{shortened(function)}: {error}"
-            ) from error
+        expected = f"a function of what {type(host).__name__}.forward gets"
+        check_takes("context", function, expected, *args, **options)
         raise
 
 

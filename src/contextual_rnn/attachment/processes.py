@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from contextual_rnn._numbers import listed
 from contextual_rnn._sharded import is_sharded
 from contextual_rnn._torch_internals import data_parallel_around
 
@@ -37,5 +38,5 @@ def check_averaged(network: nn.Module, state: nn.Module) -> None:
     if late_names := sorted(names - set(around.parameters_to_ignore)):
         raise ValueError(
             f"initial_state: expected it to be attached to {type(network).__name__} before DistributedDataParallel is "
-            f"made, got one that was attached later, with gradients of this process alone: {', '.join(late_names)}"
+            f"made, got one that was attached later, with gradients of this process alone: {listed(late_names)}"
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from contextual_rnn._lengths import check_lengths
-from contextual_rnn._numbers import check_size
+from contextual_rnn._numbers import check_function, check_size, check_takes
 from contextual_rnn._tensors import check_floats, check_readable
 from contextual_rnn.diagnostics.diagnosis import Diagnosis
 from contextual_rnn.diagnostics.groups import orders
@@ -67,6 +68,7 @@ def diagnose(
         raise TypeError(f"model: expected a module, got {type(model).__name__}")
     options = _Options(lengths, groups, permutations, influence_steps, seed)
     options.check(losses, network)
+    check_takes("losses", losses, "a function without arguments")
     intercept = Intercept(model, network)
     with evaluation(model), torch.inference_mode(False):
         with torch.no_grad(), _same_draws(options.seed):
@@ -100,13 +102,14 @@ def diagnose_state(
     """
     options = _Options(lengths, groups, permutations, influence_steps, seed)
     options.check(losses, None)
+    check_takes("losses", losses, "a function of a state", state)
     spec = spec_of(network)
     leaves = _leaves(spec, state)
     module = network if isinstance(network, nn.Module) else None
     if module is not None:
         check_like("state", module, spec.tree, state)
     with nullcontext() if module is None else evaluation(module), torch.inference_mode(False):
-        return _diagnose(lambda state: watch(lambda: losses(state), module), spec, leaves, None, {}, options)
+        return _diagnose(lambda state: watch(partial(losses, state), module), spec, leaves, None, {}, options)
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,7 @@ class _Options:
     seed: int
 
     def check(self, losses: object, network: object) -> None:
-        if not callable(losses):
-            raise TypeError(f"losses: expected a function, got {type(losses).__name__}")
+        check_function("losses", losses)
         if not (network is None or isinstance(network, nn.Module)):
             raise TypeError(f"network: expected a module or None, got {type(network).__name__}")
         for name, least in (("permutations", 0), ("influence_steps", 2), ("seed", 0)):

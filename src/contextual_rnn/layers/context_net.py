@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contextual_rnn._entries import entries_of
-from contextual_rnn._numbers import FINITE, check_elements, check_factory, check_number, check_size, readable, shortened
+from contextual_rnn._numbers import (
+    FINITE,
+    check_elements,
+    check_factory,
+    check_number,
+    check_size,
+    listed,
+    readable,
+    shortened,
+)
 from contextual_rnn._precision import wide
 from contextual_rnn._saved_numbers import SavesNumbers
 from contextual_rnn._tensors import FLOATS, check_dense
@@ -162,11 +171,11 @@ class ContextNet(SavesNumbers):
 
     def _check_names(self, given: Mapping[str, Any]) -> None:
         if not isinstance(given, Mapping):
-            raise TypeError(f"context: expected a dict of {', '.join(self.features)}, got {type(given).__name__}")
+            raise TypeError(f"context: expected a dict of {listed(self.features)}, got {type(given).__name__}")
         for name in self.features.keys() - given.keys():
-            raise ValueError(f"context: expected feature {name!r}, got only {', '.join(map(repr, given)) or 'none'}")
+            raise ValueError(f"context: expected feature {name!r}, got only {listed(map(repr, given)) or 'none'}")
         for name in given.keys() - self.features.keys():
-            raise ValueError(f"context: expected only {', '.join(self.features)}, got feature {name!r} too")
+            raise ValueError(f"context: expected only {listed(self.features)}, got feature {name!r} too")
 
     def _check(self, name: str, feature: Feature, value: Tensor) -> None:
         check_dense(name, value, "a tensor, as encode makes it")
@@ -210,5 +219,5 @@ def _look_up(name: str, feature: Categorical | SetValued, index: Mapping[Hashabl
     except TypeError:  # a tuple may hold what has no hash
         raise TypeError(f"{name}: expected a category, got {shortened(value)}") from None
     if not feature.unknown:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, feature.categories))}, got {shortened(value)}")
+        raise ValueError(f"{name}: expected one of {listed(map(repr, feature.categories))}, got {shortened(value)}")
     return len(feature.categories)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from contextual_rnn._entries import entries_of, plain
-from contextual_rnn._numbers import POSITIVE, SHARE, check_flag, check_number, shortened
+from contextual_rnn._numbers import POSITIVE, SHARE, check_flag, check_number, listed, shortened
 
 
 @dataclass(frozen=True)
@@ -128,4 +128,4 @@ def _check_categories(feature: Categorical | SetValued) -> None:
     except TypeError as error:
         raise TypeError(f"categories: expected hashable ones, got {error}") from None
     if different < len(categories):
-        raise ValueError(f"categories: expected different ones, got {', '.join(map(repr, categories))}")
+        raise ValueError(f"categories: expected different ones, got {listed(map(repr, categories))}")

@@ -29,6 +29,15 @@ def run_sequences(
     return run_by(model, read, _run, model, batch, given, hx, burn_in)
 
 
+def check_sequences(model: Model, batch: tuple[Any, ...], given: Mapping[str, Any], burn_in: int) -> None:
+    """Refuse what `run_sequences` refuses, before a state is drawn; a program does so when it runs."""
+    if torch.compiler.is_compiling():
+        return
+    sequences = Sequences.of(model, *batch, **given, pieces="burn_in" if burn_in else None)
+    if burn_in:
+        sequences.split("burn_in", burn_in)
+
+
 def run_by(
     model: Model, read: Callable[[nn.Module], str | None], function: Callable[..., Any], *args: Any, **options: Any
 ) -> Any:

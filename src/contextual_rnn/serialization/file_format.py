@@ -46,6 +46,7 @@ VERSION_0 = {STATE: "spec", CARRIED: "contextual_rnn.carried_state", WEIGHTS: "c
 
 IN = "in:"  # before the name of a domain
 NOT_IN_SAFETENSORS = (torch.complex32, torch.complex128)
+METADATA = "__metadata__"
 LENGTH_BYTES = 8  # of the number before the header that says how long it is
 
 
@@ -81,9 +82,10 @@ def write_file(
     numbers: Mapping[str, Any] | None = None,
     words: Mapping[str, str | None] | None = None,
 ) -> None:
-    """Write tensors and a header; raises OSError, which names `path` and leaves the old file as it was.
+    """Write tensors and a header; raises OSError, which names `path`, and leaves the old file as it was.
 
-    ValueError names a tensor that is sharded, on meta, or of a dtype that safetensors does not have.
+    ValueError names a tensor that is sharded, on meta, or of a dtype that safetensors does not have, and one with
+    numbers that nothing could load.
     """
     header = {f"{kind}v{VERSION}": structure_of(tree)}
     if written := {name: number for name, number in (numbers or {}).items() if number != 0}:
@@ -96,7 +98,13 @@ def write_file(
             raise ValueError(f"{name}: expected all of a tensor, got a shard of it; gather the model before")
         if tensor.dtype in NOT_IN_SAFETENSORS:
             raise ValueError(f"{name}: expected a dtype that safetensors can hold, got {tensor.dtype}")
-    write_whole(path, safetensors_bytes(tensors, header))
+    data = safetensors_bytes(tensors, header)
+    for name, tensor in tensors.items():
+        # What is not learned may have infinity, such as a mask: a module that loads the file has the same.
+        everywhere_finite = kind == CARRIED or tensor.requires_grad
+        if not is_finite(tensor) and (everywhere_finite or bool(comparable(tensor).isnan().any())):
+            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    write_whole(path, data)
 
 
 def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
@@ -123,14 +131,16 @@ def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """A safetensors file whose bytes depend on its contents alone: safetensors writes metadata in a random order.
 
-    ValueError names a tensor without memory, such as a fake one.
+    ValueError names a tensor without memory, such as a fake one, and one with the name of the header.
     """
+    if METADATA in tensors:
+        raise ValueError(f"{METADATA}: expected a tensor of another name, as safetensors has its header under this one")
     # Copies: safetensors refuses tensors that share memory, as tied and flattened ones may.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     addresses_of(list(copies.values()), list(copies))
     data = save(copies)
     length = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
-    header = _compact({"__metadata__": metadata}, sort_keys=False)[:-1].encode()
+    header = _compact({METADATA: metadata}, sort_keys=False)[:-1].encode()
     entries = data[LENGTH_BYTES + 1 : length].rstrip()
     header += b"," * (len(entries) > 1) + entries
     header += b" " * (-len(header) % LENGTH_BYTES)  # so that what follows is aligned
@@ -149,7 +159,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict
     header = parse_json(data[LENGTH_BYTES : LENGTH_BYTES + length])
     if not isinstance(header, dict):
         raise ValueError("no safetensors file: its header is no JSON object")
-    metadata = header.get("__metadata__", {})
+    metadata = header.get(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("no safetensors file: its metadata are no texts by name")
     try:

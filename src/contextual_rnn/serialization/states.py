@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contextual_rnn._numbers import check_device, check_flag, shortened_text
+from contextual_rnn._numbers import check_device, check_flag, listed, shortened_text
 from contextual_rnn._saved_numbers import (
     check_savable,
     checked,
@@ -48,7 +48,7 @@ def save_state(state: InitialState, path: str | os.PathLike[str]) -> None:
     activation, are named in it. It is written beside and renamed, so that nobody sees half a file.
 
     Raises TypeError for what is no InitialState, TypeError or ValueError for one of its numbers that no state may have,
-    and OSError, which names the file.
+    NaN among them, and OSError, which names the file. The old file then stays as it was.
     """
     _check_state(state)
     for _, owner in owners(state):
@@ -92,10 +92,11 @@ def save_carried_state(state: State, path: str | os.PathLike[str], network: nn.M
     Nothing is pickled. The file is written beside and renamed, so that it is whole or not there. A state of fast
     weights that has A needs `fast_weights_spec(network, "dense")` as `network`.
 
-    Raises TypeError or ValueError for a state that is not of this network, and OSError, which names the file.
+    Raises TypeError or ValueError for a state that is not of this network or whose numbers are not finite, and OSError,
+    which names the file. The old file then stays as it was.
     """
     spec = spec_of(network)
-    spec.check(state, "state")
+    spec.check_domains(spec.check(state, "state"), "state")
     if has_more(spec.tree, state):
         raise ValueError(
             f"state: expected {spec.describe()}, got something where it has None; "
@@ -119,7 +120,7 @@ def load_carried_state(
     contents = _read(path, CARRIED)
     leaves = contents.tensors
     if contents.structure is None:
-        received = shortened_text(", ".join(leaves)) or "nothing"
+        received = listed(leaves) or "nothing"
         raise ValueError(f"path: expected a file of save_carried_state, got {path}, of {received}")
     if not contents.is_for(spec.tree) or set(leaves) != {leaf.name for leaf in spec}:
         raise ValueError(
@@ -142,7 +143,7 @@ def load_carried_state(
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write all of a model, its numbers as tensors; raises OSError, which names the file."""
+    """Write all of a model, its numbers as tensors; raises as `save_state`."""
     state = model.state_dict()
     tensors = tensors_of(model) | {key: state[key] for key in keys_of_numbers(model)}
     write_file(path, WEIGHTS, state_spec(model).tree, tensors, words=words_in(model))
@@ -183,7 +184,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """Each parameter and buffer once, under its first name: two heads may share a context network."""
     names, state = _first_names(module), module.state_dict(keep_vars=True)
-    return {name: state[name].detach() for name, first in names.items() if name == first}
+    return {name: state[name] for name, first in names.items() if name == first}
 
 
 def _first_names(module: nn.Module) -> dict[str, str]:

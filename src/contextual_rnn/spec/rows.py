@@ -130,17 +130,17 @@ def has_none(tree: State) -> bool:
 
 
 def open_parts(tree: State, state: State) -> Iterator[State]:
-    """What a state has where the tree has None, other than None."""
+    """What a state has where the tree has None."""
     if isinstance(tree, (tuple, list, Mapping)):
         for child, part in matching_children(tree, state):
             yield from open_parts(child, part)
-    elif tree is None and state is not None:
+    elif tree is None:
         yield state
 
 
 def has_more(tree: State, state: State) -> bool:
     """Whether there is something where the tree has None."""
-    return any(True for _ in open_parts(tree, state))
+    return any(part is not None for part in open_parts(tree, state))
 
 
 def check_open_parts(name: str, tree: State, state: State) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import check_held, check_number, check_size, readable, shortened
-from contextual_rnn._tensors import check_dense
+from contextual_rnn._tensors import check_dense, described
 from contextual_rnn.ops import LowRank
 from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.rows import combine, map_tensors, open_parts, split, take
@@ -143,10 +143,8 @@ class RowsOfStates:
         leaf = next(iter(self._opened))
         batch = rows_of(leaf, self._opened.check(state, name)[leaf.name])
         for part in open_parts(self._opened.tree, state):
-            for each in part if isinstance(part, LowRank) else (part,):
-                check_dense(name, each, "a tensor, LowRank or None where the spec has None")
-                if batch is not None and (each.ndim == 0 or each.shape[0] != batch):
-                    raise ValueError(f"{name}: expected {batch} rows where the spec has None, got {tuple(each.shape)}")
+            if part is not None:
+                _check_open_part(name, part, batch)
         return batch
 
     def _batch_of(self, name: str, state: State) -> int:
@@ -160,7 +158,7 @@ class RowsOfStates:
         sizes = {name: self._rows_in(name, state) for name, state in (("a", a), ("b", b))}
         if None not in sizes.values() and sizes["a"] != sizes["b"]:
             raise ValueError(f"b: expected batch size {sizes['a']}, as a, got {sizes['b']}")
-        self._check_alike("b", a, b)
+        self._check_alike("b", [a, b], list(sizes.values()))
         batch = sizes["b"] if sizes["a"] is None else sizes["a"]
         return [a, b] if batch is None else [self._tiled(state, batch) for state in (a, b)], batch
 
@@ -170,19 +168,23 @@ class RowsOfStates:
         if not states:
             raise ValueError("states: expected at least one, got none")
         batches = [self._rows_in("states", state) for state in states]
-        for state in states[1:]:
-            self._check_alike("states", states[0], state)
+        self._check_alike("states", states, batches)
         return list(states), batches
 
-    def _check_alike(self, name: str, a: State, b: State) -> None:
-        """Refuse two states of which a leaf has another dtype or device."""
-        first, second = (zip_leaves(self._opened.tree, state, name) for state in (a, b))
-        for (leaf, expected), (_, tensor) in zip(first, second, strict=True):
+    def _check_alike(self, name: str, states: Sequence[State], batches: Sequence[int | None]) -> None:
+        """Refuse states of which a leaf has another dtype or device, or a matrix beside them another shape too."""
+        first, *others = (zip_leaves(self._opened.tree, state, name) for state in states)
+        for (leaf, expected), (_, tensor) in (pair for other in others for pair in zip(first, other, strict=True)):
             if (tensor.dtype, tensor.device) != (expected.dtype, expected.device):
                 raise ValueError(
                     f"{name}: expected leaf {leaf.name!r} of {expected.dtype} on {expected.device}, as the other's, "
                     f"got {tensor.dtype} on {tensor.device}"
                 )
+        for parts in zip(*(open_parts(self._opened.tree, state) for state in states), strict=True):
+            rows = [_row_of(part, batch) for part, batch in zip(parts, batches, strict=True) if part is not None]
+            for row in rows[1:]:
+                if row != rows[0]:
+                    raise ValueError(f"{name}: expected {rows[0]} where the spec has None, as the other's, got {row}")
 
     def _check_meta(self, name: str, values: Tensor, state: State) -> None:
         """Refuse values that cannot be read beside a state that has some."""
@@ -219,6 +221,26 @@ def _without_low_rank(tree: State) -> State:
         children = [_without_low_rank(child) for child in tree]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
     return None if isinstance(tree, LowRank) else tree
+
+
+def _check_open_part(name: str, part: State, batch: int | None) -> None:
+    """Refuse what is neither a tensor of as many rows as the leaves nor `LowRank` of two such of one shape."""
+    for each in part if isinstance(part, LowRank) else (part,):
+        check_dense(name, each, "a tensor, LowRank or None where the spec has None")
+        if batch is not None and (each.ndim == 0 or each.shape[0] != batch):
+            raise ValueError(f"{name}: expected {batch} rows where the spec has None, got {tuple(each.shape)}")
+    if isinstance(part, LowRank):
+        shape = "(r, H)" if batch is None else f"({batch}, r, H)"
+        left, right = map(described, part)
+        if left != right or part.left.ndim != shape.count(",") + 1:
+            raise ValueError(f"{name}: expected LowRank of one dtype and shape {shape}, got {left} and {right}")
+
+
+def _row_of(part: State, batch: int | None) -> str:
+    """Dtype, shape and device of one row where the spec has None, of low rank those of its matrix."""
+    tensor = part.left if isinstance(part, LowRank) else part
+    shape = tuple(tensor.shape[0 if batch is None else 1 :])
+    return f"{tensor.dtype} of shape {shape[-1:] * 2 if isinstance(part, LowRank) else shape} on {tensor.device}"
 
 
 def _along(values: Tensor, dim: int, ndim: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import check_device, check_dtype, check_flag, readable
+from contextual_rnn._numbers import check_device, check_dtype, check_flag, listed, readable
 from contextual_rnn._tensors import check_dense, comparable
 from contextual_rnn.spec.arguments import Call, check_call
 from contextual_rnn.spec.axes import TimeDim, checked_axes
@@ -73,7 +73,7 @@ class StateSpec(RowsOfStates, ValuesOfLeaves):
         if not names:
             raise TypeError("tree: expected at least one Leaf, got none")
         if len(self._by_name) < len(names):
-            raise ValueError(f"tree: expected leaves of different names, got {', '.join(names)}")
+            raise ValueError(f"tree: expected leaves of different names, got {listed(names)}")
         for name, axis in checked_axes(self.input_batch_dim, self.input_ndim, self.time_dim).items():
             object.__setattr__(self, name, axis)
         if self.step is not None and not callable(self.step):
@@ -102,7 +102,7 @@ class StateSpec(RowsOfStates, ValuesOfLeaves):
         """The spec of one leaf alone, for a state of its own in `LeafwiseState`; KeyError lists the names."""
         if isinstance(name, str) and name in self._by_name:
             return replace(self, tree=self._by_name[name])
-        raise KeyError(f"leaf: expected one of {', '.join(self._by_name)}, got {name!r}")
+        raise KeyError(f"leaf: expected one of {listed(self._by_name)}, got {name!r}")
 
     def like(self, tensor: Tensor) -> StateSpec:
         """This spec with the dtype and device of `tensor`; TypeError for anything but a tensor."""

@@ -16,6 +16,7 @@ from contextual_rnn.spec.leaf import Leaf
 # A state is whatever the network takes: a tensor, or tensors (and None) in tuples, lists and dicts.
 State = Any
 MOST_NESTED = 100  # containers around a leaf
+_MOST_DESCRIBED = 8  # children of a container, in an error message
 
 
 def leaves_of(tree: State, depth: int = 0) -> Iterator[Leaf]:
@@ -173,14 +174,12 @@ def fits(tree: State, other: State) -> bool:
 
 
 def describe(tree: State) -> str:
-    """A tree in words, for error messages."""
+    """A tree in words, for error messages: the first entries of each container."""
     if isinstance(tree, Leaf):
         parts = [f"{tree.name} of shape {tree.shape_text}", tree.dtype, tree.domain]
         return ", ".join(str(part) for part in parts if part is not None)
-    if isinstance(tree, Mapping):
-        return "{" + ", ".join(f"{name}: {describe(child)}" for name, child in tree.items()) + "}"
-    if isinstance(tree, (tuple, list)):
-        return "(" + ", ".join(describe(child) for child in tree) + ")"
+    if isinstance(tree, (Mapping, tuple, list)):
+        return _in_brackets(tree, [describe(child) for child in islice(children_of(tree), _MOST_DESCRIBED)])
     return "None"
 
 
@@ -192,9 +191,13 @@ def describe_state(state: State, depth: int = 0) -> str:
         return "None" if state is None else type(state).__name__
     if depth == 4:
         return "..."
-    children = [describe_state(child, depth + 1) for child in islice(children_of(state), 8)]
-    if isinstance(state, Mapping):
-        children = [f"{name}: {child}" for name, child in zip(state, children, strict=False)]
-    more = ["..."] if len(state) > 8 else []
-    text = ", ".join([*children, *more])
-    return f"{{{text}}}" if isinstance(state, Mapping) else f"({text})"
+    children = islice(children_of(state), _MOST_DESCRIBED)
+    return _in_brackets(state, [describe_state(child, depth + 1) for child in children])
+
+
+def _in_brackets(container: State, words: list[str]) -> str:
+    """A container of which the first children are described."""
+    if isinstance(container, Mapping):
+        words = [f"{name}: {word}" for name, word in zip(container, words, strict=False)]
+    text = ", ".join([*words, *(["..."] if len(container) > _MOST_DESCRIBED else [])])
+    return f"{{{text}}}" if isinstance(container, Mapping) else f"({text})"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from contextual_rnn._autocast import autocast_joins
-from contextual_rnn._numbers import NOT_NEGATIVE, check_number, shortened
+from contextual_rnn._numbers import NOT_NEGATIVE, check_number, listed, shortened
 from contextual_rnn._sharded import is_sharded
 from contextual_rnn._tensors import check_dense, described
 from contextual_rnn.spec.leaf import Leaf, rows_of
@@ -31,7 +31,7 @@ def checked_moments(
     floats, every = [leaf.name for leaf in spec.floats], [leaf.name for leaf in spec]
     if not set(floats) <= set(moments) <= set(every):
         received = shortened(list(moments))
-        raise ValueError(f"{name}: expected Moments of the leaves {', '.join(floats)}, got {received}")
+        raise ValueError(f"{name}: expected Moments of the leaves {listed(floats)}, got {received}")
     size, device, is_one_row = batch_size, None, False
     leaves = [leaf for leaf in spec if leaf.name in moments]
     for leaf in leaves:

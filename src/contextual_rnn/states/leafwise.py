@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from contextual_rnn._numbers import listed
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.spec.leaf import rows_of
 from contextual_rnn.spec.networks import StateSpec
@@ -27,7 +28,7 @@ class LeafwiseState(InitialState):
         super().__init__(network)
         leaves = {leaf.name: leaf for leaf in self.spec}
         if set(states) != set(leaves):
-            raise ValueError(f"states: expected one for each of {', '.join(leaves)}, got {', '.join(states) or 'none'}")
+            raise ValueError(f"states: expected one for each of {listed(leaves)}, got {listed(states) or 'none'}")
         for name, state in states.items():
             if not isinstance(state, InitialState):
                 raise TypeError(f"{name}: expected an InitialState, got {type(state).__name__}")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contextual_rnn._numbers import POSITIVE, check_held, check_number, readable, shortened
+from contextual_rnn._numbers import POSITIVE, check_held, check_number, listed, readable, shortened
 from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_floats
 from contextual_rnn.spec.leaf import Leaf
@@ -44,7 +44,7 @@ def prior_of(prior: Prior, leaves: Sequence[Leaf], moments: Mapping[str, Moments
 def _check_names(prior: Mapping[str, Any], leaves: Sequence[Leaf]) -> None:
     names = [leaf.name for leaf in leaves]
     if set(prior) != set(names):
-        raise ValueError(f"prior: expected one for each of {', '.join(names)}, got {shortened(list(prior))}")
+        raise ValueError(f"prior: expected one for each of {listed(names)}, got {shortened(list(prior))}")
 
 
 def _pair(leaf: Leaf, pair: Any, ours: Tensor) -> tuple[Tensor, Tensor]:

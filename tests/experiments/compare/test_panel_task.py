@@ -1,6 +1,7 @@
 """The task of a table: every arm predicts, learns and is tested; what each arm may see, and what it may not."""
 
 import dataclasses
+import gc
 import json
 import math
 
@@ -12,11 +13,11 @@ from tests.experiments.compare.small import small_plan
 
 from contextual_rnn.experiments.compare.planted import COLUMNS, WINDOW, planted_table
 from contextual_rnn.experiments.config import ARMS, PanelConfig
-from contextual_rnn.experiments.panels import Columns
+from contextual_rnn.experiments.panels import Batch, Columns
 from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.runs.trainer import Training
 from contextual_rnn.experiments.tasks.networks import NETWORKS
-from contextual_rnn.experiments.tasks.panel import crps, data_of, predicted
+from contextual_rnn.experiments.tasks.panel import crps, data_of, parts_of, predicted
 from contextual_rnn.experiments.tasks.panel_model import PanelModel
 from contextual_rnn.experiments.tasks.registry import build_task
 
@@ -56,6 +57,38 @@ def test_every_arm_is_trained_and_keeps_its_best_epoch(arm, config):
     assert tested.errors.shape == (8, 8)
     assert tested.errors.isfinite().all()
     assert len(set(tested.series)) == 8
+
+
+def test_examples_of_a_large_table_are_made_when_they_are_used(config, monkeypatch):
+    config = dataclasses.replace(config, state="context")
+    whole, (generator, index) = build_task(config), (torch.Generator(), torch.arange(5))
+    monkeypatch.setattr("contextual_rnn.experiments.tasks.panel.WHOLE", 0)
+    parts = build_task(config)
+    parts.model.load_state_dict(whole.model.state_dict())
+    assert not [value for value in gc.get_referents(*vars(parts).values()) if isinstance(value, Batch)]
+    assert parts.evaluate(False) == whole.evaluate(False)
+    assert torch.equal(parts.loss((index,), generator), whole.loss((index,), generator))
+
+
+def test_a_long_series_does_not_pad_many_short_ones(tmp_path, monkeypatch):
+    lengths = numpy.array([3, 5, 2, 4, 90, 3, 2, 5, 4, 3] * 6)
+    series = numpy.repeat(numpy.arange(len(lengths)), lengths)
+    numbers = {name: numpy.random.default_rng(0).normal(size=len(series)) for name in "xy"}
+    table = pa.table({"series": series, "context": numpy.cos(series), **numbers})
+    columns = Columns("y", "series", inputs=("x",), context=("context",))
+    config = small_plan(tmp_path, table=table, columns=columns).base
+    task, expected = build_task(config), []
+    examples = task._data.test
+    for limit in (10**6, 200):
+        monkeypatch.setattr("contextual_rnn.experiments.tasks.panel.PADDED", limit)
+        parts = parts_of(examples)
+        assert numpy.concatenate([part.series for part in parts]).tolist() == examples.series.tolist()
+        assert max(len(part) * part.length.max() for part in parts) <= limit
+        expected.append((len(parts), task.test().errors, build_task(config).evaluate(False)["validation_error"]))
+    (one, errors, error), (several, errors_of_parts, error_of_parts) = expected
+    assert one == 1 < several
+    torch.testing.assert_close(errors, errors_of_parts, equal_nan=True)
+    assert error == pytest.approx(error_of_parts)
 
 
 @pytest.mark.parametrize("arm", ["context", "normal"])

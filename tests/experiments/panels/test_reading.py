@@ -67,6 +67,13 @@ def test_short_gaps_are_filled_and_long_ones_begin_a_piece():
     assert pieces == [3, 2, 2, 2, 1]
 
 
+def test_gaps_of_too_many_steps_are_refused():
+    table = one_series(pa.array([0, 1, 2, 10**13, 10**13 + 1]))
+    with pytest.raises(ValueError, match="fill_gaps: expected gaps of at most 100,000,000 steps in all, got 9,999,99"):
+        read_panel(table, replace(ONE, fill_gaps=10**13))
+    assert read_panel(table, ONE).summary["pieces"] == 2
+
+
 @pytest.mark.parametrize(
     ("times", "step"),
     [

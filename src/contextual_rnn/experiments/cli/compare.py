@@ -11,6 +11,7 @@ import tyro
 
 from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.config import PanelConfig, tasks
+from contextual_rnn.experiments.config.panel import LEARNING_RATES, SEEDS, SMALLEST_GAIN, STEPS, UNITS
 
 if TYPE_CHECKING:
     from contextual_rnn.experiments.compare.plan import Plan
@@ -53,19 +54,19 @@ class Compare:
     """What is independent of the training data: test series, the last steps of each series, or test groups."""
     length: int | None = None
     """Cut series into examples of so many steps; by default an example is a whole series."""
-    seeds: int = 5
+    seeds: int = SEEDS
     """Trained networks of each arm."""
     arms: tuple[str, ...] = ()
     """Arms beside zero; by default all that the table has columns for."""
     network: str = "lstm"
     """lstm, gru, rnn, fast_weights, or FILE.py:NAME, a function (input_size, units) that returns a network."""
-    units: tuple[int, ...] = (16, 64)
+    units: tuple[int, ...] = UNITS
     """Sizes that are tried for every arm."""
-    learning_rates: tuple[float, ...] = (3e-3, 1e-2)
+    learning_rates: tuple[float, ...] = LEARNING_RATES
     """Step sizes of Adam that are tried for every arm."""
-    steps: int = 500
+    steps: int = STEPS
     """Training steps of each run, as whole epochs, which have ten steps or more."""
-    smallest_gain: float = 0.02
+    smallest_gain: float = SMALLEST_GAIN
     """A share of the zero state's error: an interval below it means that a better state does not help."""
     out: str = "runs/compare"
     """Folder of the comparison or its URL; finished runs in it are kept."""

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+MOST_TRAJECTORIES = 100_000  # of a picture, which takes 2 GB and a minute
+
 
 @dataclass(frozen=True)
 class Generate:
@@ -20,7 +22,7 @@ class Generate:
     period: tuple[float, ...] = (2.0, 3.0)
     """Periods T, one or several; the model was trained on 0.5 to 4.5."""
     samples: int = 10
-    """Trajectories for each period."""
+    """Trajectories for each period; 100,000 in all at most."""
     mean: bool = False
     """Start every trajectory at the mean state instead of a draw."""
     seed: int = 0
@@ -41,6 +43,9 @@ class Generate:
         from contextual_rnn.experiments.tasks.decay import linear_cosine_decay
 
         check_size("samples", self.samples)
+        if self.samples * len(self.period) > MOST_TRAJECTORIES:
+            received = f"{self.samples:,} for each of {len(self.period)}"
+            raise ValueError(f"samples: expected at most {MOST_TRAJECTORIES:,} of all periods, got {received}")
         out = self.out or self.folder / "trajectories"
         out_folder(out.parent)
         run = read_run(self.folder)

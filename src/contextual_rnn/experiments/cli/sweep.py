@@ -86,7 +86,7 @@ class Sweep(Generic[Options]):
                     configs,
                     folder,
                     pool,
-                    retries=check_size("retries", options.retries, least=0),
+                    retries=options.retries,
                     stack=stack,
                     checkpoint_seconds=options.checkpoint_seconds,
                     watch=lambda progress: sweep_output.show(bar, progress),

@@ -13,16 +13,9 @@ from contextual_rnn.experiments.compare.calibration import coverage_of
 from contextual_rnn.experiments.compare.plan import Plan
 from contextual_rnn.experiments.compare.runs import Arm
 from contextual_rnn.experiments.config import BASELINE, PanelConfig, config_to_dict, entry_of
+from contextual_rnn.experiments.config.panel import SMALLEST_GAIN
 from contextual_rnn.experiments.stats.intervals import CONFIDENCE, Interval
-from contextual_rnn.experiments.stats.verdict import (
-    SMALLEST_GAIN,
-    Gain,
-    Verdict,
-    best_of,
-    gain_by_step,
-    gain_over,
-    lasting,
-)
+from contextual_rnn.experiments.stats.verdict import Gain, Verdict, best_of, gain_by_step, gain_over, lasting
 from contextual_rnn.experiments.stats.wording import minus, words
 from contextual_rnn.experiments.tasks.panel import data_of
 

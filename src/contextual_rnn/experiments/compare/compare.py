@@ -15,20 +15,20 @@ from typing import Any, cast, get_args, get_type_hints
 import torch
 
 from contextual_rnn._entries import entries_of
-from contextual_rnn._numbers import SHARE, check_number, check_size, shortened
+from contextual_rnn._numbers import SHARE, check_number, check_size, listed, shortened
 from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.compare.answer import Answer, answer_of
 from contextual_rnn.experiments.compare.plan import Plan
 from contextual_rnn.experiments.compare.runs import RUNS, Watch, test_of, tested_arms, train_all
 from contextual_rnn.experiments.compare.winner import Predictor, write_table
 from contextual_rnn.experiments.config import BASELINE, CONTROLS, Config, PanelConfig, arms_for
+from contextual_rnn.experiments.config.panel import LEARNING_RATES, SEEDS, SMALLEST_GAIN, STEPS, UNITS
 from contextual_rnn.experiments.panels import Columns, Split
 from contextual_rnn.experiments.panels.source import open_table, paths_of
 from contextual_rnn.experiments.panels.split import split_of
 from contextual_rnn.experiments.runs import store
 from contextual_rnn.experiments.runs.store import Place
 from contextual_rnn.experiments.runs.weights import load_task
-from contextual_rnn.experiments.stats.verdict import SMALLEST_GAIN
 from contextual_rnn.experiments.sweeps.workers import local_workers
 from contextual_rnn.experiments.tasks.networks import own_files
 from contextual_rnn.experiments.tasks.panel import data_of, panel_text, passes_of
@@ -37,8 +37,6 @@ from contextual_rnn.experiments.tasks.registry import build_task
 from contextual_rnn.experiments.training.threads import cores
 
 WINNER, TABLE = "winner", "table.parquet"
-UNITS, LEARNING_RATES = (16, 64), (3e-3, 1e-2)
-STEPS = 500  # of training, for every arm
 SMALL_BATCH, LARGE_BATCH = 64, 256  # sequences in a step; the large one for training sets of at least 100 of them
 
 
@@ -55,7 +53,7 @@ def compare(
     kinds: Mapping[str, str] | None = None,
     split: Split | None = None,
     length: int | None = None,
-    seeds: int = 5,
+    seeds: int = SEEDS,
     arms: Sequence[str] | None = None,
     network: str = "lstm",
     units: Sequence[int] = UNITS,
@@ -207,12 +205,12 @@ def table_files(table: Any, columns: Columns, folder: Place) -> list[str]:
 
 def _values_of(name: str, values: Any, least: int = 0) -> tuple[Any, ...]:
     """The values of an argument that is a list of at least so many, each once."""
-    listed = entries_of(name, values, "a list of values")
-    if len(listed) < least:
+    entries = entries_of(name, values, "a list of values")
+    if len(entries) < least:
         raise ValueError(f"{name}: expected at least one value, got none")
-    if any(value in listed[:place] for place, value in enumerate(listed)):
-        raise ValueError(f"{name}: expected every value once, got {', '.join(map(str, listed))}")
-    return tuple(listed)
+    if any(value in entries[:place] for place, value in enumerate(entries)):
+        raise ValueError(f"{name}: expected every value once, got {listed(entries)}")
+    return tuple(entries)
 
 
 def _hash(files: Sequence[str]) -> str:

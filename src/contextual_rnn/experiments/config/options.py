@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 from contextual_rnn.experiments.config.option_type import option_types
@@ -24,6 +25,8 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
 def at_least(name: str, value: float, least: float) -> None:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number of at least {least}, got {value!r}")
     if not value >= least:
         raise ValueError(f"{name}: expected a number of at least {least}, got {value!r}")
 

@@ -76,6 +76,11 @@ class PanelConfig(TrainingConfig):
             raise ValueError(f"device: expected cpu for sequences of a table, got {self.device!r}")
 
 
+# The defaults of a comparison, in Python and on the command line.
+SEEDS, STEPS = 5, 500  # of training, for every arm
+UNITS, LEARNING_RATES = (16, 64), (3e-3, 1e-2)  # that are tried for every arm
+SMALLEST_GAIN = 0.02  # of zero's error: a gain below it is none that anybody would notice
+
 VALIDATION_ERROR = Measure("validation_error", final("validation_error"))
 
 PANEL = TaskEntry(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from contextual_rnn._numbers import check_size, shortened
+from contextual_rnn._numbers import check_size, listed, shortened
 
 KINDS = ("quantity", "category", "set")
 TOKENS = ("bytes", "characters")
@@ -99,7 +99,7 @@ def _names(role: str, names: Any) -> tuple[str, ...]:
         if not isinstance(name, str):
             raise TypeError(f"{role}: expected names of columns, got {shortened(name)}")
     if len(set(names)) < len(names):
-        raise ValueError(f"{role}: expected each column once, got {', '.join(names)}")
+        raise ValueError(f"{role}: expected each column once, got {listed(names)}")
     return names
 
 

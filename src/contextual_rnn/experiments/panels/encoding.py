@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn._numbers import POSITIVE, check_flag, check_number, check_size
+from contextual_rnn._numbers import POSITIVE, check_flag, check_number, check_size, listed
 from contextual_rnn.experiments.panels.arrow import Array
 from contextual_rnn.experiments.panels.columns import KINDS, Columns
 from contextual_rnn.experiments.panels.values import Category, Column, Quantity
@@ -155,7 +155,7 @@ class Encoding:
         inputs = [name for name in columns.inputs if name != columns.target]
         for role, names, codings in (("inputs", inputs, self.inputs), ("context", columns.context, self.context)):
             if sorted(names) != sorted(codings):
-                raise ValueError(f"{role}: expected codings of {', '.join(names) or 'none'}, got {', '.join(codings)}")
+                raise ValueError(f"{role}: expected codings of {listed(names) or 'none'}, got {listed(codings)}")
         for name, coding in {**self.inputs, **self.context, columns.target: self.target}.items():
             kind = columns.kinds.get(name, coding.kind).partition(":")[0]
             if (kind if kind in KINDS else "category") != coding.kind:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from contextual_rnn._numbers import shortened, shortened_text
+from contextual_rnn._numbers import listed, shortened
 from contextual_rnn.experiments.panels.arrow import Array
 from contextual_rnn.experiments.panels.columns import Columns
 from contextual_rnn.experiments.panels.encoding import Encoding
@@ -122,8 +122,8 @@ def _check_names(source: Source, columns: Columns, like: Encoding | None) -> Non
     if like is not None and not like.columns.reads_itself:
         missing = [name for name in missing if name != columns.target]
     if missing:
-        received = shortened_text(", ".join(source.types)) or "none"
-        raise ValueError(f"columns: expected {', '.join(missing)} in the table, got only {received}")
+        received = listed(source.types) or "none"
+        raise ValueError(f"columns: expected {listed(missing)} in the table, got only {received}")
     if not source.rows:
         raise ValueError("table: expected rows, got none")
 

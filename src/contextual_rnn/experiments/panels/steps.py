@@ -10,6 +10,7 @@ import numpy as np
 from contextual_rnn.experiments.panels.arrow import Array
 from contextual_rnn.experiments.panels.times import Grid, Times, grid_of
 
+MOST_FILLED = 100_000_000  # steps; each takes some tens of bytes
 Names = tuple[str | None, str | None]
 
 
@@ -38,7 +39,7 @@ def in_order(series: Array, times: Times | None, names: Any, fill_gaps: int, col
     """The steps of rows whose series is a code, -1 where missing; rows without series or time are left out.
 
     `names` are the series' names, `columns` those of the columns series and time, None where there is none. Raises
-    ValueError for two rows of one series and time.
+    ValueError for two rows of one series and time, and for gaps of more than `MOST_FILLED` steps to fill.
     """
     valid = series >= 0 if times is None else (series >= 0) & ~times.missing
     rows = np.flatnonzero(valid)
@@ -89,6 +90,11 @@ def _with_gaps(
     advance[begins] = 1
     place = np.cumsum(advance) - 1
     steps = int(place[-1]) + 1 if len(place) else 0
+    if steps - len(rows) > MOST_FILLED:
+        raise ValueError(
+            f"fill_gaps: expected gaps of at most {MOST_FILLED:,} steps in all, got {steps - len(rows):,} where those "
+            f"of up to {fill_gaps:,} are filled"
+        )
     gaps = int((gap & begins).sum())
     offsets = np.append(place[begins], steps)
     if steps == len(rows):

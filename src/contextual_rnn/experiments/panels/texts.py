@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from contextual_rnn._numbers import listed
 from contextual_rnn.experiments.panels.arrow import Array, counted, decoded, is_text, value_type
 from contextual_rnn.experiments.panels.columns import Columns
 from contextual_rnn.experiments.panels.recognition import LOOKED_AT, check_no_numbers
@@ -43,7 +44,7 @@ def read_texts(source: Source, columns: Columns, kind: str) -> tuple[Category, S
     if columns.time is not None:
         raise ValueError(f"time: expected none where each row is a text of its own, got {columns.time!r}")
     if others := set(columns.inputs) - {columns.target}:
-        raise ValueError(f"inputs: expected at most {columns.target} for texts, got {', '.join(sorted(others))}")
+        raise ValueError(f"inputs: expected at most {columns.target} for texts, got {listed(sorted(others))}")
     lengths, tokens, missing, empty = [], [], 0, 0
     for chunk in source.read(columns.target):
         size, codes, absent = _tokens(columns.target, chunk, kind)

@@ -10,11 +10,11 @@ from typing import Literal
 import numpy
 from numpy.typing import ArrayLike
 
+from contextual_rnn.experiments.config.panel import SMALLEST_GAIN
 from contextual_rnn.experiments.stats.crossed import crossed_mean
 from contextual_rnn.experiments.stats.intervals import CONFIDENCE, Interval
 
 Verdict = Literal["helps", "does not help", "cannot be decided"]
-SMALLEST_GAIN = 0.02  # of zero's error: a gain below it is none that anybody would notice
 
 
 class Errors:

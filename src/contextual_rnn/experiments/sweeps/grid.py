@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from contextual_rnn._numbers import listed
 from contextual_rnn.experiments.config import Config, OptionType, option_types
 from contextual_rnn.experiments.runs.json_file import read_text
 
@@ -61,7 +62,7 @@ def combinations(base: Config, grid: Mapping[str, Sequence[str]], seeds: int | N
     values = {name: [_value(name, text, kinds[name]) for text in texts] for name, texts in grid.items()}
     for name, chosen in values.items():
         if len(set(chosen)) < len(chosen):
-            raise ValueError(f"grid: expected every value of {name} once, got {', '.join(map(str, chosen))}")
+            raise ValueError(f"grid: expected every value of {name} once, got {listed(chosen)}")
     if seeds is not None:
         values["seed"] = list(range(seeds))
     configs = []

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from contextual_rnn._numbers import check_size
 from contextual_rnn.experiments.config import Config
 from contextual_rnn.experiments.training.threads import cores, threads
 
@@ -21,10 +22,9 @@ SWITCH_SECONDS = 5e-5
 def stacks(configs: Mapping[str, Config], size: int) -> list[tuple[str, ...]]:
     """Names of runs that differ in the seed alone together, `size` at most, in the order of the first of each.
 
-    Raises ValueError for a size below 1.
+    Raises ValueError for a size below 1, TypeError for what is no integer.
     """
-    if size < 1:
-        raise ValueError(f"stack: expected at least 1, got {size}")
+    size = check_size("stack", size)
     groups: dict[Config, list[str]] = {}
     for name, config in configs.items():
         groups.setdefault(dataclasses.replace(config, seed=0), []).append(name)

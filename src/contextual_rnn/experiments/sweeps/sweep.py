@@ -16,6 +16,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from contextual_rnn._entries import entries_of
+from contextual_rnn._numbers import check_function, check_size, shortened
 from contextual_rnn._whole_file import unicode_text
 from contextual_rnn.experiments import interrupts
 from contextual_rnn.experiments.config import (
@@ -23,6 +25,7 @@ from contextual_rnn.experiments.config import (
     Config,
     config_from_dict,
     config_to_dict,
+    entry_of,
     identity,
     task_name,
 )
@@ -86,7 +89,7 @@ def folder_name(config: Config) -> str:
 
 def named(configs: Iterable[Config]) -> dict[str, Config]:
     """The configurations by the names of their folders. Raises ValueError where two are the same."""
-    configs = list(configs)
+    configs = entries_of("configs", configs, "a list of configurations, or a dict by name", once=True)
     names = {folder_name(config): config for config in configs}
     if len(names) < len(configs):
         raise ValueError(f"configs: expected every configuration once, got {len(configs) - len(names)} twice")
@@ -110,10 +113,18 @@ def sweep(
     was lost is tried again, `retries` times at most. With `stack` a worker gets so many runs at once that differ in the
     seed alone, for threads of one process. `watch` is called twice a second.
 
-    Raises ValueError where two configurations are the same, for a stack below 1, and for negative seconds.
+    Raises ValueError where two configurations are the same, for a stack below 1, and for negative seconds or retries,
+    TypeError for arguments of another type.
     """
+    if not isinstance(executor, Executor):
+        expected = "an Executor, such as that of `with local_workers(2) as executor`"
+        raise TypeError(f"executor: expected {expected}, got {shortened(executor)}")
     at_least("checkpoint_seconds", checkpoint_seconds, 0)
+    retries = check_size("retries", retries, 0)
+    check_function("watch", watch)
     configs = configs if isinstance(configs, Mapping) else named(configs)
+    for config in configs.values():
+        entry_of(config)
     if isinstance(folder, Path):
         folder = folder.absolute()
     progress = Progress(len(configs))
@@ -126,14 +137,13 @@ def sweep(
             else:
                 progress.skipped += outcome.result is not None
                 progress.outcomes[name] = outcome
-
+    tries = dict.fromkeys(stacks(left, stack), retries)
     if left:  # one that has finished is only read
         if isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)
         Store(folder).write(SWEEP, json.dumps({"runs": len(configs)}).encode())
     done: SimpleQueue[tuple[Stack, Future[list[Outcome]]]] = SimpleQueue()
     futures: dict[Stack, Future[list[Outcome]]] = {}
-    tries = dict.fromkeys(stacks(left, stack), retries)
 
     def begin(runs: Stack) -> None:
         options = [config_to_dict(configs[name]) for name in runs]

@@ -23,11 +23,11 @@ from contextual_rnn.experiments.training.seeding import generator_for
 from contextual_rnn.experiments.training.task import Task, Tested
 
 LEAST_STEPS = 10  # of an epoch
-EVALUATED = 1024  # examples at once
+EVALUATED, PADDED = 1024, 4_000_000  # examples at once, and their steps, padding included
 MOST_VALIDATED = 16_384  # examples of the validation set that every epoch looks at
 DRAWS = 16  # of a random state, for evaluation
 DIAGNOSED = 500  # examples of a diagnosis
-WHOLE = 4_000_000  # numbers of a training set that is kept as one batch
+WHOLE = 4_000_000  # numbers of examples that are kept as batches; those of more are made anew each time
 
 _READING = threading.Lock()
 
@@ -100,9 +100,10 @@ class PanelTask(Task[Kept]):
         self.model, self.clip_norm = Kept(PanelModel(config, self._data.encoding)), config.clip_norm
         self.draws_globally = bool(own_files(config.network))
         train = self._data.train
-        numbers = len(train) * int(train.length.max()) * (len(self._data.inputs) + 2)
-        self._whole = self._data.batch(train) if numbers <= WHOLE else None
-        self._validated = [self._data.batch(part) for part in parts_of(self._data.validation, MOST_VALIDATED)]
+        self._whole = self._data.batch(train) if self._numbers(train) <= WHOLE else None
+        self._validated = parts_of(evenly(self._data.validation, MOST_VALIDATED))
+        fits = sum(map(self._numbers, self._validated)) <= WHOLE
+        self._validation_batches = list(map(self._data.batch, self._validated)) if fits else None
         passes = passes_of(len(train), config.batch_size)
         self.training = (torch.arange(len(train), device="cpu").repeat(passes),)
         self.validation = (torch.arange(len(self._data.validation), device="cpu"),)
@@ -127,7 +128,7 @@ class PanelTask(Task[Kept]):
     def evaluate(self, final: bool) -> dict[str, float]:
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device="cpu")
-        for batch in self._validated:
+        for batch in self._validation_batches or map(self._data.batch, self._validated):
             errors = self._errors(predicted(self.model.model, batch)[0], batch)
             sums += torch.stack([errors[batch.observed].double().sum(), batch.observed.sum().double()])
         error = float(sums[0] / sums[1])
@@ -166,7 +167,7 @@ class PanelTask(Task[Kept]):
     def diagnose(self) -> Diagnosis | None:
         if self._config.state in CONTROLS:
             return None
-        batch = self._data.batch(next(iter(parts_of(self._data.validation, DIAGNOSED))))
+        batch = self._data.batch(evenly(self._data.validation, DIAGNOSED))
         if len(batch.lengths) < 2:  # states of one sequence cannot be compared
             return None
         lengths = batch.lengths if bool((batch.lengths != batch.inputs.shape[1]).any()) else None
@@ -183,6 +184,9 @@ class PanelTask(Task[Kept]):
             return diagnose(self.model.model, losses, lengths=lengths, groups=batch.series)
         finally:
             rnn.backend = backend
+
+    def _numbers(self, examples: Examples) -> int:
+        return len(examples) * int(examples.length.max()) * (len(self._data.inputs) + 2)
 
     def _errors(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Of every target, known or not."""
@@ -235,11 +239,23 @@ def _mean(errors: Tensor, observed: Tensor) -> Tensor:
     return (errors * observed).sum() / observed.sum().clamp(min=1)
 
 
-def parts_of(examples: Examples, most: int | None = None) -> list[Examples]:
-    """The examples, or `most` of them evenly, in parts of `EVALUATED`."""
+def evenly(examples: Examples, most: int) -> Examples:
+    """At most so many of the examples, from the first to the last."""
     count = len(examples)
-    index = numpy.arange(count) if most is None or count <= most else numpy.linspace(0, count - 1, most).astype(int)
-    return [examples[index[start : start + EVALUATED]] for start in range(0, len(index), EVALUATED)]
+    return examples if count <= most else examples[numpy.linspace(0, count - 1, most).astype(int)]
+
+
+def parts_of(examples: Examples) -> list[Examples]:
+    """The examples in parts of at most `EVALUATED`, each of at most `PADDED` steps with its padding."""
+    parts = [examples[start : start + EVALUATED] for start in range(0, len(examples), EVALUATED)]
+    return [part for whole in parts for part in _halved(whole)]
+
+
+def _halved(part: Examples) -> list[Examples]:
+    half = len(part) // 2
+    if not half or len(part) * int(part.length.max()) <= PADDED:
+        return [part]
+    return [*_halved(part[:half]), *_halved(part[half:])]
 
 
 def _taken(batch: Batch, index: Tensor) -> Batch:
