@@ -31,6 +31,7 @@ from torch import Tensor
 from contextual_rnn._numbers import shortened_text
 from contextual_rnn._sharded import is_sharded
 from contextual_rnn._tensors import check_readable, comparable, is_finite
+from contextual_rnn._torch_internals import is_transformed
 from contextual_rnn._whole_file import check_path, write_whole
 from contextual_rnn.ops.native.memory import addresses_of
 from contextual_rnn.spec.leaf import Leaf
@@ -131,10 +132,13 @@ def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """A safetensors file whose bytes depend on its contents alone: safetensors writes metadata in a random order.
 
-    ValueError names a tensor without memory, such as a fake one, and one with the name of the header.
+    ValueError names a tensor without memory, such as a fake one, one of torch.func, and one with the name of the header.
     """
     if METADATA in tensors:
         raise ValueError(f"{METADATA}: expected a tensor of another name, as safetensors has its header under this one")
+    for name, tensor in tensors.items():
+        if is_transformed(tensor):
+            raise ValueError(f"{name}: expected a tensor whose values can be read, got one that torch.func made")
     # Copies: safetensors refuses tensors that share memory, as tied and flattened ones may.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     addresses_of(list(copies.values()), list(copies))
