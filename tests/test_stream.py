@@ -588,8 +588,9 @@ def test_a_batch_of_contexts_is_read_once():
     assert_same(stream.state, model.stream(context, 6, generator=torch.Generator().manual_seed(1)).state, 0)
 
 
-def test_an_empty_batch():
-    stream = model_of(nn.LSTM(3, 5)).stream(context_of(0, torch.float32))
+@pytest.mark.parametrize("batch_size", [None, 0])
+def test_an_empty_batch(batch_size):
+    stream = model_of(nn.LSTM(3, 5)).stream(context_of(0, torch.float32), batch_size)
     assert stream(torch.randn(0, 3), reset=torch.zeros(0, dtype=torch.bool)).shape == (0, 5)
     stream.reset()
     assert [tuple(leaf.shape) for leaf in stream.state] == [(1, 0, 5)] * 2
