@@ -16,7 +16,8 @@ from contextual_rnn._numbers import check_elements, check_factory, check_flag, c
 from contextual_rnn._tensors import FLOATS, check_dense
 from contextual_rnn.layers.fast_weights_state import check_input, split_state, unsqueeze_state
 from contextual_rnn.layers.fast_weights_steps import SequenceStep, cell_step
-from contextual_rnn.ops._fast_weights.dispatch import FastWeightsBackend, check_backend, checked_options
+from contextual_rnn.ops._fast_weights.choice import FastWeightsBackend, check_backend
+from contextual_rnn.ops._fast_weights.dispatch import checked_options
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, Timing
 from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.networks import StateSpec, state_spec

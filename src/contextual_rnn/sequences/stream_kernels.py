@@ -11,7 +11,8 @@ from contextual_rnn._torch_internals import transforms
 from contextual_rnn.layers.fast_weights import FastWeightsCell, FastWeightsRNN
 from contextual_rnn.layers.fast_weights_state import split_state
 from contextual_rnn.ops._fast_weights import stream as fast_weights
-from contextual_rnn.ops._fast_weights.dispatch import check_tensor, choose, shapes_of
+from contextual_rnn.ops._fast_weights.choice import choose
+from contextual_rnn.ops._fast_weights.dispatch import check_tensor, shapes_of
 from contextual_rnn.ops._fast_weights.options import LowRank
 from contextual_rnn.ops._gated import stream as gated
 from contextual_rnn.ops.native.stream import Steps

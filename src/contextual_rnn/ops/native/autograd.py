@@ -18,13 +18,14 @@ from torch import Tensor
 from contextual_rnn._tensors import PLAIN_TENSORS
 from contextual_rnn._torch_internals import (
     each_of_a_batch,
+    in_forward_ad,
     is_batched_gradient,
     is_transformed,
     not_compiled,
     transforms,
 )
 from contextual_rnn.ops.native.kernel import Operation, spread
-from contextual_rnn.ops.native.once import refuse_second_derivative
+from contextual_rnn.ops.native.once import refuse_carried_derivative, refuse_second_derivative
 from contextual_rnn.ops.native.operator import one_by_one
 
 _PLAIN_OR_NONE = PLAIN_TENSORS | {type(None)}
@@ -89,7 +90,7 @@ class _Eager(torch.autograd.Function):
         given = operation.given(*tensors)
 
         def differentiate(*grad_outputs: Tensor | None) -> Sequence[Tensor]:
-            if torch.is_grad_enabled():  # these gradients may be differentiated once more
+            if torch.is_grad_enabled() or in_forward_ad():  # these gradients may be differentiated once more
                 return _Derivative.apply(operation, *given, *settings, output, saved, *grad_outputs, *wanted)
             return operation.differentiate(given, settings, output, saved, *grad_outputs, wanted)
 
@@ -155,6 +156,11 @@ class _Derivative(torch.autograd.Function):
     @not_compiled
     def backward(ctx: Any, *grad_outputs: Tensor) -> NoReturn:
         refuse_second_derivative()
+
+    @staticmethod
+    @not_compiled
+    def jvp(ctx: Any, *tangents: Tensor | None) -> NoReturn:
+        refuse_carried_derivative()
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
