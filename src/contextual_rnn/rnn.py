@@ -151,6 +151,8 @@ class ContextualRNN(nn.Module):
             if not arguments and self._spec.call is None:
                 return network(input, state)
             return call(network, self._spec, input, state, **arguments)
+        if hx is not None:
+            check_open_parts("hx", self._spec.tree, hx, batch_size)
         given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
         given |= {"final_state": final_state, "arguments": merged(arguments, more)}
         return run_sequences(self, (input, context, generator), given, hx, burn_in)

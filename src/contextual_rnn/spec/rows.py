@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -116,25 +116,29 @@ def has_none(tree: State) -> bool:
     return tree is None or isinstance(tree, LowRank)
 
 
-def open_parts(tree: State, state: State) -> Iterator[State]:
+def open_parts(tree: State, state: State) -> list[State]:
     """What a state has where the tree has None, other than None."""
     if isinstance(tree, (tuple, list, Mapping)):
-        for child, part in matching_children(tree, state):
-            yield from open_parts(child, part)
-    elif tree is None and state is not None:
-        yield state
+        return [part for child, of_child in matching_children(tree, state) for part in open_parts(child, of_child)]
+    return [state] if tree is None and state is not None else []
 
 
 def has_more(tree: State, state: State) -> bool:
     """Whether there is something where the tree has None."""
-    return any(True for _ in open_parts(tree, state))
+    return bool(open_parts(tree, state))
 
 
-def check_open_parts(name: str, tree: State, state: State) -> None:
-    """Refuse sparse and nested tensors where the tree has None."""
+def check_open_parts(name: str, tree: State, state: State, rows: int | None = None) -> None:
+    """Refuse sparse and nested tensors where the tree has None; of states that are cut, all but `rows` rows."""
     for part in open_parts(tree, state):
-        for tensor in tensors_of(part):
-            check_dense(name, tensor)
+        if rows is None:
+            for tensor in tensors_of(part):
+                check_dense(name, tensor)
+            continue
+        for each in part if isinstance(part, LowRank) else (part,):
+            check_dense(name, each, "a tensor, LowRank or None where the spec has None")
+            if each.shape[:1] != (rows,):
+                raise ValueError(f"{name}: expected {rows} rows where the spec has None, got {tuple(each.shape)}")
 
 
 def _matrices(states: Sequence[State], counts: Sequence[int]) -> list[Tensor]:

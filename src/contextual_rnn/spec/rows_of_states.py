@@ -14,7 +14,7 @@ from contextual_rnn._numbers import check_held, check_number, check_size, readab
 from contextual_rnn._tensors import check_dense
 from contextual_rnn.ops import LowRank
 from contextual_rnn.spec.leaf import rows_of
-from contextual_rnn.spec.rows import combine, map_tensors, open_parts, split, take
+from contextual_rnn.spec.rows import check_open_parts, combine, map_tensors, split, take
 from contextual_rnn.spec.tree import State, zip_leaves
 
 
@@ -142,11 +142,7 @@ class RowsOfStates:
         """The batch size of a state, None for one example; refuse what is no state of the network."""
         leaf = next(iter(self._opened))
         batch = rows_of(leaf, self._opened.check(state, name)[leaf.name])
-        for part in open_parts(self._opened.tree, state):
-            for each in part if isinstance(part, LowRank) else (part,):
-                check_dense(name, each, "a tensor, LowRank or None where the spec has None")
-                if batch is not None and (each.ndim == 0 or each.shape[0] != batch):
-                    raise ValueError(f"{name}: expected {batch} rows where the spec has None, got {tuple(each.shape)}")
+        check_open_parts(name, self._opened.tree, state, batch)
         return batch
 
     def _batch_of(self, name: str, state: State) -> int:
