@@ -51,7 +51,8 @@ KERNELS: dict[type[nn.Module], Callable[..., Steps]] = {
 
 def serves(network: nn.Module) -> bool:
     """Whether the kernel of a network in `KERNELS` can take its steps now."""
-    if transforms() is not None:  # torch.func wraps the memory that is made in it
+    # torch.func wraps the memory that is made in it, and torch's cells may have no input.
+    if transforms() is not None or not network.input_size:
         return False
     if isinstance(network, _FAST_WEIGHTS):
         return choose(network.backend, network.weight_hh) == "cpu"
