@@ -231,7 +231,7 @@ class FastWeightsRNN(_FastWeights):
         check_input(inputs, self.weight_ih)
         output, a_n = self._recur(inputs, hx, lengths, wanted, weight_ih=self.weight_ih, bias=self.bias)
         if lengths is None:
-            return output, (output[:, -1], a_n)
+            return output, (output[:, -1].clone(), a_n)  # as torch's networks, whose state may be overwritten
         lengths = lengths.to(output.device).long()
         h_n = output[torch.arange(len(output), device=output.device), (lengths - 1).clamp(min=0)]
         h0 = split_state(hx)[0]
