@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import shortened
-from contextual_rnn._torch_internals import in_forward_ad, is_tracing, transforms
+from contextual_rnn._torch_internals import dispatch_mode, in_forward_ad, is_tracing, transforms
 from contextual_rnn.ops._fast_weights.attention import attention
 from contextual_rnn.ops._fast_weights.backend import backend_of
 from contextual_rnn.ops._fast_weights.operation import KERNELS
@@ -39,7 +39,11 @@ def _where_not(backend: str) -> str | None:
         return None
     if in_forward_ad():
         return "where derivatives are carried forward"
-    return "under torch.func" if backend == "attention" and transforms() is not None else None
+    if transforms() is None:
+        return None
+    if dispatch_mode() is not None:  # it sees the operator, whose derivative torch.func does not see
+        return "under torch.func beside a TorchDispatchMode"
+    return "under torch.func" if backend == "attention" else None
 
 
 def _automatic(like: Tensor) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from contextual_rnn._tensors import PLAIN_TENSORS
 from contextual_rnn._torch_internals import (
+    dispatch_mode,
     each_of_a_batch,
     in_forward_ad,
     is_batched_gradient,
@@ -32,8 +33,12 @@ _PLAIN_OR_NONE = PLAIN_TENSORS | {type(None)}
 
 
 def is_eager(given: Any) -> bool:
-    """Whether a kernel can be called without its operator: tensors of other classes may have no memory of their own."""
-    return _PLAIN_OR_NONE.issuperset(map(type, given)) and not torch.compiler.is_compiling()
+    """Whether a kernel can be called without its operator.
+
+    Tensors of other classes may have no memory of their own, and a mode such as make_fx sees operators alone.
+    """
+    plain = _PLAIN_OR_NONE.issuperset(map(type, given))
+    return plain and not torch.compiler.is_compiling() and dispatch_mode() is None
 
 
 def run_eagerly(operation: Operation, given: Any, settings: Any, keep_extra: bool) -> tuple[Tensor, Tensor | None]:
