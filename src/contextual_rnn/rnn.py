@@ -17,6 +17,7 @@ from contextual_rnn._torch_internals import not_compiled
 from contextual_rnn.sequences.backend import SequenceBackend, check_backend
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.program import run_sequences
+from contextual_rnn.sequences.running import check_cut
 from contextual_rnn.sequences.stream import Stream
 from contextual_rnn.sequences.stream_starts import start_of_contexts
 from contextual_rnn.spec.arguments import check_uncut, merged, repeated_arguments
@@ -152,7 +153,7 @@ class ContextualRNN(nn.Module):
                 return network(input, state)
             return call(network, self._spec, input, state, **arguments)
         if hx is not None:
-            check_open_parts("hx", self._spec.tree, hx, batch_size)
+            check_cut(network, self._spec, hx, batch_size)
         given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
         given |= {"final_state": final_state, "arguments": merged(arguments, more)}
         return run_sequences(self, (input, context, generator), given, hx, burn_in)

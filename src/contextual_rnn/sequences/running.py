@@ -12,13 +12,23 @@ from torch import Tensor, nn
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
+from contextual_rnn.layers.fast_weights_state import check_batch
 from contextual_rnn.sequences.backend import choose, is_small, whole_rows
 from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.padded import needs_no_packing, run_packed, run_padded
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs, flat_places
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.rows import as_returned, has_none, split, take, take_of_all, tensors_of, write_rows
+from contextual_rnn.spec.rows import (
+    as_returned,
+    check_open_parts,
+    has_none,
+    split,
+    take,
+    take_of_all,
+    tensors_of,
+    write_rows,
+)
 from contextual_rnn.spec.steps import call, own_copy, run_sequence, runs_as_torch_does, step_of
 from contextual_rnn.spec.tree import State
 
@@ -26,6 +36,13 @@ from contextual_rnn.spec.tree import State
 def takes_packed(network: nn.Module) -> bool:
     """Whether the network runs a batch of different lengths in one call."""
     return runs_as_torch_does(network) or isinstance(network, FastWeightsRNN)
+
+
+def check_cut(network: nn.Module, spec: StateSpec, hx: State, rows: int | None) -> None:
+    """Refuse a state of a batch of which what the spec leaves open does not fit: its rows are picked one by one."""
+    check_open_parts("hx", spec.tree, hx, rows)
+    if rows is not None and isinstance(network, FastWeightsRNN):
+        check_batch(hx)
 
 
 def runs_whole_rows(network: nn.Module, input: Tensor, final_state: bool) -> bool:
