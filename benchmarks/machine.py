@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from contextual_rnn import ops
-from contextual_rnn.ops._fast_weights.dispatch import ENVIRONMENT
+from contextual_rnn.ops._fast_weights.choice import ENVIRONMENT
 
 HERE = Path(__file__).parent
 PACKAGES = ("contextual-rnn", "torch", "jax", "jaxlib", "numpy")

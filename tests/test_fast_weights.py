@@ -262,6 +262,19 @@ def test_copies_are_of_their_own(x, state):
     assert rnn.weight_ih.any()
 
 
+@pytest.mark.parametrize("lengths", [None, torch.tensor([T, 1, 0, T])])
+def test_a_final_state_may_be_overwritten(x, state, lengths):
+    """As that of torch's networks: `h[done] = 0` changes no output, and autograd goes back all the same."""
+    network = make_rnn()
+    expected = torch.autograd.grad(network(x, state, lengths=lengths)[0].sum(), network.weight_hh)
+    output, final = network(x, state, lengths=lengths)
+    before = output.clone()
+    for leaf in final:
+        leaf[1] = 7.0
+    torch.testing.assert_close(output, before, rtol=0, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(output.sum(), network.weight_hh), expected)
+
+
 def test_dtype_and_device():
     assert {parameter.dtype for parameter in FastWeightsRNN(I, H).parameters()} == {torch.float32}
     assert {parameter.dtype for parameter in FastWeightsRNN(I, H, **DOUBLE).parameters()} == {torch.float64}

@@ -58,6 +58,13 @@ def pieces_of_one_backward_pass(size):
     return lambda: torch.stack([output.sum() for _, output, _ in truncated(model, x, 4)]).sum().backward()
 
 
+def backward_pass_of_one_piece(pieces):
+    network = nn.GRU(3, 5, batch_first=True)
+    model, x = ContextualRNN(network, FreeState(network)), torch.randn(1, 4 * pieces, 3, requires_grad=True)
+    loss = next(truncated(model, x, 4))[1].sum()
+    return lambda: loss.backward(retain_graph=True)
+
+
 def rows_of(divide):
     def call(size):
         spec, state = state_spec(nn.GRU(3, 8)), torch.randn(1, size, 8, requires_grad=True)
@@ -103,6 +110,11 @@ def test_four_times_the_size_takes_four_times_the_memory(name):
 def test_a_row_of_a_stream_begins_anew_without_a_look_at_the_contexts_of_others():
     small, large = (operations(reset_of_one_row(size)) for size in (SMALL, LARGE))
     assert large == small
+
+
+def test_a_backward_pass_through_one_piece_makes_no_zeros_for_each_of_the_others():
+    small, large = (operations(backward_pass_of_one_piece(size)) for size in (10 * SMALL, 10 * LARGE))
+    assert large < 3 * small
 
 
 def test_the_specs_of_all_leaves_are_found_by_their_names():

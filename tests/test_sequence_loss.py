@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
@@ -267,6 +268,18 @@ def test_under_compile_the_modules_are_traced(monkeypatch):
     found = torch.autograd.grad(traced, model.leaves)
     torch.testing.assert_close(found, torch.autograd.grad(model.by_modules(), model.leaves))
     assert not calls
+
+
+def test_under_make_fx_the_modules_are_traced(monkeypatch):
+    """What the native call computes would be a constant of the program."""
+    model, calls = Model(), natively(monkeypatch)
+
+    def loss(weight):
+        return torch.func.functional_call(Called(model), {"hidden.weight": weight})
+
+    program, other = make_fx(loss)(model.hidden.weight), 2 * model.hidden.weight.detach()
+    assert not calls
+    torch.testing.assert_close(program(other), loss(other))
 
 
 def test_under_autocast_the_modules_are_called(monkeypatch):

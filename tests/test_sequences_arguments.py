@@ -6,7 +6,16 @@ from tests.networks import Springs
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from contextual_rnn import ContextState, ContextualRNN, FreeState, state_spec, truncated
+from contextual_rnn import (
+    ContextState,
+    ContextualRNN,
+    FastWeightsRNN,
+    FreeState,
+    LowRank,
+    fast_weights_spec,
+    state_spec,
+    truncated,
+)
 
 B, T = 4, 5
 GRU = nn.GRU(3, 5)
@@ -21,6 +30,8 @@ CELL = ContextualRNN(gru_cell := nn.GRUCell(3, 5), FreeState(gru_cell))
 FIRST = ContextualRNN(first := nn.GRU(3, 5, batch_first=True), ContextState(first, nn.Linear(2, 6)))
 BOTH = ContextualRNN(both := nn.GRU(3, 5, bidirectional=True), FreeState(both))
 springs = Springs(3, 5)
+FAST = ContextualRNN(fast := FastWeightsRNN(3, 5), FreeState(fast))
+DENSE = ContextualRNN(fast, FreeState(fast_weights_spec(fast, "dense")))
 OWN = ContextualRNN(springs, FreeState(state_spec(springs).like(springs.weight)))
 
 
@@ -72,6 +83,15 @@ BAD = [
      "lengths: expected a tensor whose values can be read, got one over which torch.func.vmap maps"),
     (lambda: MODEL(X, context=C, return_posterior=X), TypeError, "return_posterior: expected True or False, got"),
     (lambda: MODEL(X, H[:, :3], context=C, reset=RESET), ValueError, "hx: expected 'h' of batch size 4"),
+    (lambda: FAST(X, (H[0], torch.zeros(6, 5, 5)), lengths=LENGTHS), ValueError,
+     r"hx: expected 4 rows where the spec has None, got \(6, 5, 5\)"),
+    (lambda: FAST(X, (H[0], torch.zeros(3, 5, 5)), reset=RESET), ValueError, r"hx: expected 4 rows .* got \(3, 5, 5\)"),
+    (lambda: FAST(X, (H[0], LowRank(*torch.zeros(2, 6, 1, 5))), mask=MASK), ValueError, "hx: expected 4 rows where"),
+    (lambda: FAST(X, (H[0], LowRank(None, None)), lengths=LENGTHS), TypeError, "hx: expected a tensor, LowRank"),
+    (lambda: FAST(X, (H[0], torch.zeros(4, 5, 6)), reset=RESET), ValueError, r"a0: expected shape \(4, 5, 5\), got"),
+    (lambda: DENSE(X, (H[0], torch.zeros(4, 5, 5).half()), reset=RESET), ValueError, "a0: expected torch.float32 on"),
+    (lambda: FAST(X, (H[0], LowRank(*torch.zeros(2, 4, 5))), reset=RESET), ValueError, "a0.left: expected shape"),
+    (lambda: truncated(FAST, X, 2, (H[0], torch.zeros(6, 5, 5)), lengths=LENGTHS), ValueError, "hx: expected 4 rows"),
     (lambda: MODEL(X, context=C, burn_in=5), ValueError, "burn_in: expected fewer steps than the input's 5, got 5"),
     (lambda: MODEL(X, context=C, burn_in=-1), ValueError, "burn_in: expected an int of at least 0, got -1"),
     (lambda: MODEL(X, context=C, burn_in=1.5), TypeError, "burn_in: expected an int of at least 0, got 1.5"),

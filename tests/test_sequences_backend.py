@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from contextual_rnn import ContextualRNN, FreeState, truncated
 from contextual_rnn.ops._gated import cpu, layers
@@ -297,6 +298,22 @@ def test_derivatives_carried_forward_in_torch_func(backend):
         step = 1e-5
         differences = (gradient(x + step * along) - gradient(x - step * along)) / (2 * step)
         torch.testing.assert_close(found, differences, rtol=1e-6, atol=1e-7)
+
+
+def test_torch_func_beside_a_mode_that_the_kernel_does_not_see():
+    """Torch's code over packed rows is not for torch.func either."""
+
+    class Passing(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    x, lengths, reset = batch()
+    model = model_of("gru")
+    for given in ({"lengths": lengths}, {"reset": reset}):
+        gradient = torch.func.grad(lambda x, given=given: model(x, **given)[0].sin().sum())
+        expected = gradient(x)
+        with Passing():
+            assert_close([gradient(x)], [expected])
 
 
 @pytest.mark.parametrize("kind", KINDS)

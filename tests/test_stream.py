@@ -341,6 +341,16 @@ def test_an_output_whose_axes_were_changed_is_made_anew(change, backend):
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_square_output_that_was_turned_is_made_anew(backend):
+    """Its shape and its address are as before."""
+    model, context, x = model_of(nn.GRU(3, 5), backend=backend), context_of(5, torch.float32), torch.randn(2, 5, 3)
+    undisturbed, stream = model.stream(context), model.stream(context)
+    undisturbed(x[0])
+    stream(x[0]).t_()
+    assert_same(stream(x[1]), undisturbed(x[1]), 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_steps_inside_and_outside_of_inference_mode(backend):
     model = model_of(nn.GRU(3, 5), backend=backend)
     context, inputs = context_of(2, torch.float32), torch.randn(3, 2, 3)
@@ -588,11 +598,17 @@ def test_a_batch_of_contexts_is_read_once():
     assert_same(stream.state, model.stream(context, 6, generator=torch.Generator().manual_seed(1)).state, 0)
 
 
-def test_an_empty_batch():
-    stream = model_of(nn.LSTM(3, 5)).stream(context_of(0, torch.float32))
+@pytest.mark.parametrize("batch_size", [None, 0])
+def test_an_empty_batch(batch_size):
+    stream = model_of(nn.LSTM(3, 5)).stream(context_of(0, torch.float32), batch_size)
     assert stream(torch.randn(0, 3), reset=torch.zeros(0, dtype=torch.bool)).shape == (0, 5)
     stream.reset()
     assert [tuple(leaf.shape) for leaf in stream.state] == [(1, 0, 5)] * 2
+
+
+def test_a_cell_without_input():
+    """Torch's cells may run by themselves; its networks of layers may not."""
+    assert compare(model_of(nn.GRUCell(0, 5, dtype=torch.float64)), 4, 0).backend == "torch"
 
 
 @native

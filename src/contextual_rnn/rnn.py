@@ -16,6 +16,7 @@ from contextual_rnn._tensors import first_parameter
 from contextual_rnn._torch_internals import not_compiled
 from contextual_rnn.sequences.backend import SequenceBackend, check_backend
 from contextual_rnn.sequences.batch import Sequences
+from contextual_rnn.sequences.fast_weights import check_cut
 from contextual_rnn.sequences.program import check_sequences, run_sequences
 from contextual_rnn.sequences.stream import Stream
 from contextual_rnn.sequences.stream_starts import start_of_contexts
@@ -156,6 +157,7 @@ class ContextualRNN(nn.Module):
             if not arguments and self._spec.call is None:
                 return network(input, state)
             return call(network, self._spec, input, state, **arguments)
+        check_cut(network, self._spec, hx, batch_size)
         given: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_context": reset_context}
         given |= {"final_state": final_state, "arguments": merged(arguments, more)}
         return run_sequences(self, (input, context, generator), given, hx, burn_in)
@@ -251,9 +253,8 @@ class ContextualRNN(nn.Module):
             if argument is not None:
                 raise ValueError(f"{name}: expected None beside num_samples and return_posterior, got one")
         check_flag("return_posterior", return_posterior)
-        if num_samples is not None and (
-            isinstance(input, PackedSequence) or self._spec.input_batch_size(input) is None
-        ):
+        packed = isinstance(input, PackedSequence)
+        if num_samples is not None and (packed or self._spec.input_batch_size(input) is None):
             raise ValueError(f"num_samples: expected None with a packed or unbatched input, got {num_samples}")
 
     def _repeated(

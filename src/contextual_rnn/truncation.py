@@ -14,6 +14,7 @@ from contextual_rnn._numbers import check_size
 from contextual_rnn._sharded import as_forward
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.sequences.batch import Sequences
+from contextual_rnn.sequences.fast_weights import check_cut
 from contextual_rnn.sequences.program import run_by
 from contextual_rnn.spec.arguments import merged
 from contextual_rnn.spec.rows import map_tensors
@@ -59,6 +60,7 @@ def truncated(
     sequences = run(as_forward(model, Sequences.of), model, input, context, generator, **given, pieces="steps")
     if hx is not None:
         model._check_state(hx, sequences.batch)  # pyright: ignore[reportPrivateUsage]
+        check_cut(model.network, sequences.spec, hx, sequences.batch)
     return _pieces(model, sequences, steps, hx, run)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from contextual_rnn.ops import BACKENDS, fast_weights
 from contextual_rnn.ops._fast_weights import cpu
-from contextual_rnn.ops._fast_weights.dispatch import FastWeightsBackend
+from contextual_rnn.ops._fast_weights.choice import FastWeightsBackend
 
 
 def scattered(leaf: torch.Tensor) -> torch.Tensor:

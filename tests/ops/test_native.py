@@ -125,6 +125,40 @@ def test_of_tensors_that_are_not_mapped_over(leaves):
         torch.testing.assert_close(grad, expected)
 
 
+CHANGES = {
+    "a dtype": (lambda weight: weight.float(), "got torch.float32"),
+    "a shape": (lambda weight: weight[:1], r"of shape \(1,\)"),
+    "a device": (lambda weight: weight.to("meta"), "on meta"),
+}
+
+
+@pytest.mark.parametrize("name", ["a dtype", "a shape"])  # data on meta is refused by torch
+@pytest.mark.parametrize("transformed", [False, True])
+def test_a_tensor_that_is_another_in_the_backward_pass_is_refused(leaves, transformed, name):
+    """`module.float()` sets the data of its parameters, which autograd does not notice; a kernel would read beyond."""
+    inputs, weight, start = leaves
+
+    def run(inputs):
+        return run_eagerly(OPERATION, Given(inputs, weight, start, None), Settings(0.5), False)[0].sum()
+
+    change, received = CHANGES[name]
+    expected = rf"weight: expected torch.float64 of shape \(2,\) on cpu, as in the forward pass, .*{received}"
+    differentiate = torch.func.vjp(run, inputs)[1] if transformed else run(inputs).backward
+    weight.data = change(weight.data)
+    with pytest.raises(RuntimeError, match=expected):
+        differentiate(torch.ones((), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_hooks_that_return_another_saved_tensor_are_refused(leaves, name):
+    weight, (change, received) = leaves[1], CHANGES[name]
+    hooks = (lambda tensor: change(tensor) if tensor is weight else tensor, lambda tensor: tensor)
+    with torch.autograd.graph.saved_tensors_hooks(*hooks):
+        output = run_eagerly(OPERATION, Given(*leaves, None), Settings(0.5), False)[0]
+    with pytest.raises(RuntimeError, match=rf"weight: expected .*{received}"):
+        output.sum().backward()
+
+
 def test_what_is_shared_knows_no_recurrence():
     files = [*(OPS / "native").glob("*.py"), *(OPS / "csrc").iterdir()]
     assert len(files) > 10

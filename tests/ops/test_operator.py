@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
-from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, fast_weights_spec
+from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, FreeState, fast_weights_spec
 from contextual_rnn._torch_internals import is_transformed
 from contextual_rnn.ops import LowRank, fast_weights
 from contextual_rnn.ops._fast_weights.operators import OPERATORS
@@ -234,3 +235,23 @@ def test_tables_of_decay_do_not_outlive_the_transform_they_were_made_in():
     like, options = torch.zeros(2, 5, 3), FastWeightsOptions(1, 0.4321, 0.5, True, "wenke2019", 1e-5, False)
     torch.func.grad(lambda x: x.sum() * decay_tables(options, 5, x)[0].sum())(like)
     assert not any(map(is_transformed, decay_tables(options, 5, like)))
+
+
+@pytest.mark.parametrize("wanted", ["the output", "a gradient", "a gradient by torch.func"])
+@pytest.mark.parametrize("a0", ["zero", "dense", "low_rank"])
+def test_make_fx_puts_no_results_into_its_program_as_constants(a0, wanted):
+    """It sees operators alone: what a kernel wrote without one would be the same for every input."""
+    torch.manual_seed(0)
+    network = FastWeightsRNN(3, 5, dtype=torch.float64)
+    hx = FreeState(fast_weights_spec(network, a0).like(network.bias))(batch_size=2)
+
+    def loss(x):
+        return network(x, hx)[0].sin().sum()
+
+    functions = {
+        "the output": loss,
+        "a gradient": lambda x: torch.autograd.grad(loss(x := x.detach().requires_grad_()), x)[0],
+        "a gradient by torch.func": torch.func.grad(loss),
+    }
+    function, (x, other) = functions[wanted], torch.randn(2, 4, 2, 3, dtype=torch.float64)
+    torch.testing.assert_close(make_fx(function)(x)(other), function(other))

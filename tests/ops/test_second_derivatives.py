@@ -94,3 +94,57 @@ def test_a_batch_of_incoming_gradients(name, again):
         outcomes.append(torch.autograd.grad(function(x), leaves, cotangents, **options))
     for ours, exact in zip(*outcomes, strict=True):
         torch.testing.assert_close(ours, exact, rtol=1e-10, atol=1e-10)
+
+
+def carried(function, x):
+    """The gradient's derivative along a vector, as torch.func.hessian computes it, and that of the function."""
+    along = torch.randn(x.shape, generator=torch.Generator().manual_seed(99)).to(x)
+    with torch.autograd.forward_ad.dual_level():
+        output = function(torch.autograd.forward_ad.make_dual(x, along))
+        first = torch.autograd.forward_ad.unpack_dual(output).tangent
+    return torch.func.jvp(torch.func.grad(function), (x,), (along,))[1], first
+
+
+def test_fast_weights_carry_derivatives_forward():
+    """By the reference, which alone has them."""
+    results = []
+    for backend in ("auto", "reference"):
+        _, function, x = drawn(lambda backend=backend: by_fast_weights(backend))
+        results.append(carried(function, x))
+    for ours, exact in zip(*results, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["attention", pytest.param("cpu", marks=native)])
+def test_backends_that_carry_no_derivatives_forward_are_refused(backend):
+    _, function, x = drawn(lambda: by_fast_weights(backend))
+    expected = f"backend: expected auto or reference where derivatives are carried forward, got '{backend}'"
+    with pytest.raises(ValueError, match=expected):
+        torch.func.jvp(function, (x,), (x,))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(ValueError, match=expected):
+        function(x)
+
+
+@native
+@pytest.mark.parametrize("name", ["fast weights", "gated"])
+def test_derivatives_carried_into_a_backward_pass_are_refused(name):
+    """The kernel reads the values of a gradient alone: what is carried with them was left out without a word."""
+    _, function, x = drawn(PAIRS[name][0])
+    loss = function(x.requires_grad_())
+    with torch.autograd.forward_ad.dual_level():
+        one = torch.ones((), dtype=x.dtype)
+        plain = torch.autograd.grad(loss, x, one, retain_graph=True)
+        with pytest.raises(RuntimeError, match="carries no derivatives forward; pass backend='reference'"):
+            torch.autograd.grad(loss, x, torch.autograd.forward_ad.make_dual(one, one), retain_graph=True)
+    torch.testing.assert_close(plain, torch.autograd.grad(loss, x))
+
+
+def test_fast_weights_without_a_kernel_in_torch_func():
+    """In bfloat16 there is none; attention's hand-written derivative is not for torch.func."""
+    network, function, x = drawn(lambda: by_fast_weights("auto", torch.bfloat16))
+    found = torch.func.grad(function)(x)
+    network.backend = "reference"
+    torch.testing.assert_close(found, torch.autograd.grad(function(x.requires_grad_()), x)[0])
+    network.backend = "attention"
+    with pytest.raises(ValueError, match=r"backend: expected auto or reference under torch.func, got 'attention'"):
+        torch.func.grad(function)(x.detach())

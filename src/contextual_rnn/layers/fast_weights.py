@@ -16,7 +16,8 @@ from contextual_rnn._numbers import check_elements, check_factory, check_flag, c
 from contextual_rnn._tensors import FLOATS, check_dense
 from contextual_rnn.layers.fast_weights_state import check_input, split_state, unsqueeze_state
 from contextual_rnn.layers.fast_weights_steps import SequenceStep, cell_step
-from contextual_rnn.ops._fast_weights.dispatch import FastWeightsBackend, check_backend, checked_options
+from contextual_rnn.ops._fast_weights.choice import FastWeightsBackend, check_backend
+from contextual_rnn.ops._fast_weights.dispatch import checked_options
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, Timing
 from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.networks import StateSpec, state_spec
@@ -230,7 +231,7 @@ class FastWeightsRNN(_FastWeights):
         check_input(inputs, self.weight_ih)
         output, a_n = self._recur(inputs, hx, lengths, wanted, weight_ih=self.weight_ih, bias=self.bias)
         if lengths is None:
-            return output, (output[:, -1], a_n)
+            return output, (output[:, -1].clone(), a_n)  # as torch's networks, whose state may be overwritten
         lengths = lengths.to(output.device).long()
         h_n = output[torch.arange(len(output), device=output.device), (lengths - 1).clamp(min=0)]
         h0 = split_state(hx)[0]

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._tensors import check_dense
+from contextual_rnn.ops._fast_weights.dispatch import check_tensor, shapes_of
 from contextual_rnn.ops._fast_weights.options import LowRank
 from contextual_rnn.spec.tree import State, describe_state
 
@@ -27,6 +28,15 @@ def split_state(hx: State | None) -> tuple[Tensor | None, Tensor | LowRank | Non
             raise TypeError(f"hx: expected tensors, LowRank or None as (h0, a0), got {describe_state(hx)}")
         check_dense("hx", tensor)
     return h0, a0
+
+
+def check_batch(hx: State) -> None:
+    """Refuse a state of a batch whose A does not fit its h; under autocast their dtypes may differ."""
+    h, a = split_state(hx)
+    if h is None or in_autocast(h.device):
+        return
+    for name, tensor, shape in shapes_of(a, *h.shape):
+        check_tensor(name, tensor, shape, h)
 
 
 def unsqueeze_state(hx: State | None) -> State | None:

@@ -14,7 +14,7 @@ from contextual_rnn._autocast import in_autocast
 from contextual_rnn._precision import wide
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, described
-from contextual_rnn._torch_internals import is_plain_call, is_tracing, is_transformed
+from contextual_rnn._torch_internals import dispatch_mode, is_plain_call, is_tracing, is_transformed
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
 from contextual_rnn.layers.fast_weights_state import split_state
 from contextual_rnn.ops._fast_weights.classification import Classification, Parameters
@@ -105,7 +105,7 @@ def _check_indices(name: str, indices: Tensor, axes: int, network: FastWeightsRN
 
 def _check_range(name: str, indices: Tensor, end: int) -> None:
     """Refuse indices outside 0 to end - 1, where they can be read without waiting for them."""
-    if torch.compiler.is_compiling() or is_transformed(indices) or not indices.is_cpu:
+    if torch.compiler.is_compiling() or is_transformed(indices) or dispatch_mode() is not None or not indices.is_cpu:
         return
     least, most = int(indices.min()), int(indices.max())
     if least < 0 or most >= end:
@@ -175,7 +175,7 @@ def _native(
     parameters: Parameters, initial: Sequence[Tensor | None], tokens: Tensor, targets: Tensor, network: FastWeightsRNN
 ) -> Classification | None:
     """The native call, None where it does not apply."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or is_tracing():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or is_tracing() or dispatch_mode() is not None:
         return None
     weight, options = parameters.embedding, network.options
     call = _native_calls.get(network)

@@ -63,8 +63,9 @@ def choose(
         return name
     if backend == name:
         raise ValueError(f"backend: expected auto or torch here, as there {obstacle}, got {backend}")
-    # torch.func has no rule for torch's code over packed rows, and for derivatives carried forward none for the kernel.
-    if transforms() is not None and in_forward_ad() and _obstacle(network, tensors, False, kinds) is None:
+    # torch.func has no rule for torch's code over packed rows, and in some modes none for the kernel.
+    unseen = transforms() is not None and (in_forward_ad() or dispatch_mode() is not None)
+    if unseen and _obstacle(network, tensors, False, kinds) is None:
         return "reference"
     return "torch"
 

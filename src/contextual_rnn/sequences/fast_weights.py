@@ -1,20 +1,29 @@
-"""Segments of a padded batch by the native kernel of fast weights, which reads and writes each where it stands."""
+"""Segments of fast weights by the native kernel, which reads and writes each where it stands in a padded batch."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
-from contextual_rnn.layers.fast_weights_state import split_state
+from contextual_rnn.layers.fast_weights_state import check_batch, split_state
 from contextual_rnn.ops._fast_weights import cpu
-from contextual_rnn.ops._fast_weights.dispatch import choose as choose_kernel
+from contextual_rnn.ops._fast_weights.choice import choose as choose_kernel
 from contextual_rnn.ops._fast_weights.segments import run
 from contextual_rnn.sequences.backend import choose
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.rows import read_rows, take, tensors_of
+from contextual_rnn.spec.rows import check_open_parts, read_rows, take, tensors_of
 from contextual_rnn.spec.tree import State
+
+
+def check_cut(network: nn.Module, spec: StateSpec, hx: State | None, rows: int | None) -> None:
+    """Refuse a state of a batch of which what the spec leaves open does not fit: its rows are picked one by one."""
+    if hx is None:
+        return
+    check_open_parts("hx", spec.tree, hx, rows)
+    if rows is not None and isinstance(network, FastWeightsRNN):
+        check_batch(hx)
 
 
 def reads_segments(network: FastWeightsRNN, backend: str, input: Tensor, state: State) -> bool:

@@ -19,7 +19,15 @@ from contextual_rnn.sequences.padded import needs_no_packing, run_packed, run_pa
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.arguments import Inputs, flat_places
 from contextual_rnn.spec.networks import StateSpec
-from contextual_rnn.spec.rows import as_returned, has_none, split, take, take_of_all, tensors_of, write_rows
+from contextual_rnn.spec.rows import (
+    as_returned,
+    has_none,
+    split,
+    take,
+    take_of_all,
+    tensors_of,
+    write_rows,
+)
 from contextual_rnn.spec.steps import call, own_copy, run_sequence, runs_as_torch_does, step_of
 from contextual_rnn.spec.tree import State
 
@@ -63,8 +71,8 @@ def run_rows(
     if lengths is None or not batch:  # torch packs no empty batch
         return call(network, spec, input, own_copy(network, state), **options, **arguments)
     if isinstance(network, FastWeightsRNN):
-        several = batch * input.element_size() > 64  # blocks of the kernel, each of sequences of about one length
-        if several and not options and reads_segments(network, backend, input, state):
+        # More than a block of the kernel: it takes those of about one length together.
+        if batch * input.element_size() > 64 and not options and reads_segments(network, backend, input, state):
             table = whole_rows(batch, input.shape[_time(spec)], lengths.cpu())
             return run_in_place(network, spec, input, Segments(table), state)
         return network(input, state, lengths=lengths, **options)

@@ -96,7 +96,7 @@ class Stream:
         if self._native is None:
             return self._step_in_torch(input, reset, reset_context, arguments)
         steps, shape, is_of_dtype, output, place, shape_of_output, below, end, same = self._native
-        if output.data_ptr() != place or output.shape != shape_of_output:  # somebody freed, moved or turned it
+        if output.data_ptr() != place or output.shape != shape_of_output or not output.is_contiguous():  # moved, turned
             self._begin(self.state, self._start)
             return self(input, reset, reset_context, arguments)
         address = anew = 0

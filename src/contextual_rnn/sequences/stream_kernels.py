@@ -11,7 +11,8 @@ from contextual_rnn._torch_internals import transforms
 from contextual_rnn.layers.fast_weights import FastWeightsCell, FastWeightsRNN
 from contextual_rnn.layers.fast_weights_state import split_state
 from contextual_rnn.ops._fast_weights import stream as fast_weights
-from contextual_rnn.ops._fast_weights.dispatch import check_tensor, choose, shapes_of
+from contextual_rnn.ops._fast_weights.choice import choose
+from contextual_rnn.ops._fast_weights.dispatch import check_tensor, shapes_of
 from contextual_rnn.ops._fast_weights.options import LowRank
 from contextual_rnn.ops._gated import stream as gated
 from contextual_rnn.ops.native.stream import Steps
@@ -50,7 +51,8 @@ KERNELS: dict[type[nn.Module], Callable[..., Steps]] = {
 
 def serves(network: nn.Module) -> bool:
     """Whether the kernel of a network in `KERNELS` can take its steps now."""
-    if transforms() is not None:  # torch.func wraps the memory that is made in it
+    # torch.func wraps the memory that is made in it, and torch's cells may have no input.
+    if transforms() is not None or not network.input_size:
         return False
     if isinstance(network, _FAST_WEIGHTS):
         return choose(network.backend, network.weight_hh) == "cpu"

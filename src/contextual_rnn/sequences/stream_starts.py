@@ -65,7 +65,7 @@ class Starts:
         source, row = self._source[rows], self._row[rows]
         sources: list[tuple[Tensor, State]] = []
         numbers, counts = source.unique(return_counts=True)
-        places = source.argsort(stable=True).split(counts.tolist())
+        places = source.argsort(stable=True).split(counts.tolist() or [0])
         for number, place in zip(numbers.tolist() or [0], places, strict=True):
             context, size = self._contexts[number]
             sources.append((place, self._model._start(context, size, self._generator, row[place])))

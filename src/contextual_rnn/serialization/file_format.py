@@ -132,7 +132,7 @@ def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """A safetensors file whose bytes depend on its contents alone: safetensors writes metadata in a random order.
 
-    ValueError names a tensor without memory, such as a fake one, one of torch.func, and one with the name of the header.
+    ValueError names a tensor without memory, such as a fake one, one of torch.func, and one of the header's name.
     """
     if METADATA in tensors:
         raise ValueError(f"{METADATA}: expected a tensor of another name, as safetensors has its header under this one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
@@ -85,8 +86,8 @@ class Inputs:
         return self._map(doubled, doubled)
 
     def split(self, sizes: list[int]) -> list[Inputs]:
-        """Pieces of so many steps, one after the other; one node of autograd, whose time is that of one pass."""
-        parts = [tensor.split(sizes, self.time_dim) for tensor in (self.tensor, *self.per_step.values())]
+        """Pieces of so many steps, one after the other; a backward pass through all takes the time of one pass."""
+        parts = [_cut(tensor, sizes, self.time_dim) for tensor in (self.tensor, *self.per_step.values())]
         return [
             replace(self, tensor=tensor, per_step=dict(zip(self.per_step, more, strict=True)))
             for tensor, *more in zip(*parts, strict=True)
@@ -136,6 +137,17 @@ class Inputs:
         """One step, everything of it (B, ...)."""
         place = self.batch_dim - 1 if self.time_dim < self.batch_dim else self.batch_dim
         return self._map(lambda tensor: tensor.select(self.time_dim, number).movedim(place, 0))
+
+
+def _cut(tensor: Tensor, sizes: list[int], dim: int) -> list[Tensor]:
+    """tensor.split(sizes, dim), by way of groups of pieces.
+
+    A backward pass through one piece makes zeros for the others of its group and for the other groups, not for all.
+    """
+    number = math.isqrt(len(sizes)) or 1
+    groups = [sizes[start : start + number] for start in range(0, len(sizes), number)]
+    parts = tensor.split([sum(group) for group in groups], dim) if groups else ()
+    return [piece for part, group in zip(parts, groups, strict=True) for piece in part.split(group, dim)]
 
 
 def split_arguments(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from contextual_rnn._tensors import check_dense
+from contextual_rnn._tensors import check_dense, described
 from contextual_rnn.ops import LowRank
 from contextual_rnn.spec.leaf import Leaf
 from contextual_rnn.spec.tree import State, children_of, matching_children, rebuilt
@@ -143,11 +143,26 @@ def has_more(tree: State, state: State) -> bool:
     return any(part is not None for part in open_parts(tree, state))
 
 
-def check_open_parts(name: str, tree: State, state: State) -> None:
-    """Refuse sparse and nested tensors where the tree has None."""
+def check_open_parts(name: str, tree: State, state: State, rows: int | None = None) -> None:
+    """Refuse sparse and nested tensors where the tree has None; of states that are cut, all but `rows` rows."""
     for part in open_parts(tree, state):
+        if part is not None and rows is not None:
+            check_open_part(name, part, rows)
         for tensor in tensors_of(part):
             check_dense(name, tensor)
+
+
+def check_open_part(name: str, part: State, batch: int | None) -> None:
+    """Refuse what is neither a tensor of as many rows as the leaves nor `LowRank` of two such of one shape."""
+    for each in part if isinstance(part, LowRank) else (part,):
+        check_dense(name, each, "a tensor, LowRank or None where the spec has None")
+        if batch is not None and (each.ndim == 0 or each.shape[0] != batch):
+            raise ValueError(f"{name}: expected {batch} rows where the spec has None, got {tuple(each.shape)}")
+    if isinstance(part, LowRank):
+        shape = "(r, H)" if batch is None else f"({batch}, r, H)"
+        left, right = map(described, part)
+        if left != right or part.left.ndim != shape.count(",") + 1:
+            raise ValueError(f"{name}: expected LowRank of one dtype and shape {shape}, got {left} and {right}")
 
 
 def _matrices(states: Sequence[State], counts: Sequence[int]) -> list[Tensor]:

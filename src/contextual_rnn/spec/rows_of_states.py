@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from contextual_rnn._numbers import check_held, check_number, check_size, readable, shortened
-from contextual_rnn._tensors import check_dense, described
+from contextual_rnn._tensors import check_dense
 from contextual_rnn.ops import LowRank
 from contextual_rnn.spec.leaf import rows_of
-from contextual_rnn.spec.rows import combine, map_tensors, open_parts, split, take
+from contextual_rnn.spec.rows import check_open_part, combine, map_tensors, open_parts, split, take
 from contextual_rnn.spec.tree import State, zip_leaves
 
 
@@ -144,7 +144,7 @@ class RowsOfStates:
         batch = rows_of(leaf, self._opened.check(state, name)[leaf.name])
         for part in open_parts(self._opened.tree, state):
             if part is not None:
-                _check_open_part(name, part, batch)
+                check_open_part(name, part, batch)
         return batch
 
     def _batch_of(self, name: str, state: State) -> int:
@@ -221,19 +221,6 @@ def _without_low_rank(tree: State) -> State:
         children = [_without_low_rank(child) for child in tree]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
     return None if isinstance(tree, LowRank) else tree
-
-
-def _check_open_part(name: str, part: State, batch: int | None) -> None:
-    """Refuse what is neither a tensor of as many rows as the leaves nor `LowRank` of two such of one shape."""
-    for each in part if isinstance(part, LowRank) else (part,):
-        check_dense(name, each, "a tensor, LowRank or None where the spec has None")
-        if batch is not None and (each.ndim == 0 or each.shape[0] != batch):
-            raise ValueError(f"{name}: expected {batch} rows where the spec has None, got {tuple(each.shape)}")
-    if isinstance(part, LowRank):
-        shape = "(r, H)" if batch is None else f"({batch}, r, H)"
-        left, right = map(described, part)
-        if left != right or part.left.ndim != shape.count(",") + 1:
-            raise ValueError(f"{name}: expected LowRank of one dtype and shape {shape}, got {left} and {right}")
 
 
 def _row_of(part: State, batch: int | None) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor
 from contextual_rnn._shapes import Float, Int
 from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, check_floats, described
 from contextual_rnn.ops._fast_weights import cpu
-from contextual_rnn.ops._fast_weights.dispatch import check_norm, check_tensor, checked_options, choose, shapes_of
+from contextual_rnn.ops._fast_weights.choice import choose
+from contextual_rnn.ops._fast_weights.dispatch import check_norm, check_tensor, checked_options, shapes_of
 from contextual_rnn.ops._fast_weights.kernel import Settings
 from contextual_rnn.ops._fast_weights.layouts import HEADS
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, decay_tables

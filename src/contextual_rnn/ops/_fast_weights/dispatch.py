@@ -1,11 +1,10 @@
-"""The fast-weights recurrence: its arguments are checked and its backend is chosen once, here."""
+"""The fast-weights recurrence: its arguments are checked once, here."""
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,17 +15,12 @@ from contextual_rnn._lengths import check_lengths, without_padding
 from contextual_rnn._numbers import check_flag, check_held, check_number, check_size, shortened
 from contextual_rnn._precision import is_narrow
 from contextual_rnn._tensors import check_dense, check_floats
-from contextual_rnn._torch_internals import is_tracing, is_transformed
-from contextual_rnn.ops._fast_weights.attention import attention
-from contextual_rnn.ops._fast_weights.backend import backend_of
+from contextual_rnn._torch_internals import is_transformed
+from contextual_rnn.ops._fast_weights.choice import BACKENDS, FastWeightsBackend, choose
 from contextual_rnn.ops._fast_weights.chunks import in_chunks
 from contextual_rnn.ops._fast_weights.operation import KERNELS
 from contextual_rnn.ops._fast_weights.options import MOST_INNER_STEPS, TIMINGS, FastWeightsOptions, LowRank, Timing
-from contextual_rnn.ops._fast_weights.reference import reference
 
-FastWeightsBackend = Literal["auto", "reference", "attention", "cpu", "triton"]
-BACKENDS = {"reference": reference, "attention": attention} | {name: backend_of(name) for name in KERNELS}
-ENVIRONMENT = "CONTEXTUAL_RNN_BACKEND"
 # These work on a sequence of more than 2 H steps in chunks of H; cpu has chunks of its own. Attention at H = 50 on a
 # core, 16 or 64 samples: at 2 H one more chunk costs what it saves; at 8 H chunks take 0.6 of the time of none, and a
 # third to a sixth of that of a stored A. Triton on an H200, milliseconds in chunks of 1, 2, 4, 8 H | none | stored A:
@@ -75,8 +69,8 @@ def fast_weights(
     `backend` is "reference" (A stored; differentiable any number of times), "attention" (sums over what was written,
     and A stored between the chunks of a long sequence; differentiable once), "cpu" (the same natively), "triton" (the
     same on a GPU) or "auto": what the environment variable CONTEXTUAL_RNN_BACKEND names; without it cpu or triton where
-    there is the one for these tensors, else attention; reference for torch.export, and under torch.compile where no
-    kernel serves.
+    there is the one for these tensors, else attention; reference for torch.export and derivatives that are carried
+    forward, and under torch.compile and torch.func where no kernel serves.
 
     Raises TypeError or ValueError for arguments of another type, shape, dtype, device or range.
     Deviations: Ba et al. give no bias in the bracket; the contextual-RNN authors multiply from the other side, h A,
@@ -133,38 +127,6 @@ def _run(
     given = inputs, weight_hh, h0, a0, norm_weight, norm_bias
     output, final = run(*(_cast(tensor, torch.float32) for tensor in given), lengths, options)
     return _cast(output, inputs.dtype), _cast(final, inputs.dtype)
-
-
-def choose(backend: str, like: Tensor) -> str:
-    """The backend that serves tensors such as `like`, of H in their last axis; ValueError for one that there is not."""
-    if backend != "auto":
-        check_backend(backend)
-        if backend != "reference" and is_tracing():
-            raise ValueError(f"backend: expected auto or reference under torch.jit.trace, got {backend!r}")
-        return backend
-    if is_tracing():
-        return "reference"  # the others leave no operators behind that torch.jit.trace could see
-    if named := os.environ.get(ENVIRONMENT):
-        if named not in BACKENDS and named != "auto":
-            raise ValueError(f"{ENVIRONMENT}: expected one of auto, {', '.join(BACKENDS)}, got {named!r}")
-        if named != "auto":
-            return named
-    if torch.compiler.is_exporting():
-        return "reference"  # of PyTorch's own operators alone, so that what is exported runs anywhere
-    if KERNELS["cpu"].supports(like):
-        return "cpu"
-    # Not on a CPU, where it runs in an interpreter.
-    if like.is_cuda and KERNELS["triton"].supports(like):
-        return "triton"
-    if torch.compiler.is_compiling():
-        return "reference"  # attention's hand-written derivative cannot be traced
-    return "attention"
-
-
-def check_backend(backend: str) -> None:
-    """Refuse a backend that there is not."""
-    if not isinstance(backend, str) or (backend != "auto" and backend not in BACKENDS):
-        raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {shortened(backend)}")
 
 
 def checked_options(*given: Any) -> FastWeightsOptions:

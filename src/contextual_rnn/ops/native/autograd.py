@@ -17,22 +17,28 @@ from torch import Tensor
 
 from contextual_rnn._tensors import PLAIN_TENSORS
 from contextual_rnn._torch_internals import (
+    dispatch_mode,
     each_of_a_batch,
+    in_forward_ad,
     is_batched_gradient,
     is_transformed,
     not_compiled,
     transforms,
 )
-from contextual_rnn.ops.native.kernel import Operation, spread
-from contextual_rnn.ops.native.once import refuse_second_derivative
+from contextual_rnn.ops.native.kernel import Kinds, Operation, kinds_of, spread
+from contextual_rnn.ops.native.once import refuse_carried_derivative, refuse_second_derivative
 from contextual_rnn.ops.native.operator import one_by_one
 
 _PLAIN_OR_NONE = PLAIN_TENSORS | {type(None)}
 
 
 def is_eager(given: Any) -> bool:
-    """Whether a kernel can be called without its operator: tensors of other classes may have no memory of their own."""
-    return _PLAIN_OR_NONE.issuperset(map(type, given)) and not torch.compiler.is_compiling()
+    """Whether a kernel can be called without its operator.
+
+    Tensors of other classes may have no memory of their own, and a mode such as make_fx sees operators alone.
+    """
+    plain = _PLAIN_OR_NONE.issuperset(map(type, given))
+    return plain and not torch.compiler.is_compiling() and dispatch_mode() is None
 
 
 def run_eagerly(operation: Operation, given: Any, settings: Any, keep_extra: bool) -> tuple[Tensor, Tensor | None]:
@@ -70,7 +76,7 @@ class _Eager(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)
         output, extra, saved = operation.run(given, settings, keep, keep_extra)
         if keep:
-            ctx.operation, ctx.settings = operation, settings
+            ctx.operation, ctx.settings, ctx.kinds = operation, settings, kinds_of(given)
             ctx.absent = [tensor is None for tensor in given]
             ctx.set_materialize_grads(False)
             ctx.save_for_backward(*tensors, output, saved)
@@ -89,9 +95,9 @@ class _Eager(torch.autograd.Function):
         given = operation.given(*tensors)
 
         def differentiate(*grad_outputs: Tensor | None) -> Sequence[Tensor]:
-            if torch.is_grad_enabled():  # these gradients may be differentiated once more
-                return _Derivative.apply(operation, *given, *settings, output, saved, *grad_outputs, *wanted)
-            return operation.differentiate(given, settings, output, saved, *grad_outputs, wanted)
+            if torch.is_grad_enabled() or in_forward_ad():  # these gradients may be differentiated once more
+                return _Derivative.apply(operation, ctx.kinds, *given, *settings, output, saved, *grad_outputs, *wanted)
+            return operation.differentiate(given, settings, ctx.kinds, output, saved, *grad_outputs, wanted)
 
         several = any([grad is not None and is_batched_gradient(grad) for grad in grad_outputs])
         grads = each_of_a_batch(differentiate, grad_outputs) if several else differentiate(*grad_outputs)
@@ -118,7 +124,7 @@ class _Transformed(torch.autograd.Function):
         operation, *arguments = inputs
         outputs, extra, saved = output
         given, settings, (_, keep_extra) = operation.unpack(arguments, operation.n_given)
-        ctx.operation, ctx.settings = operation, settings
+        ctx.operation, ctx.settings, ctx.kinds = operation, settings, kinds_of(given)
         ctx.mark_non_differentiable(saved) if keep_extra else ctx.mark_non_differentiable(saved, extra)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*given, outputs, saved)
@@ -130,7 +136,8 @@ class _Transformed(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         operation, (*given, output, saved) = ctx.operation, ctx.saved_tensors
         wanted = ctx.needs_input_grad[1 : operation.n_given + 1]
-        grads = _Derivative.apply(operation, *given, *ctx.settings, output, saved, grad_output, grad_extra, *wanted)
+        results = output, saved, grad_output, grad_extra
+        grads = _Derivative.apply(operation, ctx.kinds, *given, *ctx.settings, *results, *wanted)
         return (None, *spread(grads, wanted), *(None,) * (operation.n_settings + 2))
 
     @staticmethod
@@ -143,9 +150,9 @@ class _Derivative(torch.autograd.Function):
 
     @staticmethod
     @not_compiled
-    def forward(operation: Operation, *arguments: Any) -> tuple[Tensor, ...]:
+    def forward(operation: Operation, kinds: Kinds, *arguments: Any) -> tuple[Tensor, ...]:
         given, settings, others = operation.unpack(arguments[: -operation.n_given], operation.n_given)
-        return tuple(operation.differentiate(given, settings, *others, list(arguments[-operation.n_given :])))
+        return tuple(operation.differentiate(given, settings, kinds, *others, list(arguments[-operation.n_given :])))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -155,6 +162,11 @@ class _Derivative(torch.autograd.Function):
     @not_compiled
     def backward(ctx: Any, *grad_outputs: Tensor) -> NoReturn:
         refuse_second_derivative()
+
+    @staticmethod
+    @not_compiled
+    def jvp(ctx: Any, *tangents: Tensor | None) -> NoReturn:
+        refuse_carried_derivative()
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from contextual_rnn._tensors import described
 
+# Shape, dtype and device of each of `given`.
+Kinds = list[tuple[torch.Size, torch.dtype, torch.device] | None]
+
 
 class Kernel(Protocol):
     """A recurrence on plain tensors, forward and backward; knows nothing of autograd.
@@ -82,17 +85,34 @@ class Operation:
         """Without negations yet to be done, which a kernel would not see."""
         return self.given._make([None if tensor is None else tensor.resolve_neg() for tensor in given])
 
-    def differentiate(self, given: Any, settings: Any, output: Tensor, saved: Tensor, *others: Any) -> list[Tensor]:
-        """`Kernel.backward`, which must not be called with less than it saved."""
+    def differentiate(
+        self, given: Any, settings: Any, kinds: Kinds | None, output: Tensor, saved: Tensor, *others: Any
+    ) -> list[Tensor]:
+        """`Kernel.backward`, which must not be called with less than it saved.
+
+        `kinds` are those of `given` in the forward pass, None where they are checked: the data of a parameter may have
+        been set since, as `module.float()` does, which autograd does not notice.
+        """
+        for name, tensor, kind in zip(given._fields, given, kinds or (), strict=False):
+            if kind is not None and (tensor.shape, tensor.dtype, tensor.device) != kind:
+                shape, dtype, device = kind
+                expected = f"{dtype} of shape {tuple(shape)} on {device}, as in the forward pass"
+                raise RuntimeError(f"{name}: expected {expected}, got {described(tensor)}")
         expected = self.kernel.saved_size(given, settings)
         for name, tensor in (("output", output), ("saved", saved)):
             if not isinstance(tensor, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-        fits = saved.dtype == output.dtype and saved.device == output.device and saved.layout == torch.strided
+        fits = saved.dtype == output.dtype == given[0].dtype and saved.device == output.device
+        fits = fits and saved.layout == torch.strided
         if not fits or saved.shape != (expected,) or not saved.is_contiguous():
             place = f"{output.dtype} on {output.device}"
             raise RuntimeError(f"saved: expected {expected} contiguous elements of {place}, got {described(saved)}")
         return self.kernel.backward(self._readable(given), settings, output, saved, *others)
+
+
+def kinds_of(given: Any) -> Kinds:
+    """What of the tensors must be the same in both passes."""
+    return [None if tensor is None else (tensor.shape, tensor.dtype, tensor.device) for tensor in given]
 
 
 def spread(grads: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:

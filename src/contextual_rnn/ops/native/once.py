@@ -13,6 +13,11 @@ def refuse_second_derivative(*_: Any) -> NoReturn:
     raise RuntimeError("this backend can be differentiated once, not twice; pass backend='reference' for that")
 
 
+def refuse_carried_derivative(*_: Any) -> NoReturn:
+    """What stands where a derivative that is carried forward would be."""
+    raise RuntimeError("this backend carries no derivatives forward; pass backend='reference' for that")
+
+
 def differentiable_once(
     grads: tuple[Tensor | None, ...], inputs: tuple[Tensor | None, ...], grad_outputs: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:

@@ -66,7 +66,7 @@ def register(operation: Operation) -> Callable[..., tuple[Tensor, Tensor, Tensor
         if len(wanted) != n_given or any(want and not has for want, has in zip(wanted, has_gradient, strict=True)):
             raise ValueError(f"wanted: expected {n_given} bools, true for tensors of floats alone, got {wanted}")
         wanted = [*wanted, *[False] * (operation.n_given - n_given)]
-        return operation.differentiate(given, settings, output, saved, grad_output, grad_extra, wanted)
+        return operation.differentiate(given, settings, None, output, saved, grad_output, grad_extra, wanted)
 
     @torch.library.register_fake(name)  # pyright: ignore[reportUntypedFunctionDecorator]
     def fake_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
