@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from tests.networks import tensors_of
+from tests.state_files import with_first_number
 from tests.test_initial_state import STATES as OF_EVERY_NETWORK
 from torch import nn
 from torch.distributions import Normal, SigmoidTransform, SoftplusTransform, TransformedDistribution
@@ -268,9 +269,11 @@ def test_a_file_for_another_domain_is_refused(tmp_path):
     save_carried_state(end, tmp_path / "carried.safetensors", network)
     loaded = load_carried_state(tmp_path / "carried.safetensors", network)
     assert all(map(torch.equal, tensors_of(loaded), tensors_of(end)))
-    save_carried_state({**end, "p": end["p"] + 1}, tmp_path / "outside.safetensors", network)
-    with pytest.raises(ValueError, match=r"^path: expected leaf 'p' of numbers between 0 and 1, got .* in .*outside"):
-        load_carried_state(tmp_path / "outside.safetensors", network)
+    with pytest.raises(ValueError, match=r"^state: expected leaf 'p' of numbers between 0 and 1, got .*"):
+        save_carried_state({**end, "p": end["p"] + 1}, tmp_path / "carried.safetensors", network)
+    with_first_number(tmp_path / "carried.safetensors", "p", 1.5)
+    with pytest.raises(ValueError, match=r"^path: expected leaf 'p' of numbers between 0 and 1, got .* in .*carried"):
+        load_carried_state(tmp_path / "carried.safetensors", network)
 
 
 def test_states_combine_only_with_the_same_domain():
