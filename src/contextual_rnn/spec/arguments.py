@@ -12,6 +12,7 @@ from torch import Tensor
 
 from contextual_rnn._numbers import shortened
 from contextual_rnn._tensors import check_dense
+from contextual_rnn._torch_internals import not_compiled
 
 Call = Callable[..., tuple[Any, Any]]
 
@@ -139,6 +140,7 @@ class Inputs:
         return self._map(lambda tensor: tensor.select(self.time_dim, number).movedim(place, 0))
 
 
+@not_compiled
 def _cut(tensor: Tensor, sizes: list[int], dim: int) -> list[Tensor]:
     """tensor.split(sizes, dim), by way of groups of pieces.
 
