@@ -90,7 +90,7 @@ BAD = [
     (lambda: FAST(X, (H[0], LowRank(None, None)), lengths=LENGTHS), TypeError, "hx: expected a tensor, LowRank"),
     (lambda: FAST(X, (H[0], torch.zeros(4, 5, 6)), reset=RESET), ValueError, r"a0: expected shape \(4, 5, 5\), got"),
     (lambda: DENSE(X, (H[0], torch.zeros(4, 5, 5).half()), reset=RESET), ValueError, "a0: expected torch.float32 on"),
-    (lambda: FAST(X, (H[0], LowRank(*torch.zeros(2, 4, 5))), reset=RESET), ValueError, "a0.left: expected shape"),
+    (lambda: FAST(X, (H[0], LowRank(*torch.zeros(2, 4, 5))), reset=RESET), ValueError, "hx: expected LowRank of one"),
     (lambda: truncated(FAST, X, 2, (H[0], torch.zeros(6, 5, 5)), lengths=LENGTHS), ValueError, "hx: expected 4 rows"),
     (lambda: MODEL(X, context=C, burn_in=5), ValueError, "burn_in: expected fewer steps than the input's 5, got 5"),
     (lambda: MODEL(X, context=C, burn_in=-1), ValueError, "burn_in: expected an int of at least 0, got -1"),
