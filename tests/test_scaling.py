@@ -7,7 +7,16 @@ from tests.own_networks import OWN
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from contextual_rnn import ContextState, ContextualRNN, FreeState, Leaf, StateSpec, state_spec, truncated
+from contextual_rnn import (
+    ContextState,
+    ContextualRNN,
+    FastWeightsRNN,
+    FreeState,
+    Leaf,
+    StateSpec,
+    state_spec,
+    truncated,
+)
 from contextual_rnn.sequences.segments import Segments
 
 SMALL, LARGE = 40, 160
@@ -105,6 +114,16 @@ CALLS = {
 def test_four_times_the_size_takes_four_times_the_memory(name):
     small, large = (allocated(CALLS[name](size)) for size in (SMALL, LARGE))
     assert large < 5 * small
+
+
+def test_a_long_segment_of_fast_weights_takes_no_memory_for_short_ones():
+    """Their kernel works on 16 at once, in rows as long as the longest."""
+    network = FastWeightsRNN(3, 5, batch_first=True)
+    model, x = ContextualRNN(network, FreeState(network)), torch.randn(1, 20_000, 3)
+    begins = torch.arange(20_000)[None] < 16
+    calls = (lambda reset=reset: model(x, reset=reset)[0].sum().backward() for reset in (None, begins))
+    alone, beside = map(allocated, calls)
+    assert beside < 4 * alone
 
 
 def test_a_row_of_a_stream_begins_anew_without_a_look_at_the_contexts_of_others():

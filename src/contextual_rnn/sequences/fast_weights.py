@@ -26,12 +26,22 @@ def check_cut(network: nn.Module, spec: StateSpec, hx: State | None, rows: int |
         check_batch(hx)
 
 
-def reads_segments(network: FastWeightsRNN, backend: str, input: Tensor, state: State) -> bool:
+# Segments that the kernel works on at once, and so many steps of padding beside the longest as take little memory. A
+# long segment among short ones takes as much as 16 long ones; those worked on after it take less than the batch.
+_TOGETHER, _PADDED = 16, 100_000
+
+
+def reads_segments(network: FastWeightsRNN, backend: str, input: Tensor, segments: Segments, state: State) -> bool:
     """Whether the native kernel of fast weights can be called in place of the network."""
-    if torch.compiler.is_compiling() or not cpu.projects(network.weight_ih):
-        return False
     chosen = choose(backend, network, [input, *tensors_of(state)], kinds=(FastWeightsRNN,))
-    return chosen == "native" and choose_kernel(network.backend, network.weight_hh) == "cpu"
+    if chosen != "native" or choose_kernel(network.backend, network.weight_hh) != "cpu":
+        return False
+    if not cpu.projects(network.weight_ih):
+        return False
+    if _TOGETHER * input.shape[network.batch_first] <= _PADDED:
+        return True
+    longest = segments.length.topk(min(_TOGETHER, len(segments.length))).values.tolist()
+    return len(longest) * longest[0] - sum(longest) <= max(_PADDED, input.shape[0] * input.shape[1])
 
 
 def run_in_place(

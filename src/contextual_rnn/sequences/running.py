@@ -71,10 +71,11 @@ def run_rows(
     if lengths is None or not batch:  # torch packs no empty batch
         return call(network, spec, input, own_copy(network, state), **options, **arguments)
     if isinstance(network, FastWeightsRNN):
-        # More than a block of the kernel: it takes those of about one length together.
-        if batch * input.element_size() > 64 and not options and reads_segments(network, backend, input, state):
-            table = whole_rows(batch, input.shape[_time(spec)], lengths.cpu())
-            return run_in_place(network, spec, input, Segments(table), state)
+        several = batch * input.element_size() > 64  # blocks of the kernel, each of sequences of about one length
+        if several and not options and not torch.compiler.is_compiling():
+            segments = Segments(whole_rows(batch, input.shape[_time(spec)], lengths.cpu()))
+            if reads_segments(network, backend, input, segments, state):
+                return run_in_place(network, spec, input, segments, state)
         return network(input, state, lengths=lengths, **options)
     if needs_no_packing(network, final_state) and not in_autocast(input.device):
         return run_padded(network, input, state, lengths)
@@ -106,7 +107,7 @@ def run_segments(
         if chosen != "torch":
             return run_over(chosen, network, inputs.tensor, starts, segments.table)
     if isinstance(network, FastWeightsRNN):
-        if not whole(network, carry) and reads_segments(network, backend, inputs.tensor, starts):
+        if not whole(network, carry) and reads_segments(network, backend, inputs.tensor, segments, starts):
             return run_in_place(network, spec, inputs.tensor, segments, starts)
         return _in_blocks(network, spec, inputs, segments, starts, carry)
     if in_one_call:
