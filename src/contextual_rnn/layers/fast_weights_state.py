@@ -6,7 +6,7 @@ from torch import Tensor
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn._tensors import check_dense
-from contextual_rnn.ops._fast_weights.dispatch import check_tensor, shapes_of
+from contextual_rnn.ops._fast_weights.dispatch import check_a0
 from contextual_rnn.ops._fast_weights.options import LowRank
 from contextual_rnn.spec.tree import State, describe_state
 
@@ -35,8 +35,7 @@ def check_batch(hx: State) -> None:
     h, a = split_state(hx)
     if h is None or in_autocast(h.device):
         return
-    for name, tensor, shape in shapes_of(a, *h.shape):
-        check_tensor(name, tensor, shape, h)
+    check_a0(a, h.shape[0], h.shape[1], h)
 
 
 def unsqueeze_state(hx: State | None) -> State | None:

@@ -12,7 +12,7 @@ from contextual_rnn.layers.fast_weights import FastWeightsCell, FastWeightsRNN
 from contextual_rnn.layers.fast_weights_state import split_state
 from contextual_rnn.ops._fast_weights import stream as fast_weights
 from contextual_rnn.ops._fast_weights.choice import choose
-from contextual_rnn.ops._fast_weights.dispatch import check_tensor, shapes_of
+from contextual_rnn.ops._fast_weights.dispatch import check_a0
 from contextual_rnn.ops._fast_weights.options import LowRank
 from contextual_rnn.ops._gated import stream as gated
 from contextual_rnn.ops.native.stream import Steps
@@ -69,8 +69,7 @@ def whole_state(network: nn.Module, state: State) -> State:
         return state
     h, a = split_state(state)
     assert h is not None
-    for name, tensor, shape in shapes_of(a, *h.shape):
-        check_tensor(name, tensor, shape, h)
+    check_a0(a, h.shape[0], h.shape[1], h)
     if a is None:
         return h, h.new_zeros(*h.shape, h.shape[1])
     return h, a.dense() if isinstance(a, LowRank) else a

@@ -12,7 +12,7 @@ from contextual_rnn._shapes import Float, Int
 from contextual_rnn._tensors import PLAIN_TENSORS, check_dense, check_floats, described
 from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.choice import choose
-from contextual_rnn.ops._fast_weights.dispatch import check_norm, check_tensor, checked_options, shapes_of
+from contextual_rnn.ops._fast_weights.dispatch import check_a0, check_norm, check_tensor, checked_options
 from contextual_rnn.ops._fast_weights.kernel import Settings
 from contextual_rnn.ops._fast_weights.layouts import HEADS
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, decay_tables
@@ -231,8 +231,7 @@ class Classification:
         check_dense("h0", h0)
         rows = h0.shape[0] if states is not None and h0.ndim else batch
         check_tensor("h0", h0, (rows, width), parameters.embedding)
-        for name, tensor, shape in shapes_of(a0, rows, width):
-            check_tensor(name, tensor, shape, parameters.embedding)
+        check_a0(a0, rows, width, parameters.embedding)
 
 
 def _tensors_of(heads: Heads | None) -> list[Tensor]:

@@ -245,6 +245,12 @@ def shapes_of(a0: Tensor | LowRank | None, rows: int, width: int) -> list[tuple[
     return [] if a0 is None else [("a0", a0, (rows, width, width))]
 
 
+def check_a0(a0: Tensor | LowRank | None, rows: int, width: int, like: Tensor) -> None:
+    """Refuse an A(0) that is not of `rows` states, of the dtype and on the device of `like`."""
+    for name, tensor, shape in shapes_of(a0, rows, width):
+        check_tensor(name, tensor, shape, like)
+
+
 def check_tensor(name: str, tensor: object, shape: tuple[int, ...], like: Tensor) -> None:
     """Refuse anything but a strided tensor of `shape`, of the dtype and on the device of `like`."""
     if not isinstance(tensor, Tensor):
