@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include "fetch.h"
 #include "registers.h"
 
 namespace {
@@ -69,32 +70,34 @@ struct Products {
 
     // to = from + a packed, for so many rows of `a`. Rows of `from` are `from_stride` apart, 0 where all are the same.
     static NOINLINE void multiply(T* to, int64_t to_stride, const T* from, int64_t from_stride, int64_t rows,
-                                  const T* a, int64_t a_stride, const T* packed, int64_t depth, int64_t columns) {
+                                  const T* a, int64_t a_stride, const T* packed, int64_t depth, int64_t columns,
+                                  Fetch& fetch) {
         in_blocks<most_across>(vectors(columns), [&](auto across_, int64_t v) {
             constexpr int across = decltype(across_)::value;
             in_blocks<tile_rows(across)>(rows, [&](auto down_, int64_t r) {
                 constexpr int down = decltype(down_)::value;
                 multiply_tile<down, across>(to + r * to_stride + v * L, to_stride, from + r * from_stride + v * L,
-                                            from_stride, a + r * a_stride, a_stride, packed + v * L * depth, depth);
+                                            from_stride, a + r * a_stride, a_stride, packed + v * L * depth, depth,
+                                            fetch);
             });
         });
     }
 
     template <int down, int across>
     static void multiply_tile(T* to, int64_t to_stride, const T* from, int64_t from_stride, const T* a,
-                              int64_t a_stride, const T* panel, int64_t depth) {
+                              int64_t a_stride, const T* panel, int64_t depth, Fetch& fetch) {
         vec sum[down][across];
         each<down>([&](auto r) INLINE {
             each<across>([&](auto c) INLINE { sum[r][c] = at(from + r * from_stride + c * L); });
         });
-        for (int64_t k = 0; k < depth; ++k, panel += across * L) {
+        fetch.during(depth, [&](int64_t k) INLINE {
             vec w[across];
-            each<across>([&](auto c) INLINE { w[c] = at(panel + c * L); });
+            each<across>([&](auto c) INLINE { w[c] = at(panel + (k * across + c) * L); });
             each<down>([&](auto r) INLINE {
                 const T x = a[r * a_stride + k];
                 each<across>([&](auto c) INLINE { sum[r][c] += x * w[c]; });
             });
-        }
+        });
         each<down>([&](auto r) INLINE {
             each<across>([&](auto c) INLINE { put(to + r * to_stride + c * L, sum[r][c]); });
         });

@@ -81,7 +81,8 @@ struct Stream : Products<T> {
             copy(w.u + s * u_stride + H, input + row * I, I);
             if (begins) copy(result(p.a) + row * H * H, given(p.a0) + row * H * H, H * H);
         }
-        multiply(w.z, z_stride, shared.bias, 0, n, w.u, u_stride, shared.weights, H + I, H);
+        Fetch none;
+        multiply(w.z, z_stride, shared.bias, 0, n, w.u, u_stride, shared.weights, H + I, H, none);
         for (int64_t s = 0; s < n; ++s) {
             const int64_t row = first + s;
             recur(result(p.a) + row * H * H, w.z + s * z_stride, shared, w);

@@ -40,6 +40,7 @@ struct Backward : Sequences<T, Cell> {
         T *dh, *dm, *dc, *dx, *c0;
         T *dz, *x, *h, *dp, *m;
         Sums sums;
+        Fetch::Piece* pieces;
     };
 
     Shared place_shared(Arena& arena) const {
@@ -67,6 +68,7 @@ struct Backward : Sequences<T, Cell> {
         w.dp = arena.take<T>(projects ? most_collected * h_stride : 0);
         w.m = arena.take<T>(projects ? most_collected * c_stride : 0);
         w.sums = place_sums(arena);
+        w.pieces = arena.take<Fetch::Piece>(most_fetched);
         return w;
     }
 
@@ -131,21 +133,16 @@ struct Backward : Sequences<T, Cell> {
                 collected = 0;
             }
             if (!n) return;
-            for (int64_t s = 0; s < n; ++s) {
-                if (s + ahead < n) fetch_given(w.live[s + ahead], step);
-                load(s, collected + s, step, w);
-            }
+            Fetch fetch = needed(n, step, w);
+            for (int64_t s = 0; s < n; ++s) load(s, collected + s, step, w);
             if (projects)
-                multiply(w.dm, c_stride, shared.zeros, 0, n, w.dh, h_stride, shared.weight_hr, O, H);
-            for (int64_t s = 0; s < n; ++s) {
-                if (s + ahead < n) fetch_saved(w.live[s + ahead], step);
-                units(s, collected + s, step, w);
-            }
+                multiply(w.dm, c_stride, shared.zeros, 0, n, w.dh, h_stride, shared.weight_hr, O, H, fetch);
+            for (int64_t s = 0; s < n; ++s) units(s, collected + s, step, w);
             const T* const dz = w.dz + collected * z_stride;
             multiply(w.dh, h_stride, Cell::carries ? w.dh : shared.zeros, Cell::carries ? h_stride : 0, n,
-                     dz + first_h * H, z_stride, shared.to_h, h_depth, O);
+                     dz + first_h * H, z_stride, shared.to_h, h_depth, O, fetch);
             if (p.grad_inputs) {
-                multiply(w.dx, x_stride, shared.zeros, 0, n, dz, z_stride, shared.to_x, x_depth, I);
+                multiply(w.dx, x_stride, shared.zeros, 0, n, dz, z_stride, shared.to_x, x_depth, I, fetch);
                 for (int64_t s = 0; s < n; ++s) {
                     const Live& live = w.live[s];
                     copy(result(p.grad_inputs) + (live.row * p.steps + live.step) * I, w.dx + s * x_stride, I);
@@ -179,21 +176,24 @@ struct Backward : Sequences<T, Cell> {
         return n;
     }
 
-    const T* grad_output(const Live& live) const {
-        return given(p.grad_output) + live.row * p.grad_output_row + live.step * p.grad_output_step;
+    const T* grad_output(int64_t row, int64_t step) const {
+        return given(p.grad_output) + row * p.grad_output_row + step * p.grad_output_step;
     }
 
-    void fetch_given(const Live& live, int64_t step) const {
-        if (p.grad_output) this->fetch(grad_output(live), O);
-        this->fetch(this->input(live), I);
-        if (live.left > 1) this->fetch(this->output(live.row, live.step + step), O);
-    }
-
-    void fetch_saved(const Live& live, int64_t step) const {
-        this->fetch(this->saved(live.row, live.step), saved_stride);
-        if (Cell::has_c && live.left > 1)
-            for (int64_t v = 0; v < this->vectors(H); ++v)
-                this->fetch(this->saved(live.row, live.step + step) + ((v + 1) * Cell::saved - 1) * L, L);
+    // What the next step reads of the caller's, and of what is saved also what the one after that does, as c before it.
+    Fetch needed(int64_t n, int64_t step, const Work& w) const {
+        Fetch fetch(w.pieces);
+        for (int64_t s = 0; s < n; ++s) {
+            const auto [segment, row, now, left] = w.live[s];
+            const int64_t next = now + step, before = next + step;
+            if (left < 2) continue;
+            fetch.add(this->input(row, next), I);
+            if (p.grad_output) fetch.add(grad_output(row, next), O);
+            if (left < 3) continue;
+            fetch.add(this->output(row, before), O);
+            fetch.add(this->saved(row, before), saved_stride);
+        }
+        return fetch;
     }
 
     // The gradient of an output joins that of the state, and what the weights were multiplied with is collected.
@@ -201,10 +201,10 @@ struct Backward : Sequences<T, Cell> {
         const Live& live = w.live[s];
         T* const dh = w.dh + s * h_stride;
         if (p.grad_output) {
-            const T* const from = grad_output(live);
+            const T* const from = grad_output(live.row, live.step);
             for (int64_t j = 0; j < O; ++j) dh[j] += from[j];
         }
-        copy(w.x + place * x_stride, this->input(live), I);
+        copy(w.x + place * x_stride, this->input(live.row, live.step), I);
         const T* before = live.left == 1 ? given(p.h0) + live.segment * O : this->output(live.row, live.step + step);
         copy(w.h + place * h_stride, before, O);
         if (projects) copy(w.dp + place * h_stride, dh, O);

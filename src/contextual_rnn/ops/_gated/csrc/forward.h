@@ -45,6 +45,7 @@ struct Forward : Sequences<T, Cell> {
     struct Work {
         Live* live;
         T *u, *z, *m, *projected, *c;
+        Fetch::Piece* pieces;
     };
 
     Shared place_shared(Arena& arena) const {
@@ -68,6 +69,7 @@ struct Forward : Sequences<T, Cell> {
         w.m = arena.take<T>(projects ? most_live * c_stride : 0);
         w.projected = arena.take<T>(projects ? most_live * h_stride : 0);
         w.c = arena.take<T>(Cell::has_c ? most_live * c_stride : 0);
+        w.pieces = arena.take<Fetch::Piece>(most_fetched);
         return w;
     }
 
@@ -106,15 +108,13 @@ struct Forward : Sequences<T, Cell> {
             n = fill(n, queue, step, w);
             if (!n) return;
             for (int64_t s = 0; s < n; ++s) {
-                if (s + ahead < n) this->fetch(this->input(w.live[s + ahead]), I);
-                copy(w.u + s * u_stride + O, this->input(w.live[s]), I);
+                const Live& live = w.live[s];
+                copy(w.u + s * u_stride + O, this->input(live.row, live.step), I);
             }
-            add_products(n, shared, w);
-            for (int64_t s = 0; s < n; ++s) {
-                if (s + ahead < n) fetch_results(w.live[s + ahead]);
-                units(s, w);
-            }
-            if (projects) project(n, shared, w);
+            Fetch fetch = needed(n, step, w);
+            add_products(n, shared, w, fetch);
+            for (int64_t s = 0; s < n; ++s) units(s, w);
+            if (projects) project(n, shared, w, fetch);
             for (int64_t s = 0; s < n; ++s) {
                 const Live& live = w.live[s];
                 copy(this->output(live.row, live.step), w.u + s * u_stride, O);
@@ -139,15 +139,22 @@ struct Forward : Sequences<T, Cell> {
         return n;
     }
 
-    void add_products(int64_t n, const Shared& shared, const Work& w) const {
-        for (int k = 0; k < parts; ++k)
-            multiply(w.z + part[k].from, z_stride, shared.bias + part[k].from, 0, n, w.u + part[k].first, u_stride,
-                     shared.weights[k], part[k].last - part[k].first, part[k].to - part[k].from);
+    // Where the results of this step go, and the inputs of the next one.
+    Fetch needed(int64_t n, int64_t step, const Work& w) const {
+        Fetch fetch(w.pieces);
+        for (int64_t s = 0; s < n; ++s) {
+            const Live& live = w.live[s];
+            if (p.keep) fetch.add(this->saved(live.row, live.step), saved_stride);
+            fetch.add(this->output(live.row, live.step), O);
+            if (live.left > 1) fetch.add(this->input(live.row, live.step + step), I);
+        }
+        return fetch;
     }
 
-    void fetch_results(const Live& live) const {
-        if (p.keep) this->fetch(this->saved(live.row, live.step), saved_stride);
-        this->fetch(this->output(live.row, live.step), O);
+    void add_products(int64_t n, const Shared& shared, const Work& w, Fetch& fetch) const {
+        for (int k = 0; k < parts; ++k)
+            multiply(w.z + part[k].from, z_stride, shared.bias + part[k].from, 0, n, w.u + part[k].first, u_stride,
+                     shared.weights[k], part[k].last - part[k].first, part[k].to - part[k].from, fetch);
     }
 
     void units(int64_t s, const Work& w) const {
@@ -167,8 +174,8 @@ struct Forward : Sequences<T, Cell> {
         });
     }
 
-    void project(int64_t n, const Shared& shared, const Work& w) const {
-        multiply(w.projected, h_stride, shared.zeros, 0, n, w.m, c_stride, shared.weight_hr, H, O);
+    void project(int64_t n, const Shared& shared, const Work& w, Fetch& fetch) const {
+        multiply(w.projected, h_stride, shared.zeros, 0, n, w.m, c_stride, shared.weight_hr, H, O, fetch);
         for (int64_t s = 0; s < n; ++s) copy(w.u + s * u_stride, w.projected + s * h_stride, O);
     }
 

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t most_live = 24;  // rows that run side by side on a thread: whole tiles of any size
 constexpr int64_t most_collected = 96;  // rows that go into the gradients of the weights at once
-constexpr int64_t ahead = 8;  // rows from the one worked on to the one that is fetched into the cache
+constexpr int64_t most_fetched = 4 * most_live;  // pieces of memory that a step may fetch into the cache
 
 template <typename T, typename Cell>
 struct Sequences : Products<T> {
@@ -32,11 +32,6 @@ struct Sequences : Products<T> {
 
     // Elements of what is saved, `saved_size` of cpu.py, where a vector is the largest of all instruction sets.
     T* saved(int64_t row, int64_t step) const { return result(p.saved) + (row * p.steps + step) * saved_stride; }
-
-    // Rows of the caller's are too many and too far from each other for the processor to see which it will need.
-    static inline INLINE void fetch(const T* row, int64_t size) {
-        for (int64_t j = 0; j < size; j += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + j);
-    }
 
     // ---- the order of segments ----
 
@@ -104,9 +99,7 @@ struct Sequences : Products<T> {
     // A row of final_state or its gradient, and of it what is c.
     int64_t final_row(int64_t row) const { return row * (O + (Cell::has_c ? H : 0)); }
 
-    const T* input(const Live& live) const {
-        return given(p.inputs) + live.row * p.inputs_row + live.step * p.inputs_step;
-    }
+    const T* input(int64_t row, int64_t step) const { return given(p.inputs) + row * p.inputs_row + step * p.inputs_step; }
     T* output(int64_t row, int64_t step) const {
         return result(p.output) + row * p.output_row + step * p.output_step;
     }

@@ -34,9 +34,10 @@ struct Step : Forward<T, Cell> {
             copy(u + O, input + (first + s) * I, I);
             if (Cell::has_c) copy(w.c + s * c_stride, begins ? given(p.c0) + (first + s) * H : c + s * H, H);
         }
-        this->add_products(n, shared, w);
+        Fetch none;
+        this->add_products(n, shared, w, none);
         for (int64_t s = 0; s < n; ++s) this->units(s, w);
-        if (projects) this->project(n, shared, w);
+        if (projects) this->project(n, shared, w, none);
         for (int64_t s = 0; s < n; ++s) {
             copy(h + s * O, w.u + s * u_stride, O);
             if (Cell::has_c) copy(c + s * H, w.c + s * c_stride, H);
