@@ -10,8 +10,8 @@ from contextual_rnn._tensors import check_readable
 from contextual_rnn._torch_internals import assert_later, is_batched, is_tracing
 
 
-def check_lengths(lengths: Tensor, batch_size: int, steps: int, least: int = 0) -> None:
-    """Refuse anything but (B,) integers from `least` to T."""
+def check_lengths(lengths: Tensor, batch_size: int, steps: int, least: int = 0) -> int | None:
+    """Refuse anything but (B,) integers from `least` to T; returns the smallest, None where no value can be read."""
     _check_readable("lengths", lengths, "a tensor of int64 or int32")
     if lengths.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"lengths: expected a tensor of int64 or int32, got {lengths.dtype}")
@@ -20,11 +20,13 @@ def check_lengths(lengths: Tensor, batch_size: int, steps: int, least: int = 0) 
     if torch.compiler.is_compiling():  # values cannot be read there, and the number of steps is not known either
         fit = ((lengths >= least) & (lengths <= steps)).all()
         assert_later(fit, f"lengths: expected {least} to the number of steps, got others")
-        return
-    if lengths.numel():
-        shortest, longest = map(int, lengths.aminmax())
-        if shortest < least or longest > steps:
-            raise ValueError(f"lengths: expected {least} to {steps}, got {shortest} to {longest}")
+        return None
+    if not lengths.numel():
+        return None
+    shortest, longest = map(int, lengths.aminmax())
+    if shortest < least or longest > steps:
+        raise ValueError(f"lengths: expected {least} to {steps}, got {shortest} to {longest}")
+    return shortest
 
 
 def check_flags(name: str, flags: Tensor, sizes: dict[str, int]) -> None:

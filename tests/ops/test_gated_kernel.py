@@ -63,13 +63,13 @@ def test_tensors_that_are_negated_on_reading(mode, compiled):
     options = {"proj_size": 3} if mode == "LSTM" else {}
     network = KINDS[mode](1, 7, dtype=torch.float64, **options)
     weights, size = list(network.parameters()), 3 if mode == "LSTM" else 7
-    leaves = [torch.randn(4, 12, 1).double(), torch.randn(4, size).double(), *weights]
-    c0 = torch.randn(4, 7).double() if mode == "LSTM" else None
+    leaves = [torch.randn(4, 12, 1).double(), torch.randn(1, 4, size).double(), *weights]
+    c0 = torch.randn(1, 4, 7).double() if mode == "LSTM" else None
     negated = torch.fft.fft(leaves[0][..., 0]).conj().imag.unsqueeze(-1)
     plain = [t.detach().clone().requires_grad_() for t in [negated, *leaves[1:]]]
     given = [t.detach().requires_grad_() for t in [negated, *(torch._neg_view(-t.detach()) for t in leaves[1:])]]
     assert all(tensor.is_neg() for tensor in given)
-    cotangents = torch.randn(4, 12, size).double(), torch.randn(4, size if c0 is None else size + 7).double()
+    cotangents = torch.randn(4, 12, size).double(), torch.randn(1, 4, size if c0 is None else size + 7).double()
 
     def evaluate(leaves, cotangents):
         x, h0, w_ih, w_hh, b_ih, b_hh, *w_hr = leaves
@@ -316,8 +316,16 @@ def arguments_of(problem):
     table = problem.table()
     leaves = problem.leaves(table.shape[1])
     bias = [leaves.get(f"bias_{part} 0") for part in ("ih", "hh")]
-    c0 = leaves["c0"][0] if "c0" in leaves else None
-    tensors = leaves["inputs"], leaves["ih 0"], leaves["hh 0"], leaves["h0"][0], c0, *bias, leaves.get("hr 0"), table
+    tensors = (
+        leaves["inputs"],
+        leaves["ih 0"],
+        leaves["hh 0"],
+        leaves["h0"],
+        leaves.get("c0"),
+        *bias,
+        leaves.get("hr 0"),
+        table,
+    )
     return (*tensors, *Settings.of(problem.mode, False), True, True)
 
 
@@ -333,7 +341,8 @@ def test_registration_of_the_operator(problem):
     [
         (0, lambda x: x[0]), (0, lambda x: x.half()), (0, lambda x: x[:, :, :0]), (0, lambda x: x[1:]),
         (1, lambda w: w[:, 1:]), (1, lambda w: w[1:]), (2, lambda w: w[:, 1:]), (2, lambda w: w[0]),
-        (3, lambda h: h[1:]), (3, lambda h: h.float()), (4, lambda c: c[:, 1:]), (4, lambda c: None),
+        (3, lambda h: h[0]), (3, lambda h: h[:, 1:]), (3, lambda h: h.float()), (4, lambda c: c[0]),
+        (4, lambda c: c[:, 1:]), (4, lambda c: None),
         (5, lambda b: b[1:]), (5, lambda b: None), (7, lambda _: torch.ones(4, 5).double()), (8, lambda t: t[:3]),
         (8, lambda t: t.int()), (8, lambda t: t + 1), (8, lambda t: t - 1), (8, lambda t: t * 0),
         (8, lambda t: t * torch.tensor([[1], [0], [1], [1]])), (9, lambda _: 4), (9, lambda _: -1), (9, lambda _: 1),

@@ -27,7 +27,7 @@ from contextual_rnn.spec.steps import check_input
 from contextual_rnn.spec.tree import State
 
 
-@dataclass(eq=False, slots=True)  # not frozen: with 18 fields one would take seven times as long to make
+@dataclass(eq=False, slots=True)  # not frozen: with 19 fields one would take seven times as long to make
 class Sequences:
     """A padded batch, or a piece of one, and the arguments of `ContextualRNN` on its sequences.
 
@@ -45,6 +45,7 @@ class Sequences:
     generator: torch.Generator | None = None
     first: Tensor | None = None
     lengths: Tensor | None = None
+    shortest: int | None = None  # of the lengths, where it is known
     resets: Tensor | None = None
     resettable: bool = False
     reset_context: Any = None
@@ -111,7 +112,7 @@ class Sequences:
                 refuse_tracing("mask")
                 first, lengths = blocks_of(mask)
         elif lengths is not None:
-            check_lengths(lengths, batch, self.num_steps)
+            self.shortest = check_lengths(lengths, batch, self.num_steps)
         self.first, self.lengths, self.final_state = first, lengths, final_state
         if reset is None:
             if reset_context is not None:
@@ -181,6 +182,7 @@ class Sequences:
             arguments=piece.arguments,
             first=first,
             lengths=lengths,
+            shortest=None,
             begun=begun,
             over=over,
             resets=None if self.resets is None else self.resets[:, start:stop],
@@ -259,13 +261,12 @@ class Sequences:
         """Whether one call of the network can be given the lengths, if there are any."""
         if self.lengths is None:
             return True
-        return takes_packed(self.model.network) and (is_program() or bool(self.lengths.all()))
+        return takes_packed(self.model.network) and (is_program() or bool(self.shortest or self.lengths.all()))
 
     def _whole_rows(self, state: State, carry: bool) -> Any:
         """Every row is one sequence."""
-        model, arguments = self.model, self.arguments
-        options = {"carry": carry, "final_state": self.final_state}
-        return run_rows(model.network, self.spec, self.input, self.lengths, state, model.backend, arguments, **options)
+        given = self.input, self.lengths, state, self.model.backend, self.arguments
+        return run_rows(self.model.network, self.spec, *given, carry=carry, final_state=self.final_state)
 
     def _starts(self, hx: State | None, carried: State | None, segments: Segments) -> State:
         """The state that each segment starts from."""

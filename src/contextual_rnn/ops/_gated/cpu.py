@@ -63,9 +63,9 @@ def output_like(given: Given) -> Tensor:
 
 
 def final_like(given: Given) -> Tensor:
-    """Memory for the final states (B, O), c beside h."""
-    width = 0 if given.c0 is None else given.c0.shape[1]
-    return given.inputs.new_empty(given.inputs.shape[0], given.weight_hh.shape[1] + width)
+    """Memory for the final states (1, B, O), c beside h."""
+    width = 0 if given.c0 is None else given.c0.shape[2]
+    return given.inputs.new_empty(1, given.inputs.shape[0], given.weight_hh.shape[1] + width)
 
 
 def forward(given: Given, settings: Settings, keep: bool, keep_final: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,10 +14,10 @@ _NAMES = list(CELLS)
 class Given(NamedTuple):
     """The tensors of one call, in the order of the operator's arguments; all but `table` have gradients.
 
-    inputs (B, T, I), of any strides; weight_ih (G H, I), weight_hh (G H, O), h0 (N, O), c0 (N, H) of an LSTM alone,
-    bias_ih and bias_hh (G H,) together or not at all, weight_hr (O, H) of an LSTM with a projection: O is H elsewhere.
-    table (4, N) int64 has the row, the first step and the number of steps of each of N segments, and 1 for the last of
-    its row, 0 for others. Every row has exactly one that is its last. Checked for shape, dtype and device.
+    inputs (B, T, I), of any strides; weight_ih (G H, I), weight_hh (G H, O), h0 (1, N, O), c0 (1, N, H) of an LSTM
+    alone, bias_ih and bias_hh (G H,) together or not at all, weight_hr (O, H) of an LSTM with a projection: O is H
+    elsewhere. table (4, N) int64 has the row, the first step and the number of steps of each of N segments, and 1 for
+    the last of its row, 0 for others. Every row has exactly one that is its last. Checked for shape, dtype and device.
     """
 
     inputs: Tensor

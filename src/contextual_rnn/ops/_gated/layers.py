@@ -13,7 +13,7 @@ from contextual_rnn.ops._gated.kernel import Given, Settings
 from contextual_rnn.ops._gated.operation import OPERATION, check_tensors
 from contextual_rnn.ops.native.autograd import is_eager, run_as_operator, run_eagerly
 
-# One layer and direction: outputs (B, T, O) and final states (B, O), c beside h.
+# One layer and direction: outputs (B, T, O) and final states (1, B, O), c beside h.
 Layer = Callable[[Given, Settings], tuple[Tensor, Tensor]]
 
 
@@ -67,17 +67,16 @@ class Stack(NamedTuple):
                 outputs.append(output)
                 finals.append(final)
             inputs = _side_by_side(outputs)
-        # By `stack`, which copies whatever the sizes: what is returned has memory of its own.
+        final = torch.cat(finals) if len(finals) > 1 else finals[0]
         if c0 is None:
-            return inputs, torch.stack(finals), None
-        both = [final.split_with_sizes((h0.shape[2], c0.shape[2]), 1) for final in finals]
-        h, c = map(torch.stack, zip(*both, strict=True))
+            return inputs, final, None
+        h, c = torch.split_with_sizes_copy(final, (h0.shape[2], c0.shape[2]), 2)  # each has memory of its own
         return inputs, h, c
 
 
 def _layers(states: Tensor) -> Sequence[Tensor]:
-    """The states (K, N, H) of each layer; of one alone without a copy in the backward pass."""
-    return states.unbind(0) if states.shape[0] > 1 else (states.squeeze(0),)
+    """The states (K, N, H) of each layer, (1, N, H)."""
+    return states.split(1) if states.shape[0] > 1 else (states,)
 
 
 def _side_by_side(outputs: list[Tensor]) -> Tensor:

@@ -30,11 +30,11 @@ def check_tensors(given: Given, settings: Settings, **others: Tensor | None) -> 
         check_dense(name, getattr(given, name))
     if inputs.ndim != 3 or not inputs.shape[2] or not cpu.supports(inputs):
         raise ValueError(f"inputs: expected (B, T, I) of float32 or float64 on a CPU, got {described(inputs)}")
-    for name in ("weight_hh", "h0", "table"):
-        if getattr(given, name).ndim != 2:
-            raise ValueError(f"{name}: expected two axes, got {described(getattr(given, name))}")
+    for name, axes in (("weight_hh", 2), ("h0", 3), ("table", 2)):
+        if getattr(given, name).ndim != axes:
+            raise ValueError(f"{name}: expected {axes} axes, got {described(getattr(given, name))}")
     mode, (batch, steps, size) = settings.mode, inputs.shape
-    rows, output, segments = *given.weight_hh.shape, given.h0.shape[0]
+    rows, output, segments = *given.weight_hh.shape, given.h0.shape[1]
     width = rows // CELLS[mode]
     if not rows or rows % CELLS[mode] or (given.weight_hr is None and output != width):
         raise ValueError(f"weight_hh: expected ({CELLS[mode]} H, H) of mode {mode}, got {tuple(given.weight_hh.shape)}")
@@ -42,10 +42,10 @@ def check_tensors(given: Given, settings: Settings, **others: Tensor | None) -> 
         raise ValueError(f"c0, weight_hr: expected c0 for an LSTM alone, and weight_hr for no other, got {mode}")
     if (given.bias_ih is None) != (given.bias_hh is None):
         raise ValueError("bias_ih, bias_hh: expected both or none")
-    final = (batch, output + (0 if given.c0 is None else width))
+    final = (1, batch, output + (0 if given.c0 is None else width))
     shapes = {
-        "inputs": inputs.shape, "weight_ih": (rows, size), "weight_hh": (rows, output), "h0": (segments, output),
-        "c0": (segments, width), "bias_ih": (rows,), "bias_hh": (rows,), "weight_hr": (output, width),
+        "inputs": inputs.shape, "weight_ih": (rows, size), "weight_hh": (rows, output), "h0": (1, segments, output),
+        "c0": (1, segments, width), "bias_ih": (rows,), "bias_hh": (rows,), "weight_hr": (output, width),
         "table": (4, segments), "output": (batch, steps, output), "grad_output": (batch, steps, output),
         "grad_extra": final,
     }  # fmt: skip

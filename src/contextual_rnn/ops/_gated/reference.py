@@ -10,7 +10,7 @@ from contextual_rnn.ops._gated.kernel import Given, Settings
 
 
 def layer(given: Given, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Outputs (B, T, O), zero where no segment is, and the final state of each row's last segment, c beside h.
+    """Outputs (B, T, O), zero where no segment is, and the final states of each row, (1, B, O), with c beside h.
 
     Segment after segment and step after step; differentiable any number of times.
     """
@@ -19,8 +19,8 @@ def layer(given: Given, settings: Settings) -> tuple[Tensor, Tensor]:
     finals: dict[int, Tensor] = {}
     places, values = [], []
     # Cut at once: a step of its own would have a gradient of the whole.
-    inputs, h0 = [of_row.unbind(0) for of_row in given.inputs.unbind(0)], given.h0.unbind(0)
-    c0 = [None] * len(h0) if given.c0 is None else given.c0.unbind(0)
+    inputs, h0 = [of_row.unbind(0) for of_row in given.inputs.unbind(0)], given.h0[0].unbind(0)
+    c0 = [None] * len(h0) if given.c0 is None else given.c0[0].unbind(0)
     for (row, start, length, last), h, c in zip(given.table.T.tolist(), h0, c0, strict=True):
         times = range(start, start + length)
         for step in reversed(times) if settings.reverse else times:
@@ -33,8 +33,8 @@ def layer(given: Given, settings: Settings) -> tuple[Tensor, Tensor]:
         index = torch.tensor(places, device="cpu").T
         output = output.index_put(tuple(index), torch.stack(values))
     if not batch:
-        return output, output.new_zeros(0, given.h0.shape[1] + (0 if given.c0 is None else given.c0.shape[1]))
-    return output, torch.stack([finals[row] for row in range(batch)])
+        return output, output.new_zeros(1, 0, given.h0.shape[2] + (0 if given.c0 is None else given.c0.shape[2]))
+    return output, torch.stack([finals[row] for row in range(batch)])[None]
 
 
 def _step(mode: str, given: Given, x: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -45,7 +45,7 @@ def steps(
     layers, memory = b"", [h, *c, h0, *c0, output]
     inputs, table = output.new_empty(batch, 1, features), torch.empty(4, batch, dtype=torch.int64, device="cpu")
     for number, of_layer in enumerate(weights):
-        given = given_of(of_layer, inputs, h0[number], c0[0][number] if c0 else None, table)
+        given = given_of(of_layer, inputs, h0[number][None], c0[0][number][None] if c0 else None, table)
         check_tensors(given, settings)
         matrices = [given.weight_ih, given.weight_hh, given.bias_ih, given.bias_hh, given.weight_hr]
         matrices = [None if matrix is None else in_memory(matrix.detach()) for matrix in matrices]
