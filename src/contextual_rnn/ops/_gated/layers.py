@@ -70,7 +70,8 @@ class Stack(NamedTuple):
         final = torch.cat(finals) if len(finals) > 1 else finals[0]
         if c0 is None:
             return inputs, final, None
-        h, c = torch.split_with_sizes_copy(final, (h0.shape[2], c0.shape[2]), 2)  # each has memory of its own
+        # Each has memory of its own.
+        h, c = torch.split_with_sizes_copy(final, (h0.shape[2], c0.shape[2]), 2)  # pyright: ignore[reportGeneralTypeIssues]
         return inputs, h, c
 
 
