@@ -47,6 +47,7 @@ class InitialState(SavesNumbers, ABC):
     _start: Start | None = None  # what the buffers `value_...` start as
     # `moments` of a class that can compute them in float32 at least, which its argument `precise` asks for.
     _computed: Callable[..., dict[str, Moments]]
+    _alike: Any = False  # whether all rows of a batch have the same moments
     _latent = False  # whether the noise is that of a latent variable, which moments of the state do not have
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -58,7 +59,7 @@ class InitialState(SavesNumbers, ABC):
         # The library's own moments are right as they are, and every call of a state would pay for a check.
         moments: Any = cls.moments
         ours = getattr(moments, "__module__", "").startswith("contextual_rnn.") and moments is not InitialState.moments
-        cls._moments = moments if ours else InitialState._moments
+        cls._moments, cls._alike = (moments, cls._alike) if ours else (InitialState._moments, False)
         # `_computed` knows nothing of moments that a subclass has of its own.
         owner: Any = next((kind for kind in cls.__mro__ if "_computed" in vars(kind)), None)
         cls._is_computed = ours and owner is not None and moments is owner.moments
@@ -152,7 +153,7 @@ class InitialState(SavesNumbers, ABC):
     def _drawn_leaves(
         self, context: Any, batch_size: int | None, batched: bool | None, generator: Any, rows: Tensor | None
     ) -> dict[str, Tensor]:
-        moments = of_rows(self._moments(context, batch_size, batched), self.spec, rows)
+        moments = of_rows(self._moments, self.spec, context, batch_size, batched, rows, self._alike)
         return {n: draw(leaf, generator) if self.training else leaf.mean for n, leaf in moments.items()}
 
     def _posterior(
@@ -167,7 +168,7 @@ class InitialState(SavesNumbers, ABC):
     ) -> Posterior:
         """The distribution of the state; with `drop` contexts may be dropped, as in a forward pass."""
         narrow = next((p.dtype for p in self.parameters() if is_narrow(p.dtype)), None)
-        moments = of_rows(self._precise_moments(context, batch_size, batched), self.spec, rows)
+        moments = of_rows(self._precise_moments, self.spec, context, batch_size, batched, rows, self._alike)
         return NormalPosterior(self.spec, moments, narrow)
 
     def forward(

@@ -23,6 +23,8 @@ class ConstantState(InitialState):
     the module. Raises ValueError or TypeError for a value of another shape or structure, or outside a leaf's domain.
     """
 
+    _alike = True
+
     def __init__(
         self,
         network: nn.Module | StateSpec,

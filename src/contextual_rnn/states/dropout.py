@@ -148,7 +148,7 @@ class ContextDropout(InitialState):
     ) -> dict[str, Tensor]:
         if context is None or not (self.training and self.p > 0):
             return super()._drawn_leaves(context, batch_size, batched, generator, rows)
-        given = of_rows(self._moments(context, batch_size, batched), self.spec, rows)
+        given = of_rows(self._moments, self.spec, context, batch_size, batched, rows, False)
         null, first = self._null_beside(given), next(iter(self.spec))
         mean = given[first.name].mean
         batch = mean.shape[: mean.ndim - len(first.shape)]  # (B,), or () without a batch

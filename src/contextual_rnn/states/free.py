@@ -77,6 +77,11 @@ class FreeState(InitialState):
         if self.error is not None:
             self.error.reset_parameters()
 
+    @property
+    def _alike(self) -> bool:
+        # Both see gradients row by row.
+        return self.error is None and not self.values._hooked  # pyright: ignore[reportPrivateUsage]
+
     def moments(self, context: Any, batch_size: int | None, batched: bool | None) -> dict[str, Moments]:
         size = batch_of(context, batch_size, batched)
         moments = self._constants(size) if self.spec.constants else {}

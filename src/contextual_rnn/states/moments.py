@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from contextual_rnn._precision import wide
 from contextual_rnn._tensors import check_readable, described, random
 from contextual_rnn.spec.leaf import Leaf, rows_of
 from contextual_rnn.spec.networks import StateSpec
+from contextual_rnn.states._heads import batch_of
 from contextual_rnn.states._recomputed import draw_again
 
 
@@ -25,27 +27,45 @@ class Moments(NamedTuple):
     scale: Tensor | float | None
 
 
-def of_rows(moments: dict[str, Moments], spec: StateSpec, rows: Tensor | None) -> dict[str, Moments]:
-    """The moments of some rows of a batch, any number of times; None: as they are."""
+def of_rows(
+    compute: Callable[..., dict[str, Moments]],
+    spec: StateSpec,
+    context: Any,
+    batch_size: int | None,
+    batched: bool | None,
+    rows: Tensor | None,
+    alike: bool,
+) -> dict[str, Moments]:
+    """`compute(context, batch_size, batched)` of some rows of the batch, any number of times; of all for None.
+
+    Where all rows are `alike`, those of a batch of so many, which do without a selection and its gradient.
+    """
     if rows is None:
-        return moments
+        return compute(context, batch_size, batched)
     if isinstance(rows, Tensor):
         check_readable("rows", rows)
     if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.ndim != 1:
         raise TypeError(f"rows: expected a tensor of int64 with one axis, got {described(rows)}")
     least, most = map(int, rows.aminmax()) if rows.numel() else (0, -1)
-    chosen = {}
+    if alike:
+        _check_rows(least, most, batch_of(context, batch_size, batched))
+        return compute(None, len(rows), True)
+    moments, chosen = compute(context, batch_size, batched), {}
     for leaf in spec:
         mean, scale = moments[leaf.name]
-        if mean.ndim == len(leaf.shape):
-            raise ValueError("rows: expected only with a batch, got one example")
-        if least < 0 or most >= len(mean):
-            raise ValueError(f"rows: expected 0 to {len(mean) - 1}, got {least} to {most}")
+        _check_rows(least, most, rows_of(leaf, mean))
         index = rows.to(mean.device)
         if isinstance(scale, Tensor) and scale.ndim == mean.ndim:
             scale = scale.index_select(0, index)
         chosen[leaf.name] = Moments(mean.index_select(0, index), scale)
     return chosen
+
+
+def _check_rows(least: int, most: int, size: int | None) -> None:
+    if size is None:
+        raise ValueError("rows: expected only with a batch, got one example")
+    if least < 0 or most >= size:
+        raise ValueError(f"rows: expected 0 to {size - 1}, got {least} to {most}")
 
 
 def repeated(leaf: Leaf, moments: Moments, copies: int) -> Moments:
