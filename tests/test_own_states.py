@@ -305,3 +305,34 @@ def test_a_class_without_moments_cannot_be_made():
 
     with pytest.raises(TypeError, match=r"abstract method '?moments"):
         Nothing(GRU)  # pyright: ignore[reportAbstractUsage]
+
+
+class ByRow(FreeState):
+    """A state of each row of the batch, whatever the context."""
+
+    def moments(self, context, batch_size, batched):
+        free = super().moments(context, batch_size, batched)
+        return {name: Moments(mean + torch.arange(len(mean))[:, None], scale) for name, (mean, scale) in free.items()}
+
+
+@pytest.mark.parametrize("kind", [ConstantState, FreeState, ByRow])
+def test_rows_of_a_state_without_a_context(kind):
+    """Any rows any number of times, also where the library knows that all are the same."""
+    state, rows = kind(LSTM, value=0.5), torch.tensor([2, 0, 2, 2, 1])
+    everything = state(batch_size=B)
+    for chosen, of_all in zip(state(batch_size=B, rows=rows), everything, strict=True):
+        assert torch.equal(chosen, of_all[rows])
+    if list(state.parameters()):
+        sum(leaf.sum() for leaf in state(batch_size=B, rows=rows)).backward()
+        assert all(torch.equal(parameter.grad, torch.full((5,), 5.0)) for parameter in state.parameters())
+
+
+def test_who_sees_gradients_row_by_row_sees_those_of_rows():
+    sizes, rows = [], torch.tensor([2, 0, 2, 2])
+    state = FreeState(LSTM)
+    state.values.register_forward_hook(lambda module, given, output: sizes.append(len(output)))
+    state(batch_size=B, rows=rows)
+    assert sizes == [B]
+    watched = FreeState(GRU, 0.1, error_decay=0.5)
+    watched(batch_size=B, rows=rows).sum().backward()
+    torch.testing.assert_close(watched.error.first_h, torch.tensor([1.0, 0.0, 3.0]).square().mean().sqrt())
