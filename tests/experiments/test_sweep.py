@@ -183,6 +183,10 @@ def test_the_same_configuration_twice_is_refused(tmp_path):
         ({"watch": None}, TypeError, "watch: expected a function, got NoneType"),
         ({"configs": CONFIGS[0]}, TypeError, "configs: expected a list of configurations, or a dict by name, got Deca"),
         ({"configs": {"run": 1}}, ValueError, "config: expected the configuration of a registered task, got int"),
+        *(
+            ({"configs": {name: CONFIGS[0]}}, ValueError, "configs: expected names of folders below the sweep's, got ")
+            for name in ("../x", "a/../../x", "/x", "", ".", 1)
+        ),
     ],
 )
 def test_arguments_that_are_refused(options, error, message, tmp_path):

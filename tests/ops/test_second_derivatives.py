@@ -126,9 +126,9 @@ def test_backends_that_carry_no_derivatives_forward_are_refused(backend):
 
 
 @native
-@pytest.mark.parametrize("name", ["fast weights", "gated"])
+@pytest.mark.parametrize("name", ["fast weights", "gated", "loss", "attention"])
 def test_derivatives_carried_into_a_backward_pass_are_refused(name):
-    """The kernel reads the values of a gradient alone: what is carried with them was left out without a word."""
+    """What is hand-written reads the values of a gradient alone, not what is carried with them."""
     _, function, x = drawn(PAIRS[name][0])
     loss = function(x.requires_grad_())
     with torch.autograd.forward_ad.dual_level():

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -96,6 +96,13 @@ def named(configs: Iterable[Config]) -> dict[str, Config]:
     return names
 
 
+def _check_name(name: object) -> None:
+    """Refuse what names no folder below another."""
+    parts = PurePath(name).parts if isinstance(name, str) else ()
+    if not parts or ".." in parts or PurePath(str(name)).anchor:
+        raise ValueError(f"configs: expected names of folders below the sweep's, got {shortened(name)}")
+
+
 def sweep(
     configs: Mapping[str, Config] | Sequence[Config],
     folder: Place,
@@ -113,8 +120,8 @@ def sweep(
     was lost is tried again, `retries` times at most. With `stack` a worker gets so many runs at once that differ in the
     seed alone, for threads of one process. `watch` is called twice a second.
 
-    Raises ValueError where two configurations are the same, for a stack below 1, and for negative seconds or retries,
-    TypeError for arguments of another type.
+    Raises ValueError where two configurations are the same, for a name that leads out of `folder`, for a stack below 1,
+    and for negative seconds or retries, TypeError for arguments of another type.
     """
     if not isinstance(executor, Executor):
         expected = "an Executor, such as that of `with local_workers(2) as executor`"
@@ -123,7 +130,8 @@ def sweep(
     retries = check_size("retries", retries, 0)
     check_function("watch", watch)
     configs = configs if isinstance(configs, Mapping) else named(configs)
-    for config in configs.values():
+    for name, config in configs.items():
+        _check_name(name)
         entry_of(config)
     if isinstance(folder, Path):
         folder = folder.absolute()
