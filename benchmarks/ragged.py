@@ -6,8 +6,8 @@
 A step is zero_grad, forward from a learned state, backward from a random cotangent; 8 input features, which need no
 gradient. Times are for each real step, of which torch's dense batch has all. Lengths are spread evenly from T/2 to T.
 The peers are torch itself on a dense batch and on a packed one, a loop over cells that goes back to the state where it
-is reset, that loop under `torch.compile`, and a scan in JAX. Contenders alternate; the time is the processor's where
-there is one thread.
+is reset, that loop under `torch.compile`, and a scan in JAX. They take turns, each for some steps at a time, as in
+training; the time is the processor's where there is one thread.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from benchmarks import machine
 from benchmarks.parts import Figure, conclude
 from benchmarks.recurrence import has_jax
-from benchmarks.timing import Seconds, ratio, spread
+from benchmarks.timing import Seconds, interleave, ratio, repeated, spread
 from benchmarks.workers import Workers
 from contextual_rnn import ContextualRNN, FreeState
 from contextual_rnn.ops._gated import cpu
@@ -49,6 +49,7 @@ OURS = (WHOLE, LENGTHS, FEW, MANY)
 GAIN_OF_TWO_THREADS = 1.7
 EVERY, LAST = "loss at all steps", "loss at the last step"
 FADING = (16, 1024, 64)  # gradients of the last step are subnormal numbers at the first ones
+STRETCH = 0.03  # seconds of one way at a time
 LONGEST_COMPILED = 32  # torch.compile unrolls the loop
 
 
@@ -253,14 +254,7 @@ def time_threads(kind: str, rounds: int) -> Seconds:
 
 
 def _alternate(steps: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> Seconds:
-    taken: Seconds = {name: [] for name in steps}
-    for number in range(-2, rounds):  # the first ones warm up
-        for name in list(steps)[:: -1 if number % 2 else 1]:
-            start = clock()
-            steps[name]()
-            if number >= 0:
-                taken[name].append(clock() - start)
-    return taken
+    return interleave({name: repeated(step) for name, step in steps.items()}, 0, rounds, STRETCH, clock)
 
 
 def figures(kind: str, size: tuple[int, int, int], seconds: Seconds) -> list[Figure]:

@@ -34,28 +34,35 @@ def repeated(call: Callable[[], object], after: Callable[[], object] = lambda: N
     return Contender(run)
 
 
-def interleave(contenders: Mapping[str, Contender], seconds: float, least: int = LEAST) -> Seconds:
+def interleave(
+    contenders: Mapping[str, Contender],
+    seconds: float,
+    least: int = LEAST,
+    block: float = BLOCK,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Seconds:
     """Seconds a step of every contender, one figure a round; rounds go on for about `seconds`, and are `least` or more.
 
-    Before the first round every contender runs once, which compiles and allocates.
+    Each runs for about `block` seconds at a stretch, as in training, where a step finds in the caches what one of its
+    own kind left. Before the first round every contender runs once, which compiles and allocates.
     """
     blocks, round_seconds = {}, 0.0
     for name, contender in contenders.items():
         contender.run(contender.multiple)
-        each = _time(contender, contender.multiple)
-        blocks[name] = contender.multiple * max(1, round(BLOCK / (each * contender.multiple)))
+        each = _time(contender, contender.multiple, clock)
+        blocks[name] = contender.multiple * max(1, round(block / (each * contender.multiple)))
         round_seconds += each * blocks[name]
     taken: Seconds = {name: [] for name in contenders}
     for number in range(min(MOST, max(least, round(seconds / round_seconds)))):
         for name in list(contenders)[:: -1 if number % 2 else 1]:
-            taken[name].append(_time(contenders[name], blocks[name]))
+            taken[name].append(_time(contenders[name], blocks[name], clock))
     return taken
 
 
-def _time(contender: Contender, steps: int) -> float:
-    start = time.perf_counter()
+def _time(contender: Contender, steps: int, clock: Callable[[], float]) -> float:
+    start = clock()
     contender.run(steps)
-    return (time.perf_counter() - start) / steps
+    return (clock() - start) / steps
 
 
 def ratio(slow: list[float], fast: list[float]) -> float:
