@@ -1,5 +1,5 @@
-// Memory that is needed soon, on its way into the cache while a loop works on what is in registers: a line at each turn.
-// Of more at once, or of those fetched where they are needed, the processor would wait for most.
+// Memory that is needed soon comes into the cache while a loop works on what is in registers: a line at each turn. Were
+// many lines fetched at once, or only where they are needed, the processor would wait for them.
 
 #pragma once
 
