@@ -34,7 +34,8 @@ def layer(given: Given, settings: Settings) -> tuple[Tensor, Tensor]:
         output = output.index_put(tuple(index), torch.stack(values))
     if not batch:
         return output, output.new_zeros(1, 0, given.h0.shape[2] + (0 if given.c0 is None else given.c0.shape[2]))
-    return output, torch.stack([torch.stack([finals[row] for row in range(batch)])])  # no view, which cannot be detached
+    final = torch.stack([finals[row] for row in range(batch)])
+    return output, torch.stack([final])  # no view, which could not be detached in place
 
 
 def _step(mode: str, given: Given, x: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
