@@ -10,6 +10,7 @@ from contextual_rnn.layers.fast_weights_state import check_batch, split_state
 from contextual_rnn.ops._fast_weights import cpu
 from contextual_rnn.ops._fast_weights.choice import choose as choose_kernel
 from contextual_rnn.ops._fast_weights.segments import run
+from contextual_rnn.ops.native.library import lanes
 from contextual_rnn.sequences.backend import choose
 from contextual_rnn.sequences.segments import Segments
 from contextual_rnn.spec.networks import StateSpec
@@ -26,9 +27,9 @@ def check_cut(network: nn.Module, spec: StateSpec, hx: State | None, rows: int |
         check_batch(hx)
 
 
-# Segments that the kernel works on at once, and so many steps of padding beside the longest as take little memory. A
-# long segment among short ones takes as much as 16 long ones; those worked on after it take less than the batch.
-_TOGETHER, _PADDED = 16, 100_000
+# So many steps of padding beside the longest of the segments that the kernel works on at once take little memory. A long
+# segment among short ones takes as much as 16 long ones; those worked on after it take less than the batch.
+_PADDED = 100_000
 
 
 def reads_segments(network: FastWeightsRNN, backend: str, input: Tensor, segments: Segments, state: State) -> bool:
@@ -38,9 +39,10 @@ def reads_segments(network: FastWeightsRNN, backend: str, input: Tensor, segment
         return False
     if not cpu.projects(network.weight_ih):
         return False
-    if _TOGETHER * input.shape[network.batch_first] <= _PADDED:
+    together = lanes(input.dtype)
+    if together * input.shape[network.batch_first] <= _PADDED:
         return True
-    longest = segments.length.topk(min(_TOGETHER, len(segments.length))).values.tolist()
+    longest = segments.length.topk(min(together, len(segments.length))).values.tolist()
     return len(longest) * longest[0] - sum(longest) <= max(_PADDED, input.shape[0] * input.shape[1])
 
 

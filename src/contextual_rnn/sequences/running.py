@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from contextual_rnn._autocast import in_autocast
 from contextual_rnn.layers.fast_weights import FastWeightsRNN
+from contextual_rnn.ops.native.library import lanes
 from contextual_rnn.sequences.backend import choose, is_small, whole_rows
 from contextual_rnn.sequences.backend import run as run_over
 from contextual_rnn.sequences.fast_weights import reads_segments, run_in_place
@@ -71,7 +72,7 @@ def run_rows(
     if lengths is None or not batch:  # torch packs no empty batch
         return call(network, spec, input, own_copy(network, state), **options, **arguments)
     if isinstance(network, FastWeightsRNN):
-        several = batch * input.element_size() > 64  # blocks of the kernel, each of sequences of about one length
+        several = batch > lanes(input.dtype)  # blocks of the kernel, each of sequences of about one length
         if several and not options and not torch.compiler.is_compiling():
             segments = Segments(whole_rows(batch, input.shape[_time(spec)], lengths.cpu()))
             if reads_segments(network, backend, input, segments, state):

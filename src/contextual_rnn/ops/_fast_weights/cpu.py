@@ -100,7 +100,7 @@ def _shape(given: Given) -> tuple[int, int, int]:
 
 def saved_size(given: Given, settings: Settings) -> int:
     """Elements kept for the backward pass; `Kernel::saved_size` of csrc/memory.h."""
-    (batch, steps, _), lanes = _shape(given), 64 // given.inputs.dtype.itemsize
+    (batch, steps, _), lanes = _shape(given), library.lanes(given.inputs.dtype)
     if given.places is None or given.lengths is None:
         return (batch + lanes - 1) // lanes * _saved_of_block(steps, given, settings) * lanes
     # What more is asked for than is used can be far more, and then new memory at every call.

@@ -48,7 +48,7 @@ def threads_for(multiply_adds: int) -> int:
 def saved_size(given: Given, settings: Settings) -> int:
     """Elements kept for the backward pass; `saved_stride` of csrc/sequences.h for the longest vectors."""
     batch, steps, _ = given.inputs.shape
-    width, lanes = given.weight_ih.shape[0] // CELLS[settings.mode], 64 // given.inputs.dtype.itemsize
+    width, lanes = given.weight_ih.shape[0] // CELLS[settings.mode], library.lanes(given.inputs.dtype)
     return batch * steps * _SAVED[settings.cell] * ((width + lanes - 1) // lanes * lanes)
 
 

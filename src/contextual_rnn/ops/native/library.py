@@ -16,6 +16,11 @@ from contextual_rnn.ops.native.layout import Layout
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
+def lanes(dtype: torch.dtype) -> int:
+    """Elements of a register of the largest instruction set; what kernels save has room for any set."""
+    return 64 // dtype.itemsize
+
+
 @functools.cache
 def load(*layouts: Layout) -> ctypes.CDLL | None:
     """The library, if it was built for these structs: given others it would read from anywhere in memory."""
