@@ -27,8 +27,8 @@ def check_cut(network: nn.Module, spec: StateSpec, hx: State | None, rows: int |
         check_batch(hx)
 
 
-# So many steps of padding beside the longest of the segments that the kernel works on at once take little memory. A long
-# segment among short ones takes as much as 16 long ones; those worked on after it take less than the batch.
+# So many steps of padding beside the longest of the segments that the kernel works on at once take little memory. A
+# long segment among short ones takes as much as 16 long ones; those worked on after it take less than the batch.
 _PADDED = 100_000
 
 
