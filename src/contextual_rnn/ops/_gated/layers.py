@@ -70,9 +70,8 @@ class Stack(NamedTuple):
         final = torch.cat(finals) if len(finals) > 1 else finals[0]
         if c0 is None:
             return inputs, final, None
-        # Each has memory of its own.
-        h, c = torch.split_with_sizes_copy(final, (h0.shape[2], c0.shape[2]), 2)  # pyright: ignore[reportGeneralTypeIssues]
-        return inputs, h, c
+        h, c = final.split_with_sizes((h0.shape[2], c0.shape[2]), 2)
+        return inputs, h.clone(), c.clone()  # each has memory of its own
 
 
 def _layers(states: Tensor) -> Sequence[Tensor]:
