@@ -54,7 +54,7 @@ class AnyLength(nn.Module):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> AnyLength:
-        """Set the mode of this module alone: the copy stays in evaluation mode, with modules around it in training too."""
+        """Set the mode of this module alone: the copy stays in evaluation mode, whatever a module around it is in."""
         super().train(mode)
         self.model.eval()
         return self
