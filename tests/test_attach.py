@@ -20,7 +20,9 @@ from contextual_rnn import (
     ContextDropout,
     ContextState,
     FreeState,
+    Leaf,
     NormalState,
+    StateSpec,
     attach,
     given_context,
     remove_initial_state,
@@ -128,6 +130,42 @@ def test_an_explicit_state_wins():
     state = random(1, 4, 5), random(1, 4, 5)
     for output in (model.lstm(X, state), model.lstm(X, hx=state), model.lstm(input=X, hx=state)):
         assert torch.equal(output[0], nn.LSTM.forward(model.lstm, X, state)[0])
+
+
+class Scaled(nn.Module):
+    """A network whose second argument is no state."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.gru = nn.GRU(3, 5, dtype=F64)
+        self.state_spec = StateSpec(Leaf("h", (1, 5), batch_dim=1), time_dim=0, input_batch_dim=1, call=call)
+
+    def forward(self, x, scale=1.0, state=None):
+        return self.gru(scale * x, state)
+
+
+class ByName(Scaled):
+    def forward(self, x, scale=1.0, *, state=None):
+        return super().forward(x, scale, state)
+
+
+@pytest.mark.parametrize("kind", [Scaled, ByName])
+def test_the_state_is_given_as_the_call_of_the_spec_gives_it(kind):
+    network = kind(lambda network, x, state: network(x, state=state))
+    state = FreeState(network, value=0.5, dtype=F64)
+    wanted, scaled = (network.gru(scale * X, state(batch_size=X.shape[1]))[0] for scale in (1.0, 2.0))
+    attach(network, state)
+    assert torch.equal(network(X)[0], wanted)
+    assert torch.equal(network(X, 2.0)[0], scaled)
+    assert torch.equal(network(X, state=torch.zeros(1, X.shape[1], 5, dtype=F64))[0], network.gru(X)[0])
+    if kind is Scaled:
+        assert torch.equal(network(X, 2.0, None)[0], scaled)
+
+
+def test_a_network_that_takes_parts_of_its_state_is_refused():
+    network = Scaled(lambda network, x, state: network(x, state={"h": state}))
+    with pytest.raises(TypeError, match=r"^network: expected one that takes its state as one argument, got Scaled"):
+        attach(network, FreeState(network))
 
 
 def test_a_state_without_a_context_needs_none():
@@ -375,6 +413,9 @@ def test_removal_leaves_no_trace(hosted):
     assert traces(model) == before
     assert list(model.state_dict()) == names
     attached(model)
+    del model.lstm.initial_state
+    remove_initial_state(model)
+    assert traces(model) == before
 
 
 def test_a_function_that_cannot_be_imported_copies_but_does_not_pickle():
@@ -509,6 +550,16 @@ def test_an_argument_that_is_not_there_is_named():
         model({"x": X})
     with pytest.raises(ValueError, match="and the key in 2 of them"):
         model({"x": X, "static": CONTEXT}, other={"static": CONTEXT})
+
+
+def test_arguments_that_the_host_does_not_take_are_refused_in_its_name():
+    model = Model()
+    attached(model, host=model, context="static")
+    with pytest.raises(TypeError, match=r"^Model\.forward: got an unexpected keyword argument 'statics'"):
+        model(X, statics=CONTEXT)
+    with pytest.raises(TypeError, match=r"^Model\.forward: too many positional arguments"):
+        model(X, CONTEXT, CONTEXT)
+    assert model(X, CONTEXT).isfinite().all()
 
 
 def test_a_function_that_cannot_take_what_the_host_gets_is_named():

@@ -271,6 +271,20 @@ def test_states_without_numbers_are_neither_saved_nor_loaded(tmp_path):
     save_state(FreeState(gru), path)
     with pytest.raises(ValueError, match=r"^path: expected a FreeState with 'values.h' in memory, got it on meta in "):
         load_state(FreeState(gru).to("meta"), path)
+    lazy = ContextState(gru, nn.LazyLinear(4), features=4)
+    path.unlink()
+    with pytest.raises(
+        ValueError, match=r"^net\.weight: expected a tensor whose values can be read, got one of a lazy"
+    ):
+        save_state(lazy, path)
+    assert not path.exists()
+    save_state(ContextState(gru, nn.Linear(2, 4)), path)
+    with pytest.raises(
+        ValueError, match=r"^path: expected a ContextState with 'net.weight' in memory, got one of a lazy"
+    ):
+        load_state(lazy, path)
+    lazy(torch.zeros(3, 2))
+    load_state(lazy, path)
     save_carried_state(carried, path, gru)
     for device, error in (("nowhere", ValueError), (slice(None), TypeError), (2**63, ValueError)):
         with pytest.raises(error, match=r"^device: expected a torch.device, its name or None, got"):

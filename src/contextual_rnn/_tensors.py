@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 # Classes of tensors that have their elements in memory of their own.
 PLAIN_TENSORS = frozenset((Tensor, torch.nn.Parameter))
+NOT_MADE = "of a lazy module, which makes it in its first call"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -31,6 +33,8 @@ def check_readable(name: str, value: object, expected: str = "a tensor") -> None
     assert isinstance(value, Tensor)
     if value.is_meta:
         raise ValueError(f"{name}: expected a tensor whose values can be read, got one on meta")
+    if is_lazy(value):
+        raise ValueError(f"{name}: expected a tensor whose values can be read, got one {NOT_MADE}")
 
 
 def check_floats(name: str, value: object) -> None:

@@ -53,6 +53,12 @@ class AnyLength(nn.Module):
         # With gradients torch 2.13 fails when ONNX traces a scan over a batch of any size a second time.
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
+    def train(self, mode: bool = True) -> AnyLength:
+        """Set the mode of this module alone: the copy stays in evaluation mode, whatever a module around it is in."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
     def forward(self, input: Tensor, hx: State | None = None, *, context: Any = None) -> tuple[Tensor, State]:
         """The output and final state, as the model returns them, from `hx` or from the initial state for `context`."""
         check_dense("input", input)
@@ -73,7 +79,7 @@ class AnyLength(nn.Module):
 
 def _layers(network: Any, inputs: Tensor, hx: State) -> tuple[Tensor, State]:
     """Layer by layer and direction by direction over (T, B, I)."""
-    step, states = _STEPS[network.mode], list(hx) if isinstance(hx, tuple) else [hx]
+    step, states = _STEPS[network.mode], [hx] if isinstance(hx, Tensor) else list(hx)
     directions, finals = 2 if network.bidirectional else 1, []
     for layer in range(network.num_layers):
         outputs = []
@@ -89,7 +95,7 @@ def _layers(network: Any, inputs: Tensor, hx: State) -> tuple[Tensor, State]:
             outputs.append(output.flip(0) if direction else output)
         inputs = torch.cat(outputs, -1)
     state = tuple(torch.stack(leaves) for leaves in zip(*finals, strict=True))
-    return inputs, state if isinstance(hx, tuple) else state[0]
+    return inputs, state[0] if isinstance(hx, Tensor) else state
 
 
 def _fast_weights(network: Any, inputs: Tensor, hx: State) -> tuple[Tensor, State]:

@@ -196,6 +196,26 @@ def test_any_length_of_a_batch_of_one(network):
         torch.testing.assert_close(tensor, eager, **CLOSE)
 
 
+def test_any_length_stays_in_evaluation_mode_inside_of_modules_in_training():
+    looped = AnyLength(build("normal lstm"))
+    around = nn.ModuleList([looped]).train()
+    x, context = inputs_for(looped.model, 4, 5)
+    assert looped.training
+    assert torch.equal(looped(x, context=context)[0], looped(x, context=context)[0])
+    assert not around.eval()[0].training
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_any_length_takes_a_state_as_the_network_takes_it(kind):
+    lstm = nn.LSTM(3, 5, 2)
+    model, x = ContextualRNN(lstm, FreeState(lstm)).eval(), torch.randn(4, 2, 3)
+    hx = kind(torch.randn(2, 2, 2, 5))
+    with torch.no_grad():
+        looped, eager = AnyLength(model)(x, hx), model(x, hx)
+    for tensor, wanted in zip(tensors_of(looped), tensors_of(eager), strict=True):
+        torch.testing.assert_close(tensor, wanted, **CLOSE)
+
+
 def test_any_length_refuses_what_does_not_fit_the_network():
     looped, x = AnyLength(build("context lstm")), torch.randn(5, 4, 3)
     with pytest.raises(ValueError, match=r"^input: expected torch.float32 on cpu, as the network, got torch.int64"):

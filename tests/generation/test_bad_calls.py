@@ -66,6 +66,15 @@ BAD_CALLS = {
     "step: expected values of shape": lambda: values(
         step=lambda o, v, at: v if at.number == 0 else v[:, :2], stop=lambda v, at: at.rows == 0
     ),
+    r"step: expected values of shape \(3,\), as before, got \(2,\)": lambda: values(
+        step=lambda o, v, at: FIRST if at.number == 0 else FIRST[:, :2], embed=lambda v: v
+    ),
+    "step: expected log-probabilities in every step or in none, got the first in step 1": lambda: values(
+        step=lambda o, v, at: v if at.number == 0 else (v, v[:, 0])
+    ),
+    "step: expected log-probabilities in every step or in none, got none in step 1": lambda: values(
+        step=lambda o, v, at: v if at.number else (v, v[:, 0])
+    ),
     "beams: expected at least num_samples, 3, got 2": lambda: tokens(beams=2, num_samples=3),
     "beams: expected a positive int, got 0": lambda: tokens(beams=0),
     "beams: expected only with first or prompt": lambda: tokens(prompt=None, beams=2),

@@ -108,6 +108,19 @@ def test_states_without_noise_give_equal_samples(kind):
     assert torch.equal(paths, paths[:, :1].expand_as(paths))
 
 
+def test_a_value_is_repeated_as_it_was_where_later_ones_have_another_dtype():
+    gru = nn.GRU(1, 5)
+    model, first = ContextualRNN(gru, FreeState(gru)), torch.zeros(2, 1)
+
+    def step(output, value, at):
+        return torch.full_like(value, 2.75) if at.number == 0 else torch.ones_like(value, dtype=torch.int64)
+
+    options = {"num_steps": 3, "embed": lambda value: value.float()}
+    values = generate(model, step, first, stop=lambda value, at: at.rows == 0, **options)
+    assert values[:, 0, :, 0].tolist() == [[2.75, 2.75, 2.75], [2.75, 1.0, 1.0]]
+    assert torch.equal(values[1], generate(model, step, first, **options)[1])
+
+
 def test_tokens_through_an_embedding():
     gru = nn.GRU(4, 5, batch_first=True)
     model = ContextualRNN(gru, NormalState(gru, nn.Embedding(3, 6)))

@@ -84,6 +84,17 @@ def test_generation_for_contexts_draws_and_beams(model):
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_a_cache_that_is_passed_wins_over_the_initial_state(model):
+    ids, options = tokens(), {"max_new_tokens": 3, "do_sample": False}
+    tuned = ContextualLanguageModel(model, filled(language_model_spec(model))).eval()
+    for name in ("cache", "past_key_values"):
+        first, second = ({name: model(ids[:, :-1]).cache} for _ in range(2))  # of transformers' own class
+        assert torch.equal(tuned(ids[:, -1:], **first).logits, model(ids[:, -1:], **second).logits)
+    first, second = ({"cache": model(ids[:, :-1]).cache} for _ in range(2))
+    assert torch.equal(tuned.generate(ids, **first, **options), model.generate(ids, **second, **options))
+
+
 def test_a_cache_goes_on_and_begins_anew(model):
     ids, state = tokens(), random_state(language_model_spec(model))
     cache = initial_cache(model, state)

@@ -89,10 +89,13 @@ def _argument(host: nn.Module, name: str, args: tuple[Any, ...], options: dict[s
     """The argument `name` of a call of `host`, or what the key `name` holds in the one argument that has it."""
     forward = host.forward
     # What a host holds itself may hold the host, which the cache would keep alive, and need not be hashable.
-    if inspect.ismethod(forward) and forward.__func__ is getattr(type(host), "forward", None):
-        bound = _signature(forward.__func__).bind(host, *args, **options)
-    else:
-        bound = inspect.signature(forward).bind(*args, **options)
+    try:
+        if inspect.ismethod(forward) and forward.__func__ is getattr(type(host), "forward", None):
+            bound = _signature(forward.__func__).bind(host, *args, **options)
+        else:
+            bound = inspect.signature(forward).bind(*args, **options)
+    except TypeError as error:
+        raise TypeError(f"{type(host).__name__}.forward: {error}") from error
     bound.apply_defaults()
     arguments = dict(bound.arguments)
     if name in arguments:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import torch
@@ -21,7 +23,7 @@ from contextual_rnn.attachment.processes import check_averaged, check_not_sharde
 from contextual_rnn.rnn import check_made
 from contextual_rnn.spec.networks import StateSpec, spec_of
 from contextual_rnn.spec.steps import own_copy
-from contextual_rnn.spec.tree import State, fits
+from contextual_rnn.spec.tree import State, fits, map_leaves
 from contextual_rnn.states import InitialState
 from contextual_rnn.states._heads import MissingContextError, batch_of
 
@@ -50,11 +52,11 @@ def attach(
     `context`, the key of that name in one of its arguments, "argument.key", or what a function `context` returns for
     the arguments of that method. A function that cannot be imported, such as a lambda, cannot be pickled.
 
-    Raises TypeError for a network without a registered spec or one whose forward method takes no state, and for
-    arguments of another type; ValueError for a state made for another network, a second state, a host without
-    `context` or the reverse, and a network that fully_shard has sharded. The forward pass raises ValueError where the
-    context is missing, where the model repeats its rows and the context does not, and in a DistributedDataParallel that
-    was made before the state was attached.
+    Raises TypeError for a network without a registered spec, one whose forward method takes no state or does not get
+    it from its spec's `call` as one argument, and for arguments of another type; ValueError for a state made for
+    another network, a second state, a host without `context` or the reverse, and a network that fully_shard has
+    sharded. The forward pass raises ValueError where the context is missing, where the model repeats its rows and the
+    context does not, and in a DistributedDataParallel that was made before the state was attached.
     """
     spec = spec_of(network)
     if not isinstance(state, InitialState):
@@ -68,7 +70,8 @@ def attach(
     _check_host(host, context)
     check_not_sharded(network, state)
     key = None if host is None else uuid4().hex
-    start = _Start(spec, *_names(network), key)
+    input, hx, position = _names(network, spec)
+    start = _Start(spec, input, hx, key, position)
     network.add_module("initial_state", state)
     # Kept with the network: torch counts hooks, and a handle that is loaded keeps its number from being used again.
     vars(network)[HOOK] = network.register_forward_pre_hook(start, with_kwargs=True), key
@@ -94,7 +97,8 @@ def remove_initial_state(model: nn.Module) -> None:
     remove_from(model, {key for network in networks if (key := vars(network)[HOOK][1]) is not None})
     for network in networks:
         vars(network).pop(HOOK)[0].remove()
-        del network.initial_state
+        if hasattr(network, "initial_state"):  # somebody may have deleted it
+            del network.initial_state
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class _Start:
     input: str
     hx: str
     host: str | None
+    position: int = 1  # of the state among the arguments; models that were pickled before have it here
 
     def __call__(self, network: nn.Module, args: tuple[Any, ...], options: dict[str, Any] | None = None) -> Any:
         if options is None or not isinstance(getattr(network, "initial_state", None), InitialState):
@@ -113,13 +118,14 @@ class _Start:
                 f"{type(network).__module__}, which took over its hooks alone, as quantisation replaces networks; "
                 "quantise first, and attach to the new network"
             )
-        if (args[1] if len(args) > 1 else options.get(self.hx)) is not None:
+        place = self.position
+        if (args[place] if len(args) > place else options.get(self.hx)) is not None:
             return None
         if not args and self.input not in options:
             return None  # which the network refuses
         state = self.state(network, args[0] if args else options[self.input])
-        if len(args) > 1:
-            return (args[0], state, *args[2:]), options
+        if len(args) > place:
+            return (*args[:place], state, *args[place + 1 :]), options
         return args, {**options, self.hx: state}
 
     def state(self, network: nn.Module, input: Tensor | PackedSequence) -> State:
@@ -170,14 +176,44 @@ def _check_host(host: object, context: object) -> None:
         check_function("context", context, "a name or a function")
 
 
-def _names(network: nn.Module) -> tuple[str, str]:
-    """How the forward method of a network calls its input and its state."""
+def _names(network: nn.Module, spec: StateSpec) -> tuple[str, str, int]:
+    """How the forward method of a network calls its input and its state, and at which place it takes the state."""
     names = [
         parameter.name
         for parameter in inspect.signature(network.forward).parameters.values()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.POSITIONAL_ONLY)
     ]
-    if len(names) < 2:
-        kind = type(network).__name__
+    kind = type(network).__name__
+    state = _state_of_call(network, spec) if names and callable(spec.call) else 1
+    if state is None:
+        raise TypeError(
+            f"network: expected one that takes its state as one argument, got {kind}, whose `call` does not"
+        )
+    if isinstance(state, str):
+        return names[0], state, names.index(state) if state in names else sys.maxsize
+    if len(names) <= state:
         raise TypeError(f"network: expected a forward method that takes an input and a state, got {kind}'s of {names}")
-    return names[0], names[1]
+    return names[0], names[state], state
+
+
+def _state_of_call(network: nn.Module, spec: StateSpec) -> str | int | None:
+    """The name or place under which the `call` of a spec gives a network its state; None where it gives its parts."""
+    received: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    class Recorder:
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            received.append((args, options))
+            raise NotImplementedError
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(network, name)
+
+    state = map_leaves(lambda leaf: object(), spec.tree)
+    with contextlib.suppress(Exception):  # what `call` does beside the call of the network is its own matter
+        assert callable(spec.call)
+        spec.call(cast(nn.Module, Recorder()), cast(Tensor, object()), state)
+    if not received:
+        return 1
+    args, options = received[0]
+    places = [*enumerate(args), *options.items()]
+    return next((place for place, value in places if value is state), None)

@@ -38,18 +38,25 @@ def stack_steps(steps: list[Tensor], num_steps: int, shape: tuple[int, int], *, 
     """Steps of all rows, (B * S, ...), as (B, S, T, ...); None without any. More steps are the last one, or zeros."""
     if not steps:
         return None
+    for part in steps:
+        _check_shape(part, steps[0])
     last = steps[-1] if repeat_last else torch.zeros_like(steps[-1])
     return torch.stack([*steps, *[last] * (num_steps - len(steps))], 1).unflatten(0, shape)
+
+
+def _check_shape(part: Tensor, before: Tensor) -> None:
+    if part.shape[1:] != before.shape[1:]:
+        expected, received = tuple(before.shape[1:]), tuple(part.shape[1:])
+        raise ValueError(f"step: expected values of shape {expected}, as before, got {received}")
 
 
 def _add(steps: list[Tensor], rows: Tensor, part: Tensor, num_rows: int, *, repeat_last: bool = False) -> None:
     """Append the part of `rows`; the other rows have the last step again, or zeros."""
     if rows.shape[0] < num_rows:  # len of a tensor is slow
         others = steps[-1] if repeat_last else part.new_zeros(num_rows, *part.shape[1:])
-        if others.shape[1:] != part.shape[1:]:
-            expected, received = tuple(others.shape[1:]), tuple(part.shape[1:])
-            raise ValueError(f"step: expected values of shape {expected}, as before, got {received}")
-        part = others.to(part.dtype).index_copy(0, rows.to(part.device), part)
+        _check_shape(part, others)
+        dtype = torch.promote_types(others.dtype, part.dtype)  # as torch.stack does in the end
+        part = others.to(dtype).index_copy(0, rows.to(part.device), part.to(dtype))
     steps.append(part)
 
 
@@ -76,6 +83,9 @@ def roll_out(
         output, states = functions.advance(value, states, at)
         value, log_prob = functions.next(output, value, at)
         _add(values, rows, value, num_rows, repeat_last=True)
+        if number and (log_prob is None) == bool(log_probs):
+            received = f"none in step {number}" if log_prob is None else f"the first in step {number}"
+            raise ValueError(f"step: expected log-probabilities in every step or in none, got {received}")
         if log_prob is not None:
             _add(log_probs, rows, log_prob, num_rows)
         if keep_outputs:

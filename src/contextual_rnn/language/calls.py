@@ -73,6 +73,11 @@ def _checkpointed(base: PreTrainedModel) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in base.modules())
 
 
+def has_cache(arguments: Mapping[str, Any]) -> bool:
+    """Whether a cache of any kind is among the arguments of a call."""
+    return any(arguments.get(name) is not None for name in _CACHES)
+
+
 def cache_of(arguments: Mapping[str, Any]) -> InitialCache | None:
     return next((arguments[name] for name in _CACHES if isinstance(arguments.get(name), InitialCache)), None)
 

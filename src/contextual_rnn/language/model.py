@@ -12,7 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from contextual_rnn._numbers import check_size
 from contextual_rnn._tensors import check_dense
-from contextual_rnn.language.calls import cache_of, check_tokens
+from contextual_rnn.language.calls import check_tokens, has_cache
 from contextual_rnn.language.spec import initial_cache, language_model_spec
 from contextual_rnn.rnn import ContextualRNN
 from contextual_rnn.spec.tree import State, fits
@@ -71,7 +71,7 @@ class ContextualLanguageModel(nn.Module):
         """
         if wrong := sorted(_OF_SEQUENCES & arguments.keys()):
             raise TypeError(f"{wrong[0]}: expected an argument of the model, got one of ContextualRNN")
-        if cache_of(arguments) is None:
+        if not has_cache(arguments):
             name, tokens = ("input_ids", input_ids) if inputs_embeds is None else ("inputs_embeds", inputs_embeds)
             check_dense(name, tokens)
             assert tokens is not None
@@ -95,23 +95,20 @@ class ContextualLanguageModel(nn.Module):
         """The model's own `generate` from the initial state: prompts (B, T), all of one length.
 
         Each of `num_return_sequences` begins from a draw of its own where the state is random; beams share one state.
+        A cache that is passed wins over the initial state here too.
         """
         check_dense("input_ids", input_ids)
         check_tokens("input_ids", input_ids)
         samples, beams = check_size("num_return_sequences", num_return_sequences), check_size("num_beams", num_beams)
         batch = input_ids.shape[0]
-        if beams == 1 and samples > 1:
-            state = self.initial_state.sample(context, samples, batch_size=batch, generator=generator)
-        else:
-            state = self._repeated(self.initial_state(context, batch, generator=generator), beams)
+        if not has_cache(arguments):
+            if beams == 1 and samples > 1:
+                state = self.initial_state.sample(context, samples, batch_size=batch, generator=generator)
+            else:
+                state = self._repeated(self.initial_state(context, batch, generator=generator), beams)
+            arguments["cache"] = initial_cache(self.model, state)
         generation: Any = self.model
-        return generation.generate(
-            input_ids,
-            cache=initial_cache(self.model, state),
-            num_return_sequences=samples,
-            num_beams=beams,
-            **arguments,
-        )
+        return generation.generate(input_ids, num_return_sequences=samples, num_beams=beams, **arguments)
 
     def _repeated(self, state: State, times: int) -> State:
         spec = self.initial_state.spec

@@ -27,10 +27,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from contextual_rnn._numbers import shortened_text
 from contextual_rnn._sharded import is_sharded
-from contextual_rnn._tensors import check_readable, comparable, is_finite
+from contextual_rnn._tensors import NOT_MADE, check_readable, comparable, is_finite
 from contextual_rnn._torch_internals import is_transformed
 from contextual_rnn._whole_file import check_path, write_whole
 from contextual_rnn.ops.native.memory import addresses_of
@@ -204,6 +205,9 @@ def check_tensors(module: str, expected: Mapping[str, Tensor], received: Mapping
 
     A number that is not finite is taken only where the module has the same one, such as -inf in a mask.
     """
+    for name, tensor in expected.items():
+        if is_lazy(tensor):
+            raise ValueError(f"expected a {module} with {name!r} in memory, got one {NOT_MADE}")
     ours, theirs = ({name: tuple(tensor.shape) for name, tensor in each.items()} for each in (expected, received))
     if differing := [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]:
         shapes = ({name: each[name] for name in differing if name in each} for each in (ours, theirs))
