@@ -336,3 +336,22 @@ def test_who_sees_gradients_row_by_row_sees_those_of_rows():
     watched = FreeState(GRU, 0.1, error_decay=0.5)
     watched(batch_size=B, rows=rows).sum().backward()
     torch.testing.assert_close(watched.error.first_h, torch.tensor([1.0, 0.0, 3.0]).square().mean().sqrt())
+
+
+def test_draws_of_rows_are_the_same_whether_gradients_are_seen_row_by_row_or_not():
+    plain, hooked, watched = FreeState(LSTM, 0.1), FreeState(LSTM, 0.1), FreeState(LSTM, 0.1, error_decay=0.5)
+    hooked.values.register_forward_hook(lambda *_: None)
+    expected = plain(batch_size=4, generator=torch.Generator().manual_seed(0))
+    for state in (plain, hooked, watched):
+        drawn = state(batch_size=B, rows=torch.tensor([2, 0, 2, 2]), generator=torch.Generator().manual_seed(0))
+        for leaf, other in zip(drawn, expected, strict=True):
+            assert torch.equal(leaf, other)
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # no input of the module has a gradient
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_hooks_of_every_kind_are_called(kind):
+    calls, state = [], FreeState(LSTM)
+    getattr(state.values, f"register_{kind}_hook")(lambda *_: calls.append(kind))
+    sum(leaf.sum() for leaf in state(batch_size=B)).backward()
+    assert calls == [kind]

@@ -91,6 +91,8 @@ def test_generate_writes_picture_and_numbers(in_tmp_path, capsys):
         (["sweep", "decay", "--scheduler", "x"], "scheduler: expected an address such as tcp://host:8786, got x"),
         (["reproduce", "--out", "run/config.json", "--dry-run"], "out: expected a folder"),
         (["results", "run", "--out", "run"], "out: expected a file, got run, which is a folder"),
+        (["results", "run", "--out", "x.csv"], "out: expected a file that ends in .parquet or .pq, got 'x.csv'"),
+        (["predict", "run", "x.csv", "--out", "x.txt"], "out: expected a file that ends in .parquet, .pq or .csv, got"),
         (
             ["predict", "run", "x.csv"],
             "folder: expected the folder winner of a comparison, with predictor.json, got run",

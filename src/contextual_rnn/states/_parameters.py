@@ -42,7 +42,7 @@ class LeafParameters(nn.ParameterDict):
     @property
     def _hooked(self) -> bool:
         """Whether a tool watches what goes in and out."""
-        return bool(self._forward_hooks or self._forward_pre_hooks or self._backward_hooks)
+        return bool(self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks)
 
     def _tiled(self, batch_size: int | None) -> dict[str, Tensor]:
         """Each parameter for every row of a batch, (B, *shape), or `shape` without a batch."""

@@ -50,14 +50,14 @@ def of_rows(
     if alike:
         _check_rows(least, most, batch_of(context, batch_size, batched))
         return compute(None, len(rows), True)
-    moments, chosen = compute(context, batch_size, batched), {}
-    for leaf in spec:
-        mean, scale = moments[leaf.name]
-        _check_rows(least, most, rows_of(leaf, mean))
+    chosen, leaves = {}, {leaf.name: leaf for leaf in spec}
+    # In the order of the moments, which that of the draws follows.
+    for name, (mean, scale) in compute(context, batch_size, batched).items():
+        _check_rows(least, most, rows_of(leaves[name], mean))
         index = rows.to(mean.device)
         if isinstance(scale, Tensor) and scale.ndim == mean.ndim:
             scale = scale.index_select(0, index)
-        chosen[leaf.name] = Moments(mean.index_select(0, index), scale)
+        chosen[name] = Moments(mean.index_select(0, index), scale)
     return chosen
 
 

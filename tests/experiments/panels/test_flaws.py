@@ -257,3 +257,24 @@ LABELS = np.repeat(["a", "b"] * 5, STEPS)
 )
 def test_more_columns_that_give_the_target_away(columns, leaking):
     assert [warning for warning in warnings_of(flows(**columns)) if re.search(leaking, warning)]
+
+
+LONG_NAMES = [88_888_888_888_888_888_800 + row // STEPS for row in range(ROWS)]
+ROUNDED = "expected texts, or whole numbers that keep all of their digits, got 8.88889e.19"
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.decimal128(20)])
+def test_names_that_are_rounded_to_the_same_float_are_refused(kind):
+    table = {"names": pa.array(LONG_NAMES, pa.decimal128(20)).cast(kind, safe=False)}
+    as_context = replace(PLAIN, context=("names",), kinds={"names": "category"})
+    for columns in (replace(PLAIN, series="names"), replace(PLAIN, group="names"), as_context):
+        with pytest.raises(ValueError, match=f"names: {ROUNDED}"):
+            read_panel(flows(**table), columns)
+
+
+def test_numbers_of_twenty_digits_in_a_csv_file_are_refused_as_names(tmp_path):
+    """Arrow reads them as floats, of which all series had the same one."""
+    rows = (f"{name},{row},{row % 7},{row % 5}\n" for row, name in enumerate(LONG_NAMES))
+    path = written(tmp_path, "basin,day,rain,discharge\n" + "".join(rows))
+    with pytest.raises(ValueError, match=f"basin: {ROUNDED}"):
+        read_panel(path, replace(PLAIN, context=()))

@@ -156,6 +156,16 @@ def test_columns_of_parts_agree_however_they_are_written(tmp_path):
     assert described["only 1"]["missing"] == 120
 
 
+@pytest.mark.parametrize("other", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize("first", [True, False])
+def test_parts_may_hold_texts_as_views(tmp_path, other, first):
+    for part in range(2):
+        rows = flows().slice(part * 60, 60)
+        texts = pa.string_view() if (part == 0) == first else other
+        pq.write_table(rows.set_column(0, "basin", rows["basin"].cast(texts)), tmp_path / f"{part}.parquet")
+    assert read_panel(tmp_path, COLUMNS).series_names == read_panel(flows(), COLUMNS).series_names
+
+
 def test_a_column_of_whole_numbers_may_be_in_the_names_of_folders_too(tmp_path):
     for part in range(2):
         (tmp_path / f"part={part}").mkdir()

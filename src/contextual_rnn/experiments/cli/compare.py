@@ -195,11 +195,11 @@ class Predict:
     """FILE.py:NAME of a network of your own, as it was given to `compare`. The file is run."""
 
     def run(self) -> None:
-        from contextual_rnn.experiments.compare.winner import Predictor, check_ending, write_table
+        from contextual_rnn.experiments.compare.winner import Predictor, write_table
         from contextual_rnn.experiments.panels.understood import rows_in_words
         from contextual_rnn.experiments.runs.store import out_file
 
-        check_ending(out_file(self.out))
+        out_file(self.out, (".parquet", ".pq", ".csv"))
         predictor = Predictor.from_pretrained(self.folder, self.network)
         data = predictor.read(self.table)
         predictions = predictor.predict_data(data)

@@ -23,7 +23,7 @@ class Results:
     folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
     """Folder with runs, or its URL; more may be written there meanwhile."""
     out: Path | None = None
-    """Where to write; by default results.parquet in the folder."""
+    """Where to write: a .parquet file; by default results.parquet in the folder."""
 
     def run(self) -> None:
         from contextual_rnn.experiments.report.answer import answer
@@ -34,7 +34,7 @@ class Results:
         from contextual_rnn.experiments.stats.finals import table
 
         if self.out is not None:
-            store.out_file(self.out)
+            store.out_file(self.out, (".parquet", ".pq"))
         place, left_out = store.place_of(self.folder), LeftOut()
         with left_out, store.readable(place, (CONFIG, METRICS, RESULT), left_out) as folder:
             left_out.copy_of(place, folder)

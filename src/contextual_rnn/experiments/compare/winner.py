@@ -135,12 +135,6 @@ def _load(model: PanelModel, path: Path) -> None:
     model.load_state_dict(tensors)
 
 
-def check_ending(path: Path) -> None:
-    """Raises ValueError for a file that is neither Parquet nor CSV by its name."""
-    if path.suffix not in (".parquet", ".pq", ".csv"):
-        raise ValueError(f"out: expected a file that ends in .parquet, .pq or .csv, got {str(path)!r}")
-
-
 def write_table(table: Any, path: Path) -> None:
     """Write an Arrow table as Parquet or, where the name ends in .csv, as CSV; a reader sees it whole or not at all."""
     import pyarrow

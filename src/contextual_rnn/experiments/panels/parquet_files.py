@@ -105,10 +105,15 @@ def _partitions(paths: Sequence[str]) -> Any:
 
 
 def _plain(field: Any, like: Any) -> Any:
-    """A field without its dictionary; times with a zone are instants, which the zone of another part shows as well."""
+    """A field without its dictionary or views of texts.
+
+    Times with a zone are instants, which the zone of another part shows as well.
+    """
     import pyarrow as pa
 
     kind = value_type(field.type)
+    if kind == pa.string_view():
+        kind = pa.large_string()
     if pa.types.is_timestamp(kind) and kind.tz and pa.types.is_timestamp(like.type) and like.type.tz:
         kind = pa.timestamp(kind.unit, like.type.tz)
     return pa.field(field.name, kind)

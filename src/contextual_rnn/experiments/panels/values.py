@@ -124,6 +124,7 @@ def read_column(source: Source, name: str, kind: str, dtype: Any = np.float32) -
             return _read_quantity(source, name, dtype)
         if kind == "category":
             codes, values = read_codes(source, name)
+            _check_whole(name, values)
             return Category(codes, values.to_pylist())
         return _read_members(source, name, kind.partition(":")[2])
 
@@ -199,7 +200,22 @@ def read_names(source: Source, name: str) -> tuple[Array, list[Any]]:
         raise ValueError(f"{name}: expected names, numbers or dates, got values of type {kind}")
     with readable(name):
         codes, values = read_codes(source, name)
+        _check_whole(name, values)
         return codes, (values.cast(pa.string()) if dates else values).to_pylist()
+
+
+def _check_whole(name: str, values: Any) -> None:
+    """Raises ValueError for names that are floats so large that different whole numbers are the same float."""
+    import pyarrow as pa
+
+    if not pa.types.is_floating(values.type) or not len(values):
+        return
+    numbers = np.abs(values.to_numpy(zero_copy_only=False))
+    if numbers.max() >= 2.0 ** (np.finfo(numbers.dtype).nmant + 1):
+        raise ValueError(
+            f"{name}: expected texts, or whole numbers that keep all of their digits, got {numbers.max():g} of type "
+            f"{values.type}, which stands for several of them; with a letter before each they are texts"
+        )
 
 
 def _compact(codes: Array, dictionary: Any) -> tuple[Array, Any]:

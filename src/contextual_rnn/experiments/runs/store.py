@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Collection, Generator, Iterable, Sequence
 from pathlib import Path
 
 import fsspec
@@ -49,10 +49,16 @@ def out_folder(out: Path | str) -> Place:
     return place
 
 
-def out_file(path: Path) -> Path:
-    """The file that the option `out` names. Raises ValueError where it is a folder, or its folder is a file."""
+def out_file(path: Path, endings: Sequence[str]) -> Path:
+    """The file that the option `out` names, which says by one of `endings` what is in it.
+
+    Raises ValueError where it is a folder or has another ending, or where its folder is a file.
+    """
     if path.is_dir():
         raise ValueError(f"out: expected a file, got {path}, which is a folder")
+    if path.suffix not in endings:
+        expected = f"{', '.join(endings[:-1])} or {endings[-1]}"
+        raise ValueError(f"out: expected a file that ends in {expected}, got {str(path)!r}")
     out_folder(path.parent)
     return path
 
