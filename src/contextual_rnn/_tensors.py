@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedTensorMixin
 
 # Classes of tensors that have their elements in memory of their own.
 PLAIN_TENSORS = frozenset((Tensor, torch.nn.Parameter))
@@ -33,7 +33,7 @@ def check_readable(name: str, value: object, expected: str = "a tensor") -> None
     assert isinstance(value, Tensor)
     if value.is_meta:
         raise ValueError(f"{name}: expected a tensor whose values can be read, got one on meta")
-    if is_lazy(value):
+    if isinstance(value, UninitializedTensorMixin):
         raise ValueError(f"{name}: expected a tensor whose values can be read, got one {NOT_MADE}")
 
 

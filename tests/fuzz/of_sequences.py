@@ -224,6 +224,12 @@ def _(d: Draw) -> Call:
                 same=False, plain=True)  # fmt: skip
 
 
+@case("AnyLength.train")
+def _(d: Draw) -> Call:
+    module = AnyLength(model_of(d, KNOWN_ALWAYS)[0])
+    return Call(lambda module: module.train(), [module], keep=("0",), changes=True)
+
+
 def _sizes(d: Draw) -> dict[str, Any]:
     return d.some(
         decay=d.choose([0.9, 0.0, torch.tensor(0.9)]), rate=d.choose([0.05, torch.tensor(0.05)]),
