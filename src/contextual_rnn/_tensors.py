@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
 
 # Classes of tensors that have their elements in memory of their own.
 PLAIN_TENSORS = frozenset((Tensor, torch.nn.Parameter))
@@ -33,7 +32,7 @@ def check_readable(name: str, value: object, expected: str = "a tensor") -> None
     assert isinstance(value, Tensor)
     if value.is_meta:
         raise ValueError(f"{name}: expected a tensor whose values can be read, got one on meta")
-    if isinstance(value, UninitializedTensorMixin):
+    if isinstance(value, (nn.UninitializedParameter, nn.UninitializedBuffer)):
         raise ValueError(f"{name}: expected a tensor whose values can be read, got one {NOT_MADE}")
 
 
