@@ -32,8 +32,13 @@ def check_readable(name: str, value: object, expected: str = "a tensor") -> None
     assert isinstance(value, Tensor)
     if value.is_meta:
         raise ValueError(f"{name}: expected a tensor whose values can be read, got one on meta")
-    if isinstance(value, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+    if is_lazy(value):
         raise ValueError(f"{name}: expected a tensor whose values can be read, got one {NOT_MADE}")
+
+
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether a lazy module has yet to make the tensor; torch's own question cannot be traced by torch.compile."""
+    return isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
 
 
 def check_floats(name: str, value: object) -> None:

@@ -27,11 +27,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
 from contextual_rnn._numbers import shortened_text
 from contextual_rnn._sharded import is_sharded
-from contextual_rnn._tensors import NOT_MADE, check_readable, comparable, is_finite
+from contextual_rnn._tensors import NOT_MADE, check_readable, comparable, is_finite, is_lazy
 from contextual_rnn._torch_internals import is_transformed
 from contextual_rnn._whole_file import check_path, write_whole
 from contextual_rnn.ops.native.memory import addresses_of
