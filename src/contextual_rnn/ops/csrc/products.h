@@ -6,7 +6,6 @@
 
 #pragma once
 
-#include "fetch.h"
 #include "registers.h"
 
 namespace {

@@ -5,7 +5,7 @@
 
 #pragma once
 
-#include "loops.h"
+#include "fetch.h"
 
 namespace {
 
@@ -115,13 +115,21 @@ struct Registers {
     void multiply(vec* to, const vec* from, T scale, const T* matrix, const vec* x) const {
         multiply(to, from, scale, matrix, x, H, H);
     }
+    static void multiply(vec* to, const vec* from, T scale, const T* matrix, const vec* x, int64_t height,
+                         int64_t width) {
+        Fetch none;
+        multiply(to, from, scale, matrix, x, height, width, none);
+    }
     static NOINLINE void multiply(vec* to, const vec* from, T scale, const T* matrix, const vec* x, int64_t height,
-                                  int64_t width) {
+                                  int64_t width, Fetch& fetch) {
         in_blocks<sums>(height, [&](auto count, int64_t j) {
             constexpr int rows = decltype(count)::value;
             vec sum[rows] = {};
             const T* w = matrix + j * width;
-            for (int64_t i = 0; i < width; ++i, w += rows) each<rows>([&](auto k) INLINE { sum[k] += w[k] * x[i]; });
+            fetch.during(width, [&](int64_t i) INLINE {
+                each<rows>([&](auto k) INLINE { sum[k] += w[k] * x[i]; });
+                w += rows;
+            });
             each<rows>([&](auto k) INLINE { to[j + k] = from ? from[j + k] + scale * sum[k] : scale * sum[k]; });
         });
     }

@@ -87,17 +87,31 @@ void Kernel<T>::backward_chunk(const Activations& a, int64_t start, int64_t n, c
         for (int64_t j = 0; j < H; ++j) w.d_z[j] += relu_gradient(w.d_h[j], query(a, t, 0)[j]);
         store_step(block.grad_inputs, w.d_z, block, start + t);
         if (I) add(sums.d_bias, w.d_z);
+        Fetch fetch = needed_back(a, start, t, block, w);
         if (block.grad_features) {
-            multiply(w.features, nullptr, 1, shared.back_projection, w.d_z, I, H);
+            multiply(w.features, nullptr, 1, shared.back_projection, w.d_z, I, H, fetch);
             store(block.grad_features + (start + t) * I, w.features, block.samples, T_ * I, I);
         }
-        if (start + t || block.grad_h0) multiply(w.d_h, nullptr, 1, shared.back_weight, w.d_z);
+        if (start + t || block.grad_h0) multiply(w.d_h, nullptr, 1, shared.back_weight, w.d_z, H, H, fetch);
     }
     for (int64_t t = 0; t < n; t += panel_steps) {
         const int64_t steps = smaller(panel_steps, n - t), skipped = !t && from_zero(a, start);
         if (p.grad_weight) weight_gradient(sums.d_weight, block, start + t + skipped, steps - skipped);
         if (p.grad_projection) projection_gradient(sums.d_projection, block, start + t, steps);
     }
+}
+
+// What the step before, the next on the way back, reads and writes.
+template <typename T>
+inline Fetch Kernel<T>::needed_back(const Activations& a, int64_t start, int64_t t, const Block& block,
+                                    const Work& w) const {
+    Fetch fetch(w.pieces);
+    if (!t) return fetch;
+    fetch_rows(fetch, block.grad_inputs, H, start + t - 1, block);
+    if (early) fetch_rows(fetch, block.grad_output, H, start + t - 1, block);
+    fetch_rows(fetch, block.grad_features, I, start + t - 1, block);
+    fetch_activations(fetch, a, t - 1);
+    return fetch;
 }
 
 // Adds to d_h, which is that of m(i) as well, the gradient received for m(i), and the gradients of the reads of steps
@@ -230,12 +244,13 @@ template <typename T>
 inline void Kernel<T>::build_matrices(const vec* saved, int64_t from, int64_t to, const Block& block,
                                       const Shared& shared, const Work& w) const {
     const vec* before = first_matrix(saved, from);
+    Fetch none;
     for (int64_t c = from; c < to; ++c) {
         vec *written = w.activations.queries, *next = w.matrices[c + 1 - from];
         for (int64_t t = 0; t < C; ++t)
             if (early) {
                 load_previous(w.bracket, block, c * C + t);
-                preliminary(w.z, written + t * H, w.bracket, c * C + t, block, shared, w);
+                preliminary(w.z, written + t * H, w.bracket, c * C + t, block, shared, w, none);
             } else
                 load_step(written + t * H, block.output, block, c * C + t);
         write_chunk(next, before, written, H, w);

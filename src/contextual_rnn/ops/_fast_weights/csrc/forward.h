@@ -14,7 +14,8 @@ void Kernel<T>::forward_chunk(const Activations& a, int64_t start, int64_t n, T*
         const T *discounts = given(p.discounts), scale = given(p.retained)[writes(t)];
         const int64_t count = writes(t);
         const vec* h = !t && from_zero(a, start) ? nullptr : hidden(a, t);
-        preliminary(w.z, query(a, t, 0), h, start + t, block, shared, w);
+        Fetch fetch = needed(a, start, t, n, output, block, w);
+        preliminary(w.z, query(a, t, 0), h, start + t, block, shared, w, fetch);
         for (int64_t s = 0; s < S; ++s) {
             const int64_t read = t * S + s;
             const vec *q = query(a, t, s), *from = w.z;
@@ -51,14 +52,59 @@ void Kernel<T>::forward_chunk(const Activations& a, int64_t start, int64_t n, T*
     }
 }
 
+// Where the results of step t of a chunk go, and what the next one reads and writes.
+template <typename T>
+inline Fetch Kernel<T>::needed(const Activations& a, int64_t start, int64_t t, int64_t n, const T* output,
+                               const Block& block, const Work& w) const {
+    Fetch fetch(w.pieces);
+    fetch_rows(fetch, output, H, start + t, block);
+    if (t + 1 == n) return fetch;
+    fetch_rows(fetch, block.inputs, I ? I : H, start + t + 1, block);
+    fetch.add(query(a, t + 1, 0), S * H);
+    fetch_activations(fetch, a, t + 1);
+    return fetch;
+}
+
+// Step t of the block in a tensor that begins with the block's first sample, and may be absent.
+template <typename T>
+inline void Kernel<T>::fetch_rows(Fetch& fetch, const T* from, int64_t size, int64_t t, const Block& block) const {
+    for (int64_t l = 0; from && l < block.samples; ++l) fetch.add(from + (l * T_ + t) * size, size);
+}
+
+template <typename T>
+inline void Kernel<T>::fetch_activations(Fetch& fetch, const Activations& a, int64_t t) const {
+    if (keeps_hidden()) fetch.add(hidden(a, t + 1), H);
+    if (p.layer_norm) fetch.add(a.normed + t * S * H, S * H);
+    fetch.add(a.scores + t * S * a.steps, S * writes(t));
+}
+
 // z and q(t, 0), from h(t-1), absent where it is zero.
 template <typename T>
 inline void Kernel<T>::preliminary(vec* z, vec* q, const vec* h, int64_t t, const Block& block, const Shared& shared,
-                                   const Work& w) const {
-    load_inputs(z, block, t, shared, w);
-    if (h) multiply(z, z, 1, shared.weight, h);
+                                   const Work& w, Fetch& fetch) const {
+    load_inputs(z, block, t, shared, w, fetch);
+    if (h) multiply(z, z, 1, shared.weight, h, H, H, fetch);
     for (int64_t j = 0; j < H; ++j) q[j] = relu(z[j]);
     hold(q, t, block);
+}
+
+template <typename T>
+inline void Kernel<T>::normalise(vec* to, const vec* bracket, vec* kept, vec* deviation) const {
+    vec sums[parts] = {}, squares[parts] = {};
+    in_parts([&](auto part, int64_t j) INLINE { sums[part] += bracket[j]; });
+    const vec centre = total(sums) / static_cast<T>(H);
+    in_parts([&](auto part, int64_t j) INLINE {
+        const vec difference = bracket[j] - centre;
+        squares[part] += difference * difference;
+    });
+    const vec spread = total(squares) / static_cast<T>(H) + static_cast<T>(p.eps);
+    T inverse[L];
+    for (int64_t l = 0; l < L; ++l)
+        inverse[l] = 1 / (sizeof(T) == 4 ? __builtin_sqrtf(static_cast<float>(spread[l])) : static_cast<T>(__builtin_sqrt(spread[l])));
+    const vec scale = *reinterpret_cast<const vec*>(inverse);
+    *deviation = scale;
+    const T *gain = given(p.gain), *shift = given(p.shift);
+    for (int64_t j = 0; j < H; ++j) to[j] = relu(scaled(kept[j] = (bracket[j] - centre) * scale, gain, shift, j));
 }
 
 template <typename T>

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t every = 8;  // chunks from one A that is kept to the next
 constexpr int64_t most_groups = 64;
+constexpr int64_t most_fetched = 64;  // pieces of memory that a step may fetch into the cache
 constexpr int64_t panel_steps = 16;  // steps that go into the gradient of W at once: their states stay in cache
 
 template <typename T>
@@ -141,6 +142,7 @@ struct Kernel : Registers<T> {
         vec *d_brackets, *d_memory, *discounted, *d_scores, *low_discounted, *d_low_scores;
         vec *d_h, *d_z, *d_read, *raw, *d_low, *d_matrix, *symmetric, *features;
         T *inputs, *output, *grad_inputs, *grad_output, *grad_features;  // of a block, where places say where its are
+        Fetch::Piece* pieces;
     };
 
     Work place_work(Arena& arena, bool backwards) const {
@@ -149,6 +151,7 @@ struct Kernel : Registers<T> {
         w.bracket = arena.take<vec>(H);
         w.weights = arena.take<vec>(larger(H, larger(C, R)));
         w.features = arena.take<vec>(I);
+        w.pieces = arena.take<Fetch::Piece>(most_fetched);
         const int64_t steps = p.places ? L * T_ : 0;
         w.inputs = arena.take<T>(steps * I);
         w.output = arena.take<T>(steps * H);
@@ -265,11 +268,11 @@ struct Kernel : Registers<T> {
     void store_step(T* to, const vec* from, const Block& block, int64_t t) const {
         store(to + t * H, from, block.samples, T_ * H, H);
     }
-    void load_inputs(vec* to, const Block& block, int64_t t, const Shared& shared, const Work& w) const {
+    void load_inputs(vec* to, const Block& block, int64_t t, const Shared& shared, const Work& w, Fetch& fetch) const {
         if (I) {
             load(w.features, block.inputs + t * I, block.samples, T_ * I, I);
             for (int64_t j = 0; j < H; ++j) to[j] = p.bias ? all(given(p.bias)[j]) : vec{};
-            return multiply(to, to, 1, shared.projection, w.features, H, I);
+            return multiply(to, to, 1, shared.projection, w.features, H, I, fetch);
         }
         if (!tokens) return load_step(to, block.inputs, block, t);
         const int64_t* token = tokens + block.first * T_ + t;
@@ -312,24 +315,6 @@ struct Kernel : Registers<T> {
         for (int64_t j = 0; j < H; ++j) h[j] = now < block.lengths ? h[j] : vec{};
     }
 
-    void normalise(vec* to, const vec* bracket, vec* kept, vec* deviation) const {
-        vec sums[parts] = {}, squares[parts] = {};
-        in_parts([&](auto part, int64_t j) INLINE { sums[part] += bracket[j]; });
-        const vec centre = total(sums) / static_cast<T>(H);
-        in_parts([&](auto part, int64_t j) INLINE {
-            const vec difference = bracket[j] - centre;
-            squares[part] += difference * difference;
-        });
-        const vec spread = total(squares) / static_cast<T>(H) + static_cast<T>(p.eps);
-        T inverse[L];
-        for (int64_t l = 0; l < L; ++l)
-            inverse[l] = 1 / (sizeof(T) == 4 ? __builtin_sqrtf(static_cast<float>(spread[l])) : static_cast<T>(__builtin_sqrt(spread[l])));
-        const vec scale = *reinterpret_cast<const vec*>(inverse);
-        *deviation = scale;
-        const T *gain = given(p.gain), *shift = given(p.shift);
-        for (int64_t j = 0; j < H; ++j) to[j] = relu(scaled(kept[j] = (bracket[j] - centre) * scale, gain, shift, j));
-    }
-
     static inline INLINE vec scaled(vec normed, const T* gain, const T* shift, int64_t j) {
         if (gain) normed *= gain[j];
         return shift ? normed + shift[j] : normed;
@@ -347,8 +332,13 @@ struct Kernel : Registers<T> {
 
     NOINLINE void forward_chunk(const Activations& a, int64_t start, int64_t n, T* output, const Block& block,
                                 const Shared& shared, const Work& w) const;
-    void preliminary(vec* z, vec* q, const vec* h, int64_t t, const Block& block, const Shared& shared,
-                     const Work& w) const;
+    Fetch needed(const Activations& a, int64_t start, int64_t t, int64_t n, const T* output, const Block& block,
+                 const Work& w) const;
+    void fetch_rows(Fetch& fetch, const T* from, int64_t size, int64_t t, const Block& block) const;
+    void fetch_activations(Fetch& fetch, const Activations& a, int64_t t) const;
+    void preliminary(vec* z, vec* q, const vec* h, int64_t t, const Block& block, const Shared& shared, const Work& w,
+                     Fetch& fetch) const;
+    void normalise(vec* to, const vec* bracket, vec* kept, vec* deviation) const;
     void store_written(const Activations& a, int64_t start, int64_t n, const Block& block) const;
     void forward_block(int64_t index, const Places& places, const Work& w) const;
     NOINLINE void forward_whole(Activations& a, const Block& block, const Shared& shared, const Work& w) const;
@@ -372,6 +362,7 @@ struct Kernel : Registers<T> {
     void load_d_memory(int64_t start, int64_t n, const Block& block, const Work& w) const;
     NOINLINE void backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block,
                                  const Shared& shared, const Work& w, const Sums& sums) const;
+    Fetch needed_back(const Activations& a, int64_t start, int64_t t, const Block& block, const Work& w) const;
     void pull(const Activations& a, int64_t i, int64_t first, int64_t n, const Work& w) const;
     void read_backward(const Activations& a, int64_t t, int64_t s, const Shared& shared, const Work& w,
                        const Sums& sums) const;
