@@ -47,17 +47,17 @@ def reads_segments(network: FastWeightsRNN, backend: str, input: Tensor, segment
 
 
 def run_in_place(
-    network: FastWeightsRNN, spec: StateSpec, input: Tensor, segments: Segments, starts: State
+    network: FastWeightsRNN, spec: StateSpec, input: Tensor, segments: Segments, starts: State, whole: bool
 ) -> tuple[Tensor, State]:
-    """All segments in one call of the kernel of fast weights, the longest first."""
+    """All segments in one call of the kernel of fast weights, the longest first; with the final A if `whole`."""
     time_first = spec.input_batch_dim == 1
     input = input.transpose(0, 1) if time_first else input
     order = segments.length.argsort(descending=True, stable=True)
     h0, a0 = split_state(read_rows(spec.tree, order, starts))
     assert h0 is not None
-    output = run(
+    output, a_n = run(
         input, segments.only(order).table, network.weight_hh, h0, a0, network.norm_weight, network.norm_bias,
-        network.options, network.weight_ih, network.bias,
+        network.options._replace(return_fast_weights=whole), network.weight_ih, network.bias,
     )  # fmt: skip
     last = segments.last
     ends = segments.only(last)
@@ -65,4 +65,4 @@ def run_in_place(
     h_n = output.flatten(0, 1).index_select(0, place)
     if not ends.length.all():
         h_n = torch.where((ends.length > 0)[:, None], h_n, tensors_of(take(spec.tree, last, starts))[0])
-    return output.transpose(0, 1) if time_first else output, (h_n, None)
+    return output.transpose(0, 1) if time_first else output, (h_n, a_n)

@@ -251,16 +251,26 @@ def _writes_before_read(t: int, options: FastWeightsOptions) -> int:
 
 
 def final_fast_weights(
-    written: Tensor, a0: Tensor | LowRank | None, lengths: Tensor | None, tables: tuple[Tensor, Tensor]
+    written: Tensor,
+    a0: Tensor | LowRank | None,
+    lengths: Tensor | None,
+    tables: tuple[Tensor, Tensor],
+    start: Tensor | None = None,
 ) -> Tensor:
-    """A after each sequence's last step from what was written, (B, H, H)."""
+    """A after each sequence's last step from what was written, (B, H, H); sequences begin at step `start`, or at 0."""
     discounts, retained = tables
     steps = written.shape[1]
     if lengths is None:
         weights, left = discounts.flip(0), retained[steps]
     else:
-        ages = lengths[:, None] - 1 - torch.arange(steps, device=written.device)
-        weights, left = torch.where(ages >= 0, discounts[ages.clamp(min=0)], 0.0), retained[lengths][:, None, None]
+        end, step = lengths if start is None else start + lengths, torch.arange(steps, device=written.device)
+        ages = end[:, None] - 1 - step
+        seen = ages >= 0
+        if start is not None:
+            seen &= step >= start[:, None]
+            written = torch.where(seen[..., None], written, 0.0)  # others in the row may have ended in NaN
+        weights = torch.where(seen, discounts[torch.where(seen, ages, 0)], 0.0)
+        left = retained[lengths][:, None, None]
     final = torch.bmm((written * weights[..., None]).mT, written)
     if a0 is None:
         return final

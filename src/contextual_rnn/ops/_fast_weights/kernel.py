@@ -20,8 +20,8 @@ class Given(NamedTuple):
     which it makes weight_ih features + bias itself. The operator has neither: compiled programs project outside.
 
     With weight_ih and lengths the kernel of a CPU may be given places (N,) int64 besides: N sequences then stand in the
-    B T steps of the features, each from step places[n] on, and states and lengths are of these. Outputs stand where the
-    features do, and are zero elsewhere.
+    B T steps of the features, each from step places[n] on, and states and lengths are of these. Outputs and what was
+    written stand where the features do, and are zero elsewhere.
     """
 
     inputs: Tensor

@@ -65,7 +65,7 @@ void Kernel<T>::store_state_gradients(const Block& block, const Work& w) const {
 
 template <typename T>
 inline void Kernel<T>::load_d_memory(int64_t start, int64_t n, const Block& block, const Work& w) const {
-    const T* from = early ? at(p.grad_written, block.first * T_ * H) : block.grad_output;
+    const T* from = early ? block.grad_written : block.grad_output;
     if (!from && chunked) std::memset(w.d_memory, 0, n * H * sizeof(vec));
     for (int64_t t = 0; from && t < n; ++t) load_step(w.d_memory + t * H, from, block, start + t);
 }

@@ -109,8 +109,8 @@ inline void Kernel<T>::normalise(vec* to, const vec* bracket, vec* kept, vec* de
 
 template <typename T>
 inline void Kernel<T>::store_written(const Activations& a, int64_t start, int64_t n, const Block& block) const {
-    for (int64_t t = 0; p.written && t < n; ++t)
-        store_step(at(p.written, block.first * T_ * H), memories(a) + t * memory_stride(), block, start + t);
+    for (int64_t t = 0; block.written && t < n; ++t)
+        store_step(block.written, memories(a) + t * memory_stride(), block, start + t);
 }
 
 template <typename T>
@@ -127,9 +127,12 @@ inline void Kernel<T>::forward_block(int64_t index, const Places& places, const 
         forward_chunks(block, places.saved[index], a, places.shared, w);
     } else
         forward_whole(a, block, places.shared, w);
-    if (p.places) return put_back(p.output, block.output, H, block);
+    if (p.places) {
+        put_back(p.output, block.output, H, block);
+        return put_back(p.written, block.written, H, block);
+    }
     clear_rest(block.output, H, block);
-    clear_rest(at(p.written, block.first * T_ * H), H, block);
+    clear_rest(block.written, H, block);
 }
 
 // A sequence of one chunk.
@@ -202,6 +205,7 @@ inline void Kernel<T>::forward() const {
     pack_shared(places.shared);
     find_saved(places);
     clear_gaps(p.output, H);
+    clear_gaps(p.written, H);
     parallel(blocks(), threads(blocks()), [&](int64_t block, int64_t thread) {
         forward_block(block, places, work_of(places, thread, false));
     });

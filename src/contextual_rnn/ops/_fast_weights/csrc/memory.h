@@ -141,7 +141,8 @@ struct Kernel : Registers<T> {
         vec *own, *matrices[every], *scaled;
         vec *d_brackets, *d_memory, *discounted, *d_scores, *low_discounted, *d_low_scores;
         vec *d_h, *d_z, *d_read, *raw, *d_low, *d_matrix, *symmetric, *features;
-        T *inputs, *output, *grad_inputs, *grad_output, *grad_features;  // of a block, where places say where its are
+        // Of a block, where places say where its are.
+        T *inputs, *output, *written, *grad_inputs, *grad_output, *grad_written, *grad_features;
         Fetch::Piece* pieces;
     };
 
@@ -155,6 +156,7 @@ struct Kernel : Registers<T> {
         const int64_t steps = p.places ? L * T_ : 0;
         w.inputs = arena.take<T>(steps * I);
         w.output = arena.take<T>(steps * H);
+        w.written = arena.take<T>(p.written ? steps * H : 0);
         if (chunked || !p.keep) w.activations = place_activations(arena, C);
         w.own = arena.take<vec>(own_matrix() ? H * H : 0);
         if (chunked) {
@@ -177,6 +179,7 @@ struct Kernel : Registers<T> {
         w.symmetric = arena.take<vec>(chunked ? H * H : 0);
         w.grad_inputs = arena.take<T>(I ? L * T_ * H : 0);
         w.grad_output = arena.take<T>(p.grad_output ? steps * H : 0);
+        w.grad_written = arena.take<T>(p.grad_written ? steps * H : 0);
         w.grad_features = arena.take<T>(p.grad_features ? steps * I : 0);
         return w;
     }
@@ -213,8 +216,9 @@ struct Kernel : Registers<T> {
         int64_t first, samples;
         int64_t steps;  // of its longest sequence, and 1 at least; those after them are zero in every result
         vec lengths;
-        const T *inputs, *grad_output;  // of its first sample, as those that follow; features where there are such
-        T *output, *grad_inputs, *grad_h0, *grad_a0, *grad_left, *grad_right, *grad_features;
+        // Of its first sample, as those that follow; inputs are features where there are such.
+        const T *inputs, *grad_output, *grad_written;
+        T *output, *written, *grad_inputs, *grad_h0, *grad_a0, *grad_left, *grad_right, *grad_features;
     };
 
     static T* at(void* tensor, int64_t element) { return tensor ? static_cast<T*>(tensor) + element : nullptr; }
@@ -226,7 +230,9 @@ struct Kernel : Registers<T> {
         b.samples = smaller(B - b.first, L);
         b.inputs = I ? at(p.features, b.first * T_ * I) : at(p.inputs, b.first * T_ * H);
         b.grad_output = at(p.grad_output, b.first * T_ * H);
+        b.grad_written = at(p.grad_written, b.first * T_ * H);
         b.output = at(p.output, b.first * T_ * H);
+        b.written = at(p.written, b.first * T_ * H);
         b.grad_inputs = at(p.grad_inputs, b.first * T_ * H);
         b.grad_h0 = at(p.grad_h0, b.first * H);
         b.grad_a0 = at(p.grad_a0, b.first * H * H);
@@ -324,7 +330,7 @@ struct Kernel : Registers<T> {
 
     void find_saved(const Places& places) const;
     void collect(Block& block, const Work& w, bool backwards) const;
-    void gather(T* to, const void* from, int64_t size, const Block& block) const;
+    const T* gather(T* to, const void* from, int64_t size, const Block& block) const;
     void put_back(void* to, const T* from, int64_t size, const Block& block) const;
     void clear_gaps(void* to, int64_t size) const;
 

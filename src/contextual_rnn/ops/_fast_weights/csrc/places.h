@@ -21,25 +21,26 @@ inline void Kernel<T>::find_saved(const Places& places) const {
 template <typename T>
 inline void Kernel<T>::collect(Block& block, const Work& w, bool backwards) const {
     if (!p.places) return;
-    gather(w.inputs, p.features, I, block);
-    block.inputs = w.inputs;
+    block.inputs = gather(w.inputs, p.features, I, block);
     block.output = w.output;
+    if (p.written) block.written = w.written;
     if (!backwards) return;
     gather(w.output, p.output, H, block);
     if (p.grad_features) block.grad_features = w.grad_features;
-    if (!p.grad_output) return;
-    gather(w.grad_output, p.grad_output, H, block);
-    block.grad_output = w.grad_output;
+    if (p.grad_output) block.grad_output = gather(w.grad_output, p.grad_output, H, block);
+    if (p.grad_written) block.grad_written = gather(w.grad_written, p.grad_written, H, block);
 }
 
 // The rows of a block, zero after the end of a sequence.
 template <typename T>
-inline void Kernel<T>::gather(T* to, const void* from, int64_t size, const Block& block) const {
-    for (int64_t l = 0; l < block.samples; ++l, to += T_ * size) {
+inline const T* Kernel<T>::gather(T* to, const void* from, int64_t size, const Block& block) const {
+    for (int64_t l = 0; l < block.samples; ++l) {
+        T* const row = to + l * T_ * size;
         const int64_t n = p.lengths[block.first + l];
-        std::memcpy(to, given(from) + p.places[block.first + l] * size, n * size * sizeof(T));
-        std::memset(to + n * size, 0, (block.steps - n) * size * sizeof(T));
+        std::memcpy(row, given(from) + p.places[block.first + l] * size, n * size * sizeof(T));
+        std::memset(row + n * size, 0, (block.steps - n) * size * sizeof(T));
     }
+    return to;
 }
 
 // The rows of a block into those of the caller, which may want none.

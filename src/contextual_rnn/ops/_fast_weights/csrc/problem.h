@@ -12,7 +12,7 @@
 // caller's. bias may be absent.
 //
 // Where there are places, sequence i stands in features and output from row places[i] on, of `rows` in all. Those of no
-// sequence are zero in the results. There are features and lengths then, and nothing is `written`.
+// sequence are zero in the results. There are features and lengths then.
 #define FAST_WEIGHTS_PROBLEM(FIELD)                                                                                \
     FIELD(integer, batch) FIELD(integer, steps) FIELD(integer, width) FIELD(integer, inner_steps)                  \
     FIELD(integer, rank) FIELD(integer, chunk) FIELD(integer, threads) FIELD(integer, write_before_read)           \
