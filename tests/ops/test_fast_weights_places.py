@@ -51,7 +51,9 @@ def outcomes(problem):
     final = every_final[last[table[0, last].argsort()]]
     rows = len(last)
     cotangent, of_final = problem.draw(23, *expected.shape), problem.draw(24, *final.shape)
-    wanted = torch.autograd.grad((expected, final), list(leaves.values()), (cotangent, of_final), materialize_grads=True)
+    wanted = torch.autograd.grad(
+        (expected, final), list(leaves.values()), (cotangent, of_final), materialize_grads=True
+    )
 
     places = [(int(row), slice(int(start), int(start + n))) for row, start, n, _ in table.T]
     batch = torch.full((rows, steps, FEATURES), torch.nan, dtype=problem.dtype)

@@ -29,7 +29,8 @@ def run(
 
     `table` has the row, the first step and the number of steps of each, and whether it is the last of its row, of which
     each has one: the options may ask for the A after it. The kernel works on several that follow each other until the
-    longest of them ends, so that the longest should be first. Raises ValueError or TypeError for tensors that do not fit.
+    longest of them ends, so that the longest should be first. Raises ValueError or TypeError for tensors that do not
+    fit.
     """
     row, start, length, is_last = table
     check_tensors(inputs, weight_hh, h0, a0, norm_weight, norm_bias, options, weight_ih, bias, len(row))
