@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks import machine
 from benchmarks.parts import Figure, conclude
-from benchmarks.timing import Seconds, ratio, spread
+from benchmarks.timing import Seconds, in_turns, ratio, repeated, spread
 from benchmarks.workers import Workers
 from contextual_rnn import ContextState, ContextualRNN, FreeState, InitialState
 
@@ -124,16 +124,9 @@ def time_inference(rounds: int) -> Seconds:
 
 
 def _alternate(steps: Mapping[str, Callable[[], Any]], rounds: int, each: int) -> Seconds:
-    taken: Seconds = {name: [] for name in steps}
-    for number in range(-max(2, rounds // 20), rounds):  # the first ones warm up
-        for name in list(steps)[:: -1 if number % 2 else 1]:
-            step = steps[name]
-            start = time.thread_time()
-            for _ in range(each):
-                step()
-            if number >= 0:
-                taken[name].append((time.thread_time() - start) / each)
-    return taken
+    contenders, at_once = {name: repeated(step) for name, step in steps.items()}, dict.fromkeys(steps, each)
+    in_turns(contenders, at_once, max(2, rounds // 20), time.thread_time)  # warms up
+    return in_turns(contenders, at_once, rounds, time.thread_time)
 
 
 def figures(trained: Seconds, inferred: Seconds) -> list[Figure]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks import machine
 from benchmarks.parts import Figure, conclude
-from benchmarks.timing import Seconds, ratio, spread
+from benchmarks.timing import Contender, Seconds, in_turns, ratio, spread
 from benchmarks.workers import Workers
 from contextual_rnn import ContextualRNN, FastWeightsRNN, FreeState, state_spec
 from contextual_rnn.ops._gated import cpu
@@ -192,15 +192,17 @@ def check() -> list[str]:
 def time_steps(kind: str, batch: int, rounds: int, each: int) -> Seconds:
     """Seconds a step, one figure a round."""
     ways, x = contenders(kind, batch), torch.randn(batch, FEATURES)
-    taken: Seconds = {name: [] for name in ways}
-    for number in range(-2, rounds):  # the first ones warm up
-        for name in list(ways)[:: -1 if number % 2 else 1]:
-            step, start = ways[name], time.thread_time()
-            for _ in range(each):
-                step(x)
-            if number >= 0:
-                taken[name].append((time.thread_time() - start) / each)
-    return taken
+    steps, at_once = {name: _steps(step, x) for name, step in ways.items()}, dict.fromkeys(ways, each)
+    in_turns(steps, at_once, 2, time.thread_time)  # warms up
+    return in_turns(steps, at_once, rounds, time.thread_time)
+
+
+def _steps(step: Step, x: Tensor) -> Contender:
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            step(x)
+
+    return Contender(run)
 
 
 def figures(kind: str, batch: int, seconds: Seconds) -> list[Figure]:

@@ -52,10 +52,17 @@ def interleave(
         each = _time(contender, contender.multiple, clock)
         blocks[name] = contender.multiple * max(1, round(block / (each * contender.multiple)))
         round_seconds += each * blocks[name]
+    return in_turns(contenders, blocks, min(MOST, max(least, round(seconds / round_seconds))), clock)
+
+
+def in_turns(
+    contenders: Mapping[str, Contender], steps: Mapping[str, int], rounds: int, clock: Callable[[], float]
+) -> Seconds:
+    """Seconds a step of every contender, one figure a round; each takes its number of `steps` at a stretch."""
     taken: Seconds = {name: [] for name in contenders}
-    for number in range(min(MOST, max(least, round(seconds / round_seconds)))):
+    for number in range(rounds):
         for name in list(contenders)[:: -1 if number % 2 else 1]:
-            taken[name].append(_time(contenders[name], blocks[name], clock))
+            taken[name].append(_time(contenders[name], steps[name], clock))
     return taken
 
 
