@@ -172,13 +172,13 @@ struct Registers {
         });
     }
 
-    // to += from, which may be absent, and two such sums over n rows, whose coefficients are `step` apart.
+    // to += from, and two such sums over n rows, whose coefficients are `step` apart.
     NOINLINE void combine_two(vec* to, const vec* from, int64_t n, const vec* first, const vec* rows, const vec* second,
                               const vec* more, int64_t step) const {
         in_blocks<sums>(H, [&](auto count, int64_t j) {
             constexpr int block = decltype(count)::value;
             vec sum[block];
-            each<block>([&](auto k) INLINE { sum[k] = from ? to[j + k] + from[j + k] : to[j + k]; });
+            each<block>([&](auto k) INLINE { sum[k] = to[j + k] + from[j + k]; });
             const vec *row = rows + j, *other = more + j, *a = first, *b = second;
             for (int64_t i = 0; i < n; ++i, row += H, other += H, a += step, b += step) {
                 const vec one = *a, two = *b;
@@ -195,11 +195,11 @@ struct Registers {
 
     // to = scale from + the sum over n of x y^T, rows of H each, those of y `stride` apart; `from` may be absent.
     void outer(vec* to, const vec* from, T scale, int64_t n, const vec* x, const vec* y, int64_t stride) const {
-        outer(to, from, scale, n, x, H, y, stride);
+        outer(to, from, scale, n, x, H, H, y, stride);
     }
-    // Likewise of rows of x that are `height` long.
-    NOINLINE void outer(vec* to, const vec* from, T scale, int64_t n, const vec* x, int64_t height, const vec* y,
-                        int64_t stride) const {
+    // Likewise of the first `height` elements of rows of x, which are x_stride apart.
+    NOINLINE void outer(vec* to, const vec* from, T scale, int64_t n, const vec* x, int64_t height, int64_t x_stride,
+                        const vec* y, int64_t stride) const {
         in_blocks<tile>(height, [&](auto rows_, int64_t j) {
             constexpr int rows = decltype(rows_)::value;
             in_blocks<tile>(H, [&](auto columns_, int64_t i) {
@@ -210,7 +210,7 @@ struct Registers {
                         each<columns>([&](auto c) INLINE { sum[k][c] = scale * from[(j + k) * H + i + c]; });
                     });
                 const vec *a = x + j, *b = y + i;
-                for (int64_t r = 0; r < n; ++r, a += height, b += stride)
+                for (int64_t r = 0; r < n; ++r, a += x_stride, b += stride)
                     each<rows>([&](auto k) INLINE {
                         each<columns>([&](auto c) INLINE { sum[k][c] += a[k] * b[c]; });
                     });

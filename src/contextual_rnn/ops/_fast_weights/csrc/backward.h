@@ -63,10 +63,11 @@ void Kernel<T>::store_state_gradients(const Block& block, const Work& w) const {
     if (block.grad_h0) store(block.grad_h0, w.d_h, block.samples, H, H);
 }
 
+// Under ba2016 the outputs are what was written, so their gradients are gathered in one place.
 template <typename T>
 inline void Kernel<T>::load_d_memory(int64_t start, int64_t n, const Block& block, const Work& w) const {
     const T* from = early ? block.grad_written : block.grad_output;
-    if (!from && chunked) std::memset(w.d_memory, 0, n * H * sizeof(vec));
+    if (!from) std::memset(w.d_memory, 0, n * H * sizeof(vec));
     for (int64_t t = 0; from && t < n; ++t) load_step(w.d_memory + t * H, from, block, start + t);
 }
 
@@ -75,15 +76,17 @@ template <typename T>
 void Kernel<T>::backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block,
                                       const Shared& shared, const Work& w, const Sums& sums) const {
     for (int64_t t = n - 1; t >= 0; --t) {
+        const int64_t first = t / tile * tile, end = smaller(n, first + tile);
+        if (t + 1 == end) pull_together(a, first, end, n, w);
         if (!early)
-            pull(a, t, t + 1, n, w);
+            pull(a, t, t + 1, end, w);
         else if (block.grad_output) {
             load_step(w.d_read, block.grad_output, block, start + t);
             add(w.d_h, w.d_read);
         }
         hold(w.d_h, start + t, block);
         for (int64_t s = S - 1; s >= 0; --s) read_backward(a, t, s, shared, w, sums);
-        if (early) pull(a, t, t, n, w);
+        if (early) pull(a, t, t, end, w);
         for (int64_t j = 0; j < H; ++j) w.d_z[j] += relu_gradient(w.d_h[j], query(a, t, 0)[j]);
         store_step(block.grad_inputs, w.d_z, block, start + t);
         if (I) add(sums.d_bias, w.d_z);
@@ -114,13 +117,24 @@ inline Fetch Kernel<T>::needed_back(const Activations& a, int64_t start, int64_t
     return fetch;
 }
 
-// Adds to d_h, which is that of m(i) as well, the gradient received for m(i), and the gradients of the reads of steps
-// from `first` on.
+// Adds to d_memory of steps from `first` to before `end` the gradients of the reads of the steps that follow: a read's
+// vectors are then loaded once for all of them.
 template <typename T>
-inline void Kernel<T>::pull(const Activations& a, int64_t i, int64_t first, int64_t n, const Work& w) const {
-    const int64_t read = first * S, reads = n * S - read;
-    combine_two(w.d_h, has_d_memory() ? w.d_memory + i * H : nullptr, reads, w.discounted + read * C + i,
-                w.d_brackets + read * H, w.d_scores + read * C + i, a.queries + read * H, C);
+inline void Kernel<T>::pull_together(const Activations& a, int64_t first, int64_t end, int64_t n, const Work& w) const {
+    const int64_t read = end * S, reads = n * S - read;
+    vec* const to = w.d_memory + first * H;
+    if (!reads) return;
+    outer(to, to, 1, reads, w.discounted + read * C + first, end - first, C, w.d_brackets + read * H, H);
+    outer(to, to, 1, reads, w.d_scores + read * C + first, end - first, C, a.queries + read * H, H);
+}
+
+// Adds to d_h, which is that of m(i) as well, d_memory of m(i), and the gradients of the reads of steps from `first` to
+// before `end`.
+template <typename T>
+inline void Kernel<T>::pull(const Activations& a, int64_t i, int64_t first, int64_t end, const Work& w) const {
+    const int64_t read = first * S, reads = end * S - read;
+    combine_two(w.d_h, w.d_memory + i * H, reads, w.discounted + read * C + i, w.d_brackets + read * H,
+                w.d_scores + read * C + i, a.queries + read * H, C);
 }
 
 // d_h is that of the read's result, then of its query.
@@ -180,7 +194,7 @@ template <typename T>
 inline void Kernel<T>::low_rank_gradients(const Activations& a, const Block& block, const Work& w) const {
     const auto store_sums = [&](T* to, const vec* coefficients, const vec* rows) {
         if (!to || !R) return;
-        outer(w.d_low, nullptr, 1, block.steps * S, coefficients, R, rows, H);
+        outer(w.d_low, nullptr, 1, block.steps * S, coefficients, R, R, rows, H);
         for (int64_t k = 0; k < R; ++k) store_factor(to, w.d_low + k * H, block, k);
     };
     store_sums(block.grad_left, w.low_discounted, w.d_brackets);

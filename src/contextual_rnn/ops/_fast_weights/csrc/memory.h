@@ -363,13 +363,12 @@ struct Kernel : Registers<T> {
     NOINLINE void backward_whole(const Activations& a, const Block& block, const Shared& shared, const Work& w,
                                  const Sums& sums) const;
     NOINLINE void store_state_gradients(const Block& block, const Work& w) const;
-    // Under ba2016 the outputs are what was written, so their gradients are gathered in one place.
-    bool has_d_memory() const { return chunked || (early ? p.grad_written : p.grad_output); }
     void load_d_memory(int64_t start, int64_t n, const Block& block, const Work& w) const;
     NOINLINE void backward_chunk(const Activations& a, int64_t start, int64_t n, const Block& block,
                                  const Shared& shared, const Work& w, const Sums& sums) const;
     Fetch needed_back(const Activations& a, int64_t start, int64_t t, const Block& block, const Work& w) const;
-    void pull(const Activations& a, int64_t i, int64_t first, int64_t n, const Work& w) const;
+    void pull_together(const Activations& a, int64_t first, int64_t end, int64_t n, const Work& w) const;
+    void pull(const Activations& a, int64_t i, int64_t first, int64_t end, const Work& w) const;
     void read_backward(const Activations& a, int64_t t, int64_t s, const Shared& shared, const Work& w,
                        const Sums& sums) const;
     static vec dot(const vec* a, const vec* b, int64_t n);
