@@ -20,7 +20,7 @@ from tests.sequences_alone import (
 from torch import nn
 from torch.nn import functional
 
-from contextual_rnn import ContextualRNN, FreeState, LowRank, detach, truncated
+from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, FreeState, LowRank, detach, truncated
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -84,6 +84,23 @@ def test_burn_in_without_gradients_leaves_the_initial_state_without_one_and_slic
     torch.testing.assert_close(silent, sliced)
     assert torch.autograd.grad(silent.sum(), value, allow_unused=True) == (None,)
     assert torch.autograd.grad(sliced.sum(), value)[0].any()
+
+
+@pytest.mark.parametrize("network", [nn.GRU, FastWeightsRNN])
+def test_derivatives_carried_forward_do_not_pass_burn_in(network):
+    """They are what the gradient says along the same vector: zero along the first steps and the initial state."""
+    torch.manual_seed(0)
+    rnn = network(3, 5, batch_first=True).double()
+    model = ContextualRNN(rnn, ContextState(rnn, nn.Linear(2, 4)).double())
+    given = torch.randn(9, 8, 3).double(), torch.randn(9, 2).double()
+    along, reset = tuple(map(torch.randn_like, given)), torch.rand(9, 8) < 0.1
+
+    def total(x, context):
+        return model(x, context=context, reset=reset, burn_in=3)[0].sin().sum()
+
+    gradients = torch.func.grad(total, (0, 1))(*given)
+    expected = sum((gradient * vector).sum() for gradient, vector in zip(gradients, along, strict=True))
+    torch.testing.assert_close(torch.func.jvp(total, given, along)[1], expected, rtol=1e-10, atol=1e-10)
 
 
 def test_burn_in_returns_fast_weights_only_when_asked():
