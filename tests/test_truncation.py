@@ -11,8 +11,10 @@ from tests.sequences_alone import (
     Batch,
     alone,
     assert_equal,
+    axes_of,
     batch_first,
     build,
+    in_layout,
     outcome,
     patterns,
     rows_of,
@@ -73,6 +75,23 @@ def test_learning_between_pieces_starts_resets_from_the_new_parameters():
         else:
             wanted = gru(x[:1, 2:], (first + 1).expand(1, 1, 5).contiguous())[0]
             torch.testing.assert_close(output[:1], wanted)
+
+
+@pytest.mark.parametrize("name", ["lengths", "mask", "reset"])
+def test_what_cuts_a_batch_may_be_overwritten_once_it_was_given(name):
+    """As by a thread that gathers the next batch: after the check, other numbers would be read beyond the batch."""
+    model = build("gru", torch.float64).eval()
+    x, context = torch.randn(5, 6, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    lengths = torch.tensor([6, 4, 1, 5, 3])
+    given = {"lengths": lengths, "mask": torch.arange(6) < lengths[:, None], "reset": torch.rand(5, 6) < 0.4}[name]
+    x = x.movedim((0, 1), axes_of(model))
+    given = in_layout(model, given) if given.ndim == 2 else given
+    expected = [each for _, *each in truncated(model, x, 2, context=context, **{name: given})]
+    pieces = []
+    for _, *each in truncated(model, x, 2, context=context, **{name: given}):
+        pieces.append(each)
+        given.fill_(1)
+    torch.testing.assert_close(pieces, expected, rtol=0, atol=0)
 
 
 def test_burn_in_without_gradients_leaves_the_initial_state_without_one_and_slicing_does_not():
