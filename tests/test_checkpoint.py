@@ -15,7 +15,16 @@ from torch.utils.checkpoint import (
     set_checkpoint_early_stop,
 )
 
-from contextual_rnn import ContextDropout, ContextualRNN, FreeState, LeafwiseState, NormalState, SumState
+from contextual_rnn import (
+    ContextDropout,
+    ContextualRNN,
+    FastWeightsRNN,
+    FreeState,
+    LeafwiseState,
+    NormalState,
+    SumState,
+)
+from contextual_rnn.ops._fast_weights.cpu import instruction_set
 from contextual_rnn.spec.networks import state_spec
 
 B, T = 5, 6
@@ -173,6 +182,21 @@ def test_resets_samples_and_states_alone(way):
 
         output, sampled, alone = saving(forward, x.clone().requires_grad_())
         return loss(output) + sampled.square().sum() + alone.pow(3).sum()
+
+    assert_same(model, run, WAYS[way])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("backend", ["reference", "attention", *["cpu"][: instruction_set() is not None]])
+def test_fast_weights(backend, way):
+    """torch.utils.checkpoint gives a backward pass what it saved once, and refuses to give it again."""
+    torch.manual_seed(0)
+    network = FastWeightsRNN(3, 4, batch_first=True, backend=backend)
+    model = ContextualRNN(network, NormalState(network, net(), 1.0)).double()
+    x, context = torch.randn(B, T, 3).double(), torch.randn(B, 2).double()
+
+    def run(model, saving, generator):
+        return loss(saving(lambda x: model(x, context=context, generator=generator)[0], x.clone().requires_grad_()))
 
     assert_same(model, run, WAYS[way])
 

@@ -300,6 +300,24 @@ def test_derivatives_carried_forward_in_torch_func(backend):
         torch.testing.assert_close(found, differences, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("few", [0, 1000])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")
+def test_derivatives_carried_forward_in_a_dual_level(monkeypatch, kind, few):
+    """As in torch.func, small batches too: torch packs rows that all have a step, and has no rule for it."""
+    monkeypatch.setattr(backends, "FEW", few)
+    x, lengths, reset = batch()
+    model, along = model_of(kind), torch.randn_like(x)
+    for given in ({"lengths": lengths.clamp(min=1)}, {"lengths": lengths}, {"reset": reset}):
+
+        def total(x, given=given):
+            return model(x, **given)[0].sin().sum()
+
+        with torch.autograd.forward_ad.dual_level():
+            found = torch.autograd.forward_ad.unpack_dual(total(torch.autograd.forward_ad.make_dual(x, along))).tangent
+        assert_close([found], [(torch.func.grad(total)(x) * along).sum()])
+
+
 def test_torch_func_beside_a_mode_that_the_kernel_does_not_see():
     """Torch's code over packed rows is not for torch.func either."""
 

@@ -196,6 +196,17 @@ def test_the_output_is_overwritten_and_autograd_knows(backend):
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("kind", [nn.GRU, nn.GRUCell])
+def test_no_derivative_is_carried_forward(kind, backend):
+    stream = model_of(kind(3, 5), backend=backend).stream(context_of(2, torch.float32))
+    x = torch.randn(2, 3)
+    with torch.autograd.forward_ad.dual_level():
+        output = stream(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+        for tensor in (output, stream.state):
+            assert torch.autograd.forward_ad.unpack_dual(tensor).tangent is None
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.LSTMCell])
 def test_the_state_is_read_and_set_as_a_copy(kind, backend):
     network = kind(3, 5)

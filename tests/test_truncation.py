@@ -11,8 +11,10 @@ from tests.sequences_alone import (
     Batch,
     alone,
     assert_equal,
+    axes_of,
     batch_first,
     build,
+    in_layout,
     outcome,
     patterns,
     rows_of,
@@ -20,7 +22,7 @@ from tests.sequences_alone import (
 from torch import nn
 from torch.nn import functional
 
-from contextual_rnn import ContextualRNN, FreeState, LowRank, detach, truncated
+from contextual_rnn import ContextState, ContextualRNN, FastWeightsRNN, FreeState, LowRank, detach, truncated
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -75,6 +77,23 @@ def test_learning_between_pieces_starts_resets_from_the_new_parameters():
             torch.testing.assert_close(output[:1], wanted)
 
 
+@pytest.mark.parametrize("name", ["lengths", "mask", "reset"])
+def test_what_cuts_a_batch_may_be_overwritten_once_it_was_given(name):
+    """As by a thread that gathers the next batch: after the check, other numbers would be read beyond the batch."""
+    model = build("gru", torch.float64).eval()
+    x, context = torch.randn(5, 6, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    lengths = torch.tensor([6, 4, 1, 5, 3])
+    given = {"lengths": lengths, "mask": torch.arange(6) < lengths[:, None], "reset": torch.rand(5, 6) < 0.4}[name]
+    x = x.movedim((0, 1), axes_of(model))
+    given = in_layout(model, given) if given.ndim == 2 else given
+    expected = [each for _, *each in truncated(model, x, 2, context=context, **{name: given})]
+    pieces = []
+    for _, *each in truncated(model, x, 2, context=context, **{name: given}):
+        pieces.append(each)
+        given.fill_(1)
+    torch.testing.assert_close(pieces, expected, rtol=0, atol=0)
+
+
 def test_burn_in_without_gradients_leaves_the_initial_state_without_one_and_slicing_does_not():
     gru = nn.GRU(3, 5, batch_first=True)
     model = ContextualRNN(gru, FreeState(gru))
@@ -84,6 +103,23 @@ def test_burn_in_without_gradients_leaves_the_initial_state_without_one_and_slic
     torch.testing.assert_close(silent, sliced)
     assert torch.autograd.grad(silent.sum(), value, allow_unused=True) == (None,)
     assert torch.autograd.grad(sliced.sum(), value)[0].any()
+
+
+@pytest.mark.parametrize("network", [nn.GRU, FastWeightsRNN])
+def test_derivatives_carried_forward_do_not_pass_burn_in(network):
+    """They are what the gradient says along the same vector: zero along the first steps and the initial state."""
+    torch.manual_seed(0)
+    rnn = network(3, 5, batch_first=True).double()
+    model = ContextualRNN(rnn, ContextState(rnn, nn.Linear(2, 4)).double())
+    given = torch.randn(9, 8, 3).double(), torch.randn(9, 2).double()
+    along, reset = tuple(map(torch.randn_like, given)), torch.rand(9, 8) < 0.1
+
+    def total(x, context):
+        return model(x, context=context, reset=reset, burn_in=3)[0].sin().sum()
+
+    gradients = torch.func.grad(total, (0, 1))(*given)
+    expected = sum((gradient * vector).sum() for gradient, vector in zip(gradients, along, strict=True))
+    torch.testing.assert_close(torch.func.jvp(total, given, along)[1], expected, rtol=1e-10, atol=1e-10)
 
 
 def test_burn_in_returns_fast_weights_only_when_asked():

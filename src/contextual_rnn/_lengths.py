@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from contextual_rnn._tensors import check_readable
+from contextual_rnn._tensors import check_readable, is_lazy
 from contextual_rnn._torch_internals import assert_later, is_batched, is_tracing
 
 
@@ -37,6 +39,11 @@ def check_flags(name: str, flags: Tensor, sizes: dict[str, int]) -> None:
     if tuple(flags.shape) != (shape := tuple(sizes.values())):
         axes = f", ({', '.join(sizes)}) as the input" if len(sizes) > 1 else ""
         raise ValueError(f"{name}: expected shape {shape}{axes}, got {tuple(flags.shape)}")
+
+
+def snapshot(argument: Any) -> Any:
+    """A copy of a tensor that says where to read: another thread may write to it after it was checked."""
+    return argument.clone() if isinstance(argument, Tensor) and not is_lazy(argument) else argument
 
 
 def _check_readable(name: str, value: Tensor, expected: str) -> None:

@@ -29,7 +29,6 @@ Dropout = _DropoutNd  # the class of nn.Dropout and its siblings
 disable_dynamo = _disable_dynamo  # as torch.compiler.disable, without importing torch._dynamo at once
 dispatch_mode = _get_current_dispatch_mode  # the innermost TorchDispatchMode under way, or None
 is_batched = _functorch.is_batchedtensor  # whether torch.func.vmap made this tensor
-is_batched_gradient = _functorch.is_legacy_batchedtensor  # whether autograd.grad(is_grads_batched=True) made it
 is_transformed = _functorch.is_functorch_wrapped_tensor  # whether torch.func made this tensor
 transforms = _functorch.peek_interpreter_stack  # the innermost transform of torch.func under way, or None
 graph_task = torch._C._current_graph_task_id  # the number of the backward pass under way, -1 for none
@@ -85,9 +84,14 @@ def is_program() -> bool:
 
 
 def each_of_a_batch(
-    differentiate: Callable[..., Sequence[Tensor]], grad_outputs: Sequence[Tensor | None]
-) -> list[Tensor]:
-    """`differentiate(*grad_outputs)` for each of the incoming gradients that `is_batched_gradient` are of."""
+    differentiate: Callable[..., Sequence[Tensor | None]], grad_outputs: Sequence[Tensor | None]
+) -> Sequence[Tensor | None]:
+    """`differentiate(*grad_outputs)`, once for each where autograd.grad(is_grads_batched=True) gives a batch of them.
+
+    It gives None in the same places each time.
+    """
+    if not any([grad is not None and _functorch.is_legacy_batchedtensor(grad) for grad in grad_outputs]):
+        return differentiate(*grad_outputs)
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
 
@@ -95,10 +99,14 @@ def each_of_a_batch(
         remove: Any = torch._remove_batch_dim
         return [None if grad is None else remove(grad, level, size, 0) for grad in grad_outputs]
 
+    def joined(gradients: Sequence[Tensor | None]) -> Tensor | None:
+        present = [grad for grad in gradients if grad is not None]
+        return torch._add_batch_dim(torch.stack(present), 0, level) if present else None
+
     size = max(len(grad) for grad in opened(1) if grad is not None)
     batches = [[None] * size if grad is None else grad.unbind() for grad in opened(size)]
     gradients = [differentiate(*each) for each in zip(*batches, strict=True)]
-    return [torch._add_batch_dim(torch.stack(each), 0, level) for each in zip(*gradients, strict=True)]
+    return [joined(each) for each in zip(*gradients, strict=True)]
 
 
 def forward_pre_hooks(module: nn.Module) -> tuple[Callable[..., Any], ...]:

@@ -82,7 +82,10 @@ def test_by_the_incoming_gradient(name, frozen):
 
 
 @pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize("name", [pytest.param(name, marks=native) for name in ("fast weights", "gated")])
+@pytest.mark.parametrize(
+    "name",
+    ["attention", "attention, which writes first", *(pytest.param(n, marks=native) for n in ("fast weights", "gated"))],
+)
 def test_a_batch_of_incoming_gradients(name, again):
     """`is_grads_batched=True`, as `autograd.functional.jacobian(vectorize=True)` has it."""
     outcomes = []

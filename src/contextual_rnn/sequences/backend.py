@@ -63,8 +63,8 @@ def choose(
         return name
     if backend == name:
         raise ValueError(f"backend: expected auto or torch here, as there {obstacle}, got {backend}")
-    # torch.func has no rule for torch's code over packed rows, and in some modes none for the kernel.
-    unseen = transforms() is not None and (in_forward_ad() or dispatch_mode() is not None)
+    # Neither has a rule for torch's code over packed rows, and torch.func in some modes none for the kernel.
+    unseen = in_forward_ad() or (transforms() is not None and dispatch_mode() is not None)
     if unseen and _obstacle(network, tensors, False, kinds) is None:
         return "reference"
     return "torch"
@@ -73,11 +73,13 @@ def choose(
 def is_small(network: nn.RNNBase, input: Tensor) -> bool:
     """Whether a batch has so few numbers that the rounding of torch's own code is worth more than time.
 
-    Not in torch.func, which has no rule for torch's code over packed rows, nor in torch.compile, which refuses it.
+    Not in torch.func nor where derivatives are carried forward, which have no rule for torch's code over packed rows,
+    nor in torch.compile, which refuses it.
     """
     if torch.compiler.is_compiling():
         return False
-    return input.shape[0] * input.shape[1] * network.hidden_size <= FEW and transforms() is None
+    few = input.shape[0] * input.shape[1] * network.hidden_size <= FEW
+    return few and transforms() is None and not in_forward_ad()
 
 
 def _obstacle(

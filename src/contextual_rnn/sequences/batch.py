@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like
+from contextual_rnn._lengths import blocks_of, check_flags, check_lengths, packed_like, snapshot
 from contextual_rnn._numbers import check_flag, check_size
 from contextual_rnn._torch_internals import is_program, is_tracing
 from contextual_rnn.sequences.contexts import Numbers, check_contexts, naming
@@ -79,7 +79,8 @@ class Sequences:
         name = next((name for name, argument in given.items() if argument is not None), "final_state")
         if not isinstance(input, Tensor | PackedSequence):
             raise TypeError(f"input: expected a tensor or a PackedSequence, got {type(input).__name__}")
-        whole_input, spec = None, model._spec
+        whole_input, first, spec = None, None, model._spec
+        lengths, mask, reset = snapshot(lengths), snapshot(mask), snapshot(reset)
         if isinstance(input, PackedSequence) and name == "reset":
             whole_input = input
             input, lengths = pad_packed_sequence(input, batch_first=spec.input_batch_dim == 0)
@@ -100,7 +101,6 @@ class Sequences:
             split_arguments(self.arguments, spec.per_step, spec.per_row, inputs, str(name))
         if pieces is not None and spec.bidirectional:
             raise ValueError(f"{pieces}: expected only with a network of one direction, got a bidirectional one")
-        first = None
         if mask is not None:
             if lengths is not None:
                 raise ValueError("mask: expected none beside lengths, which say the same, got both")

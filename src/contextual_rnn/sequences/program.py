@@ -15,6 +15,7 @@ from contextual_rnn.sequences.backend import KINDS, choose
 from contextual_rnn.sequences.batch import Sequences
 from contextual_rnn.sequences.model import Model
 from contextual_rnn.sequences.running import runs_whole_rows
+from contextual_rnn.spec.rows import map_tensors
 from contextual_rnn.spec.tree import State
 
 
@@ -79,7 +80,8 @@ def _run(model: Model, batch: tuple[Any, ...], given: Mapping[str, Any], hx: Sta
     before, after = sequences.split("burn_in", burn_in)
     with no_grad(sequences.input.device):
         _, carried = before.run(hx, carry=True)
-    return after.run(hx, carried=carried)
+    # no_grad lets derivatives that are carried forward pass.
+    return after.run(hx, carried=map_tensors(Tensor.detach, carried))
 
 
 def _run_here(function: Callable[..., Any], *args: Any, **options: Any) -> Any:

@@ -261,7 +261,7 @@ class Stream:
                 self._reset("reset_context", reset, reset_context)
             elif reset_context is not None:
                 raise ValueError("reset_context: expected only with reset, got it alone")
-            output, self._state = run(network, self._spec, input, self._state, **merged(arguments, {}))
+            output, self._state = run(network, self._spec, input.detach(), self._state, **merged(arguments, {}))
         except BaseException:  # of a network that refuses the input or an argument itself
             self._state, self._start, self._starts, self._start_is_current = before
             raise

@@ -10,12 +10,14 @@ sample's own, one outer product a step where a single batched product at the end
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from contextual_rnn._shapes import Float, Int
+from contextual_rnn._torch_internals import each_of_a_batch
 from contextual_rnn.ops._fast_weights.options import FastWeightsOptions, LowRank, decay_tables
 from contextual_rnn.ops.native.once import differentiable_once
 
@@ -120,15 +122,21 @@ class _Recurrence(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors[:10]
-        with torch.no_grad():
-            grads = _backward(ctx, grad_output, grad_written)
-        return (*differentiable_once(grads, inputs, (grad_output, grad_written)), None, None)
+        tensors = ctx.saved_tensors  # torch.utils.checkpoint gives them once
+
+        def differentiate(*grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+            with torch.no_grad():
+                grads = _backward(ctx, tensors, *grad_outputs)
+            return differentiable_once(grads, tensors[:10], grad_outputs)
+
+        return (*each_of_a_batch(differentiate, (grad_output, grad_written)), None, None)
 
 
-def _backward(ctx: Any, grad_output: Tensor | None, grad_written: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, tensors: Sequence[Any], grad_output: Tensor | None, grad_written: Tensor | None
+) -> tuple[Tensor | None, ...]:
     options = ctx.options
-    given, (beyond, output, written, *saved) = ctx.saved_tensors[:10], ctx.saved_tensors[10:]
+    given, (beyond, output, written, *saved) = tensors[:10], tensors[10:]
     _, weight_hh, h0, dense, left, right, norm_weight, norm_bias, discounts, retained = given
     reads, scored = ctx.counts
     queries, scores, norms = saved[:reads], saved[reads : reads + scored], saved[reads + scored :]

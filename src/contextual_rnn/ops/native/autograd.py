@@ -20,7 +20,6 @@ from contextual_rnn._torch_internals import (
     dispatch_mode,
     each_of_a_batch,
     in_forward_ad,
-    is_batched_gradient,
     is_transformed,
     not_compiled,
     transforms,
@@ -99,9 +98,7 @@ class _Eager(torch.autograd.Function):
                 return _Derivative.apply(operation, ctx.kinds, *given, *settings, output, saved, *grad_outputs, *wanted)
             return operation.differentiate(given, settings, ctx.kinds, output, saved, *grad_outputs, wanted)
 
-        several = any([grad is not None and is_batched_gradient(grad) for grad in grad_outputs])
-        grads = each_of_a_batch(differentiate, grad_outputs) if several else differentiate(*grad_outputs)
-        grads = spread(grads, wanted)
+        grads = spread(each_of_a_batch(differentiate, grad_outputs), wanted)
         return (None, None, None, None, *[g for g, absent in zip(grads, ctx.absent, strict=True) if not absent])
 
 

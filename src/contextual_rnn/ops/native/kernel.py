@@ -115,7 +115,7 @@ def kinds_of(given: Any) -> Kinds:
     return [None if tensor is None else (tensor.shape, tensor.dtype, tensor.device) for tensor in given]
 
 
-def spread(grads: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+def spread(grads: Sequence[Tensor | None], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """The gradients in the places of what they are wanted for, None elsewhere."""
     remaining = iter(grads)
     return tuple(next(remaining) if want else None for want in wanted)
