@@ -55,7 +55,7 @@ def read_panel(table: Any, columns: Columns, like: Encoding | None = None) -> Pa
     """
     if not isinstance(columns, Columns):
         raise TypeError(f"columns: expected Columns, such as Columns(target='y'), got {shortened(columns)}")
-    source = open_table(table, columns.names)
+    source = open_table(table, columns.names, [name for name in (columns.series, columns.group) if name is not None])
     _check_names(source, columns, like)
     if (tokens := tokens_of(source, columns)) is not None:
         return _read_texts(source, columns, tokens, like)
