@@ -227,6 +227,30 @@ def test_padding_does_not_count():
     assert spoiled.losses["true"][10].item() == pytest.approx(losses()[1::2, 10].mean().item(), rel=1e-5)
 
 
+def test_steps_that_no_sequence_has_are_left_out():
+    """They had a loss of NaN, and an influence of zero, as if the state had faded."""
+    model, x, lengths = (
+        model_of(keeping("gru", 0.8)),
+        torch.randn(BATCH, STEPS, INPUTS),
+        torch.tensor([3, 7] * (BATCH // 2)),
+    )
+    whole, cut = (
+        diagnose(model, lambda x=x: model(x, context=torch.ones(BATCH, 5))[0].mean(2), lengths=lengths, permutations=0)
+        for x in (x, x[:, :7])
+    )
+    assert whole.as_dict() == cut.as_dict()
+    assert whole.losses["true"].shape == (7,)
+    assert (whole.influence.length, whole.burn_in) == (7, None)
+
+
+@pytest.mark.parametrize("lengths", [[3] * BATCH, torch.full((BATCH,), 3.0), torch.tensor([3] * (BATCH - 1))])
+def test_lengths_beside_losses_of_whole_sequences_are_checked(lengths):
+    model, x = model_of(keeping("gru", 0.8)), torch.randn(BATCH, STEPS, INPUTS)
+    run = lambda: model(x, context=torch.ones(BATCH, 5))[0].mean((1, 2))  # noqa: E731
+    with pytest.raises((TypeError, ValueError), match="lengths: expected"):
+        diagnose(model, run, lengths=lengths)
+
+
 def test_influence_is_over_the_sequences_that_last():
     """Not thinned by the zeros that stand behind the end of the others."""
     model, x = model_of(keeping("gru", 0.8)), torch.randn(BATCH, STEPS, INPUTS)
