@@ -227,6 +227,26 @@ def test_padding_does_not_count():
     assert spoiled.losses["true"][10].item() == pytest.approx(losses()[1::2, 10].mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("returned", [True, False])
+def test_only_the_run_with_gradients_has_a_hook(returned, monkeypatch):
+    """Native kernels run a network without hooks alone. Where h(t) is returned, none is needed at all."""
+    hooked, run = [], ContextualRNN.forward
+    monkeypatch.setattr(
+        ContextualRNN,
+        "forward",
+        lambda self, *a, **k: hooked.append(len(self.network._forward_hooks)) or run(self, *a, **k),
+    )
+    model, x, context = model_of(keeping("gru", 0.8)), torch.randn(BATCH, STEPS, INPUTS), torch.randn(BATCH, 5)
+
+    def losses():
+        hidden = model(x, context=context)[0]
+        return (hidden.mean(2), hidden) if returned else hidden.mean(2)
+
+    assert diagnose(model, losses, permutations=3).influence is not None
+    assert len(hooked) == 8  # the model's own state, true, zeroed, mean, three permutations, and the influence
+    assert hooked == [0] * 7 + [0 if returned else 1]
+
+
 def test_steps_that_no_sequence_has_are_left_out():
     """They had a loss of NaN, and an influence of zero, as if the state had faded."""
     model, x, lengths = (
