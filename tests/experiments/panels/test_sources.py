@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tests.experiments.panels.tables import COLUMNS, flows
 
-from contextual_rnn.experiments.panels import Columns, csv_files, prepare, read_panel
+from contextual_rnn.experiments.panels import Columns, csv_files, prepare, prepare_new, read_panel
 
 PLAIN = replace(COLUMNS, context=("soil", "area"))
 
@@ -184,6 +185,24 @@ def test_names_that_are_whole_numbers_in_every_part_are_so(tmp_path):
     assert panel.series_names == [7, 12, -3]
     (tmp_path / "1.csv").write_text("name,y,x\n07,1,b\n12,2,b")
     assert read_panel(tmp_path, columns).series_names == ["7", "12", "07"]
+
+
+def test_what_was_text_in_training_is_text_in_a_new_file_of_numbers_alone(tmp_path):
+    def written(name, zones, tags):
+        rows = [f"{s},{zones[s]},{tags[s]},{(3 * s + t) % 7}" for s in range(len(zones)) for t in (0, 1)]
+        (tmp_path / name).write_text("\n".join(["series,zone,tags,y", *rows]))
+        return tmp_path / name
+
+    zones, tags = ["01", "02", "2A", "1", "NA"] * 4, ["1;2", "2", "01", "1", "NA"] * 4
+    columns = Columns("y", "series", context=("zone", "tags"), kinds={"zone": "category", "tags": "set:;"})
+    data = prepare(read_panel(written("a.csv", zones, tags), columns))
+    places = {zone: place for place, zone in enumerate(data.context["zone"].categories)}
+    new = prepare_new(written("b.csv", ["01", "02", "1", "NA"], ["2", "1", "01", "NA"]), data.encoding)
+    context = new.batch(new.test).context
+    assert context["zone"].tolist() == [places["01"], places["02"], places["1"], places[None]]
+    whole = prepare_new(tmp_path / "a.csv", data.encoding)
+    assert torch.equal(context["tags"], whole.batch(whole.test).context["tags"][[1, 3, 2, 4]])
+    assert not [warning for warning in new.summary["warnings"] if "were not in training" in warning]
 
 
 def test_names_of_folders_that_are_names_of_series_stay_as_they_are_written(tmp_path):

@@ -8,7 +8,15 @@ from csv import reader as csv_reader
 from pathlib import Path
 from typing import Any
 
-from contextual_rnn.experiments.panels.arrow import can_cast, check_once, compute, first_line, is_text, value_type
+from contextual_rnn.experiments.panels.arrow import (
+    AsWritten,
+    can_cast,
+    check_once,
+    compute,
+    first_line,
+    is_text,
+    value_type,
+)
 
 DELIMITERS = ",;\t|"
 DECIMAL_COMMA = r'(^|{0})"?[-+]?\d+,\d+"?({0}|$)'
@@ -18,13 +26,13 @@ LOOKED_AT = 1 << 14  # bytes after the first line
 BLOCK, LARGEST_BLOCK, BLOCKS = 1 << 26, 1 << 30, 16
 
 
-def read_csv_files(files: Sequence[Path], names: Sequence[str] | None, as_written: Sequence[str] = ()) -> Any:
+def read_csv_files(files: Sequence[Path], names: Sequence[str] | None, as_written: AsWritten) -> Any:
     """The columns `names` of CSV files, or all, with types that hold every value; texts as codes.
 
-    Those of `as_written` are texts, so that 001 and 1 differ and NA is a name, but whole numbers where all are written
-    as such. The first line names the columns and shows what separates them: a comma, semicolon, tab or bar. Numbers may
-    have decimal commas where something else separates them. Raises ValueError that names the file for one that is
-    empty, no UTF-8 text, or has rows of different lengths.
+    Those of `as_written` are texts, so that 001 and 1 differ; names are whole numbers where all are written as such.
+    The first line names the columns and shows what separates them: a comma, semicolon, tab or bar. Numbers may have
+    decimal commas where something else separates them. Raises ValueError that names the file for one that is empty, no
+    UTF-8 text, or has rows of different lengths.
     """
     import pyarrow as pa
 
@@ -33,13 +41,13 @@ def read_csv_files(files: Sequence[Path], names: Sequence[str] | None, as_writte
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise ValueError(f"table: expected parts with the same types, got {error}") from None
-    for name in as_written:
-        if name in table.column_names:
+    for name, missing in as_written.items():
+        if missing is not None and name in table.column_names:
             table = table.set_column(table.column_names.index(name), name, _whole_numbers(table.column(name)))
     return table
 
 
-def _read_one(file: Path, names: Sequence[str] | None, as_written: Sequence[str]) -> Any:
+def _read_one(file: Path, names: Sequence[str] | None, as_written: AsWritten) -> Any:
     import pyarrow as pa
     import pyarrow.csv as csv
 
@@ -75,7 +83,7 @@ def _read_one(file: Path, names: Sequence[str] | None, as_written: Sequence[str]
     for field in table.schema:
         if pa.types.is_binary(value_type(field.type)):
             raise ValueError(_not_text(field.name, file))
-    missing = {name: [""] if name in as_written else options.null_values for name in table.column_names}
+    missing = {name: as_written.get(name) or options.null_values for name in table.column_names}
     parts = [
         [_with_missing(chunk, missing[name]) for chunk in table.column(name).chunks] for name in table.column_names
     ]

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from contextual_rnn.experiments.panels.arrow import check_once, first_line, value_type
+from contextual_rnn.experiments.panels.arrow import AsWritten, check_once, first_line, value_type
 
 READ_ROWS = 1 << 18  # of a column at a time
 VALUES = 1 << 22  # of several short columns at a time: each reading looks at the names of all columns of every file
 
 
 def read_parquet_files(
-    files: Sequence[Path], names: Sequence[str] | None, as_written: Sequence[str], name: str
+    files: Sequence[Path], names: Sequence[str] | None, as_written: AsWritten, name: str
 ) -> tuple[int, dict[str, Any], Callable[[str], Iterator[Any]]]:
     """`rows`, `types` and `read` of a `Source`: texts are codes; partitions that folders name are columns too.
 
@@ -96,7 +96,7 @@ def _common_schema(paths: Sequence[str], names: Sequence[str] | None) -> Any:
     return pa.schema(list(fields.values()))
 
 
-def _partitions(paths: Sequence[str], as_written: Sequence[str]) -> Iterator[Any]:
+def _partitions(paths: Sequence[str], as_written: AsWritten) -> Iterator[Any]:
     """The columns that the names of folders hold, with types for the values of all of them."""
     import pyarrow as pa
     import pyarrow.dataset as ds
