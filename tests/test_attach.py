@@ -232,6 +232,23 @@ def test_a_context_may_be_for_one_network_alone():
             assert torch.equal(second(X), expected(second, contexts[1]))  # the innermost that is for it
 
 
+def test_a_context_whose_generator_is_over_is_over_whatever_began_since():
+    model = attached()
+
+    def outputs(context):
+        with given_context(context):
+            yield model(X)
+            yield model(X)
+
+    first, second = outputs(CONTEXT), outputs(OTHER)
+    next(first), next(second)
+    assert len(list(first)) == 1  # it ends before the one that began after it
+    assert torch.equal(next(second), expected(model, OTHER))
+    second.close()
+    with pytest.raises(ValueError, match="context: expected one"):
+        model(X)
+
+
 def gradients(model, output):
     loss = (output * torch.linspace(-1, 1, output.numel(), dtype=F64).view_as(output)).sum()
     model.zero_grad()

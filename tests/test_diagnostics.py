@@ -227,6 +227,50 @@ def test_padding_does_not_count():
     assert spoiled.losses["true"][10].item() == pytest.approx(losses()[1::2, 10].mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("returned", [True, False])
+def test_only_the_run_with_gradients_has_a_hook(returned, monkeypatch):
+    """Native kernels run a network without hooks alone. Where h(t) is returned, none is needed at all."""
+    hooked, run = [], ContextualRNN.forward
+    monkeypatch.setattr(
+        ContextualRNN,
+        "forward",
+        lambda self, *a, **k: hooked.append(len(self.network._forward_hooks)) or run(self, *a, **k),
+    )
+    model, x, context = model_of(keeping("gru", 0.8)), torch.randn(BATCH, STEPS, INPUTS), torch.randn(BATCH, 5)
+
+    def losses():
+        hidden = model(x, context=context)[0]
+        return (hidden.mean(2), hidden) if returned else hidden.mean(2)
+
+    assert diagnose(model, losses, permutations=3).influence is not None
+    assert len(hooked) == 8  # the model's own state, true, zeroed, mean, three permutations, and the influence
+    assert hooked == [0] * 7 + [0 if returned else 1]
+
+
+def test_steps_that_no_sequence_has_are_left_out():
+    """They had a loss of NaN, and an influence of zero, as if the state had faded."""
+    model, x, lengths = (
+        model_of(keeping("gru", 0.8)),
+        torch.randn(BATCH, STEPS, INPUTS),
+        torch.tensor([3, 7] * (BATCH // 2)),
+    )
+    whole, cut = (
+        diagnose(model, lambda x=x: model(x, context=torch.ones(BATCH, 5))[0].mean(2), lengths=lengths, permutations=0)
+        for x in (x, x[:, :7])
+    )
+    assert whole.as_dict() == cut.as_dict()
+    assert whole.losses["true"].shape == (7,)
+    assert (whole.influence.length, whole.burn_in) == (7, None)
+
+
+@pytest.mark.parametrize("lengths", [[3] * BATCH, torch.full((BATCH,), 3.0), torch.tensor([3] * (BATCH - 1))])
+def test_lengths_beside_losses_of_whole_sequences_are_checked(lengths):
+    model, x = model_of(keeping("gru", 0.8)), torch.randn(BATCH, STEPS, INPUTS)
+    run = lambda: model(x, context=torch.ones(BATCH, 5))[0].mean((1, 2))  # noqa: E731
+    with pytest.raises((TypeError, ValueError), match="lengths: expected"):
+        diagnose(model, run, lengths=lengths)
+
+
 def test_influence_is_over_the_sequences_that_last():
     """Not thinned by the zeros that stand behind the end of the others."""
     model, x = model_of(keeping("gru", 0.8)), torch.randn(BATCH, STEPS, INPUTS)

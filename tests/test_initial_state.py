@@ -132,6 +132,28 @@ def test_generator_repeats_draws_and_evaluation_does_not_draw(kind, case):
     assert all(map(torch.equal, draw(1), draw(2)))
 
 
+def test_a_generator_gives_the_same_draws_in_every_way(kind, case):
+    _, _, state = build(kind, case)
+    context = torch.randn(B, 2)
+
+    def of_posterior(draw):
+        def call(generator):
+            return draw(state.posterior(context, B, generator=generator), generator)
+
+        return call
+
+    ways = [lambda generator: state(context, B, generator=generator, rows=torch.arange(B))]
+    if kind != "normal, at times dropped":  # it says that it draws in another order, and that samples are never dropped
+        ways.append(lambda generator: state(context, B, generator=generator, num_samples=1))
+        ways.append(lambda generator: state.sample(context, 1, batch_size=B, generator=generator))
+        if kind in ("free", "one a leaf") or "normal" in kind:
+            ways.append(of_posterior(lambda posterior, generator: posterior.rsample(generator)))
+            ways.append(of_posterior(lambda posterior, generator: posterior.sample(1, generator)))
+    expected = tensors_of(state(context, B, generator=torch.Generator().manual_seed(1)))
+    for draw in ways:
+        torch.testing.assert_close(tensors_of(draw(torch.Generator().manual_seed(1))), expected)
+
+
 def test_sample_rows_are_grouped_by_context(kind, case):
     _, spec, state = build(kind, case)
     state.eval()

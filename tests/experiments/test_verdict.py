@@ -80,6 +80,18 @@ def test_an_interval_below_the_smallest_gain_does_not_help():
     assert gain.verdict(smallest=-1.0) == "cannot be decided"
 
 
+def test_means_by_step_are_those_of_each_step_alone():
+    rng = numpy.random.default_rng(0)
+    values = rng.normal(size=(2, 9, 6))
+    values[:, rng.random((9, 6)) < 0.4] = math.nan
+    values[..., 3], values[0, 0, 0] = math.nan, math.inf
+    errors = Errors(values, [5, 3, 3, 1, 5, 1, 1, 2, 5])
+    alone = [errors.by_series(values[..., step : step + 1]) for step in range(6)]
+    numpy.testing.assert_allclose(errors.by_series_and_step(), numpy.stack(alone, 2), rtol=1e-12)
+    expected = [math.nan if numpy.isnan(each).all() else numpy.nanmean(each) for each in alone]
+    numpy.testing.assert_allclose(errors.by_step(), expected, rtol=1e-12)
+
+
 def test_series_count_alike_and_missing_targets_do_not_count():
     nan = math.nan
     errors = Errors([[[1.0, nan], [3.0, 5.0], [10.0, nan], [nan, nan]]], ["a", "b", "b", "c"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.networks import SPECS, make
 
-from contextual_rnn import interpolate
+from contextual_rnn import Leaf, StateSpec, interpolate
 
 B, POINTS = 3, 5
 
@@ -43,6 +43,17 @@ def test_a_quarter_turn():
     torch.testing.assert_close(path[1], torch.full((2,), math.sqrt(2)))
 
 
+@pytest.mark.parametrize("lengths", [(1e-20, 1.0), (1e-200, 1e-200), (1e-310, 1.0), (1e200, 1e200)])
+def test_the_angle_is_that_of_vectors_of_any_length(lengths):
+    """Squares of small numbers are 0, those of large ones infinity."""
+    angle, weight = math.pi / 3, torch.linspace(0, 1, POINTS).double()[:, None]
+    start = lengths[0] * torch.tensor([[1.0, 0.0]]).double()
+    end = lengths[1] * torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
+    path = interpolate(start, end, POINTS, spherical=True)
+    expected = (((1 - weight) * angle).sin() * start + (weight * angle).sin() * end) / math.sin(angle)
+    torch.testing.assert_close(path, expected, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("case", SPECS)
 @pytest.mark.parametrize("spherical", [True, False])
 def test_states_leaf_by_leaf(case, spherical):
@@ -65,6 +76,12 @@ BAD_CALLS = {
     "spherical: expected True or False": lambda: interpolate(ONE, ONE, 2, spherical=1),
     "start: expected leaf 'h' with a batch": lambda: interpolate(
         torch.zeros(2, 5), torch.zeros(2, 5), 2, spec=make("gru")[1]
+    ),
+    "start: expected leaf 'count' of floats of at least 16 bits, got torch.int64": lambda: interpolate(
+        (ONE, ONE.long()),
+        (ONE, ONE.long()),
+        2,
+        spec=StateSpec((Leaf("h", (2,)), Leaf("count", (2,), dtype=torch.int64))),
     ),
 }
 

@@ -309,6 +309,12 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(monkeypatch):
     with_gradients, _ = fast_weights(*tensors, backend="cpu")
     assert kept == [False, True]
     assert torch.equal(without, with_gradients)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            evaluated, _ = fast_weights(*tensors, backend="cpu")
+        assert not evaluated.requires_grad
+        assert torch.equal(without, evaluated)
+    assert kept == [False, True, False, False]
 
 
 def test_other_tensors_are_refused_with_the_reason():

@@ -295,11 +295,18 @@ def test_information_names_the_instruction_set():
     assert text == f"available ({cpu.instruction_set()}, float32 and float64)"
 
 
-def test_nothing_is_saved_where_no_gradient_is_wanted():
+def test_nothing_is_saved_where_no_gradient_is_wanted(monkeypatch):
+    kept = []
+    monkeypatch.setattr(cpu, "saved_size", lambda *a, _size=cpu.saved_size: kept.append(1) or _size(*a))
     problem = Problem()
-    leaves = {name: leaf.detach() for name, leaf in problem.leaves(problem.table().shape[1]).items()}
-    results = problem.run(leaves, problem.table(), "native")
+    leaves = problem.leaves(problem.table().shape[1])
+    results = problem.run({name: leaf.detach() for name, leaf in leaves.items()}, problem.table(), "native")
     assert not any(result.requires_grad for result in results.values())
+    with torch.no_grad():
+        problem.run(leaves, problem.table(), "native")
+    assert not kept
+    problem.run(leaves, problem.table(), "native")
+    assert kept
 
 
 def test_a_second_derivative_is_refused():

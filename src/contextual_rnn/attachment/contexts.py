@@ -23,13 +23,12 @@ from contextual_rnn.states._recomputed import compute_again
 
 @dataclass(frozen=True, eq=False)
 class _Given:
-    """A context, for one network, for those of one host, or for all; `before` is the one around it."""
+    """A context, for one network, for those of one host, or for all."""
 
     context: Any
     network: nn.Module | None
     host: str | None
     backward_pass: int
-    before: _Given | None
 
     def is_for(self, network: nn.Module, host: str | None) -> bool:
         if self.host is not None:
@@ -37,7 +36,8 @@ class _Given:
         return self.network is None or self.network is network
 
 
-_innermost: ContextVar[_Given | None] = ContextVar("contextual_rnn_given", default=None)
+# From the outermost to the innermost.
+_all_given: ContextVar[tuple[_Given, ...]] = ContextVar("contextual_rnn_given", default=())
 
 
 @contextmanager
@@ -49,20 +49,20 @@ def given_context(context: Any, *, network: nn.Module | None = None) -> Generato
             loss = model(batch)
 
     The innermost one counts. It holds for the thread that enters it. A call inside of torch.utils.checkpoint keeps it
-    in the recomputation, wherever `backward` runs. Raises TypeError for a `network` that is no module, ValueError for
-    one without an attached state.
+    in the recomputation, wherever `backward` runs. In a generator that yields inside, it holds until the generator goes
+    on, for all that runs meanwhile, as does torch.no_grad: generators that run in turns must not yield inside. Raises
+    TypeError for a `network` that is no module, ValueError for one without an attached state.
     """
     if network is not None:
         if not isinstance(network, nn.Module):
             raise TypeError(f"network: expected a module or None, got {type(network).__name__}")
         if not is_attached(network):
             raise ValueError(f"network: expected one with an attached initial state, got {type(network).__name__}")
-    before = _innermost.get()
-    _innermost.set(_Given(context, network, None, _backward_pass(), before))
+    given = _begin(context, network, None)
     try:
         yield
     finally:
-        _innermost.set(before)
+        _end(given)
 
 
 def is_attached(network: nn.Module) -> bool:
@@ -75,16 +75,25 @@ HOOK = "_initial_state_hook"  # of a network: what removes its hook, and the key
 
 def begin_call(host: str, context: Any) -> None:
     """The forward call of a host begins."""
-    _innermost.set(_Given(context, None, host, _backward_pass(), _innermost.get()))
+    _begin(context, None, host)
 
 
 def end_call(host: str) -> None:
     """The innermost forward call of a host is over."""
-    given = _innermost.get()
-    while given is not None and given.host != host:
-        given = given.before
-    if given is not None:
-        _innermost.set(given.before)
+    for given in reversed(_all_given.get()):
+        if given.host == host:
+            return _end(given)
+
+
+def _begin(context: Any, network: nn.Module | None, host: str | None) -> _Given:
+    given = _Given(context, network, host, _backward_pass())
+    _all_given.set((*_all_given.get(), given))
+    return given
+
+
+def _end(given: _Given) -> None:
+    """Take away this one alone: where generators run in turns, others may have begun since, and are not over."""
+    _all_given.set(tuple(other for other in _all_given.get() if other is not given))
 
 
 @untraced
@@ -108,10 +117,10 @@ def described(network: nn.Module) -> str:
 
 
 def _find(network: nn.Module, host: str | None, backward_pass: int) -> _Given | None:
-    given = _innermost.get()
-    while given is not None and not (given.backward_pass == backward_pass and given.is_for(network, host)):
-        given = given.before
-    return given
+    for given in reversed(_all_given.get()):
+        if given.backward_pass == backward_pass and given.is_for(network, host):
+            return given
+    return None
 
 
 def _hint(host: str | None) -> str:

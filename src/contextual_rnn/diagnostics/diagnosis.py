@@ -22,11 +22,12 @@ ROWS = 8  # steps in the table
 class Diagnosis:
     """Did the initial state matter?
 
-    `losses` has the mean loss of every step, (T,), under the states: `true` (what the model makes), `zeroed`, `mean`
-    (that of the batch, for every sequence), `shuffled` (that of another sequence, mean over the permutations) and,
-    where the state is random, `sampled` (a draw; the others stand on its mean). `overall` has their means over all
-    steps and sequences. `p_value` is that of the permutation test; None where all sequences have the same state, or no
-    permutations were asked for, or losses of the test are not finite. `influence` is None where no h(t) was to be seen.
+    `losses` has the mean loss of every step that any sequence has, (T,), under the states: `true` (what the model
+    makes), `zeroed`, `mean` (that of the batch, for every sequence), `shuffled` (that of another sequence, mean over
+    the permutations) and, where the state is random, `sampled` (a draw; the others stand on its mean). `overall` has
+    their means over all steps and sequences. `p_value` is that of the permutation test; None where all sequences have
+    the same state, or no permutations were asked for, or losses of the test are not finite. `influence` is None where
+    no h(t) was to be seen.
     `groups` is the number of groups whose states were permuted, None where single sequences were. `sigma` has the
     random leaves. `not_finite` says, a sentence each, which losses, states and h(t) are not finite.
     """

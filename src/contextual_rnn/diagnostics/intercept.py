@@ -56,11 +56,13 @@ class Intercept:
 
         handle = self.initial_state.register_forward_hook(replace, with_kwargs=True)
         try:
-            outcome = watch(losses, None if state is None else self.network)
+            outcome = watch(losses, self.network)
         finally:
             handle.remove()
         if calls != 1:
             raise ValueError(f"losses: expected one call of the initial state, got {calls}")
+        if outcome[1] is not None:
+            self.network = None  # `losses` returns h(t), and its native kernels need no hook
         return outcome
 
     def draw(self, seed: int) -> State:
@@ -89,10 +91,14 @@ class Intercept:
 
 
 def watch(losses: Callable[[], Any], network: nn.Module | None) -> Found:
-    """Run `losses`, which returns losses or (losses, h); without h it is read off `network`."""
+    """Run `losses`, which returns losses or (losses, h); where h needs a gradient, it is else read off `network`.
+
+    Elsewhere there is no hook, beside which no native kernel runs the network.
+    """
     seen: list[Tensor] = []
     with ExitStack() as hooks:
         # In a bidirectional network h(t) depends on all steps: an influence after t steps is not defined.
+        network = network if torch.is_grad_enabled() else None
         if network is not None and not (spec := state_spec(network)).bidirectional:
             hook = network.register_forward_hook(lambda module, args, output: seen.append(_hidden(output, spec)))
             hooks.callback(hook.remove)

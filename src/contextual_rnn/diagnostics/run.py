@@ -57,8 +57,8 @@ def diagnose(
     is what `network` returns, by default the network of the `ContextualRNN` around the
     initial state; `losses` may return it instead, as (losses, h) with h (B, T, H). Where losses, states or h(t) are not
     finite, the diagnosis names them, and has no p-value where they are losses of the test. `lengths`, (B,), says how
-    long each sequence of a padded batch is. The same `seed` gives the same diagnosis. Modes, parameters, their
-    gradients and the global generators are left as they were.
+    long each sequence of a padded batch is; steps that none has are left out. The same `seed` gives the same diagnosis.
+    Modes, parameters, their gradients and the global generators are left as they were.
 
     Raises ValueError for a model with no initial state or several, for `losses` that do not call it once, are of
     another shape, or forbid gradients, for fewer than two sequences or groups and for bad lengths or sizes, TypeError
@@ -208,16 +208,21 @@ def _influence(
                 f"losses: expected h(t) of {sequences} sequences, got {len(hidden)}; sequences without a step have "
                 "none: leave them out, or return (losses, h) with all of them"
             )
+        hidden, padding = _without_padding(hidden, options.lengths)
         steps = measured_steps(hidden.shape[1], options.influence_steps)
         generator = torch.Generator().manual_seed(options.seed)
-        padding = _padding(options.lengths, hidden.shape[1])
         real = hidden if padding is None else hidden.detach().masked_fill(padding[..., None].to(hidden.device), 0.0)
         return influence_of(hidden, inputs, steps, options.lengths, generator), not_finite("h(t)", real, "h")
 
 
-def _padding(lengths: Tensor | None, steps: int) -> Tensor | None:
-    """Which steps of each sequence are after its end, (B, T); None where none is."""
-    return None if lengths is None else torch.arange(steps, device="cpu") >= lengths.cpu()[:, None]
+def _without_padding(values: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The steps of (B, T, ...) that any sequence has, and which are after the end of each; None without lengths."""
+    if lengths is None:
+        return values, None
+    check_lengths(lengths, *values.shape[:2])
+    if not (longest := int(lengths.max())):
+        raise ValueError("lengths: expected at least one real step, got none")
+    return values[:, :longest], torch.arange(longest, device="cpu") >= lengths.cpu()[:, None]
 
 
 @dataclass(frozen=True)
@@ -237,12 +242,9 @@ class _Means:
         if losses.ndim not in (1, 2) or len(losses) != batch or not losses.numel():
             raise ValueError(f"losses: expected ({batch}, steps) or ({batch},), got {tuple(losses.shape)}")
         values, padding = losses.detach().double().cpu(), None
-        if values.ndim == 2 and lengths is not None:
-            check_lengths(lengths, batch, losses.shape[1])
-            padding = _padding(lengths, losses.shape[1])
+        if values.ndim == 2:
+            values, padding = _without_padding(values, lengths)
         if padding is not None:
-            if padding.all():
-                raise ValueError("lengths: expected at least one real step, got none")
             values = values.masked_fill(padding, 0.0)
         bad = not_finite(f"losses under the state {arm}", values, "losses")
         if values.ndim == 1:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from contextual_rnn._numbers import check_elements, check_flag, check_size
 from contextual_rnn._precision import wide
-from contextual_rnn._tensors import check_floats
+from contextual_rnn._tensors import FLOATS, check_floats
 from contextual_rnn.spec.spec import StateSpec
 
 
@@ -35,17 +35,19 @@ def interpolate(
     num_points = check_size("num_points", num_points, 2)
     check_flag("spherical", spherical)
     if spec is None:
-        return _path("start", start, end, num_points, spherical)
+        return _path(start, end, num_points, spherical)
     if not isinstance(spec, StateSpec):
         raise TypeError(f"spec: expected a StateSpec or None, got {type(spec).__name__}")
     starts, ends = spec.unpack(start, "start"), spec.unpack(end, "end")
     for leaf in spec:
         if starts[leaf.name].ndim == len(leaf.shape):
             raise ValueError(f"start: expected leaf {leaf.name!r} with a batch, got one example")
-    return spec.pack({name: _path(name, tensor, ends[name], num_points, spherical) for name, tensor in starts.items()})
+        if (dtype := starts[leaf.name].dtype) not in FLOATS:
+            raise TypeError(f"start: expected leaf {leaf.name!r} of floats of at least 16 bits, got {dtype}")
+    return spec.pack({name: _path(tensor, ends[name], num_points, spherical) for name, tensor in starts.items()})
 
 
-def _path(name: str, start: Any, end: Any, num_points: int, spherical: bool) -> Tensor:
+def _path(start: Any, end: Any, num_points: int, spherical: bool) -> Tensor:
     check_floats("start", start)
     check_floats("end", end)
     if start.ndim < 1 or start.shape != end.shape:
@@ -63,7 +65,7 @@ def _path(name: str, start: Any, end: Any, num_points: int, spherical: bool) -> 
 
 def _spherical(first: Tensor, last: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The shares of both ends, (B, P, 1)."""
-    unit, other = (torch.nn.functional.normalize(vector, dim=1) for vector in (first, last))
+    unit, other = (_unit(vector) for vector in (first, last))
     # Twice the arc tangent of half differences: acos would lose half of the digits near 0.
     angle = 2 * torch.atan2((unit - other).norm(dim=1), (unit + other).norm(dim=1))[:, None, None]
     sine = angle.sin()
@@ -72,3 +74,9 @@ def _spherical(first: Tensor, last: Tensor, weight: Tensor) -> tuple[Tensor, Ten
     sine = torch.where(straight, torch.ones_like(sine), sine)
     shares = (((1 - weight) * angle).sin() / sine, (weight * angle).sin() / sine)
     return torch.where(straight, 1 - weight, shares[0]), torch.where(straight, weight, shares[1])
+
+
+def _unit(vector: Tensor) -> Tensor:
+    """Vectors of length 1. The sum of absolute values first: squares of small and large numbers are 0 and infinity."""
+    near = torch.nn.functional.normalize(vector, p=1, dim=1, eps=torch.finfo(vector.dtype).tiny)
+    return torch.nn.functional.normalize(near, dim=1)

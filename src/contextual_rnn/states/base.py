@@ -25,7 +25,7 @@ from contextual_rnn.spec.tree import State, pack
 from contextual_rnn.states._checked_moments import checked_moments
 from contextual_rnn.states._heads import MissingContextError, batch_of, check_call, tile
 from contextual_rnn.states._start import Start
-from contextual_rnn.states.moments import Moments, draw, of_rows, repeated
+from contextual_rnn.states.moments import Moments, draw, draws, of_rows
 from contextual_rnn.states.normal_posterior import NormalPosterior
 from contextual_rnn.states.posterior import Posterior
 
@@ -264,8 +264,8 @@ class InitialState(SavesNumbers, ABC):
         moments = gathered(self, self._moments)(context, batch_size, None)
         if once and all(leaf.scale is None for leaf in moments.values()):
             num_samples = 1
-        draws = {leaf.name: draw(repeated(leaf, moments[leaf.name], num_samples), generator) for leaf in self.spec}
-        return pack(self.spec.tree, self.spec.constrain(draws)), num_samples
+        drawn = draws(self.spec, moments, num_samples, generator)
+        return pack(self.spec.tree, self.spec.constrain(drawn)), num_samples
 
     def distribution(self, context: Any = None, batch_size: int | None = None) -> dict[str, Normal]:
         """The distribution of every leaf that has noise, of batch shape (B, *leaf.shape), in float32 at least.

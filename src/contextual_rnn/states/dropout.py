@@ -38,8 +38,9 @@ class ContextDropout(InitialState):
     `NormalState(spec, FreeState(spec))`, so that what is drawn without a context varies too. `guidance` 1 is the
     state as it is, 0 the null state's mean, and more than 1 goes beyond the context; it may be set at any time. Of a
     low-rank leaf the factors are guided, not their product, and of a leaf with a domain the real numbers that stand for
-    it. `sample` guides in evaluation alone, and never drops; a `generator` repeats the dropping too. A leaf without
-    floats is always that of `state`. `device` and `dtype` are those of a `null` that is made here.
+    it. `sample` guides in evaluation alone, and never drops; a `generator` repeats the dropping too. Where both states
+    are random, the draws of a posterior, which `num_samples=` takes too, are others than those of a call by the same
+    seed. A leaf without floats is always that of `state`. `device` and `dtype` are those of a `null` that is made here.
 
     Raises TypeError for a state that is none, ValueError for a `null` made for another network or one that reads a
     context, TypeError or ValueError for a `p` outside 0 to 1, a guidance that is not a finite number, and a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -75,6 +75,14 @@ def repeated(leaf: Leaf, moments: Moments, copies: int) -> Moments:
         scale = scale.repeat_interleave(copies, 0)
     single = rows_of(leaf, mean) is None
     return Moments(mean.expand(copies, *mean.shape) if single else mean.repeat_interleave(copies, 0), scale)
+
+
+def draws(
+    spec: StateSpec, moments: Mapping[str, Moments], num_samples: int, generator: torch.Generator | None
+) -> dict[str, Tensor]:
+    """`num_samples` draws of each row of every leaf, leaf by leaf in the order of the moments, as in `forward`."""
+    leaves = {leaf.name: leaf for leaf in spec}
+    return {name: draw(repeated(leaves[name], leaf, num_samples), generator) for name, leaf in moments.items()}
 
 
 def normal(moments: Moments, validate_args: bool | None = None) -> Normal:

@@ -17,7 +17,7 @@ from contextual_rnn._tensors import check_floats
 from contextual_rnn.spec.leaf import Leaf, rows_of
 from contextual_rnn.spec.networks import StateSpec
 from contextual_rnn.spec.tree import State, pack
-from contextual_rnn.states.moments import Moments, draw, normal, repeated
+from contextual_rnn.states.moments import Moments, draw, draws, normal
 from contextual_rnn.states.posterior import Posterior, sum_units
 from contextual_rnn.states.priors import Prior, prior_of
 
@@ -44,8 +44,7 @@ class NormalPosterior(Posterior):
 
     def sample(self, num_samples: int = 1, generator: torch.Generator | None = None) -> State:
         num_samples = check_size("num_samples", num_samples)
-        moments = {leaf.name: repeated(leaf, self.moments[leaf.name], num_samples) for leaf in self.spec}
-        self.drawn = self._packed({name: draw(leaf, generator) for name, leaf in moments.items()})
+        self.drawn = self._packed(draws(self.spec, self.moments, num_samples, generator))
         return self.drawn
 
     def _packed(self, leaves: Mapping[str, Tensor]) -> State:

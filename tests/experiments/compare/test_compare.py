@@ -334,6 +334,21 @@ def test_a_data_frame_is_compared_by_the_function(tmp_path, in_this_process, mon
     assert (tmp_path / "winner" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("name", ["report.html", "answer.json", "winner/model.safetensors"])
+def test_a_folder_with_a_report_of_something_else_is_refused_and_kept(name, tmp_path, capsys):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "sweep.json").write_text("{}")  # of a sweep into this folder; that of a comparison is in runs
+    before = sorted(tmp_path.rglob("*"))
+    message = f"out: expected a new folder or one of a comparison, got {name} of something else in {tmp_path}"
+    with pytest.raises(ValueError, match=message):
+        compare(planted_table("context", 0.9, series=20, steps=6, seed=0), "y", series="series", out=tmp_path)
+    assert main(["compare", "decay", "--seeds", "1", "--out", str(tmp_path)]) == 1
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize("target", ["class of a series", "number of a series"])
 def test_one_value_a_series_has_no_steps(target, tmp_path):
     from tests.experiments.compare.test_panel_task import RAGGED, ragged_table

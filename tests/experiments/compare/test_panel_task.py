@@ -17,7 +17,7 @@ from contextual_rnn.experiments.panels import Batch, Columns
 from contextual_rnn.experiments.runs.train import train
 from contextual_rnn.experiments.runs.trainer import Training
 from contextual_rnn.experiments.tasks.networks import NETWORKS
-from contextual_rnn.experiments.tasks.panel import crps, data_of, parts_of, predicted
+from contextual_rnn.experiments.tasks.panel import DRAWS, crps, data_of, parts_of, predicted
 from contextual_rnn.experiments.tasks.panel_model import PanelModel
 from contextual_rnn.experiments.tasks.registry import build_task
 
@@ -81,14 +81,36 @@ def test_a_long_series_does_not_pad_many_short_ones(tmp_path, monkeypatch):
     examples = task._data.test
     for limit in (10**6, 200):
         monkeypatch.setattr("contextual_rnn.experiments.tasks.panel.PADDED", limit)
-        parts = parts_of(examples)
+        parts = parts_of(examples, config.state)
         assert numpy.concatenate([part.series for part in parts]).tolist() == examples.series.tolist()
         assert max(len(part) * part.length.max() for part in parts) <= limit
+        drawn = parts_of(examples, "normal")
+        assert max(len(part) * part.length.max() * DRAWS for part in drawn if len(part) > 1) <= limit
         expected.append((len(parts), task.test().errors, build_task(config).evaluate(False)["validation_error"]))
     (one, errors, error), (several, errors_of_parts, error_of_parts) = expected
     assert one == 1 < several
     torch.testing.assert_close(errors, errors_of_parts, equal_nan=True)
     assert error == pytest.approx(error_of_parts)
+
+
+def test_a_long_series_is_diagnosed_beside_few_others_and_without_a_hook_of_the_network(config, monkeypatch):
+    task, run, sizes = build_task(dataclasses.replace(config, state="context")), PanelModel.forward, []
+
+    def watched(self, batch, *args):
+        assert not self.rnn.network._forward_hooks
+        sizes.append(len(batch.lengths))
+        return run(self, batch, *args)
+
+    monkeypatch.setattr(PanelModel, "forward", watched)
+    assert task.diagnose().half_life > 0
+    whole = set(sizes)
+    longest = int(data_of(config).validation.length.max())
+    monkeypatch.setattr("contextual_rnn.experiments.tasks.panel.DIAGNOSED_STEPS", 3 * longest)
+    sizes.clear()
+    assert task.diagnose().influence is not None
+    assert (len(whole), set(sizes)) == (1, {3})
+    assert whole.pop() > 3
+    assert not task.model.model.rnn._forward_hooks
 
 
 @pytest.mark.parametrize("arm", ["context", "normal"])

@@ -348,6 +348,22 @@ def test_a_new_table_may_lack_the_target_and_have_unseen_categories():
         prepare_new(flows(rain=None), data.encoding)
 
 
+@pytest.mark.parametrize(("zones", "others"), [(["1", "2", "A"], [1, 2, 1]), ([1, 2, 3], ["1", "2", "B"])])
+def test_categories_are_the_same_as_numbers_and_as_texts(zones, others):
+    """A CSV file that has numbers alone in a column has no texts there."""
+    columns = replace(COLUMNS, context=("zone",), kinds={"zone": "category"})
+
+    def table(values):
+        return flows(30, zone=[values[row // STEPS % 3] for row in range(30 * STEPS)])
+
+    data = prepare(read_panel(table(zones), columns))
+    new = prepare_new(table(others), data.encoding)
+    expected = prepare_new(table([*zones[:2], zones[0] if others[2] == 1 else 9]), data.encoding)
+    assert torch.equal(new.batch(new.test).context["zone"], expected.batch(expected.test).context["zone"])
+    unseen = [warning for warning in new.summary["warnings"] if "were not in training" in warning]
+    assert unseen == ([] if others[2] == 1 else ["zone: 1 categories were not in training, such as 'B'"])
+
+
 def test_missing_and_unseen_categories_of_a_context_have_places_of_their_own():
     soil = [None if row // STEPS % 2 else "clay" for row in range(SERIES * STEPS)]
     data = prepare(read_panel(flows(soil=soil), COLUMNS), Split())

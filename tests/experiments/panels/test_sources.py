@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tests.experiments.panels.tables import COLUMNS, flows
 
-from contextual_rnn.experiments.panels import Columns, csv_files, prepare, read_panel
+from contextual_rnn.experiments.panels import Columns, csv_files, prepare, prepare_new, read_panel
 
 PLAIN = replace(COLUMNS, context=("soil", "area"))
 
@@ -138,6 +139,80 @@ def test_partitions_of_folders_are_columns(tmp_path):
     assert panel.summary["steps"]["longest"] == 40
 
 
+WRITTEN = [
+    "001",
+    "1",
+    "1.0",
+    "1e5",
+    "100000",
+    "TRUE",
+    "true",
+    "nan",
+    "NA",
+    " a",
+    "a",
+    "12345678901234567890",
+    "+1",
+    "0x1",
+]
+
+
+@pytest.mark.parametrize("role", ["series", "group"])
+def test_names_in_a_csv_file_stay_as_they_are_written(tmp_path, role):
+    rows = [
+        f"{name},s{place},{place + 7 * step % 5},{step % 2 or 'NA'}"
+        for place, name in enumerate(WRITTEN)
+        for step in (0, 1)
+    ]
+    (tmp_path / "table.csv").write_text(
+        "\n".join(["name,s,y,x", *rows, ",s,1,1", '"",s,2,1'][: None if role == "series" else -2])
+    )
+    columns = Columns(
+        "y", "name" if role == "series" else "s", inputs=("x",), group="name" if role == "group" else None
+    )
+    panel = read_panel(tmp_path / "table.csv", columns)
+    assert (panel.series_names if role == "series" else panel.group_names) == WRITTEN
+    assert panel.summary["columns"]["x"] == {"kind": "quantity", "missing": len(WRITTEN), "least": 1.0, "most": 1.0}
+    assert panel.summary["rows"]["left out"] == ({"name is missing": 2} if role == "series" else {})
+
+
+def test_names_that_are_whole_numbers_in_every_part_are_so(tmp_path):
+    for part, names in enumerate((["7", "12"], ["-3", "12"])):
+        rows = [f"{name},{part + place},NA" for place, name in enumerate(names)]
+        (tmp_path / f"{part}.csv").write_text("\n".join(["name,y,x", *rows, ",5,b"]))
+    columns = Columns("y", "name", inputs=("x",))
+    panel = read_panel(tmp_path, columns)
+    assert panel.series_names == [7, 12, -3]
+    (tmp_path / "1.csv").write_text("name,y,x\n07,1,b\n12,2,b")
+    assert read_panel(tmp_path, columns).series_names == ["7", "12", "07"]
+
+
+def test_what_was_text_in_training_is_text_in_a_new_file_of_numbers_alone(tmp_path):
+    def written(name, zones, tags):
+        rows = [f"{s},{zones[s]},{tags[s]},{(3 * s + t) % 7}" for s in range(len(zones)) for t in (0, 1)]
+        (tmp_path / name).write_text("\n".join(["series,zone,tags,y", *rows]))
+        return tmp_path / name
+
+    zones, tags = ["01", "02", "2A", "1", "NA"] * 4, ["1;2", "2", "01", "1", "NA"] * 4
+    columns = Columns("y", "series", context=("zone", "tags"), kinds={"zone": "category", "tags": "set:;"})
+    data = prepare(read_panel(written("a.csv", zones, tags), columns))
+    places = {zone: place for place, zone in enumerate(data.context["zone"].categories)}
+    new = prepare_new(written("b.csv", ["01", "02", "1", "NA"], ["2", "1", "01", "NA"]), data.encoding)
+    context = new.batch(new.test).context
+    assert context["zone"].tolist() == [places["01"], places["02"], places["1"], places[None]]
+    whole = prepare_new(tmp_path / "a.csv", data.encoding)
+    assert torch.equal(context["tags"], whole.batch(whole.test).context["tags"][[1, 3, 2, 4]])
+    assert not [warning for warning in new.summary["warnings"] if "were not in training" in warning]
+
+
+def test_names_of_folders_that_are_names_of_series_stay_as_they_are_written(tmp_path):
+    for part in ("01", "1", "10"):
+        (tmp_path / f"part={part}").mkdir()
+        pq.write_table(flows(1), tmp_path / f"part={part}" / "0.parquet")
+    assert sorted(read_panel(tmp_path, Columns("discharge", "part")).series_names) == ["01", "1", "10"]
+    assert read_panel(tmp_path, Columns("discharge", inputs=("part",))).columns.kinds["part"] == "quantity"
+
+
 def test_columns_of_parts_agree_however_they_are_written(tmp_path):
     """A folder may name a column that its files hold too; parts have categories of their own, in few bytes."""
     table = flows(12, 20)
@@ -195,6 +270,8 @@ def written(folder, name: str, content: bytes):
         ("a.csv", b"", "table: expected a first line"),
         ("a.csv", b"target,series\n1,2\n3\n", "table: expected a CSV file of UTF-8 text, .*2 columns, got 1"),
         ("a.csv", "series,target\nß,1\n".encode("latin-1"), "series: expected UTF-8 text"),
+        ("a.csv", "target,series\n1,ß\n".encode("latin-1"), "series: expected UTF-8 text"),
+        ("a.csv", "other,target,series\n1,ß,1\n".encode("latin-1"), "target: expected UTF-8 text"),
         ("a.csv", b"target;series\n1;2\nx;3\n4;4\n5;5\n", "target: expected numbers, .*got 'x' in row 2"),
         ("a.csv", b"target,series,target\n1,2,3\n", "table: expected each column once, got 'target' twice"),
         ("a.parquet", b"PAR1 is not all", "table: expected Parquet files"),

@@ -69,7 +69,8 @@ class Compare:
     smallest_gain: float = SMALLEST_GAIN
     """A share of the zero state's error: an interval below it means that a better state does not help."""
     out: str = "runs/compare"
-    """Folder of the comparison or its URL; finished runs in it are kept."""
+    """Folder of the comparison or its URL; finished runs in it are kept. One with a report of something else is
+    refused."""
     workers: int | None = None
     """Processes on this machine; by default one a core."""
     scheduler: str | None = None
@@ -90,7 +91,7 @@ class Compare:
         from contextual_rnn.experiments.training.threads import cores
 
         folder = store.out_folder(self.out)
-        smallest_gain, workers = check_options(self.smallest_gain, self.workers)
+        smallest_gain, workers = check_options(folder, self.smallest_gain, self.workers)
         plan = self._plan(folder)
         count = workers or max(1, cores() // plan.base.threads)
         if self.dry_run:

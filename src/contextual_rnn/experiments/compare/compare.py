@@ -20,15 +20,16 @@ from contextual_rnn._whole_file import write_whole
 from contextual_rnn.experiments.compare.answer import Answer, answer_of
 from contextual_rnn.experiments.compare.plan import Plan
 from contextual_rnn.experiments.compare.runs import RUNS, Watch, test_of, tested_arms, train_all
-from contextual_rnn.experiments.compare.winner import Predictor, write_table
+from contextual_rnn.experiments.compare.winner import CONFIG, WEIGHTS, Predictor, write_table
 from contextual_rnn.experiments.config import BASELINE, CONTROLS, Config, PanelConfig, arms_for
 from contextual_rnn.experiments.config.panel import LEARNING_RATES, SEEDS, SMALLEST_GAIN, STEPS, UNITS
 from contextual_rnn.experiments.panels import Columns, Split
 from contextual_rnn.experiments.panels.source import open_table, paths_of
 from contextual_rnn.experiments.panels.split import split_of
 from contextual_rnn.experiments.runs import store
-from contextual_rnn.experiments.runs.store import Place
+from contextual_rnn.experiments.runs.store import Place, Store
 from contextual_rnn.experiments.runs.weights import load_task
+from contextual_rnn.experiments.sweeps.sweep import SWEEP
 from contextual_rnn.experiments.sweeps.workers import local_workers
 from contextual_rnn.experiments.tasks.networks import own_files
 from contextual_rnn.experiments.tasks.panel import data_of, panel_text, passes_of
@@ -73,7 +74,8 @@ def compare(
     `steps` steps of training, then `seeds` seeds of its best choice. `out`, a folder or its URL, gets the runs,
     answer.json, report.html, and the model to use in the folder winner; the same call goes on where it was stopped.
 
-    Raises ValueError or TypeError for a table or columns that are refused, and for bad options.
+    Raises ValueError or TypeError for a table or columns that are refused, for bad options, and where `out` has a
+    report, an answer or a model that no comparison has written.
     """
     seen, known = cast("tuple[str, ...]", inputs), cast("tuple[str, ...]", context)  # `Columns` makes them tuples
     columns = Columns(target, series, time, seen, known, window, group, {} if kinds is None else kinds)
@@ -81,7 +83,7 @@ def compare(
     if not isinstance(out, str | Path):
         raise TypeError(f"out: expected a folder or its URL, got {shortened(out)}")
     folder = out if isinstance(out, Path) else store.place_of(out)
-    smallest_gain, workers = check_options(smallest_gain, workers)
+    smallest_gain, workers = check_options(folder, smallest_gain, workers)
     plan = plan_of_table(
         table_files(table, columns, folder), columns, split, length, seeds=seeds, arms=arms,
         network=network, units=units, learning_rates=learning_rates, steps=steps,
@@ -89,8 +91,17 @@ def compare(
     return run(plan, folder, local_workers(workers or cores()), smallest_gain=smallest_gain)
 
 
-def check_options(smallest_gain: float, workers: int | None) -> tuple[float, int | None]:
-    """The options that are used after training alone, checked before it."""
+def check_options(folder: Place, smallest_gain: float, workers: int | None) -> tuple[float, int | None]:
+    """The options that are used after training alone, checked before it; ValueError for what `folder` would lose."""
+    from contextual_rnn.experiments.compare.report import REPORT
+    from contextual_rnn.experiments.report.html import ANSWER
+
+    place = Store(folder)
+    written = [name for name in (ANSWER, REPORT, f"{WINNER}/{CONFIG}", f"{WINNER}/{WEIGHTS}") if place.exists(name)]
+    if written and not place.exists(f"{RUNS}/{SWEEP}"):
+        raise ValueError(
+            f"out: expected a new folder or one of a comparison, got {listed(written)} of something else in {folder}"
+        )
     workers = None if workers is None else check_size("workers", workers)
     return check_number("smallest_gain", smallest_gain, *SHARE), workers
 

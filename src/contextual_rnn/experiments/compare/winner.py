@@ -99,7 +99,7 @@ class Predictor:
         """The predictions of `predict` for a table that `read` has read."""
         import pyarrow
 
-        parts = [self._part(data, examples) for examples in parts_of(data.test)]
+        parts = [self._part(data, examples) for examples in parts_of(data.test, self.model.arm)]
         return pyarrow.concat_tables(parts, promote_options="permissive")
 
     @torch.no_grad()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+# Columns whose values are texts in a file without types, and which texts of each are missing values: of names an empty
+# one alone; None stands for all that Arrow knows, such as NA.
+AsWritten = Mapping[str, Sequence[str] | None]
 
 
 def counted(sizes: Array) -> Array:

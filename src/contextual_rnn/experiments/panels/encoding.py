@@ -78,10 +78,14 @@ class Coding:
         return [*values, f"{name} missing"] if self.missing else values
 
     def places(self, categories: Sequence[Hashable]) -> Array:
-        """The place of each of a column's categories; the last entry, for a missing one, is -1."""
+        """The place of each of a column's categories; the last entry, for a missing one, is -1.
+
+        A table may hold as numbers what another holds as texts, such as one whose zones are 1 and 2, not 1, 2 and A.
+        """
         index = {category: place for place, category in enumerate(self.categories)}
-        other = len(self.categories)
-        return np.array([*(index.get(category, other) for category in categories), -1], np.int64)
+        texts, other = {str(category): place for category, place in index.items()}, len(self.categories)
+        places = (index.get(category, texts.get(str(category), other)) for category in categories)
+        return np.array([*places, -1], np.int64)
 
     def coded(self, column: Column) -> Column:
         """A column with places instead of codes, as `numbers` and `feature_values` take it."""

@@ -55,7 +55,7 @@ def read_panel(table: Any, columns: Columns, like: Encoding | None = None) -> Pa
     """
     if not isinstance(columns, Columns):
         raise TypeError(f"columns: expected Columns, such as Columns(target='y'), got {shortened(columns)}")
-    source = open_table(table, columns.names)
+    source = open_table(table, columns.names, _as_written(columns, like))
     _check_names(source, columns, like)
     if (tokens := tokens_of(source, columns)) is not None:
         return _read_texts(source, columns, tokens, like)
@@ -115,6 +115,13 @@ def _read_texts(source: Source, columns: Columns, tokens: str, like: Encoding | 
             raise ValueError(f"{columns.group}: expected one value for each {columns.series}, got several")
         panel = _with_groups(panel, Category(of_group, groups.categories))
     return _with_summary(panel, reader, left_out)
+
+
+def _as_written(columns: Columns, like: Encoding | None) -> dict[str, list[str] | None]:
+    """The columns that are texts in a file that does not say so: names, and what was text in training."""
+    codings = {} if like is None else {**like.inputs, **like.context, columns.target: like.target}
+    texts = [name for name, coding in codings.items() if any(isinstance(each, str) for each in coding.categories)]
+    return dict.fromkeys(texts) | {name: [""] for name in (columns.series, columns.group) if name is not None}
 
 
 def _check_names(source: Source, columns: Columns, like: Encoding | None) -> None:

@@ -8,18 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from contextual_rnn.experiments.panels.arrow import check_once, first_line, value_type
+from contextual_rnn.experiments.panels.arrow import AsWritten, check_once, first_line, value_type
 
 READ_ROWS = 1 << 18  # of a column at a time
 VALUES = 1 << 22  # of several short columns at a time: each reading looks at the names of all columns of every file
 
 
 def read_parquet_files(
-    files: Sequence[Path], names: Sequence[str] | None, name: str
+    files: Sequence[Path], names: Sequence[str] | None, as_written: AsWritten, name: str
 ) -> tuple[int, dict[str, Any], Callable[[str], Iterator[Any]]]:
     """`rows`, `types` and `read` of a `Source`: texts are codes; partitions that folders name are columns too.
 
-    A partition is such as year=2020. A column has a type that holds the values of every file, and is missing in the
+    A partition is such as year=2020; one of `as_written` is text where whole numbers would be written otherwise, such
+    as part=01. A column has a type that holds the values of every file, and is missing in the
     rows of a file without it. Raises ValueError that names the file or the column for files that are damaged, a name
     twice, and types that do not go together: numbers and texts, times with a zone and without.
     """
@@ -32,7 +33,7 @@ def read_parquet_files(
         texts = [field.name for field in schema if pa.types.is_string(field.type)]
         codes = pa.dictionary(pa.int32(), pa.string())
         fields = {field.name: field.with_type(codes) if field.name in texts else field for field in schema}
-        fields = {field.name: field for field in _partitions(paths)} | fields
+        fields = {field.name: field for field in _partitions(paths, as_written)} | fields
         options = ds.ParquetFileFormat(ds.ParquetReadOptions(dictionary_columns=texts))
         data: Any = ds.dataset(paths, format=options, partitioning="hive", schema=pa.schema(list(fields.values())))
         types = {field.name: field.type for field in data.schema}
@@ -95,13 +96,22 @@ def _common_schema(paths: Sequence[str], names: Sequence[str] | None) -> Any:
     return pa.schema(list(fields.values()))
 
 
-def _partitions(paths: Sequence[str]) -> Any:
+def _partitions(paths: Sequence[str], as_written: AsWritten) -> Iterator[Any]:
     """The columns that the names of folders hold, with types for the values of all of them."""
+    import pyarrow as pa
     import pyarrow.dataset as ds
     from pyarrow.fs import LocalFileSystem
 
     options = ds.FileSystemFactoryOptions(partitioning=ds.HivePartitioning.discover())
-    return ds.FileSystemDatasetFactory(LocalFileSystem(), paths, ds.ParquetFileFormat(), options).inspect_schemas()[-1]
+    factory = ds.FileSystemDatasetFactory(LocalFileSystem(), paths, ds.ParquetFileFormat(), options)
+    for field in factory.inspect_schemas()[-1]:
+        values = {
+            part.partition("=")[2] for path in paths for part in Path(path).parts if part.startswith(f"{field.name}=")
+        }
+        changed = pa.types.is_integer(field.type) and any(
+            value.isdigit() and value != str(int(value)) for value in values
+        )
+        yield field.with_type(pa.string()) if changed and field.name in as_written else field
 
 
 def _plain(field: Any, like: Any) -> Any:

@@ -210,8 +210,9 @@ def _unseen(panel: Panel, encoding: Encoding) -> list[str]:
     for name, column in {**panel.inputs, **panel.context}.items():
         if isinstance(column, Quantity):
             continue
-        known = set(codings[name].categories)
-        new = [category for category in column.categories if category not in known]
+        coding = codings[name]
+        unknown = coding.places(column.categories)[:-1] == len(coding.categories)
+        new = [category for category, is_new in zip(column.categories, unknown, strict=True) if is_new]
         if new:
             warnings.append(f"{name}: {len(new)} categories were not in training, such as {new[0]!r}")
     return warnings

@@ -10,6 +10,7 @@ from typing import Any
 
 from contextual_rnn._numbers import shortened
 from contextual_rnn.experiments.panels.arrow import (
+    AsWritten,
     check_once,
     compute,
     first_line,
@@ -35,10 +36,11 @@ class Source:
     read: Callable[[str], Iterator[Any]]
 
 
-def open_table(table: Any, names: Sequence[str] | None = None) -> Source:
+def open_table(table: Any, names: Sequence[str] | None = None, as_written: AsWritten | None = None) -> Source:
     """The source of a path, several paths, a folder, or a table in memory; of a CSV file only the columns `names`.
 
-    Raises ImportError without pyarrow, TypeError for anything that is no table, ValueError for files that are missing,
+    Where a file has no types, as CSV files and the names of folders have none, columns `as_written` are texts. Raises
+    ImportError without pyarrow, TypeError for anything that is no table, ValueError for files that are missing,
     damaged, of several kinds or of an unknown one.
     """
     require_pyarrow()
@@ -46,7 +48,7 @@ def open_table(table: Any, names: Sequence[str] | None = None) -> Source:
         return _plain_source(_open_memory(table, names))
     files = [file for path in paths for file in _files_of(path)]
     name = f"{files[0]} and {len(files) - 1} more" if len(paths) > 1 else str(paths[0])
-    return _plain_source(_open_files(files, names, name))
+    return _plain_source(_open_files(files, names, as_written or {}, name))
 
 
 def paths_of(table: Any) -> list[Path] | None:
@@ -105,7 +107,7 @@ def _files_of(path: Path) -> list[Path]:
     return files
 
 
-def _open_files(files: list[Path], names: Sequence[str] | None, name: str) -> Source:
+def _open_files(files: list[Path], names: Sequence[str] | None, as_written: AsWritten, name: str) -> Source:
     kinds = {ENDINGS.get(file.suffix.lower()) for file in files}
     if kinds - {"csv", "parquet"} or len(kinds) > 1:
         endings = ", ".join(sorted({file.suffix or "none" for file in files}))
@@ -113,10 +115,10 @@ def _open_files(files: list[Path], names: Sequence[str] | None, name: str) -> So
     if kinds == {"csv"}:
         from contextual_rnn.experiments.panels.csv_files import read_csv_files
 
-        return _from_arrow(read_csv_files(files, names), name)
+        return _from_arrow(read_csv_files(files, names, as_written), name)
     from contextual_rnn.experiments.panels.parquet_files import read_parquet_files
 
-    return Source(name, *read_parquet_files(files, names, name))
+    return Source(name, *read_parquet_files(files, names, as_written, name))
 
 
 def _open_memory(table: Any, names: Sequence[str] | None) -> Source:

@@ -53,8 +53,23 @@ class Errors:
 
     def by_step(self) -> list[float]:
         """The mean error of each step, counted from the initial state; nan where no series has a target."""
-        steps = [self.by_series(self.values[..., step : step + 1]) for step in range(self.values.shape[2])]
-        return [math.nan if numpy.isnan(step).all() else float(numpy.nanmean(step)) for step in steps]
+        means = self.by_series_and_step()
+        known = ~numpy.isnan(means)
+        sums, counts = numpy.where(known, means, 0).sum((0, 1)), known.sum((0, 1))
+        return numpy.divide(sums, counts, out=numpy.full_like(sums, math.nan), where=counts > 0).tolist()
+
+    def by_series_and_step(self, values: numpy.ndarray | None = None) -> numpy.ndarray:
+        """The mean error of each series at each step, (seeds, series, steps); nan for one without a target."""
+        values = self.values if values is None else values
+        order = numpy.argsort(self._of, kind="stable")
+        first = numpy.searchsorted(self._of[order], numpy.arange(len(self.series)))
+        means = numpy.full((len(values), len(self.series), values.shape[2]), math.nan)
+        for mean, each in zip(means, values, strict=True):
+            known = ~numpy.isnan(each[order])
+            sums = numpy.add.reduceat(numpy.where(known, each[order], 0), first)
+            counts = numpy.add.reduceat(known, first, dtype=numpy.int64)
+            numpy.divide(sums, counts, out=mean, where=counts > 0)
+        return means
 
     def part(self, examples: numpy.ndarray) -> Errors:
         """The errors of some examples, (examples,) of bool."""
@@ -104,7 +119,8 @@ def gain_by_step(baseline: Errors, arm: Errors) -> list[Interval]:
     """The gain of `arm` at each step from the initial state, with intervals of 95 %; raises as `gain_over`."""
     _check_alike(baseline, arm)
     differences = _difference(baseline.values, arm.values)
-    return [mean_of_known(baseline.by_series(differences[..., t : t + 1])) for t in range(differences.shape[2])]
+    means = baseline.by_series_and_step(differences)
+    return [mean_of_known(means[..., step]) for step in range(means.shape[2])]
 
 
 def lasting(by_step: Sequence[Interval]) -> int:

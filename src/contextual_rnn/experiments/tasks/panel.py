@@ -26,7 +26,7 @@ LEAST_STEPS = 10  # of an epoch
 EVALUATED, PADDED = 1024, 4_000_000  # examples at once, and their steps, padding included
 MOST_VALIDATED = 16_384  # examples of the validation set that every epoch looks at
 DRAWS = 16  # of a random state, for evaluation
-DIAGNOSED = 500  # examples of a diagnosis
+DIAGNOSED, DIAGNOSED_STEPS = 500, 500_000  # examples of a diagnosis, and their steps, padding included
 WHOLE = 4_000_000  # numbers of examples that are kept as batches; those of more are made anew each time
 
 _READING = threading.Lock()
@@ -101,7 +101,7 @@ class PanelTask(Task[Kept]):
         self.draws_globally = bool(own_files(config.network))
         train = self._data.train
         self._whole = self._data.batch(train) if self._numbers(train) <= WHOLE else None
-        self._validated = parts_of(evenly(self._data.validation, MOST_VALIDATED))
+        self._validated = parts_of(evenly(self._data.validation, MOST_VALIDATED), config.state)
         fits = sum(map(self._numbers, self._validated)) <= WHOLE
         self._validation_batches = list(map(self._data.batch, self._validated)) if fits else None
         passes = passes_of(len(train), config.batch_size)
@@ -145,7 +145,7 @@ class PanelTask(Task[Kept]):
         data, test = self._data, self._data.test
         steps = int(test.length.max()) if self._data.target.per == "step" else 1
         parts: dict[str, list[Tensor]] = {}
-        for examples in parts_of(test):
+        for examples in parts_of(test, self._config.state):
             batch = data.batch(examples)
             prediction, draws = predicted(self.model.model, batch)
             scores = {"errors": self._errors(prediction.double(), batch)}
@@ -167,23 +167,27 @@ class PanelTask(Task[Kept]):
     def diagnose(self) -> Diagnosis | None:
         if self._config.state in CONTROLS:
             return None
-        batch = self._data.batch(evenly(self._data.validation, DIAGNOSED))
+        validation = self._data.validation
+        most = min(DIAGNOSED, max(2, DIAGNOSED_STEPS // int(validation.length.max())))
+        batch = self._data.batch(evenly(validation, most))
         if len(batch.lengths) < 2:  # states of one sequence cannot be compared
             return None
         lengths = batch.lengths if bool((batch.lengths != batch.inputs.shape[1]).any()) else None
+        rnn, hidden = self.model.model.rnn, list[Tensor]()
 
-        def losses() -> Tensor:
-            errors = self._errors(self.model.model(batch), batch)
-            return errors.masked_fill(~batch.observed, 0.0)
+        def losses() -> tuple[Tensor, Tensor]:
+            hidden.clear()
+            errors = self._errors(self.model.model(batch), batch).masked_fill(~batch.observed, 0.0)
+            return errors, hidden[0]
 
-        rnn = self.model.model.rnn
-        backend, rnn.backend = rnn.backend, "auto"  # hooks see no native kernel
+        # A hook of the network itself would keep its native kernel from running.
+        handle = rnn.register_forward_hook(lambda module, args, output: hidden.append(output[0]))
         try:
             if bool((batch.series == batch.series[0]).all()):  # the test is one of independent series
                 return diagnose(self.model.model, losses, lengths=lengths, permutations=0)
             return diagnose(self.model.model, losses, lengths=lengths, groups=batch.series)
         finally:
-            rnn.backend = backend
+            handle.remove()
 
     def _numbers(self, examples: Examples) -> int:
         return len(examples) * int(examples.length.max()) * (len(self._data.inputs) + 2)
@@ -245,17 +249,18 @@ def evenly(examples: Examples, most: int) -> Examples:
     return examples if count <= most else examples[numpy.linspace(0, count - 1, most).astype(int)]
 
 
-def parts_of(examples: Examples) -> list[Examples]:
-    """The examples in parts of at most `EVALUATED`, each of at most `PADDED` steps with its padding."""
+def parts_of(examples: Examples, arm: str) -> list[Examples]:
+    """The examples in parts of at most `EVALUATED`, each of at most `PADDED` steps with padding and an arm's draws."""
+    most = PADDED // DRAWS if arm == "normal" else PADDED
     parts = [examples[start : start + EVALUATED] for start in range(0, len(examples), EVALUATED)]
-    return [part for whole in parts for part in _halved(whole)]
+    return [part for whole in parts for part in _halved(whole, most)]
 
 
-def _halved(part: Examples) -> list[Examples]:
+def _halved(part: Examples, most: int) -> list[Examples]:
     half = len(part) // 2
-    if not half or len(part) * int(part.length.max()) <= PADDED:
+    if not half or len(part) * int(part.length.max()) <= most:
         return [part]
-    return [*_halved(part[:half]), *_halved(part[half:])]
+    return [*_halved(part[:half], most), *_halved(part[half:], most)]
 
 
 def _taken(batch: Batch, index: Tensor) -> Batch:

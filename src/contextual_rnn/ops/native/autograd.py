@@ -48,6 +48,9 @@ def run_eagerly(operation: Operation, given: Any, settings: Any, keep_extra: boo
         keep = torch.is_grad_enabled()
         output, extra, _ = _Transformed.apply(operation, *given, *settings, keep, keep_extra)
         return output, extra if keep_extra else None
+    if not torch.is_grad_enabled():  # which `needs_input_grad` does not know: all would be kept for a backward pass
+        output, extra, _ = operation.run(given, settings, False, keep_extra)
+        return output, extra if keep_extra else None
     result = _apply_eagerly(operation, given, settings, keep_extra, *present)
     return result if keep_extra else (result, None)
 
