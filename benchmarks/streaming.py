@@ -198,6 +198,8 @@ def time_steps(kind: str, batch: int, rounds: int, each: int) -> Seconds:
 
 
 def _steps(step: Step, x: Tensor) -> Contender:
+    """As `repeated`, without a function around the step, which would be timed with it."""
+
     def run(steps: int) -> None:
         for _ in range(steps):
             step(x)

@@ -47,9 +47,15 @@ def reads_segments(network: FastWeightsRNN, backend: str, input: Tensor, segment
 
 
 def run_in_place(
-    network: FastWeightsRNN, spec: StateSpec, input: Tensor, segments: Segments, starts: State, whole: bool
+    network: FastWeightsRNN,
+    spec: StateSpec,
+    input: Tensor,
+    segments: Segments,
+    starts: State,
+    *,
+    return_fast_weights: bool = False,
 ) -> tuple[Tensor, State]:
-    """All segments in one call of the kernel of fast weights, the longest first; with the final A if `whole`."""
+    """All segments in one call of the kernel of fast weights, the longest first."""
     time_first = spec.input_batch_dim == 1
     input = input.transpose(0, 1) if time_first else input
     order = segments.length.argsort(descending=True, stable=True)
@@ -57,7 +63,7 @@ def run_in_place(
     assert h0 is not None
     output, a_n = run(
         input, segments.only(order).table, network.weight_hh, h0, a0, network.norm_weight, network.norm_bias,
-        network.options._replace(return_fast_weights=whole), network.weight_ih, network.bias,
+        network.options._replace(return_fast_weights=return_fast_weights), network.weight_ih, network.bias,
     )  # fmt: skip
     last = segments.last
     ends = segments.only(last)

@@ -76,7 +76,7 @@ def run_rows(
         if several and not torch.compiler.is_compiling():
             segments = Segments(whole_rows(batch, input.shape[_time(spec)], lengths.cpu()))
             if reads_segments(network, backend, input, segments, state):
-                return run_in_place(network, spec, input, segments, state, bool(options))
+                return run_in_place(network, spec, input, segments, state, **options)
         return network(input, state, lengths=lengths, **options)
     if needs_no_packing(network, final_state) and not in_autocast(input.device):
         return run_padded(network, input, state, lengths)
@@ -109,7 +109,7 @@ def run_segments(
             return run_over(chosen, network, inputs.tensor, starts, segments.table)
     if isinstance(network, FastWeightsRNN):
         if reads_segments(network, backend, inputs.tensor, segments, starts):
-            return run_in_place(network, spec, inputs.tensor, segments, starts, bool(whole(network, carry)))
+            return run_in_place(network, spec, inputs.tensor, segments, starts, **whole(network, carry))
         return _in_blocks(network, spec, inputs, segments, starts, carry)
     if in_one_call:
         return _in_one_call(network, spec, inputs, segments, starts)
